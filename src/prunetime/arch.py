@@ -1,0 +1,217 @@
+"""The architecture words: what an encoder is (`Dims`) and how much of it is kept (`LayerSpec`, `ArchSpec`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Any
+
+from prunetime.errors import InputError
+
+TILE = 32
+"""Rows are kept in multiples of this many, in every precision."""
+
+MATRICES = ("query", "key", "value", "attention_output", "ffn_input", "ffn_output")
+"""The weight matrices of one layer, in the order in which the forward pass reads them."""
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Sizes of the unpruned encoder.
+
+    `hidden` is the width between sub-layers, `ffn` the width inside the feed-forward sub-layer, `vocabulary` the
+    number of token ids and `positions` the longest sequence in tokens.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    head_dim: int
+    ffn: int
+    vocabulary: int
+    positions: int
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"dims.{item.name} is {value!r}: it must be a whole number of at least 1")
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Dims:
+        return cls(**strict_keys(cls, data))
+
+
+@dataclass(frozen=True, order=True)
+class KeptBlocks:
+    """How many blocks of `rows` x `columns` weights are kept in one matrix of a layer."""
+
+    matrix: str
+    rows: int
+    columns: int
+    kept: int
+
+    def __post_init__(self) -> None:
+        if self.matrix not in MATRICES:
+            raise InputError(f"blocks of {self.matrix!r}: the matrices of a layer are {', '.join(MATRICES)}")
+        if self.rows < 1 or self.columns < 1 or self.kept < 0:
+            raise InputError(f"blocks of {self.matrix}: {self.kept} of {self.rows}x{self.columns} is no block count")
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What one layer keeps. Counts only; which ones is the `Mask`'s business.
+
+    `attention_rows` and `ffn_rows` are the rows kept of the two output matrices (their output dimensions, at most
+    `hidden`); what a pruned output row would have added to the residual is zero. A sub-layer with zero heads or zero
+    rows is gone: its input passes on unchanged, without its bias and LayerNorm. `tokens` is the fraction of the
+    tokens that came in which are kept after the layer: k = max(1, ceil(tokens x length)).
+    """
+
+    heads: int
+    attention_rows: int
+    ffn: int
+    ffn_rows: int
+    blocks: tuple[KeptBlocks, ...] = ()
+    tokens: float = 1.0
+
+    @classmethod
+    def full(cls, dims: Dims) -> LayerSpec:
+        return cls(dims.heads, dims.hidden, dims.ffn, dims.hidden)
+
+    @property
+    def has_attention(self) -> bool:
+        return self.heads > 0 and self.attention_rows > 0
+
+    @property
+    def has_ffn(self) -> bool:
+        return self.ffn > 0 and self.ffn_rows > 0
+
+    def tokens_kept(self, length: int) -> int:
+        """Tokens left of a sequence of `length` tokens after this layer."""
+        return max(1, math.ceil(self.tokens * length))
+
+    def matrix_shapes(self, dims: Dims) -> dict[str, tuple[int, int]]:
+        """(output rows, input columns) of every matrix this layer still has."""
+        shapes: dict[str, tuple[int, int]] = {}
+        if self.has_attention:
+            inner = self.heads * dims.head_dim
+            shapes |= {name: (inner, dims.hidden) for name in ("query", "key", "value")}
+            shapes["attention_output"] = (self.attention_rows, inner)
+        if self.has_ffn:
+            shapes["ffn_input"] = (self.ffn, dims.hidden)
+            shapes["ffn_output"] = (self.ffn_rows, self.ffn)
+        return shapes
+
+    def weights(self, dims: Dims) -> int:
+        """Weights kept in the matrices of this layer (biases and LayerNorms not counted)."""
+        kept = {b.matrix: b.kept * b.rows * b.columns for b in self.blocks}
+        return sum(kept.get(name, rows * cols) for name, (rows, cols) in self.matrix_shapes(dims).items())
+
+    def check(self, dims: Dims, where: str = "layer") -> None:
+        """Raises InputError where a count is outside `dims` or rows are not kept in whole tiles."""
+        for name, limit in (
+            ("heads", dims.heads),
+            ("attention_rows", dims.hidden),
+            ("ffn", dims.ffn),
+            ("ffn_rows", dims.hidden),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value <= limit:
+                raise InputError(f"{where}: {name} is {value!r}; it must be a whole number from 0 to {limit}")
+            if name != "heads" and value % TILE and value != limit:
+                raise InputError(f"{where}: {name} is {value}; rows are kept in multiples of {TILE} (or all {limit})")
+        if not 0.0 < self.tokens <= 1.0:
+            raise InputError(f"{where}: tokens is {self.tokens!r}; it must be above 0 and at most 1")
+        shapes = self.matrix_shapes(dims)
+        for block in self.blocks:
+            if block.matrix not in shapes:
+                raise InputError(f"{where}: blocks of {block.matrix}, which this layer does not have")
+            rows, columns = shapes[block.matrix]
+            limit = math.ceil(rows / block.rows) * math.ceil(columns / block.columns)
+            if block.kept > limit:
+                raise InputError(f"{where}: {block.kept} blocks kept in {block.matrix}; there are {limit}")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"blocks": [asdict(b) for b in self.blocks]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerSpec:
+        values = strict_keys(cls, data)
+        blocks = tuple(KeptBlocks(**strict_keys(KeptBlocks, b)) for b in values.get("blocks", ()))
+        return cls(**{**values, "blocks": blocks})
+
+
+@dataclass(frozen=True)
+class ArchSpec:
+    """The counts kept in every layer: all that latency depends on."""
+
+    layers: tuple[LayerSpec, ...] = field(default=())
+
+    @classmethod
+    def full(cls, dims: Dims) -> ArchSpec:
+        return cls((LayerSpec.full(dims),) * dims.layers)
+
+    @classmethod
+    def of(cls, dims: Dims, heads: Iterable[int], ffn: Iterable[int]) -> ArchSpec:
+        """The spec with these heads and FFN rows per layer, every output row kept."""
+        pairs = zip(heads, ffn, strict=True)
+        return cls(tuple(LayerSpec(h, dims.hidden, f, dims.hidden) for h, f in pairs))
+
+    @classmethod
+    def floor(cls, dims: Dims) -> ArchSpec:
+        """Every layer gone: embeddings and head only."""
+        return cls.of(dims, [0] * dims.layers, [0] * dims.layers)
+
+    def with_layer(self, index: int, **counts: Any) -> ArchSpec:
+        """This spec with some counts of layer `index` replaced."""
+        layers = list(self.layers)
+        layers[index] = replace(layers[index], **counts)
+        return ArchSpec(tuple(layers))
+
+    def check(self, dims: Dims) -> None:
+        """Raises InputError where the spec does not fit `dims`."""
+        if len(self.layers) != dims.layers:
+            raise InputError(f"spec has {len(self.layers)} layers, the encoder {dims.layers}")
+        for index, layer in enumerate(self.layers):
+            layer.check(dims, f"layer {index}")
+
+    def weights(self, dims: Dims) -> int:
+        """Weights kept in all layer matrices (embeddings, head, biases and LayerNorms not counted)."""
+        return sum(layer.weights(dims) for layer in self.layers)
+
+    def flops(self, dims: Dims, length: int) -> int:
+        """Multiplications and additions of one sequence of `length` tokens in the encoder layers."""
+        total = 0
+        for layer in self.layers:
+            total += 2 * length * layer.weights(dims)
+            if layer.has_attention:
+                total += 4 * length * length * layer.heads * dims.head_dim
+            length = layer.tokens_kept(length)
+        return total
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [layer.to_json() for layer in self.layers]
+
+    @classmethod
+    def from_json(cls, data: Iterable[Mapping[str, Any]]) -> ArchSpec:
+        return cls(tuple(LayerSpec.from_json(layer) for layer in data))
+
+
+def strict_keys(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` as keyword arguments of the dataclass `cls`; raises InputError on a key it has not, or one missing."""
+    if not isinstance(data, Mapping):
+        raise InputError(f"{cls.__name__}: got {data!r}, expected an object")
+    known = {item.name for item in fields(cls)}
+    required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}
+    if set(data) - known:
+        raise InputError(
+            f"{cls.__name__}: unknown {', '.join(sorted(set(data) - known))}; known are {', '.join(sorted(known))}"
+        )
+    if required - set(data):
+        raise InputError(f"{cls.__name__}: {', '.join(sorted(required - set(data)))} missing")
+    return dict(data)

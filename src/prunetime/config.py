@@ -1,0 +1,74 @@
+"""What an encoder of the BERT family is besides its counts: the closed set of differences between families."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prunetime.arch import Dims, strict_keys
+from prunetime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of encoders differs from BERT, as far as the forward pass can tell.
+
+    `position_offset` is the position id of a sequence's first token. `head_activation` follows the dense layer on
+    the first token's row, before the output layer.
+    """
+
+    name: str
+    position_offset: int = 0
+    token_types: bool = True
+    head_activation: str = "tanh"
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("bert"),
+        Family("roberta", position_offset=2),
+        Family("xlm-roberta", position_offset=2),
+        Family("distilbert", token_types=False, head_activation="relu"),
+        Family("electra", head_activation="gelu"),
+    )
+}
+
+RUNNABLE = ("bert",)
+"""Families that load, train and run today; the others only have their differences written down."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything the forward pass needs besides the spec and the weights.
+
+    `embedding` is the width of the embedding tables (ELECTRA projects it up to `dims.hidden`), `outputs` the number
+    of logits of the head.
+    """
+
+    family: str
+    dims: Dims
+    embedding: int
+    token_types: int
+    layer_norm_eps: float
+    outputs: int
+
+    def __post_init__(self) -> None:
+        if self.family not in RUNNABLE:
+            raise InputError(f"family {self.family!r} is not supported; supported: {', '.join(RUNNABLE)}")
+        if self.outputs < 1:
+            raise InputError(f"outputs is {self.outputs}: a head has at least one logit")
+        if not 0.0 < self.layer_norm_eps < 1.0:
+            raise InputError(f"layer_norm_eps is {self.layer_norm_eps}: it must be above 0 and below 1")
+        if self.token_types < 1 or self.embedding < 1:
+            raise InputError(f"token_types {self.token_types} and embedding {self.embedding} must be at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EncoderConfig:
+        if "dims" not in data:
+            raise InputError("EncoderConfig: dims is missing")
+        return cls(**strict_keys(cls, {**data, "dims": Dims.from_json(data["dims"])}))

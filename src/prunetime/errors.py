@@ -1,0 +1,33 @@
+"""Errors a user can act on: each message names the value, the limit and the next step."""
+
+EXIT_BAD_INPUT = 2
+EXIT_BUDGET_NOT_MET = 3
+EXIT_INTERRUPTED = 130
+
+
+class PrunetimeError(Exception):
+    """Base of every error that prunetime raises on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class InputError(PrunetimeError, ValueError):
+    """A value the user gave (option, file, column, label, model folder) cannot be used."""
+
+
+class ArtifactError(InputError):
+    """An artifact is truncated, tampered with, of a newer format, or not an artifact."""
+
+
+class ProfileError(InputError):
+    """A latency profile belongs to another machine, engine build, model or setting."""
+
+
+class EngineError(PrunetimeError, ValueError):
+    """The engine refused weights or a batch, or a non-finite number came out of it."""
+
+
+class BudgetError(PrunetimeError):
+    """No model inside the budget was found; names the measured latency and the budget."""
+
+    exit_code = EXIT_BUDGET_NOT_MET

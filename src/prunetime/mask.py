@@ -1,0 +1,172 @@
+"""Which heads, rows and blocks are kept. Every pruner produces a `Mask`; its counts are the `ArchSpec`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec, strict_keys
+from prunetime.errors import InputError
+
+Bools = NDArray[np.bool_]
+
+PARTS = ("heads", "attention_rows", "ffn", "ffn_rows")
+
+
+@dataclass(frozen=True)
+class BlockMask:
+    """Which blocks of `rows` x `columns` weights of a matrix are kept: `kept` is [row blocks, column blocks]."""
+
+    rows: int
+    columns: int
+    kept: Bools
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, BlockMask)
+            and (self.rows, self.columns) == (other.rows, other.columns)
+            and np.array_equal(self.kept, other.kept)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds an array
+
+
+@dataclass(frozen=True)
+class LayerMask:
+    """Kept parts of one layer: `heads` [heads], `attention_rows` [hidden], `ffn` [ffn], `ffn_rows` [hidden].
+
+    `blocks` maps a matrix name to the blocks kept of what heads and rows leave of it.
+    """
+
+    heads: Bools
+    attention_rows: Bools
+    ffn: Bools
+    ffn_rows: Bools
+    blocks: Mapping[str, BlockMask] = field(default_factory=dict)
+    tokens: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in PARTS:
+            array = np.array(getattr(self, name), dtype=np.bool_)
+            if array.ndim != 1:
+                raise InputError(f"mask of {name} has shape {array.shape}; it must be one row of booleans")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, LayerMask)
+            and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in PARTS)
+            and self.blocks == other.blocks
+            and self.tokens == other.tokens
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds arrays
+
+    def spec(self) -> LayerSpec:
+        counts = {name: int(getattr(self, name).sum()) for name in PARTS}
+        blocks = (
+            KeptBlocks(name, self.blocks[name].rows, self.blocks[name].columns, int(self.blocks[name].kept.sum()))
+            for name in MATRICES
+            if name in self.blocks
+        )
+        return LayerSpec(**counts, blocks=tuple(blocks), tokens=self.tokens)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The kept parts of every layer."""
+
+    layers: tuple[LayerMask, ...]
+
+    @classmethod
+    def full(cls, dims: Dims) -> Mask:
+        widths = (dims.heads, dims.hidden, dims.ffn, dims.hidden)
+        return cls(tuple(LayerMask(*(np.ones(w, np.bool_) for w in widths)) for _ in range(dims.layers)))
+
+    def spec(self) -> ArchSpec:
+        return ArchSpec(tuple(layer.spec() for layer in self.layers))
+
+    def check(self, dims: Dims) -> None:
+        """Raises InputError where the arrays or the counts do not fit `dims`."""
+        for index, layer in enumerate(self.layers):
+            for name, width in zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True):
+                got = len(getattr(layer, name))
+                if got != width:
+                    raise InputError(f"layer {index}: mask of {name} has {got} entries, the encoder {width}")
+            shapes = layer.spec().matrix_shapes(dims)
+            for name, block in layer.blocks.items():
+                rows, columns = shapes.get(name, (0, 0))
+                grid = (math.ceil(rows / block.rows), math.ceil(columns / block.columns))
+                if block.kept.shape != grid:
+                    raise InputError(f"layer {index}: block mask of {name} is {block.kept.shape}, must be {grid}")
+        self.spec().check(dims)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Kept indices of every part, with the part's width."""
+        return [_layer_to_json(layer) for layer in self.layers]
+
+    @classmethod
+    def from_json(cls, data: Iterable[Mapping[str, Any]]) -> Mask:
+        return cls(tuple(_layer_from_json(layer) for layer in data))
+
+
+def rank(scores: Scores, spec: ArchSpec) -> Mask:
+    """The mask that keeps the highest scores in the counts of `spec`; ties go to the lower index."""
+    if len(scores) != len(spec.layers):
+        raise InputError(f"scores of {len(scores)} layers for a spec of {len(spec.layers)}")
+    layers = []
+    for layer_scores, layer in zip(scores, spec.layers, strict=True):
+        kept = {name: _top(layer_scores[name], getattr(layer, name), name) for name in PARTS}
+        layers.append(LayerMask(**kept, tokens=layer.tokens))
+    return Mask(tuple(layers))
+
+
+Scores = list[dict[str, NDArray[np.float64]]]
+"""Importance of every part: for each layer, a score per head and row under the names of `PARTS`."""
+
+
+def _top(scores: NDArray[np.float64], count: int, name: str) -> Bools:
+    if not 0 <= count <= len(scores):
+        raise InputError(f"cannot keep {count} of {len(scores)} {name}")
+    kept = np.zeros(len(scores), np.bool_)
+    kept[np.argsort(-scores, kind="stable")[:count]] = True
+    return kept
+
+
+def _layer_to_json(layer: LayerMask) -> dict[str, Any]:
+    parts: dict[str, Any] = {name: _bools_to_json(getattr(layer, name)) for name in PARTS}
+    blocks = {
+        name: {"rows": b.rows, "columns": b.columns, "grid": list(b.kept.shape), "kept": _bools_to_json(b.kept.ravel())}
+        for name, b in layer.blocks.items()
+    }
+    return parts | {"blocks": blocks, "tokens": layer.tokens}
+
+
+def _layer_from_json(data: Mapping[str, Any]) -> LayerMask:
+    values = strict_keys(LayerMask, data)
+    blocks = {
+        name: BlockMask(b["rows"], b["columns"], _bools_from_json(b["kept"]).reshape(b["grid"]))
+        for name, b in values.get("blocks", {}).items()
+    }
+    parts = {name: _bools_from_json(values[name]) for name in PARTS}
+    return LayerMask(**parts, blocks=blocks, tokens=values.get("tokens", 1.0))
+
+
+def _bools_to_json(array: Bools) -> dict[str, Any]:
+    return {"of": len(array), "kept": np.flatnonzero(array).tolist()}
+
+
+def _bools_from_json(data: Mapping[str, Any]) -> Bools:
+    kept = np.asarray(data["kept"], dtype=np.int64)
+    width = int(data["of"])
+    if kept.size and not (0 <= kept.min() and kept.max() < width):
+        raise InputError(f"mask keeps index {int(kept.max())} of a part that has {width}")
+    array = np.zeros(width, np.bool_)
+    array[kept] = True
+    return array
