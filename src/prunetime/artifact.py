@@ -1,0 +1,271 @@
+"""The artifact: a folder with a pruned model, all that is needed to run it, and a digest of every byte of it.
+
+    manifest.json       format, config, spec, plan, task, provenance, sha256 and size of every other file
+    model.safetensors   the kept weights
+    tokenizer.json      the tokenizer
+    config.json         lets `transformers` load the same folder (after `import prunetime.models.hf`)
+    model_card.md       what it is and what was measured
+
+Reading one executes nothing from it and believes nothing that it has not checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save_file as save_safetensors
+
+from prunetime.arch import ArchSpec
+from prunetime.config import EncoderConfig
+from prunetime.errors import ArtifactError, InputError
+from prunetime.plan import Plan
+from prunetime.task import Task
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+
+_MAX_MANIFEST_BYTES = 16 * 2**20
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact says of itself. `provenance` is free-form JSON: where the model came from, what was measured."""
+
+    config: EncoderConfig
+    spec: ArchSpec
+    plan: Plan
+    task: Task
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.spec.check(self.config.dims)
+        if self.config.outputs != self.task.outputs:
+            raise InputError(f"the model has {self.config.outputs} outputs, its task needs {self.task.outputs}")
+        if self.task.max_length > self.config.dims.positions:
+            raise InputError(
+                f"sequences of {self.task.max_length} tokens; the model has {self.config.dims.positions} positions"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "config": self.config.to_json(),
+            "spec": self.spec.to_json(),
+            "plan": self.plan.to_json(),
+            "task": self.task.to_json(),
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
+        return cls(
+            EncoderConfig.from_json(data["config"]),
+            ArchSpec.from_json(data["spec"]),
+            Plan.from_json(data["plan"]),
+            Task.from_json(data["task"]),
+            data["provenance"],
+        )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact: its `manifest`, its `weights` by name, and the folder with its tokenizer."""
+
+    folder: Path
+    manifest: Manifest
+    weights: Weights
+
+
+def read(folder: str | Path) -> Artifact:
+    """Reads and checks an artifact.
+
+    Raises:
+        ArtifactError: the folder is no artifact, a file is missing, truncated or changed, the format is newer than
+            this version reads, or the weights are not those the manifest's spec asks for.
+    """
+    folder = Path(folder)
+    data = _read_manifest(folder)
+    weights: Weights = {}
+    for name, entry in data["files"].items():
+        content = _read_checked(folder, name, entry)
+        if name == WEIGHTS:
+            weights = _parse_weights(folder, content)
+    for name in (WEIGHTS, TOKENIZER):
+        if name not in data["files"]:
+            raise ArtifactError(f"{folder / MANIFEST} lists no {name}: write the artifact again")
+    try:
+        manifest = Manifest.from_json(data)
+        check_weights(weights, manifest.config, manifest.spec)
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{folder / MANIFEST}: {error}") from error
+    return Artifact(folder, manifest, weights)
+
+
+def write(folder: str | Path, manifest: Manifest, weights: Weights, files: Mapping[str, bytes]) -> Path:
+    """Writes an artifact whole or not at all; `files` are further files by name (`tokenizer.json` is required).
+
+    Raises:
+        InputError: the weights do not fit the spec, the folder exists, or the disk is full.
+    """
+    folder = Path(folder)
+    check_weights(weights, manifest.config, manifest.spec)
+    if TOKENIZER not in files:
+        raise InputError(f"an artifact needs {TOKENIZER}")
+    if folder.exists():
+        raise InputError(f"{folder} exists: choose another folder or remove it")
+    with replacing_folder(folder) as temporary:
+        arrays = {name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}
+        save_safetensors(arrays, temporary / WEIGHTS, metadata={"format": "pt"})
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+        entries = {path.name: _entry(path.read_bytes()) for path in sorted(temporary.iterdir())}
+        write_json(temporary / MANIFEST, manifest.to_json() | {"files": entries})
+    return folder
+
+
+def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array of a compact model. Matrices are [output rows, input columns]."""
+    dims, hidden = config.dims, config.dims.hidden
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word.weight": (dims.vocabulary, hidden),
+        "embeddings.position.weight": (dims.positions, hidden),
+        "embeddings.token_type.weight": (config.token_types, hidden),
+        "embeddings.norm.weight": (hidden,),
+        "embeddings.norm.bias": (hidden,),
+        "head.dense.weight": (hidden, hidden),
+        "head.dense.bias": (hidden,),
+        "head.output.weight": (config.outputs, hidden),
+        "head.output.bias": (config.outputs,),
+    }
+    for index, layer in enumerate(spec.layers):
+        prefix = f"layers.{index}."
+        for matrix, (rows, columns) in layer.matrix_shapes(dims).items():
+            shapes[f"{prefix}{matrix}.weight"] = (rows, columns)
+            shapes[f"{prefix}{matrix}.bias"] = (rows,)
+        for present, norm, rows_name, rows in (
+            (layer.has_attention, "attention_norm", "attention_rows", layer.attention_rows),
+            (layer.has_ffn, "ffn_norm", "ffn_rows", layer.ffn_rows),
+        ):
+            if present:
+                shapes |= {f"{prefix}{norm}.weight": (hidden,), f"{prefix}{norm}.bias": (hidden,)}
+                if rows < hidden:
+                    shapes[prefix + rows_name] = (rows,)
+    return shapes
+
+
+def check_weights(weights: Weights, config: EncoderConfig, spec: ArchSpec) -> None:
+    """Raises InputError where names, shapes or types are not those of a compact model of `spec`, or not finite."""
+    expected = weight_shapes(config, spec)
+    missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or unexpected:
+        raise InputError(f"weights do not fit the spec: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    for name, shape in expected.items():
+        array = weights[name]
+        dtype = np.int32 if name.endswith("_rows") else np.float32
+        if array.shape != shape or array.dtype != dtype:
+            raise InputError(f"{name} is {array.dtype} {array.shape}; the spec asks for {np.dtype(dtype)} {shape}")
+        if dtype is np.float32 and not math.isfinite(float(np.sum(array, dtype=np.float64))):
+            raise InputError(f"{name} holds a number that is not finite")
+        if dtype is np.int32 and (np.any(np.diff(array) <= 0) or array[0] < 0 or array[-1] >= config.dims.hidden):
+            raise InputError(f"{name} must be ascending row numbers from 0 to {config.dims.hidden - 1}")
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that becomes it when the block ends well, and vanishes when it does not.
+
+    Raises InputError where the disk is full or cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {folder}: {error}; free some space or choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON whole or not at all (through a temporary file beside it); raises InputError where it cannot."""
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"{path} has {path.stat().st_size} bytes; at most {_MAX_MANIFEST_BYTES} are read")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = data["format"]
+        files = data["files"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{path} is no manifest: {error!r}") from error
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise ArtifactError(f"{folder} has format {found!r}; this version reads up to {FORMAT}: upgrade prunetime")
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+        raise ArtifactError(f"{path}: files must be an object of digests")
+    return dict(data)
+
+
+def _read_checked(folder: Path, name: str, entry: Mapping[str, Any]) -> bytes:
+    if Path(name).name != name or name == MANIFEST:
+        raise ArtifactError(f"{folder / MANIFEST} names the file {name!r}: artifacts hold plain files only")
+    path = folder / name
+    try:
+        size = path.stat().st_size
+        if size != entry.get("bytes"):
+            raise ArtifactError(f"{path} has {size} bytes, the manifest says {entry.get('bytes')}: it is truncated")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    if _entry(content) != entry:
+        raise ArtifactError(f"{path} was changed after it was written: its sha256 is not the manifest's")
+    return content
+
+
+def _parse_weights(folder: Path, content: bytes) -> Weights:
+    try:
+        return load_safetensors(content)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{folder / WEIGHTS} is no safetensors file: {error}") from error
+
+
+def _entry(content: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}

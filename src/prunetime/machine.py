@@ -1,0 +1,49 @@
+"""Which machine this is: what a latency depends on besides the model and the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8", "asimd")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`id` is a digest of what the other fields say; two machines with one id may share a latency profile."""
+
+    id: str
+    cpu: str
+    cores: int
+    flags: tuple[str, ...]
+    system: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"flags": list(self.flags)}
+
+
+def this_machine() -> Machine:
+    """The machine this process runs on."""
+    info = _cpuinfo()
+    cpu = info.get("model name") or platform.processor() or platform.machine()
+    present = set((info.get("flags") or info.get("Features") or "").split())
+    flags = tuple(name for name in _FLAGS if name in present)
+    cores = len(os.sched_getaffinity(0))
+    stepping = " ".join(info.get(key, "") for key in ("cpu family", "model", "stepping"))
+    system = f"{platform.system()} {platform.machine()}"
+    digest = hashlib.sha256(f"{cpu}|{stepping}|{flags}|{system}".encode()).hexdigest()[:16]
+    return Machine(digest, cpu, cores, flags, system)
+
+
+def _cpuinfo() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    first = text.split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -1,0 +1,1 @@
+"""Running a model: tokenising, the engine, measuring. Nothing here imports torch."""

@@ -1,0 +1,71 @@
+"""Batches without padding: token ids back to back, with offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """`rows` sequences of tokens: `ids` [tokens], `types` [tokens] (segment of each token), `offsets` [rows + 1].
+
+    Sequence i is `ids[offsets[i]:offsets[i + 1]]`.
+    """
+
+    ids: Ints
+    types: Ints
+    offsets: Ints
+
+    @classmethod
+    def of(cls, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None) -> Ragged:
+        """From one list of token ids (and token types, by default 0) per sequence."""
+        offsets = np.zeros(len(ids) + 1, np.int32)
+        np.cumsum([len(row) for row in ids], out=offsets[1:])
+        flat = np.fromiter((i for row in ids for i in row), np.int32, int(offsets[-1]))
+        if types is None:
+            return cls(flat, np.zeros_like(flat), offsets)
+        return cls(flat, np.fromiter((t for row in types for t in row), np.int32, int(offsets[-1])), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens of each sequence, [rows]."""
+        return np.diff(self.offsets)
+
+    def select(self, rows: Sequence[int] | NDArray[np.integer]) -> Ragged:
+        """The sequences `rows`, in that order."""
+        rows = np.asarray(rows, np.int64)
+        lengths = self.lengths[rows]
+        offsets = np.zeros(len(rows) + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        starts = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        source = starts + np.arange(offsets[-1], dtype=np.int32)
+        return Ragged(self.ids[source], self.types[source], offsets)
+
+    def batches(self, tokens: int) -> Iterator[Ragged]:
+        """Consecutive parts of at most `tokens` tokens each (a longer sequence is a part of its own)."""
+        start = 0
+        while start < len(self):
+            stop = int(np.searchsorted(self.offsets, self.offsets[start] + tokens, side="right")) - 1
+            stop = max(stop, start + 1)
+            first, last = self.offsets[start], self.offsets[stop]
+            yield Ragged(self.ids[first:last], self.types[first:last], self.offsets[start : stop + 1] - first)
+            start = stop
+
+    def padded(self, pad_id: int) -> tuple[Ints, Ints, Ints]:
+        """(ids, attention mask, types), each [rows, longest]."""
+        longest = int(self.lengths.max(initial=0))
+        mask = (np.arange(longest)[None, :] < self.lengths[:, None]).astype(np.int32)
+        ids = np.full(mask.shape, pad_id, np.int32)
+        types = np.zeros(mask.shape, np.int32)
+        ids[mask == 1] = self.ids
+        types[mask == 1] = self.types
+        return ids, mask, types

@@ -1,0 +1,44 @@
+"""Texts to ragged batches of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from prunetime.errors import InputError
+from prunetime.runtime.ragged import Ragged
+
+Texts = tuple[str, ...]
+"""One text, or a pair."""
+
+
+class Tokenizer:
+    """A `tokenizer.json` at a fixed maximum length: the longer text of a pair is cut first, nothing is padded."""
+
+    def __init__(self, file: str | Path, max_length: int) -> None:
+        """Raises InputError where `file` cannot be read as a tokenizer. `max_length` is in tokens."""
+        self.max_length = max_length
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises bare Exception for every kind of broken file
+            raise InputError(f"cannot read the tokenizer {file}: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, texts: Sequence[Texts]) -> Ragged:
+        """Token ids and types of texts or pairs, special tokens included, at most `max_length` each."""
+        inputs = [text[0] if len(text) == 1 else (text[0], text[1]) for text in texts]
+        if len(inputs) == 1:
+            item = inputs[0]
+            pair = (item, None) if isinstance(item, str) else item
+            encodings = [self._tokenizer.encode(*pair)]
+        else:
+            encodings = self._tokenizer.encode_batch(inputs)
+        return Ragged.of([e.ids for e in encodings], [e.type_ids for e in encodings])
