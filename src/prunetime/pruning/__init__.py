@@ -1,0 +1,1 @@
+"""Criteria and learned masks: which heads and rows matter."""

@@ -1,0 +1,1 @@
+"""Search for the best architecture inside a latency budget."""

@@ -1,0 +1,65 @@
+"""The architectures a search chooses from, as tuples of integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+from itertools import combinations, product
+
+import numpy as np
+
+from prunetime.arch import TILE, ArchSpec, Dims
+from prunetime.errors import InputError
+
+Genome = tuple[int, ...]
+"""(heads of layer 0, FFN tiles of layer 0, heads of layer 1, FFN tiles of layer 1, ...)."""
+
+
+class Space:
+    """Heads 0..H and FFN rows in tiles for every layer; all output rows kept.
+
+    `levels` [2 x layers] holds the highest value of each gene. A full FFN width that is no multiple of the tile is
+    the last level.
+    """
+
+    def __init__(self, dims: Dims) -> None:
+        self.dims = dims
+        self.levels: Genome = (dims.heads, math.ceil(dims.ffn / TILE)) * dims.layers
+
+    def spec(self, genome: Genome) -> ArchSpec:
+        """Raises InputError where a gene is outside its levels."""
+        if len(genome) != len(self.levels) or not all(
+            0 <= gene <= level for gene, level in zip(genome, self.levels, strict=True)
+        ):
+            raise InputError(f"genome {genome} is outside the space: genes go from 0 to {self.levels}")
+        return ArchSpec.of(self.dims, genome[0::2], (min(tiles * TILE, self.dims.ffn) for tiles in genome[1::2]))
+
+    def genome(self, spec: ArchSpec) -> Genome:
+        """Raises InputError where the spec is not in this space."""
+        genome = tuple(gene for layer in spec.layers for gene in (layer.heads, math.ceil(layer.ffn / TILE)))
+        if len(spec.layers) != self.dims.layers or self.spec(genome) != spec:
+            raise InputError(
+                f"{spec} is not in the search space: it has output rows, blocks or tokens pruned, or partial tiles"
+            )
+        return genome
+
+    def random(self, rng: np.random.Generator) -> Genome:
+        """Every gene uniform over its levels."""
+        return tuple(int(gene) for gene in rng.integers(0, np.array(self.levels) + 1))
+
+    def uniform(self) -> Iterator[Genome]:
+        """All layers equal: every pair of levels."""
+        heads, tiles = self.levels[:2]
+        for pair in product(range(heads + 1), range(tiles + 1)):
+            yield pair * self.dims.layers
+
+    def depth(self, kept: int, limit: int) -> list[Genome]:
+        """`kept` layers full and the others gone: every choice of layers, or `limit` fixed ones of more than that."""
+        layers = range(self.dims.layers)
+        if math.comb(len(layers), kept) <= limit:
+            choices: Iterable[Collection[int]] = combinations(layers, kept)
+        else:
+            rng = np.random.default_rng(kept)
+            choices = {tuple(np.sort(rng.permutation(len(layers))[:kept]).tolist()) for _ in range(limit)}
+        full = self.levels[:2]
+        return sorted(tuple(gene for i in layers for gene in (full if i in c else (0, 0))) for c in choices)

@@ -1,0 +1,63 @@
+"""Distillation: how far a student's logits and hidden states are from its teacher's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prunetime.errors import InputError
+from prunetime.models.encoder import Output
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Weights of the terms of the distilled loss: task + logits + hidden states, as in MLPruning (arXiv 2105.14636).
+
+    `logits` weighs the divergence at `temperature` (Hinton et al., arXiv 1503.02531), `hidden` the squared error of
+    the hidden states after the embeddings and after each layer (TinyBERT, arXiv 1909.10351).
+    """
+
+    task: float = 1.0
+    logits: float = 1.0
+    hidden: float = 1.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        if min(self.task, self.logits, self.hidden) < 0 or self.temperature <= 0:
+            raise InputError(f"{self}: weights must be at least 0 and the temperature above 0")
+
+
+def distilled_loss(task_loss: Tensor, student: Output, teacher: Output, tokens: Tensor, weights: Distillation) -> Tensor:
+    """The weighted sum for one batch, a scalar; `tokens` [rows, tokens] is 1 where there is a token, 0 for padding."""
+    loss = weights.task * task_loss
+    if weights.logits:
+        loss = loss + weights.logits * logits_distance(student.logits, teacher.logits, weights.temperature)
+    if weights.hidden:
+        loss = loss + weights.hidden * hidden_distance(student.hidden_states, teacher.hidden_states, tokens)
+    return loss
+
+
+def logits_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """temperature^2 x KL(teacher || student) of the softened classes; the mean squared error of a single logit."""
+    student, teacher = student.float(), teacher.float()
+    if student.shape[1] == 1:
+        return functional.mse_loss(student, teacher)
+    log_student = functional.log_softmax(student / temperature, dim=1)
+    log_teacher = functional.log_softmax(teacher / temperature, dim=1)
+    return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def hidden_distance(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
+    """Mean over layers of |student - teacher|^2 / |teacher|^2, both summed over the batch's tokens.
+
+    Relative, so that it is of the same scale in every layer and model.
+    """
+    present = tokens.unsqueeze(-1)
+    distances = [
+        ((s.float() - t.float()).square() * present).sum() / (t.float().square() * present).sum()
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(distances).mean()

@@ -1,0 +1,20 @@
+"""What training minimises: the task's loss, and how far a student is from its teacher."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from prunetime.task import Task
+
+
+def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Loss of every row, [rows], of float32 `logits` [rows, outputs].
+
+    Cross entropy of class indices; binary cross entropy of graded labels; squared error of floats.
+    """
+    if task.kind == "classification":
+        return functional.cross_entropy(logits, labels, reduction="none")
+    if task.kind == "relevance":
+        return functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
+    return functional.mse_loss(logits[:, 0], labels, reduction="none")

@@ -1,0 +1,268 @@
+"""The one training loop: fine-tuning and distillation on `transformers.Trainer`, resumable to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from prunetime.errors import InputError, PrunetimeError
+from prunetime.models.encoder import Output, SequenceClassifier
+from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
+from prunetime.training.distill import Distillation, distilled_loss
+from prunetime.training.losses import task_losses
+
+Precision = Literal["fp32", "bf16"]
+
+COMPLETE = "complete"
+"""Marker file of a checkpoint that is whole; written last."""
+
+
+def best_precision() -> Precision:
+    """bf16 where this CPU multiplies it in hardware (AVX-512 BF16 or AMX), fp32 elsewhere."""
+    cpu = torch.cpu
+    return "bf16" if cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported() else "fp32"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train. The learning rate rises over the `warmup` share of the steps and then falls to 0, both linearly.
+
+    `checkpoint_steps` is the number of steps between checkpoints. Weight decay is that of AdamW and applies to the
+    matrices only, not to embeddings, biases and norms. `distillation` is used where there is a teacher.
+    """
+
+    epochs: float
+    batch_size: int = 32
+    learning_rate: float = 5e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 0
+    threads: int = 1
+    precision: Precision = "fp32"
+    checkpoint_steps: int = 200
+    distillation: Distillation = Distillation()
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0 or self.batch_size < 1 or self.threads < 1 or self.checkpoint_steps < 1:
+            raise InputError(f"{self}: epochs must be above 0; batch_size, threads and checkpoint_steps at least 1")
+        if not self.learning_rate > 0 or not 0 <= self.warmup <= 1 or self.weight_decay < 0:
+            raise InputError(f"{self}: learning_rate must be above 0, warmup in 0..1, weight_decay at least 0")
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError(f"precision is {self.precision!r}: train in fp32 or bf16")
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps on `rows` rows."""
+        return math.ceil(self.epochs * math.ceil(rows / self.batch_size))
+
+
+def fit(
+    model: SequenceClassifier,
+    data: TrainingData,
+    settings: TrainingSettings,
+    folder: Path,
+    teacher: SequenceClassifier | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Trains `model` in place, distilling from `teacher` where there is one.
+
+    Checkpoints go to `folder/checkpoints`. Killed at any point and called again with the same arguments, it ends in
+    the same weights, byte for byte, as an uninterrupted run with as many threads on the same CPU. The checkpoints
+    stay until `discard_checkpoints`, so that a kill between here and saving the model costs nothing either.
+    `on_progress` gets (steps done, steps in all).
+
+    Raises InputError where checkpoints of other data, settings or models are in the folder, and PrunetimeError where
+    the loss is not finite any more.
+    """
+    checkpoints = folder / "checkpoints"
+    _claim(checkpoints, _digest(model, data, settings, teacher))
+    used, data = _with_used_vocabulary(data)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        with _word_rows(model, used), _word_rows(teacher, used) if teacher else nullcontext():
+            trainer = _Loop(model, data, settings, checkpoints, teacher, on_progress)
+            newest = _newest(checkpoints)
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    finally:
+        torch.set_num_threads(threads)
+    model.eval()
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Frees the disk space once the trained model is saved."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+class _Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        data: TrainingData,
+        settings: TrainingSettings,
+        checkpoints: Path,
+        teacher: SequenceClassifier | None,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._data = data
+        self._settings = settings
+        self._teacher = teacher.eval() if teacher else None
+        steps = settings.steps(len(data))
+        arguments = TrainingArguments(
+            output_dir=str(checkpoints),
+            max_steps=steps,
+            per_device_train_batch_size=settings.batch_size,
+            save_steps=settings.checkpoint_steps,
+            save_total_limit=2,  # while the newest is being written, the one before it must stay
+            seed=settings.seed,
+            use_cpu=True,
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+        )
+        optimizer = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), settings.learning_rate, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(settings.warmup, steps))
+        callbacks = [_MarkComplete(), _Progress(on_progress)]
+        super().__init__(model, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))
+        self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        settings = self._settings
+        order = LengthBucketedBatches(
+            self._data.tokens.lengths, settings.batch_size, settings.steps(len(self._data)), settings.seed
+        )
+        loader = DataLoader(Rows(self._data), batch_sampler=order, collate_fn=_as_it_is)
+        prepared: DataLoader[Batch] = self.accelerator.prepare(loader)
+        return prepared
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        step = int(self.state.global_step)
+        torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, step]).generate_state(1, np.uint64)[0]))
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise PrunetimeError(
+                f"the training loss is {float(loss)} at step {step}: lower the learning rate "
+                f"({self._settings.learning_rate:g}), or train in fp32"
+            )
+        return loss
+
+    def compute_loss(self, model: nn.Module, inputs: Batch, *_: Any, **__: Any) -> Tensor:
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.precision == "bf16"):
+            output: Output = model(**inputs)
+            if self._teacher is not None:
+                with torch.no_grad():
+                    target: Output = self._teacher(**inputs)
+        loss = task_losses(output.logits.float(), labels, self._data.task).mean()
+        if self._teacher is None:
+            return loss
+        return distilled_loss(loss, output, target, inputs["attention_mask"], self._settings.distillation)
+
+
+class _MarkComplete(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    def __init__(self, on_progress: Callable[[int, int], None] | None) -> None:
+        self._on_progress = on_progress
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if self._on_progress:
+            self._on_progress(int(state.global_step), int(state.max_steps))
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim == 2 and not name.startswith("embeddings.")
+        (decayed if matrix else plain).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _warmup_then_decay(warmup: float, steps: int) -> Callable[[int], float]:
+    rising = math.ceil(warmup * steps)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return max(0.0, (steps - step) / max(1, steps - rising))
+
+    return factor
+
+
+def _with_used_vocabulary(data: TrainingData) -> tuple[NDArray[np.int32], TrainingData]:
+    """The token ids that occur (and the padding), ascending, and the data with ids as positions among them."""
+    used = np.union1d(data.tokens.ids, [data.pad_id]).astype(np.int32)
+    ids = np.searchsorted(used, data.tokens.ids).astype(np.int32)
+    pad_id = int(np.searchsorted(used, data.pad_id))
+    return used, replace(data, tokens=replace(data.tokens, ids=ids), pad_id=pad_id)
+
+
+@contextmanager
+def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[None]:
+    """Within, the word table of `model` has only the rows `used`.
+
+    Training it is the same as training the whole table: the other rows have no gradient and no weight decay, so
+    AdamW never changes them. But most of a small encoder's parameters are in that table, and an optimizer step that
+    touches them all costs as much as a good part of the forward pass.
+    """
+    embedding = model.embeddings.word
+    whole, rows = embedding.weight, torch.from_numpy(used.astype(np.int64))
+    embedding.weight = nn.Parameter(whole.detach()[rows])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            whole[rows] = embedding.weight
+        embedding.weight = whole
+
+
+def _digest(
+    model: SequenceClassifier, data: TrainingData, settings: TrainingSettings, teacher: SequenceClassifier | None
+) -> str:
+    total = hashlib.sha256(f"{data.digest()} {asdict(settings)}".encode())
+    for module in (model, *([teacher] if teacher else [])):
+        for name, tensor in module.state_dict().items():
+            total.update(f"{name} {tuple(tensor.shape)}".encode())
+            total.update(tensor.contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def _claim(checkpoints: Path, digest: str) -> None:
+    """Makes the folder this run's, without the checkpoints that a kill left half-written."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    owner = checkpoints / "inputs.sha256"
+    if owner.exists() and owner.read_text() not in ("", digest):
+        raise InputError(
+            f"{checkpoints} has checkpoints of other data, settings or weights; delete it or choose another folder"
+        )
+    owner.write_text(digest)
+    for checkpoint in checkpoints.glob("checkpoint-*"):
+        if not (checkpoint / COMPLETE).exists():
+            shutil.rmtree(checkpoint)
+
+
+def _newest(checkpoints: Path) -> Path | None:
+    found = checkpoints.glob("checkpoint-*")
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
