@@ -6,7 +6,7 @@ Every entry is in units of a reference kernel that is timed right beside it, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from prunetime.arch import TILE, ArchSpec, Dims, strict_keys
 from prunetime.artifact import weight_shapes
+from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.machine import this_machine
@@ -68,6 +69,9 @@ class LatencyProfile:
     level t (t tiles of rows, the last level being all rows), `rest` embeddings, head and the call itself. The sum is
     corrected for what a table of parts cannot know, the weights that have to be streamed: one term per weight kept,
     `per_weight`, fitted to whole forward passes. `reference_us` is the reference kernel's time when this was recorded.
+
+    `measured_us` holds what the floor (all layers gone) and the dense encoder took when timed whole, by setting
+    (`ids/hot/p50`: scope, condition, statistic): it turns units into microseconds of that setting.
     """
 
     key: ProfileKey
@@ -76,17 +80,21 @@ class LatencyProfile:
     per_weight: float
     attention: tuple[float, ...]
     ffn: tuple[float, ...]
+    measured_us: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
-    def predict(self, spec: ArchSpec) -> float:
-        """Microseconds of one forward pass of `spec`, every output row kept, at the recorded reference time."""
-        return self.units(spec) * self.reference_us
+    def predict(self, spec: ArchSpec, budget: Budget) -> float:
+        """Microseconds of `spec` in the setting of `budget`, every output row kept."""
+        floor_us, dense_us = self.floor_and_dense(budget)
+        floor, dense = self.units(ArchSpec.floor(self.key.dims)), self.units(ArchSpec.full(self.key.dims))
+        return floor_us + (dense_us - floor_us) * (self.units(spec) - floor) / (dense - floor)
+
+    def floor_and_dense(self, budget: Budget) -> tuple[float, float]:
+        """Measured microseconds of the floor and of the dense encoder in the setting of `budget`."""
+        return self.measured_us[setting_name(budget.scope, budget.condition, budget.statistic)]
 
     def units(self, spec: ArchSpec) -> float:
-        """`predict` in units of the reference kernel."""
-        return self._table(spec) + self.per_weight * spec.weights(self.key.dims)
-
-    def _table(self, spec: ArchSpec) -> float:
-        total = self.rest
+        """Hot median of one forward pass of `spec`, ids to logits, in units of the reference kernel."""
+        total = self.rest + self.per_weight * spec.weights(self.key.dims)
         for layer in spec.layers:
             if layer.has_attention:
                 total += self.attention[layer.heads]
@@ -94,23 +102,22 @@ class LatencyProfile:
                 total += self.ffn[ffn_level(layer.ffn)]
         return total
 
-    @property
-    def dense_us(self) -> float:
-        return self.predict(ArchSpec.full(self.key.dims))
-
-    @property
-    def floor_us(self) -> float:
-        return self.predict(ArchSpec.floor(self.key.dims))
-
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"attention": list(self.attention), "ffn": list(self.ffn)}
+        measured = {name: list(pair) for name, pair in self.measured_us.items()}
+        return asdict(self) | {"attention": list(self.attention), "ffn": list(self.ffn), "measured_us": measured}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LatencyProfile:
         values = strict_keys(cls, data)
-        key = strict_keys(ProfileKey, values["key"])
-        key = ProfileKey(**{**key, "dims": Dims.from_json(key["dims"])})
-        return cls(**{**values, "key": key, "attention": tuple(values["attention"]), "ffn": tuple(values["ffn"])})
+        key_values = strict_keys(ProfileKey, values["key"])
+        key = ProfileKey(**{**key_values, "dims": Dims.from_json(key_values["dims"])})
+        measured = {name: (float(pair[0]), float(pair[1])) for name, pair in values.get("measured_us", {}).items()}
+        attention, ffn = tuple(values["attention"]), tuple(values["ffn"])
+        return cls(**{**values, "key": key, "attention": attention, "ffn": ffn, "measured_us": measured})
+
+
+def setting_name(scope: str, condition: str, statistic: str) -> str:
+    return f"{scope}/{condition}/{statistic}"
 
 
 def ffn_level(rows: int) -> int:

@@ -1,0 +1,1 @@
+"""From an encoder, data and a budget to a verified artifact."""

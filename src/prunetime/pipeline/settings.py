@@ -1,0 +1,88 @@
+"""What a run is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from prunetime.arch import strict_keys
+from prunetime.budget import Budget
+from prunetime.errors import InputError
+
+EffortName = Literal["quick", "standard", "thorough"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work goes into a run: rows and epochs to train on, evaluations and rows to search with.
+
+    Learning rates are those at a batch of 32 rows. `train_word_embeddings` costs an optimizer step over the whole
+    vocabulary each batch, which on a CPU is a large share of a small encoder's training time.
+    """
+
+    teacher_rows: int
+    teacher_epochs: float
+    tune_rows: int
+    tune_epochs: float
+    learning_rate: float
+    tune_learning_rate: float
+    fisher_rows: int
+    evaluations: int
+    score_rows: int
+    finalists: int
+    finalist_rows: int
+
+
+EFFORTS: dict[EffortName, Effort] = {
+    "quick": Effort(10_000, 1, 10_000, 1.5, 1e-4, 2e-4, 512, 80, 500, 8, 1_500),
+    "standard": Effort(60_000, 1, 60_000, 2, 5e-5, 1e-4, 1_024, 300, 1_000, 16, 4_000),
+    "thorough": Effort(400_000, 3, 400_000, 4, 5e-5, 1e-4, 2_048, 1_000, 2_000, 32, 10_000),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of `prunetime prune`. `data`, `valid` and `test` are files, hub ids or `synthetic:` names.
+
+    `slices` name parts of the test rows that are reported as well (`unseen:product_uid`).
+    """
+
+    model: str
+    data: str
+    budget: Budget
+    valid: str | None = None
+    test: str | None = None
+    text: tuple[str, ...] | None = None
+    label: str | None = None
+    group: str | None = None
+    metric: str | None = None
+    slices: tuple[str, ...] = ()
+    teacher_ready: bool = False
+    seed: int = 0
+    effort: EffortName = "standard"
+
+    def __post_init__(self) -> None:
+        if self.effort not in get_args(EffortName):
+            raise InputError(f"effort is {self.effort!r}; use one of {', '.join(get_args(EffortName))}")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**31:
+            raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2147483647")
+
+    def with_budget(self, budget: Budget) -> Settings:
+        return replace(self, budget=budget)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"text": list(self.text) if self.text else None, "slices": list(self.slices)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Settings:
+        values = strict_keys(cls, data)
+        text = values.get("text")
+        return cls(
+            **{
+                **values,
+                "budget": Budget.from_json(values["budget"]),
+                "text": tuple(text) if text else None,
+                "slices": tuple(values.get("slices", ())),
+            }
+        )
