@@ -87,11 +87,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A checked artifact: its `manifest`, its `weights` by name, and the folder with its tokenizer."""
+    """A checked artifact: its `manifest`, its `weights` by name, and its `tokenizer` (the bytes of tokenizer.json)."""
 
     folder: Path
     manifest: Manifest
     weights: Weights
+    tokenizer: bytes
 
 
 def read(folder: str | Path) -> Artifact:
@@ -103,20 +104,17 @@ def read(folder: str | Path) -> Artifact:
     """
     folder = Path(folder)
     data = _read_manifest(folder)
-    weights: Weights = {}
-    for name, entry in data["files"].items():
-        content = _read_checked(folder, name, entry)
-        if name == WEIGHTS:
-            weights = _parse_weights(folder, content)
+    contents = {name: _read_checked(folder, name, entry) for name, entry in data["files"].items()}
     for name in (WEIGHTS, TOKENIZER):
-        if name not in data["files"]:
+        if name not in contents:
             raise ArtifactError(f"{folder / MANIFEST} lists no {name}: write the artifact again")
+    weights = _parse_weights(folder, contents[WEIGHTS])
     try:
         manifest = Manifest.from_json(data)
         check_weights(weights, manifest.config, manifest.spec)
     except (InputError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{folder / MANIFEST}: {error}") from error
-    return Artifact(folder, manifest, weights)
+    return Artifact(folder, manifest, weights, contents[TOKENIZER])
 
 
 def write(folder: str | Path, manifest: Manifest, weights: Weights, files: Mapping[str, bytes]) -> Path:

@@ -20,7 +20,7 @@ class Model:
 
     def __init__(self, source: artifact.Artifact, threads: int = 1) -> None:
         self.manifest = source.manifest
-        self.tokenizer = Tokenizer(source.folder / artifact.TOKENIZER, source.manifest.task.max_length)
+        self.tokenizer = Tokenizer(source.tokenizer, source.manifest.task.max_length)
         self.engine = Engine(source.manifest.config, source.weights, threads)
 
     def score(self, texts: Sequence[str | Texts]) -> NDArray[np.float32]:

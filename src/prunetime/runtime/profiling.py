@@ -101,7 +101,7 @@ def prediction_error(
                 on_progress(done + 1, len(specs))
     errors = np.abs(np.array(predicted) / np.array(measured) - 1.0)
     ranks = [np.argsort(np.argsort(values)) for values in (measured, predicted)]
-    spearman = float(np.corrcoef(*ranks)[0, 1])
+    spearman = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
     return PredictionError(
         len(specs), 100 * float(errors.mean()), 100 * float(errors.max()), spearman, float((errors <= 0.05).mean())
     )

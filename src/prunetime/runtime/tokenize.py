@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import tokenizers
 
@@ -17,13 +16,13 @@ Texts = tuple[str, ...]
 class Tokenizer:
     """A `tokenizer.json` at a fixed maximum length: the longer text of a pair is cut first, nothing is padded."""
 
-    def __init__(self, file: str | Path, max_length: int) -> None:
-        """Raises InputError where `file` cannot be read as a tokenizer. `max_length` is in tokens."""
+    def __init__(self, content: bytes, max_length: int) -> None:
+        """From the bytes of a `tokenizer.json`; raises InputError where they are none. `max_length` is in tokens."""
         self.max_length = max_length
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises bare Exception for every kind of broken file
-            raise InputError(f"cannot read the tokenizer {file}: {error}") from error
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        except Exception as error:  # tokenizers raises bare Exception for every kind of broken content
+            raise InputError(f"the tokenizer cannot be read: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, strategy="longest_first")
 

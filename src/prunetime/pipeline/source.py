@@ -1,0 +1,122 @@
+"""Stage one: the model, its tokenizer and the data, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from prunetime import artifact
+from prunetime.config import FAMILIES
+from prunetime.errors import InputError
+from prunetime.models import families
+from prunetime.pipeline.run import digest_of_files
+from prunetime.pipeline.settings import Settings
+from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.tokenize import Tokenizer
+from prunetime.task import Task
+from prunetime.tasks.data import Columns, Examples, examples, guess_columns, task_of
+from prunetime.tasks.metrics import Metric, default_metric, metric
+from prunetime.tasks.roles import Roles, Slice, parse_slice, split_roles
+from prunetime.tasks.sources import read_table
+from prunetime.training.batches import TrainingData
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run starts from. `roles.test` is read by verify alone."""
+
+    pretrained: families.Pretrained
+    tokenizer: Tokenizer
+    tokenizer_json: bytes
+    task: Task
+    metric: Metric
+    columns: Columns
+    roles: Roles
+    slices: tuple[Slice, ...]
+
+    @cached_property
+    def train_tokens(self) -> Ragged:
+        return self.tokenizer.encode(self.roles.train.texts)
+
+    @cached_property
+    def valid_tokens(self) -> Ragged:
+        return self.tokenizer.encode(self.roles.valid.texts)
+
+    def training_data(self, rows: int, seed: int) -> TrainingData:
+        """Up to `rows` train rows, drawn without replacement by `seed`."""
+        order = np.random.default_rng(seed).permutation(len(self.roles.train))[:rows]
+        chosen = np.sort(order)
+        labels = self.roles.train.labels[chosen]
+        return TrainingData(self.train_tokens.select(chosen), labels, self.task, self.pretrained.pad_token_id)
+
+
+def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
+    """Reads everything a run needs; raises InputError for the first thing that cannot be used."""
+    parsed = tuple(parse_slice(text) for text in settings.slices)
+    train_table = read_table(settings.data)
+    columns, guess = guess_columns(train_table, settings.text or (), settings.label, settings.group)
+    if guess:
+        say(guess)
+    for part in parsed:
+        train_table.column(part.column)
+    task = task_of(train_table, columns, settings.budget.seq_len)
+    chosen = metric(settings.metric) if settings.metric else default_metric(task)
+    chosen.check(task)
+    roles = split_roles(
+        examples(train_table, columns, task),
+        _given(settings.valid, columns, task),
+        _given(settings.test, columns, task),
+        settings.seed,
+    )
+    for warning in roles.warnings:
+        say(warning)
+    pretrained = families.load(settings.model, task.outputs, settings.seed)
+    if settings.teacher_ready and not pretrained.has_head:
+        raise InputError(
+            f"{settings.model} has no head of {task.outputs} outputs, so it is no teacher for this task: "
+            "leave --teacher-ready out and it will be fine-tuned"
+        )
+    check_length(task.max_length, pretrained)
+    tokenizer_json = tokenizer_of(pretrained.folder)
+    tokenizer = Tokenizer(tokenizer_json, task.max_length)
+    if tokenizer.vocabulary > pretrained.config.dims.vocabulary:
+        raise InputError(
+            f"the tokenizer of {settings.model} has {tokenizer.vocabulary} tokens, "
+            f"the model's table {pretrained.config.dims.vocabulary}: they do not belong together"
+        )
+    return Source(pretrained, tokenizer, tokenizer_json, task, chosen, columns, roles, parsed)
+
+
+def check_length(tokens: int, pretrained: families.Pretrained) -> None:
+    """Raises InputError where the model has too few positions for sequences of `tokens`."""
+    config = pretrained.config
+    longest = config.dims.positions - FAMILIES[config.family].position_offset
+    if tokens > longest:
+        raise InputError(f"--seq-len {tokens} is longer than the {longest} positions of the model")
+
+
+def tokenizer_of(folder: Path) -> bytes:
+    """The `tokenizer.json` of a model folder, made from the older files where it has none."""
+    file = folder / artifact.TOKENIZER
+    if file.is_file():
+        return file.read_bytes()
+    from transformers import AutoTokenizer  # only here: it is slow to import
+
+    try:
+        slow = AutoTokenizer.from_pretrained(folder)
+        return str(slow.backend_tokenizer.to_str()).encode()
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder} has no usable tokenizer: {error}") from error
+
+
+def model_digest(source: Source) -> str:
+    """Digest of the pretrained model's files."""
+    return digest_of_files([path for path in source.pretrained.folder.iterdir() if path.is_file()])
+
+
+def _given(name: str | None, columns: Columns, task: Task) -> Examples | None:
+    return examples(read_table(name), columns, task) if name else None
