@@ -90,12 +90,12 @@ class Layer(nn.Module):
         """`x` [batch, tokens, hidden]; `mask` [batch, 1, 1, tokens], true where a token may be attended to."""
         if self.spec.has_attention:
             context = self._context(x, mask, gates)
-            update = _gated(self.attention_output(context), gates and gates.attention_rows)
+            update = _gated(self.attention_output(context), None if gates is None else gates.attention_rows)
             changed = self.attention_norm(_add_rows(x, self.attention_rows, self.dropout(update)))
             x = where_alive(gates.heads, gates.attention_rows, changed, x) if gates else changed
         if self.spec.has_ffn:
-            activated = _gated(functional.gelu(self.ffn_input(x)), gates and gates.ffn)
-            update = _gated(self.ffn_output(activated), gates and gates.ffn_rows)
+            activated = _gated(functional.gelu(self.ffn_input(x)), None if gates is None else gates.ffn)
+            update = _gated(self.ffn_output(activated), None if gates is None else gates.ffn_rows)
             changed = self.ffn_norm(_add_rows(x, self.ffn_rows, self.dropout(update)))
             x = where_alive(gates.ffn, gates.ffn_rows, changed, x) if gates else changed
         return x
@@ -207,22 +207,34 @@ def from_weights(
     Raises InputError where a tensor is missing, unknown or of another shape than its layer needs.
     """
     model = SequenceClassifier(config, spec_of(weights, config.dims), dropout)
-    expected = model.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights:
-            raise InputError(f"tensor {name} is missing")
-        if name not in expected:
-            raise InputError(f"tensor {name} belongs to no part of the encoder")
-        if weights[name].shape != tuple(expected[name].shape):
-            raise InputError(f"tensor {name} is {weights[name].shape}, must be {tuple(expected[name].shape)}")
-        if name.endswith("_rows"):
-            _check_rows(name, weights[name], config.dims.hidden)
-    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+    load_tensors(model, {name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
     return model
 
 
-def _check_rows(name: str, rows: NDArray[Any], hidden: int) -> None:
-    if (np.diff(rows) <= 0).any() or not 0 <= rows[0] <= rows[-1] < hidden:
+def load_tensors(model: SequenceClassifier, tensors: Mapping[str, Tensor], fresh_head: bool = False) -> None:
+    """Copy `tensors` into `model`; with `fresh_head`, the model's own stay where the head's are missing.
+
+    Raises InputError where a tensor is missing, unknown or of another shape than its layer needs.
+    """
+    state = model.state_dict()
+    for name in sorted(state.keys() | tensors.keys()):
+        if name not in state:
+            raise InputError(f"tensor {name} belongs to no part of the encoder")
+        if name not in tensors:
+            if fresh_head and name.startswith("head."):
+                continue
+            raise InputError(f"tensor {name} {tuple(state[name].shape)} is missing")
+        if tensors[name].shape != state[name].shape:
+            got, expected = tuple(tensors[name].shape), tuple(state[name].shape)
+            raise InputError(f"tensor {name} is {got}, must be {expected}")
+        if name.endswith("_rows"):
+            _check_rows(name, tensors[name], model.config.dims.hidden)
+        state[name] = tensors[name].to(state[name].dtype)
+    model.load_state_dict(state)
+
+
+def _check_rows(name: str, rows: Tensor, hidden: int) -> None:
+    if bool((rows.diff() <= 0).any()) or not 0 <= int(rows[0]) <= int(rows[-1]) < hidden:
         raise InputError(f"tensor {name} must hold ascending indices from 0 to {hidden - 1}")
 
 

@@ -1,0 +1,196 @@
+"""Loading pretrained encoders: what the checkpoints of each family call things, and what we call them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunetime.arch import ArchSpec, Dims
+from prunetime.config import RUNNABLE, EncoderConfig
+from prunetime.errors import InputError
+from prunetime.models.checkpoint import folder_of, read_json, read_tensors
+from prunetime.models.encoder import SequenceClassifier, load_tensors
+
+OWN_MODEL_TYPE = "prunetime"
+"""`model_type` in the config.json of the folders that prunetime writes."""
+
+DEFAULT_LAYER_NORM_EPS = 1e-12
+"""Where config.json does not say (the first BERT releases do not)."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the checkpoints and config.json of a family call things.
+
+    `sizes` maps our sizes to keys of config.json. `encoder` and `head` map our modules (`{}` is the layer's index) to
+    the checkpoint's; those of `encoder` follow `prefix` in checkpoints that were saved with a task head. `fixed` are
+    the settings in config.json that have only one supported value.
+    """
+
+    sizes: Mapping[str, str]
+    encoder: Mapping[str, str]
+    head: Mapping[str, str]
+    prefix: str
+    fixed: Mapping[str, object]
+
+
+NAMES = {
+    "bert": Names(
+        sizes={
+            "layers": "num_hidden_layers",
+            "hidden": "hidden_size",
+            "heads": "num_attention_heads",
+            "ffn": "intermediate_size",
+            "vocabulary": "vocab_size",
+            "positions": "max_position_embeddings",
+            "token_types": "type_vocab_size",
+        },
+        encoder={
+            "embeddings.word": "embeddings.word_embeddings",
+            "embeddings.position": "embeddings.position_embeddings",
+            "embeddings.token_type": "embeddings.token_type_embeddings",
+            "embeddings.norm": "embeddings.LayerNorm",
+            "layers.{}.query": "encoder.layer.{}.attention.self.query",
+            "layers.{}.key": "encoder.layer.{}.attention.self.key",
+            "layers.{}.value": "encoder.layer.{}.attention.self.value",
+            "layers.{}.attention_output": "encoder.layer.{}.attention.output.dense",
+            "layers.{}.attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
+            "layers.{}.ffn_input": "encoder.layer.{}.intermediate.dense",
+            "layers.{}.ffn_output": "encoder.layer.{}.output.dense",
+            "layers.{}.ffn_norm": "encoder.layer.{}.output.LayerNorm",
+            "head.dense": "pooler.dense",
+        },
+        head={"head.output": "classifier"},
+        prefix="bert.",
+        fixed={"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False},
+    ),
+}
+"""One entry for each family of `prunetime.config.RUNNABLE`."""
+
+LEGACY_NORM = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+"""LayerNorm's tensors in the checkpoints that were first converted from TensorFlow."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A loaded model; `folder` has its tokenizer files.
+
+    `has_head`: the head is the checkpoint's and has the number of outputs that was asked for; `labels` are then their
+    names. Otherwise `labels` is None and the output layer is fresh, and so is what the checkpoint lacks before it.
+    """
+
+    model: SequenceClassifier
+    config: EncoderConfig
+    folder: Path
+    labels: tuple[str, ...] | None
+    has_head: bool
+    pad_token_id: int
+
+
+def load(model: str, outputs: int, seed: int = 0) -> Pretrained:
+    """Load `model`, a folder written by `save_pretrained` or by prunetime, or a hub id, with `outputs` logits.
+
+    A fresh head depends on `seed` only. The hub is `HF_ENDPOINT`; with `HF_HUB_OFFLINE=1` only its cache is read.
+    Raises InputError where there is no such model, its architecture is not supported, or its files are damaged.
+    """
+    folder = folder_of(model)
+    settings = read_json(folder / "config.json")
+    family = settings.get("model_type")
+    if family == OWN_MODEL_TYPE:
+        config, spec = _own_config(settings, folder)
+        tensors = read_tensors(folder)
+    elif family in RUNNABLE:
+        config, spec = _family_config(settings, family, outputs, folder), None
+        tensors = _our_names(read_tensors(folder), NAMES[family])
+    else:
+        supported = ", ".join((*RUNNABLE, OWN_MODEL_TYPE))
+        raise InputError(f"{folder}: architecture {family!r} is not supported; supported: {supported}")
+    config = replace(config, outputs=outputs)
+    has_head = _has_head(tensors, outputs)
+    if not has_head:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.output.")}
+    try:
+        classifier = _fresh(config, spec, seed)
+        load_tensors(classifier, tensors, fresh_head=True)
+    except InputError as error:
+        raise InputError(f"{folder}: config.json and the weights do not fit: {error}") from error
+    return Pretrained(
+        model=classifier,
+        config=config,
+        folder=folder,
+        labels=_labels(settings, outputs) if has_head else None,
+        has_head=has_head,
+        pad_token_id=settings.get("pad_token_id") or 0,
+    )
+
+
+def _own_config(settings: Mapping[str, Any], folder: Path) -> tuple[EncoderConfig, ArchSpec]:
+    try:
+        return EncoderConfig.from_json(settings["encoder"]), ArchSpec.from_json(settings["spec"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}: config.json has no usable encoder and spec ({error!r})") from error
+
+
+def _family_config(settings: Mapping[str, Any], family: str, outputs: int, folder: Path) -> EncoderConfig:
+    names = NAMES[family]
+    for key, value in names.fixed.items():
+        if settings.get(key) not in (None, value):
+            raise InputError(f"{folder}: {key} {settings[key]!r} is not supported for {family}; only {value!r} is")
+    missing = [key for key in names.sizes.values() if key not in settings]
+    if missing:
+        raise InputError(f"{folder}: config.json lacks {', '.join(missing)}")
+    sizes = {name: settings[key] for name, key in names.sizes.items()}
+    wrong = [f"{names.sizes[name]} {size!r}" for name, size in sizes.items() if type(size) is not int or size < 1]
+    if wrong:
+        raise InputError(f"{folder}: config.json has {', '.join(wrong)}; it must be a whole number of at least 1")
+    if sizes["hidden"] % sizes["heads"]:
+        raise InputError(f"{folder}: hidden size {sizes['hidden']} is no multiple of its {sizes['heads']} heads")
+    eps = settings.get("layer_norm_eps", DEFAULT_LAYER_NORM_EPS)
+    if not isinstance(eps, float):
+        raise InputError(f"{folder}: config.json has layer_norm_eps {eps!r}; it must be a number above 0 and below 1")
+    token_types = sizes.pop("token_types", 1)
+    return EncoderConfig(
+        family=family,
+        dims=Dims(**sizes, head_dim=sizes["hidden"] // sizes["heads"]),
+        embedding=sizes["hidden"],
+        token_types=token_types,
+        layer_norm_eps=eps,
+        outputs=outputs,
+    )
+
+
+def _our_names(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """The tensors of the encoder and its head under our names; what else the checkpoint has is left out."""
+    ours = {theirs: our for our, theirs in {**names.encoder, **names.head}.items()}
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        for legacy, modern in LEGACY_NORM.items():
+            name = name.removesuffix(legacy) + modern if name.endswith(legacy) else name
+        module, _, kind = name.removeprefix(names.prefix).rpartition(".")
+        indices = re.findall(r"\d+", module)
+        template = re.sub(r"\d+", "{}", module)
+        if template in ours:
+            renamed[f"{ours[template].format(*indices)}.{kind}"] = tensor
+    return renamed
+
+
+def _fresh(config: EncoderConfig, spec: ArchSpec | None, seed: int) -> SequenceClassifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SequenceClassifier(config, spec)
+
+
+def _has_head(tensors: Mapping[str, Tensor], outputs: int) -> bool:
+    output = tensors.get("head.output.weight")
+    return output is not None and len(output) == outputs and "head.dense.weight" in tensors
+
+
+def _labels(settings: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
+    named = settings.get("id2label") or {}
+    return tuple(str(named.get(str(index), f"LABEL_{index}")) for index in range(outputs))
