@@ -1,0 +1,274 @@
+"""Labelled examples of a task: which columns are what, what the labels mean, and the rows read with it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.errors import InputError
+from prunetime.task import Kind, Task
+from prunetime.tasks.table import Table
+
+MAX_CLASSES = 1000
+
+LABEL_NAMES = ("label", "labels", "target", "class", "relevance", "score")
+"""Column names that are taken as the label; `label` itself wins over the others."""
+
+GROUP_NAMES = ("group", "query_id", "qid", "query", "question_id")
+
+TEXT_NAMES = ("text", "query", "title", "sentence", "question", "passage", "document", "premise", "hypothesis")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the one or two text columns, the label column, and the column of the group, if there is one."""
+
+    text: tuple[str, ...]
+    label: str
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of `table` as the task sees them, all of length [rows].
+
+    - `texts`: one or two texts of each row
+    - `labels`: int64 class indices into `task.labels`, or float32
+    - `groups`: int64 ids; equal where the group's text is, in whatever table or order
+    - `rows`: which rows of `table` these are
+    - `group`: the column of the groups; None where a row's group is its first text
+    """
+
+    table: Table
+    texts: list[tuple[str, ...]]
+    labels: NDArray[Any]
+    groups: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    group: str | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, rows: NDArray[Any] | Sequence[int]) -> Examples:
+        """The examples at `rows` (indices or booleans), in that order."""
+        chosen = np.arange(len(self))[np.asarray(rows)]
+        return replace(
+            self,
+            texts=[self.texts[row] for row in chosen],
+            labels=self.labels[chosen],
+            groups=self.groups[chosen],
+            rows=self.rows[chosen],
+        )
+
+    def column(self, name: str) -> list[str]:
+        """Values of a column of the table for these rows."""
+        values = self.table.column(name)
+        return [values[row] for row in self.rows]
+
+
+def guess_columns(
+    table: Table, text: Sequence[str] = (), label: str | None = None, group: str | None = None
+) -> tuple[Columns, str]:
+    """The columns given, the others guessed from names and values, and a sentence that says what was guessed.
+
+    The sentence is empty when nothing was. Raises InputError for a given column that is missing and where more than
+    one guess is possible.
+    """
+    for name in (*text, *filter(None, (label, group))):
+        table.column(name)
+    if len(text) > 2 or len(set(text)) != len(text):
+        raise InputError(f"--text {','.join(text)}: one or two different columns hold text")
+    guessed = []
+    if label is None:
+        label = _guess_label(table, taken=(*text, group))
+        guessed.append(f"label = {label}")
+    if not text:
+        text = _guess_text(table, label)
+        guessed.append(f"text = {','.join(text)}")
+    if group is None:
+        named = [name for name in GROUP_NAMES if name in table.columns and name != label]
+        group = named[0] if len(named) == 1 else None
+        guessed.append(f"group = {group}" if group else f"a row's group is its {text[0]}")
+    sentence = f"Guessed from the columns of {table.name}: {'; '.join(guessed)}." if guessed else ""
+    return Columns(tuple(text), label, group), sentence
+
+
+def task_of(table: Table, columns: Columns, max_length: int, kind: Kind | None = None) -> Task:
+    """The task that the labels of `table`, the training data, are of.
+
+    Without `kind`: whole numbers, 0.0/1.0 and names are classes (sorted, whole numbers by value); other numbers are
+    relevance if all lie in 0..1, and regression if not. `max_length` is in tokens. Raises InputError for empty, NaN
+    or infinite labels, for one class only, and for labels that are not of `kind`.
+    """
+    texts = _label_texts(table, columns.label)
+    where = f"{table.name}, column {columns.label!r}"
+    numbers = _numbers(where, texts)
+    if kind is None:
+        kind = _kind_of(texts, numbers)
+    if kind == "classification":
+        names = sorted({_class_name(text) for text in texts}, key=_class_order)
+        if len(names) < 2:
+            raise InputError(f"{where}: one class only, {names[0]!r}; a classifier needs rows of at least two")
+        if len(names) > MAX_CLASSES:
+            raise InputError(
+                f"{where}: {len(names)} different labels, such as {names[0]!r} and {names[-1]!r}; the limit is "
+                f"{MAX_CLASSES} classes. Is it the label column?"
+            )
+        return Task("classification", tuple(names), columns.text, max_length)
+    if numbers is None:
+        raise InputError(f"{where}: {_first(texts, lambda text: _number(text) is None)} is no number, as {kind} needs")
+    if kind == "relevance":
+        _check_relevance(where, numbers)
+    return Task(kind, (), columns.text, max_length)
+
+
+def examples(table: Table, columns: Columns, task: Task) -> Examples:
+    """The rows of `table`, checked.
+
+    Raises InputError, naming rows (the first row of data is row 1), for an empty text, a label that is empty, NaN or
+    not one of the task's, and where all rows have the same label.
+    """
+    texts = list(zip(*(_texts(table, name) for name in columns.text), strict=True))
+    where = f"{table.name}, column {columns.label!r}"
+    label_texts = _label_texts(table, columns.label)
+    labels: NDArray[Any]
+    if task.kind == "classification":
+        index = {_class_name(name): i for i, name in enumerate(task.labels)}
+        unknown = [row for row, text in enumerate(label_texts) if _class_name(text) not in index]
+        if unknown:
+            raise InputError(
+                f"{where}: label {label_texts[unknown[0]]!r} ({_row_numbers(unknown)}) is not one of the task's: "
+                f"{', '.join(task.labels)}"
+            )
+        labels = np.array([index[_class_name(text)] for text in label_texts], np.int64)
+    else:
+        numbers = _numbers(where, label_texts)
+        if numbers is None:
+            bad = _first(label_texts, lambda text: _number(text) is None)
+            raise InputError(f"{where}: {bad} is no number, as {task.kind} needs")
+        if task.kind == "relevance":
+            _check_relevance(where, numbers)
+        labels = np.array(numbers, np.float32)
+    if len(np.unique(labels)) < 2:
+        raise InputError(f"{where}: one class only, every label is {label_texts[0]!r}; give rows of at least two")
+    groups = _texts(table, columns.group) if columns.group else [row[0] for row in texts]
+    return Examples(table, texts, labels, group_ids(groups), np.arange(len(texts), dtype=np.int64), columns.group)
+
+
+def normalized(text: str) -> str:
+    """`text` without differences of case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def group_ids(texts: Sequence[str]) -> NDArray[np.int64]:
+    """An id of each normalised text that depends on nothing else, [rows]."""
+    ids = {text: stable_hash(normalized(text)) >> 1 for text in set(texts)}
+    return np.array([ids[text] for text in texts], np.int64)
+
+
+def stable_hash(text: str) -> int:
+    """64 bits of `text`, the same everywhere."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _guess_label(table: Table, taken: Sequence[str | None]) -> str:
+    named = [name for name in table.columns if name.lower() in LABEL_NAMES and name not in taken]
+    exact = [name for name in named if name.lower() == "label"]
+    candidates = exact or named
+    if len(candidates) == 1:
+        return candidates[0]
+    which = f"could be {' or '.join(candidates)}" if candidates else "has no column of a usual name"
+    raise InputError(
+        f"{table.name}: the label {which}; the columns are {', '.join(table.columns)}. Give --label COLUMN"
+    )
+
+
+def _guess_text(table: Table, label: str) -> tuple[str, ...]:
+    candidates = [name for name, values in table.columns.items() if name != label and _is_text(name, values)]
+    if len(candidates) in (1, 2):
+        return tuple(candidates)
+    which = (
+        f"{len(candidates)} columns hold text: {', '.join(candidates)}" if candidates else "no column looks like text"
+    )
+    raise InputError(f"{table.name}: {which}; the columns are {', '.join(table.columns)}. Give --text COLUMN[,COLUMN]")
+
+
+def _is_text(name: str, values: list[str]) -> bool:
+    return name.lower().rstrip("0123456789_") in TEXT_NAMES or sum(" " in v.strip() for v in values) > len(values) / 2
+
+
+def _texts(table: Table, name: str) -> list[str]:
+    values = table.column(name)
+    empty = [row for row, value in enumerate(values) if not value.strip()]
+    if empty:
+        raise InputError(f"{table.name}, column {name!r}: no text in {_row_numbers(empty)}; fill or remove them")
+    return values
+
+
+def _label_texts(table: Table, name: str) -> list[str]:
+    values = [value.strip() for value in table.column(name)]
+    empty = [row for row, value in enumerate(values) if not value or value.lower() in ("nan", "+nan", "-nan")]
+    if empty:
+        raise InputError(f"{table.name}, column {name!r}: empty or NaN label in {_row_numbers(empty)}; remove them")
+    return values
+
+
+def _numbers(where: str, texts: list[str]) -> list[float] | None:
+    """`texts` as numbers, None if not all are; InputError where one is infinite."""
+    numbers = [_number(text) for text in texts]
+    if any(number is None for number in numbers):
+        return None
+    infinite = [row for row, number in enumerate(numbers) if number is not None and math.isinf(number)]
+    if infinite:
+        raise InputError(f"{where}: label {texts[infinite[0]]!r} in {_row_numbers(infinite)} is not finite")
+    return [number for number in numbers if number is not None]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None
+
+
+def _kind_of(texts: list[str], numbers: list[float] | None) -> Kind:
+    if numbers is None or set(numbers) <= {0.0, 1.0} or all(re.fullmatch(r"[+-]?[0-9]+", text) for text in texts):
+        return "classification"
+    return "relevance" if min(numbers) >= 0.0 and max(numbers) <= 1.0 else "regression"
+
+
+def _class_name(text: str) -> str:
+    """`1`, `01` and `1.0` are the same class."""
+    number = _number(text)
+    return str(int(number)) if number is not None and math.isfinite(number) and number.is_integer() else text
+
+
+def _class_order(name: str) -> tuple[bool, float, str]:
+    number = _number(name)
+    return (number is None, number or 0.0, name)
+
+
+def _check_relevance(where: str, numbers: list[float]) -> None:
+    outside = [row for row, number in enumerate(numbers) if not 0.0 <= number <= 1.0]
+    if outside:
+        raise InputError(
+            f"{where}: {numbers[outside[0]]:g} ({_row_numbers(outside)}) is outside 0..1, as relevance is; scale it"
+        )
+
+
+def _first(texts: list[str], wrong: Callable[[str], bool]) -> str:
+    row = next(row for row, text in enumerate(texts) if wrong(text))
+    return f"{texts[row]!r} (row {row + 1})"
+
+
+def _row_numbers(rows: list[int]) -> str:
+    shown = ", ".join(str(row + 1) for row in rows[:5])
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"

@@ -1,0 +1,133 @@
+"""The three roles of data: train fits, valid chooses, test is read once. Groups never straddle roles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.errors import InputError
+from prunetime.tasks.data import Examples, normalized, stable_hash
+
+MIN_ROWS = 8
+"""A role with fewer rows can neither fit, nor choose, nor be believed."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """`warnings` are sentences about groups and rows that two roles share."""
+
+    train: Examples
+    valid: Examples
+    test: Examples
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of a role: those with `value` in `column`, or, with None, those whose value no train row has."""
+
+    name: str
+    column: str
+    value: str | None
+
+    def select(self, role: Examples, train: Examples) -> Examples:
+        """The examples of the slice; InputError when there are none."""
+        values = role.column(self.column)
+        if self.value is None:
+            seen = set(train.column(self.column))
+            kept = [value not in seen for value in values]
+        else:
+            kept = [value == self.value for value in values]
+        if not any(kept):
+            raise InputError(f"slice {self.name}: none of the {len(role)} rows of {role.table.name} is in it")
+        return role.select(np.array(kept))
+
+
+def parse_slice(text: str) -> Slice:
+    """`unseen:COLUMN` or `COLUMN=VALUE`."""
+    if text.startswith("unseen:") and len(text) > len("unseen:"):
+        return Slice(text, text.removeprefix("unseen:"), None)
+    column, equals, value = text.partition("=")
+    if not (column and equals):
+        raise InputError(f"slice {text!r}: write unseen:COLUMN or COLUMN=VALUE")
+    return Slice(text, column, value)
+
+
+def group_hash_split(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """True for the rows, [rows], of about `share` of the groups.
+
+    Whether a group is chosen depends on its id, `share` and `seed` alone: not on the order nor on other rows. What
+    a smaller share chooses, a larger one chooses too.
+    """
+    return _positions(groups, seed) < share
+
+
+def split_roles(train: Examples, valid: Examples | None, test: Examples | None, seed: int) -> Roles:
+    """The three roles; what is not given is split off by group.
+
+    From train alone: 80/10/10. With valid and no test: half of valid's groups are test. With test and no valid: a
+    tenth of train's groups is valid. Raises InputError where a role has fewer than `MIN_ROWS` rows, one group or one
+    label only.
+    """
+    split = valid is None or test is None
+    if valid is None:
+        train, valid, test = _split_train(train, test, seed)
+    elif test is None:
+        chosen = group_hash_split(valid.groups, 0.5, seed)
+        valid, test = valid.select(~chosen), valid.select(chosen)
+    named = {"train": train, "valid": valid, "test": test}
+    for name, role in named.items():
+        _check_role(name, role, split)
+    return Roles(train, valid, test, _shared(named))
+
+
+def _split_train(train: Examples, test: Examples | None, seed: int) -> tuple[Examples, Examples, Examples]:
+    position = _positions(train.groups, seed)
+    if test is not None:
+        return train.select(position >= 0.1), train.select(position < 0.1), test
+    valid = train.select((position >= 0.1) & (position < 0.2))
+    return train.select(position >= 0.2), valid, train.select(position < 0.1)
+
+
+def _positions(groups: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Where each row's group lies between 0 and 1, [rows]."""
+    unique, inverse = np.unique(groups, return_inverse=True)
+    return np.array([stable_hash(f"{seed} {group}") / 2**64 for group in unique])[inverse]
+
+
+def _check_role(name: str, role: Examples, split: bool) -> None:
+    what = f"{name} (after the split by group)" if split else name
+    groups = len(np.unique(role.groups))
+    if len(role) < MIN_ROWS or groups < 2:
+        raise InputError(
+            f"{what} has {len(role)} rows in {groups} groups; it needs at least {MIN_ROWS} in 2: give more data, "
+            "a finer --group, or the roles themselves with --valid and --test"
+        )
+    if len(np.unique(role.labels)) < 2:
+        raise InputError(f"{what} has {len(role)} rows of one label only; give more data")
+
+
+def _shared(roles: dict[str, Examples]) -> tuple[str, ...]:
+    warnings = []
+    for (name_a, a), (name_b, b) in combinations(roles.items(), 2):
+        if b.group is not None:
+            ids = np.unique(b.groups)
+            shared = np.isin(ids, a.groups)
+            if shared.any():
+                warnings.append(
+                    f"Leakage: {int(shared.sum())} of the {len(ids)} groups ({b.group}) of {name_b} are also in "
+                    f"{name_a}, such as {_example(b, ids[shared][0])!r}; {name_b} will flatter the model."
+                )
+        texts = {tuple(map(normalized, row)) for row in a.texts}
+        twice = sum(tuple(map(normalized, row)) in texts for row in b.texts)
+        if twice:
+            warnings.append(f"{twice} of the {len(b)} rows of {name_b} have the texts of a row of {name_a}.")
+    return tuple(warnings)
+
+
+def _example(role: Examples, group: int) -> str:
+    assert role.group is not None
+    return role.column(role.group)[int(np.flatnonzero(role.groups == group)[0])]

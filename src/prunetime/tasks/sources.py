@@ -1,0 +1,193 @@
+"""Reading labelled data: TSV, CSV, JSONL and Parquet files, datasets of the Hugging Face hub, and generated tasks."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from prunetime.errors import InputError
+from prunetime.tasks.synthetic import ad_relevance
+from prunetime.tasks.table import Table
+
+SYNTHETIC_ROWS = 20_000
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
+
+
+def read_table(source: str, split: str = "train") -> Table:
+    """The table that `source` names.
+
+    - a file: `.tsv` (UTF-8, header, tab-separated, no quoting), `.csv` (RFC 4180), `.jsonl`, each also with `.gz`,
+      or `.parquet`
+    - `synthetic:ad-relevance`, with options as in `synthetic:ad-relevance?rows=20000&seed=3`
+    - `owner/name` or `owner/name:config`: a dataset of the hub (HF_ENDPOINT is honoured), of which the files of
+      `split` (train, validation or test) are read
+
+    Raises InputError where there is nothing to read or it is not what its name says.
+    """
+    if source.startswith("synthetic:"):
+        return _synthetic(source)
+    path = Path(source)
+    if path.is_dir():
+        raise InputError(f"{source} is a folder; give a file ({', '.join(_PARSERS)})")
+    if path.exists():
+        return read_file(path, source)
+    if parser_of(source) is None and _HUB_ID.fullmatch(source):
+        from prunetime.tasks.hub import dataset_files
+
+        tables = [read_file(path, name) for name, path in dataset_files(source, split)]
+        return _joined(f"{source} ({split})", tables)
+    raise InputError(f"{source}: no such file")
+
+
+def read_file(path: Path, name: str) -> Table:
+    """The table in the file at `path`; messages call it `name`."""
+    parse = parser_of(name)
+    if parse is None:
+        raise InputError(f"{name}: cannot tell the format from the name; rename it to end in {', '.join(_PARSERS)}")
+    try:
+        data = path.read_bytes()
+        if name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{name} cannot be read: {error}") from error
+    if not data:
+        raise InputError(f"{name} is empty (0 bytes); give a file with a header and rows")
+    return parse(data, name)
+
+
+def parser_of(name: str) -> Callable[[bytes, str], Table] | None:
+    """What reads a file called `name`; None for a suffix that is not known."""
+    lower = name.lower()
+    return next((parse for suffix, parse in _PARSERS.items() if lower.endswith(suffix)), None)
+
+
+def parse_tsv(data: bytes, name: str) -> Table:
+    lines = _text(data, name).removesuffix("\n").split("\n")
+    if lines[0].endswith("\r"):
+        lines = [line.removesuffix("\r") for line in lines]
+    header, *rows = (line.split("\t") for line in lines)
+    for number, row in enumerate(rows, start=2):
+        _check_width(row, header, name, number)
+    return Table.of_rows(name, header, rows)
+
+
+def parse_csv(data: bytes, name: str) -> Table:
+    reader = csv.reader(io.StringIO(_text(data, name), newline=""), strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+                _check_width(row, rows[0], name, reader.line_num)
+    except csv.Error as error:
+        raise InputError(f"{name}, line {reader.line_num}: not CSV ({error}); RFC 4180 quoting is expected") from error
+    if not rows:
+        raise InputError(f"{name} holds only blank lines; give a header and rows")
+    return Table.of_rows(name, rows[0], rows[1:])
+
+
+def parse_jsonl(data: bytes, name: str) -> Table:
+    records = []
+    for number, line in enumerate(_text(data, name).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{name}, line {number}: {error.reason} (half of a surrogate pair); remove it") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{name}, line {number}: not JSON ({error}); one object a line is expected") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{name}, line {number}: {line.strip()[:40]!r} is not an object of column: value")
+        records.append(record)
+    header = list(dict.fromkeys(column for record in records for column in record))
+    return Table.of_rows(name, header, [[_as_text(record.get(column)) for column in header] for record in records])
+
+
+def parse_parquet(data: bytes, name: str) -> Table:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{name}: Parquet needs pyarrow; pip install 'prunetime[prune]'") from error
+    try:
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(data)).read()
+        columns = [[_as_text(value) for value in column.to_pylist()] for column in table.columns]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{name} is not a Parquet file that can be read: {error}") from error
+    return Table.of_rows(name, table.column_names, list(zip(*columns, strict=True)))
+
+
+_TEXT_PARSERS = {".tsv": parse_tsv, ".csv": parse_csv, ".jsonl": parse_jsonl}
+
+_PARSERS: dict[str, Callable[[bytes, str], Table]] = {
+    **_TEXT_PARSERS,
+    **{f"{suffix}.gz": parse for suffix, parse in _TEXT_PARSERS.items()},
+    ".parquet": parse_parquet,
+}
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}); "
+            "save it as UTF-8"
+        ) from error
+
+
+def _check_width(row: list[str], header: list[str], name: str, line: int) -> None:
+    if len(row) != len(header):
+        raise InputError(f"{name}, line {line}: {len(row)} fields, but the header has {len(header)}")
+
+
+def _as_text(value: Any) -> str:
+    """A value of JSON or Parquet as the text that TSV would hold."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _joined(name: str, tables: list[Table]) -> Table:
+    first = tables[0]
+    for table in tables[1:]:
+        if set(table.columns) != set(first.columns):
+            raise InputError(
+                f"{table.name} has the columns {', '.join(table.columns)}, but {first.name} of the same split has "
+                f"{', '.join(first.columns)}"
+            )
+    return Table(name, {column: [v for table in tables for v in table.columns[column]] for column in first.columns})
+
+
+def _synthetic(source: str) -> Table:
+    name, _, query = source.removeprefix("synthetic:").partition("?")
+    if name != "ad-relevance":
+        raise InputError(f"{source}: no such generated task; there is synthetic:ad-relevance")
+    options = {"rows": SYNTHETIC_ROWS, "seed": 0}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in options:
+            raise InputError(f"{source}: unknown option {key!r}; the options are rows and seed")
+        if not re.fullmatch(r"[0-9]{1,12}", value):
+            raise InputError(f"{source}: {key} is {value!r}; it must be a whole number of at least 0")
+        options[key] = int(value)
+    return ad_relevance(options["rows"], options["seed"])
