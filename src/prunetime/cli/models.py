@@ -1,0 +1,190 @@
+"""Commands on a model: score, eval, inspect, profile, bench, export."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from prunetime import artifact as artifacts
+from prunetime.budget import Budget
+from prunetime.cli.main import emit, main
+from prunetime.cli.options import (
+    artifact_argument,
+    columns_of,
+    group_option,
+    json_option,
+    label_option,
+    metric_option,
+    setting_options,
+    text_option,
+)
+from prunetime.errors import InputError
+
+
+@main.command()
+@artifact_argument
+@click.option("--text", help="The text (of a pair: the first). Without it, lines of standard input are scored.")
+@click.option("--pair", help="The second text of a pair.")
+@json_option
+def score(artifact: Path, text: str | None, pair: str | None, as_json: bool) -> None:
+    """Score a text or a pair, or every line of standard input (a pair's two texts separated by a tab)."""
+    from prunetime.runtime.model import load
+
+    model = load(artifact)
+    if text is not None:
+        rows = [(text, pair) if pair is not None else (text,)]
+    else:
+        rows = [tuple(line.rstrip("\r\n").split("\t")) for line in _utf8_lines()]
+        if not rows:
+            raise InputError("nothing on standard input: give --text, or one text (or pair) per line")
+    scores = model.score(rows).tolist()
+    emit({"scores": scores}, as_json, "\n".join(json.dumps(value) for value in scores))
+
+
+@main.command("eval")
+@artifact_argument
+@click.option("--data", required=True, help="TSV, CSV, JSONL or Parquet file, hub dataset id, or synthetic: name.")
+@text_option
+@label_option
+@group_option
+@metric_option
+@json_option
+def evaluate(
+    artifact: Path, data: str, text: str | None, label: str | None, group: str | None, metric: str | None, as_json: bool
+) -> None:
+    """Quality and latency of an artifact on labelled data, by the engine."""
+    from prunetime.runtime.measure import interleave, pinned, summarise
+    from prunetime.runtime.model import load
+    from prunetime.runtime.timing import calls_of
+    from prunetime.tasks import metrics
+    from prunetime.tasks.data import examples, guess_columns
+    from prunetime.tasks.sources import read_table
+
+    model = load(artifact)
+    task = model.manifest.task
+    table = read_table(data)
+    columns, guess = guess_columns(table, columns_of(text) or task.text, label, group)
+    if guess:
+        click.echo(guess, err=True)
+    rows = examples(table, columns, task)
+    chosen = metrics.metric(metric) if metric else metrics.default_metric(task)
+    estimate = metrics.evaluate(chosen, model.score(rows.texts), rows.labels, rows.groups)
+    budget = Budget(share=1.0, seq_len=task.max_length)
+    with pinned(1):
+        calls = calls_of(model.engine, model.manifest.config, model.tokenizer, task.pair, budget)
+        latency = summarise(interleave({"ids": calls["ids"]}, rounds=6)["ids"])
+    result = {
+        "metric": chosen.name,
+        "value": estimate.value,
+        "ci95": list(estimate.ci95),
+        "rows": len(rows),
+        "p50_us": latency.p50_us,
+        "noisy": latency.noisy,
+    }
+    low, high = estimate.ci95
+    text_result = (
+        f"{chosen.name} {estimate.value:.4f} (95 % interval {low:.4f} to {high:.4f}) on {len(rows)} rows, "
+        f"{latency.p50_us:.0f} us for {task.max_length} tokens{' (noisy)' if latency.noisy else ''}"
+    )
+    emit(result, as_json, text_result)
+
+
+@main.command()
+@artifact_argument
+@json_option
+def inspect(artifact: Path, as_json: bool) -> None:
+    """Say what an artifact holds; every byte of it is checked."""
+    found = artifacts.read(artifact)
+    manifest = found.manifest
+    dims, task = manifest.config.dims, manifest.task
+    kept, full = manifest.spec.weights(dims), type(manifest.spec).full(dims).weights(dims)
+    lines = [
+        f"{task.kind} on {', '.join(task.text)}; {task.outputs} outputs {list(task.labels) or ''}; "
+        f"at most {task.max_length} tokens",
+        f"{manifest.config.family}, hidden {dims.hidden}; {kept:,} of {full:,} encoder weights ({kept / full:.1%})",
+        f"precision {manifest.plan.default.precision}",
+        "layer  heads          attention rows  FFN rows     FFN-output rows",
+        *(
+            f"{i:5}  {layer.heads:3} of {dims.heads:3}     {layer.attention_rows:5}           "
+            f"{layer.ffn:5} of {dims.ffn:5} {layer.ffn_rows:5}"
+            for i, layer in enumerate(manifest.spec.layers)
+        ),
+    ]
+    emit(manifest.to_json() | {"encoder_weights": kept, "dense_encoder_weights": full}, as_json, "\n".join(lines))
+
+
+@main.command()
+@click.option("--model", required=True, help="Folder of a Hugging Face model, or a hub id.")
+@setting_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the profile is written.")
+@click.option("--specs", type=click.IntRange(3), default=100, show_default=True, help="Random specs its error is from.")
+@json_option
+def profile(model: str, out: Path, specs: int, as_json: bool, **setting: int) -> None:
+    """Measure this machine's latency profile for a model, and how far its predictions are off."""
+    from prunetime.cli.progress import ConsoleReporter
+    from prunetime.models import families
+    from prunetime.pipeline.source import check_length, tokenizer_of
+    from prunetime.runtime import profiling
+    from prunetime.runtime.tokenize import Tokenizer
+
+    budget = Budget(share=1.0, **setting)
+    pretrained = families.load(model, outputs=2)
+    check_length(budget.seq_len, pretrained)
+    tokenizer = Tokenizer(tokenizer_of(pretrained.folder), budget.seq_len)
+    reporter, config = ConsoleReporter(), pretrained.config
+    with reporter.stage("Measure sub-layers") as progress:
+        recorded = profiling.record(config, tokenizer, True, budget, progress)
+    artifacts.write_json(out, recorded.to_json())
+    with reporter.stage(f"Predict and measure {specs} random specs") as progress:
+        drawn = profiling.random_specs(config.dims, specs)
+        error = profiling.prediction_error(recorded, config, drawn, progress)
+    floor_us, dense_us = recorded.floor_and_dense(budget)
+    result = {"profile": str(out), "dense_us": dense_us, "floor_us": floor_us, "error": error.to_json()}
+    text = (
+        f"dense {dense_us:.0f} us, floor {floor_us:.0f} us; predictions: mean error {error.mape:.1f} %, worst "
+        f"{error.worst:.1f} %, Spearman {error.spearman:.4f}, {error.within_5:.0%} within 5 %"
+    )
+    emit(result, as_json, text)
+
+
+@main.command()
+@artifact_argument
+@setting_options
+@click.option("--against", default="", help="Rivals to time beside it: pytorch, onnxruntime (comma-separated).")
+@json_option
+def bench(artifact: Path, against: str, as_json: bool, **setting: int) -> None:
+    """Time an artifact on every instruction set of this CPU, interleaved with rivals running the same model."""
+    from prunetime.rivals import bench as benching
+
+    names = [name.strip() for name in against.split(",") if name.strip()]
+    rows = benching.rows(artifacts.read(artifact), Budget(share=1.0, **setting), names)
+    header = f"{'engine':24}{'p50 us':>10}{'p99 us':>10}{'max logit error':>18}"
+    lines = [
+        f"{row['engine']:24}{row['p50_us']:10.0f}{row['p99_us']:10.0f}{row['max_logit_error']:18.2g}" for row in rows
+    ]
+    emit({"rows": rows}, as_json, "\n".join([header, *lines]))
+
+
+@main.command()
+@artifact_argument
+@click.option("--to", "form", type=click.Choice(["onnx"]), required=True, help="Format.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
+@json_option
+def export(artifact: Path, form: str, out: Path, as_json: bool) -> None:
+    """Write an artifact in another format."""
+    from prunetime.export.onnx import export_onnx
+
+    found = artifacts.read(artifact)
+    export_onnx(found.manifest.config, found.weights, out)
+    emit({"format": form, "file": str(out)}, as_json, str(out))
+
+
+def _utf8_lines() -> list[str]:
+    content = sys.stdin.buffer.read()
+    try:
+        return content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not UTF-8 at byte {error.start}: convert it first") from error

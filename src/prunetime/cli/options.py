@@ -1,0 +1,52 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, last.")
+text_option = click.option("--text", help="Text column, or two separated by a comma. Guessed when unambiguous.")
+label_option = click.option("--label", help="Label column. Guessed when unambiguous.")
+group_option = click.option("--group", help="Column whose equal values stay together when data is split.")
+metric_option = click.option("--metric", help="auc, pr_auc, accuracy, f1, mcc, spearman, ndcg@10, mrr, ...")
+slice_option = click.option(
+    "--slice", "slices", multiple=True, help="Also report on a part: unseen:COLUMN or COLUMN=VALUE."
+)
+artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+
+
+def setting_options(command: Command) -> Command:
+    """Sequence length, batch and threads of what is timed."""
+    for option in (
+        click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine."),
+        click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences in a call."),
+        click.option("--seq-len", type=click.IntRange(3), default=128, show_default=True, help="Tokens per sequence."),
+    ):
+        command = option(command)
+    return command
+
+
+def budget_options(command: Command) -> Command:
+    """The amount of the budget and what of the latency is judged."""
+    for option in (
+        click.option("--scope", type=click.Choice(["ids", "text"]), help="From token ids (default), or from text."),
+        click.option("--statistic", type=click.Choice(["p50", "p99"]), help="p50 by default."),
+        click.option(
+            "--condition", type=click.Choice(["hot", "idle"]), help="Back to back (default), or after a pause."
+        ),
+        click.option("--latency", required=True, help="1.9ms, 1900us, or a share of the dense model such as 40%."),
+    ):
+        command = option(command)
+    return command
+
+
+def columns_of(text: str | None) -> tuple[str, ...] | None:
+    """`query,title` as names."""
+    return tuple(name.strip() for name in text.split(",")) if text else None

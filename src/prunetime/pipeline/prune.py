@@ -1,0 +1,194 @@
+"""The whole road: `prune` from a model, data and a budget; `pick` another budget off a finished run's archive."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunetime import __version__, artifact
+from prunetime.budget import Budget
+from prunetime.errors import BudgetError, InputError
+from prunetime.machine import this_machine
+from prunetime.pipeline import stages, verify
+from prunetime.pipeline.card import model_card
+from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
+from prunetime.pipeline.settings import Settings
+from prunetime.pipeline.source import Source, load_source, model_digest
+from prunetime.report.render import render
+from prunetime.runtime.latency import LatencyProfile
+
+ATTEMPTS = 3
+"""Searches of one run: the first, and two with the predictor tightened."""
+
+RESULT = "result.json"
+
+KEPT_FOR_PICK = ("profile.json", "importance.safetensors", "evaluations.jsonl")
+
+
+def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | None = None) -> dict[str, Any]:
+    """Runs the pipeline into the folder `out`, resuming what an earlier call with equal settings left there.
+
+    Returns the result that the command line prints as JSON.
+
+    Raises:
+        InputError: something given cannot be used, or `out` holds a run with other settings.
+        BudgetError: no model inside the budget was found in three attempts.
+    """
+    run = Run(out, reporter)
+    with run.locked():
+        source, inputs = _begin(run, settings)
+        if result := _finished(run):
+            return result
+        latency = stages.profile(run, source, settings.budget, profile)
+        dense = stages.teacher(run, source, settings, inputs)
+        stages.importance(run, source, settings, dense, inputs)
+
+        def choose(target_us: float) -> None:
+            stages.choose(run, source, settings, dense, latency, target_us)
+
+        return _into_budget(run, source, settings, dense, latency, choose)
+
+
+def pick(origin: Path, amount: Budget, changed: Mapping[str, Any], out: Path, reporter: Reporter) -> dict[str, Any]:
+    """Takes the best model for another budget off the archive of the finished run `origin`, tunes and verifies it.
+
+    The new budget is the run's with the time or share of `amount` and the fields that `changed` names. Raises InputError where `origin` is no finished run or its archive has nothing inside the budget.
+    """
+    before = Run(origin, reporter)
+    settings = Settings.from_json(before.read("run.json")["settings"])
+    budget = replace(settings.budget, us=amount.us, share=amount.share, **changed)
+    settings = settings.with_budget(budget)
+    needed = (*KEPT_FOR_PICK, "teacher")
+    missing = [name for name in needed if not before.path(name).exists()]
+    if missing:
+        raise InputError(f"{origin} is no finished run: it lacks {', '.join(missing)}; run `prunetime prune` first")
+    run = Run(out, reporter)
+    with run.locked():
+        source, _ = _begin(run, settings)
+        if result := _finished(run):
+            return result
+        for name in KEPT_FOR_PICK:
+            shutil.copyfile(before.path(name), run.path(name))
+        if not run.path("teacher").exists():
+            with artifact.replacing_folder(run.path("teacher")) as temporary:
+                shutil.copytree(before.path("teacher"), temporary, dirs_exist_ok=True)
+        dense = artifact.read(run.path("teacher"))
+        latency = stages.profile(run, source, budget, before.path("profile.json"))
+
+        def choose(target_us: float) -> None:
+            def work(_: Progress) -> None:
+                stages.leave_choice(run, source, settings, dense, target_us)
+
+            inputs = {"archive": stages.archive_digest(run, settings), "target_us": target_us}
+            run.do("search", f"Pick within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
+
+        return _into_budget(run, source, settings, dense, latency, choose)
+
+
+def _begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
+    """Loads the sources and writes `run.json`, or checks that the one there is of the same run."""
+    with run.reporter.stage("Load model and data"):
+        source = load_source(settings, run.reporter.say)
+        inputs = {
+            "model": model_digest(source),
+            "data": digest_of([source.roles.train.texts, source.roles.train.labels.tolist()]),
+            "settings": settings.to_json() | {"budget": None, "slices": None},
+        }
+    roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
+    record = {
+        "settings": settings.to_json(),
+        "digest": digest_of(inputs | {"budget": settings.budget.to_json()}),
+        "task": source.task.to_json(),
+        "columns": {"text": list(source.columns.text), "label": source.columns.label, "group": source.columns.group},
+        "metric": source.metric.name,
+        "rows": {name: len(role) for name, role in roles.items()},
+        "groups": {name: len(np.unique(role.groups)) for name, role in roles.items()},
+        "dims": source.pretrained.config.dims.to_json(),
+        "warnings": list(source.roles.warnings),
+        "machine": this_machine().to_json(),
+        "versions": {
+            "prunetime": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "numpy", "tokenizers")},
+        },
+    }
+    if run.path("run.json").exists():
+        found = run.read("run.json")
+        if found["digest"] != record["digest"]:
+            changed = [k for k, v in record["settings"].items() if found["settings"].get(k) != v]
+            what = f"its {', '.join(changed)} differ" if changed else "its model or data files have changed since"
+            raise InputError(f"{run.folder} holds another run: {what}; choose another --out, or remove it")
+    else:
+        run.write("run.json", record)
+    return source, inputs
+
+
+def _into_budget(
+    run: Run,
+    source: Source,
+    settings: Settings,
+    dense: artifact.Artifact,
+    latency: LatencyProfile,
+    choose: Callable[[float], None],
+) -> dict[str, Any]:
+    """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats."""
+    budget = settings.budget
+    budget_us = budget.resolve(latency.floor_and_dense(budget)[1])
+    while True:
+        attempts = run.read("attempts.json") if run.path("attempts.json").exists() else []
+        over = max((attempt["measured_over_predicted"] for attempt in attempts), default=1.0)
+        choose(budget_us * stages.MARGIN / max(1.0, over))
+        verdict = verify.gate(run, source, budget)
+        if verdict.ci95[0] <= verdict.limit:
+            stages.tune(run, source, settings, dense, {"model": settings.model, "seed": settings.seed})
+            verdict = verify.verify(run, source, settings, dense)
+            if verdict.met:
+                return _finish(run)
+        predicted_share = run.read("search.json")["chosen"]["predicted_us"] / budget_us
+        attempts.append({"measured_over_predicted": verdict.measured / verdict.limit / predicted_share})
+        failure = (
+            f"attempt {len(attempts)}: the pruned model measured {verdict.describe()}, "
+            f"the budget is {budget} = {budget_us:.0f} us"
+        )
+        if len(attempts) == ATTEMPTS or verdict.noisy:
+            raise BudgetError(f"{failure}; {'the machine is too noisy to judge' if verdict.noisy else 'giving up'}")
+        run.write("attempts.json", attempts)
+        run.reporter.say(f"{failure}; searching again with the predictor tightened")
+
+
+def _finish(run: Run) -> dict[str, Any]:
+    """Turns the verified candidate into the artifact, with what was measured on its card, and writes the report."""
+    verified: dict[str, Any] = run.read("verify.json")
+    candidate = artifact.read(run.path("candidate"))
+    measured = {key: verified[key] for key in ("budget", "dense", "pruned", "machine")}
+    manifest = replace(candidate.manifest, provenance={**candidate.manifest.provenance, "measured": measured})
+    files = {
+        artifact.TOKENIZER: candidate.tokenizer,
+        "config.json": (candidate.folder / "config.json").read_bytes(),
+        "model_card.md": model_card(manifest, verified).encode(),
+    }
+    shutil.rmtree(run.path("artifact"), ignore_errors=True)
+    artifact.write(run.path("artifact"), manifest, candidate.weights, files)
+    report = render(run.folder)
+    keys = ("budget_us", "dense", "pruned", "spec")
+    result = {key: verified[key] for key in keys} | {"artifact": str(run.path("artifact")), "report": str(report)}
+    run.write(RESULT, result)
+    shutil.rmtree(run.path("candidate"))
+    return result
+
+
+def _finished(run: Run) -> dict[str, Any] | None:
+    """The result of a run that had come to its end before."""
+    if not (run.path(RESULT).exists() and run.path("artifact").exists()):
+        return None
+    shutil.rmtree(run.path("candidate"), ignore_errors=True)
+    run.reporter.say("this run is finished: nothing is left to do")
+    result: dict[str, Any] = run.read(RESULT)
+    return result

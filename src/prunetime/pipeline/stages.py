@@ -1,0 +1,230 @@
+"""The stages between reading the sources and verifying: each turns earlier outputs into files of the run folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime import __version__, artifact
+from prunetime.arch import ArchSpec
+from prunetime.budget import Budget
+from prunetime.errors import InputError
+from prunetime.mask import Mask, rank
+from prunetime.models.compact import compact, spec_of
+from prunetime.models.encoder import from_weights, weights_of
+from prunetime.models.hf import config_json
+from prunetime.pipeline.run import Progress, Run, digest_of
+from prunetime.pipeline.settings import EFFORTS, Settings
+from prunetime.pipeline.source import Source
+from prunetime.plan import Plan
+from prunetime.pruning.importance import fisher, load_scores, save_scores
+from prunetime.runtime import profiling
+from prunetime.runtime.latency import LatencyProfile, ProfileKey
+from prunetime.search.archive import Archive
+from prunetime.search.evaluate import MaskScorer, ScoringRows
+from prunetime.search.evolution import SearchSettings, finalists, rescore, search
+from prunetime.search.space import Space
+from prunetime.training.trainer import TrainingSettings, best_precision, discard_checkpoints, fit
+
+THREADS = len(os.sched_getaffinity(0))
+"""Training and scoring use every core; what is timed uses as many threads as the budget says."""
+
+MARGIN = 0.97
+"""The search aims this far inside the budget, because predictions are off by a few per cent."""
+
+
+def profile(run: Run, source: Source, budget: Budget, given: Path | None) -> LatencyProfile:
+    """Measures this machine, or takes the recorded profile `given`; refuses a budget below the floor.
+
+    Raises:
+        ProfileError: the given profile is of another machine, engine build, model or setting.
+        InputError: the budget is below the latency of the model with every layer gone.
+    """
+    config = source.pretrained.config
+    key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len)
+    inputs = {"key": digest_of(key.to_json()), "given": given.read_text() if given and given.is_file() else None}
+
+    def work(progress: Progress) -> None:
+        if given:
+            recorded = profiling.read(given, key)
+        else:
+            recorded = profiling.record(config, source.tokenizer, source.task.pair, budget, progress)
+        run.write("profile.json", recorded.to_json())
+
+    run.do("profile", "Profile this machine" if given is None else f"Read {given}", inputs, ["profile.json"], work)
+    recorded = profiling.read(run.path("profile.json"), key)
+    floor_us, dense_us = recorded.floor_and_dense(budget)
+    run.reporter.say(
+        f"dense {dense_us:.0f} us, floor (every layer gone) {floor_us:.0f} us, budget {budget.resolve(dense_us):.0f} us"
+    )
+    if budget.resolve(dense_us) <= floor_us:
+        raise InputError(
+            f"the budget of {budget.resolve(dense_us):.0f} us is not above the floor of {floor_us:.0f} us, which the "
+            f"model takes on this machine with every layer gone (dense: {dense_us:.0f} us): give a larger --latency"
+        )
+    return recorded
+
+
+def teacher(run: Run, source: Source, settings: Settings, inputs: Mapping[str, Any]) -> artifact.Artifact:
+    """Fine-tunes the dense model (or takes it as it is) and leaves it as the artifact `teacher`."""
+    effort = EFFORTS[settings.effort]
+
+    def work(progress: Progress) -> None:
+        model = source.pretrained.model
+        if not settings.teacher_ready:
+            data = source.training_data(effort.teacher_rows, settings.seed)
+            training = TrainingSettings(
+                effort.teacher_epochs,
+                learning_rate=effort.learning_rate,
+                seed=settings.seed,
+                threads=THREADS,
+                precision=best_precision(),
+            )
+            fit(model, data, training, run.path("work/teacher"), on_progress=progress)
+        write_artifact(run.path("teacher"), source, weights_of(model), {"role": "teacher", "model": settings.model})
+        discard_checkpoints(run.path("work/teacher"))
+
+    title = "Take the model as the teacher" if settings.teacher_ready else "Fine-tune the dense teacher"
+    run.do("teacher", title, dict(inputs), ["teacher"], work)
+    return artifact.read(run.path("teacher"))
+
+
+def importance(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, inputs: Any) -> None:
+    """Fisher information of every head and row of the teacher."""
+    rows = EFFORTS[settings.effort].fisher_rows
+
+    def work(progress: Progress) -> None:
+        model = from_weights(dense.manifest.config, dense.weights)
+        scores = fisher(model, source.training_data(rows, settings.seed), on_progress=progress)
+        save_scores(scores, run.path("importance.safetensors"))
+
+    run.do("importance", "Importance of heads and rows", inputs, ["importance.safetensors"], work)
+
+
+def choose(
+    run: Run, source: Source, settings: Settings, dense: artifact.Artifact, latency: LatencyProfile, target_us: float
+) -> None:
+    """Searches for the best spec predicted to take at most `target_us`; leaves `search.json` and `mask.json`.
+
+    What was evaluated is kept in `evaluations.jsonl`, which outlives a change of target.
+    """
+    effort, space = EFFORTS[settings.effort], Space(dense.manifest.config.dims)
+    digest = archive_digest(run, settings)
+
+    def predict(spec: ArchSpec) -> float:
+        return latency.predict(spec, settings.budget)
+
+    def work(progress: Progress) -> None:
+        with Archive(run.path("evaluations.jsonl"), digest) as archive:
+            wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed)
+            scorer = mask_scorer(run, source, dense, effort.score_rows, settings.seed)
+            search(space, predict, scorer, archive, wanted, on_progress=progress)
+        leave_choice(run, source, settings, dense, target_us)
+
+    inputs = {"archive": digest, "target_us": target_us, "evaluations": effort.evaluations, "seed": settings.seed}
+    run.do("search", f"Search for the best within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
+
+
+def leave_choice(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, target_us: float) -> None:
+    """Scores the archive's finalists again on more rows, and leaves the best as `mask.json` and `search.json`."""
+    effort, space = EFFORTS[settings.effort], Space(dense.manifest.config.dims)
+    with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:
+        chosen = finalists(archive, target_us, effort.finalists)
+        if not chosen:
+            fastest = min((e.predicted_us for e in archive), default=0.0)
+            raise InputError(
+                f"nothing in {run.path('evaluations.jsonl')} is predicted within {target_us:.0f} us; the fastest "
+                f"takes {fastest:.0f} us: run `prunetime prune` with this budget"
+            )
+        final = rescore(space, chosen, mask_scorer(run, source, dense, effort.finalist_rows, settings.seed))
+        winner = final[0]
+        best = {
+            kind: min((e for e in archive.within(target_us) if e.kind == kind), key=lambda e: -e.score, default=None)
+            for kind in ("uniform", "depth")
+        }
+        front = [list(e.genome) for e in archive.front()]
+    mask = rank(load_scores(run.path("importance.safetensors")), space.spec(winner.genome))
+    run.write("mask.json", mask.to_json())
+    run.write(
+        "search.json",
+        {
+            "metric": source.metric.name,
+            "higher_is_better": source.metric.higher_is_better,
+            "target_us": target_us,
+            "chosen": winner.to_json(),
+            "finalists": [e.to_json() for e in final],
+            "baselines": {kind: e.to_json() if e else None for kind, e in best.items()},
+            "front": front,
+        },
+    )
+
+
+def mask_scorer(run: Run, source: Source, dense: artifact.Artifact, rows: int, seed: int) -> MaskScorer:
+    """Scores specs by importance masks on up to `rows` valid rows, whole groups, drawn by `seed`."""
+    valid = source.roles.valid
+    chosen = whole_groups(valid.groups, rows, seed)
+    return MaskScorer(
+        dense.manifest.config,
+        dense.weights,
+        load_scores(run.path("importance.safetensors")),
+        ScoringRows(source.valid_tokens.select(chosen), valid.labels[chosen], valid.groups[chosen], source.task),
+        source.metric,
+        threads=THREADS,
+    )
+
+
+def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
+    """Indices, ascending, of the rows of randomly drawn groups: as many groups as fit into `rows`, at least one."""
+    ids = np.random.default_rng(seed).permutation(np.unique(groups))
+    counts = dict(zip(*np.unique(groups, return_counts=True), strict=True))
+    total = np.cumsum([counts[group] for group in ids])
+    drawn = ids[: max(1, int(np.searchsorted(total, rows, side="right")))]
+    return np.flatnonzero(np.isin(groups, drawn))
+
+
+def tune(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, provenance: Any) -> None:
+    """Distils the teacher into the sub-network of `mask.json` and leaves it as the artifact `candidate`."""
+    effort, config = EFFORTS[settings.effort], dense.manifest.config
+    mask = Mask.from_json(run.read("mask.json"))
+
+    def work(progress: Progress) -> None:
+        teacher_model = from_weights(config, dense.weights)
+        student = from_weights(config, compact(dense.weights, mask, config.dims))
+        training = TrainingSettings(
+            effort.tune_epochs,
+            learning_rate=effort.tune_learning_rate,
+            seed=settings.seed,
+            threads=THREADS,
+            precision=best_precision(),
+        )
+        data = source.training_data(effort.tune_rows, settings.seed + 1)
+        fit(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
+        write_artifact(run.path("candidate"), source, weights_of(student), provenance)
+        discard_checkpoints(run.path("work/tune"))
+
+    inputs = {"mask": mask.to_json(), "archive": archive_digest(run, settings), "provenance": provenance}
+    run.do("tune", "Tune the sub-network", inputs, ["candidate"], work)
+
+
+def write_artifact(folder: Path, source: Source, weights: Mapping[str, NDArray[Any]], provenance: Any) -> None:
+    """Writes `weights` as an artifact of the run's task, in place of what was there."""
+    config = source.pretrained.config
+    spec = spec_of(weights, config.dims)
+    manifest = artifact.Manifest(config, spec, Plan(), source.task, {"prunetime": __version__, **provenance})
+    files = {artifact.TOKENIZER: source.tokenizer_json, "config.json": config_json(config, spec, source.task)}
+    shutil.rmtree(folder, ignore_errors=True)
+    artifact.write(folder, manifest, weights, files)
+
+
+def archive_digest(run: Run, settings: Settings) -> str:
+    """What the scores in the archive depend on: the teacher, the importance, the rows scored."""
+    importance_bytes = run.path("importance.safetensors").read_bytes()
+    teacher_manifest = run.path("teacher/manifest.json").read_text()
+    effort = EFFORTS[settings.effort]
+    return digest_of([teacher_manifest, importance_bytes.hex(), effort.score_rows, settings.seed])

@@ -1,0 +1,202 @@
+"""The last stage: is the candidate right, good, and inside the budget on this machine?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from prunetime import artifact
+from prunetime.arch import ArchSpec
+from prunetime.budget import Budget
+from prunetime.errors import PrunetimeError
+from prunetime.machine import this_machine
+from prunetime.mask import Mask
+from prunetime.models.encoder import SequenceClassifier, from_weights
+from prunetime.pipeline.run import Progress, Run
+from prunetime.pipeline.settings import Settings
+from prunetime.pipeline.source import Source
+from prunetime.pipeline.stages import THREADS
+from prunetime.runtime.engine import Engine
+from prunetime.runtime.latency import random_weights, setting_name
+from prunetime.runtime.measure import Latency, pinned, ratio, summarise
+from prunetime.runtime.model import Model
+from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.timing import Job, Timed, calls_of, time_artifacts, time_settings
+from prunetime.tasks.data import Examples
+from prunetime.tasks.metrics import Estimate, evaluate, evaluate_difference
+
+SECONDS = 60.0
+ROUNDS = 24
+CALLS = 40
+"""Timed calls of each model in each round; three times as many for p99."""
+
+PARITY_ROWS = 128
+PARITY_TOLERANCE = 1e-3
+"""Largest difference between a torch and an engine logit, as a share of the largest logit (both are float32)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`measured` and `limit` are microseconds, or shares of dense for a budget that is a share; see `Budget`."""
+
+    met: bool
+    noisy: bool
+    measured: float
+    ci95: tuple[float, float]
+    limit: float
+    share: bool
+
+    def describe(self) -> str:
+        scale, unit = (100.0, "% of dense") if self.share else (1.0, "us")
+        low, high = self.ci95
+        return f"{scale * self.measured:.4g} {unit} (95 % interval {scale * low:.4g} to {scale * high:.4g})"
+
+
+def parity(source: Source, candidate: artifact.Artifact) -> float:
+    """Largest difference between torch's and the engine's logits on valid rows, relative to the largest logit.
+
+    Raises PrunetimeError above the tolerance: the two do not run the same model.
+    """
+    tokens = source.valid_tokens.select(np.arange(min(PARITY_ROWS, len(source.valid_tokens))))
+    model = from_weights(candidate.manifest.config, candidate.weights)
+    expected = torch_logits(model, tokens, source.pretrained.pad_token_id)
+    got = Model(candidate).engine.logits(tokens)
+    difference = float(np.abs(got - expected).max() / max(1.0, float(np.abs(expected).max())))
+    if difference > PARITY_TOLERANCE:
+        raise PrunetimeError(
+            f"torch and the engine differ by {difference:.2g} of the largest logit on the candidate, the limit is "
+            f"{PARITY_TOLERANCE:g}: this is a defect of prunetime, please report it"
+        )
+    return difference
+
+
+def torch_logits(model: SequenceClassifier, tokens: Ragged, pad_id: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Logits [rows, outputs] of a torch model."""
+    model.eval()
+    with torch.no_grad():
+        parts = [
+            model(*(torch.from_numpy(array.astype(np.int64)) for array in part.padded(pad_id))).logits.numpy()
+            for part in tokens.batches(2048)
+        ]
+    return np.concatenate(parts)
+
+
+def quality(source: Source, models: dict[str, Model]) -> dict[str, Any]:
+    """Metric of the engine's answers on the test rows, and on every slice; `difference` is pruned minus dense."""
+    test = source.roles.test
+    tokens = source.tokenizer.encode(test.texts)
+    scores = {name: model.score_tokens(tokens) for name, model in models.items()}
+    parts: dict[str, Examples] = {"all": test}
+    parts |= {part.name: part.select(test, source.roles.train) for part in source.slices}
+    row_of = {int(row): index for index, row in enumerate(test.rows)}
+    report: dict[str, Any] = {}
+    for name, part in parts.items():
+        at = np.array([row_of[int(row)] for row in part.rows])
+        chosen = {model: scores[model][at] for model in scores}
+        estimates = {m: evaluate(source.metric, s, part.labels, part.groups) for m, s in chosen.items()}
+        difference = evaluate_difference(source.metric, chosen["pruned"], chosen["dense"], part.labels, part.groups)
+        report[name] = {m: _estimate(e) for m, e in (*estimates.items(), ("difference", difference))}
+    return report
+
+
+def gate(run: Run, source: Source, budget: Budget) -> Verdict:
+    """A short measurement of the chosen spec with random weights, so that no hour of tuning goes into a miss."""
+    config = source.pretrained.config
+    specs = {"dense": ArchSpec.full(config.dims), "pruned": Mask.from_json(run.read("mask.json")).spec()}
+
+    def work(progress: Progress) -> None:
+        with pinned(budget.threads):
+            calls = {}
+            for name, spec in specs.items():
+                engine = Engine(config, random_weights(config, spec), budget.threads)
+                calls[name] = calls_of(engine, config, source.tokenizer, source.task.pair, budget)
+            timed = time_settings(calls, Job({}, budget, ROUNDS // 2, CALLS // 2, seconds=0.0), progress)
+        run.write("gate.json", asdict(judge(budget, timed)))
+
+    inputs = [specs["pruned"].to_json(), budget.to_json()]
+    run.do("gate", "Measure the chosen structure", inputs, ["gate.json"], work)
+    found = run.read("gate.json")
+    return Verdict(**{**found, "ci95": tuple(found["ci95"])})
+
+
+def verify(run: Run, source: Source, settings: Settings, dense: artifact.Artifact) -> Verdict:
+    """Parity, quality on the test rows, and latency of the candidate; leaves `verify.json`."""
+    budget = settings.budget
+
+    def work(progress: Progress) -> None:
+        candidate = artifact.read(run.path("candidate"))
+        difference = parity(source, candidate)
+        folders = {"dense": str(run.path("teacher")), "pruned": str(run.path("candidate"))}
+        calls = CALLS * (3 if budget.statistic == "p99" else 1)
+        timed = time_artifacts(Job(folders, budget, ROUNDS, calls, SECONDS), progress)
+        verdict = judge(budget, timed)
+        measured = quality(source, {"dense": Model(dense, THREADS), "pruned": Model(candidate, THREADS)})
+        samples = timed[budget.scope, budget.condition]
+        latency = {name: summarise(values, budget.statistic) for name, values in samples.items()}
+        weights = {"dense": dense.weights, "pruned": candidate.weights}
+        rows = {name: row(source, budget, latency[name], measured["all"][name], weights[name]) for name in weights}
+        run.write(
+            "verify.json",
+            {
+                "budget": budget.to_json(),
+                "budget_us": budget.resolve(latency["dense"].of(budget.statistic)[0]),
+                "verdict": asdict(verdict),
+                **rows,
+                "latency": summaries(timed, budget.statistic),
+                "quality": measured,
+                "parity": difference,
+                "predicted_us": run.read("search.json")["chosen"]["predicted_us"],
+                "spec": candidate.manifest.spec.to_json(),
+                "machine": this_machine().to_json(),
+            },
+        )
+
+    inputs = [(run.path(f"{name}/manifest.json")).read_text() for name in ("teacher", "candidate")]
+    run.do("verify", "Verify on this machine", [inputs, budget.to_json()], ["verify.json"], work)
+    found = run.read("verify.json")["verdict"]
+    return Verdict(**{**found, "ci95": tuple(found["ci95"])})
+
+
+def judge(budget: Budget, timed: Timed) -> Verdict:
+    """Whether the upper end of the statistic's 95 % interval is inside the budget (of the ratio, for a share)."""
+    samples = timed[budget.scope, budget.condition]
+    if budget.share is None:
+        latency = summarise(samples["pruned"], budget.statistic)
+        value, interval = latency.of(budget.statistic)
+        limit, noisy = budget.resolve(0.0), latency.noisy
+    else:
+        value, interval = ratio(samples["pruned"], samples["dense"], budget.statistic)
+        limit, noisy = budget.share, interval[1] - interval[0] > 0.1 * value
+    return Verdict(interval[1] <= limit, noisy, value, interval, limit, budget.share is not None)
+
+
+def summaries(timed: Timed, statistic: str) -> dict[str, dict[str, Any]]:
+    """Latency of both models in every setting, as JSON."""
+    return {
+        setting_name(scope, condition, statistic).rsplit("/", 1)[0]: {
+            name: summarise(values, statistic).to_json() for name, values in samples.items()
+        }
+        for (scope, condition), samples in timed.items()
+    }
+
+
+def row(
+    source: Source, budget: Budget, latency: Latency, estimate: dict[str, Any], weights: artifact.Weights
+) -> dict[str, Any]:
+    """What the result says of one model."""
+    return {
+        "p50_us": latency.p50_us,
+        "p99_us": latency.p99_us,
+        "ci95_us": list(latency.of(budget.statistic)[1]),
+        "metric": source.metric.name,
+        "value": estimate["value"],
+        "ci95": estimate["ci95"],
+        "params": int(sum(array.size for name, array in weights.items() if not name.endswith("_rows"))),
+    }
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {"value": estimate.value, "ci95": list(estimate.ci95), "rows": estimate.rows}
