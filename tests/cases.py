@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def softmax(x: Doubles) -> Doubles:
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), np.float64)
 
 
-HEAD_ACTIVATIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0), "gelu": gelu}
+HEAD_ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0), "gelu": gelu}
 
 
 def reference_logits(config: EncoderConfig, weights: Mapping[str, NDArray[Any]], ragged: Ragged) -> Doubles:

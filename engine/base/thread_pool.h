@@ -1,0 +1,84 @@
+// A fixed number of threads that do one piece of work together; the calling thread is worker 0.
+#pragma once
+
+#include <sys/types.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace prunetime {
+
+// A meeting point: nobody leaves before everybody has arrived. Waits by spinning a while, then sleeps.
+class Barrier {
+ public:
+  explicit Barrier(int size) : size_(static_cast<std::uint32_t>(size)) {}
+  void meet();
+
+ private:
+  const std::uint32_t size_;
+  alignas(64) std::atomic<std::uint32_t> arrived_{0};
+  alignas(64) std::atomic<std::uint32_t> phase_{0};
+};
+
+// The workers that share one piece of work, seen from one of them.
+class Team {
+ public:
+  Team() = default;  // a worker on its own
+  Team(int index, int size, Barrier* barrier) : index_(index), size_(size), barrier_(barrier) {}
+
+  struct Share {
+    int first, end;
+  };
+  // This worker's part of `count` items.
+  Share share(int count) const {
+    const auto cut = [&](int i) { return static_cast<int>(static_cast<std::int64_t>(count) * i / size_); };
+    return {cut(index_), cut(index_ + 1)};
+  }
+  // Everything the team did before is visible to all of it afterwards.
+  void meet() const {
+    if (size_ > 1) barrier_->meet();
+  }
+  int index() const { return index_; }
+
+ private:
+  int index_ = 0;
+  int size_ = 1;
+  Barrier* barrier_ = nullptr;
+};
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return size_; }
+
+  // Calls work(team) on every worker and returns when all are done. `work` must not throw. One call at a time.
+  // Throws Error in a process that was forked after the pool was made: its threads are not there.
+  template <class Work>
+  void run(const Work& work) {
+    run_on_all([](const void* context, const Team& team) { (*static_cast<const Work*>(context))(team); }, &work);
+  }
+
+ private:
+  using Function = void (*)(const void* context, const Team& team);
+  void run_on_all(Function function, const void* context);
+  void work_until_stopped(int index);
+  void stop();
+
+  const int size_;
+  const pid_t process_;
+  Barrier barrier_;
+  Function function_ = nullptr;
+  const void* context_ = nullptr;
+  std::atomic<bool> stopping_{false};
+  alignas(64) std::atomic<std::uint32_t> job_{0};
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace prunetime

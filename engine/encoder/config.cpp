@@ -1,0 +1,82 @@
+#include "encoder/config.h"
+
+#include <string>
+
+#include "base/error.h"
+
+namespace prunetime {
+namespace {
+
+constexpr int kLargest = 1 << 20;  // keeps every product of two sizes inside 64 bits, and of one with 4 inside 32
+
+void check_size(const char* name, int value, int least) {
+  if (value < least || value > kLargest) {
+    throw Error("config: " + std::string(name) + " is " + std::to_string(value) + "; it must be from " +
+                std::to_string(least) + " to " + std::to_string(kLargest));
+  }
+}
+
+// Throws Error where values[0..count) has one outside 0..limit - 1.
+void check_indices(const char* name, const std::int32_t* values, int count, int limit) {
+  for (int i = 0; i < count; ++i) {
+    if (values[i] < 0 || values[i] >= limit) {
+      throw Error(std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(values[i]) +
+                  "; this encoder has 0 to " + std::to_string(limit - 1));
+    }
+  }
+}
+
+}  // namespace
+
+void EncoderConfig::check() const {
+  check_size("layers", layers, 1);
+  check_size("hidden", hidden, 1);
+  check_size("heads", heads, 1);
+  check_size("head_dim", head_dim, 1);
+  check_size("ffn", ffn, 1);
+  check_size("vocabulary", vocabulary, 1);
+  check_size("positions", positions, 1);
+  check_size("position_offset", position_offset, 0);
+  check_size("token_types", token_types, 0);
+  check_size("outputs", outputs, 1);
+  if (position_offset >= positions) {
+    throw Error("config: position_offset " + std::to_string(position_offset) + " leaves none of " +
+                std::to_string(positions) + " positions");
+  }
+  if (static_cast<std::int64_t>(heads) * head_dim > kLargest) {
+    throw Error("config: " + std::to_string(heads) + " heads of " + std::to_string(head_dim) + " are more than " +
+                std::to_string(kLargest));
+  }
+  if (!(layer_norm_eps > 0.0F && layer_norm_eps < 1.0F)) {
+    throw Error("config: layer_norm_eps is " + std::to_string(layer_norm_eps) + "; it must be above 0 and below 1");
+  }
+}
+
+int Batch::end_of_chunk(int first_row, int tokens) const {
+  int end = first_row + 1;
+  while (end < rows && offsets[end + 1] - offsets[first_row] <= tokens) ++end;
+  return end;
+}
+
+void Batch::check(const EncoderConfig& config, std::int64_t tokens_given) const {
+  if (offsets[0] != 0) throw Error("offsets start at " + std::to_string(offsets[0]) + "; they must start at 0");
+  for (int row = 0; row < rows; ++row) {
+    const std::int64_t count = static_cast<std::int64_t>(offsets[row + 1]) - offsets[row];
+    if (count < 1) {
+      throw Error("sequence " + std::to_string(row) + " has " + std::to_string(count) +
+                  " tokens; every sequence needs at least 1 (offsets must rise)");
+    }
+    if (count > config.longest()) {
+      throw Error("sequence " + std::to_string(row) + " has " + std::to_string(count) +
+                  " tokens; this encoder takes at most " + std::to_string(config.longest()));
+    }
+  }
+  if (offsets[rows] != tokens_given) {
+    throw Error("offsets end at " + std::to_string(offsets[rows]) + ", but there are " + std::to_string(tokens_given) +
+                " ids");
+  }
+  check_indices("ids", ids, tokens(), config.vocabulary);
+  if (config.token_types > 0) check_indices("types", types, tokens(), config.token_types);
+}
+
+}  // namespace prunetime

@@ -1,0 +1,95 @@
+#include "encoder/weights.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace prunetime {
+namespace {
+
+const char* name_of(Type type) { return type == Type::float32 ? "float32" : "int32"; }
+
+std::string text_of(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+// Without a branch in the loop, so that it runs at the speed of memory.
+bool all_finite(const float* values, std::int64_t count) {
+  constexpr std::uint32_t kExponent = 0x7f800000;
+  std::uint32_t found = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    found |= (std::bit_cast<std::uint32_t>(values[i]) & kExponent) == kExponent ? 1U : 0U;
+  }
+  return found == 0;
+}
+
+}  // namespace
+
+const Array& WeightReader::find(const std::string& name) const {
+  const auto found = arrays_.find(name);
+  if (found == arrays_.end()) throw Error("weights: " + name + " is missing");
+  return found->second;
+}
+
+const void* WeightReader::read(const std::string& name, Type type, const std::vector<std::int64_t>& shape) {
+  const Array& array = find(name);
+  if (array.type != type) {
+    throw Error("weights: " + name + " is " + name_of(array.type) + "; it must be " + name_of(type));
+  }
+  if (array.shape != shape) {
+    throw Error("weights: " + name + " has shape " + text_of(array.shape) + "; it must have " + text_of(shape));
+  }
+  used_.insert(name);
+  return array.data;
+}
+
+const float* WeightReader::finite(const std::string& name, const std::vector<std::int64_t>& shape) {
+  const bool checked = used_.count(name) > 0;
+  const auto* values = static_cast<const float*>(read(name, Type::float32, shape));
+  std::int64_t count = 1;
+  for (const std::int64_t size : shape) count *= size;
+  if (checked || all_finite(values, count)) return values;
+  const auto index = std::find_if_not(values, values + count, [](float value) { return std::isfinite(value); }) - values;
+  throw Error("weights: " + name + " has " + std::to_string(values[index]) + " at " + std::to_string(index) +
+              "; every weight must be finite");
+}
+
+int WeightReader::outputs(const std::string& name, int most) const {
+  const Array& array = find(name);
+  const std::int64_t rows = array.shape.empty() ? 0 : array.shape[0];
+  if (rows < 1 || rows > most) {
+    throw Error("weights: " + name + " has shape " + text_of(array.shape) + "; it must have 1 to " +
+                std::to_string(most) + " rows");
+  }
+  return static_cast<int>(rows);
+}
+
+const float* WeightReader::matrix(const std::string& name, int rows, int columns) {
+  return finite(name, {rows, columns});
+}
+
+const float* WeightReader::vector(const std::string& name, int size) { return finite(name, {size}); }
+
+const std::int32_t* WeightReader::indices(const std::string& name, int count, int limit) {
+  const auto* values = static_cast<const std::int32_t*>(read(name, Type::int32, {count}));
+  for (int i = 0; i < count; ++i) {
+    const int least = i == 0 ? 0 : values[i - 1] + 1;
+    if (values[i] < least || values[i] >= limit) {
+      throw Error("weights: " + name + " has " + std::to_string(values[i]) + " at " + std::to_string(i) +
+                  "; they must ascend, from 0 to " + std::to_string(limit - 1));
+    }
+  }
+  return values;
+}
+
+void WeightReader::finish() const {
+  for (const auto& [name, array] : arrays_) {
+    if (used_.count(name) == 0) throw Error("weights: " + name + " is not part of this encoder");
+  }
+}
+
+}  // namespace prunetime

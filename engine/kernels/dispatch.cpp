@@ -1,0 +1,33 @@
+#include "kernels/dispatch.h"
+
+#include <cstdlib>
+
+#include "base/cpu.h"
+#include "base/error.h"
+
+namespace prunetime {
+
+std::vector<const Kernels*> supported_kernels() {
+  std::vector<const Kernels*> supported{&kPortableKernels};
+#if defined(__x86_64__)
+  if (cpu_has_avx2()) supported.push_back(&kAvx2Kernels);
+  if (cpu_has_avx512()) supported.push_back(&kAvx512Kernels);
+#endif
+  return supported;
+}
+
+const Kernels& choose_kernels(const std::string& isa) {
+  const auto supported = supported_kernels();
+  const char* forced = std::getenv("PRUNETIME_ISA");
+  const bool from_environment = isa.empty() && forced != nullptr && *forced != '\0';
+  const std::string name = from_environment ? forced : isa;
+  if (name.empty()) return *supported.back();
+  std::string names;
+  for (const Kernels* kernels : supported) {
+    if (name == kernels->isa) return *kernels;
+    names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
+  }
+  throw Error((from_environment ? "PRUNETIME_ISA is '" : "isa is '") + name + "'; this CPU runs " + names);
+}
+
+}  // namespace prunetime

@@ -1,0 +1,19 @@
+// Which table of kernels runs on this CPU.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace prunetime {
+
+// The tables that this CPU can run, slowest first.
+std::vector<const Kernels*> supported_kernels();
+
+// The table named `isa`, or, where that is empty, the one that the environment variable PRUNETIME_ISA names, or else
+// the fastest. Throws Error for a name that is unknown or that this CPU cannot run.
+const Kernels& choose_kernels(const std::string& isa);
+
+}  // namespace prunetime
