@@ -8,7 +8,6 @@ The tensors have the names of the engine's, so one `model.safetensors` serves bo
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,21 +107,21 @@ class PrunetimeForSequenceClassification(PreTrainedModel):
         return one_output_loss(logits[:, 0], labels.reshape(-1).to(logits.dtype))
 
 
-def write_config(folder: Path, config: EncoderConfig, spec: ArchSpec, task: Task) -> None:
-    """Write the config.json with which `AutoModelForSequenceClassification.from_pretrained(folder)` loads the folder.
+def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
+    """The config.json with which `AutoModelForSequenceClassification.from_pretrained` loads the model's folder.
 
     Raises InputError where the task has another number of outputs than the model.
     """
     if task.outputs != config.outputs:
         raise InputError(f"a {task.kind} task of {task.outputs} outputs for a model of {config.outputs}")
-    settings: dict[str, Any] = {"problem_type": PROBLEM_TYPES[task.kind]}
+    settings: dict[str, Any] = {
+        "problem_type": PROBLEM_TYPES[task.kind],
+        "architectures": [PrunetimeForSequenceClassification.__name__],
+    }
     if task.labels:
-        settings |= {
-            "id2label": dict(enumerate(task.labels)),
-            "label2id": {label: index for index, label in enumerate(task.labels)},
-        }
-    settings["architectures"] = [PrunetimeForSequenceClassification.__name__]
-    PrunetimeConfig.of(config, spec, **settings).to_json_file(folder / "config.json", use_diff=True)
+        settings["id2label"] = dict(enumerate(task.labels))
+        settings["label2id"] = {label: index for index, label in enumerate(task.labels)}
+    return str(PrunetimeConfig.of(config, spec, **settings).to_json_string()).encode()
 
 
 AutoConfig.register(OWN_MODEL_TYPE, PrunetimeConfig)

@@ -1,0 +1,208 @@
+"""Writing an encoder as ONNX. The graph is built from the weights themselves: no torch and no tracing, so uneven
+layers are no special case, and a model is written in the time that its bytes take.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.errors import InputError
+from prunetime.models.compact import spec_of
+
+OLDEST_OPSET = 17
+"""The first that has LayerNormalization."""
+
+LARGEST_BYTES = 2**31 - 2**20
+"""Protobuf's limit for one file, less what the graph takes besides the weights."""
+
+MASKED = float(np.finfo(np.float32).min)
+"""Added to the scores of padding: exp of it is zero, and no score added to it makes it infinite."""
+
+
+def export_onnx(
+    config: EncoderConfig, weights: Mapping[str, NDArray[Any]], path: Path, opset: int = OLDEST_OPSET
+) -> None:
+    """Write the encoder to the file `path`, whole or (on an error) not at all.
+
+    Inputs are input_ids, attention_mask and token_type_ids, int64 [batch, tokens] of any size; the output is logits,
+    float32 [batch, outputs]. The metadata hold the `encoder` and its `spec` as JSON.
+    Raises InputError for an opset out of range, weights beyond the 2 GiB of an ONNX file, or a file that cannot be
+    written.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise InputError(f"opset is {opset}; it must be from {OLDEST_OPSET} to {newest}")
+    size = sum(array.nbytes for array in weights.values())
+    if size > LARGEST_BYTES:
+        raise InputError(f"the weights are {size} bytes; an ONNX file holds at most {LARGEST_BYTES}")
+    spec = spec_of(weights, config.dims)
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(
+        _Graph(config, spec, weights).build(),
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
+        producer_name="prunetime",
+    )
+    helper.set_model_props(
+        model, {"encoder": json.dumps(config.to_json(), sort_keys=True), "spec": json.dumps(spec.to_json())}
+    )
+    onnx.checker.check_model(model)
+    _write(path, model.SerializeToString())
+
+
+class _Graph:
+    """The nodes and tensors of the forward pass, in order. Methods take and return names of tensors."""
+
+    def __init__(self, config: EncoderConfig, spec: ArchSpec, weights: Mapping[str, NDArray[Any]]) -> None:
+        self.config = config
+        self.spec = spec
+        self.weights = weights
+        self.family = FAMILIES[config.family]
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: dict[str, onnx.TensorProto] = {}
+
+    def build(self) -> onnx.GraphProto:
+        inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if self.family.token_types else [])]
+        x = self._embeddings()
+        # Range hides from shape inference that the length is still the input's; ORT fuses only what it knows to be equal.
+        known = helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", "tokens", self.config.dims.hidden])
+        mask = self._mask()
+        for index, layer in enumerate(self.spec.layers):
+            x = self._layer(f"layers.{index}", layer, x, mask)
+        self._head(x)
+        return helper.make_graph(
+            self.nodes,
+            "prunetime",
+            [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in inputs],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", self.config.outputs])],
+            list(self.tensors.values()),
+            value_info=[known],
+        )
+
+    def _embeddings(self) -> str:
+        x = self._add("Gather", self._weight("embeddings.word.weight"), "input_ids")
+        tokens = self._add("Gather", self._add("Shape", "input_ids"), self._integer(1))
+        offset = self.family.position_offset
+        positions = self._add(
+            "Range", self._integer(offset), self._add("Add", tokens, self._integer(offset)), self._integer(1)
+        )
+        x = self._add("Add", x, self._add("Gather", self._weight("embeddings.position.weight"), positions))
+        if self.family.token_types:
+            types = self._add("Gather", self._weight("embeddings.token_type.weight"), "token_type_ids")
+            x = self._add("Add", x, types)
+        return self._norm("embeddings.norm", x)
+
+    def _mask(self) -> str:
+        """What is added to the scores, [batch, 1, 1, tokens]."""
+        kept = self._add("Cast", "attention_mask", to=TensorProto.BOOL)
+        added = self._add("Where", kept, self._number(0.0), self._number(MASKED))
+        return self._add("Unsqueeze", added, self._integers(1, 2))
+
+    def _layer(self, name: str, layer: LayerSpec, x: str, mask: str) -> str:
+        if layer.has_attention:
+            update = self._linear(f"{name}.attention_output", self._context(name, layer, x, mask))
+            x = self._norm(f"{name}.attention_norm", self._residual(x, f"{name}.attention_rows", update))
+        if layer.has_ffn:
+            update = self._linear(f"{name}.ffn_output", self._gelu(self._linear(f"{name}.ffn_input", x)))
+            x = self._norm(f"{name}.ffn_norm", self._residual(x, f"{name}.ffn_rows", update))
+        return x
+
+    def _context(self, name: str, layer: LayerSpec, x: str, mask: str) -> str:
+        """What the heads read, [batch, tokens, heads x head_dim]."""
+        head_dim = self.config.dims.head_dim
+
+        def per_head(part: str, order: list[int]) -> str:
+            split = self._add("Reshape", self._linear(f"{name}.{part}", x), self._integers(0, 0, layer.heads, head_dim))
+            return self._add("Transpose", split, perm=order)
+
+        query, key, value = (
+            per_head("query", [0, 2, 1, 3]),
+            per_head("key", [0, 2, 3, 1]),
+            per_head("value", [0, 2, 1, 3]),
+        )
+        scores = self._add("Mul", self._add("MatMul", query, key), self._number(1 / math.sqrt(head_dim)))
+        probabilities = self._add("Softmax", self._add("Add", scores, mask), axis=-1)
+        context = self._add("Transpose", self._add("MatMul", probabilities, value), perm=[0, 2, 1, 3])
+        return self._add("Reshape", context, self._integers(0, 0, layer.heads * head_dim))
+
+    def _residual(self, x: str, rows: str, update: str) -> str:
+        """`x` plus `update`, whose columns belong at the indices `rows`: the others gather a column of zeros."""
+        if rows in self.weights:
+            kept = self.weights[rows]
+            source = np.full(self.config.dims.hidden, len(kept), np.int64)
+            source[kept] = np.arange(len(kept))
+            padded = self._add("Pad", update, self._integers(0, 0, 0, 0, 0, 1))
+            update = self._add("Gather", padded, self._tensor(rows, source), axis=2)
+        return self._add("Add", x, update)
+
+    def _gelu(self, x: str) -> str:
+        """The erf form, in the order of operations that ONNX Runtime fuses into one."""
+        erf = self._add("Erf", self._add("Div", x, self._number(math.sqrt(2))))
+        return self._add("Mul", self._add("Mul", x, self._add("Add", erf, self._number(1.0))), self._number(0.5))
+
+    def _head(self, x: str) -> None:
+        first = self._add("Gather", x, self._integer(0), axis=1)
+        dense = self._linear("head.dense", first)
+        activation = self.family.head_activation
+        active = self._gelu(dense) if activation == "gelu" else self._add(activation.capitalize(), dense)
+        self._linear("head.output", active, output="logits")
+
+    def _linear(self, name: str, x: str, output: str | None = None) -> str:
+        weight = self._tensor(f"{name}.weight", np.ascontiguousarray(self.weights[f"{name}.weight"].T))
+        return self._add("Add", self._add("MatMul", x, weight), self._weight(f"{name}.bias"), output=output)
+
+    def _norm(self, name: str, x: str) -> str:
+        weight, bias = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
+        return self._add("LayerNormalization", x, weight, bias, axis=-1, epsilon=self.config.layer_norm_eps)
+
+    def _weight(self, name: str) -> str:
+        return self._tensor(name, self.weights[name])
+
+    def _number(self, value: float) -> str:
+        return self._tensor(f"number {value!r}", np.float32(value))
+
+    def _integer(self, value: int) -> str:
+        return self._tensor(f"integer {value}", np.int64(value))
+
+    def _integers(self, *values: int) -> str:
+        return self._tensor(f"integers {values}", np.array(values, np.int64))
+
+    def _tensor(self, name: str, value: Any) -> str:
+        if name not in self.tensors:
+            self.tensors[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def _add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        output = output or f"{operator} {len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.chmod(0o644)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
