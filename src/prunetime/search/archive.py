@@ -35,13 +35,14 @@ class Evaluation:
     generation: int = 0
     parent: Genome | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
     @classmethod
     def from_json(cls, data: Any) -> Evaluation:
         values = strict_keys(cls, data)
         parent = values.get("parent")
-        return cls(
-            **{**values, "genome": tuple(values["genome"]), "parent": None if parent is None else tuple(parent)}
-        )
+        return cls(**{**values, "genome": tuple(values["genome"]), "parent": None if parent is None else tuple(parent)})
 
 
 def elites(evaluations: Iterable[Evaluation], edges_us: Sequence[float]) -> list[Evaluation]:
@@ -82,7 +83,7 @@ class Archive:
     def add(self, evaluation: Evaluation) -> None:
         if evaluation.genome in self._evaluations:
             raise ValueError(f"genome {evaluation.genome} is in the archive already")
-        self._write(asdict(evaluation))
+        self._write(evaluation.to_json())
         self._evaluations[evaluation.genome] = evaluation
 
     def __contains__(self, genome: Genome) -> bool:

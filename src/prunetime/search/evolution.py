@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from prunetime.arch import ArchSpec
-from prunetime.errors import BudgetError, InputError
+from prunetime.errors import BudgetError, InputError, PrunetimeError
 from prunetime.search.archive import Archive, Evaluation, Kind, elites, preference
 from prunetime.search.evaluate import Scorer
 from prunetime.search.space import Genome, Space
@@ -244,7 +244,7 @@ class _Run:
         self.visited: dict[Genome, Evaluation] = {}
         self._scorer = scorer
         self._archive = archive
-        self._on_progress = on_progress or (lambda done, total: None)
+        self._on_progress = on_progress
 
     @property
     def left(self) -> int:
@@ -261,12 +261,13 @@ class _Run:
         chosen = [c for c in candidates if c.genome not in self.visited][: self.left]
         missing = [c for c in chosen if c.genome not in self._archive]
         done = self.settings.evaluations - self.left + len(chosen) - len(missing)
-        for candidate, score in zip(
-            missing, self._scorer([self.space.spec(c.genome) for c in missing]), strict=True
-        ):
+        for candidate, score in zip(missing, self._scorer([self.space.spec(c.genome) for c in missing]), strict=True):
+            if not math.isfinite(score):
+                raise PrunetimeError(f"the score of {candidate.genome} is {score}; a score must be a finite number")
             self._archive.add(replace(candidate, score=float(score)))
             done += 1
-            self._on_progress(done, self.settings.evaluations)
+            if self._on_progress:
+                self._on_progress(done, self.settings.evaluations)
         scored = [self._archive[c.genome] for c in chosen]
         self.visited.update((e.genome, e) for e in scored)
         return scored

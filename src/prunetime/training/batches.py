@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,19 +30,19 @@ class TrainingData:
     """`tokens` with one label per row: a class index for classification, a float otherwise."""
 
     tokens: Ragged
-    labels: NDArray[np.generic]
+    labels: NDArray[Any]
     task: Task
     pad_id: int
 
     def __post_init__(self) -> None:
-        if not len(self.tokens) or len(self.tokens) != len(self.labels):
-            raise InputError(f"{len(self.tokens)} rows of tokens with {len(self.labels)} labels: need one label per row")
-        if self.task.kind == "classification" and not np.all(
-            (self.labels >= 0) & (self.labels < self.task.outputs) & (self.labels == self.labels.astype(np.int64))
-        ):
-            raise InputError(f"labels of a classification are class indices from 0 to {self.task.outputs - 1}")
-        if not np.all(np.isfinite(self.labels.astype(np.float64))):
+        rows = len(self.tokens)
+        if not rows or rows != len(self.labels):
+            raise InputError(f"{rows} rows of tokens with {len(self.labels)} labels: training needs one label per row")
+        if not np.all(np.isfinite(self.labels)):
             raise InputError("a label is not a finite number")
+        classes = self.task.outputs
+        if self.task.kind == "classification" and not np.all(np.isin(self.labels, np.arange(classes))):
+            raise InputError(f"labels of a classification are class indices from 0 to {classes - 1}")
 
     def __len__(self) -> int:
         return len(self.tokens)

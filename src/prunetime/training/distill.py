@@ -30,7 +30,9 @@ class Distillation:
             raise InputError(f"{self}: weights must be at least 0 and the temperature above 0")
 
 
-def distilled_loss(task_loss: Tensor, student: Output, teacher: Output, tokens: Tensor, weights: Distillation) -> Tensor:
+def distilled_loss(
+    task_loss: Tensor, student: Output, teacher: Output, tokens: Tensor, weights: Distillation
+) -> Tensor:
     """The weighted sum for one batch, a scalar; `tokens` [rows, tokens] is 1 where there is a token, 0 for padding."""
     loss = weights.task * task_loss
     if weights.logits:

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.models.encoder import Output, SequenceClassifier
+from prunetime.task import Task
 from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
 from prunetime.training.distill import Distillation, distilled_loss
 from prunetime.training.losses import task_losses
+from prunetime.training.threads import training_on
 
 Precision = Literal["fp32", "bf16"]
 
@@ -53,7 +55,7 @@ class TrainingSettings:
     threads: int = 1
     precision: Precision = "fp32"
     checkpoint_steps: int = 200
-    distillation: Distillation = Distillation()
+    distillation: Distillation = field(default_factory=Distillation)
 
     def __post_init__(self) -> None:
         if not self.epochs > 0 or self.batch_size < 1 or self.threads < 1 or self.checkpoint_steps < 1:
@@ -89,15 +91,14 @@ def fit(
     checkpoints = folder / "checkpoints"
     _claim(checkpoints, _digest(model, data, settings, teacher))
     used, data = _with_used_vocabulary(data)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
-        with _word_rows(model, used), _word_rows(teacher, used) if teacher else nullcontext():
-            trainer = _Loop(model, data, settings, checkpoints, teacher, on_progress)
-            newest = _newest(checkpoints)
-            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    finally:
-        torch.set_num_threads(threads)
+    with (
+        training_on(settings.threads),
+        _word_rows(model, used),
+        _word_rows(teacher, used) if teacher else nullcontext(),
+    ):
+        trainer = _Loop(model, data, settings, checkpoints, teacher, on_progress)
+        newest = _newest(checkpoints)
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     model.eval()
 
 
@@ -106,7 +107,36 @@ def discard_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-class _Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
+class _Objective(nn.Module):
+    """The loss of a batch, in the form in which Trainer wants it."""
+
+    def __init__(
+        self, student: SequenceClassifier, teacher: SequenceClassifier | None, task: Task, settings: TrainingSettings
+    ) -> None:
+        super().__init__()
+        self.student = student
+        # A tuple keeps the teacher out of the parameters, the state dict and the reach of train().
+        self._teacher = (teacher.eval() if teacher else None,)
+        self._task = task
+        self._settings = settings
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        inputs = (input_ids, attention_mask, token_type_ids)
+        (teacher,) = self._teacher
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.precision == "bf16"):
+            output: Output = self.student(*inputs)
+            if teacher is not None:
+                with torch.no_grad():
+                    target: Output = teacher(*inputs)
+        loss = task_losses(output.logits.float(), labels, self._task).mean()
+        if teacher is not None:
+            loss = distilled_loss(loss, output, target, attention_mask, self._settings.distillation)
+        return {"loss": loss}
+
+
+class _Loop(Trainer):
     def __init__(
         self,
         model: SequenceClassifier,
@@ -118,7 +148,6 @@ class _Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
     ) -> None:
         self._data = data
         self._settings = settings
-        self._teacher = teacher.eval() if teacher else None
         steps = settings.steps(len(data))
         arguments = TrainingArguments(
             output_dir=str(checkpoints),
@@ -134,10 +163,13 @@ class _Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )
-        optimizer = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), settings.learning_rate, fused=True)
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(model, settings.weight_decay), settings.learning_rate, fused=True
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(settings.warmup, steps))
         callbacks = [_MarkComplete(), _Progress(on_progress)]
-        super().__init__(model, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))
+        objective = _Objective(model, teacher, data.task, settings)
+        super().__init__(objective, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
@@ -150,7 +182,7 @@ class _Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
         return prepared
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        step = int(self.state.global_step)
+        step = self.state.global_step
         torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, step]).generate_state(1, np.uint64)[0]))
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
@@ -160,40 +192,28 @@ class _Loop(Trainer):  # type: ignore[misc]  # transformers is untyped
             )
         return loss
 
-    def compute_loss(self, model: nn.Module, inputs: Batch, *_: Any, **__: Any) -> Tensor:
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.precision == "bf16"):
-            output: Output = model(**inputs)
-            if self._teacher is not None:
-                with torch.no_grad():
-                    target: Output = self._teacher(**inputs)
-        loss = task_losses(output.logits.float(), labels, self._data.task).mean()
-        if self._teacher is None:
-            return loss
-        return distilled_loss(loss, output, target, inputs["attention_mask"], self._settings.distillation)
+
+class _MarkComplete(TrainerCallback):
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
-class _MarkComplete(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class _Progress(TrainerCallback):
     def __init__(self, on_progress: Callable[[int, int], None] | None) -> None:
         self._on_progress = on_progress
 
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         if self._on_progress:
-            self._on_progress(int(state.global_step), int(state.max_steps))
+            self._on_progress(state.global_step, state.max_steps)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim == 2 and not name.startswith("embeddings.")
         (decayed if matrix else plain).append(parameter)

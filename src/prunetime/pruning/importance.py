@@ -1,0 +1,77 @@
+"""How much each head and row matters to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from prunetime.arch import Dims
+from prunetime.errors import InputError
+from prunetime.mask import PARTS, Scores
+from prunetime.models.encoder import SequenceClassifier
+from prunetime.models.gates import ones
+from prunetime.training.batches import TrainingData
+from prunetime.training.losses import task_losses
+from prunetime.training.threads import training_on
+
+BATCH = 32
+
+
+def fisher(
+    model: SequenceClassifier,
+    data: TrainingData,
+    rows: int = 512,
+    seed: int = 0,
+    threads: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """The diagonal of the empirical Fisher information of the gates: mean over samples of (dLoss/dgate)^2.
+
+    Of `rows` rows drawn by `seed` (all of them where there are no more), without dropout. Kwon et al., "A Fast
+    Post-Training Pruning Framework for Transformers", arXiv 2204.09656, section 4.1. `on_progress` gets (rows done,
+    rows in all).
+    """
+    dims = model.config.dims
+    widths = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
+    scores: Scores = [{name: np.zeros(width) for name, width in widths.items()} for _ in range(dims.layers)]
+    chosen = np.random.default_rng(seed).permutation(len(data))[:rows]
+    chosen = chosen[np.argsort(data.tokens.lengths[chosen], kind="stable")]
+    training = model.training
+    model.eval()
+    with training_on(threads):
+        for start in range(0, len(chosen), BATCH):
+            batch = data.batch(chosen[start : start + BATCH])
+            labels = batch.pop("labels")
+            gates = ones(dims, len(labels))
+            losses = task_losses(model(**batch, gates=gates).logits, labels, data.task)
+            gradients = iter(torch.autograd.grad(losses.sum(), [getattr(g, name) for g in gates for name in PARTS]))
+            for layer in scores:
+                for name in PARTS:
+                    layer[name] += next(gradients).double().square().sum(0).numpy()
+            if on_progress:
+                on_progress(min(start + BATCH, len(chosen)), len(chosen))
+    model.train(training)
+    return [{name: total / len(chosen) for name, total in layer.items()} for layer in scores]
+
+
+def save_scores(scores: Scores, path: Path) -> None:
+    """As safetensors, `layers.{i}.{part}` float64."""
+    save_file({f"layers.{i}.{name}": layer[name] for i, layer in enumerate(scores) for name in PARTS}, path)
+
+
+def load_scores(path: Path, dims: Dims) -> Scores:
+    """Raises InputError where the file is damaged or holds the scores of another encoder."""
+    widths = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
+    expected = {f"layers.{i}.{name}": (width,) for i in range(dims.layers) for name, width in widths.items()}
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot read importance scores ({error}); compute them again") from error
+    if {name: array.shape for name, array in arrays.items()} != expected:
+        raise InputError(f"{path} holds importance scores of another encoder; compute them again")
+    return [{name: arrays[f"layers.{i}.{name}"] for name in PARTS} for i in range(dims.layers)]
