@@ -77,7 +77,7 @@ class _Graph:
     def build(self) -> onnx.GraphProto:
         inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if self.family.token_types else [])]
         x = self._embeddings()
-        # Range hides from shape inference that the length is still the input's; ORT fuses only what it knows to be equal.
+        # Range hides from shape inference that the length is still the input's, and ORT fuses only equal shapes.
         known = helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", "tokens", self.config.dims.hidden])
         mask = self._mask()
         for index, layer in enumerate(self.spec.layers):
