@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from prunetime.arch import TILE, ArchSpec, Dims, LayerSpec
 from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.mask import PARTS, Mask, rank
 from prunetime.runtime.ragged import Ragged
 
 Weights = dict[str, NDArray[Any]]
@@ -127,6 +128,17 @@ def random_spec(config: EncoderConfig, rng: np.random.Generator) -> ArchSpec:
             for _ in range(dims.layers)
         )
     )
+
+
+def random_mask(config: EncoderConfig, rng: np.random.Generator) -> Mask:
+    """Any mask that fits, in the counts of `random_spec` except that output rows, too, may all be pruned."""
+    spec = random_spec(config, rng)
+    for index in range(config.dims.layers):
+        if rng.random() < 0.1:
+            spec = spec.with_layer(index, **{str(rng.choice(["attention_rows", "ffn_rows"])): 0})
+    widths = dict(zip(PARTS, (config.dims.heads, config.dims.hidden, config.dims.ffn, config.dims.hidden), strict=True))
+    scores = [{name: rng.standard_normal(width) for name, width in widths.items()} for _ in spec.layers]
+    return rank(scores, spec)
 
 
 def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -> Weights:

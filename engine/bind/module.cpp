@@ -1,0 +1,186 @@
+// The Python module prunetime._engine: checks what comes in, lets go of the GIL, runs the encoder.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "bind/arrays.h"
+#include "bind/testing.h"
+#include "encoder/encoder.h"
+#include "encoder/reference_kernel.h"
+#include "kernels/dispatch.h"
+
+namespace nb = nanobind;
+
+namespace prunetime {
+namespace {
+
+template <class T>
+T setting(const nb::dict& config, const char* name) {
+  if (!config.contains(name)) throw Error("config: " + std::string(name) + " is missing");
+  T value{};
+  if (!nb::try_cast<T>(config[name], value, false)) {
+    throw Error("config: " + std::string(name) + " is " + nb::repr(config[name]).c_str() + ", which is not a number in range");
+  }
+  return value;
+}
+
+Activation activation_of(const nb::dict& config) {
+  constexpr const char* kName = "head_activation";
+  if (!config.contains(kName)) throw Error("config: head_activation is missing");
+  const std::string name = nb::str(config[kName]).c_str();
+  if (name == "tanh") return Activation::tanh;
+  if (name == "relu") return Activation::relu;
+  if (name == "gelu") return Activation::gelu;
+  throw Error("config: head_activation is '" + name + "'; it must be tanh, relu or gelu");
+}
+
+EncoderConfig config_of(const nb::dict& config) {
+  return {.layers = setting<int>(config, "layers"),
+          .hidden = setting<int>(config, "hidden"),
+          .heads = setting<int>(config, "heads"),
+          .head_dim = setting<int>(config, "head_dim"),
+          .ffn = setting<int>(config, "ffn"),
+          .vocabulary = setting<int>(config, "vocabulary"),
+          .positions = setting<int>(config, "positions"),
+          .position_offset = setting<int>(config, "position_offset"),
+          .token_types = setting<int>(config, "token_types"),
+          .outputs = setting<int>(config, "outputs"),
+          .layer_norm_eps = static_cast<float>(setting<double>(config, "layer_norm_eps")),
+          .head_activation = activation_of(config)};
+}
+
+using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+// Views of the arrays, which `owners` keeps alive.
+Arrays arrays_of(const nb::dict& weights, std::vector<AnyArray>& owners) {
+  Arrays arrays;
+  for (const auto& [key, value] : weights) {
+    if (!nb::isinstance<nb::str>(key)) throw Error("weights: " + std::string(nb::repr(key).c_str()) + " is not a name");
+    const std::string name = nb::str(key).c_str();
+    AnyArray array;
+    if (!nb::try_cast<AnyArray>(value, array, false)) {
+      throw Error("weights: " + name + " is not a C-contiguous NumPy array of numbers");
+    }
+    const bool is_float = array.dtype() == nb::dtype<float>();
+    if (!is_float && array.dtype() != nb::dtype<std::int32_t>()) {
+      throw Error("weights: " + name + " is neither float32 nor int32");
+    }
+    Array& view = arrays[name];
+    view.type = is_float ? Type::float32 : Type::int32;
+    for (std::size_t i = 0; i < array.ndim(); ++i) view.shape.push_back(static_cast<std::int64_t>(array.shape(i)));
+    view.data = array.data();
+    owners.push_back(std::move(array));
+  }
+  return arrays;
+}
+
+// An encoder that any number of Python threads may call; they take turns.
+class SharedEncoder {
+ public:
+  SharedEncoder(const nb::dict& config, const nb::dict& weights, int threads, const std::string& isa) {
+    const EncoderConfig encoder_config = config_of(config);
+    const Kernels& kernels = choose_kernels(isa);
+    std::vector<AnyArray> owners;
+    const Arrays arrays = arrays_of(weights, owners);
+    encoder_ = std::make_unique<Encoder>(encoder_config, arrays, threads, kernels);
+  }
+
+  auto forward(const Ints1& ids, const Ints1& types, const Ints1& offsets) {
+    return to_numpy(run(ids, types, offsets, nullptr), {rows(offsets), outputs()});
+  }
+
+  auto forward_timed(const Ints1& ids, const Ints1& types, const Ints1& offsets) {
+    const std::size_t slots = 2 * static_cast<std::size_t>(encoder_->config().layers) + 2;
+    std::vector<std::int64_t> nanoseconds(slots);
+    auto logits = run(ids, types, offsets, nanoseconds.data());
+    auto times = std::make_unique<double[]>(slots);
+    std::copy(nanoseconds.begin(), nanoseconds.end(), times.get());
+    return std::pair(to_numpy(std::move(logits), {rows(offsets), outputs()}), to_numpy(std::move(times), {slots}));
+  }
+
+  // Heads, attention output rows, FFN rows and FFN output rows of each layer.
+  std::vector<std::vector<int>> layer_counts() const {
+    std::vector<std::vector<int>> counts;
+    for (const Layer& layer : encoder_->layers()) {
+      counts.push_back({layer.attention ? layer.attention->heads : 0,
+                        layer.attention ? layer.attention->end.output.outputs : 0,
+                        layer.ffn ? layer.ffn->input.outputs : 0, layer.ffn ? layer.ffn->end.output.outputs : 0});
+    }
+    return counts;
+  }
+
+  const Encoder& encoder() const { return *encoder_; }
+
+ private:
+  static std::size_t rows(const Ints1& offsets) { return offsets.size() - 1; }
+  std::size_t outputs() const { return static_cast<std::size_t>(encoder_->config().outputs); }
+
+  std::unique_ptr<float[]> run(const Ints1& ids, const Ints1& types, const Ints1& offsets, std::int64_t* nanoseconds) {
+    constexpr std::size_t kMost = std::size_t{1} << 30;
+    if (offsets.size() == 0) throw Error("offsets are empty; they hold one number more than there are sequences");
+    if (ids.size() != types.size()) {
+      throw Error("there are " + std::to_string(ids.size()) + " ids and " + std::to_string(types.size()) + " types");
+    }
+    if (ids.size() > kMost || offsets.size() > kMost) throw Error("a batch has at most 2^30 tokens");
+    auto logits = std::make_unique<float[]>(rows(offsets) * outputs());
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    // Copied before they are checked: another Python thread could write to them while the encoder runs.
+    ids_.assign(ids.data(), ids.data() + ids.size());
+    types_.assign(types.data(), types.data() + types.size());
+    offsets_.assign(offsets.data(), offsets.data() + offsets.size());
+    const Batch batch{ids_.data(), types_.data(), offsets_.data(), static_cast<int>(rows(offsets))};
+    batch.check(encoder_->config(), static_cast<std::int64_t>(ids.size()));
+    encoder_->forward(batch, logits.get(), nanoseconds);
+    return logits;
+  }
+
+  std::unique_ptr<Encoder> encoder_;
+  std::mutex mutex_;
+  std::vector<std::int32_t> ids_, types_, offsets_;
+};
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : supported_kernels()) names.emplace_back(kernels->isa);
+  return names;
+}
+
+}  // namespace
+}  // namespace prunetime
+
+NB_MODULE(_engine, m) {
+  using namespace prunetime;
+  m.attr("BUILD") = PRUNETIME_BUILD;
+  m.def("supported_isas", &supported_isas);
+
+  nb::class_<SharedEncoder>(m, "Encoder")
+      .def(nb::init<const nb::dict&, const nb::dict&, int, const std::string&>(), nb::arg("config"), nb::arg("weights"),
+           nb::arg("threads"), nb::arg("isa") = "")
+      .def("forward", &SharedEncoder::forward, nb::arg("ids").noconvert(), nb::arg("types").noconvert(),
+           nb::arg("offsets").noconvert())
+      .def("forward_timed", &SharedEncoder::forward_timed, nb::arg("ids").noconvert(), nb::arg("types").noconvert(),
+           nb::arg("offsets").noconvert())
+      .def_prop_ro("layer_counts", &SharedEncoder::layer_counts)
+      .def_prop_ro("isa", [](const SharedEncoder& e) { return e.encoder().isa(); })
+      .def_prop_ro("threads", [](const SharedEncoder& e) { return e.encoder().threads(); })
+      .def_prop_ro("weight_bytes", [](const SharedEncoder& e) { return e.encoder().weight_bytes(); });
+
+  nb::class_<ReferenceKernel>(m, "ReferenceKernel")
+      .def("__init__",
+           [](ReferenceKernel* self, const std::string& isa) { new (self) ReferenceKernel(choose_kernels(isa)); },
+           nb::arg("isa") = "")
+      .def("run", &ReferenceKernel::run)
+      .def_prop_ro("isa", &ReferenceKernel::isa);
+
+  nb::module_ testing = m.def_submodule("testing");
+  bind_testing(testing);
+}
