@@ -103,8 +103,8 @@ def _check_role(name: str, role: Examples, split: bool) -> None:
     groups = len(np.unique(role.groups))
     if len(role) < MIN_ROWS or groups < 2:
         raise InputError(
-            f"{what} has {len(role)} rows in {groups} groups; it needs at least {MIN_ROWS} in 2: give more data, "
-            "a finer --group, or the roles themselves with --valid and --test"
+            f"{what} has {len(role)} rows in {groups} groups; it needs at least {MIN_ROWS} rows in 2 groups: "
+            "give more data, a finer --group, or the roles themselves with --valid and --test"
         )
     if len(np.unique(role.labels)) < 2:
         raise InputError(f"{what} has {len(role)} rows of one label only; give more data")

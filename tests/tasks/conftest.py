@@ -1,0 +1,27 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prunetime
+
+
+@pytest.fixture
+def run_python():
+    """Runs code in a fresh interpreter with extra environment variables; returns what it printed."""
+
+    def run(code: str, **environment: str) -> str:
+        path = os.pathsep.join([str(Path(prunetime.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,162 @@
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+import pytest
+
+from prunetime.errors import InputError
+from prunetime.tasks.hub import choose_files
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+DATASETS = {
+    "shop/plain": {
+        "files": {
+            "README.md": b"# ads\n",
+            "data/train-00000-of-00002.csv": b"text,label\r\na chair,1\r\n",
+            "data/train-00001-of-00002.csv": b"text,label\r\na lamp,0\r\n",
+            "data/validation.jsonl": b'{"text": "a sofa", "label": 1}\n',
+            "data/test.tsv": b"text\tlabel\na rug\t0\n",
+        }
+    },
+    "shop/configs": {
+        "configs": [
+            {"config_name": "small", "data_files": [{"split": "train", "path": "a.tsv"}]},
+            {"config_name": "large", "data_files": [{"split": "dev", "path": ["b*.tsv"]}]},
+        ],
+        "files": {"a.tsv": b"text\tlabel\nsmall one\t1\n", "b1.tsv": b"text\tlabel\nlarge one\t1\n"},
+    },
+    "shop/uneven": {"files": {"train1.csv": b"a,b\r\n1,2\r\n", "train2.csv": b"a,c\r\n1,2\r\n"}},
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's API as reading a dataset takes."""
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        self.answer()
+
+    def answer(self):
+        path = unquote(self.path.partition("?")[0])
+        for name, dataset in DATASETS.items():
+            if path == f"/api/datasets/{name}":
+                files = [{"rfilename": file} for file in dataset["files"]]
+                card = {"configs": dataset["configs"]} if "configs" in dataset else {}
+                body = {"id": name, "sha": SHA, "siblings": files, "cardData": card, "tags": [], "private": False}
+                return self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            for file, content in dataset["files"].items():
+                if path == f"/datasets/{name}/resolve/{SHA}/{file}":
+                    etag = hashlib.sha1(content).hexdigest()
+                    return self.send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": SHA})
+        return self.send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+
+    def send(self, status, body, headers):
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """Environment of a process whose hub is a server of this test."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": "",
+    }
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+READ = """
+import json, sys
+from prunetime.errors import InputError
+from prunetime.tasks.sources import read_table
+answers = []
+for source, split in json.loads({requests!r}):
+    try:
+        answers.append(read_table(source, split).columns)
+    except InputError as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+def read(run_python, environment, *requests):
+    return json.loads(run_python(READ.format(requests=json.dumps(requests)), **environment))
+
+
+def test_datasets_are_read_with_the_real_client(run_python, hub):
+    train, valid, test, small, large = read(
+        run_python,
+        hub,
+        *(("shop/plain", split) for split in ("train", "validation", "test")),
+        *(("shop/configs:small", "train"), ("shop/configs:large", "validation")),
+    )
+    assert train == {"text": ["a chair", "a lamp"], "label": ["1", "0"]}
+    assert valid == {"text": ["a sofa"], "label": ["1"]}
+    assert test == {"text": ["a rug"], "label": ["0"]}
+    assert small["text"] == ["small one"]
+    assert large["text"] == ["large one"]
+
+
+def test_what_the_hub_does_not_have(run_python, hub):
+    missing, config, split, uneven = read(
+        run_python,
+        hub,
+        *(("shop/none", "train"), ("shop/configs", "train"), ("shop/configs:small", "test"), ("shop/uneven", "train")),
+    )
+    assert "shop/none: neither a file nor a dataset" in missing
+    assert "choose a config, as in shop/configs:NAME; small, large" in config
+    assert "no split 'test'; it has train" in split
+    assert (
+        "shop/uneven/train2.csv has the columns a, c, but shop/uneven/train1.csv of the same split has a, b" in uneven
+    )
+
+
+def test_a_hub_that_does_not_answer(run_python, hub):
+    (error,) = read(run_python, hub | {"HF_ENDPOINT": "http://127.0.0.1:1"}, ("shop/plain", "train"))
+    assert "shop/plain: no such file, and the hub could not be asked" in error
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "chosen"),
+    [
+        (["all.csv"], "train", ["all.csv"]),
+        (["train.csv", "dev.csv"], "validation", ["dev.csv"]),
+        (["training/part-1.tsv", "validation/part-1.tsv"], "train", ["training/part-1.tsv"]),
+        (["training_runs/eval.tsv"], "test", ["training_runs/eval.tsv"]),
+        (["contest.csv", "test_set.csv"], "test", ["test_set.csv"]),
+        (["train.csv", "notes.txt"], "train", ["train.csv"]),
+    ],
+)
+def test_splits_are_told_by_words_in_the_path(files, split, chosen):
+    assert choose_files("o/n", files, (), "", split) == chosen
+
+
+def test_without_a_card_a_config_is_a_folder():
+    files = ["en/train.parquet", "de/train.parquet"]
+    assert choose_files("o/n:de", files, (), "de", "train") == ["de/train.parquet"]
+    with pytest.raises(InputError, match="no config 'fr'; its folders are de, en"):
+        choose_files("o/n:fr", files, (), "fr", "train")
+
+
+def test_a_dataset_without_readable_files():
+    with pytest.raises(InputError, match=r"no data file that can be read \(\.tsv"):
+        choose_files("o/n", ["script.py", "image.png"], (), "", "train")
