@@ -100,7 +100,7 @@ class LayerSpec:
         shapes: dict[str, tuple[int, int]] = {}
         if self.has_attention:
             inner = self.heads * dims.head_dim
-            shapes |= {name: (inner, dims.hidden) for name in ("query", "key", "value")}
+            shapes |= dict.fromkeys(("query", "key", "value"), (inner, dims.hidden))
             shapes["attention_output"] = (self.attention_rows, inner)
         if self.has_ffn:
             shapes["ffn_input"] = (self.ffn, dims.hidden)

@@ -86,8 +86,8 @@ class Mask:
 
     @classmethod
     def full(cls, dims: Dims) -> Mask:
-        widths = (dims.heads, dims.hidden, dims.ffn, dims.hidden)
-        return cls(tuple(LayerMask(*(np.ones(w, np.bool_) for w in widths)) for _ in range(dims.layers)))
+        heads, rows, ffn = (np.ones(width, np.bool_) for width in (dims.heads, dims.hidden, dims.ffn))
+        return cls((LayerMask(heads, rows, ffn, rows),) * dims.layers)
 
     def spec(self) -> ArchSpec:
         return ArchSpec(tuple(layer.spec() for layer in self.layers))
@@ -122,8 +122,8 @@ def rank(scores: Scores, spec: ArchSpec) -> Mask:
         raise InputError(f"scores of {len(scores)} layers for a spec of {len(spec.layers)}")
     layers = []
     for layer_scores, layer in zip(scores, spec.layers, strict=True):
-        kept = {name: _top(layer_scores[name], getattr(layer, name), name) for name in PARTS}
-        layers.append(LayerMask(**kept, tokens=layer.tokens))
+        heads, attention_rows, ffn, ffn_rows = (_top(layer_scores[name], getattr(layer, name), name) for name in PARTS)
+        layers.append(LayerMask(heads, attention_rows, ffn, ffn_rows, tokens=layer.tokens))
     return Mask(tuple(layers))
 
 
@@ -154,8 +154,8 @@ def _layer_from_json(data: Mapping[str, Any]) -> LayerMask:
         name: BlockMask(b["rows"], b["columns"], _bools_from_json(b["kept"]).reshape(b["grid"]))
         for name, b in values.get("blocks", {}).items()
     }
-    parts = {name: _bools_from_json(values[name]) for name in PARTS}
-    return LayerMask(**parts, blocks=blocks, tokens=values.get("tokens", 1.0))
+    heads, attention_rows, ffn, ffn_rows = (_bools_from_json(values[name]) for name in PARTS)
+    return LayerMask(heads, attention_rows, ffn, ffn_rows, blocks, values.get("tokens", 1.0))
 
 
 def _bools_to_json(array: Bools) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _bools_to_json(array: Bools) -> dict[str, Any]:
 def _bools_from_json(data: Mapping[str, Any]) -> Bools:
     kept = np.asarray(data["kept"], dtype=np.int64)
     width = int(data["of"])
-    if kept.size and not (0 <= kept.min() and kept.max() < width):
+    if kept.size and not (kept.min() >= 0 and kept.max() < width):
         raise InputError(f"mask keeps index {int(kept.max())} of a part that has {width}")
     array = np.zeros(width, np.bool_)
     array[kept] = True

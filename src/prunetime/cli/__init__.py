@@ -1,5 +1,6 @@
 """The `prunetime` command."""
 
+from prunetime.cli import models, runs
 from prunetime.cli.main import main
 
-__all__ = ["main"]
+__all__ = ["main", "models", "runs"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -16,33 +16,27 @@ from prunetime.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, PrunetimeError
 class Group(click.Group):
     """Turns the errors a user can act on into one line and an exit code (with `--json`, into one object)."""
 
-    def main(self, args: Any = None, **extra: Any) -> Any:
-        arguments = list(sys.argv[1:] if args is None else args)
+    def invoke(self, ctx: click.Context) -> Any:
+        as_json = "--json" in sys.argv
         try:
-            return super().main(args=arguments, **(extra | {"standalone_mode": False}))
-        except click.exceptions.Exit as leave:
-            sys.exit(leave.exit_code)
-        except click.ClickException as error:
-            error.show()
-            fail(str(error.format_message()), error.exit_code, arguments, say=False)
+            return super().invoke(ctx)
         except PrunetimeError as error:
-            fail(str(error), error.exit_code, arguments)
-        except (click.Abort, KeyboardInterrupt):
-            fail("interrupted; run the same command again to resume", EXIT_INTERRUPTED, arguments)
+            fail(str(error), error.exit_code, as_json)
+        except KeyboardInterrupt:
+            fail("interrupted; run the same command again to resume", EXIT_INTERRUPTED, as_json)
         except ModuleNotFoundError as error:
-            fail(f"{error.name} is not installed: pip install 'prunetime[prune]'", EXIT_BAD_INPUT, arguments)
+            fail(f"{error.name} is not installed: pip install 'prunetime[prune]'", EXIT_BAD_INPUT, as_json)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise
-            fail(f"{error.filename or 'a file'}: {error.strerror}; free some space or choose another folder",
-                 EXIT_BAD_INPUT, arguments)  # fmt: skip
+            place = error.filename or "a file"
+            fail(f"{place}: {error.strerror}; free some space or choose another folder", EXIT_BAD_INPUT, as_json)
 
 
-def fail(message: str, exit_code: int, arguments: list[str], say: bool = True) -> None:
+def fail(message: str, exit_code: int, as_json: bool) -> NoReturn:
     """Ends the process with the error on standard error and, with `--json`, as an object on standard output."""
-    if say:
-        click.echo(f"error: {message}", err=True)
-    if "--json" in arguments:
+    click.echo(f"error: {message}", err=True)
+    if as_json:
         click.echo(json.dumps({"error": message, "exit_code": exit_code}))
     sys.exit(exit_code)
 
@@ -56,8 +50,3 @@ def main() -> None:
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Prints the result: as one JSON object on the last line, or as text."""
     click.echo(json.dumps(result, allow_nan=False) if as_json else text)
-
-
-from prunetime.cli import models, runs  # noqa: E402  # the commands register themselves on `main`
-
-__all__ = ["emit", "fail", "main", "models", "runs"]

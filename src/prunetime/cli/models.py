@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,7 +36,7 @@ def score(artifact: Path, text: str | None, pair: str | None, as_json: bool) -> 
 
     model = load(artifact)
     if text is not None:
-        rows = [(text, pair) if pair is not None else (text,)]
+        rows: list[tuple[str, ...]] = [(text, pair) if pair is not None else (text,)]
     else:
         rows = [tuple(line.rstrip("\r\n").split("\t")) for line in _utf8_lines()]
         if not rows:
@@ -52,9 +53,7 @@ def score(artifact: Path, text: str | None, pair: str | None, as_json: bool) -> 
 @group_option
 @metric_option
 @json_option
-def evaluate(
-    artifact: Path, data: str, text: str | None, label: str | None, group: str | None, metric: str | None, as_json: bool
-) -> None:
+def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> None:
     """Quality and latency of an artifact on labelled data, by the engine."""
     from prunetime.runtime.measure import interleave, pinned, summarise
     from prunetime.runtime.model import load
@@ -66,11 +65,11 @@ def evaluate(
     model = load(artifact)
     task = model.manifest.task
     table = read_table(data)
-    columns, guess = guess_columns(table, columns_of(text) or task.text, label, group)
+    columns, guess = guess_columns(table, columns_of(named["text"]) or task.text, named["label"], named["group"])
     if guess:
         click.echo(guess, err=True)
     rows = examples(table, columns, task)
-    chosen = metrics.metric(metric) if metric else metrics.default_metric(task)
+    chosen = metrics.metric(named["metric"]) if named["metric"] else metrics.default_metric(task)
     estimate = metrics.evaluate(chosen, model.score(rows.texts), rows.labels, rows.groups)
     budget = Budget(share=1.0, seq_len=task.max_length)
     with pinned(1):
@@ -122,7 +121,7 @@ def inspect(artifact: Path, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the profile is written.")
 @click.option("--specs", type=click.IntRange(3), default=100, show_default=True, help="Random specs its error is from.")
 @json_option
-def profile(model: str, out: Path, specs: int, as_json: bool, **setting: int) -> None:
+def profile(model: str, out: Path, specs: int, as_json: bool, **setting: Any) -> None:
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.models import families
@@ -155,7 +154,7 @@ def profile(model: str, out: Path, specs: int, as_json: bool, **setting: int) ->
 @setting_options
 @click.option("--against", default="", help="Rivals to time beside it: pytorch, onnxruntime (comma-separated).")
 @json_option
-def bench(artifact: Path, against: str, as_json: bool, **setting: int) -> None:
+def bench(artifact: Path, against: str, as_json: bool, **setting: Any) -> None:
     """Time an artifact on every instruction set of this CPU, interleaved with rivals running the same model."""
     from prunetime.rivals import bench as benching
 

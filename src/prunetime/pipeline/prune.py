@@ -59,7 +59,11 @@ def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | Non
 def pick(origin: Path, amount: Budget, changed: Mapping[str, Any], out: Path, reporter: Reporter) -> dict[str, Any]:
     """Takes the best model for another budget off the archive of the finished run `origin`, tunes and verifies it.
 
-    The new budget is the run's with the time or share of `amount` and the fields that `changed` names. Raises InputError where `origin` is no finished run or its archive has nothing inside the budget.
+    The new budget is the run's, with the time or share of `amount` and the fields that `changed` names.
+
+    Raises:
+        InputError: `origin` is no finished run, or its archive has nothing inside the budget.
+        BudgetError: no model inside the budget was found in three attempts.
     """
     before = Run(origin, reporter)
     settings = Settings.from_json(before.read("run.json")["settings"])
@@ -102,7 +106,7 @@ def _begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
             "settings": settings.to_json() | {"budget": None, "slices": None},
         }
     roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
-    record = {
+    record: dict[str, Any] = {
         "settings": settings.to_json(),
         "digest": digest_of(inputs | {"budget": settings.budget.to_json()}),
         "task": source.task.to_json(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def profile(run: Run, source: Source, budget: Budget, given: Path | None) -> Lat
     """
     config = source.pretrained.config
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len)
-    inputs = {"key": digest_of(key.to_json()), "given": given.read_text() if given and given.is_file() else None}
+    inputs = {"key": digest_of(asdict(key)), "given": given.read_text() if given and given.is_file() else None}
 
     def work(progress: Progress) -> None:
         if given:
@@ -101,7 +102,9 @@ def importance(run: Run, source: Source, settings: Settings, dense: artifact.Art
 
     def work(progress: Progress) -> None:
         model = from_weights(dense.manifest.config, dense.weights)
-        scores = fisher(model, source.training_data(rows, settings.seed), on_progress=progress)
+        scores = fisher(
+            model, source.training_data(rows, settings.seed), rows, settings.seed, threads=THREADS, on_progress=progress
+        )
         save_scores(scores, run.path("importance.safetensors"))
 
     run.do("importance", "Importance of heads and rows", inputs, ["importance.safetensors"], work)
@@ -149,7 +152,9 @@ def leave_choice(run: Run, source: Source, settings: Settings, dense: artifact.A
             for kind in ("uniform", "depth")
         }
         front = [list(e.genome) for e in archive.front()]
-    mask = rank(load_scores(run.path("importance.safetensors")), space.spec(winner.genome))
+    mask = rank(
+        load_scores(run.path("importance.safetensors"), source.pretrained.config.dims), space.spec(winner.genome)
+    )
     run.write("mask.json", mask.to_json())
     run.write(
         "search.json",
@@ -157,9 +162,9 @@ def leave_choice(run: Run, source: Source, settings: Settings, dense: artifact.A
             "metric": source.metric.name,
             "higher_is_better": source.metric.higher_is_better,
             "target_us": target_us,
-            "chosen": winner.to_json(),
-            "finalists": [e.to_json() for e in final],
-            "baselines": {kind: e.to_json() if e else None for kind, e in best.items()},
+            "chosen": asdict(winner),
+            "finalists": [asdict(e) for e in final],
+            "baselines": {kind: asdict(e) if e else None for kind, e in best.items()},
             "front": front,
         },
     )
@@ -172,7 +177,7 @@ def mask_scorer(run: Run, source: Source, dense: artifact.Artifact, rows: int, s
     return MaskScorer(
         dense.manifest.config,
         dense.weights,
-        load_scores(run.path("importance.safetensors")),
+        load_scores(run.path("importance.safetensors"), source.pretrained.config.dims),
         ScoringRows(source.valid_tokens.select(chosen), valid.labels[chosen], valid.groups[chosen], source.task),
         source.metric,
         threads=THREADS,

@@ -1,0 +1,165 @@
+"""The whole road on a tiny model: prune, resume after kill -9 in every stage, pick, and what bad input gets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import bert_folder, write_tsv
+
+import prunetime
+from prunetime.tasks.synthetic import ad_relevance
+
+QUICK_VERIFY = (
+    "import prunetime.pipeline.verify as verify; verify.SECONDS, verify.ROUNDS = 1.0, 6; "
+    "from prunetime.cli import main; main()"
+)
+"""The real command line, with the latency check of verify shortened from its 60 seconds."""
+
+STAGES = ("profile", "teacher", "importance", "search", "gate", "tune", "verify")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    bert_folder(folder / "bert")
+    write_tsv(ad_relevance(1200, 0), folder / "ads.tsv")
+    return folder
+
+
+def command(inputs: Path, out: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-c", QUICK_VERIFY, "prune", "--model", str(inputs / "bert"), "--data", str(inputs / "ads.tsv"),
+        "--text", "query,title", "--label", "label", "--group", "query", "--slice", "unseen:product_uid",
+        "--latency", "70%", "--seq-len", "24", "--effort", "quick", "--out", str(out), "--json", *more,
+    ]  # fmt: skip
+
+
+def last_object(output: str) -> dict:
+    return json.loads(output.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    ran = subprocess.run(command(inputs, out), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return out, last_object(ran.stdout)
+
+
+def test_the_result_is_measured_inside_the_budget(finished: tuple[Path, dict]) -> None:
+    out, result = finished
+    assert set(result) == {"budget_us", "dense", "pruned", "spec", "artifact", "report"}
+    for row in (result["dense"], result["pruned"]):
+        assert set(row) == {"p50_us", "p99_us", "ci95_us", "metric", "value", "ci95", "params"}
+        assert row["ci95_us"][0] <= row["p50_us"] <= row["ci95_us"][1]
+    assert result["pruned"]["params"] < result["dense"]["params"]
+    verified = json.loads((out / "verify.json").read_text())
+    assert verified["verdict"]["met"]
+    assert verified["verdict"]["ci95"][1] <= 0.70
+    assert {"all", "unseen:product_uid"} == set(verified["quality"])
+    assert Path(result["report"]).read_text().startswith("<!doctype html>")
+    assert not (out / "candidate").exists()
+
+
+def test_the_artifact_scores_as_its_torch_twin_and_as_transformers(finished: tuple[Path, dict]) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    import prunetime.models.hf  # noqa: F401  # registers the class
+
+    artifact = finished[1]["artifact"]
+    model = prunetime.load(artifact)
+    pairs = list(zip(*[ad_relevance(50, 1).columns[name] for name in ("query", "title")], strict=True))
+    tokens = model.tokenize(pairs)
+    import torch
+
+    twin = AutoModelForSequenceClassification.from_pretrained(artifact).eval()
+    ids, mask, types = (torch.from_numpy(a.astype(np.int64)) for a in tokens.padded(0))
+    with torch.no_grad():
+        logits = twin(input_ids=ids, attention_mask=mask, token_type_ids=types).logits.numpy()
+    np.testing.assert_allclose(model.engine.logits(tokens), logits, atol=2e-5)
+    np.testing.assert_array_equal(model.score(pairs), model.score_tokens(tokens))
+    assert model.score(pairs[:1])[0] == model.score(pairs)[0]
+
+
+def test_a_finished_run_is_not_done_again(inputs: Path, finished: tuple[Path, dict]) -> None:
+    out, result = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    ran = subprocess.run(command(inputs, out), capture_output=True, text=True, check=True)
+    assert last_object(ran.stdout) == result
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_command_in_the_same_folder_is_refused(inputs: Path, finished: tuple[Path, dict]) -> None:
+    ran = subprocess.run(command(inputs, finished[0], "--seed", "1"), capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "holds another run: its seed differ" in ran.stderr
+    assert last_object(ran.stdout)["exit_code"] == 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_killed_in_any_stage_ends_as_an_uninterrupted_one(
+    inputs: Path, finished: tuple[Path, dict], tmp_path: Path, stage: str
+) -> None:
+    whole = finished[0]
+    out = tmp_path / "killed"
+    with_profile = command(inputs, out, "--profile", str(whole / "profile.json"))
+    process = subprocess.Popen(with_profile, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    before = out / "stages" / f"{STAGES[max(0, STAGES.index(stage) - 1)]}.json"
+    deadline = time.monotonic() + 120
+    while not (before.exists() or stage == "profile" and (out / "run.json").exists()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.15)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    ran = subprocess.run(with_profile, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    for name in ("mask.json", "artifact/model.safetensors", "evaluations.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_interrupting_leaves_a_run_that_resumes(inputs: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(command(inputs, tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "stages" / "profile.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "run the same command again to resume" in errors
+
+
+def test_pick_takes_a_smaller_budget_off_the_archive(finished: tuple[Path, dict], tmp_path: Path) -> None:
+    pick = [sys.executable, "-c", QUICK_VERIFY, "pick", str(finished[0]), "--latency", "55%", "--json",
+            "--out", str(tmp_path / "picked")]  # fmt: skip
+    ran = subprocess.run(pick, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    result = last_object(ran.stdout)
+    assert result["pruned"]["params"] < finished[1]["pruned"]["params"]
+    assert json.loads((tmp_path / "picked" / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.55
+
+
+def test_a_budget_below_the_floor_is_refused_with_both_numbers_before_any_training(inputs: Path, tmp_path: Path) -> None:
+    ran = subprocess.run([*command(inputs, tmp_path / "run"), "--latency", "1us"], capture_output=True, text=True)
+    assert ran.returncode == 2
+    floor = json.loads((tmp_path / "run" / "profile.json").read_text())["measured_us"]["ids/hot/p50"][0]
+    assert f"budget of 1 us is not above the floor of {floor:.0f} us" in ran.stderr
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_a_stale_profile_is_refused(inputs: Path, finished: tuple[Path, dict], tmp_path: Path) -> None:
+    data = json.loads((finished[0] / "profile.json").read_text())
+    data["key"]["machine"] = "another"
+    (tmp_path / "old.json").write_text(json.dumps(data))
+    ran = subprocess.run(
+        command(inputs, tmp_path / "run", "--profile", str(tmp_path / "old.json")), capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert "its machine is another" in ran.stderr

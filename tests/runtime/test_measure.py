@@ -1,0 +1,62 @@
+"""Timing statistics: what is pooled, what is drawn, what counts as noisy."""
+
+import os
+
+import numpy as np
+import pytest
+
+from prunetime.runtime.measure import Latency, interleave, pinned, ratio, summarise, time_calls
+
+
+def samples(medians: list[float], spread: float = 0.01, calls: int = 40) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.array(medians)[:, None] * (1 + spread * rng.standard_normal((len(medians), calls)))
+
+
+def test_the_interval_comes_from_rounds_and_not_from_single_samples() -> None:
+    drifting = summarise(samples([100.0, 120.0] * 6))
+    pooled_error = 1.25 * drifting.p50_us * 0.1 / np.sqrt(12 * 40)
+    low, high = drifting.p50_ci95_us
+    assert low < drifting.p50_us < high
+    assert high - low > 4 * pooled_error  # samples of one round are not independent
+    assert drifting.noisy
+
+
+def test_a_steady_call_is_not_noisy_and_its_statistics_are_those_of_the_pool() -> None:
+    steady = samples([100.0] * 12)
+    latency = summarise(steady)
+    assert latency.p50_us == pytest.approx(np.median(steady))
+    assert latency.p99_us == pytest.approx(np.percentile(steady, 99))
+    assert not latency.noisy
+    assert Latency.from_json(latency.to_json()) == latency
+    assert latency.of("p99") == (latency.p99_us, latency.p99_ci95_us)
+
+
+def test_a_drift_that_both_share_cancels_out_of_the_ratio() -> None:
+    clock = [100.0, 150.0, 90.0, 130.0] * 6
+    value, (low, high) = ratio(samples([0.4 * c for c in clock]), samples(clock))
+    assert value == pytest.approx(0.4, rel=0.02)
+    assert high - low < 0.02
+
+
+def test_calls_are_interleaved_and_all_timed() -> None:
+    order: list[str] = []
+    result = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, calls=16)
+    assert all(values.shape[1] == 16 and (values > 0).all() for values in result.values())
+    assert "".join(order[:72]).replace("a" * 18, "A").replace("b" * 18, "B") == "ABBA"
+
+
+def test_time_calls_measures_microseconds_and_waits_when_idle() -> None:
+    import time
+
+    assert 900 < np.median(time_calls(lambda: time.sleep(0.001), 5)) < 20_000
+    start = time.monotonic()
+    time_calls(lambda: None, 5, idle_us=4_000)
+    assert time.monotonic() - start > 0.02
+
+
+def test_pinning_is_undone() -> None:
+    before = os.sched_getaffinity(0)
+    with pinned(1):
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before

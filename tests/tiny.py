@@ -1,0 +1,56 @@
+"""A tiny pretrained BERT on disk and a generated task: real parts, small enough for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel
+
+from prunetime.tasks.synthetic import ad_relevance
+from prunetime.tasks.table import Table
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def write_tsv(table: Table, path: Path, rows: slice = slice(None)) -> Path:
+    """The table as a TSV file with a header row."""
+    lines = ["\t".join(table.columns), *map("\t".join, list(zip(*table.columns.values(), strict=True))[rows])]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def wordpiece(texts: list[str], vocabulary: int = 400) -> Tokenizer:
+    """A WordPiece tokenizer of BERT's kind, trained on `texts`."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
+def bert_folder(folder: Path, seed: int = 0, positions: int = 64) -> Path:
+    """A random 2-layer BERT with a tokenizer for the generated ads, as `save_pretrained` leaves it."""
+    folder.mkdir(parents=True)
+    table = ad_relevance(200, 0)
+    tokenizer = wordpiece(table.columns["query"] + table.columns["title"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=positions,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder

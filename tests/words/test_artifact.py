@@ -1,0 +1,129 @@
+"""An artifact is written whole or not at all, and nothing damaged is read."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import random_config, random_weights
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prunetime import artifact
+from prunetime.arch import ArchSpec
+from prunetime.artifact import MANIFEST, WEIGHTS, Manifest
+from prunetime.errors import ArtifactError, InputError
+from prunetime.plan import Plan
+from prunetime.task import Task
+
+TOKENIZER = b'{"version": "1.0"}'
+
+
+def make(folder: Path, seed: int = 0) -> tuple[Manifest, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    config = random_config(rng, outputs=2)
+    spec = ArchSpec.full(config.dims).with_layer(0, heads=1)
+    weights = random_weights(config, spec, rng)
+    manifest = Manifest(config, spec, Plan(), Task("classification", ("0", "1"), ("a", "b"), 8), {"model": "made"})
+    artifact.write(folder, manifest, weights, {"tokenizer.json": TOKENIZER})
+    return manifest, weights
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    manifest, weights = make(tmp_path / "model", seed=3)
+    found = artifact.read(tmp_path / "model")
+    assert found.manifest == manifest
+    assert found.tokenizer == TOKENIZER
+    assert {name: array.tobytes() for name, array in found.weights.items()} == {
+        name: array.tobytes() for name, array in weights.items()
+    }
+
+
+def test_the_same_model_is_the_same_bytes(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "b")
+    for name in (WEIGHTS, MANIFEST, "tokenizer.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def edit(folder: Path, change: Callable[[dict], None]) -> None:
+    data = json.loads((folder / MANIFEST).read_text())
+    change(data)
+    (folder / MANIFEST).write_text(json.dumps(data))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-8]), "truncated"),
+    "tampered": (
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-8] + b"\0\0\0\0\0\0\0\1"),
+        "sha256 is not",
+    ),
+    "missing weights": (lambda f: (f / WEIGHTS).unlink(), "cannot read"),
+    "missing manifest": (lambda f: (f / MANIFEST).unlink(), "is no artifact"),
+    "newer": (lambda f: edit(f, lambda d: d.update(format=2)), "format 2; this version reads up to 1: upgrade"),
+    "no number": (lambda f: edit(f, lambda d: d.update(format="1")), "format '1'"),
+    "not JSON": (lambda f: (f / MANIFEST).write_text("{"), "is no manifest"),
+    "deep": (lambda f: (f / MANIFEST).write_text("[" * 100_000), "is no manifest"),
+    "a list": (lambda f: (f / MANIFEST).write_text("[]"), "is no manifest"),
+    "another spec": (lambda f: edit(f, lambda d: d["spec"][0].update(heads=2)), "asks for|outside|0 to 1"),
+    "outside": (lambda f: edit(f, lambda d: d["files"].update({"../x": {}})), "plain files only"),
+    "no config": (lambda f: edit(f, lambda d: d.pop("config")), "config"),
+    "unlisted weights": (lambda f: edit(f, lambda d: d["files"].pop(WEIGHTS)), "lists no model.safetensors"),
+    "bad task": (lambda f: edit(f, lambda d: d["task"].update(kind="poem")), "poem"),
+    "unknown family": (lambda f: edit(f, lambda d: d["config"].update(family="gpt2")), "supported: bert"),
+    "files": (lambda f: edit(f, lambda d: d.update(files=[1])), "object of digests"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named(folder: Path, name: str) -> None:
+    damage, message = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(ArtifactError, match=message):
+        artifact.read(folder)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(st.data())
+def test_no_changed_byte_of_a_manifest_gets_another_error_than_ours(folder: Path, data: st.DataObject) -> None:
+    content = bytearray((folder / MANIFEST).read_bytes())
+    copy = folder.parent / "copy"
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (copy / MANIFEST).write_bytes(bytes(content))
+    try:
+        artifact.read(copy)
+    except ArtifactError as error:
+        assert str(error)
+
+
+def test_weights_that_are_not_finite_or_not_the_specs_are_not_written(tmp_path: Path) -> None:
+    manifest, weights = make(tmp_path / "model")
+    broken = {**weights, "head.output.bias": np.array([np.nan, 0], np.float32)}
+    files = {"tokenizer.json": TOKENIZER}
+    with pytest.raises(InputError, match=r"head.output.bias holds a number that is not finite"):
+        artifact.write(tmp_path / "other", manifest, broken, files)
+    with pytest.raises(InputError, match="missing"):
+        artifact.write(tmp_path / "other", manifest, {}, files)
+    with pytest.raises(InputError, match="needs tokenizer"):
+        artifact.write(tmp_path / "other", manifest, weights, {})
+    with pytest.raises(InputError, match="exists"):
+        artifact.write(tmp_path / "model", manifest, weights, files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    manifest, weights = make(tmp_path / "model")
+    files = {"tokenizer.json": TOKENIZER, "big": b"x", "nowhere/file": b"no folder: as a disk that fails midway"}
+    with pytest.raises(InputError, match="cannot write .*; free some space"):
+        artifact.write(tmp_path / "other", manifest, weights, files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
