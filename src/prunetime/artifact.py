@@ -208,8 +208,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes JSON whole or not at all (through a temporary file beside it); raises InputError where it cannot."""
-    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    """Writes JSON whole or not at all; raises InputError where it cannot."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all (through a temporary file beside it); raises InputError where it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
