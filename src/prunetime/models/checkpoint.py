@@ -39,12 +39,12 @@ def folder_of(model: str) -> Path:
     Raises InputError where it is neither a folder nor a model that the hub (or, offline, its cache) has.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
-    if path.exists():
+    if path.is_file():
         raise InputError(f"{model} is a file; give the folder that has config.json, or a hub id")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) or model.startswith("."):
-        raise InputError(f"{model} is not a folder (and no hub id, such as google-bert/bert-base-uncased)")
+        raise InputError(f"{model!r} is not a folder (and no hub id, such as google-bert/bert-base-uncased)")
     folder = _snapshot(model, [*SMALL_FILES, SAFETENSORS, "model-*-of-*.safetensors", f"{SAFETENSORS}.index.json"])
     if not any(folder.glob("model*.safetensors")):
         folder = _snapshot(model, [*SMALL_FILES, PICKLED, "pytorch_model-*-of-*.bin", f"{PICKLED}.index.json"])

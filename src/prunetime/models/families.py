@@ -133,8 +133,8 @@ def load(model: str, outputs: int, seed: int = 0) -> Pretrained:
 def _own_config(settings: Mapping[str, Any], folder: Path) -> tuple[EncoderConfig, ArchSpec]:
     try:
         return EncoderConfig.from_json(settings["encoder"]), ArchSpec.from_json(settings["spec"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder}: config.json has no usable encoder and spec ({error!r})") from error
+    except (KeyError, TypeError, InputError) as error:
+        raise InputError(f"{folder}: config.json has no usable encoder and spec: {error!r}") from error
 
 
 def _family_config(settings: Mapping[str, Any], family: str, outputs: int, folder: Path) -> EncoderConfig:

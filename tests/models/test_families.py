@@ -1,0 +1,361 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
+from transformers.utils import logging
+
+from prunetime.config import RUNNABLE
+from prunetime.errors import InputError
+from prunetime.models.encoder import from_weights
+from prunetime.models.families import NAMES, load
+from prunetime.models.hf import config_json
+from prunetime.task import Task
+
+logging.disable_progress_bar()
+
+TINY = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 24,
+    "num_labels": 3,
+}
+
+
+def bert(cls=BertForSequenceClassification, seed=0, **changes):
+    """A transformers model with activations of order one and no weight at its neutral value."""
+    torch.manual_seed(seed)
+    sizes = {**TINY, **changes}
+    model = cls(BertConfig(**sizes, initializer_range=sizes["hidden_size"] ** -0.5))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def save_safetensors(model, folder):
+    model.save_pretrained(folder)
+
+
+def save_sharded_safetensors(model, folder):
+    model.save_pretrained(folder, max_shard_size="30KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+
+
+def save_bin(model, folder):
+    model.config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def save_sharded_bin(model, folder):
+    model.config.save_pretrained(folder)
+    state = model.state_dict()
+    shards = {f"pytorch_model-0000{n}-of-00002.bin": list(state)[n - 1 :: 2] for n in (1, 2)}
+    for name, keys in shards.items():
+        torch.save({key: state[key] for key in keys}, folder / name)
+    weight_map = {key: name for name, keys in shards.items() for key in keys}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def save_first_release_bin(model, folder):
+    """As the first releases were converted from TensorFlow: LayerNorm's gamma and beta, and few settings."""
+    model.config.save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    for key in ("layer_norm_eps", "position_embedding_type", "is_decoder"):
+        settings.pop(key, None)
+    (folder / "config.json").write_text(json.dumps(settings))
+    legacy = {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for key, tensor in model.state_dict().items()
+    }
+    torch.save(legacy, folder / "pytorch_model.bin")
+
+
+SAVE = [save_safetensors, save_sharded_safetensors, save_bin, save_sharded_bin, save_first_release_bin]
+
+
+def assert_equal_to_transformers(ours, theirs, lengths, seed=0):
+    """Logits and every hidden state of real tokens within 1e-5, on pairs of random tokens with padding."""
+    rng = np.random.default_rng(seed)
+    lengths = np.array(lengths)
+    shape = (len(lengths), int(lengths.max()))
+    ids = torch.from_numpy(rng.integers(0, theirs.config.vocab_size, shape))
+    types = torch.from_numpy(rng.integers(0, theirs.config.type_vocab_size, shape))
+    mask = torch.from_numpy((np.arange(shape[1]) < lengths[:, None]).astype(np.int64))
+    with torch.no_grad():
+        got = ours.eval()(ids, mask, types)
+        expected = theirs(input_ids=ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True)
+    torch.testing.assert_close(got.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    assert len(got.hidden_states) == len(expected.hidden_states)
+    for state, reference in zip(got.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(state[mask.bool()], reference[mask.bool()], rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_outputs_equal_transformers(data, tmp_path_factory):
+    heads = data.draw(st.sampled_from([1, 2, 3, 4]))
+    outputs = data.draw(st.integers(1, 4))
+    attention = data.draw(st.sampled_from(["eager", "sdpa"]))
+    theirs = bert(
+        seed=data.draw(st.integers(0, 1000)),
+        hidden_size=heads * data.draw(st.sampled_from([4, 8, 32])),
+        num_attention_heads=heads,
+        num_hidden_layers=data.draw(st.integers(1, 3)),
+        intermediate_size=data.draw(st.integers(1, 80)),
+        vocab_size=data.draw(st.integers(2, 90)),
+        type_vocab_size=data.draw(st.integers(1, 3)),
+        layer_norm_eps=data.draw(st.sampled_from([1e-12, 1e-5])),
+        num_labels=outputs,
+        attn_implementation=attention,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    theirs.save_pretrained(folder)
+    loaded = load(str(folder), outputs)
+    assert loaded.has_head
+    assert_equal_to_transformers(loaded.model, theirs, data.draw(st.lists(st.integers(1, 24), min_size=1, max_size=4)))
+
+
+@pytest.mark.parametrize("save", SAVE)
+def test_every_file_format(tmp_path, save):
+    theirs = bert(id2label={0: "bad", 1: "fair", 2: "good"}, pad_token_id=4)
+    save(theirs, tmp_path)
+    loaded = load(str(tmp_path), 3)
+    assert (loaded.has_head, loaded.labels, loaded.pad_token_id) == (True, ("bad", "fair", "good"), 4)
+    assert loaded.folder == tmp_path
+    assert_equal_to_transformers(loaded.model, theirs, [24, 7])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_files_become_float32(tmp_path, dtype):
+    theirs = bert().to(dtype)
+    theirs.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path), 3)
+    assert {tensor.dtype for tensor in loaded.model.state_dict().values()} == {torch.float32}
+    assert_equal_to_transformers(loaded.model, theirs.float(), [5, 9])
+
+
+def test_a_bare_encoder_keeps_its_pooler_and_gets_a_seeded_output_layer(tmp_path):
+    theirs = bert(BertModel)
+    theirs.save_pretrained(tmp_path)
+    first, again, other = (load(str(tmp_path), 2, seed).model.state_dict() for seed in (1, 1, 2))
+    torch.testing.assert_close(first["head.dense.weight"], theirs.pooler.dense.weight, rtol=0, atol=0)
+    torch.testing.assert_close(first["head.output.weight"], again["head.output.weight"], rtol=0, atol=0)
+    assert not torch.equal(first["head.output.weight"], other["head.output.weight"])
+    loaded = load(str(tmp_path), 2)
+    assert (loaded.has_head, loaded.labels) == (False, None)
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path):
+    bert(BertModel).save_pretrained(tmp_path)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    load(str(tmp_path), 2, seed=9)
+    torch.testing.assert_close(torch.rand(4), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("cls", [BertForMaskedLM, BertForTokenClassification])
+def test_an_encoder_of_another_task_gets_a_fresh_head(tmp_path, cls):
+    theirs = bert(cls)
+    theirs.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path), 3)
+    assert (loaded.has_head, loaded.labels) == (False, None)
+    word = loaded.model.embeddings.word.weight
+    torch.testing.assert_close(word, theirs.bert.embeddings.word_embeddings.weight, rtol=0, atol=0)
+    assert loaded.model.head.dense.weight.abs().max() < 0.2
+    assert loaded.model.head.output.weight.abs().max() < 0.2
+
+
+def test_a_head_of_another_size_is_fresh(tmp_path):
+    bert().save_pretrained(tmp_path)
+    loaded = load(str(tmp_path), 2)
+    assert (loaded.has_head, loaded.labels, loaded.config.outputs) == (False, None, 2)
+    assert loaded.model.head.output.weight.shape == (2, 32)
+
+
+def test_labels_that_config_json_leaves_to_the_default(tmp_path):
+    bert(num_labels=2).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings.pop("id2label", None)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert load(str(tmp_path), 2).labels == ("LABEL_0", "LABEL_1")
+
+
+def test_our_own_folders_load(tmp_path):
+    rng = np.random.default_rng(2)
+    config = random_config(rng, layers=3, outputs=2)
+    spec = random_spec(config, rng)
+    weights = random_weights(config, spec, rng)
+    task = Task("classification", ("no", "yes"), ("text",), 16)
+    (tmp_path / "config.json").write_bytes(config_json(config, spec, task))
+    save_file({name: torch.from_numpy(array) for name, array in weights.items()}, tmp_path / "model.safetensors")
+    loaded = load(str(tmp_path), 2)
+    assert (loaded.has_head, loaded.labels, loaded.config, loaded.model.spec) == (True, ("no", "yes"), config, spec)
+    ragged = random_ragged(config, rng, [3, 9])
+    ids, mask, types = (torch.from_numpy(array) for array in ragged.padded(0))
+    logits = loaded.model.eval()(ids, mask, types).logits.detach().numpy()
+    np.testing.assert_allclose(logits, reference_logits(config, weights, ragged), atol=1e-5)
+    assert not load(str(tmp_path), 3).has_head
+
+
+def test_every_runnable_family_has_its_names():
+    assert set(NAMES) == set(RUNNABLE)
+
+
+def edit_config(**changes):
+    def edit(folder):
+        settings = json.loads((folder / "config.json").read_text())
+        settings.update(changes)
+        settings = {key: value for key, value in settings.items() if value != "REMOVE"}
+        (folder / "config.json").write_text(json.dumps(settings))
+
+    return edit
+
+
+def edit_tensors(change):
+    def edit(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    return edit
+
+
+def truncate(name, keep=0.5):
+    def edit(folder):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * keep)])
+
+    return edit
+
+
+def replace(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+QUERY = "bert.encoder.layer.1.attention.self.query.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "is not a model folder: it has no config.json"),
+        (replace("config.json", b"{"), r"config\.json is not valid JSON"),
+        (replace("config.json", b"\xff\xfe"), r"config\.json is not valid JSON"),
+        (replace("config.json", b"[]"), "holds list, expected an object"),
+        (edit_config(model_type="gpt2"), "architecture 'gpt2' is not supported; supported: bert"),
+        (edit_config(model_type="REMOVE"), "architecture None is not supported; supported: bert"),
+        (edit_config(hidden_act="gelu_new"), "hidden_act 'gelu_new' is not supported for bert; only 'gelu' is"),
+        (edit_config(hidden_act="relu"), "hidden_act 'relu' is not supported"),
+        (edit_config(position_embedding_type="relative_key"), "position_embedding_type 'relative_key' is not supp"),
+        (edit_config(is_decoder=True), "is_decoder True is not supported"),
+        (edit_config(vocab_size="REMOVE"), "lacks vocab_size"),
+        (edit_config(num_hidden_layers="six"), "num_hidden_layers 'six'; it must be a whole number"),
+        (edit_config(num_attention_heads=0), "num_attention_heads 0; it must be a whole number of at least 1"),
+        (edit_config(num_attention_heads=5), "hidden size 32 is no multiple of its 5 heads"),
+        (edit_config(layer_norm_eps="small"), "layer_norm_eps 'small'"),
+        (edit_config(num_hidden_layers=3), r"tensor layers\.2\..* is missing"),
+        (edit_config(intermediate_size=96), r"tensor layers\.0\.ffn_input\.bias is \(64,\), must be \(96,\)"),
+        (edit_tensors(lambda t: t.pop(QUERY)), r"tensor layers\.1\.query\.weight \(32, 32\) is missing"),
+        (edit_tensors(lambda t: t.update({QUERY: t[QUERY][:5].clone()})), r"is \(5, 32\), must be \(32, 32\)"),
+        (lambda f: (f / "model.safetensors").unlink(), "has no weights: neither model.safetensors nor pytorch_mod"),
+        (truncate("model.safetensors"), "is not a whole safetensors file"),
+        (truncate("model.safetensors", 0.0), "is not a whole safetensors file"),
+        (replace("model.safetensors", b"\xff" * 64), "is not a whole safetensors file"),
+    ],
+)
+def test_damaged_folders(tmp_path, damage, message):
+    bert().save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message) as error:
+        load(str(tmp_path), 3)
+    assert str(tmp_path) in str(error.value)
+
+
+class Payload:
+    """Leaves a file behind when unpickled by a reader that executes what it reads."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate("pytorch_model.bin"), "is not a whole file of pickled tensors"),
+        (truncate("pytorch_model.bin", 0.0), "is not a whole file of pickled tensors"),
+        (lambda f: torch.save([1, 2], f / "pytorch_model.bin"), "holds something else than named tensors"),
+        (lambda f: torch.save({"x": Payload(f / "ran")}, f / "pytorch_model.bin"), "is not a whole file of pickled"),
+    ],
+)
+def test_damaged_pickles(tmp_path, damage, message):
+    save_bin(bert(), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load(str(tmp_path), 3)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_shard_that_is_missing_or_outside_the_folder(tmp_path):
+    folder = tmp_path / "model"
+    save_sharded_safetensors(bert(), folder)
+    index = folder / "model.safetensors.index.json"
+    whole = index.read_text()
+    shard = sorted(folder.glob("model-*.safetensors"))[0]
+    index.write_text(whole.replace(shard.name, f"../{shard.name}"))
+    shutil.copy(shard, tmp_path / shard.name)
+    with pytest.raises(InputError, match="which is not a file of its folder"):
+        load(str(folder), 3)
+    index.write_text(whole)
+    shard.unlink()
+    with pytest.raises(InputError, match=f"lacks {shard.name}, which its index names"):
+        load(str(folder), 3)
+    index.write_text("{}")
+    with pytest.raises(InputError, match="has no weight_map"):
+        load(str(folder), 3)
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "/nowhere/at/all", "a/b/c", "not a name", ""])
+def test_neither_a_folder_nor_a_hub_id(model):
+    with pytest.raises(InputError, match="is not a folder"):
+        load(model, 2)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match="is a file; give the folder that has config.json"):
+        load(str(file), 2)
+
+
+@pytest.mark.parametrize("damage", [{"spec": "REMOVE"}, {"encoder": "REMOVE"}, {"spec": 5}, {"encoder": {"dims": 3}}])
+def test_our_own_config_damaged(tmp_path, damage):
+    rng = np.random.default_rng(2)
+    config = random_config(rng, outputs=1)
+    spec = random_spec(config, rng)
+    (tmp_path / "config.json").write_bytes(config_json(config, spec, Task("relevance", (), ("text",), 16)))
+    edit_config(**damage)(tmp_path)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        load(str(tmp_path), 1)
