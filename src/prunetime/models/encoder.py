@@ -248,4 +248,4 @@ def _gated(x: Tensor, gate: Tensor | None) -> Tensor:
 
 def _add_rows(x: Tensor, rows: Tensor | None, update: Tensor) -> Tensor:
     """`x` [.., hidden] plus `update` [.., rows] in the places `rows`; scatter_add is the fastest form on a CPU."""
-    return x + update if rows is None else x.scatter_add(-1, rows.long().expand_as(update), update)
+    return x + update if rows is None else x.scatter_add(-1, rows.long().expand_as(update), update.to(x.dtype))

@@ -202,9 +202,9 @@ class _Progress(TrainerCallback):
     def __init__(self, on_progress: Callable[[int, int], None] | None) -> None:
         self._on_progress = on_progress
 
-    def on_step_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if self._on_progress:
-            self._on_progress(state.global_step, state.max_steps)
+            self._on_progress(state.global_step, args.max_steps)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from cases import random_config, random_ragged, random_weights
+
+from prunetime.arch import ArchSpec
+from prunetime.errors import InputError
+from prunetime.mask import PARTS
+from prunetime.models.encoder import from_weights
+from prunetime.models.gates import ones
+from prunetime.pruning.importance import fisher, load_scores, save_scores
+from prunetime.task import Task
+from prunetime.training.batches import TrainingData
+from prunetime.training.losses import task_losses
+
+TASKS = {
+    "classification": Task("classification", ("a", "b", "c"), ("text",), 32),
+    "relevance": Task("relevance", (), ("text",), 32),
+    "regression": Task("regression", (), ("text",), 32),
+}
+
+
+def made(kind: str = "classification", rows: int = 40):
+    rng = np.random.default_rng(0)
+    task = TASKS[kind]
+    config = random_config(rng, layers=2, heads=2, head_dim=16, ffn=64, outputs=task.outputs)
+    model = from_weights(config, random_weights(config, ArchSpec.full(config.dims), rng))
+    labels = rng.integers(0, 3, rows) if kind == "classification" else rng.random(rows)
+    data = TrainingData(random_ragged(config, rng, rng.integers(2, 20, rows)), labels, task, 0)
+    return model, data
+
+
+def flat(scores):
+    return np.concatenate([layer[name] for layer in scores for name in PARTS])
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_it_is_the_mean_square_of_each_samples_gradient(kind):
+    model, data = made(kind)
+    model.eval()
+    total = 0.0
+    for row in range(len(data)):
+        gates = ones(model.config.dims)
+        batch = data.batch([row])
+        labels = batch.pop("labels")
+        task_losses(model(**batch, gates=gates).logits, labels, data.task).sum().backward()
+        gradient = torch.cat([getattr(g, name).grad for g in gates for name in PARTS])
+        total = total + gradient.double().numpy() ** 2
+    np.testing.assert_allclose(flat(fisher(model, data)), total / len(data), rtol=1e-3, atol=1e-9)
+
+
+def test_the_gradient_of_a_gate_is_the_slope_of_the_loss():
+    model, data = made(rows=1)
+    model.double().eval()
+    batch = data.batch([0])
+    labels = batch.pop("labels")
+
+    def loss(change: float) -> float:
+        gates = [
+            type(g)(**{name: getattr(g, name).detach().double() for name in PARTS}) for g in ones(model.config.dims)
+        ]
+        gates[0].heads[1] += change
+        return task_losses(model(**batch, gates=gates).logits, labels, data.task).item()
+
+    slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
+    assert fisher(model.float(), data)[0]["heads"][1] == pytest.approx(slope**2, rel=1e-3)
+
+
+def test_it_depends_on_the_seed_only_and_leaves_the_model_as_it_was():
+    model, data = made()
+    model.train()
+    first = flat(fisher(model, data, rows=20))
+    torch.manual_seed(99)
+    seen = []
+    np.testing.assert_array_equal(
+        flat(fisher(model, data, rows=20, on_progress=lambda *done: seen.append(done))), first
+    )
+    assert (flat(fisher(model, data, rows=20, seed=1)) != first).any()
+    assert seen == [(20, 20)]
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_head_that_does_nothing_scores_nothing():
+    model, data = made()
+    with torch.no_grad():
+        model.layers[1].attention_output.weight[:, 16:] = 0.0
+    heads = fisher(model, data)[1]["heads"]
+    assert heads[1] == 0.0 < heads[0]
+
+
+def test_scores_come_back_from_their_file(tmp_path):
+    model, data = made()
+    scores = fisher(model, data, rows=10)
+    save_scores(scores, tmp_path / "scores.safetensors")
+    back = load_scores(tmp_path / "scores.safetensors", model.config.dims)
+    np.testing.assert_array_equal(flat(back), flat(scores))
+    assert [list(layer) for layer in back] == [list(PARTS)] * 2
+
+
+def test_a_damaged_missing_or_foreign_file_is_refused(tmp_path):
+    model, data = made()
+    path = tmp_path / "scores.safetensors"
+    with pytest.raises(InputError, match="cannot read"):
+        load_scores(path, model.config.dims)
+    save_scores(fisher(model, data, rows=10), path)
+    other = random_config(np.random.default_rng(0), layers=3).dims
+    with pytest.raises(InputError, match="another encoder"):
+        load_scores(path, other)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InputError, match="cannot read"):
+        load_scores(path, model.config.dims)

@@ -1,0 +1,255 @@
+import dataclasses
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunetime.arch import ArchSpec, Dims
+from prunetime.errors import BudgetError, InputError, PrunetimeError
+from prunetime.search.archive import Archive, Evaluation
+from prunetime.search.evolution import (
+    ELSEWHERE_BINS,
+    USED,
+    SearchSettings,
+    UniformMutator,
+    depth_baselines,
+    finalists,
+    repair,
+    rescore,
+    search,
+    uniform_baselines,
+)
+from prunetime.search.space import Space
+
+SPACE = Space(Dims(layers=4, hidden=64, heads=8, head_dim=8, ffn=512, vocabulary=50, positions=32))
+
+
+def predict(spec: ArchSpec) -> float:
+    """Microseconds: a floor, and a cost for every sub-layer, head and tile; the last layer is cheaper."""
+    us = 20.0
+    for index, layer in enumerate(spec.layers):
+        share = 0.4 if index == len(spec.layers) - 1 else 1.0
+        us += share * (4.0 * layer.has_attention + 3.0 * layer.heads + 2.0 * layer.has_ffn + layer.ffn / 16)
+    return us
+
+
+class Uneven:
+    """Layers are worth more or less, with diminishing returns, so that the best spec is not uniform."""
+
+    def __init__(self) -> None:
+        self.scored: list[ArchSpec] = []
+
+    def __call__(self, specs):
+        for spec in specs:
+            self.scored.append(spec)
+            worth = [(3.0, 0.2), (0.3, 2.0), (1.0, 0.5), (0.2, 3.0)]
+            yield sum(
+                head_worth * math.sqrt(layer.heads) + ffn_worth * math.sqrt(layer.ffn / 64)
+                for layer, (head_worth, ffn_worth) in zip(spec.layers, worth, strict=True)
+            )
+
+
+def run(path, budget_us=100.0, evaluations=120, seed=0, scorer=None, **options):
+    wanted = SearchSettings(budget_us, evaluations, population=24, tournament=5, seed=seed)
+    with Archive(path, "digest") as archive:
+        best = search(SPACE, predict, scorer or Uneven(), archive, wanted, **options)
+        return best, list(archive)
+
+
+@pytest.mark.parametrize("budget_us", [50.0, 100.0, 160.0])
+def test_the_winner_is_inside_the_budget_and_better_than_the_baselines(tmp_path, budget_us):
+    best, archive = run(tmp_path / "a.jsonl", budget_us)
+    assert best.predicted_us == predict(SPACE.spec(best.genome)) <= budget_us
+    for kind in ("uniform", "depth"):
+        assert best.score > max(e.score for e in archive if e.kind == kind and e.predicted_us <= budget_us)
+
+
+def test_it_finds_nearly_the_best_there_is(tmp_path):
+    space = Space(Dims(layers=2, hidden=64, heads=4, head_dim=16, ffn=256, vocabulary=50, positions=32))
+    worth = np.array([2.0, 0.4, 0.5, 1.0])
+
+    def scorer(specs):
+        return [float(worth @ np.sqrt(space.genome(spec))) for spec in specs]
+
+    every = [(a, b, c, d) for a in range(5) for b in range(9) for c in range(5) for d in range(9)]
+    optimum = max(s for g, s in zip(every, scorer(map(space.spec, every)), strict=True) if predict(space.spec(g)) <= 45)
+    with Archive(tmp_path / "a.jsonl", "d") as archive:
+        best = search(space, predict, scorer, archive, SearchSettings(45.0, 200, population=24, tournament=5))
+    assert best.score > 0.98 * optimum
+
+
+def test_evaluations_are_distinct_genomes_baselines_included(tmp_path):
+    scorer = Uneven()
+    seen = []
+    _, archive = run(tmp_path / "a.jsonl", scorer=scorer, on_progress=lambda *done: seen.append(done))
+    assert len(archive) == len(set(scorer.scored)) == len(scorer.scored) == 120
+    assert seen == [(n, 120) for n in range(1, 121)]
+    kinds = Counter(e.kind for e in archive)
+    assert kinds["uniform"] > 1
+    assert kinds["depth"] > 1
+    assert kinds["evolution"] > 60
+
+
+def test_children_use_the_budget_and_some_are_for_other_budgets(tmp_path):
+    _, archive = run(tmp_path / "a.jsonl", evaluations=300)
+    shares = np.array([e.predicted_us / 100.0 for e in archive if e.generation > 0])
+    at_budget = (shares > 0.9) & (shares <= 1.0)
+    assert at_budget.mean() > 0.7
+    assert 0.1 < ((shares < 0.9) | (shares > 1.0)).mean() < 0.3
+    assert shares.max() <= ELSEWHERE_BINS[-1]
+
+
+def test_one_search_answers_a_smaller_budget(tmp_path):
+    run(tmp_path / "a.jsonl", evaluations=300)
+    with Archive(tmp_path / "a.jsonl", "digest") as archive:
+        smaller = archive.best_within(75.0)
+        scores = {kind: [e.score for e in archive if e.kind == kind] for kind in ("uniform", "depth")}
+    dedicated, _ = run(tmp_path / "b.jsonl", budget_us=75.0, evaluations=300)
+    assert smaller.score > 0.9 * dedicated.score
+    assert scores["uniform"]
+
+
+def test_parents_are_genomes_scored_before(tmp_path):
+    _, archive = run(tmp_path / "a.jsonl")
+    before: set = set()
+    for evaluation in archive:
+        assert (evaluation.parent is None) == (evaluation.generation == 0)
+        assert evaluation.parent is None or evaluation.parent in before
+        before.add(evaluation.genome)
+
+
+@settings(max_examples=12, deadline=None)
+@given(killed_after=st.integers(0, 59), seed=st.integers(0, 2))
+def test_killed_after_any_number_of_evaluations_it_ends_as_if_it_had_not_been(tmp_path_factory, killed_after, seed):
+    folder = tmp_path_factory.mktemp("search")
+    best, _ = run(folder / "whole.jsonl", evaluations=60, seed=seed)
+    lines = (folder / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    torn = lines[killed_after + 1][:-7]
+    (folder / "killed.jsonl").write_bytes(b"".join(lines[: killed_after + 1]) + torn)
+    scorer = Uneven()
+    assert run(folder / "killed.jsonl", evaluations=60, seed=seed, scorer=scorer)[0] == best
+    assert (folder / "killed.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+    assert len(scorer.scored) == 60 - killed_after
+
+
+def test_interrupted_while_scoring_it_continues_where_it_was(tmp_path):
+    class Interrupted(Uneven):
+        def __call__(self, specs):
+            for score in super().__call__(specs):
+                if len(self.scored) == 50:
+                    raise KeyboardInterrupt
+                yield score
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a.jsonl", scorer=Interrupted())
+    best, archive = run(tmp_path / "a.jsonl")
+    assert (best, archive) == run(tmp_path / "b.jsonl")
+
+
+def test_another_seed_is_another_search(tmp_path):
+    one, other = (run(tmp_path / f"{seed}.jsonl", seed=seed)[1] for seed in (0, 1))
+    assert {e.genome for e in one} != {e.genome for e in other}
+
+
+def test_a_second_search_in_the_archive_reuses_its_scores(tmp_path):
+    run(tmp_path / "a.jsonl", budget_us=100.0)
+    scorer = Uneven()
+    best, archive = run(tmp_path / "a.jsonl", budget_us=98.0, scorer=scorer)
+    assert best.predicted_us <= 98.0
+    assert len(archive) == 120 + len(scorer.scored)
+    assert len(scorer.scored) < 120
+
+
+def test_a_search_of_a_tiny_space_ends(tmp_path):
+    space = Space(Dims(layers=1, hidden=32, heads=1, head_dim=32, ffn=32, vocabulary=50, positions=32))
+    with Archive(tmp_path / "a.jsonl", "d") as archive:
+        search(space, predict, lambda specs: [0.0] * len(specs), archive, SearchSettings(1000.0, 100, 4, 2))
+        assert len(archive) <= 4
+
+
+def test_a_budget_below_the_floor_is_refused_with_both_numbers(tmp_path):
+    with pytest.raises(BudgetError, match=r"19 us.*20 us"):
+        run(tmp_path / "a.jsonl", budget_us=19.0)
+
+
+def test_at_the_floor_there_is_an_answer(tmp_path):
+    best, _ = run(tmp_path / "a.jsonl", budget_us=20.0)
+    assert SPACE.spec(best.genome) == ArchSpec.floor(SPACE.dims)
+
+
+def test_a_score_that_is_no_number_is_refused(tmp_path):
+    with pytest.raises(PrunetimeError, match="finite"):
+        run(tmp_path / "a.jsonl", scorer=lambda specs: [math.nan] * len(specs))
+
+
+def test_the_given_mutator_makes_the_children(tmp_path):
+    class LastGeneOnly:
+        def propose(self, parent, rng):
+            return (*parent[:-1], int(rng.integers(0, SPACE.levels[-1] + 1)))
+
+    _, ours = run(tmp_path / "a.jsonl", mutator=LastGeneOnly())
+    _, plain = run(tmp_path / "b.jsonl")
+    assert ours != plain
+
+
+@pytest.mark.parametrize(
+    "change", [{"budget_us": 0.0}, {"budget_us": math.nan}, {"evaluations": 0}, {"tournament": 99}]
+)
+def test_settings_that_make_no_search_are_refused(change):
+    with pytest.raises(InputError):
+        dataclasses.replace(SearchSettings(100.0, 10), **change)
+
+
+genomes = st.tuples(*(st.integers(0, level) for level in SPACE.levels))
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(genomes, st.floats(10.0, 400.0), seeds)
+def test_repair_uses_the_target_and_never_exceeds_it(genome, target_us, seed):
+    found = repair(SPACE, predict, genome, target_us, np.random.default_rng(seed))
+    if target_us < 20.0:
+        assert found is None
+        return
+    repaired, us = found
+    assert us == predict(SPACE.spec(repaired)) <= target_us
+    grown = [(*repaired[:i], gene + 1, *repaired[i + 1 :]) for i, gene in enumerate(repaired)]
+    inside = [g for g in grown if max(np.subtract(g, SPACE.levels)) <= 0 and predict(SPACE.spec(g)) <= target_us]
+    assert us >= USED * target_us or not inside
+
+
+@given(genomes, seeds)
+def test_uniform_mutation_changes_one_to_three_genes_inside_their_levels(genome, seed):
+    child = UniformMutator(SPACE).propose(genome, np.random.default_rng(seed))
+    SPACE.spec(child)
+    assert 1 <= sum(a != b for a, b in zip(genome, child, strict=True)) <= 3
+
+
+@given(st.floats(20.0, 300.0))
+def test_uniform_baselines_are_the_edge_of_the_budget(budget_us):
+    feasible = {g for g in SPACE.uniform() if predict(SPACE.spec(g)) <= budget_us}
+    edge = {g for g in feasible if not any(h != g and h[0] >= g[0] and h[1] >= g[1] for h in feasible)}
+    assert set(uniform_baselines(SPACE, predict, budget_us)) == edge
+
+
+@given(st.floats(20.0, 300.0))
+def test_depth_baselines_keep_as_many_layers_as_fit(budget_us):
+    found = depth_baselines(SPACE, predict, budget_us)
+    kept = {sum(head > 0 for head in genome[0::2]) for genome in found}
+    assert len(kept) <= 1
+    assert all(predict(SPACE.spec(genome)) <= budget_us for genome in found)
+    more = next(iter(kept), 0) + 1
+    assert all(predict(SPACE.spec(g)) > budget_us for g in SPACE.depth(more, 99)) or more > 4
+
+
+def test_finalists_are_scored_again_and_the_best_of_them_wins(tmp_path):
+    with Archive(tmp_path / "a.jsonl", "d") as archive:
+        for heads, score in ((1, 0.5), (2, 0.7), (3, 0.9), (8, 1.0)):
+            genome = (heads, 1) * 4
+            archive.add(Evaluation(genome, predict(SPACE.spec(genome)), score, "evolution"))
+        chosen = finalists(archive, 80.0, 2)
+    assert [e.score for e in chosen] == [0.9, 0.7]
+    again = rescore(SPACE, chosen, lambda specs: [-float(spec.layers[0].heads) for spec in specs])
+    assert [(e.genome[0], e.score) for e in again] == [(2, -2.0), (3, -3.0)]

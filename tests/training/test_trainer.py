@@ -1,0 +1,288 @@
+import dataclasses
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cases import random_config, random_ragged, random_weights
+
+import prunetime
+from prunetime.arch import ArchSpec
+from prunetime.errors import InputError, PrunetimeError
+from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
+from prunetime.runtime.ragged import Ragged
+from prunetime.task import Task
+from prunetime.training.batches import LengthBucketedBatches, TrainingData
+from prunetime.training.distill import Distillation
+from prunetime.training.losses import task_losses
+from prunetime.training.trainer import TrainingSettings, best_precision, discard_checkpoints, fit
+
+SIZES = {"layers": 2, "hidden": 32, "heads": 2, "head_dim": 16, "ffn": 64, "vocabulary": 60, "positions": 16}
+CLASSES = Task("classification", ("no", "yes"), ("text",), 16)
+RELEVANCE = Task("relevance", (), ("text",), 16)
+REGRESSION = Task("regression", (), ("text",), 16)
+SETTINGS = TrainingSettings(epochs=3.0, batch_size=8, learning_rate=2e-3, checkpoint_steps=5)
+
+
+def config(task: Task = CLASSES):
+    return random_config(np.random.default_rng(0), **SIZES, outputs=task.outputs)
+
+
+def dense(task: Task = CLASSES, dropout: float = 0.1) -> SequenceClassifier:
+    torch.manual_seed(1)
+    return SequenceClassifier(config(task), dropout=dropout)
+
+
+def half(task: Task = CLASSES) -> SequenceClassifier:
+    torch.manual_seed(2)
+    return SequenceClassifier(config(task), ArchSpec.of(config(task).dims, [1, 1], [32, 32]))
+
+
+def made(task: Task = CLASSES, rows: int = 60, seed: int = 0) -> TrainingData:
+    """Rows are good where they have one of the tokens 40 to 44; tokens 50 to 59 never occur."""
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(3, 40, length) for length in rng.integers(2, 14, rows)]
+    good = rng.random(rows) < 0.5
+    for row in np.flatnonzero(good):
+        ids[row][rng.integers(0, len(ids[row]))] = rng.integers(40, 45)
+    labels = good.astype(np.int64) if task.kind == "classification" else good.astype(np.float32) * 0.8 + 0.1
+    return TrainingData(Ragged.of([row.tolist() for row in ids]), labels, task, 0)
+
+
+def loss_of(model: SequenceClassifier, data: TrainingData) -> float:
+    batch = data.batch(range(len(data)))
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        return task_losses(model.eval()(**batch).logits, labels, data.task).mean().item()
+
+
+def digest(model: SequenceClassifier) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in weights_of(model).items()}
+
+
+@pytest.mark.parametrize("task", [CLASSES, RELEVANCE, REGRESSION], ids=lambda task: task.kind)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_learns_what_it_is_shown(tmp_path, task, precision):
+    model = dense(task)
+    data = made(task, rows=300)
+    before = loss_of(model, made(task, rows=200, seed=9))
+    fit(model, data, dataclasses.replace(SETTINGS, epochs=6.0, precision=precision), tmp_path)
+    assert loss_of(model, made(task, rows=200, seed=9)) < before / 2
+    assert not model.training
+
+
+def test_it_is_adamw_with_warmup_decay_and_clipping_over_the_whole_vocabulary(tmp_path):
+    model, reference, data = dense(dropout=0.0), dense(dropout=0.0), made()
+    fit(model, data, dataclasses.replace(SETTINGS, weight_decay=0.1), tmp_path)
+
+    steps = SETTINGS.steps(len(data))
+    named = dict(reference.named_parameters())
+    decayed = [p for name, p in named.items() if p.ndim == 2 and "embeddings" not in name]
+    plain = [p for name, p in named.items() if p.ndim == 1 or "embeddings" in name]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.0)
+    for step, rows in enumerate(LengthBucketedBatches(data.tokens.lengths, SETTINGS.batch_size, steps, seed=0)):
+        warm = -(-steps // 10)
+        share = (step + 1) / (warm + 1) if step < warm else (steps - step) / (steps - warm)
+        for group in optimizer.param_groups:
+            group["lr"] = SETTINGS.learning_rate * share
+        batch = data.batch(rows)
+        labels = batch.pop("labels")
+        optimizer.zero_grad()
+        task_losses(reference(**batch).logits, labels, data.task).mean().backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+        optimizer.step()
+
+    for name, array in weights_of(model).items():
+        np.testing.assert_allclose(array, named[name].detach().numpy(), atol=2e-5, err_msg=name)
+
+
+def test_words_that_never_occur_keep_their_rows(tmp_path):
+    model = dense()
+    before = weights_of(model)["embeddings.word.weight"]
+    fit(model, made(), SETTINGS, tmp_path)
+    after = weights_of(model)["embeddings.word.weight"]
+    np.testing.assert_array_equal(after[50:], before[50:])
+    assert (after[3:40] != before[3:40]).any(axis=1).all()
+
+
+def test_a_student_comes_closer_to_its_teacher_when_distilled(tmp_path):
+    data, fresh = made(), made(seed=5)
+    teacher = dense()
+    fit(teacher, data, SETTINGS, tmp_path / "teacher")
+    before = digest(teacher)
+
+    def distance(name: str, guide: SequenceClassifier | None) -> float:
+        student = half()
+        settings = dataclasses.replace(SETTINGS, distillation=Distillation(logits=5.0))
+        fit(student, data, settings, tmp_path / name, guide)
+        batch = fresh.batch(range(len(fresh)))
+        del batch["labels"]
+        with torch.no_grad():
+            ours, theirs = student(**batch), teacher(**batch)
+        return sum(((a - b) ** 2).mean().item() for a, b in zip(ours.hidden_states, theirs.hidden_states, strict=True))
+
+    assert distance("distilled", teacher) < 0.9 * distance("alone", None)
+    assert digest(teacher) == before
+
+
+@pytest.mark.parametrize("stopped_at", [1, 4, 5, 6, 13, 24])
+def test_interrupted_at_any_step_it_ends_in_the_same_bytes(tmp_path, stopped_at):
+    whole = dense()
+    fit(whole, made(), SETTINGS, tmp_path / "whole")
+
+    def interrupt(done: int, _: int) -> None:
+        if done == stopped_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(dense(), made(), SETTINGS, tmp_path / "stopped", on_progress=interrupt)
+    torch.manual_seed(1234)
+    resumed, steps = dense(), []
+    fit(resumed, made(), SETTINGS, tmp_path / "stopped", on_progress=lambda done, of: steps.append((done, of)))
+    assert steps[0] == ((stopped_at - 1) // 5 * 5 + 1, 24)
+    assert digest(resumed) == digest(whole)
+
+
+def distilled(folder: Path, on_progress=None) -> SequenceClassifier:
+    """A run with everything in it: what the killed processes and this one do alike."""
+    student = half()
+    settings = dataclasses.replace(SETTINGS, precision="bf16", seed=7)
+    fit(student, made(), settings, folder, dense(), on_progress)
+    return student
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+import test_trainer
+
+def watch(event, arguments):
+    if event == {event!r} and str(arguments[0]).endswith({ending!r}):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+test_trainer.distilled(Path({folder!r}))
+"""
+
+
+def run_until_killed(folder: Path, event: str, ending: str) -> None:
+    here = Path(__file__).parent
+    path = [str(here), str(here.parent), str(Path(prunetime.__file__).parents[1])]
+    code = KILLED.format(path=path, folder=str(folder), event=event, ending=ending)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stdout == done.stderr == ""
+
+
+def test_killed_again_and_again_it_ends_in_the_same_bytes(tmp_path):
+    """kill -9 while a checkpoint is being written, and while an old one is being removed."""
+    whole = distilled(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    run_until_killed(folder, event="open", ending="checkpoint-10/trainer_state.json")
+    run_until_killed(folder, event="shutil.rmtree", ending="checkpoint-5")
+    steps: list[tuple[int, ...]] = []
+    resumed = distilled(folder, lambda *done: steps.append(done))
+    assert steps[0] == (11, 24)
+    assert digest(resumed) == digest(whole)
+
+
+def test_finished_but_not_saved_it_is_done_at_once(tmp_path):
+    first, again, steps = dense(), dense(), []
+    fit(first, made(), SETTINGS, tmp_path)
+    fit(again, made(), SETTINGS, tmp_path, on_progress=lambda *done: steps.append(done))
+    assert digest(again) == digest(first)
+    assert len(steps) <= SETTINGS.checkpoint_steps
+    discard_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["data", "settings", "model", "teacher"])
+def test_checkpoints_of_other_inputs_are_refused(tmp_path, change):
+    fit(dense(), made(), SETTINGS, tmp_path)
+    data = made(seed=int(change == "data"))
+    settings = dataclasses.replace(SETTINGS, seed=int(change == "settings"))
+    teacher = dense() if change == "teacher" else None
+    with pytest.raises(InputError, match="other data, settings or weights"):
+        fit(half() if change == "model" else dense(), data, settings, tmp_path, teacher)
+
+
+def test_seeds_differ_and_weights_are_otherwise_a_function_of_the_arguments(tmp_path):
+    digests = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        model = dense()
+        fit(model, made(), dataclasses.replace(SETTINGS, seed=seed), tmp_path / name)
+        digests.append(digest(model))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_it_prints_nothing_and_reports_every_step(tmp_path, capfd):
+    steps = []
+    fit(dense(), made(), SETTINGS, tmp_path, on_progress=lambda *done: steps.append(done))
+    assert steps == [(step, 24) for step in range(1, 25)]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_at_most_two_checkpoints_are_kept(tmp_path):
+    fit(dense(), made(), SETTINGS, tmp_path)
+    assert len(list((tmp_path / "checkpoints").glob("checkpoint-*"))) == 2
+
+
+def test_the_number_of_threads_is_as_it_was(tmp_path):
+    threads = torch.get_num_threads()
+    fit(dense(), made(), dataclasses.replace(SETTINGS, threads=threads + 1, epochs=0.2), tmp_path)
+    assert torch.get_num_threads() == threads
+
+
+def test_pruned_output_rows_train_in_both_precisions(tmp_path):
+    rng = np.random.default_rng(0)
+    spec = ArchSpec.full(wide := random_config(rng, layers=2, hidden=64, heads=2, head_dim=32, outputs=2).dims)
+    spec = spec.with_layer(0, attention_rows=32).with_layer(1, ffn_rows=32, heads=0)
+    whole = random_config(rng, **{**wide.to_json(), "vocabulary": 60, "outputs": 2})
+    for precision in ("fp32", "bf16"):
+        model = from_weights(whole, random_weights(whole, spec, rng))
+        data = made()
+        fit(model, data, dataclasses.replace(SETTINGS, precision=precision), tmp_path / precision)
+        assert np.isfinite(loss_of(model, data))
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
+    model = dense()
+    with torch.no_grad():
+        model.head.output.bias.fill_(float("nan"))
+    with pytest.raises(PrunetimeError, match="lower the learning rate"):
+        fit(model, made(), SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0.0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"warmup": 2.0},
+        {"precision": "int8"},
+        {"threads": 0},
+    ],
+)
+def test_settings_that_cannot_train_are_refused(change):
+    with pytest.raises(InputError):
+        dataclasses.replace(SETTINGS, **change)
+
+
+def test_the_best_precision_is_one_that_can_be_set():
+    assert dataclasses.replace(SETTINGS, precision=best_precision()).precision in ("fp32", "bf16")
+
+
+def test_random_tokens_of_two_texts_train_too(tmp_path):
+    rng = np.random.default_rng(0)
+    tokens = random_ragged(config(), rng, rng.integers(2, 16, 40))
+    data = TrainingData(tokens, rng.integers(0, 2, 40), CLASSES, 0)
+    model = dense()
+    before = weights_of(model)["embeddings.token_type.weight"]
+    fit(model, data, SETTINGS, tmp_path)
+    assert (weights_of(model)["embeddings.token_type.weight"] != before).any(axis=1).all()
