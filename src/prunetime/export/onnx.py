@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.artifact import write_bytes
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import spec_of
@@ -60,7 +59,7 @@ def export_onnx(
         model, {"encoder": json.dumps(config.to_json(), sort_keys=True), "spec": json.dumps(spec.to_json())}
     )
     onnx.checker.check_model(model)
-    _write(path, model.SerializeToString())
+    write_bytes(path, model.SerializeToString())
 
 
 class _Graph:
@@ -189,20 +188,3 @@ class _Graph:
         output = output or f"{operator} {len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.chmod(0o644)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
