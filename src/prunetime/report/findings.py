@@ -1,0 +1,316 @@
+"""What a run found, read from its folder and checked, so that everything after this can rely on it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prunetime.arch import ArchSpec, Dims
+from prunetime.budget import Budget
+from prunetime.errors import InputError, PrunetimeError
+from prunetime.mask import Mask
+from prunetime.runtime.latency import LatencyProfile
+from prunetime.runtime.measure import Latency
+from prunetime.task import Task
+
+Genome = tuple[int, ...]
+Json = dict[str, Any]
+Part = TypeVar("Part")
+
+KINDS = ("uniform", "depth", "evolution")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: Any, ci95: Any) -> Interval:
+        low, high = ci95
+        return cls(number(value), number(low), number(high))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`measured` and `limit` are microseconds, or shares of dense where `share`."""
+
+    met: bool
+    noisy: bool
+    measured: Interval
+    limit: float
+    share: bool
+
+    @classmethod
+    def of(cls, data: Json) -> Verdict:
+        measured = Interval.of(data["measured"], data["ci95"])
+        return cls(bool(data["met"]), bool(data["noisy"]), measured, number(data["limit"]), bool(data["share"]))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The metric on the test `rows` of one slice; `difference` is pruned less dense, on the same resamples."""
+
+    name: str
+    rows: int
+    dense: Interval
+    pruned: Interval
+    difference: Interval
+
+    @classmethod
+    def of(cls, name: str, data: Json) -> Quality:
+        estimates = (Interval.of(data[m]["value"], data[m]["ci95"]) for m in ("dense", "pruned", "difference"))
+        return cls(name, int(data["pruned"]["rows"]), *estimates)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Latency of both models in one scope (`ids`, `text`) and condition (`hot`, `idle`)."""
+
+    scope: str
+    condition: str
+    dense: Latency
+    pruned: Latency
+
+    @classmethod
+    def of(cls, name: str, data: Json) -> Setting:
+        scope, condition = name.split("/")
+        return cls(scope, condition, *(_latency(data[model]) for model in ("dense", "pruned")))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A structure that the search scored: `genome` (heads, FFN tiles of each layer in turn), `score` higher is better."""
+
+    genome: Genome
+    predicted_us: float
+    score: float
+    kind: str
+    generation: int
+
+    @classmethod
+    def of(cls, data: Json) -> Evaluated:
+        if data["kind"] not in KINDS:
+            raise ValueError(f"kind {data['kind']!r} is none of {', '.join(KINDS)}")
+        genome = tuple(int(gene) for gene in data["genome"])
+        return cls(genome, number(data["predicted_us"]), number(data["score"]), data["kind"], int(data["generation"]))
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the search chose. Scores of `chosen` and `finalists` are on more rows than those of everything else."""
+
+    higher_is_better: bool
+    target_us: float
+    chosen: Evaluated
+    finalists: tuple[Evaluated, ...]
+    baselines: Mapping[str, Evaluated | None]
+    front: frozenset[Genome]
+
+    @classmethod
+    def of(cls, data: Json) -> Search:
+        return cls(
+            bool(data["higher_is_better"]),
+            number(data["target_us"]),
+            Evaluated.of(data["chosen"]),
+            tuple(Evaluated.of(one) for one in data["finalists"]),
+            {kind: Evaluated.of(one) if one else None for kind, one in data["baselines"].items()},
+            frozenset(tuple(genome) for genome in data["front"]),
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """`run.json`: what was asked for, of which data, on which machine."""
+
+    settings: Json
+    task: Task
+    columns: Json
+    metric: str
+    rows: Mapping[str, int]
+    groups: Mapping[str, int]
+    dims: Dims
+    warnings: tuple[str, ...]
+    machine: Json
+    versions: Mapping[str, str]
+
+    @classmethod
+    def of(cls, data: Json) -> Record:
+        return cls(
+            {**data["settings"]},
+            Task.from_json(data["task"]),
+            {**data["columns"]},
+            str(data["metric"]),
+            {role: int(data["rows"][role]) for role in ("train", "valid", "test")},
+            {role: int(data["groups"][role]) for role in ("train", "valid", "test")},
+            Dims.from_json(data["dims"]),
+            tuple(str(warning) for warning in data["warnings"]),
+            {**data["machine"]},
+            {str(name): str(version) for name, version in data["versions"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`verify.json`: what was measured in the end."""
+
+    budget: Budget
+    budget_us: float
+    verdict: Verdict
+    params: Mapping[str, int]
+    settings: tuple[Setting, ...]
+    quality: tuple[Quality, ...]
+    parity: float
+    predicted_us: float
+    spec: ArchSpec
+
+    @classmethod
+    def of(cls, data: Json) -> Verification:
+        found = cls(
+            Budget.from_json(data["budget"]),
+            number(data["budget_us"]),
+            Verdict.of(data["verdict"]),
+            {model: int(data[model]["params"]) for model in ("dense", "pruned")},
+            tuple(Setting.of(name, setting) for name, setting in data["latency"].items()),
+            tuple(Quality.of(name, part) for name, part in data["quality"].items()),
+            number(data["parity"]),
+            number(data["predicted_us"]),
+            ArchSpec.from_json(data["spec"]),
+        )
+        if not found.quality or found.quality[0].name != "all":
+            raise ValueError("the quality on all rows is missing")
+        if not any(found.is_judged(setting) for setting in found.settings):
+            raise ValueError("the latency in the budget's own setting is missing")
+        return found
+
+    def is_judged(self, setting: Setting) -> bool:
+        """Whether the budget is about this setting."""
+        return (setting.scope, setting.condition) == (self.budget.scope, self.budget.condition)
+
+    @property
+    def judged(self) -> Setting:
+        """Latency in the setting of the budget."""
+        return next(setting for setting in self.settings if self.is_judged(setting))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything the report shows. `overs` is measured over predicted of every attempt that was over the budget."""
+
+    folder: Path
+    record: Record
+    verified: Verification
+    gate: Verdict
+    mask: Mask
+    profile: LatencyProfile
+    search: Search
+    evaluated: tuple[Evaluated, ...]
+    overs: tuple[float, ...]
+
+
+def read(folder: Path) -> Findings:
+    """Reads and checks a run folder; raises InputError naming the file that is missing or damaged."""
+    record = _read(folder / "run.json", Record.of)
+    verified = _read(folder / "verify.json", Verification.of)
+    mask = _read(folder / "mask.json", lambda data: _checked_mask(data, record.dims))
+    if mask.spec() != verified.spec:
+        raise InputError(
+            f"{folder / 'verify.json'} is of another structure than mask.json: the run has not come to its end; "
+            "run `prunetime prune` again to finish it"
+        )
+    search = _read(folder / "search.json", Search.of)
+    evaluated = _read_evaluations(folder / "evaluations.jsonl", record.dims)
+    if search.chosen.genome not in {one.genome for one in evaluated}:
+        raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
+    attempts = folder / "attempts.json"
+    return Findings(
+        folder,
+        record,
+        verified,
+        _read(folder / "gate.json", Verdict.of),
+        mask,
+        _read(folder / "profile.json", lambda data: _checked_profile(data, verified.budget, record.dims)),
+        search,
+        evaluated,
+        _read(attempts, _overs) if attempts.exists() else (),
+    )
+
+
+def number(value: Any) -> float:
+    """`value` as a finite float; raises ValueError where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
+
+
+def _read(path: Path, parse: Callable[[Any], Part]) -> Part:
+    content = _text_of(path)
+    try:
+        return parse(json.loads(content))
+    except _DAMAGE as error:
+        raise InputError(f"{path} is damaged ({_reason(error)}); restore it, or run `prunetime prune` again") from error
+
+
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, PrunetimeError)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path.parent} is no finished run: cannot read {path.name} ({error.strerror}); "
+            "run `prunetime prune` to its end first"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+
+
+def _read_evaluations(path: Path, dims: Dims) -> tuple[Evaluated, ...]:
+    """The evaluations in their order; the first line is the archive's header, one torn by a crash is left out."""
+    evaluated: dict[Genome, Evaluated] = {}
+    for index, line in enumerate(_text_of(path).split("\n")[1:-1], start=2):
+        try:
+            one = Evaluated.of(json.loads(line))
+            if len(one.genome) != 2 * dims.layers:
+                raise ValueError(f"{len(one.genome)} genes for {dims.layers} layers")
+        except _DAMAGE as error:
+            raise InputError(f"{path}: line {index} is damaged ({_reason(error)}); restore the file") from error
+        evaluated[one.genome] = one
+    return tuple(evaluated.values())
+
+
+def _checked_mask(data: Any, dims: Dims) -> Mask:
+    mask = Mask.from_json(data)
+    if len(mask.layers) != dims.layers:
+        raise ValueError(f"{len(mask.layers)} layers, the encoder has {dims.layers}")
+    mask.check(dims)
+    return mask
+
+
+def _checked_profile(data: Any, budget: Budget, dims: Dims) -> LatencyProfile:
+    profile = LatencyProfile.from_json(data)
+    if profile.key.dims != dims:
+        raise ValueError("it is of another encoder")
+    number(profile.predict(ArchSpec.full(dims), budget))
+    return profile
+
+
+def _latency(data: Json) -> Latency:
+    latency = Latency.from_json(data)
+    for value in (latency.p50_us, latency.p99_us, *latency.p50_ci95_us, *latency.p99_ci95_us):
+        number(value)
+    return latency
+
+
+def _overs(data: Any) -> tuple[float, ...]:
+    return tuple(number(attempt["measured_over_predicted"]) for attempt in data)

@@ -1,0 +1,295 @@
+"""The report of a run: one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from prunetime.arch import TILE, ArchSpec, Dims
+from prunetime.artifact import write_text
+from prunetime.budget import Budget
+from prunetime.mask import LayerMask
+from prunetime.report import charts
+from prunetime.report.charts import Line, Part, SearchPlot
+from prunetime.report.findings import Evaluated, Findings, Interval, Verdict, read
+from prunetime.report.svg import tag
+from prunetime.runtime.measure import Latency
+
+PAGE = "report.html"
+
+WIDE, HALF, PHONE = 1000.0, 460.0, 318.0
+"""Widths in pixels for which charts are drawn: the page, half of it, and a phone."""
+
+
+def render(run: Path) -> Path:
+    """Writes `run/report.html` from the files of the run folder, whole or not at all, and returns its path.
+
+    Raises InputError naming the file where one is missing or damaged, or the page cannot be written.
+    """
+    page = html(read(run))
+    write_text(run / PAGE, page)
+    return run / PAGE
+
+
+def html(found: Findings) -> str:
+    """The page as text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"us": us, "quality": quality, "signed": signed, "percent": percent}
+    folder = files("prunetime.report")
+    template = environment.from_string((folder / "template.html.j2").read_text(encoding="utf-8"))
+    style = Markup((folder / "style.css").read_text(encoding="utf-8"))
+    return template.render(_context(found) | {"style": style})
+
+
+def us(value: float) -> str:
+    """Microseconds, with as many digits as they can be trusted to."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def quality(value: float) -> str:
+    return f"{value:.4f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A row of the table of structures: `first` is the score while searching, `again` on the finalists' rows."""
+
+    name: str
+    found: Evaluated
+    first: float
+    again: float | None
+
+    @property
+    def heads(self) -> str:
+        return " ".join(str(heads) for heads in self.found.genome[0::2])
+
+    @property
+    def ffn(self) -> str:
+        return " ".join(str(TILE * tiles) for tiles in self.found.genome[1::2])
+
+
+@dataclass(frozen=True)
+class LayerDrawing:
+    """Both sub-layers of one layer, drawn and in words."""
+
+    heads_chart: Markup
+    heads_text: str
+    rows_chart: Markup
+    rows_text: str
+
+    @classmethod
+    def of(cls, mask: LayerMask, dims: Dims) -> LayerDrawing:
+        spec = mask.spec()
+        heads = f"{spec.heads} of {dims.heads}" if spec.has_attention else "attention is gone"
+        rows = f"{spec.ffn:,} of {dims.ffn:,}" if spec.has_ffn else "FFN is gone"
+        if spec.has_attention and spec.attention_rows < dims.hidden:
+            heads += f", {spec.attention_rows} of {dims.hidden} output rows"
+        if spec.has_ffn and spec.ffn_rows < dims.hidden:
+            rows += f", {spec.ffn_rows} of {dims.hidden} output rows"
+        return cls(charts.heads(mask), heads, charts.rows(mask), rows)
+
+
+def command(settings: dict[str, Any], out: str) -> str:
+    """The command line that makes this run again."""
+    budget = Budget.from_json(settings["budget"])
+    amount = f"{budget.us:.10g}us" if budget.us is not None else f"{100 * (budget.share or 0.0):.10g}%"
+    options: list[tuple[str, Any]] = [
+        ("--model", settings["model"]),
+        ("--data", settings["data"]),
+        *((f"--{name}", settings[name]) for name in ("valid", "test")),
+        ("--text", ",".join(settings["text"]) if settings["text"] else None),
+        *((f"--{name}", settings[name]) for name in ("label", "group", "metric")),
+        *(("--slice", name) for name in settings["slices"]),
+        ("--latency", amount),
+        *((f"--{name}", getattr(budget, name)) for name in ("statistic", "scope", "condition")),
+        *((f"--{name.replace('_', '-')}", getattr(budget, name)) for name in ("seq_len", "batch", "threads")),
+        ("--seed", settings["seed"]),
+        ("--effort", settings["effort"]),
+        ("--out", out),
+    ]
+    words = ["prunetime", "prune"]
+    for name, value in options:
+        if value is not None:
+            words += [name, str(value)]
+    if settings["teacher_ready"]:
+        words.append("--teacher-ready")
+    return shlex.join(words)
+
+
+def _context(found: Findings) -> dict[str, Any]:
+    """What the template reads."""
+    verified, record, dims = found.verified, found.record, found.record.dims
+    statistic = verified.budget.statistic
+    dense, pruned = (interval_of(latency, statistic) for latency in (verified.judged.dense, verified.judged.pruned))
+    parts, plot, verdict = _parts(found), _search_plot(found), verified.verdict
+    specs = {"dense": ArchSpec.full(dims), "pruned": verified.spec}
+    artifact = str(found.folder / "artifact")
+    return {
+        "found": found,
+        "record": record,
+        "verified": verified,
+        "interval_of": interval_of,
+        "us": us,
+        "quality": quality,
+        "signed": signed,
+        "model_name": "/".join(Path(record.settings["model"]).parts[-2:]).lstrip("/"),
+        "amount": _amount(verdict.limit, verdict),
+        "measured": _amount(verdict.measured.value, verdict),
+        "measured_low": _amount(verdict.measured.low, verdict),
+        "measured_high": _amount(verdict.measured.high, verdict),
+        "limit": _amount(verdict.limit, verdict),
+        "spare": 1.0 - verdict.measured.value / verdict.limit,
+        "dense": dense,
+        "pruned": pruned,
+        "speed_up": dense.value / pruned.value,
+        "overall": verified.quality[0],
+        "weights": {name: spec.weights(dims) for name, spec in specs.items()},
+        "settings": sorted(verified.settings, key=lambda setting: not verified.is_judged(setting)),
+        "layers": [LayerDrawing.of(mask, dims) for mask in found.mask.layers],
+        "dense_predicted_us": sum(part.dense_us for part in parts),
+        "pruned_predicted_us": sum(part.pruned_us for part in parts),
+        "ranked": _ranked(found),
+        "sign": plot.sign,
+        "latency_chart": _sized(_latency_chart(found, dense, pruned), WIDE),
+        "quality_chart": _sized(_quality_chart(found), WIDE),
+        "parts_chart": _sized(partial(charts.microseconds, parts), HALF),
+        "search_chart": _sized(partial(charts.search_points, plot), WIDE),
+        "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
+        "prediction_chart": _sized(_prediction_chart(found), HALF),
+        "legend": charts.search_legend(plot),
+        "verified_over_predicted": verdict.measured.value / _predicted(found),
+        "overs": ", ".join(f"{over:.3f}" for over in found.overs),
+        "command": command(record.settings, str(found.folder)),
+        "score_command": _score_command(found),
+        "profile_path": shlex.quote(str(found.folder / "profile.json")),
+        "artifact_path": repr(artifact),
+        "example": repr(("a text", "another text") if record.task.pair else "a text"),
+    }
+
+
+def interval_of(latency: Latency, statistic: str) -> Interval:
+    value, (low, high) = latency.of(statistic)
+    return Interval(value, low, high)
+
+
+def _amount(value: float, verdict: Verdict) -> str:
+    """A limit or a measurement in the budget's own unit."""
+    return f"{100 * value:.1f} % of dense" if verdict.share else f"{us(value)} µs"
+
+
+def _predicted(found: Findings) -> float:
+    """The prediction for the chosen structure in the budget's own unit: microseconds, or a share of dense."""
+    _, dense_us = found.profile.floor_and_dense(found.verified.budget)
+    return found.verified.predicted_us / (dense_us if found.verified.verdict.share else 1.0)
+
+
+def _sized(draw: Callable[[float], Markup], width: float) -> Markup:
+    """A chart twice, for the page and for a phone; the style shows one of them."""
+    return Markup("").join(
+        (tag("div", draw(width), class_="chart wide"), tag("div", draw(PHONE), class_="chart phone"))
+    )
+
+
+def _us_line(label: str, interval: Interval, class_: str) -> Line:
+    return Line(label, interval, f"{us(interval.value)} µs ({us(interval.low)}–{us(interval.high)})", class_)
+
+
+def _latency_chart(found: Findings, dense: Interval, pruned: Interval) -> Callable[[float], Markup]:
+    statistic = found.verified.budget.statistic
+    lines = [_us_line("dense", dense, "dense"), _us_line("pruned", pruned, "pruned")]
+    limits = {f"budget {us(found.verified.budget_us)} µs": found.verified.budget_us}
+    return partial(charts.intervals, f"Latency ({statistic}) against the budget", lines, f"{statistic}, µs", limits)
+
+
+def _quality_chart(found: Findings) -> Callable[[float], Markup]:
+    lines = []
+    for part in found.verified.quality:
+        d = part.difference
+        name = "all test rows" if part.name == "all" else part.name
+        lines.append(Line(name, d, f"{signed(d.value)} ({signed(d.low)} to {signed(d.high)})", "pruned"))
+    axis = f"{found.record.metric}, pruned minus dense"
+    return partial(charts.intervals, "What pruning changed", lines, axis, {"no change": 0.0})
+
+
+def _prediction_chart(found: Findings) -> Callable[[float], Markup]:
+    verdict, predicted = found.verified.verdict, _predicted(found)
+    scale, axis = (100.0, "% of dense") if verdict.share else (1.0, "µs")
+    measured = {"before tuning": found.gate.measured, "finished": verdict.measured}
+    lines = []
+    for name, it in ({"predicted": Interval(predicted, predicted, predicted)} | measured).items():
+        shown = Interval(scale * it.value, scale * it.low, scale * it.high)
+        lines.append(Line(name, shown, _amount(it.value, verdict), "pruned" if name in measured else "other"))
+    limits = {f"budget {_amount(verdict.limit, verdict)}": scale * verdict.limit}
+    return partial(charts.intervals, "Predicted against measured latency", lines, axis, limits)
+
+
+def _parts(found: Findings) -> list[Part]:
+    """Predicted microseconds of every sub-layer: what the prediction loses when the sub-layer goes."""
+    budget, dims = found.verified.budget, found.record.dims
+    specs = (ArchSpec.full(dims), found.verified.spec)
+
+    def cost(spec: ArchSpec, index: int, name: str) -> float:
+        return found.profile.predict(spec, budget) - found.profile.predict(spec.with_layer(index, **{name: 0}), budget)
+
+    floor_us, _ = found.profile.floor_and_dense(budget)
+    parts = [Part("embed, head", floor_us, floor_us)]
+    for index in range(dims.layers):
+        for label, name in (("attention", "heads"), ("FFN", "ffn")):
+            parts.append(Part(f"{index} {label}", *(cost(spec, index, name) for spec in specs)))
+    return parts
+
+
+def _search_plot(found: Findings) -> SearchPlot:
+    by_genome = {one.genome: one for one in found.evaluated}
+    search, budget = found.search, found.verified.budget
+    _, dense_us = found.profile.floor_and_dense(budget)
+    return SearchPlot(
+        points=found.evaluated,
+        front=sorted((by_genome[g] for g in search.front if g in by_genome), key=lambda one: one.predicted_us),
+        finalists=[by_genome[one.genome] for one in search.finalists if one.genome in by_genome],
+        chosen=by_genome[search.chosen.genome],
+        budget_us=budget.resolve(dense_us),
+        target_us=search.target_us,
+        metric=found.record.metric,
+        sign=1.0 if search.higher_is_better else -1.0,
+    )
+
+
+def _ranked(found: Findings) -> list[Ranked]:
+    """The finalists, best first, and the best of each kind of baseline."""
+    first = {one.genome: one.score for one in found.evaluated}
+    search = found.search
+    chosen = search.chosen.genome
+    rows = [
+        Ranked("chosen" if one.genome == chosen else "finalist", one, first.get(one.genome, one.score), one.score)
+        for one in search.finalists
+    ]
+    again = {one.genome: one.score for one in search.finalists}
+    for kind, one in search.baselines.items():
+        if one:
+            rows.append(Ranked(f"best {kind}", one, first.get(one.genome, one.score), again.get(one.genome)))
+    return rows
+
+
+def _score_command(found: Findings) -> str:
+    words = ["prunetime", "score", str(found.folder / "artifact"), "--text", "a text"]
+    if found.record.task.pair:
+        words += ["--pair", "another text"]
+    return shlex.join(words)
+

@@ -1,0 +1,123 @@
+"""Drawing with SVG elements: every text and attribute is escaped, colours come from the classes of the page's style."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+CHARACTER = 6.7
+"""Width of an average character of a label, in pixels (12 px system font)."""
+
+
+def tag(name: str, *children: object, **attributes: object) -> Markup:
+    """One element. `class_` is class, other underscores are hyphens, None leaves an attribute out."""
+    pairs = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
+    head = Markup("").join(Markup(' {}="{}"').format(key, _plain(value)) for key, value in pairs)
+    body = Markup("").join(escape(child) for child in children)
+    return Markup("<{0}{1}>{2}</{0}>").format(name, head, body)
+
+
+def figure(title: str, description: str, size: tuple[float, float], content: Iterable[Markup]) -> Markup:
+    """A drawing of `size` (width, height) pixels that shrinks with its box and grows at most by a quarter."""
+    width, height = size
+    return tag(
+        "svg",
+        tag("title", title),
+        tag("desc", description),
+        *content,
+        viewBox=f"0 0 {width:g} {height:g}",
+        role="img",
+        style=f"max-width:{1.25 * width:.0f}px",
+    )
+
+
+def text(x: float, y: float, content: str, anchor: str = "start", class_: str | None = None) -> Markup:
+    return tag("text", content, x=x, y=y, text_anchor=anchor, class_=class_)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def bar(x: float, y: float, width: float, height: float, class_: str) -> Markup:
+    return tag("rect", x=x, y=y, width=max(0.0, width), height=height, rx=2, class_=class_)
+
+
+def shortened(label: str, pixels: float) -> str:
+    """`label`, cut with an ellipsis where it would take more than about `pixels`."""
+    longest = max(1, int(pixels / CHARACTER))
+    return label if len(label) <= longest else label[: longest - 1] + "…"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The linear map of values `low`..`high` to pixels `start`..`end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    @classmethod
+    def around(cls, values: Iterable[float], start: float, end: float, margin: float = 0.06) -> Scale:
+        """A scale that holds all `values`, with a margin on both sides as a share of their range."""
+        held = list(values)
+        low, high = min(held), max(held)
+        space = margin * (high - low) or 0.05 * abs(high) or 1.0
+        return cls(low - space, high + space, start, end)
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self, spacing: float) -> list[tuple[float, str]]:
+        """Round values (1, 2 or 5 times a power of ten apart, at least `spacing` pixels) and their labels."""
+        least = (self.high - self.low) * spacing / abs(self.end - self.start)
+        power = 10.0 ** math.floor(math.log10(least))
+        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9))
+        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [(n * step, f"{n * step:,.{decimals}f}".replace("-", "−")) for n in range(first, last + 1)]
+
+
+def x_axis(scale: Scale, top: float, bottom: float, name: str) -> list[Markup]:
+    """Vertical grid lines with labels under them, and the axis' name."""
+    parts = []
+    for value, label in scale.ticks(64):
+        x = scale(value)
+        parts += [line(x, top, x, bottom, "grid"), text(x, bottom + 16, label, "middle", "tick")]
+    return [*parts, text((scale.start + scale.end) / 2, bottom + 34, name, "middle", "axis")]
+
+
+def y_axis(scale: Scale, left: float, right: float, name: str) -> list[Markup]:
+    """Horizontal grid lines with labels left of them, and the axis' name above."""
+    parts = []
+    for value, label in scale.ticks(36):
+        y = scale(value)
+        parts += [line(left, y, right, y, "grid"), text(left - 6, y + 4, label, "end", "tick")]
+    return [*parts, text(2, 12, name, "start", "axis")]
+
+
+def polyline(points: Iterable[tuple[float, float]], class_: str) -> Markup:
+    return tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), class_=class_)
+
+
+def mark(shape: str, x: float, y: float, radius: float, class_: str, title: str | None = None) -> Markup:
+    """A point drawn as a `circle`, `square`, `triangle` or `star`, with a tooltip."""
+    children = [tag("title", title)] if title else []
+    if shape == "circle":
+        return tag("circle", *children, cx=x, cy=y, r=radius, class_=class_)
+    corners = {
+        "square": [(0.9, angle) for angle in (45, 135, 225, 315)],
+        "triangle": [(1.15, angle) for angle in (-90, 30, 150)],
+        "star": [(1.0 if i % 2 == 0 else 0.45, -90 + 36 * i) for i in range(10)],
+    }[shape]
+    around = ((r * radius * 1.1, math.radians(angle)) for r, angle in corners)
+    points = " ".join(f"{x + r * math.cos(a):.1f},{y + r * math.sin(a):.1f}" for r, a in around)
+    return tag("polygon", *children, points=points, class_=class_)
+
+
+def _plain(value: object) -> object:
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value

@@ -1,0 +1,206 @@
+"""A finished run folder of made numbers: the files and their parts are written by the code that writes real ones."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prunetime import __version__
+from prunetime.arch import ArchSpec, Dims
+from prunetime.artifact import write_json
+from prunetime.budget import Budget
+from prunetime.machine import this_machine
+from prunetime.mask import rank
+from prunetime.pipeline.settings import Settings
+from prunetime.pipeline.verify import judge, summaries
+from prunetime.runtime.latency import LatencyProfile, ProfileKey, ffn_level
+from prunetime.runtime.measure import summarise
+from prunetime.runtime.timing import SETTINGS, Timed
+from prunetime.search.archive import Archive, Evaluation
+from prunetime.search.evolution import SearchSettings, finalists, rescore, search
+from prunetime.search.space import Genome, Space
+from prunetime.task import Task
+
+MINILM = Dims(layers=6, hidden=384, heads=12, head_dim=32, ffn=1536, vocabulary=30522, positions=512)
+BUDGET = Budget(share=0.45, seq_len=48)
+SLICES = {"all": 2400, "unseen:product_uid": 1180, "brand=Behr": 212}
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    return lambda **choices: write_run(tmp_path / "run", **choices)
+
+
+def write_run(
+    run: Path,
+    *,
+    budget: Budget = BUDGET,
+    dims: Dims = MINILM,
+    genome: Genome | None = None,
+    slices: dict[str, int] = SLICES,
+    evaluations: int = 300,
+    attempts: Sequence[float] = (),
+    **names: Any,
+) -> Path:
+    """A run that chose `genome` (what the search found, by default); `names` replace names in run.json."""
+    run.mkdir()
+    profile, space = made_profile(dims, budget), Space(dims)
+    budget_us = budget.resolve(profile.floor_and_dense(budget)[1])
+    with Archive(run / "evaluations.jsonl", "digest") as archive:
+        settings = SearchSettings(0.97 * budget_us, evaluations, seed=0)
+        search(space, lambda spec: profile.predict(spec, budget), MadeScorer(dims, 0.02), archive, settings)
+        if genome is not None and genome not in archive:
+            archive.add(Evaluation(genome, profile.predict(space.spec(genome), budget), 0.99, "evolution", evaluations))
+        last = rescore(space, finalists(archive, settings.budget_us, 8), MadeScorer(dims, 0.005))
+        chosen = last[0] if genome is None else archive[genome]
+        best = {kind: next((e for e in last if e.kind == kind), None) for kind in ("uniform", "depth")}
+        front = [list(e.genome) for e in archive.front()]
+    spec = space.spec(chosen.genome)
+    record = made_record(budget, dims, names)
+    write_json(run / "run.json", record)
+    write_json(run / "profile.json", profile.to_json())
+    write_json(run / "mask.json", rank(made_importance(dims), spec).to_json())
+    found = {"metric": record["metric"], "higher_is_better": True, "target_us": settings.budget_us, "front": front}
+    found["chosen"], found["finalists"] = asdict(chosen), [asdict(e) for e in last]
+    found["baselines"] = {kind: asdict(e) if e else None for kind, e in best.items()}
+    write_json(run / "search.json", found)
+    if attempts:
+        write_json(run / "attempts.json", [{"measured_over_predicted": over} for over in attempts])
+    gate = made_times(profile, spec, budget, 1.01)
+    write_json(run / "gate.json", asdict(judge(budget, gate)))
+    write_json(run / "verify.json", made_verification(profile, spec, budget, chosen.predicted_us, slices))
+    return run
+
+
+class MadeScorer:
+    """An AUC that falls with what is pruned, more in some layers than in others, with noise of `deviation`."""
+
+    def __init__(self, dims: Dims, deviation: float) -> None:
+        self.dims, self.deviation = dims, deviation
+        self.rng = np.random.default_rng(5)
+
+    def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
+        return [self.score(spec) + float(self.rng.normal(0, self.deviation)) for spec in specs]
+
+    def score(self, spec: ArchSpec) -> float:
+        kept = [
+            0.6 * (layer.heads / self.dims.heads) ** 0.4 + 0.4 * (layer.ffn / self.dims.ffn) ** 0.5
+            for layer in spec.layers
+        ]
+        weights = np.linspace(0.6, 1.4, len(kept))
+        return 0.5 + 0.42 * float(np.average(kept, weights=weights)) ** 0.8
+
+
+def made_profile(dims: Dims, budget: Budget) -> LatencyProfile:
+    key = ProfileKey("0123456789abcdef", "0.1.0-8f3a", "avx512", "bert", dims, budget.threads, budget.batch, budget.seq_len)
+    attention = (0.0, *(0.10 + 0.062 * heads for heads in range(1, dims.heads + 1)))
+    ffn = (0.0, *(0.06 + 0.031 * tiles for tiles in range(1, ffn_level(dims.ffn) + 1)))
+    measured = {
+        f"{scope}/{condition}/{statistic}": (
+            (180.0 + 90.0 * (scope == "text")) * (1.0 + 0.3 * (condition == "idle")) * (1.0 + 0.2 * (statistic == "p99")),
+            (4200.0 + 90.0 * (scope == "text")) * (1.0 + 0.1 * (condition == "idle")) * (1.0 + 0.1 * (statistic == "p99")),
+        )
+        for scope, condition in SETTINGS
+        for statistic in ("p50", "p99")
+    }
+    return LatencyProfile(key, 310.0, 0.4, 1e-8, attention, ffn, measured)
+
+
+def made_times(profile: LatencyProfile, spec: ArchSpec, budget: Budget, off: float) -> Timed:
+    """Samples around what the profile predicts, `off` times that for the pruned model."""
+    rng = np.random.default_rng(1)
+    timed: Timed = {}
+    for scope, condition in SETTINGS:
+        setting = Budget(share=1.0, scope=scope, condition=condition, seq_len=budget.seq_len)
+        middle = {
+            "dense": profile.floor_and_dense(setting)[1],
+            "pruned": off * profile.predict(spec, setting),
+        }
+        drift = rng.normal(1.0, 0.01, (24, 1))
+        timed[scope, condition] = {
+            name: us * drift * (1.0 + rng.gamma(1.2, 0.008, (24, 40))) for name, us in middle.items()
+        }
+    return timed
+
+
+def made_verification(
+    profile: LatencyProfile, spec: ArchSpec, budget: Budget, predicted_us: float, slices: dict[str, int]
+) -> dict[str, Any]:
+    timed = made_times(profile, spec, budget, 0.99)
+    latency = {name: summarise(s, budget.statistic) for name, s in timed[budget.scope, budget.condition].items()}
+    quality = {}
+    for index, (name, rows) in enumerate(slices.items()):
+        half = 0.5 / np.sqrt(rows)
+        dense, pruned = 0.8731 - 0.021 * index, 0.8694 - 0.024 * index
+        quality[name] = {
+            "dense": {"value": dense, "ci95": [dense - half, dense + half], "rows": rows},
+            "pruned": {"value": pruned, "ci95": [pruned - half, pruned + half], "rows": rows},
+            "difference": {"value": pruned - dense, "ci95": [pruned - dense - half / 3, pruned - dense + half / 3], "rows": rows},
+        }  # fmt: skip
+    embeddings = profile.key.dims.vocabulary * profile.key.dims.hidden
+    specs = {"dense": ArchSpec.full(profile.key.dims), "pruned": spec}
+    rows_of = {
+        name: {
+            "p50_us": latency[name].p50_us,
+            "p99_us": latency[name].p99_us,
+            "ci95_us": list(latency[name].of(budget.statistic)[1]),
+            "metric": "auc",
+            "value": quality["all"][name]["value"],
+            "ci95": quality["all"][name]["ci95"],
+            "params": embeddings + specs[name].weights(profile.key.dims),
+        }
+        for name in specs
+    }
+    return {
+        "budget": budget.to_json(),
+        "budget_us": budget.resolve(latency["dense"].of(budget.statistic)[0]),
+        "verdict": asdict(judge(budget, timed)),
+        **rows_of,
+        "latency": summaries(timed, budget.statistic),
+        "quality": quality,
+        "parity": 3.1e-6,
+        "predicted_us": predicted_us,
+        "spec": spec.to_json(),
+        "machine": this_machine().to_json(),
+    }
+
+
+def made_record(budget: Budget, dims: Dims, names: dict[str, Any]) -> dict[str, Any]:
+    columns = {"text": ["query", "title"], "label": "label", "group": "query"} | names.get("columns", {})
+    settings = Settings(
+        model=names.get("model", "models/all-MiniLM-L6-v2"),
+        data=names.get("data", "home_depot/train.tsv"),
+        budget=budget,
+        text=tuple(columns["text"]),
+        label=columns["label"],
+        group=columns["group"],
+        slices=tuple(name for name in SLICES if name != "all"),
+        metric="auc",
+    )
+    return {
+        "settings": settings.to_json(),
+        "digest": "0" * 64,
+        "task": Task("classification", ("0", "1"), tuple(columns["text"]), budget.seq_len).to_json(),
+        "columns": columns,
+        "metric": "auc",
+        "rows": {"train": 19210, "valid": 2390, "test": 2400},
+        "groups": {"train": 3840, "valid": 481, "test": 477},
+        "dims": dims.to_json(),
+        "warnings": names.get("warnings", ["12 of the 2400 rows of test have the texts of a row of train."]),
+        "machine": this_machine().to_json(),
+        "versions": {"prunetime": __version__, "python": platform.python_version(), "torch": "2.13.0+cpu"},
+    }
+
+
+def made_importance(dims: Dims) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(2)
+    widths = {"heads": dims.heads, "attention_rows": dims.hidden, "ffn": dims.ffn, "ffn_rows": dims.hidden}
+    return [{name: rng.gamma(1.0, 1.0, width) for name, width in widths.items()} for _ in range(dims.layers)]
