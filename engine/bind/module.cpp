@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -82,6 +83,37 @@ Arrays arrays_of(const nb::dict& weights, std::vector<AnyArray>& owners) {
   return arrays;
 }
 
+// `value` as one row of int32, which nothing converts: a wrong type is a mistake of the caller.
+Ints1 ints_of(nb::handle value, const char* name) {
+  Ints1 array;
+  if (!nb::try_cast<Ints1>(value, array, false) || !array.is_valid()) {
+    throw Error(std::string(name) + " is " + nb::repr(value.type()).c_str() +
+                "; it must be a one-dimensional, contiguous NumPy array of int32");
+  }
+  return array;
+}
+
+// What one call brings.
+struct Request {
+  Request(nb::handle ids_given, nb::handle types_given, nb::handle offsets_given)
+      : ids(ints_of(ids_given, "ids")), types(ints_of(types_given, "types")), offsets(ints_of(offsets_given, "offsets")) {
+    constexpr std::size_t kMost = std::size_t{1} << 30;
+    if (offsets.size() == 0) throw Error("offsets are empty; they hold one number more than there are sequences");
+    if (ids.size() != types.size()) {
+      throw Error("there are " + std::to_string(ids.size()) + " ids and " + std::to_string(types.size()) + " types");
+    }
+    if (ids.size() > kMost) throw Error("a batch has at most 2^30 tokens, not " + std::to_string(ids.size()));
+    if (rows() > ids.size()) {
+      throw Error("offsets are for " + std::to_string(rows()) + " sequences, but there are only " +
+                  std::to_string(ids.size()) + " ids; every sequence needs at least 1");
+    }
+  }
+
+  std::size_t rows() const { return offsets.size() - 1; }
+
+  Ints1 ids, types, offsets;
+};
+
 // An encoder that any number of Python threads may call; they take turns.
 class SharedEncoder {
  public:
@@ -93,17 +125,19 @@ class SharedEncoder {
     encoder_ = std::make_unique<Encoder>(encoder_config, arrays, threads, kernels);
   }
 
-  auto forward(const Ints1& ids, const Ints1& types, const Ints1& offsets) {
-    return to_numpy(run(ids, types, offsets, nullptr), {rows(offsets), outputs()});
+  auto forward(nb::handle ids, nb::handle types, nb::handle offsets) {
+    const Request request(ids, types, offsets);
+    return to_numpy(run(request, nullptr), {request.rows(), outputs()});
   }
 
-  auto forward_timed(const Ints1& ids, const Ints1& types, const Ints1& offsets) {
+  auto forward_timed(nb::handle ids, nb::handle types, nb::handle offsets) {
+    const Request request(ids, types, offsets);
     const std::size_t slots = 2 * static_cast<std::size_t>(encoder_->config().layers) + 2;
     std::vector<std::int64_t> nanoseconds(slots);
-    auto logits = run(ids, types, offsets, nanoseconds.data());
+    auto logits = run(request, nanoseconds.data());
     auto times = std::make_unique<double[]>(slots);
     std::copy(nanoseconds.begin(), nanoseconds.end(), times.get());
-    return std::pair(to_numpy(std::move(logits), {rows(offsets), outputs()}), to_numpy(std::move(times), {slots}));
+    return std::pair(to_numpy(std::move(logits), {request.rows(), outputs()}), to_numpy(std::move(times), {slots}));
   }
 
   // Heads, attention output rows, FFN rows and FFN output rows of each layer.
@@ -120,25 +154,18 @@ class SharedEncoder {
   const Encoder& encoder() const { return *encoder_; }
 
  private:
-  static std::size_t rows(const Ints1& offsets) { return offsets.size() - 1; }
   std::size_t outputs() const { return static_cast<std::size_t>(encoder_->config().outputs); }
 
-  std::unique_ptr<float[]> run(const Ints1& ids, const Ints1& types, const Ints1& offsets, std::int64_t* nanoseconds) {
-    constexpr std::size_t kMost = std::size_t{1} << 30;
-    if (offsets.size() == 0) throw Error("offsets are empty; they hold one number more than there are sequences");
-    if (ids.size() != types.size()) {
-      throw Error("there are " + std::to_string(ids.size()) + " ids and " + std::to_string(types.size()) + " types");
-    }
-    if (ids.size() > kMost || offsets.size() > kMost) throw Error("a batch has at most 2^30 tokens");
-    auto logits = std::make_unique<float[]>(rows(offsets) * outputs());
+  std::unique_ptr<float[]> run(const Request& request, std::int64_t* nanoseconds) {
+    auto logits = std::make_unique<float[]>(request.rows() * outputs());
     const nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
     // Copied before they are checked: another Python thread could write to them while the encoder runs.
-    ids_.assign(ids.data(), ids.data() + ids.size());
-    types_.assign(types.data(), types.data() + types.size());
-    offsets_.assign(offsets.data(), offsets.data() + offsets.size());
-    const Batch batch{ids_.data(), types_.data(), offsets_.data(), static_cast<int>(rows(offsets))};
-    batch.check(encoder_->config(), static_cast<std::int64_t>(ids.size()));
+    ids_.assign(request.ids.data(), request.ids.data() + request.ids.size());
+    types_.assign(request.types.data(), request.types.data() + request.types.size());
+    offsets_.assign(request.offsets.data(), request.offsets.data() + request.offsets.size());
+    const Batch batch{ids_.data(), types_.data(), offsets_.data(), static_cast<int>(request.rows())};
+    batch.check(encoder_->config(), static_cast<std::int64_t>(ids_.size()));
     encoder_->forward(batch, logits.get(), nanoseconds);
     return logits;
   }
@@ -165,10 +192,8 @@ NB_MODULE(_engine, m) {
   nb::class_<SharedEncoder>(m, "Encoder")
       .def(nb::init<const nb::dict&, const nb::dict&, int, const std::string&>(), nb::arg("config"), nb::arg("weights"),
            nb::arg("threads"), nb::arg("isa") = "")
-      .def("forward", &SharedEncoder::forward, nb::arg("ids").noconvert(), nb::arg("types").noconvert(),
-           nb::arg("offsets").noconvert())
-      .def("forward_timed", &SharedEncoder::forward_timed, nb::arg("ids").noconvert(), nb::arg("types").noconvert(),
-           nb::arg("offsets").noconvert())
+      .def("forward", &SharedEncoder::forward, nb::arg("ids"), nb::arg("types"), nb::arg("offsets"))
+      .def("forward_timed", &SharedEncoder::forward_timed, nb::arg("ids"), nb::arg("types"), nb::arg("offsets"))
       .def_prop_ro("layer_counts", &SharedEncoder::layer_counts)
       .def_prop_ro("isa", [](const SharedEncoder& e) { return e.encoder().isa(); })
       .def_prop_ro("threads", [](const SharedEncoder& e) { return e.encoder().threads(); })

@@ -27,7 +27,7 @@ class Noise {
 }  // namespace
 
 ReferenceKernel::ReferenceKernel(const Kernels& kernels)
-    : kernels_(kernels), tokens_(std::string_view(kernels.isa) == "portable" ? 2 : 12) {
+    : kernels_(kernels), tokens_(std::string_view(kernels.isa) == "portable" ? 4 : 12) {
   take();
   arena_.commit();
   take();

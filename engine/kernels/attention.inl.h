@@ -42,9 +42,12 @@ template <int Vectors>
 void attend(const Attention& a, int first, int queries, float* scratch) {
   float* scores = scratch;                                                     // [length][kPanel]
   float* panel = scratch + static_cast<std::ptrdiff_t>(a.length) * kPanel;     // [head_dim][kPanel]
-  for (int lane = 0; lane < Vectors * kLanes; ++lane) {
+  for (int lane = 0; lane < queries; ++lane) {
     const float* query = a.query + (first + lane) * a.stride;
-    for (int d = 0; d < a.head_dim; ++d) panel[d * kPanel + lane] = lane < queries ? query[d] * a.scale : 0.0F;
+    for (int d = 0; d < a.head_dim; ++d) panel[d * kPanel + lane] = query[d] * a.scale;
+  }
+  for (int d = 0; d < a.head_dim; ++d) {
+    for (int lane = queries; lane < Vectors * kLanes; ++lane) panel[d * kPanel + lane] = 0.0F;
   }
   multiply_panel<Vectors>({a.key, a.stride, 1}, a.length, panel, a.head_dim, scores);
   Vec reciprocal[Vectors];

@@ -69,10 +69,13 @@ inline Vec tanh(Vec x) {
   return with_sign_of((1.0F - e) / (1.0F + e), x) + (x - x);
 }
 
+// max(0, x), exactly; minus infinity becomes NaN, as in gelu and tanh.
+inline Vec relu(Vec x) { return (x + abs(x)) * 0.5F; }
+
 inline Vec activate(Activation activation, Vec x) {
   switch (activation) {
     case Activation::gelu: return gelu(x);
-    case Activation::relu: return max(zero(), x);
+    case Activation::relu: return relu(x);
     case Activation::tanh: return tanh(x);
     case Activation::identity: break;
   }

@@ -1,0 +1,118 @@
+"""How far float32 may be from exact: bounds derived from the arithmetic, and checks that hold results to them.
+
+u = 2^-24 is the relative error of one rounding. A chain of k roundings is off by at most gamma(k) = k u / (1 - k u)
+times the sum of the absolute values of what is added (Higham, Accuracy and Stability of Numerical Algorithms, 2002,
+lemma 3.1 and section 3.1); that holds for any order of summation and with or without fused multiply-add. Numbers below
+2^-126 are flushed to zero: that adds at most `TINY` an operation.
+
+Each `check_*` takes a kernel as a function of arrays and raises AssertionError where it leaves its bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from cases import gelu
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+U = 2.0**-24
+TINY = 2.0**-126
+GELU_ERROR = 2e-6
+"""The absolute error that the engine promises for GELU on [-20, 20]."""
+EXP_ERROR = 4 * U
+"""Relative error of the engine's exp: 0.4 u from the reduction to |r| <= ln 2 / 2 (its first step is exact), 1.9 u from
+the polynomial 1 + r + r^2 h(r), both over e^r >= 0.707, and 0.1 u of the polynomial's own fit; together below 4 u."""
+
+
+def gamma(k: int) -> float:
+    return k * U / (1 - k * U)
+
+
+def check_gemm(multiply: Callable[[Floats, Floats, Floats], Floats], x: Floats, w: Floats, bias: Floats) -> None:
+    """multiply(x [m, k], w [n, k], bias [n]) is x w^T + bias: each output is a chain of k products and k additions."""
+    inner = x.shape[1]
+    x64, w64, b64 = (a.astype(np.float64) for a in (x, w, bias))
+    bound = gamma(inner + 1) * (np.abs(x64) @ np.abs(w64).T + np.abs(b64)) + 2 * (inner + 1) * TINY
+    assert_within(multiply(x, w, bias), x64 @ w64.T + b64, bound)
+
+
+def check_gelu(activate: Callable[[Floats], Floats], x: Floats) -> None:
+    assert_within(activate(x), gelu(x.astype(np.float64)), np.full(x.shape, GELU_ERROR))
+
+
+def check_tanh(activate: Callable[[Floats], Floats], x: Floats) -> None:
+    """(1 - e) / (1 + e) with e = exp(-2 |x|) in (0, 1].
+
+    Its derivative in e is -2 / (1 + e)^2, so an error of `EXP_ERROR` e moves it by at most EXP_ERROR / 2; its own three
+    roundings are of numbers of at most 1, 2 and 1, relative to a result of at most 1.
+    """
+    assert_within(activate(x), np.tanh(x.astype(np.float64)), np.full(x.shape, EXP_ERROR / 2 + gamma(3)))
+
+
+def check_attention(attend: Callable[[Floats, Floats, Floats], Floats], q: Floats, k: Floats, v: Floats) -> None:
+    """attend(q, k, v), each [length, d], is softmax(q k^T / sqrt(d)) v.
+
+    A score is a sum of d products of k with the scaled q: 4 roundings for scale and scaling, d for the sum. It enters
+    exp after one more subtraction, so that weight j is off by a factor of at most exp(delta_j) (1 + EXP_ERROR). The
+    numerator and the denominator are chains of `length`; the reciprocal and the product add two roundings. Weights
+    below e^-87.3 are set to that: at most 2e-38 each.
+    """
+    length, d = q.shape
+    q64, k64, v64 = (a.astype(np.float64) for a in (q, k, v))
+    scores = q64 @ k64.T / math.sqrt(d)
+    below = scores - scores.max(axis=1, keepdims=True)
+    weights = np.exp(below)
+    weights /= weights.sum(axis=1, keepdims=True)
+    magnitude = np.abs(q64) @ np.abs(k64).T / math.sqrt(d)
+    delta = (gamma(d + 4) * magnitude + U * np.abs(below)).max(axis=1, keepdims=True)
+    delta += gamma(d + 4) * magnitude.max(axis=1, keepdims=True)  # of the greatest, which is subtracted
+    factor = np.exp(delta) * (1 + EXP_ERROR)
+    relative = factor**2 * (1 + gamma(2 * length + 4)) - 1
+    bound = relative * (weights @ np.abs(v64)) + 2e-38 * length * np.abs(v64).max() + 2 * length * TINY
+    assert_within(attend(q, k, v), weights @ v64, bound)
+
+
+def check_layer_norm(result: Floats, summands: list[Floats], weight: Floats, bias: Floats, eps: float) -> None:
+    """`result` is the LayerNorm of the sum of `summands` (each [tokens, n]), in any order of summation.
+
+    The sum t of s summands is off by gamma(s - 1), the mean by gamma(n + 1) of mean |t| on top, and so on through
+    c = t - mean, the variance (a chain of n fused squares, and the division), and 1 / sqrt(variance + eps), which is
+    monotone: its error is the larger of those at both ends of the interval that the variance lies in.
+    """
+    n = result.shape[1]
+    exact = [s.astype(np.float64) for s in summands]
+    t = np.sum(exact, axis=0)
+    t_error = gamma(len(exact)) * np.sum(np.abs(exact), axis=0)
+    mean = t.mean(axis=1, keepdims=True)
+    mean_error = (t_error + gamma(n + 1) * (np.abs(t) + t_error)).mean(axis=1, keepdims=True)
+    c = t - mean
+    c_error = t_error + mean_error
+    c_error += U * (np.abs(c) + c_error)
+    variance = (c * c).mean(axis=1, keepdims=True)
+    spread = (2 * np.abs(c) * c_error + c_error**2).mean(axis=1, keepdims=True)
+    spread += gamma(n + 4) * (variance + spread + eps)
+    scale = 1 / np.sqrt(variance + eps)
+    low = 1 / np.sqrt(variance + spread + eps)
+    high = 1 / np.sqrt(np.maximum(variance + eps - spread, eps * 0.5))
+    scale_error = np.maximum(scale - low, high - scale) + gamma(2) * high
+    w64, b64 = weight.astype(np.float64), bias.astype(np.float64)
+    product = np.abs(c) * scale_error + c_error * (scale + scale_error)
+    bound = np.abs(w64) * product + gamma(3) * (np.abs(w64) * (np.abs(c) * scale + product) + np.abs(b64)) + 8 * TINY
+    assert_within(result, c * scale * w64 + b64, bound)
+
+
+def assert_within(result: Floats, exact: Doubles, bound: Doubles) -> None:
+    """Every number is within its bound; names the worst one."""
+    assert result.dtype == np.float32
+    assert result.shape == exact.shape
+    excess = np.abs(result - exact) / bound
+    worst = np.unravel_index(np.nanargmax(np.where(np.isnan(excess), np.inf, excess)), excess.shape)
+    assert excess[worst] <= 1.0, (
+        f"at {tuple(map(int, worst))}: {result[worst]!r}, exactly {exact[worst]!r}; off by {excess[worst]:.3g} times "
+        f"the bound of {bound[worst]:.3g}"
+    )
