@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,7 +19,6 @@ from transformers.utils import logging
 
 from prunetime.config import RUNNABLE
 from prunetime.errors import InputError
-from prunetime.models.encoder import from_weights
 from prunetime.models.families import NAMES, load
 from prunetime.models.hf import config_json
 from prunetime.task import Task
@@ -346,7 +343,7 @@ def test_neither_a_folder_nor_a_hub_id(model):
 def test_a_file_is_no_folder(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
-    with pytest.raises(InputError, match="is a file; give the folder that has config.json"):
+    with pytest.raises(InputError, match=r"is a file; give the folder that has config\.json"):
         load(str(file), 2)
 
 
