@@ -13,11 +13,18 @@ from prunetime import __version__
 from prunetime.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, PrunetimeError
 
 
+JSON_ASKED = "prunetime.json"
+
+
 class Group(click.Group):
     """Turns the errors a user can act on into one line and an exit code (with `--json`, into one object)."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[JSON_ASKED] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        as_json = "--json" in sys.argv
+        as_json = ctx.meta[JSON_ASKED]
         try:
             return super().invoke(ctx)
         except PrunetimeError as error:

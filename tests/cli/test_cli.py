@@ -1,0 +1,200 @@
+"""The command line on a real artifact, and what it answers to bad input: one line, exit code 2, nothing written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import random_spec
+from click.testing import CliRunner, Result
+from tiny import bert_folder, write_tsv
+
+import prunetime
+from prunetime import artifact
+from prunetime.artifact import Manifest
+from prunetime.cli import main
+from prunetime.models import families
+from prunetime.models.hf import config_json
+from prunetime.plan import Plan
+from prunetime.runtime.latency import random_weights
+from prunetime.task import Task
+from prunetime.tasks.synthetic import ad_relevance
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT, data, and an artifact of uneven structure."""
+    folder = tmp_path_factory.mktemp("inputs")
+    bert_folder(folder / "bert")
+    write_tsv(ad_relevance(400, 0), folder / "ads.tsv")
+    pretrained = families.load(str(folder / "bert"), outputs=2)
+    config, spec = pretrained.config, random_spec(pretrained.config, np.random.default_rng(5))
+    task = Task("classification", ("0", "1"), ("query", "title"), 24)
+    files = {
+        "tokenizer.json": (folder / "bert" / "tokenizer.json").read_bytes(),
+        "config.json": config_json(config, spec, task),
+    }
+    artifact.write(folder / "model", Manifest(config, spec, Plan(), task, {}), random_weights(config, spec), files)
+    return folder
+
+
+def run(*arguments: object, stdin: str = "") -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+
+
+def answer(*arguments: object, stdin: str = "") -> dict:
+    ran = run(*arguments, "--json", stdin=stdin)
+    assert ran.exit_code == 0, ran.stderr
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def test_scores_of_the_command_are_those_of_the_library(inputs: Path) -> None:
+    pairs = [("red sofa", "couch in red velvet"), ("drill", "cordless drill 18 v")]
+    expected = prunetime.load(inputs / "model").score(pairs).tolist()
+    lines = "".join(f"{query}\t{title}\n" for query, title in pairs)
+    assert answer("score", inputs / "model", stdin=lines)["scores"] == expected
+    assert answer("score", inputs / "model", "--text", pairs[1][0], "--pair", pairs[1][1])["scores"] == expected[1:]
+
+
+def test_eval_reports_quality_and_latency_of_the_engine(inputs: Path) -> None:
+    result = answer("eval", inputs / "model", "--data", inputs / "ads.tsv", "--label", "label", "--metric", "auc")
+    assert result["metric"] == "auc"
+    assert result["rows"] == 400
+    assert result["ci95"][0] <= result["value"] <= result["ci95"][1]
+    assert result["p50_us"] > 0
+
+
+def test_inspect_shows_the_structure(inputs: Path) -> None:
+    manifest = artifact.read(inputs / "model").manifest
+    shown = answer("inspect", inputs / "model")
+    assert shown["spec"] == manifest.spec.to_json()
+    assert shown["encoder_weights"] == manifest.spec.weights(manifest.config.dims)
+    assert "heads" in run("inspect", inputs / "model").stdout
+
+
+def test_an_exported_model_gives_the_same_scores(inputs: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    answer("export", inputs / "model", "--to", "onnx", "--out", tmp_path / "model.onnx")
+    model = prunetime.load(inputs / "model")
+    tokens = model.tokenize([("red sofa", "couch"), ("drill", "cordless drill with two batteries")])
+    ids, mask, types = (array.astype(np.int64) for array in tokens.padded(0))
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    np.testing.assert_allclose(session.run(None, feed)[0], model.engine.logits(tokens), atol=1e-4)
+
+
+def test_profile_reports_its_error(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    result = answer("profile", "--model", inputs / "bert", "--seq-len", "24", "--specs", "5", "--out", out)
+    assert result["dense_us"] > result["floor_us"] > 0
+    assert set(result["error"]) == {"specs", "mape", "worst", "spearman", "within_5"}
+    assert json.loads(out.read_text())["key"]["tokens"] == 24
+
+
+def test_bench_times_every_instruction_set_and_checks_rivals(inputs: Path) -> None:
+    rows = answer("bench", inputs / "model", "--seq-len", "16", "--against", "pytorch,onnxruntime")["rows"]
+    engines = [row["engine"] for row in rows]
+    assert {"prunetime portable", "pytorch", "onnxruntime"} <= set(engines)
+    assert all(row["max_logit_error"] < 1e-3 and row["p50_us"] > 0 for row in rows)
+
+
+def tsv(*rows: str) -> str:
+    return "query\ttitle\tlabel\n" + "".join(f"{row}\n" for row in rows)
+
+
+GOOD = [f"red sofa {i}\tcouch {i}\t{i % 2}" for i in range(60)]
+BAD_DATA = {
+    "no such file": (None, "missing.tsv"),
+    "not UTF-8": (tsv(*GOOD).encode() + b"caf\xe9\tx\t1\n", "UTF-8"),
+    "missing column": (tsv(*GOOD).replace("title", "name", 1).encode(), "query, name, label"),
+    "empty text": (tsv(*GOOD, "red sofa\t \t1").encode(), "row 61"),
+    "one class": (tsv(*(row[:-1] + "1" for row in GOOD)).encode(), "one class only"),
+    "NaN label": (tsv(*GOOD, "red sofa\tcouch\tnan").encode(), "NaN label in row 61"),
+    "ragged": (tsv(*GOOD, "red sofa\tcouch").encode(), "line 62"),
+    "empty": (b"", "empty"),
+}
+
+
+def prune(inputs: Path, data: Path, out: Path, *more: object) -> Result:
+    return run("prune", "--model", inputs / "bert", "--data", data, "--text", "query,title", "--label", "label",
+               "--latency", "50%", "--seq-len", "24", "--effort", "quick", "--out", out, *more)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_is_named(inputs: Path, tmp_path: Path, name: str) -> None:
+    content, message = BAD_DATA[name]
+    data = tmp_path / "missing.tsv"
+    if content is not None:
+        data.write_bytes(content)
+    ran = prune(inputs, data, tmp_path / "out", "--json")
+    assert ran.exit_code == 2, ran.stderr
+    assert message in ran.stderr
+    assert json.loads(ran.stdout.splitlines()[-1])["exit_code"] == 2
+    assert not (tmp_path / "out" / "run.json").exists()
+    assert "Traceback" not in ran.stderr
+
+
+BAD_OPTIONS = {
+    "label of another set": (("--test", "other.tsv"), "label 'maybe'"),
+    "too long": (("--seq-len", "65"), "--seq-len 65 is longer than the 64 positions"),
+    "no model": (("--model", "nowhere/at-all"), "nowhere/at-all"),
+    "no budget": (("--latency", "soon"), "'soon' is no budget"),
+    "no metric": (("--metric", "beauty"), "beauty"),
+    "no head": (("--teacher-ready",), "leave --teacher-ready out"),
+    "no slice": (("--slice", "unseen:colour"), "colour"),
+    "no profile": (("--profile", "nothing.json"), "nothing.json"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_bad_options_are_named(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    options, message = BAD_OPTIONS[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "other.tsv").write_text(tsv(*GOOD, "red sofa\tcouch\tmaybe"))
+    ran = prune(inputs, inputs / "ads.tsv", tmp_path / "out", *options)
+    assert ran.exit_code == 2, ran.stderr
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out" / "teacher").exists()
+
+
+def test_a_folder_that_is_no_model_and_an_unsupported_one_are_refused(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ran = prune(inputs, inputs / "ads.tsv", tmp_path / "out", "--model", tmp_path / "empty")
+    assert (ran.exit_code, "config.json" in ran.stderr) == (2, True)
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "gpt2"}')
+    ran = prune(inputs, inputs / "ads.tsv", tmp_path / "out", "--model", tmp_path / "empty")
+    assert (ran.exit_code, "'gpt2' is not supported; supported: bert" in ran.stderr) == (2, True)
+
+
+def test_texts_that_cannot_be_scored_are_refused(inputs: Path) -> None:
+    for arguments, message in (
+        (("--text", "alone"), "text 0 has 1 part; this model scores 2: query, title"),
+        (("--text", "a", "--pair", " "), "text 0 is empty"),
+        ((), "nothing on standard input"),
+    ):
+        ran = run("score", inputs / "model", *arguments)
+        assert (ran.exit_code, message in ran.stderr) == (2, True), ran.stderr
+
+
+def test_a_damaged_artifact_is_refused_by_every_command(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for command in (("score", "--text", "a", "--pair", "b"), ("inspect",), ("bench",)):
+        ran = run(command[0], tmp_path / "model", *command[1:])
+        assert (ran.exit_code, "is no artifact" in ran.stderr) == (2, True), ran.stderr
+
+
+def test_a_full_disk_is_an_error_that_says_so(inputs: Path) -> None:
+    ran = run("export", inputs / "model", "--to", "onnx", "--out", "/dev/full/model.onnx")
+    assert (ran.exit_code, "Traceback" in ran.stderr) == (2, False), ran.stderr
+
+
+def test_the_command_runs_as_a_module_and_names_every_command() -> None:
+    command = [sys.executable, "-m", "prunetime", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name in ("prune", "pick", "demo", "profile", "eval", "score", "inspect", "report", "bench", "export"):
+        assert name in shown
