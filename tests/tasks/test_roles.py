@@ -131,7 +131,7 @@ def test_rows_that_two_roles_hold_are_counted():
 def test_roles_that_are_too_small_are_errors():
     with pytest.raises(InputError, match=r"has \d rows in \d groups; it needs at least 8 rows in 2 groups: give more"):
         split_roles(made([f"query {i}" for i in range(30)]), None, None, 0)
-    with pytest.raises(InputError, match="train .* has 100 rows in 1 groups"):
+    with pytest.raises(InputError, match=r"train .* has 100 rows in 1 groups"):
         split_roles(made(["one query"] * 100), None, None, 0)
     alternating = made([f"query {i % 2}" for i in range(2000)])
     three = [made([f"{name} {i}" for i in range(20)]) for name in "abc"]
