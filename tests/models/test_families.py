@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from hub import SHA, Hub, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -58,6 +59,7 @@ def save_sharded_safetensors(model, folder):
 
 
 def save_bin(model, folder):
+    folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
@@ -356,3 +358,72 @@ def test_our_own_config_damaged(tmp_path, damage):
     edit_config(**damage)(tmp_path)
     with pytest.raises(InputError, match=str(tmp_path)):
         load(str(tmp_path), 1)
+
+
+class Models(Hub):
+    """As much of the hub's API as fetching a snapshot takes: one model for each folder in `root`."""
+
+    root = None
+
+    def respond(self, path):
+        kind, *parts = path.strip("/").split("/")
+        if kind == "api" and parts[0] == "models" and self.folder(*parts[1:3]).is_dir():
+            files = [str(file.relative_to(self.folder(*parts[1:3]))) for file in sorted(self.files(*parts[1:3]))]
+            body = {"id": "/".join(parts[1:3]), "sha": SHA, "siblings": [{"rfilename": file} for file in files]}
+            if parts[3] == "tree":
+                body = [{"type": "file", "path": file, "size": 1, "oid": SHA} for file in files]
+            return self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        file = self.root.joinpath(kind, parts[0], *parts[3:])
+        return parts[1:3] == ["resolve", SHA] and file.is_file() and self.send_file(file.read_bytes())
+
+    def folder(self, owner, name):
+        return self.root / owner / name
+
+    def files(self, owner, name):
+        return (path for path in self.folder(owner, name).rglob("*") if path.is_file())
+
+
+LOAD = """
+import json
+from prunetime.errors import InputError
+from prunetime.models.families import load
+answers = []
+for model in {models!r}:
+    try:
+        loaded = load(model, 3)
+        answers.append([sorted(path.name for path in loaded.folder.iterdir()), loaded.has_head])
+    except InputError as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+def test_models_of_the_hub_are_loaded_with_its_real_client(tmp_path, run_python):
+    Models.root = tmp_path / "hub"
+    for name, save in (("one", save_safetensors), ("shards", save_sharded_safetensors), ("pickled", save_bin)):
+        folder = Models.root / "owner" / name
+        save(bert(), folder)
+        (folder / "vocab.txt").write_text("[PAD]\n")
+        (folder / "onnx").mkdir()
+        (folder / "onnx" / "model.onnx").write_bytes(b"not fetched")
+    torch.save({}, Models.root / "owner" / "one" / "pytorch_model.bin")
+    empty = Models.root / "owner" / "empty"
+    empty.mkdir()
+    (empty / "README.md").write_text("nothing here")
+    models = ["owner/one", "owner/shards", "owner/pickled", "owner/empty", "owner/none"]
+    code = LOAD.format(models=models)
+    with serving(Models, tmp_path / "home") as environment:
+        one, shards, pickled, nothing, none = json.loads(run_python(code, **environment))
+    assert one == [["config.json", "model.safetensors", "vocab.txt"], True]
+    assert len(shards[0]) > 4
+    assert pickled == [["config.json", "pytorch_model.bin", "vocab.txt"], True]
+    assert "is not a model folder: it has no config.json" in nothing
+    assert "owner/none is not a folder here, and the hub at http://127.0.0.1:" in none
+
+    offline = json.loads(run_python(code, **environment | {"HF_HUB_OFFLINE": "1"}))
+    assert offline[:3] == [one, shards, pickled]
+    assert "owner/none is not a folder here, and HF_HUB_OFFLINE is set and the cache does not give" in offline[4]
+
+    gone = environment | {"HF_HOME": str(tmp_path / "other home")}
+    (error,) = json.loads(run_python(LOAD.format(models=["owner/one"]), **gone))
+    assert "does not give a model of that id" in error

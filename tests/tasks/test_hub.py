@@ -1,15 +1,11 @@
-import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote
 
 import pytest
+from hub import SHA, Hub, serving
 
 from prunetime.errors import InputError
 from prunetime.tasks.hub import choose_files
 
-SHA = "0123456789abcdef0123456789abcdef01234567"
 DATASETS = {
     "shop/plain": {
         "files": {
@@ -31,17 +27,10 @@ DATASETS = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
+class Datasets(Hub):
     """As much of the hub's API as reading a dataset takes."""
 
-    def do_HEAD(self):
-        self.answer()
-
-    def do_GET(self):
-        self.answer()
-
-    def answer(self):
-        path = unquote(self.path.partition("?")[0])
+    def respond(self, path):
         for name, dataset in DATASETS.items():
             if path == f"/api/datasets/{name}":
                 files = [{"rfilename": file} for file in dataset["files"]]
@@ -50,38 +39,14 @@ class Hub(BaseHTTPRequestHandler):
                 return self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
             for file, content in dataset["files"].items():
                 if path == f"/datasets/{name}/resolve/{SHA}/{file}":
-                    etag = hashlib.sha1(content).hexdigest()
-                    return self.send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": SHA})
-        return self.send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
-
-    def send(self, status, body, headers):
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+                    return self.send_file(content)
+        return False
 
 
 @pytest.fixture
 def hub(tmp_path):
-    """Environment of a process whose hub is a server of this test."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": "",
-    }
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Datasets, tmp_path) as environment:
+        yield environment
 
 
 READ = """
