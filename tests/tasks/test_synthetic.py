@@ -12,7 +12,7 @@ from prunetime.tasks.metrics import metric
 from prunetime.tasks.roles import parse_slice, split_roles
 from prunetime.tasks.synthetic import ad_relevance
 
-DIGEST = "568f3a852e703843f12cd46a505416f8ccd8f74d14316f1502c270930659de33"
+DIGEST = "3fc9019835db2604bfb2480f5fce972964585b3bce9ec9e11360e24517cb9cac"
 
 
 def digest(table):
