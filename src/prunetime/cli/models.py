@@ -64,12 +64,13 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> N
 
     model = load(artifact)
     task = model.manifest.task
-    table = read_table(data)
+    table = read_table(data, "test")
     columns, guess = guess_columns(table, columns_of(named["text"]) or task.text, named["label"], named["group"])
     if guess:
         click.echo(guess, err=True)
     rows = examples(table, columns, task)
     chosen = metrics.metric(named["metric"]) if named["metric"] else metrics.default_metric(task)
+    chosen.check(task)
     estimate = metrics.evaluate(chosen, model.score(rows.texts), rows.labels, rows.groups)
     budget = Budget(share=1.0, seq_len=task.max_length)
     with pinned(1):

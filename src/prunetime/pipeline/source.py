@@ -68,8 +68,8 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
     chosen.check(task)
     roles = split_roles(
         examples(train_table, columns, task),
-        _given(settings.valid, columns, task),
-        _given(settings.test, columns, task),
+        _given(settings.valid, "validation", columns, task),
+        _given(settings.test, "test", columns, task),
         settings.seed,
     )
     for warning in roles.warnings:
@@ -118,5 +118,5 @@ def model_digest(source: Source) -> str:
     return digest_of_files([path for path in source.pretrained.folder.iterdir() if path.is_file()])
 
 
-def _given(name: str | None, columns: Columns, task: Task) -> Examples | None:
-    return examples(read_table(name), columns, task) if name else None
+def _given(name: str | None, split: str, columns: Columns, task: Task) -> Examples | None:
+    return examples(read_table(name, split), columns, task) if name else None
