@@ -12,6 +12,15 @@ from prunetime.pruning.importance import fisher, load_scores, save_scores
 from prunetime.task import Task
 from prunetime.training.batches import TrainingData
 from prunetime.training.losses import task_losses
+from prunetime.training.threads import training_on
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny products on several threads of a busy machine take seconds."""
+    with training_on(1):
+        yield
+
 
 TASKS = {
     "classification": Task("classification", ("a", "b", "c"), ("text",), 32),
