@@ -36,7 +36,11 @@ def softmax(x: Doubles) -> Doubles:
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), np.float64)
 
 
-HEAD_ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0), "gelu": gelu}
+HEAD_ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "gelu": gelu,
+}
 
 
 def reference_logits(config: EncoderConfig, weights: Mapping[str, NDArray[Any]], ragged: Ragged) -> Doubles:

@@ -3,12 +3,14 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/error.h"
@@ -23,20 +25,20 @@ namespace nb = nanobind;
 namespace prunetime {
 namespace {
 
+// `value` as Python shows it, for messages.
+std::string shown(nb::handle value) { return nb::cast<std::string>(nb::repr(value)); }
+
 template <class T>
 T setting(const nb::dict& config, const char* name) {
   if (!config.contains(name)) throw Error("config: " + std::string(name) + " is missing");
   T value{};
   if (!nb::try_cast<T>(config[name], value, false)) {
-    throw Error("config: " + std::string(name) + " is " + nb::repr(config[name]).c_str() + ", which is not a number in range");
+    throw Error("config: " + std::string(name) + " is " + shown(config[name]) + "; its type or range is wrong");
   }
   return value;
 }
 
-Activation activation_of(const nb::dict& config) {
-  constexpr const char* kName = "head_activation";
-  if (!config.contains(kName)) throw Error("config: head_activation is missing");
-  const std::string name = nb::str(config[kName]).c_str();
+Activation activation_of(const std::string& name) {
   if (name == "tanh") return Activation::tanh;
   if (name == "relu") return Activation::relu;
   if (name == "gelu") return Activation::gelu;
@@ -55,7 +57,7 @@ EncoderConfig config_of(const nb::dict& config) {
           .token_types = setting<int>(config, "token_types"),
           .outputs = setting<int>(config, "outputs"),
           .layer_norm_eps = static_cast<float>(setting<double>(config, "layer_norm_eps")),
-          .head_activation = activation_of(config)};
+          .head_activation = activation_of(setting<std::string>(config, "head_activation"))};
 }
 
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
@@ -64,10 +66,10 @@ using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 Arrays arrays_of(const nb::dict& weights, std::vector<AnyArray>& owners) {
   Arrays arrays;
   for (const auto& [key, value] : weights) {
-    if (!nb::isinstance<nb::str>(key)) throw Error("weights: " + std::string(nb::repr(key).c_str()) + " is not a name");
-    const std::string name = nb::str(key).c_str();
+    std::string name;
+    if (!nb::try_cast<std::string>(key, name, false)) throw Error("weights: " + shown(key) + " is not a name");
     AnyArray array;
-    if (!nb::try_cast<AnyArray>(value, array, false)) {
+    if (!nb::try_cast<AnyArray>(value, array, false) || !array.is_valid()) {
       throw Error("weights: " + name + " is not a C-contiguous NumPy array of numbers");
     }
     const bool is_float = array.dtype() == nb::dtype<float>();
@@ -87,7 +89,7 @@ Arrays arrays_of(const nb::dict& weights, std::vector<AnyArray>& owners) {
 Ints1 ints_of(nb::handle value, const char* name) {
   Ints1 array;
   if (!nb::try_cast<Ints1>(value, array, false) || !array.is_valid()) {
-    throw Error(std::string(name) + " is " + nb::repr(value.type()).c_str() +
+    throw Error(std::string(name) + " is " + shown(value.type()) +
                 "; it must be a one-dimensional, contiguous NumPy array of int32");
   }
   return array;
@@ -141,8 +143,8 @@ class SharedEncoder {
   }
 
   // Heads, attention output rows, FFN rows and FFN output rows of each layer.
-  std::vector<std::vector<int>> layer_counts() const {
-    std::vector<std::vector<int>> counts;
+  std::vector<std::tuple<int, int, int, int>> layer_counts() const {
+    std::vector<std::tuple<int, int, int, int>> counts;
     for (const Layer& layer : encoder_->layers()) {
       counts.push_back({layer.attention ? layer.attention->heads : 0,
                         layer.attention ? layer.attention->end.output.outputs : 0,
@@ -192,8 +194,10 @@ NB_MODULE(_engine, m) {
   nb::class_<SharedEncoder>(m, "Encoder")
       .def(nb::init<const nb::dict&, const nb::dict&, int, const std::string&>(), nb::arg("config"), nb::arg("weights"),
            nb::arg("threads"), nb::arg("isa") = "")
-      .def("forward", &SharedEncoder::forward, nb::arg("ids"), nb::arg("types"), nb::arg("offsets"))
-      .def("forward_timed", &SharedEncoder::forward_timed, nb::arg("ids"), nb::arg("types"), nb::arg("offsets"))
+      .def("forward", &SharedEncoder::forward, nb::arg("ids").none(), nb::arg("types").none(),
+           nb::arg("offsets").none())
+      .def("forward_timed", &SharedEncoder::forward_timed, nb::arg("ids").none(), nb::arg("types").none(),
+           nb::arg("offsets").none())
       .def_prop_ro("layer_counts", &SharedEncoder::layer_counts)
       .def_prop_ro("isa", [](const SharedEncoder& e) { return e.encoder().isa(); })
       .def_prop_ro("threads", [](const SharedEncoder& e) { return e.encoder().threads(); })
