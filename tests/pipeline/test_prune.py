@@ -63,7 +63,7 @@ def test_the_result_is_measured_inside_the_budget(finished: tuple[Path, dict]) -
     assert verified["verdict"]["met"]
     assert verified["verdict"]["ci95"][1] <= 0.70
     assert {"all", "unseen:product_uid"} == set(verified["quality"])
-    assert Path(result["report"]).read_text().startswith("<!doctype html>")
+    assert Path(result["report"]).read_text().startswith("<!DOCTYPE html>")
     assert not (out / "candidate").exists()
 
 

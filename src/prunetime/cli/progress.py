@@ -12,6 +12,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from prunetime.pipeline.run import Progress as Callback
 
 
+LOG_SECONDS = 30.0
+"""Without a terminal, progress is a line this often."""
+
+
 class ConsoleReporter:
     """A `pipeline.run.Reporter` for people. Standard output stays free for results."""
 
@@ -21,17 +25,31 @@ class ConsoleReporter:
     @contextmanager
     def stage(self, title: str) -> Iterator[Callback]:
         started = time.monotonic()
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(24),
-            TextColumn("{task.percentage:>3.0f}%"),
-        )
-        with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self._console,
-                      transient=True) as bar:  # fmt: skip
-            task = bar.add_task(title, total=None)
-            yield lambda done, of: bar.update(task, completed=done, total=of)
+        with self._bar(title) if self._console.is_terminal else self._lines(title, started) as progress:
+            yield progress
         self._console.print(f"[green]✓[/] {title} [dim]({time.monotonic() - started:.0f} s)[/]")
 
     def say(self, message: str) -> None:
         self._console.print(f"  {message}", markup=False)
+
+    @contextmanager
+    def _bar(self, title: str) -> Iterator[Callback]:
+        text, percent = TextColumn("{task.description}"), TextColumn("{task.percentage:>3.0f}%")
+        columns = (SpinnerColumn(), text, BarColumn(24), percent, TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, of: bar.update(task, completed=done, total=of)
+
+    @contextmanager
+    def _lines(self, title: str, started: float) -> Iterator[Callback]:
+        said = started
+
+        def progress(done: int, of: int) -> None:
+            nonlocal said
+            now = time.monotonic()
+            if done and now - said > LOG_SECONDS:
+                said = now
+                left = (now - started) * (of - done) / done
+                self.say(f"{title}: {done} of {of}, {left:.0f} s left")
+
+        yield progress

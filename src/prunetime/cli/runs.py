@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DEMO_DATA = "synthetic:ad-relevance?rows=24000&seed=0"
 
+AS_GIVEN = ("model", "data", "valid", "test", "label", "group", "metric", "teacher_ready", "seed")
+
 
 @main.command()
 @click.option("--model", required=True, help="Folder of a Hugging Face model, or a hub id.")
@@ -52,7 +54,7 @@ DEMO_DATA = "synthetic:ad-relevance?rows=24000&seed=0"
 @json_option
 def prune(**options: Any) -> None:
     """Prune a model into a latency budget, measured on this machine."""
-    from prunetime.pipeline.settings import Settings
+    from prunetime.pipeline.settings import EFFORTS, Settings
 
     setting = {name: options[name] for name in ("seq_len", "batch", "threads")}
     chosen = {name: options[name] for name in ("statistic", "scope", "condition") if options[name]}
@@ -60,21 +62,8 @@ def prune(**options: Any) -> None:
         budget=Budget.parse(options["latency"], **setting, **chosen),
         text=columns_of(options["text"]),
         slices=options["slices"],
-        **{
-            name: options[name]
-            for name in (
-                "model",
-                "data",
-                "valid",
-                "test",
-                "label",
-                "group",
-                "metric",
-                "teacher_ready",
-                "seed",
-                "effort",
-            )
-        },
+        effort=EFFORTS[options["effort"]],
+        **{name: options[name] for name in AS_GIVEN},
     )
     _prune(settings, options["out"], options["profile"], options["as_json"])
 
@@ -100,7 +89,7 @@ def pick(run: Path, out: Path, as_json: bool, latency: str, **chosen: str | None
 @json_option
 def demo(out: Path, latency: str, resume: bool, as_json: bool) -> None:
     """Prune a real MiniLM-L6 on generated ads, from nothing to a measured model, in a few minutes."""
-    from prunetime.pipeline.settings import Settings
+    from prunetime.pipeline.settings import EFFORTS, Settings
 
     settings = Settings(
         model=str(minilm_folder()),
@@ -111,7 +100,7 @@ def demo(out: Path, latency: str, resume: bool, as_json: bool) -> None:
         metric="auc",
         slices=("unseen:product_uid",),
         budget=Budget.parse(latency, seq_len=32),
-        effort="quick",
+        effort=EFFORTS["quick"],
     )
     if not resume and (out / "run.json").exists():
         shutil.rmtree(out)

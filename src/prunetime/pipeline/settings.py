@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 from prunetime.arch import strict_keys
 from prunetime.budget import Budget
 from prunetime.errors import InputError
-
-EffortName = Literal["quick", "standard", "thorough"]
 
 
 @dataclass(frozen=True)
 class Effort:
     """How much work goes into a run: rows and epochs to train on, evaluations and rows to search with.
 
-    Learning rates are those at a batch of 32 rows. `train_word_embeddings` costs an optimizer step over the whole
-    vocabulary each batch, which on a CPU is a large share of a small encoder's training time.
+    Learning rates are those at a batch of 32 rows. Of the finalists of the search, scored on `score_rows` rows, the
+    best on `finalist_rows` is chosen.
     """
+
+    name: str
 
     teacher_rows: int
     teacher_epochs: float
@@ -34,10 +34,13 @@ class Effort:
     finalist_rows: int
 
 
-EFFORTS: dict[EffortName, Effort] = {
-    "quick": Effort(10_000, 1, 10_000, 1.5, 1e-4, 2e-4, 512, 80, 500, 8, 1_500),
-    "standard": Effort(60_000, 1, 60_000, 2, 5e-5, 1e-4, 1_024, 300, 1_000, 16, 4_000),
-    "thorough": Effort(400_000, 3, 400_000, 4, 5e-5, 1e-4, 2_048, 1_000, 2_000, 32, 10_000),
+EFFORTS = {
+    effort.name: effort
+    for effort in (
+        Effort("quick", 10_000, 1, 10_000, 1.5, 1e-4, 2e-4, 512, 80, 500, 8, 1_500),
+        Effort("standard", 60_000, 1, 60_000, 2, 5e-5, 1e-4, 1_024, 300, 1_000, 16, 4_000),
+        Effort("thorough", 400_000, 3, 400_000, 4, 5e-5, 1e-4, 2_048, 1_000, 2_000, 32, 10_000),
+    )
 }
 
 
@@ -60,11 +63,9 @@ class Settings:
     slices: tuple[str, ...] = ()
     teacher_ready: bool = False
     seed: int = 0
-    effort: EffortName = "standard"
+    effort: Effort = EFFORTS["standard"]
 
     def __post_init__(self) -> None:
-        if self.effort not in get_args(EffortName):
-            raise InputError(f"effort is {self.effort!r}; use one of {', '.join(get_args(EffortName))}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2147483647")
 
@@ -82,6 +83,7 @@ class Settings:
             **{
                 **values,
                 "budget": Budget.from_json(values["budget"]),
+                "effort": Effort(**strict_keys(Effort, values["effort"])),
                 "text": tuple(text) if text else None,
                 "slices": tuple(values.get("slices", ())),
             }

@@ -21,7 +21,7 @@ from prunetime.models.compact import compact, spec_of
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.models.hf import config_json
 from prunetime.pipeline.run import Progress, Run, digest_of
-from prunetime.pipeline.settings import EFFORTS, Settings
+from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.plan import Plan
 from prunetime.pruning.importance import fisher, load_scores, save_scores
@@ -74,7 +74,7 @@ def profile(run: Run, source: Source, budget: Budget, given: Path | None) -> Lat
 
 def teacher(run: Run, source: Source, settings: Settings, inputs: Mapping[str, Any]) -> artifact.Artifact:
     """Fine-tunes the dense model (or takes it as it is) and leaves it as the artifact `teacher`."""
-    effort = EFFORTS[settings.effort]
+    effort = settings.effort
 
     def work(progress: Progress) -> None:
         model = source.pretrained.model
@@ -98,7 +98,7 @@ def teacher(run: Run, source: Source, settings: Settings, inputs: Mapping[str, A
 
 def importance(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, inputs: Any) -> None:
     """Fisher information of every head and row of the teacher."""
-    rows = EFFORTS[settings.effort].fisher_rows
+    rows = settings.effort.fisher_rows
 
     def work(progress: Progress) -> None:
         model = from_weights(dense.manifest.config, dense.weights)
@@ -117,7 +117,7 @@ def choose(
 
     What was evaluated is kept in `evaluations.jsonl`, which outlives a change of target.
     """
-    effort, space = EFFORTS[settings.effort], Space(dense.manifest.config.dims)
+    effort, space = settings.effort, Space(dense.manifest.config.dims)
     digest = archive_digest(run, settings)
 
     def predict(spec: ArchSpec) -> float:
@@ -136,7 +136,7 @@ def choose(
 
 def leave_choice(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, target_us: float) -> None:
     """Scores the archive's finalists again on more rows, and leaves the best as `mask.json` and `search.json`."""
-    effort, space = EFFORTS[settings.effort], Space(dense.manifest.config.dims)
+    effort, space = settings.effort, Space(dense.manifest.config.dims)
     with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:
         chosen = finalists(archive, target_us, effort.finalists)
         if not chosen:
@@ -195,7 +195,7 @@ def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.
 
 def tune(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, provenance: Any) -> None:
     """Distils the teacher into the sub-network of `mask.json` and leaves it as the artifact `candidate`."""
-    effort, config = EFFORTS[settings.effort], dense.manifest.config
+    effort, config = settings.effort, dense.manifest.config
     mask = Mask.from_json(run.read("mask.json"))
 
     def work(progress: Progress) -> None:
@@ -231,5 +231,5 @@ def archive_digest(run: Run, settings: Settings) -> str:
     """What the scores in the archive depend on: the teacher, the importance, the rows scored."""
     importance_bytes = run.path("importance.safetensors").read_bytes()
     teacher_manifest = run.path("teacher/manifest.json").read_text()
-    effort = EFFORTS[settings.effort]
+    effort = settings.effort
     return digest_of([teacher_manifest, importance_bytes.hex(), effort.score_rows, settings.seed])
