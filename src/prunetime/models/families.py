@@ -154,11 +154,11 @@ def _family_config(settings: Mapping[str, Any], family: str, outputs: int, folde
     eps = settings.get("layer_norm_eps", DEFAULT_LAYER_NORM_EPS)
     if not isinstance(eps, float):
         raise InputError(f"{folder}: config.json has layer_norm_eps {eps!r}; it must be a number above 0 and below 1")
-    token_types = sizes.pop("token_types", 1)
+    token_types, embedding = sizes.pop("token_types", 1), sizes.pop("embedding", sizes["hidden"])
     return EncoderConfig(
         family=family,
         dims=Dims(**sizes, head_dim=sizes["hidden"] // sizes["heads"]),
-        embedding=sizes["hidden"],
+        embedding=embedding,
         token_types=token_types,
         layer_norm_eps=eps,
         outputs=outputs,
