@@ -56,12 +56,17 @@ def write_run(
     budget_us = budget.resolve(profile.floor_and_dense(budget)[1])
     with Archive(run / "evaluations.jsonl", "digest") as archive:
         settings = SearchSettings(0.97 * budget_us, evaluations, seed=0)
-        search(space, lambda spec: profile.predict(spec, budget), MadeScorer(dims, 0.02), archive, settings)
+        search(space, lambda spec: profile.predict(spec, budget), MadeScorer(dims, 0.006), archive, settings)
         if genome is not None and genome not in archive:
             archive.add(Evaluation(genome, profile.predict(space.spec(genome), budget), 0.99, "evolution", evaluations))
-        last = rescore(space, finalists(archive, settings.budget_us, 8), MadeScorer(dims, 0.005))
-        chosen = last[0] if genome is None else archive[genome]
-        best = {kind: next((e for e in last if e.kind == kind), None) for kind in ("uniform", "depth")}
+        last = rescore(space, finalists(archive, settings.budget_us, 8), MadeScorer(dims, 0.002))
+        if genome is not None:
+            last = [archive[genome], *(one for one in last if one.genome != genome)]
+        chosen = last[0]
+        best = {
+            kind: next((e for e in archive.within(settings.budget_us) if e.kind == kind), None)
+            for kind in ("uniform", "depth")
+        }
         front = [list(e.genome) for e in archive.front()]
     spec = space.spec(chosen.genome)
     record = made_record(budget, dims, names)
@@ -95,18 +100,24 @@ class MadeScorer:
             0.6 * (layer.heads / self.dims.heads) ** 0.4 + 0.4 * (layer.ffn / self.dims.ffn) ** 0.5
             for layer in spec.layers
         ]
-        weights = np.linspace(0.6, 1.4, len(kept))
-        return 0.5 + 0.42 * float(np.average(kept, weights=weights)) ** 0.8
+        weights = 1.0 + 0.8 * np.cos(2.5 * np.arange(len(kept)))
+        return 0.5 + 0.4 * float(np.average(kept, weights=weights)) ** 0.6
 
 
 def made_profile(dims: Dims, budget: Budget) -> LatencyProfile:
-    key = ProfileKey("0123456789abcdef", "0.1.0-8f3a", "avx512", "bert", dims, budget.threads, budget.batch, budget.seq_len)
+    key = ProfileKey(
+        "0123456789abcdef", "0.1.0-8f3a", "avx512", "bert", dims, budget.threads, budget.batch, budget.seq_len
+    )
     attention = (0.0, *(0.10 + 0.062 * heads for heads in range(1, dims.heads + 1)))
     ffn = (0.0, *(0.06 + 0.031 * tiles for tiles in range(1, ffn_level(dims.ffn) + 1)))
     measured = {
         f"{scope}/{condition}/{statistic}": (
-            (180.0 + 90.0 * (scope == "text")) * (1.0 + 0.3 * (condition == "idle")) * (1.0 + 0.2 * (statistic == "p99")),
-            (4200.0 + 90.0 * (scope == "text")) * (1.0 + 0.1 * (condition == "idle")) * (1.0 + 0.1 * (statistic == "p99")),
+            (180.0 + 90.0 * (scope == "text"))
+            * (1.0 + 0.3 * (condition == "idle"))
+            * (1.0 + 0.2 * (statistic == "p99")),
+            (4200.0 + 90.0 * (scope == "text"))
+            * (1.0 + 0.1 * (condition == "idle"))
+            * (1.0 + 0.1 * (statistic == "p99")),
         )
         for scope, condition in SETTINGS
         for statistic in ("p50", "p99")
@@ -140,11 +151,11 @@ def made_verification(
     for index, (name, rows) in enumerate(slices.items()):
         half = 0.5 / np.sqrt(rows)
         dense, pruned = 0.8731 - 0.021 * index, 0.8694 - 0.024 * index
+        estimates = {"dense": (dense, half), "pruned": (pruned, half), "difference": (pruned - dense, half / 3)}
         quality[name] = {
-            "dense": {"value": dense, "ci95": [dense - half, dense + half], "rows": rows},
-            "pruned": {"value": pruned, "ci95": [pruned - half, pruned + half], "rows": rows},
-            "difference": {"value": pruned - dense, "ci95": [pruned - dense - half / 3, pruned - dense + half / 3], "rows": rows},
-        }  # fmt: skip
+            model: {"value": value, "ci95": [value - spread, value + spread], "rows": rows}
+            for model, (value, spread) in estimates.items()
+        }
     embeddings = profile.key.dims.vocabulary * profile.key.dims.hidden
     specs = {"dense": ArchSpec.full(profile.key.dims), "pruned": spec}
     rows_of = {

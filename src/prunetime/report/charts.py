@@ -6,16 +6,28 @@ Colour is never the only cue: models and kinds also differ in shape, position or
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from markupsafe import Markup
 
-from prunetime.arch import TILE
 from prunetime.mask import Bools, LayerMask
 from prunetime.report.findings import Evaluated, Interval
-from prunetime.report.svg import Scale, bar, figure, line, mark, polyline, shortened, tag, text, x_axis, y_axis
+from prunetime.report.svg import (
+    Scale,
+    bar,
+    figure,
+    line,
+    mark,
+    polyline,
+    shortened,
+    tag,
+    text,
+    x_axis,
+    y_axis,
+)
 
-NARROW = 480
+NARROW = 400
 """Below this width labels stand above what they name."""
 
 GENERATIONS = 4
@@ -65,28 +77,38 @@ class SearchPlot:
     sign: float
 
 
-def intervals(title: str, lines: Sequence[Line], axis: str, limits: dict[str, float], width: float) -> Markup:
+def intervals(
+    title: str, lines: Sequence[Line], axis: str, limits: dict[str, float], width: float, *, from_zero: bool = False
+) -> Markup:
     """One row per interval: a mark at the value, whiskers to its ends, its text; named vertical lines at `limits`."""
     narrow = width < NARROW
-    left, right, row, top = (8.0, 12.0, 44.0, 26.0) if narrow else (150.0, 170.0, 32.0, 26.0)
+    beside = 24.0 + max(width_of(one.value) for one in lines)
+    before = min(150.0, 24.0 + max(width_of(one.label) for one in lines))
+    left, right, row, top = (12.0, 12.0, 44.0, 26.0) if narrow else (before, beside, 32.0, 26.0)
     bottom = top + row * len(lines)
     values = [v for one in lines for v in (one.interval.low, one.interval.high, one.interval.value)]
     scale = Scale.around([*values, *limits.values()], left, width - right)
+    if from_zero:
+        scale = replace(scale, low=0.0)
     content = x_axis(scale, top, bottom, axis)
     for name, value in limits.items():
         x = scale(value)
-        anchor = "start" if x < width / 3 else "end" if x > 2 * width / 3 else "middle"
+        reach = width_of(name) / 2
+        anchor = "start" if x < reach else "end" if x > width - reach else "middle"
         content += [line(x, top - 8, x, bottom, "limit"), text(x, top - 12, name, anchor, "limit-name")]
     for index, one in enumerate(lines):
         base = top + row * index
-        y = base + (28.0 if narrow else row / 2)
+        y = base + (30.0 if narrow else row / 2)
         low, value, high = (scale(v) for v in (one.interval.low, one.interval.value, one.interval.high))
         if narrow:
-            label = shortened(one.label, 0.5 * width)
-            content += [text(left, base + 14, label), text(width - 4, base + 14, one.value, "end", "value")]
+            label = shortened(one.label, width - left - beside)
+            content += [text(left, base + 16, label), text(width - 4, base + 16, one.value, "end", "value")]
         else:
             label = shortened(one.label, left - 12)
-            content += [text(left - 12, y + 4, label, "end"), text(width - right + 12, y + 4, one.value, "start", "value")]
+            content += [
+                text(left - 12, y + 4, label, "end"),
+                text(width - right + 12, y + 4, one.value, "start", "value"),
+            ]
         content += [
             line(low, y, high, y, f"whisker {one.class_}"),
             line(low, y - 5, low, y + 5, f"whisker {one.class_}"),
@@ -100,7 +122,7 @@ def intervals(title: str, lines: Sequence[Line], axis: str, limits: dict[str, fl
 def search_points(plot: SearchPlot, width: float) -> Markup:
     """Predicted latency against quality of everything that was scored, the Pareto front and the budget."""
     height = 400.0 if width >= NARROW else 330.0
-    left, right, top, bottom = 52.0, width - 10, 44.0, height - 42
+    left, right, top, bottom = 52.0, width - 20, 44.0, height - 42
     y = _quality_scale(plot, top, bottom)
     x = Scale.around([*(one.predicted_us for one in plot.points), plot.budget_us, plot.target_us], left, right, 0.04)
     edge = bottom - 4
@@ -111,8 +133,8 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
     content = [
         *x_axis(x, top, bottom, "predicted latency, µs"),
         *y_axis(y, left, right, plot.metric),
-        *_limit(x, plot.target_us, top, bottom, "target", "target", 0),
-        *_limit(x, plot.budget_us, top, bottom, "limit", "budget", 14),
+        *_limit(x, plot.target_us, (top - 2, bottom), "target", "target"),
+        *_limit(x, plot.budget_us, (top - 16, bottom), "limit", "budget"),
     ]
     last = max((one.generation for one in plot.points), default=0)
     for one in sorted(plot.points, key=lambda e: (e.kind != "evolution", e.generation)):
@@ -154,7 +176,7 @@ _MARKS = (
 def best_so_far(plot: SearchPlot, width: float) -> Markup:
     """Quality of the best structure inside the target after each evaluation."""
     height = 260.0
-    left, right, top, bottom = 52.0, width - 10, 26.0, height - 42
+    left, right, top, bottom = 52.0, width - 14, 26.0, height - 42
     best: list[tuple[int, Evaluated]] = []
     for index, one in enumerate(plot.points, start=1):
         if one.predicted_us <= plot.target_us and (not best or one.score > best[-1][1].score):
@@ -176,7 +198,7 @@ def best_so_far(plot: SearchPlot, width: float) -> Markup:
 def microseconds(parts: Sequence[Part], width: float) -> Markup:
     """Two bars for every sub-layer: the dense model's (outlined) and the pruned model's (filled)."""
     row, top = 24.0, 8.0
-    left, right = 118.0, 96.0
+    left, right = (88.0, 84.0) if width < NARROW else (118.0, 96.0)
     bottom = top + row * len(parts)
     most = max(max(part.dense_us, part.pruned_us) for part in parts)
     scale = Scale(0.0, 1.02 * most or 1.0, left, width - right)
@@ -205,8 +227,8 @@ def heads(layer: LayerMask) -> Markup:
         if not alive:
             cells.append(line(x + 2, y + size - 2, x + size - 2, y + 2, "cross"))
     across = min(len(kept), HEADS_A_LINE)
-    size = (float(CELL * across), float(CELL * -(-len(kept) // HEADS_A_LINE)))
-    return figure(f"{int(kept.sum())} of {len(kept)} heads kept", _numbers(kept), size, cells)
+    box = (float(CELL * across), float(CELL * -(-len(kept) // HEADS_A_LINE)))
+    return figure(f"{int(kept.sum())} of {len(kept)} heads kept", _numbers(kept), box, cells)
 
 
 def rows(layer: LayerMask) -> Markup:
@@ -232,7 +254,7 @@ def rows(layer: LayerMask) -> Markup:
 
 def _staircase(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """`points` from left to right, with a corner between each two: level up to the next, then up to it."""
-    corners = [corner for a, b in zip(points, points[1:], strict=False) for corner in (a, (b[0], a[1]))]
+    corners = [corner for a, b in pairwise(points) for corner in (a, (b[0], a[1]))]
     return [*corners, *points[-1:]]
 
 
@@ -253,16 +275,17 @@ def _quality_scale(plot: SearchPlot, top: float, bottom: float) -> Scale:
     return Scale.around(held, *((bottom, top) if plot.sign > 0 else (top, bottom)))
 
 
-def _limit(x: Scale, us: float, top: float, bottom: float, class_: str, name: str, up: float) -> list[Markup]:
-    at = x(us)
+def _limit(x: Scale, us: float, span: tuple[float, float], class_: str, name: str) -> list[Markup]:
+    """A labelled vertical line at `us` microseconds, from the first to the second y of `span`."""
+    at, (top, bottom) = x(us), span
     anchor = "end" if at > (x.start + x.end) / 2 else "start"
-    label = text(at, top - 4 - up, f"{name} {us:,.0f} µs", anchor, f"{class_}-name")
-    return [line(at, top - 2 - up, at, bottom, class_), label]
+    label = text(at, top - 2, f"{name} {us:,.0f} µs", anchor, f"{class_}-name")
+    return [line(at, top, at, bottom, class_), label]
 
 
 def _describe(one: Evaluated, plot: SearchPlot) -> str:
     origin = one.kind if one.kind != "evolution" else f"evolution, child {one.generation}"
-    layers = ", ".join(f"{h}h+{TILE * t}" for h, t in zip(one.genome[0::2], one.genome[1::2], strict=True))
+    layers = ", ".join(f"{heads}h+{rows}" for heads, rows in zip(one.heads, one.ffn, strict=True))
     return f"{plot.metric} {plot.sign * one.score:.4f}, {one.predicted_us:,.0f} µs ({origin}): {layers}"
 
 

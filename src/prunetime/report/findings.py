@@ -13,11 +13,13 @@ from prunetime.arch import ArchSpec, Dims
 from prunetime.budget import Budget
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.mask import Mask
-from prunetime.runtime.latency import LatencyProfile
+from prunetime.runtime.latency import LatencyProfile, level_rows
 from prunetime.runtime.measure import Latency
 from prunetime.task import Task
 
-Genome = tuple[int, ...]
+Counts = tuple[tuple[int, ...], tuple[int, ...]]
+"""Heads of each layer, and FFN rows of each layer."""
+
 Json = dict[str, Any]
 Part = TypeVar("Part")
 
@@ -87,20 +89,25 @@ class Setting:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A structure that the search scored: `genome` (heads, FFN tiles of each layer in turn), `score` higher is better."""
+    """A structure that the search scored: `heads` and `ffn` rows kept in each layer, `score` higher is better."""
 
-    genome: Genome
+    heads: tuple[int, ...]
+    ffn: tuple[int, ...]
     predicted_us: float
     score: float
     kind: str
     generation: int
 
     @classmethod
-    def of(cls, data: Json) -> Evaluated:
+    def of(cls, data: Json, dims: Dims) -> Evaluated:
         if data["kind"] not in KINDS:
             raise ValueError(f"kind {data['kind']!r} is none of {', '.join(KINDS)}")
-        genome = tuple(int(gene) for gene in data["genome"])
-        return cls(genome, number(data["predicted_us"]), number(data["score"]), data["kind"], int(data["generation"]))
+        heads, ffn = _counts(data["genome"], dims)
+        return cls(heads, ffn, number(data["predicted_us"]), number(data["score"]), data["kind"], data["generation"])
+
+    @property
+    def counts(self) -> Counts:
+        return self.heads, self.ffn
 
 
 @dataclass(frozen=True)
@@ -112,17 +119,17 @@ class Search:
     chosen: Evaluated
     finalists: tuple[Evaluated, ...]
     baselines: Mapping[str, Evaluated | None]
-    front: frozenset[Genome]
+    front: frozenset[Counts]
 
     @classmethod
-    def of(cls, data: Json) -> Search:
+    def of(cls, data: Json, dims: Dims) -> Search:
         return cls(
             bool(data["higher_is_better"]),
             number(data["target_us"]),
-            Evaluated.of(data["chosen"]),
-            tuple(Evaluated.of(one) for one in data["finalists"]),
-            {kind: Evaluated.of(one) if one else None for kind, one in data["baselines"].items()},
-            frozenset(tuple(genome) for genome in data["front"]),
+            Evaluated.of(data["chosen"], dims),
+            tuple(Evaluated.of(one, dims) for one in data["finalists"]),
+            {kind: Evaluated.of(one, dims) if one else None for kind, one in data["baselines"].items()},
+            frozenset(_counts(genome, dims) for genome in data["front"]),
         )
 
 
@@ -225,9 +232,9 @@ def read(folder: Path) -> Findings:
             f"{folder / 'verify.json'} is of another structure than mask.json: the run has not come to its end; "
             "run `prunetime prune` again to finish it"
         )
-    search = _read(folder / "search.json", Search.of)
+    search = _read(folder / "search.json", lambda data: Search.of(data, record.dims))
     evaluated = _read_evaluations(folder / "evaluations.jsonl", record.dims)
-    if search.chosen.genome not in {one.genome for one in evaluated}:
+    if search.chosen.counts not in {one.counts for one in evaluated}:
         raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
     attempts = folder / "attempts.json"
     return Findings(
@@ -277,16 +284,21 @@ def _reason(error: BaseException) -> str:
 
 def _read_evaluations(path: Path, dims: Dims) -> tuple[Evaluated, ...]:
     """The evaluations in their order; the first line is the archive's header, one torn by a crash is left out."""
-    evaluated: dict[Genome, Evaluated] = {}
+    evaluated: dict[Counts, Evaluated] = {}
     for index, line in enumerate(_text_of(path).split("\n")[1:-1], start=2):
         try:
-            one = Evaluated.of(json.loads(line))
-            if len(one.genome) != 2 * dims.layers:
-                raise ValueError(f"{len(one.genome)} genes for {dims.layers} layers")
+            one = Evaluated.of(json.loads(line), dims)
         except _DAMAGE as error:
             raise InputError(f"{path}: line {index} is damaged ({_reason(error)}); restore the file") from error
-        evaluated[one.genome] = one
+        evaluated[one.counts] = one
     return tuple(evaluated.values())
+
+
+def _counts(genome: Any, dims: Dims) -> Counts:
+    """What a genome (heads and FFN tiles of each layer in turn) keeps."""
+    if len(genome) != 2 * dims.layers or not all(type(gene) is int for gene in genome):
+        raise ValueError(f"{genome!r} is no genome of {dims.layers} layers")
+    return tuple(genome[0::2]), tuple(level_rows(tiles, dims) for tiles in genome[1::2])
 
 
 def _checked_mask(data: Any, dims: Dims) -> Mask:

@@ -13,13 +13,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from prunetime.arch import TILE, ArchSpec, Dims
+from prunetime.arch import ArchSpec, Dims
 from prunetime.artifact import write_text
 from prunetime.budget import Budget
 from prunetime.mask import LayerMask
 from prunetime.report import charts
 from prunetime.report.charts import Line, Part, SearchPlot
-from prunetime.report.findings import Evaluated, Findings, Interval, Verdict, read
+from prunetime.report.findings import Evaluated, Findings, Interval, read
 from prunetime.report.svg import tag
 from prunetime.runtime.measure import Latency
 
@@ -74,14 +74,6 @@ class Ranked:
     found: Evaluated
     first: float
     again: float | None
-
-    @property
-    def heads(self) -> str:
-        return " ".join(str(heads) for heads in self.found.genome[0::2])
-
-    @property
-    def ffn(self) -> str:
-        return " ".join(str(TILE * tiles) for tiles in self.found.genome[1::2])
 
 
 @dataclass(frozen=True)
@@ -144,16 +136,13 @@ def _context(found: Findings) -> dict[str, Any]:
         "found": found,
         "record": record,
         "verified": verified,
+        "verdict": verdict,
         "interval_of": interval_of,
         "us": us,
         "quality": quality,
         "signed": signed,
         "model_name": "/".join(Path(record.settings["model"]).parts[-2:]).lstrip("/"),
-        "amount": _amount(verdict.limit, verdict),
-        "measured": _amount(verdict.measured.value, verdict),
-        "measured_low": _amount(verdict.measured.low, verdict),
-        "measured_high": _amount(verdict.measured.high, verdict),
-        "limit": _amount(verdict.limit, verdict),
+        "amount": partial(_amount, verdict.share),
         "spare": 1.0 - verdict.measured.value / verdict.limit,
         "dense": dense,
         "pruned": pruned,
@@ -188,9 +177,9 @@ def interval_of(latency: Latency, statistic: str) -> Interval:
     return Interval(value, low, high)
 
 
-def _amount(value: float, verdict: Verdict) -> str:
-    """A limit or a measurement in the budget's own unit."""
-    return f"{100 * value:.1f} % of dense" if verdict.share else f"{us(value)} µs"
+def _amount(share: bool, value: float) -> str:
+    """A limit or a measurement in the budget's own unit: a share of dense, or microseconds."""
+    return percent(value) if share else f"{us(value)} µs"
 
 
 def _predicted(found: Findings) -> float:
@@ -214,7 +203,8 @@ def _latency_chart(found: Findings, dense: Interval, pruned: Interval) -> Callab
     statistic = found.verified.budget.statistic
     lines = [_us_line("dense", dense, "dense"), _us_line("pruned", pruned, "pruned")]
     limits = {f"budget {us(found.verified.budget_us)} µs": found.verified.budget_us}
-    return partial(charts.intervals, f"Latency ({statistic}) against the budget", lines, f"{statistic}, µs", limits)
+    title = f"Latency ({statistic}) against the budget"
+    return partial(charts.intervals, title, lines, f"{statistic}, µs", limits, from_zero=True)
 
 
 def _quality_chart(found: Findings) -> Callable[[float], Markup]:
@@ -234,8 +224,8 @@ def _prediction_chart(found: Findings) -> Callable[[float], Markup]:
     lines = []
     for name, it in ({"predicted": Interval(predicted, predicted, predicted)} | measured).items():
         shown = Interval(scale * it.value, scale * it.low, scale * it.high)
-        lines.append(Line(name, shown, _amount(it.value, verdict), "pruned" if name in measured else "other"))
-    limits = {f"budget {_amount(verdict.limit, verdict)}": scale * verdict.limit}
+        lines.append(Line(name, shown, _amount(verdict.share, it.value), "pruned" if name in measured else "other"))
+    limits = {f"budget {_amount(verdict.share, verdict.limit)}": scale * verdict.limit}
     return partial(charts.intervals, "Predicted against measured latency", lines, axis, limits)
 
 
@@ -256,14 +246,14 @@ def _parts(found: Findings) -> list[Part]:
 
 
 def _search_plot(found: Findings) -> SearchPlot:
-    by_genome = {one.genome: one for one in found.evaluated}
+    scored = {one.counts: one for one in found.evaluated}
     search, budget = found.search, found.verified.budget
     _, dense_us = found.profile.floor_and_dense(budget)
     return SearchPlot(
         points=found.evaluated,
-        front=sorted((by_genome[g] for g in search.front if g in by_genome), key=lambda one: one.predicted_us),
-        finalists=[by_genome[one.genome] for one in search.finalists if one.genome in by_genome],
-        chosen=by_genome[search.chosen.genome],
+        front=sorted((scored[c] for c in search.front if c in scored), key=lambda one: one.predicted_us),
+        finalists=[scored[one.counts] for one in search.finalists if one.counts in scored],
+        chosen=scored[search.chosen.counts],
         budget_us=budget.resolve(dense_us),
         target_us=search.target_us,
         metric=found.record.metric,
@@ -273,17 +263,17 @@ def _search_plot(found: Findings) -> SearchPlot:
 
 def _ranked(found: Findings) -> list[Ranked]:
     """The finalists, best first, and the best of each kind of baseline."""
-    first = {one.genome: one.score for one in found.evaluated}
+    first = {one.counts: one.score for one in found.evaluated}
     search = found.search
-    chosen = search.chosen.genome
+    chosen = search.chosen.counts
     rows = [
-        Ranked("chosen" if one.genome == chosen else "finalist", one, first.get(one.genome, one.score), one.score)
+        Ranked("chosen" if one.counts == chosen else "finalist", one, first.get(one.counts, one.score), one.score)
         for one in search.finalists
     ]
-    again = {one.genome: one.score for one in search.finalists}
+    again = {one.counts: one.score for one in search.finalists}
     for kind, one in search.baselines.items():
         if one:
-            rows.append(Ranked(f"best {kind}", one, first.get(one.genome, one.score), again.get(one.genome)))
+            rows.append(Ranked(f"best {kind}", one, first.get(one.counts, one.score), again.get(one.counts)))
     return rows
 
 
@@ -292,4 +282,3 @@ def _score_command(found: Findings) -> str:
     if found.record.task.pair:
         words += ["--pair", "another text"]
     return shlex.join(words)
-

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-CHARACTER = 6.7
-"""Width of an average character of a label, in pixels (12 px system font)."""
+_CHARACTER = 7.0
+"""Width of an ordinary character of a label, in pixels (12 px system font)."""
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
@@ -46,10 +46,18 @@ def bar(x: float, y: float, width: float, height: float, class_: str) -> Markup:
     return tag("rect", x=x, y=y, width=max(0.0, width), height=height, rx=2, class_=class_)
 
 
+def width_of(label: str) -> float:
+    """About how many pixels `label` takes: m, w and capitals are wider than the rest, East Asian characters widest."""
+    wide = sum(1.0 if ord(c) > 0x2E7F else 0.55 if c in "mwMW@%" else 0.2 if c.isupper() else 0.0 for c in label)
+    return _CHARACTER * (len(label) + wide)
+
+
 def shortened(label: str, pixels: float) -> str:
     """`label`, cut with an ellipsis where it would take more than about `pixels`."""
-    longest = max(1, int(pixels / CHARACTER))
-    return label if len(label) <= longest else label[: longest - 1] + "…"
+    if width_of(label) <= pixels:
+        return label
+    kept = next((n for n in range(len(label), 0, -1) if width_of(label[:n] + "…") <= pixels), 0)
+    return label[:kept] + "…"
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class Scale:
 def x_axis(scale: Scale, top: float, bottom: float, name: str) -> list[Markup]:
     """Vertical grid lines with labels under them, and the axis' name."""
     parts = []
-    for value, label in scale.ticks(64):
+    for value, label in scale.ticks(52):
         x = scale(value)
         parts += [line(x, top, x, bottom, "grid"), text(x, bottom + 16, label, "middle", "tick")]
     return [*parts, text((scale.start + scale.end) / 2, bottom + 34, name, "middle", "axis")]

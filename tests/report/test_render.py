@@ -1,0 +1,283 @@
+"""The page: whole, self-contained, true to the run folder, and safe with hostile names."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunetime.arch import Dims
+from prunetime.budget import Budget
+from prunetime.cli import main
+from prunetime.errors import InputError
+from prunetime.report.render import render
+
+MakeRun = Callable[..., Path]
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+FILES = ("run.json", "profile.json", "search.json", "evaluations.jsonl", "mask.json", "gate.json", "verify.json")
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the text, and whether every element was closed in order."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.parents: list[str | None] = []
+        self.words: list[str] = []
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.parents.append(self.open[-1] if self.open else None)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def children(self, parent: str, tag: str) -> int:
+        return sum(p == parent and name == tag for p, (name, _) in zip(self.parents, self.elements, strict=True))
+
+
+def page_of(run: Path) -> Page:
+    path = render(run)
+    assert path == run / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    return page
+
+
+def test_page_needs_nothing_but_itself(make_run: MakeRun) -> None:
+    page = page_of(make_run())
+    for _, attributes in page.elements:
+        assert not {"src", "srcset", "data", "action", "background", "poster"} & set(attributes)
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    assert not page.all("script")
+    assert not page.all("link")
+    assert not re.search(r"url\(|@import|https?://", page.text)
+    targets = {attributes["href"] for attributes in page.all("a")}
+    assert targets
+    assert targets <= {f"#{attributes.get('id')}" for _, attributes in page.elements}
+
+
+def test_page_is_accessible(make_run: MakeRun) -> None:
+    page = page_of(make_run())
+    drawings = [attributes for attributes in page.all("svg") if attributes.get("role") == "img"]
+    assert len(drawings) > 12
+    assert all(a.get("role") == "img" or a.get("aria-hidden") == "true" for a in page.all("svg"))
+    assert page.children("svg", "title") == len(drawings)
+    assert page.children("table", "caption") == len(page.all("table")) > 3
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_page_holds_the_figures(make_run: MakeRun) -> None:
+    run = make_run()
+    verified, search = json.loads((run / "verify.json").read_text()), json.loads((run / "search.json").read_text())
+    text = page_of(run).text
+    measured = verified["verdict"]["measured"]
+    assert f"Budget met: {100 * measured:.1f} % of dense" in text
+    assert f"the limit of {100 * verified['verdict']['limit']:.1f} %" in text
+    for model in ("dense", "pruned"):
+        row = verified[model]
+        assert f"{row['p50_us']:,.0f}" in text
+        assert f"{row['value']:.4f}" in text
+        assert f"{row['params']:,}" in text
+        for setting in verified["latency"].values():
+            for statistic in ("p50", "p99"):
+                low, high = setting[model][f"{statistic}_ci95_us"]
+                assert f"{setting[model][f'{statistic}_us']:,.0f}" in text
+                assert f"{low:,.0f} to {high:,.0f}" in text
+    assert f"{verified['dense']['p50_us'] / verified['pruned']['p50_us']:.2f}×" in text
+    for name, part in verified["quality"].items():
+        assert (name if name != "all" else "all test rows") in text
+        assert f"{part['difference']['value']:+.4f}".replace("-", "−") in text
+    assert f"{search['chosen']['predicted_us']:,.0f}" in text
+    for layer in verified["spec"]:
+        assert f"{layer['heads']} of 12 heads kept" in text
+        assert f"{layer['ffn']} of 1536 FFN rows kept" in text
+    record = json.loads((run / "run.json").read_text())
+    assert record["warnings"][0] in text
+    assert f"{record['rows']['train']:,}" in text
+    assert record["machine"]["cpu"] in text
+    assert "torch 2.13.0+cpu" in text
+
+
+def test_a_square_is_filled_exactly_for_each_kept_head(make_run: MakeRun) -> None:
+    run = make_run()
+    content = render(run).read_text()
+    expected = [
+        f"head {head}: {'kept' if head in layer['heads']['kept'] else 'removed'}"
+        for layer in json.loads((run / "mask.json").read_text())
+        for head in range(layer["heads"]["of"])
+    ]
+    assert re.findall(r"head \d+: (?:kept|removed)", content) == expected
+
+
+def test_the_microseconds_of_the_parts_add_up(make_run: MakeRun) -> None:
+    run = make_run()
+    found = json.loads((run / "verify.json").read_text())
+    profile = json.loads((run / "profile.json").read_text())
+    text = page_of(run).text
+    said = re.search(r"this machine: ([\d,]+) µs for the dense model \(outlined\), ([\d,]+) µs for the pruned", text)
+    assert said
+    dense, pruned = (float(number.replace(",", "")) for number in said.groups())
+    assert dense == pytest.approx(profile["measured_us"]["ids/hot/p50"][1], abs=1)
+    assert pruned == pytest.approx(found["predicted_us"], abs=1)
+
+
+def test_hostile_names_stay_text(make_run: MakeRun) -> None:
+    run = make_run(
+        model=HOSTILE,
+        data=HOSTILE,
+        columns={"text": [HOSTILE, "title"], "label": HOSTILE, "group": HOSTILE},
+        warnings=[HOSTILE],
+        slices={"all": 2400, f"unseen:{HOSTILE}": 300},
+    )
+    page = page_of(run)
+    assert not page.all("script")
+    assert not page.all("img")
+    assert page.text.count(HOSTILE) >= 7
+    assert f"--model {shlex.quote(HOSTILE)}" in page.text
+
+
+def test_layers_that_are_gone_and_no_slices(make_run: MakeRun) -> None:
+    genome = (0, 0, 3, 0, 0, 5, 12, 48, 1, 1, 0, 0)
+    text = page_of(make_run(genome=genome, slices={"all": 2400}, evaluations=40)).text
+    assert text.count("attention is gone") == 3
+    assert text.count("FFN is gone") == 3
+    assert "0 of 12 heads kept" in text
+    assert "1,536 of 1,536" in text
+    assert "unseen:" not in text.split("Reproduce and use")[0]
+
+
+def test_every_layer_gone_and_nothing_pruned(make_run: MakeRun, tmp_path: Path) -> None:
+    dims = Dims(layers=2, hidden=64, heads=2, head_dim=32, ffn=100, vocabulary=500, positions=64)
+    budget = Budget(share=1.0, seq_len=16)
+    assert "0 of 2 heads kept" in page_of(make_run(dims=dims, budget=budget, genome=(0, 0, 0, 0), evaluations=30)).text
+    (tmp_path / "run").rename(tmp_path / "floor")
+    text = page_of(make_run(dims=dims, budget=budget, genome=(2, 4, 2, 4), evaluations=30)).text
+    assert "100 of 100 FFN rows kept" in text
+    assert "2 2 100 100" in text
+
+
+@pytest.mark.parametrize("scope", ["ids", "text"])
+def test_absolute_budget(make_run: MakeRun, scope: str) -> None:
+    budget = Budget(us=1900.0, seq_len=48, scope=scope, condition="idle", statistic="p99", threads=2)
+    run = make_run(budget=budget, attempts=[1.08])
+    page = page_of(run)
+    verified = json.loads((run / "verify.json").read_text())
+    assert f"Budget met: {verified['pruned']['p99_us']:,.0f} µs" in page.text
+    assert "the limit of 1,900 µs" in page.text
+    assert "aimed lower: 1.080" in page.text
+    where = {"ids": "token ids", "text": "text"}[scope]
+    assert f"{where} budget after a pause" in page.text
+
+
+def test_a_missed_and_noisy_verdict_is_said(make_run: MakeRun) -> None:
+    run = make_run()
+    verified = json.loads((run / "verify.json").read_text())
+    verified["verdict"] |= {"met": False, "noisy": True, "measured": 0.5, "ci95": [0.4, 0.6]}
+    (run / "verify.json").write_text(json.dumps(verified))
+    text = page_of(run).text
+    assert "Budget not met: 50.0 % of dense, 11.1 % over the limit of 45.0 %" in text
+    assert "Noisy machine." in text
+
+
+def test_lower_is_better_metrics_are_shown_as_they_are(make_run: MakeRun) -> None:
+    run = make_run(evaluations=40)
+    lines = (run / "evaluations.jsonl").read_text().splitlines()
+    evaluated = [json.loads(line) for line in lines[1:]]
+    (run / "evaluations.jsonl").write_text(
+        "\n".join([lines[0], *(json.dumps(one | {"score": one["score"] - 1.0}) for one in evaluated)]) + "\n"
+    )
+    search = json.loads((run / "search.json").read_text())
+    for one in (search["chosen"], *search["finalists"]):
+        one["score"] -= 1.0
+    (run / "search.json").write_text(json.dumps(search | {"higher_is_better": False}))
+    text = page_of(run).text
+    assert "lower is better" in text
+    best = 1.0 - max(one["score"] for one in evaluated)
+    assert f"{best:.4f}" in text
+    assert f"−{best:.4f}" not in text
+
+
+def test_the_command_makes_the_same_settings(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prunetime.cli import runs
+
+    budget = Budget(us=1234567.5, seq_len=33, scope="text", statistic="p99", condition="idle", batch=4, threads=2)
+    run = make_run(budget=budget, columns={"text": ["a b", "c'd"]}, genome=(1, 1) * 6, evaluations=20)
+    text = page_of(run).text
+    command = text.split("Make this model again ")[1].split(" With the same profile")[0]
+    received = []
+    monkeypatch.setattr(runs, "_prune", lambda settings, out, *_: received.append((settings.to_json(), out)))
+    done = CliRunner().invoke(main, shlex.split(command)[1:], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert received == [(json.loads((run / "run.json").read_text())["settings"], run)]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "null", "other"])
+def test_damaged_runs_are_refused_by_name(make_run: MakeRun, name: str, damage: str) -> None:
+    run = make_run(evaluations=20)
+    path = run / name
+    whole = path.read_text()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_text(
+            {"cut": whole[: len(whole) // 2] + "\n", "empty": "", "null": "null", "other": '{"a": [1]}'}[damage]
+        )
+    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+        render(run)
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), "12", None, True])
+def test_a_figure_that_is_none_is_refused(make_run: MakeRun, value: object) -> None:
+    run = make_run(evaluations=20)
+    verified = json.loads((run / "verify.json").read_text())
+    verified["latency"]["ids/hot"]["pruned"]["p50_us"] = value
+    (run / "verify.json").write_text(json.dumps(verified))
+    with pytest.raises(InputError, match=r"verify\.json is damaged"):
+        render(run)
+
+
+def test_a_run_between_two_attempts_is_not_finished(make_run: MakeRun) -> None:
+    run = make_run(evaluations=20)
+    mask = json.loads((run / "mask.json").read_text())
+    mask[0]["heads"]["kept"] = [] if mask[0]["heads"]["kept"] else [0]
+    (run / "mask.json").write_text(json.dumps(mask))
+    with pytest.raises(InputError, match="has not come to its end"):
+        render(run)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no finished run: cannot read run\.json"):
+        render(tmp_path)
+
+
+def test_rendering_again_gives_the_same_page_and_leaves_nothing_else(make_run: MakeRun) -> None:
+    run = make_run(evaluations=20)
+    first = render(run).read_bytes()
+    assert render(run).read_bytes() == first
+    assert sorted(path.name for path in run.iterdir()) == sorted([*FILES, "report.html"])
