@@ -58,7 +58,11 @@ def upward(edges: dict[str, set[str]]) -> list[str]:
     wrong = []
     for module, imported in edges.items():
         for name in imported:
-            beside = layer(name) == 3 and layer(module) == 3 and {module.split(".")[0], name.split(".")[0]} & {"report", "serve"}
+            beside = (
+                layer(name) == 3
+                and layer(module) == 3
+                and {module.split(".")[0], name.split(".")[0]} & {"report", "serve"}
+            )
             across = beside and module.split(".")[0] != name.split(".")[0]
             if module and name != "_engine" and (layer(name) > layer(module) or across):
                 wrong.append(f"{module} imports {name}")

@@ -109,7 +109,9 @@ def test_a_run_killed_in_any_stage_ends_as_an_uninterrupted_one(
     whole = finished[0]
     out = tmp_path / "killed"
     with_profile = command(inputs, out, "--profile", str(whole / "profile.json"))
-    process = subprocess.Popen(with_profile, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        with_profile, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     before = out / "stages" / f"{STAGES[max(0, STAGES.index(stage) - 1)]}.json"
     deadline = time.monotonic() + 120
     while not (before.exists() or stage == "profile" and (out / "run.json").exists()):
@@ -126,7 +128,9 @@ def test_a_run_killed_in_any_stage_ends_as_an_uninterrupted_one(
 
 
 def test_interrupting_leaves_a_run_that_resumes(inputs: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(command(inputs, tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(inputs, tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while not (tmp_path / "run" / "stages" / "profile.json").exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -146,7 +150,9 @@ def test_pick_takes_a_smaller_budget_off_the_archive(finished: tuple[Path, dict]
     assert json.loads((tmp_path / "picked" / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.55
 
 
-def test_a_budget_below_the_floor_is_refused_with_both_numbers_before_any_training(inputs: Path, tmp_path: Path) -> None:
+def test_a_budget_below_the_floor_is_refused_with_both_numbers_before_any_training(
+    inputs: Path, tmp_path: Path
+) -> None:
     ran = subprocess.run([*command(inputs, tmp_path / "run"), "--latency", "1us"], capture_output=True, text=True)
     assert ran.returncode == 2
     floor = json.loads((tmp_path / "run" / "profile.json").read_text())["measured_us"]["ids/hot/p50"][0]

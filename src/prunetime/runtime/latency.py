@@ -213,9 +213,9 @@ def _covering_specs(dims: Dims, rng: np.random.Generator) -> list[ArchSpec]:
     """Specs in which every level of every sub-layer occurs at least three times, and the sizes from floor to full."""
     levels = ffn_level(dims.ffn)
     count = -(-3 * max(levels, dims.heads) // dims.layers)
-    heads = 1 + _shuffled_levels(dims.heads, count * dims.layers, rng).reshape(count, dims.layers)
-    ffn = 1 + _shuffled_levels(levels, count * dims.layers, rng).reshape(count, dims.layers)
-    specs = [ArchSpec.of(dims, h, [level_rows(t, dims) for t in f]) for h, f in zip(heads.tolist(), ffn, strict=True)]
+    heads = (1 + _shuffled_levels(dims.heads, count * dims.layers, rng)).reshape(count, dims.layers).tolist()
+    ffn = (1 + _shuffled_levels(levels, count * dims.layers, rng)).reshape(count, dims.layers).tolist()
+    specs = [ArchSpec.of(dims, h, [level_rows(t, dims) for t in f]) for h, f in zip(heads, ffn, strict=True)]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         rows = level_rows(round(share * levels), dims)
         specs.append(ArchSpec.of(dims, [round(share * dims.heads)] * dims.layers, [rows] * dims.layers))
