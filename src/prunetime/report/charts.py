@@ -23,6 +23,7 @@ from prunetime.report.svg import (
     shortened,
     tag,
     text,
+    width_of,
     x_axis,
     y_axis,
 )
