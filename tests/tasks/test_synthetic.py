@@ -10,9 +10,10 @@ from prunetime.tasks.catalogue import KINDS, UNITS
 from prunetime.tasks.data import examples, guess_columns, task_of
 from prunetime.tasks.metrics import metric
 from prunetime.tasks.roles import parse_slice, split_roles
+from prunetime.tasks.sources import read_table
 from prunetime.tasks.synthetic import ad_relevance
 
-DIGEST = "3fc9019835db2604bfb2480f5fce972964585b3bce9ec9e11360e24517cb9cac"
+DIGEST = "568f3a852e703843f12cd46a505416f8ccd8f74d14316f1502c270930659de33"
 
 
 def digest(table):
@@ -21,7 +22,7 @@ def digest(table):
 
 @pytest.fixture(scope="module")
 def roles():
-    table = ad_relevance(24_000, 0)
+    table = read_table("synthetic:ad-relevance")
     columns, _ = guess_columns(table)
     assert (columns.text, columns.label, columns.group) == (("query", "title"), "label", "query")
     return split_roles(examples(table, columns, task_of(table, columns, 48)), None, None, 0)
@@ -31,7 +32,8 @@ def test_same_seed_same_bytes(run_python):
     assert digest(ad_relevance(2000, 3)) == DIGEST
     assert digest(ad_relevance(2000, 4)) != DIGEST
     code = (
-        "import hashlib, json; from prunetime.tasks.synthetic import ad_relevance;"
+        "import hashlib, json; from prunetime.tasks.sources import read_table
+from prunetime.tasks.synthetic import ad_relevance;"
         "print(hashlib.sha256(json.dumps(ad_relevance(2000, 3).columns).encode()).hexdigest())"
     )
     assert [run_python(code, PYTHONHASHSEED=seed).strip() for seed in ("1", "2")] == [DIGEST, DIGEST]

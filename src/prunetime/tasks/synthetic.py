@@ -182,7 +182,7 @@ def _wanted(choices: Choices) -> tuple[Wanted, str]:
 def _ad(wanted: Wanted, name: str, catalogue: Catalogue, choices: Choices) -> tuple[Product, bool]:
     """A product for the query and whether it answers it."""
     if choices.chance(RELEVANT):
-        other_word = choices.chance(0.65)
+        other_word = choices.chance(0.6)
         return catalogue.product(wanted, name if other_word else None, None if other_word else name), True
     near = _near_miss(wanted, choices)
     same_word = near.kind == wanted.kind and choices.chance(0.75)
@@ -192,11 +192,11 @@ def _ad(wanted: Wanted, name: str, catalogue: Catalogue, choices: Choices) -> tu
 def _near_miss(wanted: Wanted, choices: Choices) -> Wanted:
     kind, part, attributes = wanted.kind, wanted.part, wanted.attributes
     draw = choices.below(100)
-    if attributes.named() and draw < 48:
+    if attributes.named() and draw < 55:
         return Wanted(kind, part, _one_differs(attributes, kind, choices))
     if draw < 75:
         return Wanted(kind, choices.one_of(kind.parts) if part is None else None, attributes)
-    siblings = [other for other in KINDS if draw >= 97 or other.category == kind.category]
+    siblings = [other for other in KINDS if draw >= 95 or other.category == kind.category]
     sibling = choices.other_than(kind, siblings)
     fitting = Attributes(
         attributes.brand,
