@@ -181,7 +181,7 @@ def test_texts_that_cannot_be_scored_are_refused(inputs: Path) -> None:
         assert (ran.exit_code, message in ran.stderr) == (2, True), ran.stderr
 
 
-def test_a_damaged_artifact_is_refused_by_every_command(inputs: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_artifact_is_refused_by_every_command(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     for command in (("score", "--text", "a", "--pair", "b"), ("inspect",), ("bench",)):
         ran = run(command[0], tmp_path / "model", *command[1:])

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from tiny import bert_folder, write_tsv
 
-import prunetime
 from prunetime.tasks.synthetic import ad_relevance
 
 QUICK_VERIFY = (
@@ -70,7 +69,7 @@ def test_the_result_is_measured_inside_the_budget(finished: tuple[Path, dict]) -
 def test_the_artifact_scores_as_its_torch_twin_and_as_transformers(finished: tuple[Path, dict]) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    import prunetime.models.hf  # noqa: F401  # registers the class
+    import prunetime.models.hf  # registers the class
 
     artifact = finished[1]["artifact"]
     model = prunetime.load(artifact)
@@ -114,7 +113,7 @@ def test_a_run_killed_in_any_stage_ends_as_an_uninterrupted_one(
     )
     before = out / "stages" / f"{STAGES[max(0, STAGES.index(stage) - 1)]}.json"
     deadline = time.monotonic() + 120
-    while not (before.exists() or stage == "profile" and (out / "run.json").exists()):
+    while not (before.exists() or (stage == "profile" and (out / "run.json").exists())):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)

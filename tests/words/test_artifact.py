@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,8 @@ def test_no_changed_byte_of_a_manifest_gets_another_error_than_ours(folder: Path
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     (copy / MANIFEST).write_bytes(bytes(content))
-    try:
+    with suppress(ArtifactError):
         artifact.read(copy)
-    except ArtifactError as error:
-        assert str(error)
 
 
 def test_weights_that_are_not_finite_or_not_the_specs_are_not_written(tmp_path: Path) -> None:
@@ -124,6 +123,6 @@ def test_weights_that_are_not_finite_or_not_the_specs_are_not_written(tmp_path: 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     manifest, weights = make(tmp_path / "model")
     files = {"tokenizer.json": TOKENIZER, "big": b"x", "nowhere/file": b"no folder: as a disk that fails midway"}
-    with pytest.raises(InputError, match="cannot write .*; free some space"):
+    with pytest.raises(InputError, match=r"cannot write .*; free some space"):
         artifact.write(tmp_path / "other", manifest, weights, files)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
