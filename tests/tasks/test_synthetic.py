@@ -32,8 +32,7 @@ def test_same_seed_same_bytes(run_python):
     assert digest(ad_relevance(2000, 3)) == DIGEST
     assert digest(ad_relevance(2000, 4)) != DIGEST
     code = (
-        "import hashlib, json; from prunetime.tasks.sources import read_table
-from prunetime.tasks.synthetic import ad_relevance;"
+        "import hashlib, json; from prunetime.tasks.synthetic import ad_relevance;"
         "print(hashlib.sha256(json.dumps(ad_relevance(2000, 3).columns).encode()).hexdigest())"
     )
     assert [run_python(code, PYTHONHASHSEED=seed).strip() for seed in ("1", "2")] == [DIGEST, DIGEST]

@@ -18,7 +18,7 @@ from prunetime.tasks.synthetic import ad_relevance
 from prunetime.tasks.table import Table
 
 SYNTHETIC_ROWS = 24_000
-"""A tenth of them, the test part, is more than 2,000 pairs whatever the seed."""
+"""Enough for a test part (a tenth) of 2,000 pairs."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 
