@@ -46,7 +46,7 @@ def write_run(
     dims: Dims = MINILM,
     genome: Genome | None = None,
     slices: dict[str, int] = SLICES,
-    evaluations: int = 300,
+    evaluations: int = 150,
     attempts: Sequence[float] = (),
     **names: Any,
 ) -> Path:

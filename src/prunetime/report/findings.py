@@ -150,6 +150,9 @@ class Record:
 
     @classmethod
     def of(cls, data: Json) -> Record:
+        for value in data["settings"]["effort"].values():
+            if not isinstance(value, str):
+                number(value)
         return cls(
             {**data["settings"]},
             Task.from_json(data["task"]),

@@ -112,7 +112,7 @@ def command(settings: dict[str, Any], out: str) -> str:
         *((f"--{name}", getattr(budget, name)) for name in ("statistic", "scope", "condition")),
         *((f"--{name.replace('_', '-')}", getattr(budget, name)) for name in ("seq_len", "batch", "threads")),
         ("--seed", settings["seed"]),
-        ("--effort", settings["effort"]),
+        ("--effort", settings["effort"]["name"]),
         ("--out", out),
     ]
     words = ["prunetime", "prune"]
@@ -164,12 +164,19 @@ def _context(found: Findings) -> dict[str, Any]:
         "legend": charts.search_legend(plot),
         "verified_over_predicted": verdict.measured.value / _predicted(found),
         "overs": ", ".join(f"{over:.3f}" for over in found.overs),
+        "effort": _effort(record.settings["effort"]),
         "command": command(record.settings, str(found.folder)),
         "score_command": _score_command(found),
         "profile_path": shlex.quote(str(found.folder / "profile.json")),
         "artifact_path": repr(artifact),
         "example": repr(("a text", "another text") if record.task.pair else "a text"),
     }
+
+
+def _effort(effort: dict[str, Any]) -> str:
+    """The name of an effort and what it stands for."""
+    details = (f"{name.replace('_', ' ')} {value:,}" for name, value in effort.items() if name != "name")
+    return f"{effort['name']}: {', '.join(details)}"
 
 
 def interval_of(latency: Latency, statistic: str) -> Interval:

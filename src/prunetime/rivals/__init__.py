@@ -1,0 +1,1 @@
+"""Other engines, running the same compact model, for comparison."""
