@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from prunetime.arch import ArchSpec, Dims
 from prunetime.errors import BudgetError, InputError, PrunetimeError
+from prunetime.search import evolution
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import (
     ELSEWHERE_BINS,
@@ -119,6 +120,34 @@ def test_parents_are_genomes_scored_before(tmp_path):
         assert (evaluation.parent is None) == (evaluation.generation == 0)
         assert evaluation.parent is None or evaluation.parent in before
         before.add(evaluation.genome)
+
+
+class Restart:
+    """No evolution: every child is a random genome."""
+
+    def propose(self, _, rng):
+        return SPACE.random(rng)
+
+
+def test_evolution_beats_random_search_with_as_many_evaluations(tmp_path):
+    def mean_best(name, mutator):
+        return np.mean([run(tmp_path / f"{name}{seed}", seed=seed, mutator=mutator)[0].score for seed in range(3)])
+
+    assert mean_best("evolution", UniformMutator(SPACE)) > mean_best("random", Restart())
+
+
+def test_parents_win_a_tournament_in_a_population_that_ages(tmp_path, monkeypatch):
+    monkeypatch.setattr(evolution, "ELSEWHERE", 0.0)
+    _, archive = run(tmp_path / "a.jsonl", evaluations=200)
+    children = {e.generation: e for e in archive if e.generation}
+    born = {e.genome: e.generation for e in archive}
+    better = []
+    for generation in range(25, len(children) + 1):
+        population = [children[g] for g in range(generation - 24, generation)]
+        parent = children[generation].parent
+        assert generation - 24 <= born[parent] < generation
+        better.append(sum(e.score > children[born[parent]].score for e in population))
+    assert np.mean(better) < 24 / 4
 
 
 @settings(max_examples=12, deadline=None)
