@@ -98,7 +98,9 @@ Ints1 ints_of(nb::handle value, const char* name) {
 // What one call brings.
 struct Request {
   Request(nb::handle ids_given, nb::handle types_given, nb::handle offsets_given)
-      : ids(ints_of(ids_given, "ids")), types(ints_of(types_given, "types")), offsets(ints_of(offsets_given, "offsets")) {
+      : ids(ints_of(ids_given, "ids")),
+        types(ints_of(types_given, "types")),
+        offsets(ints_of(offsets_given, "offsets")) {
     constexpr std::size_t kMost = std::size_t{1} << 30;
     if (offsets.size() == 0) throw Error("offsets are empty; they hold one number more than there are sequences");
     if (ids.size() != types.size()) {

@@ -29,7 +29,7 @@ std::vector<float> padded_rows(const Floats2& from, float padding = 0.0F) {
   const int columns = static_cast<int>(from.shape(1));
   std::vector<float> to(from.shape(0) * static_cast<std::size_t>(row_stride(columns)), padding);
   for (std::size_t row = 0; row < from.shape(0); ++row) {
-    std::copy_n(from.data() + row * from.shape(1), columns, to.data() + static_cast<std::ptrdiff_t>(row) * row_stride(columns));
+    std::copy_n(from.data() + row * from.shape(1), columns, to.data() + row * static_cast<std::size_t>(row_stride(columns)));
   }
   return to;
 }
@@ -42,8 +42,8 @@ std::vector<float> padded_vector(const Floats1& from) {
 
 auto to_array(const std::vector<float>& from, int rows, int columns) {
   auto to = std::make_unique<float[]>(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
-  for (int row = 0; row < rows; ++row) {
-    std::copy_n(from.data() + row * row_stride(columns), columns, to.get() + static_cast<std::ptrdiff_t>(row) * columns);
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    std::copy_n(from.data() + row * row_stride(columns), columns, to.get() + row * columns);
   }
   return to_numpy(std::move(to), {static_cast<std::size_t>(rows), static_cast<std::size_t>(columns)});
 }
@@ -140,8 +140,8 @@ auto attention(const std::string& isa, const Floats2& query, const Floats2& key,
   return to_array(context, length, head_dim);
 }
 
-auto add_and_norm(const std::string& isa, const Floats2& hidden, const Floats2& update, const std::optional<Ints1>& rows,
-                  const Floats1& weight, const Floats1& bias, float eps) {
+auto add_and_norm(const std::string& isa, const Floats2& hidden, const Floats2& update,
+                  const std::optional<Ints1>& rows, const Floats1& weight, const Floats1& bias, float eps) {
   const Kernels& kernels = choose_kernels(isa);
   const int tokens = size_of(hidden.shape(0)), width = size_of(hidden.shape(1)), kept = size_of(update.shape(1));
   check(size_of(update.shape(0)) == tokens && size_of(weight.size()) == width && size_of(bias.size()) == width,
@@ -167,13 +167,12 @@ auto add_and_norm(const std::string& isa, const Floats2& hidden, const Floats2& 
   return to_array(output, tokens, width);
 }
 
-auto embed(const std::string& isa, const Ints1& ids, const Floats2& word, const Floats2& position, const Floats1& weight,
-           const Floats1& bias, float eps) {
+auto embed(const std::string& isa, const Ints1& ids, const Floats2& word, const Floats2& position,
+           const Floats1& weight, const Floats1& bias, float eps) {
   const Kernels& kernels = choose_kernels(isa);
   const int length = size_of(ids.size()), width = size_of(word.shape(1));
-  check(size_of(position.shape(0)) >= length && size_of(position.shape(1)) == width && size_of(weight.size()) == width &&
-            size_of(bias.size()) == width,
-        "shapes of embed do not fit");
+  check(size_of(position.shape(0)) >= length && size_of(position.shape(1)) == width, "shapes of embed do not fit");
+  check(size_of(weight.size()) == width && size_of(bias.size()) == width, "the norm of embed does not fit");
   for (int i = 0; i < length; ++i) {
     check(ids.data()[i] >= 0 && ids.data()[i] < size_of(word.shape(0)), "an id of embed is out of range");
   }

@@ -53,8 +53,8 @@ const float* WeightReader::finite(const std::string& name, const std::vector<std
   std::int64_t count = 1;
   for (const std::int64_t size : shape) count *= size;
   if (checked || all_finite(values, count)) return values;
-  const auto index = std::find_if_not(values, values + count, [](float value) { return std::isfinite(value); }) - values;
-  throw Error("weights: " + name + " has " + std::to_string(values[index]) + " at " + std::to_string(index) +
+  const float* bad = std::find_if_not(values, values + count, [](float value) { return std::isfinite(value); });
+  throw Error("weights: " + name + " has " + std::to_string(*bad) + " at " + std::to_string(bad - values) +
               "; every weight must be finite");
 }
 

@@ -28,7 +28,8 @@ inline float sum(Vec v) {
 // Lane i takes the packed value numbered by the kept lanes below it.
 inline Vec expand(const float* packed, std::uint32_t lanes) {
   const __m256i lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  const __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(lanes)), lane_bit), lane_bit);
+  const __m256i all_lanes = _mm256_set1_epi32(static_cast<int>(lanes));
+  const __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(all_lanes, lane_bit), lane_bit);
   alignas(32) std::int32_t source[kLanes];
   for (int lane = 0, next = 0; lane < kLanes; ++lane) {
     source[lane] = next;

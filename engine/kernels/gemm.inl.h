@@ -84,7 +84,9 @@ void gemm_tile(const Gemm& g, int first_token, int panel) {
   PRUNETIME_UNROLL
   for (int row = 0; row < Rows; ++row) {
     PRUNETIME_UNROLL
-    for (int v = 0; v < Panels * kPanelVectors; ++v) store(output + row * g.output_stride + v * kLanes, tile.sums[row][v]);
+    for (int v = 0; v < Panels * kPanelVectors; ++v) {
+      store(output + row * g.output_stride + v * kLanes, tile.sums[row][v]);
+    }
   }
   if (g.activation == Activation::identity) return;
   for (int row = 0; row < Rows; ++row) {  // a second look while the tile is in the L1 cache
