@@ -28,8 +28,8 @@ constexpr float kJunk = 1e30F;
 std::vector<float> padded_rows(const Floats2& from, float padding = 0.0F) {
   const int columns = static_cast<int>(from.shape(1));
   std::vector<float> to(from.shape(0) * static_cast<std::size_t>(row_stride(columns)), padding);
-  for (std::size_t row = 0; row < from.shape(0); ++row) {
-    std::copy_n(from.data() + row * from.shape(1), columns, to.data() + row * static_cast<std::size_t>(row_stride(columns)));
+  for (std::ptrdiff_t row = 0; row < static_cast<std::ptrdiff_t>(from.shape(0)); ++row) {
+    std::copy_n(from.data() + row * columns, columns, to.data() + row * row_stride(columns));
   }
   return to;
 }
