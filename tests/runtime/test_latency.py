@@ -31,7 +31,7 @@ def made_profile() -> LatencyProfile:
         for condition in ("hot", "idle")
         for statistic in ("p50", "p99")
     }
-    return LatencyProfile(key, 300.0, 0.25, 1e-6, attention, ffn, measured)
+    return LatencyProfile(key, 300.0, 0.25, attention, ffn, measured)
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +73,6 @@ def test_the_specs_that_are_timed_cover_every_level_three_times(layers: int, hea
         assert ffn_level(level_rows(level, dims)) == level
     for count in range(1, heads + 1):
         assert sum(layer.heads == count for layer in kept) >= 3
-
-
-def test_the_cost_of_streaming_weights_is_found_in_whole_passes() -> None:
-    table = replace(made_profile(), per_weight=0.0)
-    specs = profiling.random_specs(DIMS, 30)
-    totals = [(spec, table.units(spec) + 0.5 + 2e-6 * spec.weights(DIMS)) for spec in specs]
-    fitted = latency._fit_streaming(table, totals)
-    assert fitted.per_weight == pytest.approx(2e-6)
-    assert fitted.rest == pytest.approx(table.rest + 0.5)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ Every entry is in units of a reference kernel that is timed right beside it, so 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,9 +68,8 @@ class LatencyProfile:
     """Latency of every fused sub-layer at every level, in units of the reference kernel.
 
     `attention[h]` is the attention sub-layer with h heads (0..dims.heads), `ffn[t]` the feed-forward sub-layer at
-    level t (t tiles of rows, the last level being all rows), `rest` embeddings, head and the call itself. The sum is
-    corrected for what a table of parts cannot know, the weights that have to be streamed: one term per weight kept,
-    `per_weight`, fitted to whole forward passes. `reference_us` is the reference kernel's time when this was recorded.
+    level t (t tiles of rows, the last level being all rows), `rest` embeddings, head and the call itself.
+    `reference_us` is the reference kernel's time when this was recorded.
 
     `measured_us` holds what the floor (all layers gone) and the dense encoder took when timed whole, by setting
     (`ids/hot/p50`: scope, condition, statistic): it turns units into microseconds of that setting.
@@ -77,7 +78,6 @@ class LatencyProfile:
     key: ProfileKey
     reference_us: float
     rest: float
-    per_weight: float
     attention: tuple[float, ...]
     ffn: tuple[float, ...]
     measured_us: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class LatencyProfile:
 
     def units(self, spec: ArchSpec) -> float:
         """Hot median of one forward pass of `spec`, ids to logits, in units of the reference kernel."""
-        total = self.rest + self.per_weight * spec.weights(self.key.dims)
+        total = self.rest
         for layer in spec.layers:
             if layer.has_attention:
                 total += self.attention[layer.heads]
@@ -140,7 +140,6 @@ def record(key: ProfileKey, config: EncoderConfig, on_progress: Progress | None 
     attention: dict[int, list[float]] = {level: [] for level in range(1, key.dims.heads + 1)}
     ffn: dict[int, list[float]] = {level: [] for level in range(1, ffn_level(key.dims.ffn) + 1)}
     rest: list[float] = []
-    totals: list[tuple[ArchSpec, float]] = []
     references: list[float] = []
     batch = random_batch(config, key.batch, key.tokens)
     with pinned(key.threads):
@@ -155,18 +154,15 @@ def record(key: ProfileKey, config: EncoderConfig, on_progress: Progress | None 
                 if layer.has_ffn:
                     ffn[ffn_level(layer.ffn)].append(parts[2 + 2 * index])
             rest.append(sample.total - parts[1:-1].sum())
-            totals.append((spec, sample.total))
             if on_progress:
                 on_progress(done + 1, len(specs) * _PASSES)
-    table = LatencyProfile(
+    return LatencyProfile(
         key,
         reference_us=float(np.median(references)),
         rest=float(np.median(rest)),
-        per_weight=0.0,
         attention=(0.0, *(float(np.median(attention[level])) for level in sorted(attention))),
         ffn=(0.0, *(float(np.median(ffn[level])) for level in sorted(ffn))),
     )
-    return _fit_streaming(table, totals)
 
 
 def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[Any]]:
@@ -201,12 +197,16 @@ class _Sample:
 
 
 def _time_spec(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> _Sample:
-    time_calls(lambda: engine.logits(batch), 2)
+    time_calls(partial(engine.timed, batch), 2)
     before = time_calls(reference.run, 4)
-    parts = np.median([engine.timed(batch)[1] for _ in range(_FORWARDS)], axis=0)
-    total = float(np.median(time_calls(lambda: engine.logits(batch), _FORWARDS)))
+    passes = np.empty((_FORWARDS, 2 * len(engine.spec.layers) + 3))
+    for done in range(_FORWARDS):
+        start = time.perf_counter_ns()
+        parts = engine.timed(batch)[1]
+        passes[done] = (*parts, (time.perf_counter_ns() - start) / 1e3)
     unit = float(np.median(np.concatenate((before, time_calls(reference.run, 4)))))
-    return _Sample(parts / unit, total / unit, unit)
+    units = np.median(passes, axis=0) / unit
+    return _Sample(units[:-1], float(units[-1]), unit)
 
 
 def _covering_specs(dims: Dims, rng: np.random.Generator) -> list[ArchSpec]:
@@ -225,14 +225,6 @@ def _covering_specs(dims: Dims, rng: np.random.Generator) -> list[ArchSpec]:
 def _shuffled_levels(levels: int, slots: int, rng: np.random.Generator) -> NDArray[np.int64]:
     repeats = -(-slots // levels)
     return np.concatenate([rng.permutation(levels) for _ in range(repeats)])[:slots]
-
-
-def _fit_streaming(table: LatencyProfile, totals: list[tuple[ArchSpec, float]]) -> LatencyProfile:
-    """Least squares of what whole passes take beyond the table's sum, on a constant and the weights kept."""
-    weights = np.array([spec.weights(table.key.dims) for spec, _ in totals], np.float64)
-    beyond = np.array([total - table.units(spec) for spec, total in totals])
-    slope, constant = np.polyfit(weights, beyond, 1)
-    return replace(table, rest=table.rest + float(constant), per_weight=float(slope))
 
 
 def _noise(count: int) -> NDArray[np.float32]:
