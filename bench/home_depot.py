@@ -114,7 +114,12 @@ def main() -> None:
     options = parser.parse_args()
     reporter = ConsoleReporter()
     effort = dataclasses.replace(
-        EFFORTS["standard"], name="home_depot_v1", teacher_rows=options.rows, tune_rows=options.tune_rows, tune_epochs=1
+        EFFORTS["standard"],
+        name="home_depot_v1",
+        teacher_rows=options.rows,
+        tune_rows=options.tune_rows,
+        tune_epochs=1,
+        evaluations=200,
     )
     result: dict[str, Any] = {
         "machine": this_machine().to_json(),
