@@ -11,10 +11,15 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
+
 from prunetime.artifact import write_json
 from prunetime.errors import InputError
 
 Progress = Callable[[int, int], None]
+
+FULL_DISK_BYTES = 2**20
+"""A write that failed with less space left than this failed for want of space."""
 
 
 class Reporter(Protocol):
@@ -79,9 +84,23 @@ class Run:
         for output in outputs:
             if self.path(output).is_dir():
                 shutil.rmtree(self.path(output))
-        with self.reporter.stage(title) as progress:
+        with self.reporter.stage(title) as progress, self._naming_a_full_disk():
             work(progress)
         write_json(done, {"inputs": digest, "outputs": outputs})
+
+    @contextmanager
+    def _naming_a_full_disk(self) -> Iterator[None]:
+        """Turns what torch, safetensors and the system raise when the disk is full into an InputError that says so."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            free = shutil.disk_usage(self.folder).free
+            if free < FULL_DISK_BYTES:
+                raise InputError(
+                    f"the disk of {self.folder} is full ({free} bytes free): free some space and run the same command "
+                    "again to resume"
+                ) from error
+            raise
 
     def _all_there(self, outputs: list[str]) -> bool:
         return all(self.path(output).exists() for output in outputs)
