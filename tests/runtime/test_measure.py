@@ -14,12 +14,13 @@ def samples(medians: list[float], spread: float = 0.01, calls: int = 40) -> np.n
 
 
 def test_the_interval_comes_from_rounds_and_not_from_single_samples() -> None:
-    drifting = summarise(samples([100.0, 120.0] * 6))
-    pooled_error = 1.25 * drifting.p50_us * 0.1 / np.sqrt(12 * 40)
+    medians = np.linspace(90.0, 110.0, 12)
+    drifting = summarise(samples(medians.tolist(), spread=0.001))
     low, high = drifting.p50_ci95_us
+    error_of_12_rounds, error_of_480_samples = (1.25 * medians.std() / np.sqrt(n) for n in (12, 480))
     assert low < drifting.p50_us < high
-    assert high - low > 4 * pooled_error  # samples of one round are not independent
-    assert drifting.noisy
+    assert high - low > 2 * error_of_12_rounds > 3.92 * error_of_480_samples
+    assert summarise(samples([85.0, 90.0, 110.0, 115.0] * 3)).noisy
 
 
 def test_a_steady_call_is_not_noisy_and_its_statistics_are_those_of_the_pool() -> None:

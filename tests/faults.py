@@ -1,0 +1,63 @@
+"""A pytest plugin that plants the fault named by PLANTED_FAULT before the tests are collected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from prunetime.models import compact as compacting
+from prunetime.runtime import measure, tokenize
+from prunetime.runtime.latency import ProfileKey
+from prunetime.tasks import roles
+
+
+def swap_two_rows_in_compact() -> None:
+    whole = compacting.compact
+
+    def swapped(*arguments, **named):
+        weights = dict(whole(*arguments, **named))
+        for name in weights:
+            if name.endswith("ffn_input.weight"):
+                weights[name] = weights[name][[1, 0, *range(2, len(weights[name]))]]
+        return weights
+
+    compacting.compact = swapped
+
+
+def accept_a_stale_profile() -> None:
+    ProfileKey.check_is = lambda self, expected: None
+
+
+def split_by_row() -> None:
+    roles._positions = lambda groups, seed: np.random.default_rng(seed).random(len(groups))
+
+
+def bootstrap_single_samples() -> None:
+    whole = measure._resampled
+    measure._resampled = lambda samples, draws, percent: whole(
+        samples.reshape(-1, 1), np.random.default_rng(0).integers(0, samples.size, (len(draws), samples.size)), percent
+    )
+
+
+def cut_the_first_text() -> None:
+    class Careless(tokenize.Tokenizer):
+        def __init__(self, content: bytes, max_length: int) -> None:
+            super().__init__(content, max_length)
+            self._tokenizer.enable_truncation(max_length, strategy="only_first")
+
+    tokenize.Tokenizer = Careless
+
+
+FAULTS: dict[str, tuple[Callable[[], None], str]] = {
+    "swapped rows in compact": (swap_two_rows_in_compact, "tests/models/test_parity.py"),
+    "stale profile": (accept_a_stale_profile, "tests/runtime/test_latency.py"),
+    "label leakage": (split_by_row, "tests/tasks/test_roles.py"),
+    "dependent samples": (bootstrap_single_samples, "tests/runtime/test_measure.py"),
+    "cut text": (cut_the_first_text, "tests/runtime/test_tokenize.py"),
+}
+"""By name: what plants it, and the tests that must fail then. Faults in kernels are planted in tests/engine."""
+
+if os.environ.get("PLANTED_FAULT"):
+    FAULTS[os.environ["PLANTED_FAULT"]][0]()
