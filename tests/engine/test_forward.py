@@ -43,8 +43,8 @@ def error_bound(config: EncoderConfig, weights, ragged: Ragged) -> float:
     Rounding in a matrix product of inner size k is the same as having moved each weight by a relative gamma(k) at most
     (backward error), and, the roundings being of either sign, by about u sqrt(k) (Higham and Mary, A new approach to
     probabilistic rounding error analysis, 2019). So: measure in float64 how much logits move when every weight moves
-    at random by a relative 1e-6, scale that to u sqrt(k) of the widest product, and allow three times it, for the functions
-    between the products (softmax, GELU within 2e-6, LayerNorm) and for unlucky signs.
+    at random by a relative 1e-6, scale that to u sqrt(k) of the widest product, and allow three times it, for the
+    functions between the products (softmax, GELU within 2e-6, LayerNorm) and for unlucky signs.
     """
     rng = np.random.default_rng(0)
     exact = reference_logits(config, weights, ragged)

@@ -12,7 +12,6 @@ import click
 from prunetime import __version__
 from prunetime.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, PrunetimeError
 
-
 JSON_ASKED = "prunetime.json"
 
 

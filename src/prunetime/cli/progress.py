@@ -11,7 +11,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from prunetime.pipeline.run import Progress as Callback
 
-
 LOG_SECONDS = 30.0
 """Without a terminal, progress is a line this often."""
 
