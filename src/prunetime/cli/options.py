@@ -18,6 +18,9 @@ metric_option = click.option("--metric", help="auc, pr_auc, accuracy, f1, mcc, s
 slice_option = click.option(
     "--slice", "slices", multiple=True, help="Also report on a part: unseen:COLUMN or COLUMN=VALUE."
 )
+latency_option = click.option(
+    "--latency", required=True, help="The budget: 1.9ms, 1900us, or a share of the dense model such as 40%."
+)
 artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
@@ -33,15 +36,14 @@ def setting_options(command: Command) -> Command:
     return command
 
 
-def budget_options(command: Command) -> Command:
-    """The amount of the budget and what of the latency is judged."""
+def judged_options(command: Command) -> Command:
+    """Which latency the budget is about."""
     for option in (
         click.option("--scope", type=click.Choice(["ids", "text"]), help="From token ids (default), or from text."),
         click.option("--statistic", type=click.Choice(["p50", "p99"]), help="p50 by default."),
         click.option(
             "--condition", type=click.Choice(["hot", "idle"]), help="Back to back (default), or after a pause."
         ),
-        click.option("--latency", required=True, help="1.9ms, 1900us, or a share of the dense model such as 40%."),
     ):
         command = option(command)
     return command

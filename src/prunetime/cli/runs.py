@@ -11,11 +11,12 @@ import click
 from prunetime.budget import Budget
 from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
-    budget_options,
     columns_of,
     group_option,
     json_option,
+    judged_options,
     label_option,
+    latency_option,
     metric_option,
     run_argument,
     setting_options,
@@ -44,7 +45,8 @@ AS_GIVEN = ("model", "data", "valid", "test", "label", "group", "metric", "teach
 @group_option
 @metric_option
 @slice_option
-@budget_options
+@latency_option
+@judged_options
 @setting_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; the same command resumes it.")
 @click.option("--teacher-ready", is_flag=True, help="The model is fine-tuned on the task already.")
@@ -70,16 +72,15 @@ def prune(**options: Any) -> None:
 
 @main.command()
 @run_argument
-@budget_options
+@latency_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder of the new model.")
 @json_option
-def pick(run: Path, out: Path, as_json: bool, latency: str, **chosen: str | None) -> None:
+def pick(run: Path, latency: str, out: Path, as_json: bool) -> None:
     """Take the best model for another budget off the archive of a finished run."""
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.prune import pick as pick_from
 
-    budget = Budget.parse(latency)
-    emit_result(pick_from(run, budget, {k: v for k, v in chosen.items() if v}, out, ConsoleReporter()), as_json)
+    emit_result(pick_from(run, Budget.parse(latency), out, ConsoleReporter()), as_json)
 
 
 @main.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -56,10 +56,10 @@ def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | Non
         return _into_budget(run, source, settings, dense, latency, choose)
 
 
-def pick(origin: Path, amount: Budget, changed: Mapping[str, Any], out: Path, reporter: Reporter) -> dict[str, Any]:
+def pick(origin: Path, amount: Budget, out: Path, reporter: Reporter) -> dict[str, Any]:
     """Takes the best model for another budget off the archive of the finished run `origin`, tunes and verifies it.
 
-    The new budget is the run's, with the time or share of `amount` and the fields that `changed` names.
+    The new budget is the run's with the time or share of `amount`.
 
     Raises:
         InputError: `origin` is no finished run, or its archive has nothing inside the budget.
@@ -67,7 +67,7 @@ def pick(origin: Path, amount: Budget, changed: Mapping[str, Any], out: Path, re
     """
     before = Run(origin, reporter)
     settings = Settings.from_json(before.read("run.json")["settings"])
-    budget = replace(settings.budget, us=amount.us, share=amount.share, **changed)
+    budget = replace(settings.budget, us=amount.us, share=amount.share)
     settings = settings.with_budget(budget)
     needed = (*KEPT_FOR_PICK, "teacher")
     missing = [name for name in needed if not before.path(name).exists()]
@@ -100,12 +100,12 @@ def _begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
     """Loads the sources and writes `run.json`, or checks that the one there is of the same run."""
     with run.reporter.stage("Load model and data"):
         source = load_source(settings, run.reporter.say)
+        roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
         inputs = {
             "model": model_digest(source),
-            "data": digest_of([source.roles.train.texts, source.roles.train.labels.tolist()]),
+            "data": digest_of([[role.texts, role.labels.tolist()] for role in roles.values()]),
             "settings": settings.to_json() | {"budget": None, "slices": None},
         }
-    roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
     record: dict[str, Any] = {
         "settings": settings.to_json(),
         "digest": digest_of(inputs | {"budget": settings.budget.to_json()}),
@@ -150,19 +150,24 @@ def _into_budget(
         over = max((attempt["measured_over_predicted"] for attempt in attempts), default=1.0)
         choose(budget_us * stages.MARGIN / max(1.0, over))
         verdict = verify.gate(run, source, budget)
+        noisy = False
         if verdict.ci95[0] <= verdict.limit:
             stages.tune(run, source, settings, dense, {"model": settings.model, "seed": settings.seed})
             verdict = verify.verify(run, source, settings, dense)
             if verdict.met:
                 return _finish(run)
-        predicted_share = run.read("search.json")["chosen"]["predicted_us"] / budget_us
-        attempts.append({"measured_over_predicted": verdict.measured / verdict.limit / predicted_share})
+            noisy = verdict.noisy
         failure = (
-            f"attempt {len(attempts)}: the pruned model measured {verdict.describe()}, "
+            f"attempt {len(attempts) + 1}: the pruned model measured {verdict.describe()}, "
             f"the budget is {budget} = {budget_us:.0f} us"
         )
-        if len(attempts) == ATTEMPTS or verdict.noisy:
-            raise BudgetError(f"{failure}; {'the machine is too noisy to judge' if verdict.noisy else 'giving up'}")
+        if noisy or len(attempts) + 1 == ATTEMPTS:
+            for stage in ("gate", "verify"):  # the same command measures again
+                run.forget(stage)
+            why = "the machine is too noisy to judge: run it again when it is quiet" if noisy else "giving up"
+            raise BudgetError(f"{failure}; {why}")
+        predicted_share = run.read("search.json")["chosen"]["predicted_us"] / budget_us
+        attempts.append({"measured_over_predicted": verdict.measured / verdict.limit / predicted_share})
         run.write("attempts.json", attempts)
         run.reporter.say(f"{failure}; searching again with the predictor tightened")
 

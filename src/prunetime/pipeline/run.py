@@ -80,13 +80,17 @@ class Run:
         if done.is_file() and json.loads(done.read_text())["inputs"] == digest and self._all_there(outputs):
             self.reporter.say(f"{title}: done before")
             return
-        done.unlink(missing_ok=True)
+        self.forget(name)
         for output in outputs:
             if self.path(output).is_dir():
                 shutil.rmtree(self.path(output))
         with self.reporter.stage(title) as progress, self._naming_a_full_disk():
             work(progress)
         write_json(done, {"inputs": digest, "outputs": outputs})
+
+    def forget(self, name: str) -> None:
+        """Has stage `name` done again the next time."""
+        self.path(f"stages/{name}.json").unlink(missing_ok=True)
 
     @contextmanager
     def _naming_a_full_disk(self) -> Iterator[None]:

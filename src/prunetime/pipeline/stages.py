@@ -80,13 +80,7 @@ def teacher(run: Run, source: Source, settings: Settings, inputs: Mapping[str, A
         model = source.pretrained.model
         if not settings.teacher_ready:
             data = source.training_data(effort.teacher_rows, settings.seed)
-            training = TrainingSettings(
-                effort.teacher_epochs,
-                learning_rate=effort.learning_rate,
-                seed=settings.seed,
-                threads=THREADS,
-                precision=best_precision(),
-            )
+            training = training_settings(settings, effort.teacher_epochs, effort.learning_rate)
             fit(model, data, training, run.path("work/teacher"), on_progress=progress)
         write_artifact(run.path("teacher"), source, weights_of(model), {"role": "teacher", "model": settings.model})
         discard_checkpoints(run.path("work/teacher"))
@@ -94,6 +88,13 @@ def teacher(run: Run, source: Source, settings: Settings, inputs: Mapping[str, A
     title = "Take the model as the teacher" if settings.teacher_ready else "Fine-tune the dense teacher"
     run.do("teacher", title, dict(inputs), ["teacher"], work)
     return artifact.read(run.path("teacher"))
+
+
+def training_settings(settings: Settings, epochs: float, learning_rate: float) -> TrainingSettings:
+    """What teacher and sub-network are trained with."""
+    return TrainingSettings(
+        epochs, learning_rate=learning_rate, seed=settings.seed, threads=THREADS, precision=best_precision()
+    )
 
 
 def importance(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, inputs: Any) -> None:
@@ -152,10 +153,8 @@ def leave_choice(run: Run, source: Source, settings: Settings, dense: artifact.A
             for kind in ("uniform", "depth")
         }
         front = [list(e.genome) for e in archive.front()]
-    mask = rank(
-        load_scores(run.path("importance.safetensors"), source.pretrained.config.dims), space.spec(winner.genome)
-    )
-    run.write("mask.json", mask.to_json())
+    scores = load_scores(run.path("importance.safetensors"), space.dims)
+    run.write("mask.json", rank(scores, space.spec(winner.genome)).to_json())
     run.write(
         "search.json",
         {
@@ -201,13 +200,7 @@ def tune(run: Run, source: Source, settings: Settings, dense: artifact.Artifact,
     def work(progress: Progress) -> None:
         teacher_model = from_weights(config, dense.weights)
         student = from_weights(config, compact(dense.weights, mask, config.dims))
-        training = TrainingSettings(
-            effort.tune_epochs,
-            learning_rate=effort.tune_learning_rate,
-            seed=settings.seed,
-            threads=THREADS,
-            precision=best_precision(),
-        )
+        training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
         data = source.training_data(effort.tune_rows, settings.seed + 1)
         fit(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
         write_artifact(run.path("candidate"), source, weights_of(student), provenance)
