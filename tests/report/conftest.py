@@ -122,7 +122,7 @@ def made_profile(dims: Dims, budget: Budget) -> LatencyProfile:
         for scope, condition in SETTINGS
         for statistic in ("p50", "p99")
     }
-    return LatencyProfile(key, 310.0, 0.4, 1e-8, attention, ffn, measured)
+    return LatencyProfile(key, 310.0, 0.4, attention, ffn, measured)
 
 
 def made_times(profile: LatencyProfile, spec: ArchSpec, budget: Budget, off: float) -> Timed:
