@@ -168,3 +168,54 @@ def test_a_stale_profile_is_refused(inputs: Path, finished: tuple[Path, dict], t
     )
     assert ran.returncode == 2
     assert "its machine is another" in ran.stderr
+
+
+def with_wrong_latencies(profile: Path, floor_us: float, dense_us: float, out: Path) -> Path:
+    data = json.loads(profile.read_text())
+    data["measured_us"] = {name: [floor_us, dense_us] for name in data["measured_us"]}
+    out.write_text(json.dumps(data))
+    return out
+
+
+def test_a_predictor_that_is_far_off_is_tightened_until_the_budget_is_met(
+    inputs: Path, finished: tuple[Path, dict], tmp_path: Path
+) -> None:
+    dense_us = finished[1]["dense"]["p50_us"]
+    profile = with_wrong_latencies(finished[0] / "profile.json", 0.2, 0.2 * dense_us, tmp_path / "profile.json")
+    out = tmp_path / "run"
+    ran = subprocess.run(
+        command(inputs, out, "--profile", str(profile), "--latency", f"{0.7 * dense_us:.1f}us"),
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "searching again with the predictor tightened" in ran.stderr
+    assert json.loads((out / "attempts.json").read_text())[0]["measured_over_predicted"] > 1.2
+    assert json.loads((out / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.7 * dense_us
+
+
+def test_a_budget_that_cannot_be_met_fails_with_both_numbers_and_no_artifact(
+    inputs: Path, finished: tuple[Path, dict], tmp_path: Path
+) -> None:
+    profile = with_wrong_latencies(finished[0] / "profile.json", 0.001, 0.01, tmp_path / "profile.json")
+    out = tmp_path / "run"
+    ran = subprocess.run(
+        command(inputs, out, "--profile", str(profile), "--latency", "0.5us"), capture_output=True, text=True
+    )
+    assert ran.returncode == 3, ran.stderr
+    assert "the budget is 0.5 us" in ran.stderr
+    assert "attempt 3: the pruned model measured" in ran.stderr
+    assert not (out / "artifact").exists()
+    assert not (out / "candidate").exists()
+
+
+def test_a_budget_on_the_tail_from_text_after_a_pause_is_judged_in_that_setting(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ran = subprocess.run(
+        command(inputs, out, "--statistic", "p99", "--scope", "text", "--condition", "idle", "--latency", "1s"),
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    verified = json.loads((out / "verify.json").read_text())
+    assert verified["verdict"]["measured"] == verified["latency"]["text/idle"]["pruned"]["p99_us"]

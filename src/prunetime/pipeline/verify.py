@@ -49,6 +49,10 @@ class Verdict:
     limit: float
     share: bool
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Verdict:
+        return cls(**{**data, "ci95": tuple(data["ci95"])})
+
     def describe(self) -> str:
         scale, unit = (100.0, "% of dense") if self.share else (1.0, "us")
         low, high = self.ci95
@@ -118,12 +122,11 @@ def gate(run: Run, source: Source, budget: Budget) -> Verdict:
 
     inputs = [specs["pruned"].to_json(), budget.to_json()]
     run.do("gate", "Measure the chosen structure", inputs, ["gate.json"], work)
-    found = run.read("gate.json")
-    return Verdict(**{**found, "ci95": tuple(found["ci95"])})
+    return Verdict.from_json(run.read("gate.json"))
 
 
 def verify(run: Run, source: Source, settings: Settings, dense: artifact.Artifact) -> Verdict:
-    """Parity, quality on the test rows, and latency of the candidate; leaves `verify.json`."""
+    """Parity and latency of the candidate and, inside the budget, quality on the test rows; leaves `verify.json`."""
     budget = settings.budget
 
     def work(progress: Progress) -> None:
@@ -133,31 +136,30 @@ def verify(run: Run, source: Source, settings: Settings, dense: artifact.Artifac
         calls = CALLS * (3 if budget.statistic == "p99" else 1)
         timed = time_artifacts(Job(folders, budget, ROUNDS, calls, SECONDS), progress)
         verdict = judge(budget, timed)
-        measured = quality(source, {"dense": Model(dense, THREADS), "pruned": Model(candidate, THREADS)})
         samples = timed[budget.scope, budget.condition]
         latency = {name: summarise(values, budget.statistic) for name, values in samples.items()}
-        weights = {"dense": dense.weights, "pruned": candidate.weights}
-        rows = {name: row(source, budget, latency[name], measured["all"][name], weights[name]) for name in weights}
-        run.write(
-            "verify.json",
-            {
-                "budget": budget.to_json(),
-                "budget_us": budget.resolve(latency["dense"].of(budget.statistic)[0]),
-                "verdict": asdict(verdict),
-                **rows,
-                "latency": summaries(timed, budget.statistic),
-                "quality": measured,
-                "parity": difference,
-                "predicted_us": run.read("search.json")["chosen"]["predicted_us"],
-                "spec": candidate.manifest.spec.to_json(),
-                "machine": this_machine().to_json(),
-            },
-        )
+        found = {
+            "budget": budget.to_json(),
+            "budget_us": budget.resolve(latency["dense"].of(budget.statistic)[0]),
+            "verdict": asdict(verdict),
+            "latency": summaries(timed, budget.statistic),
+            "parity": difference,
+            "predicted_us": run.read("search.json")["chosen"]["predicted_us"],
+            "spec": candidate.manifest.spec.to_json(),
+            "machine": this_machine().to_json(),
+        }
+        if verdict.met:  # test rows are read once, for the model that will be given
+            measured = quality(source, {"dense": Model(dense, THREADS), "pruned": Model(candidate, THREADS)})
+            weights = {"dense": dense.weights, "pruned": candidate.weights}
+            found["quality"] = measured
+            found |= {
+                name: row(source, budget, latency[name], measured["all"][name], weights[name]) for name in weights
+            }
+        run.write("verify.json", found)
 
     inputs = [(run.path(f"{name}/manifest.json")).read_text() for name in ("teacher", "candidate")]
     run.do("verify", "Verify on this machine", [inputs, budget.to_json()], ["verify.json"], work)
-    found = run.read("verify.json")["verdict"]
-    return Verdict(**{**found, "ci95": tuple(found["ci95"])})
+    return Verdict.from_json(run.read("verify.json")["verdict"])
 
 
 def judge(budget: Budget, timed: Timed) -> Verdict:
