@@ -144,11 +144,15 @@ def _into_budget(
 ) -> dict[str, Any]:
     """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats."""
     budget = settings.budget
-    budget_us = budget.resolve(latency.floor_and_dense(budget)[1])
+    floor_us, dense_us = latency.floor_and_dense(budget)
+    budget_us = budget.resolve(dense_us)
     while True:
         attempts = run.read("attempts.json") if run.path("attempts.json").exists() else []
         over = max((attempt["measured_over_predicted"] for attempt in attempts), default=1.0)
-        choose(budget_us * stages.MARGIN / max(1.0, over))
+        target_us = budget_us * stages.MARGIN / max(1.0, over)
+        if attempts and target_us <= floor_us:
+            raise BudgetError(f"{attempts[-1]['failure']}; tightened by that, the prediction leaves no model at all")
+        choose(target_us)
         verdict = verify.gate(run, source, budget)
         noisy = False
         if verdict.ci95[0] <= verdict.limit:
@@ -167,7 +171,8 @@ def _into_budget(
             why = "the machine is too noisy to judge: run it again when it is quiet" if noisy else "giving up"
             raise BudgetError(f"{failure}; {why}")
         predicted_share = run.read("search.json")["chosen"]["predicted_us"] / budget_us
-        attempts.append({"measured_over_predicted": verdict.measured / verdict.limit / predicted_share})
+        over = verdict.measured / verdict.limit / predicted_share
+        attempts.append({"measured_over_predicted": over, "failure": failure})
         run.write("attempts.json", attempts)
         run.reporter.say(f"{failure}; searching again with the predictor tightened")
 
