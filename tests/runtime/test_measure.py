@@ -1,10 +1,12 @@
 """Timing statistics: what is pooled, what is drawn, what counts as noisy."""
 
 import os
+import time
 
 import numpy as np
 import pytest
 
+from prunetime.runtime import measure
 from prunetime.runtime.measure import Latency, interleave, pinned, ratio, summarise, time_calls
 
 
@@ -40,7 +42,8 @@ def test_a_drift_that_both_share_cancels_out_of_the_ratio() -> None:
     assert high - low < 0.02
 
 
-def test_calls_are_interleaved_and_all_timed() -> None:
+def test_calls_are_interleaved_and_all_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
     order: list[str] = []
     result = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, calls=16)
     assert all(values.shape[1] == 16 and (values > 0).all() for values in result.values())
@@ -48,8 +51,6 @@ def test_calls_are_interleaved_and_all_timed() -> None:
 
 
 def test_time_calls_measures_microseconds_and_waits_when_idle() -> None:
-    import time
-
     assert 900 < np.median(time_calls(lambda: time.sleep(0.001), 5)) < 20_000
     start = time.monotonic()
     time_calls(lambda: None, 5, idle_us=4_000)
@@ -61,3 +62,15 @@ def test_pinning_is_undone() -> None:
     with pinned(1):
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before
+
+
+def test_a_noisy_machine_is_given_more_rounds_until_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.2)
+    rng = np.random.default_rng(0)
+
+    def erratic() -> None:
+        time.sleep(float(rng.choice([0.0, 0.003])))
+
+    result = interleave({"erratic": erratic}, rounds=2, calls=4)["erratic"]
+    assert len(result) > 2
+    assert summarise(result).noisy
