@@ -63,7 +63,10 @@ class Budget:
 
     def resolve(self, dense_us: float) -> float:
         """The budget in microseconds, given the dense latency in the same setting."""
-        return self.us if self.us is not None else self.share * dense_us  # type: ignore[operator]  # one of the two is set
+        if self.share is not None:
+            return self.share * dense_us
+        assert self.us is not None  # one of the two is set
+        return self.us
 
     def __str__(self) -> str:
         amount = f"{self.us:g} us" if self.us is not None else f"{100 * (self.share or 0):g} % of dense"

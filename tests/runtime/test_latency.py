@@ -55,7 +55,7 @@ def test_a_larger_encoder_is_predicted_slower(recorded: LatencyProfile) -> None:
 def test_floor_and_dense_are_predicted_as_measured_in_every_setting() -> None:
     profile = made_profile()
     for scope in ("ids", "text"):
-        budget = Budget(share=0.5, scope=scope, seq_len=8)  # type: ignore[arg-type]
+        budget = Budget(share=0.5, scope=scope, seq_len=8)
         assert profile.predict(ArchSpec.floor(DIMS), budget) == pytest.approx(10.0)
         assert profile.predict(ArchSpec.full(DIMS), budget) == pytest.approx(110.0)
 
