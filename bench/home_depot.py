@@ -123,7 +123,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": this_machine().to_json(),
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "command": f"python bench/home_depot.py --data HOME_DEPOT --rows {options.rows} --tune-rows {options.tune_rows}",
+        "command": f"bench/home_depot.py --data HOME_DEPOT --rows {options.rows} --tune-rows {options.tune_rows}",
         "effort": dataclasses.asdict(effort),
         "budgets": {},
     }
