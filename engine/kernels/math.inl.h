@@ -5,6 +5,7 @@ namespace prunetime {
 namespace {
 
 using Ints = std::int32_t __attribute__((vector_size(sizeof(Vec))));
+using Words = std::uint32_t __attribute__((vector_size(sizeof(Vec))));
 
 inline Vec zero() { return Vec{}; }
 inline Ints bits_of(Vec v) { return reinterpret_cast<Ints>(v); }

@@ -9,6 +9,7 @@ constexpr const char* kIsa = "portable";
 constexpr int kLanes = 4;
 constexpr int kTileRows = 4;
 using Vec = float __attribute__((vector_size(16)));
+using Bits = std::int32_t __attribute__((vector_size(16)));
 using Unaligned = float __attribute__((vector_size(16), aligned(4), may_alias));
 
 inline Vec load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
@@ -18,6 +19,36 @@ inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 inline float sum(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+inline std::int32_t greatest_bits(Vec v) {
+  const auto bits = __builtin_bit_cast(Bits, v);
+  std::int32_t greatest = bits[0];
+  for (int lane = 1; lane < kLanes; ++lane) greatest = bits[lane] > greatest ? bits[lane] : greatest;
+  return greatest;
+}
+
+// Two vectors as bf16, ties to even, denormals as zeros.
+inline void store_bf16(std::uint16_t* to, Vec low, Vec high) {
+  const Vec both[] = {low, high};
+  for (const Vec v : both) {
+    const auto bits = __builtin_bit_cast(Bits, v);
+    const Bits nearest = bits + 0x7fff + (bits >> 16 & 1);
+    const Bits number = v == v ? nearest : bits | 0x400000;
+    const Bits normal = (bits & 0x7f800000) == 0 ? bits & INT32_MIN : number;
+    for (int lane = 0; lane < kLanes; ++lane) *to++ = static_cast<std::uint16_t>(normal[lane] >> 16);
+  }
+}
+
+// Each value rounded to a whole number, ties to even, plus `zero`, as 0..255.
+inline void store_u8(std::uint8_t* to, Vec a, Vec b, Vec c, Vec d, std::int32_t zero) {
+  constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
+  const Vec all[] = {a, b, c, d};
+  for (const Vec v : all) {
+    Bits q = __builtin_bit_cast(Bits, v + kMagic) - __builtin_bit_cast(std::int32_t, kMagic) + zero;
+    q = q > 255 ? Bits{} + 255 : q;
+    for (int lane = 0; lane < kLanes; ++lane) *to++ = static_cast<std::uint8_t>(q[lane]);
+  }
+}
 
 inline Vec expand(const float* packed, std::uint32_t lanes) {
   Vec v{};

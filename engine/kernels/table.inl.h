@@ -2,6 +2,7 @@
 // of two vectors that fit the registers), Vec, load, store, broadcast, fma, max, min, sum and expand.
 #include "kernels/math.inl.h"
 
+#include "kernels/encode.inl.h"
 #include "kernels/gemm.inl.h"
 
 #include "kernels/attention.inl.h"
