@@ -1,15 +1,47 @@
 #include "base/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace prunetime {
 
 #if defined(__x86_64__)
 
+namespace {
+
+// CPUID leaf 7 (Intel's Software Developer's Manual, volume 2, "CPUID").
+struct Features {
+  unsigned leaf7_1_eax = 0;
+  unsigned leaf7_0_ecx = 0;
+};
+
+Features features() {
+  Features found;
+  unsigned a, b, c, d;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) {
+    found.leaf7_0_ecx = c;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) found.leaf7_1_eax = a;
+  }
+  return found;
+}
+
+bool bit(unsigned word, int index) { return (word >> index & 1U) != 0; }
+
+}  // namespace
+
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+bool cpu_has_avx2_vnni() { return cpu_has_avx2() && bit(features().leaf7_1_eax, 4); }
 
 bool cpu_has_avx512() {
   return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+bool cpu_has_avx512_vnni() { return cpu_has_avx512() && bit(features().leaf7_0_ecx, 11); }
+
+bool cpu_has_avx512_bf16() { return cpu_has_avx512_vnni() && bit(features().leaf7_1_eax, 5); }
 
 void spin_pause() { __builtin_ia32_pause(); }
 
@@ -21,8 +53,6 @@ void set_float_mode(std::uint64_t mode) { __builtin_ia32_ldmxcsr(static_cast<uns
 
 #elif defined(__aarch64__)
 
-bool cpu_has_avx2() { return false; }
-bool cpu_has_avx512() { return false; }
 void spin_pause() { asm volatile("yield"); }
 
 namespace {
@@ -37,8 +67,6 @@ void set_float_mode(std::uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mo
 
 #else
 
-bool cpu_has_avx2() { return false; }
-bool cpu_has_avx512() { return false; }
 void spin_pause() {}
 
 namespace {

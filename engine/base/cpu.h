@@ -5,8 +5,13 @@
 
 namespace prunetime {
 
-bool cpu_has_avx2();    // AVX2 and FMA
+#if defined(__x86_64__)
+bool cpu_has_avx2();  // AVX2 and FMA
+bool cpu_has_avx2_vnni();
 bool cpu_has_avx512();  // AVX-512 F, BW, DQ and VL
+bool cpu_has_avx512_vnni();
+bool cpu_has_avx512_bf16();  // and VNNI
+#endif
 
 // Tells the core that this thread is spinning.
 void spin_pause();

@@ -1,12 +1,14 @@
 // The Python module prunetime._engine: checks what comes in, lets go of the GIL, runs the encoder.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -57,7 +59,24 @@ EncoderConfig config_of(const nb::dict& config) {
           .token_types = setting<int>(config, "token_types"),
           .outputs = setting<int>(config, "outputs"),
           .layer_norm_eps = static_cast<float>(setting<double>(config, "layer_norm_eps")),
-          .head_activation = activation_of(setting<std::string>(config, "head_activation"))};
+          .head_activation = activation_of(setting<std::string>(config, "head_activation")),
+          .token_rows = setting<bool>(config, "token_rows"),
+          .separator = setting<int>(config, "separator")};
+}
+
+Precision precision_of(const std::string& matrix, const std::string& name) {
+  if (name == "fp32") return Precision::fp32;
+  if (name == "bf16") return Precision::bf16;
+  if (name == "int8") return Precision::int8;
+  throw Error("plan: the precision of " + matrix + " is '" + name + "'; it must be fp32, bf16 or int8");
+}
+
+Plan plan_of(const nb::dict& plan) {
+  Plan result{.precision = {}, .tokens = setting<std::vector<double>>(plan, "tokens")};
+  for (const auto& [matrix, name] : setting<std::map<std::string, std::string>>(plan, "precision")) {
+    result.precision[matrix] = precision_of(matrix, name);
+  }
+  return result;
 }
 
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
@@ -121,36 +140,54 @@ struct Request {
 // An encoder that any number of Python threads may call; they take turns.
 class SharedEncoder {
  public:
-  SharedEncoder(const nb::dict& config, const nb::dict& weights, int threads, const std::string& isa) {
+  SharedEncoder(const nb::dict& config, const nb::dict& plan, const nb::dict& weights, int threads,
+                const std::string& isa) {
     const EncoderConfig encoder_config = config_of(config);
     const Kernels& kernels = choose_kernels(isa);
     std::vector<AnyArray> owners;
     const Arrays arrays = arrays_of(weights, owners);
-    encoder_ = std::make_unique<Encoder>(encoder_config, arrays, threads, kernels);
+    encoder_ = std::make_unique<Encoder>(encoder_config, plan_of(plan), arrays, threads, kernels);
+  }
+
+  void select(const std::vector<int>& heads, const std::vector<int>& ffn) {
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    encoder_->select(heads, ffn);
   }
 
   auto forward(nb::handle ids, nb::handle types, nb::handle offsets) {
     const Request request(ids, types, offsets);
-    return to_numpy(run(request, nullptr), {request.rows(), outputs()});
+    return to_numpy(run(request, {}), {logit_rows(request), outputs()});
   }
 
   auto forward_timed(nb::handle ids, nb::handle types, nb::handle offsets) {
     const Request request(ids, types, offsets);
-    const std::size_t slots = 2 * static_cast<std::size_t>(encoder_->config().layers) + 2;
+    const std::size_t slots = 2 * layers() + 2;
     std::vector<std::int64_t> nanoseconds(slots);
-    auto logits = run(request, nanoseconds.data());
+    auto logits = run(request, {.sublayer_ns = nanoseconds.data()});
     auto times = std::make_unique<double[]>(slots);
     std::copy(nanoseconds.begin(), nanoseconds.end(), times.get());
-    return std::pair(to_numpy(std::move(logits), {request.rows(), outputs()}), to_numpy(std::move(times), {slots}));
+    return std::pair(to_numpy(std::move(logits), {logit_rows(request), outputs()}),
+                     to_numpy(std::move(times), {slots}));
   }
 
-  // Heads, attention output rows, FFN rows and FFN output rows of each layer.
+  // Logits, and [layers, tokens] whether a token is left after a layer.
+  auto forward_kept(nb::handle ids, nb::handle types, nb::handle offsets) {
+    const Request request(ids, types, offsets);
+    const std::size_t tokens = request.ids.size();
+    auto kept = std::make_unique<std::uint8_t[]>(layers() * tokens);
+    auto logits = run(request, {.kept = kept.get()});
+    return std::pair(to_numpy(std::move(logits), {logit_rows(request), outputs()}),
+                     to_numpy(std::move(kept), {layers(), tokens}));
+  }
+
+  // Heads, attention output rows, FFN rows and FFN output rows stored of each layer.
   std::vector<std::tuple<int, int, int, int>> layer_counts() const {
     std::vector<std::tuple<int, int, int, int>> counts;
     for (const Layer& layer : encoder_->layers()) {
       counts.push_back({layer.attention ? layer.attention->heads : 0,
-                        layer.attention ? layer.attention->end.output.outputs : 0,
-                        layer.ffn ? layer.ffn->input.outputs : 0, layer.ffn ? layer.ffn->end.output.outputs : 0});
+                        layer.attention ? layer.attention->end.output.matrix.outputs : 0,
+                        layer.ffn ? layer.ffn->rows : 0, layer.ffn ? layer.ffn->end.output.matrix.outputs : 0});
     }
     return counts;
   }
@@ -159,9 +196,13 @@ class SharedEncoder {
 
  private:
   std::size_t outputs() const { return static_cast<std::size_t>(encoder_->config().outputs); }
+  std::size_t layers() const { return static_cast<std::size_t>(encoder_->config().layers); }
+  std::size_t logit_rows(const Request& request) const {
+    return encoder_->config().token_rows ? request.ids.size() : request.rows();
+  }
 
-  std::unique_ptr<float[]> run(const Request& request, std::int64_t* nanoseconds) {
-    auto logits = std::make_unique<float[]>(request.rows() * outputs());
+  std::unique_ptr<float[]> run(const Request& request, const Encoder::Trace& trace) {
+    auto logits = std::make_unique<float[]>(logit_rows(request) * outputs());
     const nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
     // Copied before they are checked: another Python thread could write to them while the encoder runs.
@@ -170,7 +211,7 @@ class SharedEncoder {
     offsets_.assign(request.offsets.data(), request.offsets.data() + request.offsets.size());
     const Batch batch{ids_.data(), types_.data(), offsets_.data(), static_cast<int>(request.rows())};
     batch.check(encoder_->config(), static_cast<std::int64_t>(ids_.size()));
-    encoder_->forward(batch, logits.get(), nanoseconds);
+    encoder_->forward(batch, logits.get(), trace);
     return logits;
   }
 
@@ -194,11 +235,14 @@ NB_MODULE(_engine, m) {
   m.def("supported_isas", &supported_isas);
 
   nb::class_<SharedEncoder>(m, "Encoder")
-      .def(nb::init<const nb::dict&, const nb::dict&, int, const std::string&>(), nb::arg("config"), nb::arg("weights"),
-           nb::arg("threads"), nb::arg("isa") = "")
+      .def(nb::init<const nb::dict&, const nb::dict&, const nb::dict&, int, const std::string&>(), nb::arg("config"),
+           nb::arg("plan"), nb::arg("weights"), nb::arg("threads"), nb::arg("isa") = "")
+      .def("select", &SharedEncoder::select, nb::arg("heads"), nb::arg("ffn"))
       .def("forward", &SharedEncoder::forward, nb::arg("ids").none(), nb::arg("types").none(),
            nb::arg("offsets").none())
       .def("forward_timed", &SharedEncoder::forward_timed, nb::arg("ids").none(), nb::arg("types").none(),
+           nb::arg("offsets").none())
+      .def("forward_kept", &SharedEncoder::forward_kept, nb::arg("ids").none(), nb::arg("types").none(),
            nb::arg("offsets").none())
       .def_prop_ro("layer_counts", &SharedEncoder::layer_counts)
       .def_prop_ro("isa", [](const SharedEncoder& e) { return e.encoder().isa(); })

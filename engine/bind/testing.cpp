@@ -1,19 +1,22 @@
 #include "bind/testing.h"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
-#include <chrono>
+#include <bit>
 #include <cmath>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/arena.h"
 #include "base/cpu.h"
 #include "base/error.h"
 #include "bind/arrays.h"
+#include "encoder/matrix.h"
 #include "kernels/dispatch.h"
 
 namespace nb = nanobind;
@@ -65,56 +68,113 @@ Activation activation_of(const std::string& name) {
   throw Error("testing: no activation '" + name + "'");
 }
 
-auto gemm(const std::string& isa, const Floats2& input, const Floats2& weight, const Floats1& bias,
-          const std::string& activation) {
+Precision precision_of(const std::string& name) {
+  if (name == "fp32") return Precision::fp32;
+  if (name == "bf16") return Precision::bf16;
+  if (name == "int8") return Precision::int8;
+  throw Error("testing: no precision '" + name + "'");
+}
+
+// Rows as the table encodes them, with what they need around them.
+struct EncodedRows {
+  EncodedRows(const Kernels& kernels, const std::vector<float>& from, int rows, int width, Precision precision)
+      : bytes(static_cast<std::size_t>(rows * row_bytes(width, precision))),
+        scale(static_cast<std::size_t>(rows)),
+        zero(static_cast<std::size_t>(rows)),
+        encoded{precision, bytes.data(), width, scale.data(), zero.data()} {
+    kernels.encode({from.data(), nullptr, width, 0, rows}, encoded);
+  }
+  std::vector<std::uint8_t> bytes;
+  std::vector<float> scale;
+  std::vector<std::int32_t> zero;
+  Encoded encoded;
+};
+
+using Blocks = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+// `weight` is a matrix, or a pair of kept blocks and their indices; as `output_precision` bf16, the result is rounded.
+auto gemm(const std::string& isa, const Floats2& input, const nb::object& weight, const Floats1& bias,
+          const std::string& activation, const std::string& precision, const std::string& output_precision,
+          int used_inner) {
   const Kernels& kernels = choose_kernels(isa);
-  const int tokens = size_of(input.shape(0)), inner = size_of(input.shape(1)), outputs = size_of(weight.shape(0));
-  check(size_of(weight.shape(1)) == inner && size_of(bias.size()) == outputs, "shapes of gemm do not fit");
-  const auto padded_input = padded_rows(input, kJunk);
-  const auto padded_bias = padded_vector(bias);
-  std::vector<float> packed(kernels.packed_floats(outputs, inner));
-  kernels.pack(weight.data(), outputs, inner, packed.data());
-  std::vector<float> output(static_cast<std::size_t>(tokens * row_stride(outputs)));
+  const int tokens = size_of(input.shape(0)), inner = size_of(input.shape(1)), outputs = size_of(bias.size());
+  Source source{.outputs = outputs, .inner = inner, .bias = bias.data()};
+  Floats2 matrix;
+  std::pair<Blocks, Ints1> blocks;
+  if (nb::try_cast(weight, matrix)) {
+    check(size_of(matrix.shape(0)) == outputs && size_of(matrix.shape(1)) == inner, "shapes of gemm do not fit");
+    source.weight = matrix.data();
+  } else {
+    blocks = nb::cast<std::pair<Blocks, Ints1>>(weight);
+    source.blocks = blocks.first.data();
+    source.block_index = blocks.second.data();
+    source.kept = static_cast<int>(blocks.second.size());
+    source.block_rows = size_of(blocks.first.shape(1));
+    source.block_columns = size_of(blocks.first.shape(2));
+    check(blocks.first.shape(0) == blocks.second.size(), "blocks and indices of gemm do not fit");
+  }
   const FlushDenormals flush;
-  kernels.gemm({.input = padded_input.data(),
-                .input_stride = row_stride(inner),
+  const EncodedRows rows(kernels, padded_rows(input), tokens, inner, precision_of(precision));
+  Arena arena;
+  pack(arena, {source}, precision_of(precision), kernels);
+  arena.commit();
+  Linear linear = pack(arena, {source}, precision_of(precision), kernels);
+  if (used_inner > 0) {
+    linear.check_inner(used_inner);
+    linear.use_inner(used_inner);
+  }
+  const Precision written = precision_of(output_precision);
+  std::vector<float> output(static_cast<std::size_t>(tokens * row_stride(outputs)));
+  kernels.gemm({.input = rows.encoded,
                 .tokens = tokens,
-                .inner = inner,
-                .packed = packed.data(),
-                .bias = padded_bias.data(),
+                .matrix = linear.matrix,
                 .output = output.data(),
-                .output_stride = row_stride(outputs),
-                .first_panel = 0,
-                .end_panel = kernels.panels(outputs),
-                .activation = activation_of(activation)});
+                .output_bytes = row_bytes(outputs, written),
+                .output_precision = written,
+                .activation = activation_of(activation),
+                .first_strip = 0,
+                .end_strip = linear.matrix.strips()});
+  kernels.leave();
+  if (written == Precision::bf16) {
+    std::vector<float> floats(output.size());
+    for (int row = 0; row < tokens; ++row) {
+      const auto* from = reinterpret_cast<const std::uint16_t*>(reinterpret_cast<const std::byte*>(output.data()) +
+                                                                row * row_bytes(outputs, written));
+      for (int column = 0; column < outputs; ++column) {
+        floats[static_cast<std::size_t>(row * row_stride(outputs) + column)] =
+            std::bit_cast<float>(static_cast<std::uint32_t>(from[column]) << 16);
+      }
+    }
+    output = floats;
+  }
   return to_array(output, tokens, outputs);
 }
 
-// Seconds of the fastest of `repeats` runs.
-double gemm_seconds(const std::string& isa, int tokens, int inner, int outputs, int repeats) {
+// The numbers that a table's encoding of `rows` stands for.
+auto encode(const std::string& isa, const Floats2& rows, const std::string& precision) {
   const Kernels& kernels = choose_kernels(isa);
-  check(std::min({tokens, inner, outputs, repeats}) > 0, "sizes must be at least 1");
-  Arena arena;
-  float *input, *packed, *bias, *output;
-  const auto take = [&] {
-    input = arena.take<float>(static_cast<std::size_t>(tokens * row_stride(inner)));
-    packed = arena.take<float>(kernels.packed_floats(outputs, inner));
-    bias = arena.take<float>(static_cast<std::size_t>(padded(outputs)));
-    output = arena.take<float>(static_cast<std::size_t>(tokens * row_stride(outputs)));
-  };
-  take();
-  arena.commit();
-  take();
-  std::fill_n(input, tokens * row_stride(inner), 0.5F);
-  std::fill_n(packed, kernels.packed_floats(outputs, inner), 0.25F);
-  double fastest = 1e30;
-  for (int i = 0; i < repeats; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    kernels.gemm({input, row_stride(inner), tokens, inner, packed, bias, output, row_stride(outputs), 0,
-                  kernels.panels(outputs), Activation::identity});
-    fastest = std::min(fastest, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  const int count = size_of(rows.shape(0)), width = size_of(rows.shape(1));
+  const FlushDenormals flush;
+  const EncodedRows encoded(kernels, padded_rows(rows), count, width, precision_of(precision));
+  std::vector<float> numbers(static_cast<std::size_t>(count * row_stride(width)));
+  for (int row = 0; row < count; ++row) {
+    const std::uint8_t* bytes = encoded.bytes.data() + row * row_bytes(width, encoded.encoded.precision);
+    const auto index = static_cast<std::size_t>(row);
+    for (int column = 0; column < width; ++column) {
+      float& number = numbers[static_cast<std::size_t>(row * row_stride(width) + column)];
+      switch (encoded.encoded.precision) {
+        case Precision::fp32: number = reinterpret_cast<const float*>(bytes)[column]; break;
+        case Precision::bf16:
+          number = std::bit_cast<float>(
+              static_cast<std::uint32_t>(reinterpret_cast<const std::uint16_t*>(bytes)[column]) << 16);
+          break;
+        case Precision::int8:
+          number = encoded.scale[index] * static_cast<float>(bytes[column] - encoded.zero[index]);
+          break;
+      }
+    }
   }
-  return fastest;
+  return to_array(numbers, count, width);
 }
 
 auto attention(const std::string& isa, const Floats2& query, const Floats2& key, const Floats2& value) {
@@ -126,18 +186,21 @@ auto attention(const std::string& isa, const Floats2& query, const Floats2& key,
   const auto q = padded_rows(query, kJunk), k = padded_rows(key, kJunk), v = padded_rows(value, kJunk);
   std::vector<float> context(q.size());
   std::vector<float> scratch(kernels.attention_scratch_floats(length, head_dim), kJunk);
+  auto received = std::make_unique<float[]>(query.shape(0));
   const FlushDenormals flush;
   kernels.attention({.query = q.data(),
                      .key = k.data(),
                      .value = v.data(),
                      .stride = row_stride(head_dim),
+                     .queries = length,
                      .length = length,
                      .head_dim = head_dim,
                      .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
                      .context = context.data(),
-                     .context_stride = row_stride(head_dim)},
+                     .context_stride = row_stride(head_dim),
+                     .received = received.get()},
                     scratch.data());
-  return to_array(context, length, head_dim);
+  return std::pair(to_array(context, length, head_dim), to_numpy(std::move(received), {query.shape(0)}));
 }
 
 auto add_and_norm(const std::string& isa, const Floats2& hidden, const Floats2& update,
@@ -195,10 +258,11 @@ auto embed(const std::string& isa, const Ints1& ids, const Floats2& word, const 
 
 void bind_testing(nb::module_& m) {
   m.def("gemm", &gemm, nb::arg("isa"), nb::arg("input"), nb::arg("weight"), nb::arg("bias"),
-        nb::arg("activation") = "identity");
-  m.def("gemm_seconds", &gemm_seconds, nb::arg("isa"), nb::arg("tokens"), nb::arg("inner"), nb::arg("outputs"),
-        nb::arg("repeats"));
-  m.def("attention", &attention, nb::arg("isa"), nb::arg("query"), nb::arg("key"), nb::arg("value"));
+        nb::arg("activation") = "identity", nb::arg("precision") = "fp32", nb::arg("output_precision") = "fp32",
+        nb::arg("used_inner") = 0);
+  m.def("encode", &encode, nb::arg("isa"), nb::arg("rows"), nb::arg("precision"));
+  m.def("attention", &attention, nb::arg("isa"), nb::arg("query"), nb::arg("key"), nb::arg("value"),
+        "The context, and what every key received.");
   m.def("add_and_norm", &add_and_norm, nb::arg("isa"), nb::arg("hidden"), nb::arg("update"), nb::arg("rows").none(),
         nb::arg("weight"), nb::arg("bias"), nb::arg("eps"));
   m.def("embed", &embed, nb::arg("isa"), nb::arg("ids"), nb::arg("word"), nb::arg("position"), nb::arg("weight"),

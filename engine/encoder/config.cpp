@@ -1,5 +1,7 @@
 #include "encoder/config.h"
 
+#include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "base/error.h"
@@ -39,6 +41,10 @@ void EncoderConfig::check() const {
   check_size("position_offset", position_offset, 0);
   check_size("token_types", token_types, 0);
   check_size("outputs", outputs, 1);
+  if (separator < -1 || separator >= vocabulary) {
+    throw Error("config: separator is " + std::to_string(separator) + "; it must be a token id below " +
+                std::to_string(vocabulary) + ", or -1");
+  }
   if (position_offset >= positions) {
     throw Error("config: position_offset " + std::to_string(position_offset) + " leaves none of " +
                 std::to_string(positions) + " positions");
@@ -50,6 +56,33 @@ void EncoderConfig::check() const {
   if (!(layer_norm_eps > 0.0F && layer_norm_eps < 1.0F)) {
     throw Error("config: layer_norm_eps is " + std::to_string(layer_norm_eps) + "; it must be above 0 and below 1");
   }
+}
+
+void Plan::check(const EncoderConfig& config) const {
+  if (tokens.size() != static_cast<std::size_t>(config.layers)) {
+    throw Error("plan: tokens has " + std::to_string(tokens.size()) + " layers, the encoder " +
+                std::to_string(config.layers));
+  }
+  for (std::size_t layer = 0; layer < tokens.size(); ++layer) {
+    if (!(tokens[layer] > 0.0 && tokens[layer] <= 1.0)) {
+      throw Error("plan: tokens of layer " + std::to_string(layer) + " is " + std::to_string(tokens[layer]) +
+                  "; it must be above 0 and at most 1");
+    }
+  }
+  if (drops() && config.token_rows) throw Error("plan: an encoder with logits for every token cannot drop tokens");
+}
+
+Precision Plan::of(const std::string& matrix) const {
+  const auto found = precision.find(matrix);
+  return found == precision.end() ? Precision::fp32 : found->second;
+}
+
+bool Plan::drops() const {
+  return std::any_of(tokens.begin(), tokens.end(), [](double fraction) { return fraction < 1.0; });
+}
+
+int Plan::tokens_kept(int layer, int length) const {
+  return std::max(1, static_cast<int>(std::ceil(tokens[static_cast<std::size_t>(layer)] * length)));
 }
 
 int Batch::end_of_chunk(int first_row, int tokens) const {

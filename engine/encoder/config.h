@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
 
 #include "kernels/kernels.h"
 
@@ -21,9 +24,24 @@ struct EncoderConfig {
   int outputs;
   float layer_norm_eps;
   Activation head_activation;
+  bool token_rows;  // logits for every token, by head.output alone; otherwise for the first token of each sequence
+  int separator;    // a token id that is never dropped while another token can be; -1: none
 
   int longest() const { return positions - position_offset; }
   void check() const;  // throws Error
+};
+
+// How the weights are run.
+struct Plan {
+  std::map<std::string, Precision> precision;  // by matrix ("layers.0.query"); fp32 where it is not named
+  std::vector<double> tokens;                  // of every layer: the fraction that it keeps
+
+  void check(const EncoderConfig& config) const;  // throws Error
+  Precision of(const std::string& matrix) const;
+  bool drops(int layer) const { return tokens[static_cast<std::size_t>(layer)] < 1.0; }
+  bool drops() const;
+  // Tokens that `layer` leaves of `length`.
+  int tokens_kept(int layer, int length) const;
 };
 
 // Sequences back to back: sequence i is ids[offsets[i]] .. ids[offsets[i + 1]].

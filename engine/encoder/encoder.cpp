@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
+#include <limits>
+#include <numeric>
+#include <utility>
 
 #include "base/error.h"
 
@@ -46,149 +48,342 @@ class Stopwatch {
 
 }  // namespace
 
-// One pass of some whole sequences through all layers, by one worker or by a team that splits every step's outputs.
+// One pass of some whole sequences through all layers, by one worker or by a team that splits every step.
 class Encoder::Chunk {
  public:
-  Chunk(const Encoder& encoder, const Workspace& workspace, float* scratch, Team team)
-      : model_(encoder.model_), kernels_(encoder.kernels_), w_(workspace), scratch_(scratch), team_(team) {}
+  Chunk(const Encoder& encoder, const Workspace& workspace, const Scratch& scratch, Team team)
+      : model_(encoder.model_),
+        config_(encoder.model_.config),
+        kernels_(encoder.kernels_),
+        most_tokens_(encoder.chunk_tokens_),
+        last_attention_(encoder.model_.last_attention()),
+        w_(workspace),
+        scratch_(scratch),
+        team_(team) {}
 
-  void run(const Batch& batch, int first_row, int end_row, float* logits, std::int64_t* sublayer_ns) {
+  void run(const Batch& batch, int first_row, int end_row, float* logits, const Trace& trace) {
     batch_ = &batch;
-    first_row_ = first_row;
+    first_token_ = batch.offsets[first_row];
     rows_ = end_row - first_row;
-    tokens_ = batch.offsets[end_row] - batch.offsets[first_row];
-    Stopwatch watch(sublayer_ns);
+    tokens_ = batch.offsets[end_row] - first_token_;
+    hidden_ = w_.hidden;
+    spare_ = w_.spare;
+    starts_ = scratch_.starts;
+    next_starts_ = scratch_.starts + most_tokens_ + 1;
+    origin_ = w_.origin;
+    next_origin_ = w_.origin + most_tokens_;
+    for (int row = 0; row <= rows_; ++row) starts_[row] = batch.offsets[first_row + row] - first_token_;
+
+    Stopwatch watch(trace.sublayer_ns);
     int slot = 0;
     embed();
     watch.lap(slot++);
-    for (const Layer& layer : model_.layers) {
-      if (layer.attention) {
-        attend(*layer.attention);
+    for (int i = 0; i < config_.layers; ++i) {
+      const Layer& layer = model_.layers[static_cast<std::size_t>(i)];
+      if (layer.has_attention()) {
+        attend(i, *layer.attention);
         watch.lap(slot);
       }
       ++slot;
-      if (layer.ffn) {
-        feed_forward(*layer.ffn);
+      if (trace.kept != nullptr) note_kept(trace.kept + static_cast<std::ptrdiff_t>(i) * batch.tokens());
+      if (layer.has_ffn()) {
+        feed_forward(i, *layer.ffn);
         watch.lap(slot);
       }
       ++slot;
     }
-    head(logits + static_cast<std::ptrdiff_t>(first_row) * model_.config.outputs);
+    const int first = config_.token_rows ? first_token_ : first_row;
+    head(logits + static_cast<std::ptrdiff_t>(first) * config_.outputs);
     watch.lap(slot);
   }
 
  private:
-  int start(int row) const { return batch_->offsets[first_row_ + row] - batch_->offsets[first_row_]; }
+  int length(int row) const { return starts_[row + 1] - starts_[row]; }
+  bool pools_in(int layer) const { return !config_.token_rows && layer == last_attention_; }
 
   void embed() {
-    const EncoderConfig& config = model_.config;
-    const std::ptrdiff_t stride = row_stride(config.hidden);
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
     const auto [first, end] = team_.share(rows_);
     for (int row = first; row < end; ++row) {
-      const int token = batch_->offsets[first_row_ + row];
+      const int token = first_token_ + starts_[row];
       kernels_.embed({.ids = batch_->ids + token,
                       .types = batch_->types + token,
-                      .length = batch_->length(first_row_ + row),
+                      .length = length(row),
                       .word = model_.word,
-                      .position = model_.position + config.position_offset * stride,
+                      .position = model_.position + config_.position_offset * stride,
                       .token_type = model_.token_type,
-                      .output = w_.hidden + start(row) * stride},
+                      .output = hidden_ + starts_[row] * stride},
                      model_.embedding_norm);
+      for (int i = starts_[row]; i < starts_[row + 1]; ++i) origin_[i] = first_token_ + i;
+    }
+    if (pools_in(-1)) {
+      team_.meet();
+      keep_first_tokens();
+      const auto share = team_.share(tokens_);
+      encode_hidden(-1, true, share);
+    } else {
+      encode_hidden(-1, true, {starts_[first], starts_[end]});
     }
     team_.meet();
   }
 
-  void attend(const AttentionLayer& layer) {
-    const int head_dim = model_.config.head_dim;
-    const int inner = layer.heads * head_dim;
-    multiply(w_.hidden, tokens_, layer.query_key_value, w_.inner);
-    const std::ptrdiff_t stride = row_stride(3 * inner);
-    const auto [first, end] = team_.share(rows_ * layer.heads);
+  void attend(int index, const AttentionLayer& layer) {
+    const int head_dim = config_.head_dim;
+    const Matrix& projection = layer.query_key_value.matrix;
+    const Matrix& output = layer.end.output.matrix;
+    const int part = projection.outputs / 3;  // where key and value start
+    const bool pools = pools_in(index);
+    project(layer, pools);
+
+    const std::ptrdiff_t stride = row_stride(projection.outputs);
+    const bool drops = model_.plan.drops(index) && !pools;
+    const int width = layer.used_heads * head_dim;
+    const auto [first, end] = team_.share(rows_ * layer.used_heads);
     for (int item = first; item < end; ++item) {
-      const int row = item / layer.heads;
-      const int column = item % layer.heads * head_dim;
-      const float* query = w_.inner + start(row) * stride + column;
-      kernels_.attention({.query = query,
-                          .key = query + inner,
-                          .value = query + 2 * inner,
-                          .stride = stride,
-                          .length = batch_->length(first_row_ + row),
-                          .head_dim = head_dim,
-                          .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
-                          .context = w_.context + start(row) * row_stride(inner) + column,
-                          .context_stride = row_stride(inner)},
-                         scratch_);
+      const int row = item / layer.used_heads;
+      const int head = item % layer.used_heads;
+      const int first_query = pools ? row : starts_[row];
+      const int queries = pools ? 1 : length(row);
+      const float* key = w_.inner + starts_[row] * stride + part + head * head_dim;
+      float* context = w_.context + first_query * row_stride(output.inner);
+      kernels_.attention(
+          {.query = w_.inner + first_query * stride + head * head_dim,
+           .key = key,
+           .value = key + part,
+           .stride = stride,
+           .queries = queries,
+           .length = length(row),
+           .head_dim = head_dim,
+           .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
+           .context = context + head * head_dim,
+           .context_stride = row_stride(output.inner),
+           .received = drops ? w_.received + static_cast<std::ptrdiff_t>(head) * most_tokens_ + starts_[row] : nullptr},
+          scratch_.attention);
+      if (head + 1 == layer.used_heads) {
+        for (int i = 0; i < queries; ++i) {
+          std::fill(context + i * row_stride(output.inner) + width, context + i * row_stride(output.inner) + padded(width),
+                    0.0F);
+        }
+      }
     }
     team_.meet();
-    finish(layer.end, w_.context);
+    const std::int32_t* kept = nullptr;
+    if (drops) {
+      drop_tokens(index, layer.used_heads);
+      kept = w_.kept;
+    } else if (pools) {
+      keep_first_tokens();
+    }
+    const Encoded input = encoded(output, w_.context, kept != nullptr);
+    if (input.values != w_.context) {
+      const auto share = team_.share(tokens_);
+      kernels_.encode({w_.context, kept, width, share.first, share.end}, input);
+      team_.meet();
+    }
+    finish(index, false, layer.end, input);
   }
 
-  void feed_forward(const FfnLayer& layer) {
-    multiply(w_.hidden, tokens_, layer.input, w_.inner, Activation::gelu);
-    finish(layer.end, w_.inner);
-  }
-
-  void finish(const SublayerEnd& end, const float* input) {
-    multiply(input, tokens_, end.output, w_.update);
-    const auto [first_token, end_token] = team_.share(tokens_);
-    kernels_.add_and_norm({.hidden = w_.hidden,
-                           .update = w_.update,
-                           .update_stride = row_stride(end.output.outputs),
-                           .kept = end.kept,
-                           .first_token = first_token,
-                           .end_token = end_token},
-                          end.norm);
+  // Query, key and value of all tokens; where only the first token of each sequence matters, its query alone.
+  void project(const AttentionLayer& layer, bool pools) {
+    const Matrix& matrix = layer.query_key_value.matrix;
+    const int strips = (layer.used_heads * config_.head_dim + matrix.strip - 1) / matrix.strip;
+    const int part_strips = matrix.strips() / 3;
+    Encoded all = encoded(matrix, hidden_);
+    Encoded query = all;
+    if (pools) {
+      query = {matrix.precision, w_.pooled.values, config_.hidden, w_.pooled.scale, w_.pooled.zero};
+      const auto share = team_.share(rows_);
+      kernels_.encode({hidden_, starts_, config_.hidden, share.first, share.end}, query);
+      team_.meet();
+    }
+    const auto [first, end] = team_.share(3 * strips);
+    for (int part = 0; part < 3; ++part) {
+      const int from = std::max(first - part * strips, 0);
+      const int to = std::min(end - part * strips, strips);
+      if (from >= to) continue;
+      const bool is_query = part == 0;
+      multiply(is_query ? query : all, is_query && pools ? rows_ : tokens_, matrix, Activation::identity,
+               {Precision::fp32, w_.inner, matrix.outputs, nullptr, nullptr},
+               {part * part_strips + from, part * part_strips + to});
+    }
     team_.meet();
+  }
+
+  void feed_forward(int index, const FfnLayer& layer) {
+    const Matrix& output = layer.end.output.matrix;
+    const Precision written = output.precision == Precision::bf16 ? Precision::bf16 : Precision::fp32;
+    const Encoded inner{written, w_.inner, output.inner, nullptr, nullptr};
+    const int strips = (layer.used_rows + layer.input.matrix.strip - 1) / layer.input.matrix.strip;
+    multiply(encoded(layer.input.matrix, hidden_), tokens_, layer.input.matrix, Activation::gelu, inner,
+             team_.share(strips));
+    team_.meet();
+    Encoded input = inner;
+    if (output.precision == Precision::int8) {
+      input = encoded(output, w_.inner);
+      const auto share = team_.share(tokens_);
+      kernels_.encode({w_.inner, nullptr, layer.used_rows, share.first, share.end}, input);
+      team_.meet();
+    }
+    finish(index, true, layer.end, input);
+  }
+
+  void finish(int index, bool after_ffn, const SublayerEnd& end, const Encoded& input) {
+    const Matrix& matrix = end.output.matrix;
+    multiply(input, tokens_, matrix, Activation::identity, {Precision::fp32, w_.update, matrix.outputs, nullptr, nullptr},
+             team_.share(matrix.strips()));
+    team_.meet();
+    const Team::Share share = team_.share(tokens_);
+    kernels_.add_and_norm({.hidden = hidden_,
+                           .update = w_.update,
+                           .update_stride = row_stride(matrix.outputs),
+                           .kept = end.kept,
+                           .first_token = share.first,
+                           .end_token = share.end},
+                          end.norm);
+    encode_hidden(index, after_ffn, share);
+    team_.meet();
+  }
+
+  // Writes this worker's hidden rows as the next matrix reads them.
+  void encode_hidden(int index, bool after_ffn, Team::Share share) {
+    const Precision next = model_.next_precision(index, after_ffn);
+    if (next == Precision::fp32) return;
+    const Encoded to{next, w_.input.values, config_.hidden, w_.input.scale, w_.input.zero};
+    kernels_.encode({hidden_, nullptr, config_.hidden, share.first, share.end}, to);
+  }
+
+  // The input of `matrix`, where it is or will be encoded; as fp32 it stays where it is, unless it has to `move`.
+  Encoded encoded(const Matrix& matrix, float* fp32, bool move = false) const {
+    const bool stays = matrix.precision == Precision::fp32 && !move;
+    return {matrix.precision, stays ? reinterpret_cast<std::byte*>(fp32) : w_.input.values, matrix.inner, w_.input.scale,
+            w_.input.zero};
+  }
+
+  // From here on every sequence is its first token.
+  void keep_first_tokens() {
+    for (int row = 0; row <= rows_; ++row) next_starts_[row] = row;
+    take_rows(starts_);
+  }
+
+  // Every sequence keeps its most attended tokens.
+  void drop_tokens(int index, int heads) {
+    next_starts_[0] = 0;
+    for (int row = 0; row < rows_; ++row) {
+      next_starts_[row + 1] = next_starts_[row] + model_.plan.tokens_kept(index, length(row));
+    }
+    const auto [first, end] = team_.share(rows_);
+    for (int row = first; row < end; ++row) choose_tokens(row, heads);
+    team_.meet();
+    take_rows(w_.kept);
+  }
+
+  // kept[next_starts[row]...] = the most attended tokens of a sequence, in order (constraint-aware token pruning,
+  // arXiv 2306.14393): the first token and separators before others, ties to the earlier one.
+  void choose_tokens(int row, int heads) {
+    float* score = w_.received + starts_[row];
+    const int count = length(row);
+    bool finite = true;
+    for (int token = 0; token < count; ++token) {
+      for (int head = 1; head < heads; ++head) {
+        score[token] += score[static_cast<std::ptrdiff_t>(head) * most_tokens_ + token];
+      }
+      finite = finite && std::isfinite(score[token]);
+    }
+    if (!finite) {  // an overflow must not go by unseen: it shows in the logits
+      std::fill_n(score, count, 0.0F);
+      hidden_[starts_[row] * row_stride(config_.hidden)] = std::numeric_limits<float>::quiet_NaN();
+    }
+    for (int token = 0; token < count; ++token) {
+      const bool separates = batch_->ids[origin_[starts_[row] + token]] == config_.separator;
+      if (token == 0 || separates) score[token] = std::numeric_limits<float>::infinity();
+    }
+    std::int32_t* order = scratch_.order;
+    std::iota(order, order + count, 0);
+    const int kept = next_starts_[row + 1] - next_starts_[row];
+    const auto before = [score](int a, int b) { return score[a] != score[b] ? score[a] > score[b] : a < b; };
+    std::nth_element(order, order + kept - 1, order + count, before);
+    std::sort(order, order + kept);
+    for (int i = 0; i < kept; ++i) w_.kept[next_starts_[row] + i] = starts_[row] + order[i];
+  }
+
+  // The hidden rows become those at `from`, next_starts_ the starts of their sequences. The team has met before.
+  void take_rows(const std::int32_t* from) {
+    const int tokens = next_starts_[rows_];
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    const auto [first, end] = team_.share(tokens);
+    for (int i = first; i < end; ++i) {
+      std::copy_n(hidden_ + from[i] * stride, stride, spare_ + i * stride);
+      next_origin_[i] = origin_[from[i]];
+    }
+    team_.meet();
+    std::swap(hidden_, spare_);
+    std::swap(starts_, next_starts_);
+    std::swap(origin_, next_origin_);
+    tokens_ = tokens;
+  }
+
+  void note_kept(std::uint8_t* kept) const {
+    const auto [first, end] = team_.share(tokens_);
+    for (int i = first; i < end; ++i) kept[origin_[i]] = 1;
   }
 
   void head(float* logits) {
-    const int hidden = model_.config.hidden;
-    const std::ptrdiff_t stride = row_stride(hidden);
-    const auto [first, end] = team_.share(rows_);
-    for (int row = first; row < end; ++row) {
-      std::copy_n(w_.hidden + start(row) * stride, hidden, w_.context + row * stride);
+    Encoded input = encoded(model_.head_dense ? model_.head_dense->matrix : model_.head_output.matrix, hidden_);
+    if (model_.head_dense) {
+      const Matrix& dense = model_.head_dense->matrix;
+      const Encoded activated{Precision::fp32, w_.update, config_.hidden, nullptr, nullptr};
+      multiply(input, tokens_, dense, config_.head_activation, activated, team_.share(dense.strips()));
+      team_.meet();
+      input = activated;
     }
+    const Matrix& output = model_.head_output.matrix;
+    multiply(input, tokens_, output, Activation::identity, {Precision::fp32, w_.inner, output.outputs, nullptr, nullptr},
+             team_.share(output.strips()));
     team_.meet();
-    multiply(w_.context, rows_, model_.head_dense, w_.update, model_.config.head_activation);
-    multiply(w_.update, rows_, model_.head_output, w_.inner);
     if (team_.index() != 0) return;
-    const int outputs = model_.config.outputs;
-    for (int row = 0; row < rows_; ++row) {
-      std::copy_n(w_.inner + row * row_stride(outputs), outputs, logits + static_cast<std::ptrdiff_t>(row) * outputs);
+    for (int i = 0; i < tokens_; ++i) {
+      std::copy_n(w_.inner + i * row_stride(output.outputs), output.outputs,
+                  logits + static_cast<std::ptrdiff_t>(i) * output.outputs);
     }
   }
 
-  void multiply(const float* input, int tokens, const Linear& linear, float* output,
-                Activation activation = Activation::identity) {
-    const auto [first_panel, end_panel] = team_.share(kernels_.panels(linear.outputs));
+  void multiply(const Encoded& input, int tokens, const Matrix& matrix, Activation activation, const Encoded& output,
+                Team::Share strips) {
     kernels_.gemm({.input = input,
-                   .input_stride = row_stride(linear.inner),
                    .tokens = tokens,
-                   .inner = linear.inner,
-                   .packed = linear.packed,
-                   .bias = linear.bias,
-                   .output = output,
-                   .output_stride = row_stride(linear.outputs),
-                   .first_panel = first_panel,
-                   .end_panel = end_panel,
-                   .activation = activation});
-    team_.meet();
+                   .matrix = matrix,
+                   .output = output.values,
+                   .output_bytes = row_bytes(output.width, output.precision),
+                   .output_precision = output.precision,
+                   .activation = activation,
+                   .first_strip = strips.first,
+                   .end_strip = strips.end});
   }
 
   const Model& model_;
+  const EncoderConfig& config_;
   const Kernels& kernels_;
+  const int most_tokens_;
+  const int last_attention_;
   const Workspace& w_;
-  float* scratch_;
+  const Scratch& scratch_;
   const Team team_;
   const Batch* batch_ = nullptr;
-  int first_row_ = 0;
+  int first_token_ = 0;
   int rows_ = 0;
   int tokens_ = 0;
+  float* hidden_ = nullptr;
+  float* spare_ = nullptr;
+  std::int32_t* starts_ = nullptr;  // of the sequences' rows, [rows + 1]
+  std::int32_t* next_starts_ = nullptr;
+  std::int32_t* origin_ = nullptr;
+  std::int32_t* next_origin_ = nullptr;
 };
 
-Encoder::Encoder(const EncoderConfig& config, const Arrays& arrays, int threads, const Kernels& kernels)
+Encoder::Encoder(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, int threads,
+                 const Kernels& kernels)
     : kernels_(kernels),
-      model_(config, arrays, kernels),
+      model_(config, plan, arrays, kernels),
       pool_(checked_threads(threads)),
       chunk_tokens_(std::max(kChunkTokens, config.longest())) {
   take_workspaces();
@@ -200,16 +395,26 @@ void Encoder::take_workspaces() {
   workspaces_.clear();
   scratch_.clear();
   const auto tokens = static_cast<std::size_t>(chunk_tokens_);
-  const auto activations = [&](int width) {
-    return arena_.take<float>(tokens * static_cast<std::size_t>(row_stride(width)));
+  const auto floats = [&](int width) { return arena_.take<float>(tokens * static_cast<std::size_t>(row_stride(width))); };
+  const auto encoded = [&](int width) -> EncodedRows {
+    return {reinterpret_cast<std::byte*>(floats(width)), arena_.take<float>(tokens), arena_.take<std::int32_t>(tokens)};
   };
+  const std::size_t received = model_.plan.drops() ? tokens * static_cast<std::size_t>(config().heads) : 0;
   for (int worker = 0; worker < pool_.size(); ++worker) {
-    workspaces_.push_back({.hidden = activations(config().hidden),
-                           .inner = activations(model_.widest_inner()),
-                           .context = activations(model_.widest_context()),
-                           .update = activations(config().hidden)});
+    workspaces_.push_back({.hidden = floats(config().hidden),
+                           .spare = floats(config().hidden),
+                           .inner = floats(model_.widest_inner()),
+                           .context = floats(model_.widest_input()),
+                           .update = floats(config().hidden),
+                           .input = encoded(model_.widest_input()),
+                           .pooled = encoded(config().hidden),
+                           .received = arena_.take<float>(received),
+                           .kept = arena_.take<std::int32_t>(tokens),
+                           .origin = arena_.take<std::int32_t>(2 * tokens)});
     scratch_.push_back(
-        arena_.take<float>(kernels_.attention_scratch_floats(config().longest(), config().head_dim)));
+        {.attention = arena_.take<float>(kernels_.attention_scratch_floats(config().longest(), config().head_dim)),
+         .starts = arena_.take<std::int32_t>(2 * (tokens + 1)),
+         .order = arena_.take<std::int32_t>(tokens)});
   }
 }
 
@@ -220,44 +425,47 @@ bool Encoder::every_worker_gets_whole_sequences(const Batch& batch) const {
   return each >= kTokensToWorkAlone && longest <= each;
 }
 
-void Encoder::forward(const Batch& batch, float* logits, std::int64_t* sublayer_ns) {
-  if (sublayer_ns != nullptr) std::fill_n(sublayer_ns, 2 * config().layers + 2, 0);
+void Encoder::forward(const Batch& batch, float* logits, const Trace& trace) {
+  if (trace.sublayer_ns != nullptr) std::fill_n(trace.sublayer_ns, 2 * config().layers + 2, 0);
   if (pool_.size() == 1 || every_worker_gets_whole_sequences(batch)) {
     next_row_.store(0);
     const int shares = pool_.size() * ((batch.tokens() - 1) / (pool_.size() * chunk_tokens_) + 1);
     const int chunk_tokens = (batch.tokens() + shares - 1) / shares;
     pool_.run([&](const Team& team) {
-      run_chunks_alone(batch, chunk_tokens, team.index(), logits, team.index() == 0 ? sublayer_ns : nullptr);
+      const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept};
+      run_chunks_alone(batch, chunk_tokens, team.index(), logits, own);
+      kernels_.leave();
     });
   } else {
     pool_.run([&](const Team& team) {
-      const auto worker = static_cast<std::size_t>(team.index());
-      Chunk chunk(*this, workspaces_[0], scratch_[worker], team);
+      const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept};
+      Chunk chunk(*this, workspaces_[0], scratch_[static_cast<std::size_t>(team.index())], team);
       for (int first = 0, end; first < batch.rows; first = end) {
         end = batch.end_of_chunk(first, chunk_tokens_);
-        chunk.run(batch, first, end, logits, team.index() == 0 ? sublayer_ns : nullptr);
+        chunk.run(batch, first, end, logits, own);
         team.meet();
       }
+      kernels_.leave();
     });
   }
-  const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(batch.rows) * config().outputs;
+  const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(logit_rows(batch)) * config().outputs;
   for (std::ptrdiff_t i = 0; i < count; ++i) {
     if (!std::isfinite(logits[i])) {
-      throw Error("sequence " + std::to_string(i / config().outputs) + " has the logit " + std::to_string(logits[i]) +
+      throw Error((config().token_rows ? "token " : "sequence ") + std::to_string(i / config().outputs) +
+                  " has the logit " + std::to_string(logits[i]) +
                   ": numbers overflowed inside the encoder; its weights are too large");
     }
   }
 }
 
-void Encoder::run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits,
-                               std::int64_t* sublayer_ns) {
+void Encoder::run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, const Trace& trace) {
   const auto index = static_cast<std::size_t>(worker);
   Chunk chunk(*this, workspaces_[index], scratch_[index], Team());
   int first = next_row_.load();
   while (first < batch.rows) {
     const int end = batch.end_of_chunk(first, chunk_tokens);
     if (!next_row_.compare_exchange_weak(first, end)) continue;  // another worker took it; `first` is now the next
-    chunk.run(batch, first, end, logits, sublayer_ns);
+    chunk.run(batch, first, end, logits, trace);
     first = next_row_.load();
   }
 }

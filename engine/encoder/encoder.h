@@ -13,14 +13,26 @@ namespace prunetime {
 
 class Encoder {
  public:
-  // Throws Error where the weights are not an encoder of `config`, or `threads` is out of range.
-  Encoder(const EncoderConfig& config, const Arrays& arrays, int threads, const Kernels& kernels);
+  // What a pass tells of itself, where it is asked.
+  struct Trace {
+    // [2 * layers + 2] nanoseconds that the calling thread spent in [embedding, attention 0, ffn 0, attention 1, ...,
+    // head]; what is gone gets 0.
+    std::int64_t* sublayer_ns = nullptr;
+    // [layers, tokens] 1 where a token is left after a layer.
+    std::uint8_t* kept = nullptr;
+  };
 
-  // logits[rows, outputs]. Where `sublayer_ns` [2 * layers + 2] is given, it gets the nanoseconds that the calling
-  // thread spent in [embedding, attention 0, ffn 0, attention 1, ..., head]; what is gone gets 0.
+  // Throws Error where the weights are not an encoder of `config`, or `threads` is out of range.
+  Encoder(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, int threads, const Kernels& kernels);
+
+  // Runs only the first heads and FFN rows of every layer from now on. Throws Error where there are not so many.
+  void select(const std::vector<int>& heads, const std::vector<int>& ffn) { model_.use(heads, ffn); }
+
+  // logits[rows, outputs], or [tokens, outputs] where the config says token_rows.
   // The batch must have passed check(). One call at a time. Allocates nothing.
   // Throws Error where a logit is not a finite number.
-  void forward(const Batch& batch, float* logits, std::int64_t* sublayer_ns);
+  void forward(const Batch& batch, float* logits, const Trace& trace);
+  int logit_rows(const Batch& batch) const { return config().token_rows ? batch.tokens() : batch.rows; }
 
   const EncoderConfig& config() const { return model_.config; }
   const char* isa() const { return kernels_.isa; }
@@ -29,17 +41,35 @@ class Encoder {
   const std::vector<Layer>& layers() const { return model_.layers; }
 
  private:
-  // Activations of one chunk of tokens, each with rows of row_stride(...).
+  // Rows of numbers in the precision that the next matrix reads.
+  struct EncodedRows {
+    std::byte* values;
+    float* scale;
+    std::int32_t* zero;
+  };
+  // Activations of one chunk of tokens.
   struct Workspace {
-    float* hidden;   // [tokens][hidden]
-    float* inner;    // [tokens][query, key and value, or FFN]
-    float* context;  // [tokens][heads * head_dim]
-    float* update;   // [tokens][hidden]
+    float* hidden;         // [tokens][hidden]
+    float* spare;          // [tokens][hidden]
+    float* inner;          // [tokens][query, key and value, or FFN]
+    float* context;        // [tokens][heads * head_dim]
+    float* update;         // [tokens][hidden]
+    EncodedRows input;     // [tokens][what a matrix reads]
+    EncodedRows pooled;    // [tokens][hidden]
+    float* received;       // [heads][tokens] attention, where tokens are dropped
+    std::int32_t* kept;    // [tokens]
+    std::int32_t* origin;  // [2][tokens] which token of the batch a row is
+  };
+  // What every worker has for itself.
+  struct Scratch {
+    float* attention;
+    std::int32_t* starts;  // [2][tokens + 1] of the sequences
+    std::int32_t* order;   // [tokens]
   };
   class Chunk;
 
   void take_workspaces();
-  void run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, std::int64_t* sublayer_ns);
+  void run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, const Trace& trace);
   bool every_worker_gets_whole_sequences(const Batch& batch) const;
 
   const Kernels& kernels_;
@@ -48,7 +78,7 @@ class Encoder {
   const int chunk_tokens_;
   Arena arena_;
   std::vector<Workspace> workspaces_;  // one per worker; a team shares the first
-  std::vector<float*> scratch_;        // of attention, one per worker
+  std::vector<Scratch> scratch_;       // one per worker
   std::atomic<int> next_row_{0};
 };
 

@@ -1,7 +1,10 @@
 #include "encoder/model.h"
 
 #include <algorithm>
-#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
 
 namespace prunetime {
 namespace {
@@ -22,10 +25,10 @@ class Placer {
     for (int i = 0; i < config.layers; ++i) {
       const std::string name = "layers." + std::to_string(i) + ".";
       Layer& layer = model_.layers[static_cast<std::size_t>(i)];
-      if (reader_.has(name + "query.weight")) layer.attention = attention(name);
-      if (reader_.has(name + "ffn_input.weight")) layer.ffn = ffn(name);
+      if (reader_.has(name + "query.bias")) layer.attention = attention(name);
+      if (reader_.has(name + "ffn_input.bias")) layer.ffn = ffn(name);
     }
-    model_.head_dense = linear({"head.dense"}, hidden_, hidden_);
+    if (!config.token_rows) model_.head_dense = linear({"head.dense"}, hidden_, hidden_);
     model_.head_output = linear({"head.output"}, config.outputs, hidden_);
     reader_.finish();
   }
@@ -33,20 +36,21 @@ class Placer {
  private:
   AttentionLayer attention(const std::string& name) {
     const int head_dim = model_.config.head_dim;
-    const int inner = reader_.outputs(name + "query.weight", model_.config.heads * head_dim);
+    const int inner = reader_.size(name + "query.bias", model_.config.heads * head_dim);
     const int heads = std::max(1, inner / head_dim);  // whole heads: any other number of rows is refused just below
     return {.heads = heads,
+            .used_heads = heads,
             .query_key_value = linear({name + "query", name + "key", name + "value"}, heads * head_dim, hidden_),
             .end = end(name + "attention", heads * head_dim)};
   }
 
   FfnLayer ffn(const std::string& name) {
-    const int inner = reader_.outputs(name + "ffn_input.weight", model_.config.ffn);
-    return {.input = linear({name + "ffn_input"}, inner, hidden_), .end = end(name + "ffn", inner)};
+    const int inner = reader_.size(name + "ffn_input.bias", model_.config.ffn);
+    return {.rows = inner, .used_rows = inner, .input = linear({name + "ffn_input"}, inner, hidden_), .end = end(name + "ffn", inner)};
   }
 
   SublayerEnd end(const std::string& name, int inner) {
-    const int rows = reader_.outputs(name + "_output.weight", hidden_);
+    const int rows = reader_.size(name + "_output.bias", hidden_);
     SublayerEnd result{.output = linear({name + "_output"}, rows, inner), .norm = norm(name + "_norm")};
     if (rows < hidden_ || reader_.has(name + "_rows")) {
       const std::int32_t* indices = reader_.indices(name + "_rows", rows, hidden_);
@@ -59,20 +63,14 @@ class Placer {
 
   // One matrix of the matrices `names` [outputs, inner] below one another.
   Linear linear(const std::vector<std::string>& names, int outputs, int inner) {
-    const int total = outputs * static_cast<int>(names.size());
-    float* packed = model_.arena.take<float>(kernels_.packed_floats(total, inner));
-    float* bias = model_.arena.take<float>(static_cast<std::size_t>(padded(total)));
-    std::vector<float> stacked;
+    std::vector<Source> sources;
     for (const std::string& name : names) {
-      const float* weight = reader_.matrix(name + ".weight", outputs, inner);
-      const float* values = reader_.vector(name + ".bias", outputs);
-      if (model_.arena.counting()) continue;
-      stacked.insert(stacked.end(), weight, weight + static_cast<std::ptrdiff_t>(outputs) * inner);
-      bias = std::copy_n(values, outputs, bias);
+      sources.push_back(reader_.source(name, outputs, inner));
+      if (model_.plan.of(name) != model_.plan.of(names[0])) {
+        throw Error("plan: " + name + " and " + names[0] + " are multiplied together and need one precision");
+      }
     }
-    if (model_.arena.counting()) return {total, inner, nullptr, nullptr};
-    kernels_.pack(stacked.data(), total, inner, packed);
-    return {total, inner, packed, bias - total};
+    return pack(model_.arena, sources, model_.plan.of(names[0]), kernels_);
   }
 
   LayerNorm norm(const std::string& name) {
@@ -106,29 +104,87 @@ class Placer {
 
 }  // namespace
 
-Model::Model(const EncoderConfig& encoder_config, const Arrays& arrays, const Kernels& kernels)
-    : config(encoder_config) {
+Model::Model(const EncoderConfig& encoder_config, const Plan& run_plan, const Arrays& arrays, const Kernels& kernels)
+    : config(encoder_config), plan(run_plan) {
   config.check();
+  plan.check(config);
   WeightReader reader(arrays);
   Placer placer(*this, reader, kernels);
   placer.place();
   arena.commit();
   placer.place();
+  for (int layer = 0; layer < config.layers; ++layer) {
+    if (plan.drops(layer) && !layers[static_cast<std::size_t>(layer)].attention) {
+      throw Error("plan: layer " + std::to_string(layer) + " drops tokens, but has no attention to choose them by");
+    }
+  }
+}
+
+void Model::use(const std::vector<int>& heads, const std::vector<int>& ffn) {
+  if (heads.size() != layers.size() || ffn.size() != layers.size()) {
+    throw Error("select: " + std::to_string(heads.size()) + " layers, the encoder has " + std::to_string(layers.size()));
+  }
+  const auto check = [](const char* what, std::size_t layer, int wanted, int stored) {
+    if (wanted < 0 || wanted > stored) {
+      throw Error("select: " + std::to_string(wanted) + " " + what + " of layer " + std::to_string(layer) +
+                  ", which has " + std::to_string(stored));
+    }
+  };
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    check("heads", i, heads[i], layers[i].attention ? layers[i].attention->heads : 0);
+    check("FFN rows", i, ffn[i], layers[i].ffn ? layers[i].ffn->rows : 0);
+    if (layers[i].attention) layers[i].attention->end.output.check_inner(heads[i] * config.head_dim);
+    if (layers[i].ffn) layers[i].ffn->end.output.check_inner(ffn[i]);
+    if (plan.drops(static_cast<int>(i)) && heads[i] == 0) {
+      throw Error("select: layer " + std::to_string(i) + " drops tokens and needs a head to choose them by");
+    }
+  }
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].attention) {
+      AttentionLayer& layer = *layers[i].attention;
+      layer.end.output.use_inner(heads[i] * config.head_dim);
+      layer.used_heads = heads[i];
+    }
+    if (layers[i].ffn) {
+      FfnLayer& layer = *layers[i].ffn;
+      layer.end.output.use_inner(ffn[i]);
+      layer.used_rows = ffn[i];
+    }
+  }
+}
+
+Precision Model::next_precision(int layer, bool after_ffn) const {
+  if (!after_ffn && layers[static_cast<std::size_t>(layer)].has_ffn()) {
+    return layers[static_cast<std::size_t>(layer)].ffn->input.matrix.precision;
+  }
+  for (auto i = static_cast<std::size_t>(layer + 1); i < layers.size(); ++i) {
+    if (layers[i].has_attention()) return layers[i].attention->query_key_value.matrix.precision;
+    if (layers[i].has_ffn()) return layers[i].ffn->input.matrix.precision;
+  }
+  return head_dense ? head_dense->matrix.precision : head_output.matrix.precision;
+}
+
+int Model::last_attention() const {
+  for (int i = config.layers - 1; i >= 0; --i) {
+    if (layers[static_cast<std::size_t>(i)].has_attention()) return i;
+  }
+  return -1;
 }
 
 int Model::widest_inner() const {
   int widest = std::max(config.hidden, config.outputs);
   for (const Layer& layer : layers) {
-    if (layer.attention) widest = std::max(widest, layer.attention->query_key_value.outputs);
-    if (layer.ffn) widest = std::max(widest, layer.ffn->input.outputs);
+    if (layer.attention) widest = std::max(widest, layer.attention->query_key_value.matrix.outputs);
+    if (layer.ffn) widest = std::max(widest, layer.ffn->rows);
   }
   return widest;
 }
 
-int Model::widest_context() const {
+int Model::widest_input() const {
   int widest = config.hidden;
   for (const Layer& layer : layers) {
-    if (layer.attention) widest = std::max(widest, layer.attention->end.output.inner);
+    if (layer.attention) widest = std::max(widest, layer.attention->end.output.matrix.inner);
+    if (layer.ffn) widest = std::max(widest, layer.ffn->rows);
   }
   return widest;
 }

@@ -7,17 +7,11 @@
 
 #include "base/arena.h"
 #include "encoder/config.h"
+#include "encoder/matrix.h"
 #include "encoder/weights.h"
 #include "kernels/kernels.h"
 
 namespace prunetime {
-
-struct Linear {
-  int outputs = 0;
-  int inner = 0;
-  const float* packed = nullptr;
-  const float* bias = nullptr;
-};
 
 // The last step of a sub-layer: LayerNorm(hidden + output(...)), with the hidden indices that are kept of the output.
 struct SublayerEnd {
@@ -26,13 +20,17 @@ struct SublayerEnd {
   LayerNorm norm{};
 };
 
+// `heads` and `rows` are how many are stored, `used_heads` and `used_rows` how many of them are run now, the first ones.
 struct AttentionLayer {
   int heads = 0;
-  Linear query_key_value;  // outputs in that order
+  int used_heads = 0;
+  Linear query_key_value;  // outputs in that order, each padded to whole strips
   SublayerEnd end;
 };
 
 struct FfnLayer {
+  int rows = 0;
+  int used_rows = 0;
   Linear input;
   SublayerEnd end;
 };
@@ -41,24 +39,36 @@ struct FfnLayer {
 struct Layer {
   std::optional<AttentionLayer> attention;
   std::optional<FfnLayer> ffn;
+
+  bool has_attention() const { return attention && attention->used_heads > 0; }
+  bool has_ffn() const { return ffn && ffn->used_rows > 0; }
 };
 
 struct Model {
   // Throws Error where the arrays are not an encoder of `config`.
-  Model(const EncoderConfig& config, const Arrays& arrays, const Kernels& kernels);
+  Model(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, const Kernels& kernels);
+
+  // Runs only the first heads and FFN rows of every layer from now on. Throws Error where there are not so many.
+  void use(const std::vector<int>& heads, const std::vector<int>& ffn);
 
   EncoderConfig config;
+  Plan plan;
   Arena arena;
   const float* word = nullptr;  // tables: rows of row_stride(hidden)
   const float* position = nullptr;
   const float* token_type = nullptr;  // null: none
   LayerNorm embedding_norm{};
   std::vector<Layer> layers;
-  Linear head_dense;
+  std::optional<Linear> head_dense;  // not where token_rows
   Linear head_output;
 
+  // The precision in which the hidden rows are read next after the attention or the FFN of `layer`; -1: the embedding.
+  Precision next_precision(int layer, bool after_ffn = true) const;
+  // The last layer that has attention, -1: none. From there on, only the first token of each sequence matters to a head
+  // that reads no other.
+  int last_attention() const;
   int widest_inner() const;  // most numbers between a sub-layer's first and last matrix (query, key and value, or FFN)
-  int widest_context() const;
+  int widest_input() const;  // most numbers that any matrix reads
 };
 
 }  // namespace prunetime

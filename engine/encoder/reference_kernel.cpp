@@ -28,24 +28,24 @@ class Noise {
 
 ReferenceKernel::ReferenceKernel(const Kernels& kernels)
     : kernels_(kernels), tokens_(std::string_view(kernels.isa) == "portable" ? 4 : 12) {
-  take();
-  arena_.commit();
-  take();
   Noise noise;
-  std::vector<float> weight(static_cast<std::size_t>(kWidth) * kWidth);
-  for (float* packed : weights_) {
+  std::vector<std::vector<float>> weights(kLayers, std::vector<float>(kWidth * kWidth));
+  for (auto& weight : weights) {
     for (float& value : weight) value = noise.next() * 0.1F;
-    kernels_.pack(weight.data(), kWidth, kWidth, packed);
   }
+  take(weights);
+  arena_.commit();
+  take(weights);
   for (std::ptrdiff_t i = 0; i < tokens_ * row_stride(kWidth); ++i) start_[i] = noise.next();
 }
 
-void ReferenceKernel::take() {
-  weights_.clear();
-  for (int layer = 0; layer < kLayers; ++layer) {
-    weights_.push_back(arena_.take<float>(kernels_.packed_floats(kWidth, kWidth)));
+void ReferenceKernel::take(const std::vector<std::vector<float>>& weights) {
+  const std::vector<float> bias(kWidth);
+  layers_.clear();
+  for (const auto& weight : weights) {
+    const Source source{.outputs = kWidth, .inner = kWidth, .bias = bias.data(), .weight = weight.data()};
+    layers_.push_back(pack(arena_, {source}, Precision::fp32, kernels_));
   }
-  bias_ = arena_.take<float>(kWidth);
   const auto activations = static_cast<std::size_t>(tokens_ * row_stride(kWidth));
   start_ = arena_.take<float>(activations);
   for (float*& buffer : buffers_) buffer = arena_.take<float>(activations);
@@ -53,20 +53,18 @@ void ReferenceKernel::take() {
 
 float ReferenceKernel::run() {
   const FlushDenormals flush;
-  const float* input = start_;
+  float* input = start_;
   float* output = buffers_[0];
-  for (const float* packed : weights_) {
-    kernels_.gemm({.input = input,
-                   .input_stride = row_stride(kWidth),
+  for (const Linear& layer : layers_) {
+    kernels_.gemm({.input = {Precision::fp32, input, kWidth, nullptr, nullptr},
                    .tokens = tokens_,
-                   .inner = kWidth,
-                   .packed = packed,
-                   .bias = bias_,
+                   .matrix = layer.matrix,
                    .output = output,
-                   .output_stride = row_stride(kWidth),
-                   .first_panel = 0,
-                   .end_panel = kernels_.panels(kWidth),
-                   .activation = Activation::gelu});
+                   .output_bytes = row_bytes(kWidth),
+                   .output_precision = Precision::fp32,
+                   .activation = Activation::gelu,
+                   .first_strip = 0,
+                   .end_strip = layer.matrix.strips()});
     input = output;
     output = output == buffers_[0] ? buffers_[1] : buffers_[0];
   }

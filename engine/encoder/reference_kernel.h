@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/arena.h"
+#include "encoder/matrix.h"
 #include "kernels/kernels.h"
 
 namespace prunetime {
@@ -18,13 +19,12 @@ class ReferenceKernel {
   const char* isa() const { return kernels_.isa; }
 
  private:
-  void take();
+  void take(const std::vector<std::vector<float>>& weights);
 
   const Kernels& kernels_;
   const int tokens_;
   Arena arena_;
-  std::vector<float*> weights_;
-  float* bias_ = nullptr;
+  std::vector<Linear> layers_;
   float* start_ = nullptr;
   float* buffers_[2] = {};
 };

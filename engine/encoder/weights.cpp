@@ -17,6 +17,10 @@ std::string text_of(const std::vector<std::int64_t>& shape) {
   return text + "]";
 }
 
+bool is_grain(std::int64_t rows, std::int64_t columns) {
+  return (rows == 32 && (columns == 32 || columns == 16 || columns == 1)) || (rows == 16 && columns == 16);
+}
+
 // Without a branch in the loop, so that it runs at the speed of memory.
 bool all_finite(const float* values, std::int64_t count) {
   constexpr std::uint32_t kExponent = 0x7f800000;
@@ -58,14 +62,38 @@ const float* WeightReader::finite(const std::string& name, const std::vector<std
               "; every weight must be finite");
 }
 
-int WeightReader::outputs(const std::string& name, int most) const {
+int WeightReader::size(const std::string& name, int most) const {
   const Array& array = find(name);
-  const std::int64_t rows = array.shape.empty() ? 0 : array.shape[0];
-  if (rows < 1 || rows > most) {
-    throw Error("weights: " + name + " has shape " + text_of(array.shape) + "; it must have 1 to " +
-                std::to_string(most) + " rows");
+  if (array.shape.size() != 1 || array.shape[0] < 1 || array.shape[0] > most) {
+    throw Error("weights: " + name + " has shape " + text_of(array.shape) + "; it must have from 1 to " +
+                std::to_string(most) + " numbers");
   }
-  return static_cast<int>(rows);
+  return static_cast<int>(array.shape[0]);
+}
+
+Source WeightReader::source(const std::string& name, int outputs, int inner) {
+  Source source{.outputs = outputs, .inner = inner, .bias = vector(name + ".bias", outputs)};
+  if (!has(name + ".blocks")) {
+    source.weight = matrix(name + ".weight", outputs, inner);
+    return source;
+  }
+  const std::vector<std::int64_t> shape = find(name + ".blocks").shape;
+  if (shape.size() != 3 || !is_grain(shape[1], shape[2])) {
+    throw Error("weights: " + name + ".blocks has shape " + text_of(shape) +
+                "; it must be [kept, rows, columns] with blocks of 32x32, 32x16, 16x16 or 32x1");
+  }
+  source.block_rows = static_cast<int>(shape[1]);
+  source.block_columns = static_cast<int>(shape[2]);
+  const int row_blocks = (outputs + source.block_rows - 1) / source.block_rows;
+  const std::int64_t most = static_cast<std::int64_t>(row_blocks) * source.column_blocks();
+  if (shape[0] > most) {
+    throw Error("weights: " + name + ".blocks has " + std::to_string(shape[0]) + " blocks; the matrix has room for " +
+                std::to_string(most));
+  }
+  source.kept = static_cast<int>(shape[0]);
+  source.blocks = finite(name + ".blocks", shape);
+  source.block_index = indices(name + ".block_index", source.kept, static_cast<int>(most));
+  return source;
 }
 
 const float* WeightReader::matrix(const std::string& name, int rows, int columns) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "encoder/matrix.h"
+
 namespace prunetime {
 
 enum class Type { float32, int32 };
@@ -26,10 +28,12 @@ class WeightReader {
   explicit WeightReader(const Arrays& arrays) : arrays_(arrays) {}
 
   bool has(const std::string& name) const { return arrays_.count(name) > 0; }
-  // Outputs (first dimension) of the matrix `name`, which must be from 1 to `most`.
-  int outputs(const std::string& name, int most) const;
+  // Size of the vector `name`, which must be from 1 to `most`.
+  int size(const std::string& name, int most) const;
   // A matrix [rows, columns] of finite numbers.
   const float* matrix(const std::string& name, int rows, int columns);
+  // The matrix [outputs, inner] that is stored as `name`.weight, or as `name`.blocks and `name`.block_index, and its bias.
+  Source source(const std::string& name, int outputs, int inner);
   // A vector [size] of finite numbers.
   const float* vector(const std::string& name, int size);
   // `count` ascending indices below `limit`.

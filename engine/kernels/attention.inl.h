@@ -11,9 +11,10 @@ std::size_t attention_scratch_floats(int longest, int head_dim) {
 // out[rows][Vectors] = left right, where right has `inner` rows of kPanel.
 template <int Vectors>
 inline void multiply_panel(Left left, int rows, const float* right, int inner, float* out) {
-  for_each_tile(rows, [&]<int Rows>(int first) {
-    Tile<Rows, 1, Vectors> tile{};
-    tile.multiply({left.values + first * left.row_step, left.row_step, left.inner_step}, right, kPanel, 0, inner);
+  for_each_tile<kTileRows>(rows, [&]<int Rows>(int first) {
+    Tile<Fp32, Rows, 1, Vectors> tile{};
+    tile.multiply({left.values + first * left.row_bytes, left.row_bytes, left.inner_bytes},
+                  reinterpret_cast<const std::uint32_t*>(right), kPanel, 0, inner);
     for (int row = 0; row < Rows; ++row) {
       for (int v = 0; v < Vectors; ++v) store(out + (first + row) * kPanel + v * kLanes, tile.sums[row][v]);
     }
@@ -38,6 +39,11 @@ inline Vec exponentiate(float* scores, int keys) {
   return 1.0F / total;
 }
 
+// Adds what one vector of queries attended to, every lane's probability being its score times `reciprocal`.
+inline void receive(const float* scores, Vec reciprocal, const Attention& a) {
+  for (int key = 0; key < a.length; ++key) a.received[key] += sum(load(scores + key * kPanel) * reciprocal);
+}
+
 template <int Vectors>
 void attend(const Attention& a, int first, int queries, float* scratch) {
   float* scores = scratch;                                                     // [length][kPanel]
@@ -49,10 +55,16 @@ void attend(const Attention& a, int first, int queries, float* scratch) {
   for (int d = 0; d < a.head_dim; ++d) {
     for (int lane = queries; lane < Vectors * kLanes; ++lane) panel[d * kPanel + lane] = 0.0F;
   }
-  multiply_panel<Vectors>({a.key, a.stride, 1}, a.length, panel, a.head_dim, scores);
+  const std::ptrdiff_t row = a.stride * static_cast<std::ptrdiff_t>(sizeof(float));
+  multiply_panel<Vectors>({reinterpret_cast<const std::byte*>(a.key), row, sizeof(float)}, a.length, panel, a.head_dim,
+                          scores);
   Vec reciprocal[Vectors];
-  for (int v = 0; v < Vectors; ++v) reciprocal[v] = exponentiate(scores + v * kLanes, a.length);
-  multiply_panel<Vectors>({a.value, 1, a.stride}, a.head_dim, scores, a.length, panel);
+  for (int v = 0; v < Vectors; ++v) {
+    reciprocal[v] = exponentiate(scores + v * kLanes, a.length);
+    if (a.received != nullptr) receive(scores + v * kLanes, keep_first(reciprocal[v], queries - v * kLanes), a);
+  }
+  multiply_panel<Vectors>({reinterpret_cast<const std::byte*>(a.value), sizeof(float), row}, a.head_dim, scores,
+                          a.length, panel);
   for (int d = 0; d < a.head_dim; ++d) {
     for (int v = 0; v < Vectors; ++v) {
       float* place = panel + d * kPanel + v * kLanes;
@@ -66,8 +78,9 @@ void attend(const Attention& a, int first, int queries, float* scratch) {
 }
 
 void attention(const Attention& a, float* scratch) {
-  for (int first = 0; first < a.length; first += kPanel) {
-    const int queries = a.length - first < kPanel ? a.length - first : kPanel;
+  for (int key = 0; a.received != nullptr && key < a.length; ++key) a.received[key] = 0.0F;
+  for (int first = 0; first < a.queries; first += kPanel) {
+    const int queries = a.queries - first < kPanel ? a.queries - first : kPanel;
     if (queries > kLanes) {
       attend<2>(a, first, queries, scratch);
     } else {

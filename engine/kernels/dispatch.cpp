@@ -11,7 +11,10 @@ std::vector<const Kernels*> supported_kernels() {
   std::vector<const Kernels*> supported{&kPortableKernels};
 #if defined(__x86_64__)
   if (cpu_has_avx2()) supported.push_back(&kAvx2Kernels);
+  if (cpu_has_avx2_vnni()) supported.push_back(&kAvx2VnniKernels);
   if (cpu_has_avx512()) supported.push_back(&kAvx512Kernels);
+  if (cpu_has_avx512_vnni()) supported.push_back(&kAvx512VnniKernels);
+  if (cpu_has_avx512_bf16()) supported.push_back(&kAvx512Bf16Kernels);
 #endif
   return supported;
 }

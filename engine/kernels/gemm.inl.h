@@ -1,5 +1,5 @@
-// The GEMM: weights packed into panels of kPanel outputs, [inner][kPanel] each; tiles of rows x vectors in registers.
-// Included once by each table, after math.inl.h.
+// The GEMM: tiles of rows x vectors in registers, walked over the kept blocks of a panel. Included once by each table,
+// after arithmetic.inl.h and encode.inl.h.
 
 #if defined(__clang__)
 #define PRUNETIME_UNROLL _Pragma("unroll")
@@ -12,36 +12,39 @@ namespace {
 
 constexpr int kPanelVectors = 2;
 constexpr int kPanel = kPanelVectors * kLanes;
+constexpr int kMostRows = kTileRows > kSplitTileRows ? kTileRows : kSplitTileRows;
 
-// `left` is read as left[row * row_step + k * inner_step].
+// `left` is read as left[row * row_bytes + k * inner_bytes], one group each.
 struct Left {
-  const float* values;
-  std::ptrdiff_t row_step;
-  std::ptrdiff_t inner_step;
+  const std::byte* values;
+  std::ptrdiff_t row_bytes;
+  std::ptrdiff_t inner_bytes;
 };
 
-// A tile of `Rows` x (`Panels` * Vectors) sums over `inner`, in registers. Vector v of panel p of `right` is read as
-// right[p * panel_step + k * right_step + v * kLanes]. Each sum starts at what is in `sums`, and runs over k upwards.
-template <int Rows, int Panels, int Vectors>
+// A tile of `Rows` x (`Panels` * `Vectors`) sums, in registers. Each sum starts at what is in `sums` and runs over the
+// groups upwards. Vector v of panel p of `right` is read as right[p * panel_step + group * right_step + v * kLanes].
+template <class Arithmetic, int Rows, int Panels, int Vectors>
 struct Tile {
-  Vec sums[Rows][Panels * Vectors];
+  typename Arithmetic::Sum sums[Rows][Panels * Vectors];
 
-  inline __attribute__((always_inline)) void multiply(Left left, const float* right, std::ptrdiff_t right_step,
-                                                      std::ptrdiff_t panel_step, int inner) {
-    const float* rows = left.values;
-    for (int k = 0; k < inner; ++k) {
-      Vec columns[Panels * Vectors];
+  inline __attribute__((always_inline)) void multiply(Left left, const std::uint32_t* right, std::ptrdiff_t right_step,
+                                                      std::ptrdiff_t panel_step, int groups) {
+    const std::byte* rows = left.values;
+    for (int group = 0; group < groups; ++group) {
+      typename Arithmetic::Right columns[Panels * Vectors];
       PRUNETIME_UNROLL
       for (int v = 0; v < Panels * Vectors; ++v) {
-        columns[v] = load(right + v / Vectors * panel_step + v % Vectors * kLanes);
+        columns[v] = Arithmetic::right(right + v / Vectors * panel_step + v % Vectors * kLanes);
       }
       PRUNETIME_UNROLL
       for (int row = 0; row < Rows; ++row) {
-        const Vec factor = broadcast(rows[row * left.row_step]);
+        const typename Arithmetic::Left factor = Arithmetic::left(rows + row * left.row_bytes);
         PRUNETIME_UNROLL
-        for (int v = 0; v < Panels * Vectors; ++v) sums[row][v] = fma(factor, columns[v], sums[row][v]);
+        for (int v = 0; v < Panels * Vectors; ++v) {
+          sums[row][v] = Arithmetic::multiply_add(factor, columns[v], sums[row][v]);
+        }
       }
-      rows += left.inner_step;
+      rows += left.inner_bytes;
       right += right_step;
     }
   }
@@ -56,73 +59,142 @@ inline __attribute__((always_inline)) void with_rows(int rows, const Use& use) {
   use.template operator()<Most>();
 }
 
-// Cuts `rows` into tiles as even as can be and calls use.template operator()<tile rows>(first row) for each.
-template <class Use>
+// Cuts `rows` into tiles of at most `Most`, as even as can be, and calls use.template operator()<tile rows>(first row).
+template <int Most, class Use>
 inline __attribute__((always_inline)) void for_each_tile(int rows, const Use& use) {
-  const int tiles = (rows + kTileRows - 1) / kTileRows;
+  const int tiles = (rows + Most - 1) / Most;
   for (int tile = 0, first = 0; tile < tiles; ++tile) {
     const int count = (rows - first) / (tiles - tile);
-    with_rows<kTileRows>(count, [&]<int Rows>() { use.template operator()<Rows>(first); });
+    with_rows<Most>(count, [&]<int Rows>() { use.template operator()<Rows>(first); });
     first += count;
   }
 }
 
-template <int Rows, int Panels>
-void gemm_tile(const Gemm& g, int first_token, int panel) {
-  Tile<Rows, Panels, kPanelVectors> tile;
-  const std::ptrdiff_t panel_step = static_cast<std::ptrdiff_t>(g.inner) * kPanel;
-  const float* bias = g.bias + panel * kPanel;
-  float* output = g.output + first_token * g.output_stride + panel * kPanel;
-  PRUNETIME_UNROLL
-  for (int v = 0; v < Panels * kPanelVectors; ++v) {
-    const Vec start = load(bias + v * kLanes);
-    PRUNETIME_UNROLL
-    for (int row = 0; row < Rows; ++row) tile.sums[row][v] = start;
-  }
-  tile.multiply({g.input + first_token * g.input_stride, g.input_stride, 1}, g.packed + panel * panel_step, kPanel,
-                panel_step, g.inner);
-  PRUNETIME_UNROLL
-  for (int row = 0; row < Rows; ++row) {
-    PRUNETIME_UNROLL
-    for (int v = 0; v < Panels * kPanelVectors; ++v) {
-      store(output + row * g.output_stride + v * kLanes, tile.sums[row][v]);
+// Activates `rows` x `columns` finished sums and writes them where they belong.
+void write_tile(const Gemm& g, const float* tile, std::ptrdiff_t tile_stride, int first_row, int first_column,
+                int rows, int columns) {
+  std::byte* output = static_cast<std::byte*>(g.output) + first_row * g.output_bytes;
+  for (int row = 0; row < rows; ++row, tile += tile_stride, output += g.output_bytes) {
+    if (g.output_precision == Precision::fp32) {
+      float* to = reinterpret_cast<float*>(output) + first_column;
+      for (int column = 0; column < columns; column += kLanes) {
+        store(to + column, activate(g.activation, load(tile + column)));
+      }
+      continue;
+    }
+    std::uint16_t* to = reinterpret_cast<std::uint16_t*>(output) + first_column;
+    int column = 0;
+    for (; column + 2 * kLanes <= columns; column += 2 * kLanes) {
+      store_bf16(to + column, activate(g.activation, load(tile + column)),
+                 activate(g.activation, load(tile + column + kLanes)));
+    }
+    if (column < columns) {
+      std::uint16_t both[2 * kLanes];
+      const Vec last = activate(g.activation, load(tile + column));
+      store_bf16(both, last, last);
+      __builtin_memcpy(to + column, both, sizeof both / 2);
     }
   }
-  if (g.activation == Activation::identity) return;
-  for (int row = 0; row < Rows; ++row) {  // a second look while the tile is in the L1 cache
-    for (int v = 0; v < Panels * kPanelVectors; ++v) {
-      float* place = output + row * g.output_stride + v * kLanes;
-      store(place, activate(g.activation, load(place)));
+}
+
+// Where a panel lies in its matrix.
+struct Panel {
+  int strip;
+  int column;  // its first output
+  const std::uint32_t* values;
+};
+
+inline Panel panel_of(const Matrix& m, int strip, int index, int panel_outputs) {
+  const std::ptrdiff_t stored = static_cast<std::ptrdiff_t>(m.first_block[strip]) * m.stored_groups;
+  const std::ptrdiff_t here = static_cast<std::ptrdiff_t>(m.first_block[strip + 1]) * m.stored_groups - stored;
+  return {strip, strip * m.strip + index * panel_outputs, m.values + stored * m.strip + index * here * panel_outputs};
+}
+
+template <class Arithmetic, int Rows, int Panels, int Vectors>
+void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int first_row) {
+  constexpr int kOutputs = Vectors * kLanes;
+  const Matrix& m = g.matrix;
+  Tile<Arithmetic, Rows, Panels, Vectors> tile;
+  PRUNETIME_UNROLL
+  for (int v = 0; v < Panels * Vectors; ++v) {
+    const int column = panel.column + v * kLanes;
+    if constexpr (Arithmetic::kWholeNumbers) {
+      const Ints sum = load_groups(reinterpret_cast<const std::uint32_t*>(m.weight_sum) + column);
+      PRUNETIME_UNROLL
+      for (int row = 0; row < Rows; ++row) tile.sums[row][v] = sum * -g.input.zero[first_row + row];
+    } else {
+      const Vec start = load(m.bias + column);
+      PRUNETIME_UNROLL
+      for (int row = 0; row < Rows; ++row) tile.sums[row][v] = start;
     }
   }
+  const std::ptrdiff_t input_bytes = row_bytes(m.inner, m.precision);
+  const std::byte* input = static_cast<const std::byte*>(g.input.values) + first_row * input_bytes;
+  const std::uint32_t* values = panel.values;
+  for (int block = m.first_block[panel.strip]; block < m.end_block[panel.strip]; ++block) {
+    tile.multiply({input + static_cast<std::ptrdiff_t>(m.starts[block]) * kGroupBytes, input_bytes, kGroupBytes},
+                  values, kOutputs, panel_step, m.groups);
+    values += static_cast<std::ptrdiff_t>(m.stored_groups) * kOutputs;
+  }
+  float finished[Rows * Panels * kOutputs];
+  const bool in_place = g.activation == Activation::identity && g.output_precision == Precision::fp32;
+  float* to = in_place ? reinterpret_cast<float*>(static_cast<std::byte*>(g.output) + first_row * g.output_bytes) + panel.column
+                       : finished;
+  const std::ptrdiff_t stride = in_place ? g.output_bytes / 4 : Panels * kOutputs;
+  PRUNETIME_UNROLL
+  for (int v = 0; v < Panels * Vectors; ++v) {
+    const int column = panel.column + v * kLanes;
+    PRUNETIME_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      if constexpr (Arithmetic::kWholeNumbers) {
+        const Vec scale = load(m.scale + column) * g.input.scale[first_row + row];
+        store(to + row * stride + v * kLanes, fma(to_floats(tile.sums[row][v]), scale, load(m.bias + column)));
+      } else {
+        store(to + row * stride + v * kLanes, tile.sums[row][v]);
+      }
+    }
+  }
+  if (!in_place) write_tile(g, finished, stride, first_row, panel.column, Rows, Panels * kOutputs);
+}
+
+template <class Arithmetic, int Vectors>
+void gemm_strips(const Gemm& g) {
+  // Few tokens make few independent sums: several panels at once hide the latency of the multiply-add.
+  constexpr int kFewTokens = Arithmetic::kRows / 4 < 1 ? 1 : Arithmetic::kRows / 4;
+  constexpr int kPanelsAtOnce = 4;
+  constexpr int kOutputs = Vectors * kLanes;
+  const Matrix& m = g.matrix;
+  const int panels = m.strip / kOutputs;
+  const std::ptrdiff_t panel_step = static_cast<std::ptrdiff_t>(m.stored_groups) * kOutputs;  // in a dense matrix
+  int item = g.first_strip * panels;
+  const int end = g.end_strip * panels;
+  if (m.dense && g.tokens <= kFewTokens) {
+    for (; item + kPanelsAtOnce <= end; item += kPanelsAtOnce) {
+      const Panel panel = panel_of(m, item / panels, item % panels, kOutputs);
+      with_rows<kFewTokens>(
+          g.tokens, [&]<int Rows>() { gemm_tile<Arithmetic, Rows, kPanelsAtOnce, Vectors>(g, panel, panel_step, 0); });
+    }
+  }
+  for (; item < end; ++item) {
+    const Panel panel = panel_of(m, item / panels, item % panels, kOutputs);
+    for_each_tile<Arithmetic::kRows>(
+        g.tokens, [&]<int Rows>(int first) { gemm_tile<Arithmetic, Rows, 1, Vectors>(g, panel, 0, first); });
+  }
+}
+
+template <class Arithmetic>
+void gemm_as(const Gemm& g) {
+  if constexpr (kPanel == kPad) {
+    if (g.matrix.strip < kPanel) return gemm_strips<Arithmetic, kPanelVectors / 2>(g);
+  }
+  gemm_strips<Arithmetic, kPanelVectors>(g);
 }
 
 void gemm(const Gemm& g) {
-  // Few tokens make few independent sums: several panels at once hide the latency of the multiply-add.
-  constexpr int kFewTokens = kTileRows / 4;
-  constexpr int kPanelsAtOnce = 4;
-  int panel = g.first_panel;
-  if (g.tokens <= kFewTokens) {
-    for (; panel + kPanelsAtOnce <= g.end_panel; panel += kPanelsAtOnce) {
-      with_rows<kFewTokens>(g.tokens, [&]<int Rows>() { gemm_tile<Rows, kPanelsAtOnce>(g, 0, panel); });
-    }
-  }
-  for (; panel < g.end_panel; ++panel) {
-    for_each_tile(g.tokens, [&]<int Rows>(int first) { gemm_tile<Rows, 1>(g, first, panel); });
-  }
-}
-
-std::size_t packed_floats(int outputs, int inner) {
-  return static_cast<std::size_t>((outputs + kPanel - 1) / kPanel) * kPanel * static_cast<std::size_t>(inner);
-}
-
-void pack(const float* weight, int outputs, int inner, float* packed) {
-  for (int first = 0; first < outputs; first += kPanel) {
-    for (int k = 0; k < inner; ++k) {
-      for (int output = first; output < first + kPanel; ++output) {
-        *packed++ = output < outputs ? weight[static_cast<std::ptrdiff_t>(output) * inner + k] : 0.0F;
-      }
-    }
+  switch (g.matrix.precision) {
+    case Precision::fp32: return gemm_as<Fp32>(g);
+    case Precision::bf16: return gemm_as<Bf16>(g);
+    case Precision::int8: return gemm_as<Int8>(g);
   }
 }
 

@@ -9,43 +9,93 @@
 
 namespace prunetime {
 
-// Buffers of floats that kernels read and write have rows of row_stride(width) floats and hold zeros beyond `width`,
-// so that kernels handle whole vectors and whole panels.
+enum class Precision { fp32, bf16, int8 };
+
+// The inner dimension of a product is walked in groups of 32 bits: one float, two bf16 or four int8.
+constexpr int kGroupBytes = 4;
+constexpr int group_size(Precision precision) {
+  return precision == Precision::fp32 ? 1 : precision == Precision::bf16 ? 2 : 4;
+}
+constexpr int number_bytes(Precision precision) { return kGroupBytes / group_size(precision); }
+
+// Outputs of matrices are padded to multiples of this many.
 constexpr int kPad = 32;
+constexpr int padded(int width) { return (width + kPad - 1) / kPad * kPad; }
 
-constexpr std::ptrdiff_t padded(int width) { return (static_cast<std::ptrdiff_t>(width) + kPad - 1) / kPad * kPad; }
+// Bytes from one row of `width` numbers to the next. An odd number of cache lines: rows at a power of two apart would
+// share a few sets of the cache. Kernels may read and write whole vectors, up to the end of the row.
+constexpr std::ptrdiff_t row_bytes(int width, Precision precision = Precision::fp32) {
+  constexpr std::ptrdiff_t kTwoLines = 128;
+  const std::ptrdiff_t used = static_cast<std::ptrdiff_t>(width) * number_bytes(precision);
+  return (used + kTwoLines - 1) / kTwoLines * kTwoLines + kTwoLines / 2;
+}
 
-// An odd number of cache lines: rows at a power of two apart would share a few sets of the cache.
-constexpr std::ptrdiff_t row_stride(int width) { return padded(width) + kPad / 2; }
+// Floats from one row of `width` floats to the next.
+constexpr std::ptrdiff_t row_stride(int width) { return row_bytes(width) / 4; }
 
 enum class Activation { identity, gelu, relu, tanh };
 
-// output[tokens, outputs] = activation(input[tokens, inner] weight[outputs, inner]^T + bias), panels [first, end).
-struct Gemm {
-  const float* input;
-  std::ptrdiff_t input_stride;
-  int tokens;
-  int inner;
-  const float* packed;  // by Kernels::pack
-  const float* bias;    // padded(outputs)
-  float* output;
-  std::ptrdiff_t output_stride;
-  int first_panel;
-  int end_panel;
-  Activation activation;
+// Rows of numbers, row_bytes(width, precision) apart, zeros beyond `width` (int8: anything).
+// int8 numbers are unsigned with a scale and a zero point of their row: number = scale * (byte - zero).
+struct Encoded {
+  Precision precision;
+  void* values;
+  int width;
+  float* scale;        // int8: [rows]
+  std::int32_t* zero;  // int8: [rows]
 };
 
-// context[length, head_dim] = softmax(scale query key^T) value of one head of one sequence; all [length, head_dim].
+// Weights [outputs, inner] as the GEMM reads them. Outputs lie in strips of 32 or 16, and every strip has its own list of
+// kept blocks: `stored_groups` groups of the inner dimension each. A dense matrix is one block a strip.
+//
+// Of a strip, panel after panel (Kernels::panel outputs) holds all its blocks: [blocks][stored_groups][panel] groups.
+// `groups`, `end_block` and `weight_sum` are what is multiplied now: all, or a prefix of the inner dimension.
+struct Matrix {
+  Precision precision = Precision::fp32;
+  int outputs = 0;
+  int inner = 0;
+  int strip = kPad;
+  int stored_groups = 0;
+  int groups = 0;
+  bool dense = true;
+  const std::uint32_t* values = nullptr;
+  const std::int32_t* first_block = nullptr;  // [strips + 1]
+  const std::int32_t* end_block = nullptr;    // [strips]
+  const std::int32_t* starts = nullptr;       // [blocks] the group at which a block starts, ascending in a strip
+  const float* bias = nullptr;                // [padded(outputs)]
+  const float* scale = nullptr;               // int8: [padded(outputs)], weight = scale * byte
+  const std::int32_t* weight_sum = nullptr;   // int8: [padded(outputs)], of the bytes over what is multiplied
+
+  int strips() const { return padded(outputs) / strip; }
+};
+
+// output[tokens, outputs] = activation(input[tokens, inner] weight^T + bias) for the strips [first, end).
+struct Gemm {
+  const Encoded& input;  // in the matrix's precision, `inner` wide
+  int tokens;
+  const Matrix& matrix;
+  void* output;
+  std::ptrdiff_t output_bytes;  // from one row to the next
+  Precision output_precision;   // fp32 or bf16
+  Activation activation;
+  int first_strip;
+  int end_strip;
+};
+
+// context[queries, head_dim] = softmax(scale query key^T) value of one head of one sequence; key and value [length,
+// head_dim]. Where `received` [length] is given, it gets what every token was attended to: the sum over the queries.
 struct Attention {
   const float* query;
   const float* key;
   const float* value;
-  std::ptrdiff_t stride;
+  std::ptrdiff_t stride;  // floats
+  int queries;
   int length;
   int head_dim;
   float scale;
   float* context;
   std::ptrdiff_t context_stride;
+  float* received;
 };
 
 struct LayerNorm {
@@ -77,25 +127,37 @@ struct Residual {
   int end_token;
 };
 
+// to[i] = the first `width` numbers of from[rows[i]], for i in [first, end); without `rows`, of from[i]. As fp32 it is a
+// copy. Beyond `width`, up to padded(width), `from` holds zeros.
+struct Encode {
+  const float* from;  // rows of row_stride(to.width)
+  const std::int32_t* rows;
+  int width;  // at most to.width
+  int first;
+  int end;
+};
+
 struct Kernels {
   const char* isa;
-  int panel;  // outputs that are computed together; divides kPad
+  int panel;            // outputs that are computed together, of a strip of 32; a strip of 16 has min(panel, 16)
+  int groups_multiple;  // a dense matrix's groups are padded to a multiple of this
 
-  std::size_t (*packed_floats)(int outputs, int inner);
-  void (*pack)(const float* weight, int outputs, int inner, float* packed);
   void (*gemm)(const Gemm&);
   std::size_t (*attention_scratch_floats)(int longest, int head_dim);
   void (*attention)(const Attention&, float* scratch);
   void (*embed)(const Embedding&, const LayerNorm&);
   void (*add_and_norm)(const Residual&, const LayerNorm&);
-
-  int panels(int outputs) const { return (outputs + panel - 1) / panel; }
+  void (*encode)(const Encode&, const Encoded& to);
+  void (*leave)();  // every thread calls it when its part of a pass is done
 };
 
 extern const Kernels kPortableKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx2VnniKernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512VnniKernels;
+extern const Kernels kAvx512Bf16Kernels;
 #endif
 
 }  // namespace prunetime

@@ -66,5 +66,20 @@ void add_and_norm(const Residual& r, const LayerNorm& norm) {
   }
 }
 
+void encode(const Encode& e, const Encoded& to) {
+  const std::ptrdiff_t to_bytes = row_bytes(to.width, to.precision);
+  for (int i = e.first; i < e.end; ++i) {
+    const float* from = e.from + (e.rows == nullptr ? i : e.rows[i]) * row_stride(to.width);
+    std::byte* out = static_cast<std::byte*>(to.values) + i * to_bytes;
+    switch (to.precision) {
+      case Precision::fp32: __builtin_memcpy(out, from, static_cast<std::size_t>(to_bytes)); break;
+      case Precision::bf16: encode_bf16(from, e.width, reinterpret_cast<std::uint16_t*>(out)); break;
+      case Precision::int8:
+        encode_u8(from, e.width, reinterpret_cast<std::uint8_t*>(out), to.scale + i, to.zero + i);
+        break;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace prunetime

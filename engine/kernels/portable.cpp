@@ -5,9 +5,9 @@
 namespace prunetime {
 namespace {
 
-constexpr const char* kIsa = "portable";
 constexpr int kLanes = 4;
 constexpr int kTileRows = 4;
+constexpr int kSplitTileRows = 4;
 using Vec = float __attribute__((vector_size(16)));
 using Bits = std::int32_t __attribute__((vector_size(16)));
 using Unaligned = float __attribute__((vector_size(16), aligned(4), may_alias));
@@ -61,6 +61,22 @@ inline Vec expand(const float* packed, std::uint32_t lanes) {
 }  // namespace
 }  // namespace prunetime
 
+#include "kernels/arithmetic.inl.h"
+
+namespace prunetime {
+namespace {
+
+// Sums of the products of the two 16-bit numbers of every lane.
+inline Ints multiply_pairs(Ints a, Ints b) {
+  return (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+}
+
+using Bf16 = SplitBf16;
+using Int8 = SplitInt8;
+
+}  // namespace
+}  // namespace prunetime
+
 #include "kernels/table.inl.h"
 
-const prunetime::Kernels prunetime::kPortableKernels = prunetime::table();
+const prunetime::Kernels prunetime::kPortableKernels = prunetime::table("portable");

@@ -1,7 +1,4 @@
-// Everything of a table, from the vector type that the including file defines: kIsa, kLanes, kTileRows (rows of a tile
-// of two vectors that fit the registers), Vec, load, store, broadcast, fma, max, min, sum and expand.
-#include "kernels/math.inl.h"
-
+// Everything of a table, from the vector type and the arithmetic that the including file defines.
 #include "kernels/encode.inl.h"
 #include "kernels/gemm.inl.h"
 
@@ -13,16 +10,19 @@ namespace {
 
 static_assert(kPad % kPanel == 0);
 
-constexpr Kernels table() {
-  return {.isa = kIsa,
+void leave_nothing() {}
+
+constexpr Kernels table(const char* isa) {
+  return {.isa = isa,
           .panel = kPanel,
-          .packed_floats = packed_floats,
-          .pack = pack,
+          .groups_multiple = 1,
           .gemm = gemm,
           .attention_scratch_floats = attention_scratch_floats,
           .attention = attention,
           .embed = embed,
-          .add_and_norm = add_and_norm};
+          .add_and_norm = add_and_norm,
+          .encode = encode,
+          .leave = leave_nothing};
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from prunetime import _engine
 from prunetime.arch import ArchSpec
 from prunetime.errors import EngineError
+from prunetime.plan import Plan
 from prunetime.runtime import engine as runtime
 from prunetime.runtime.engine import Engine, supported_isas
 from prunetime.runtime.ragged import Ragged
@@ -24,6 +25,7 @@ CONFIG = random_config(RNG, layers=2, heads=2, head_dim=16, ffn=64, vocabulary=5
 SPEC = ArchSpec.full(CONFIG.dims).with_layer(0, attention_rows=0).with_layer(1, ffn_rows=8)
 WEIGHTS = random_weights(CONFIG, SPEC, RNG)
 SETTINGS = runtime._settings(CONFIG)
+PLAN = runtime._run_plan(CONFIG, None, Plan())
 ENGINE = Engine(CONFIG, WEIGHTS)
 
 
@@ -36,9 +38,9 @@ def with_value(array, value):
 @pytest.mark.parametrize("name", sorted(WEIGHTS))
 def test_every_array_is_needed(name):
     weights = {key: array for key, array in WEIGHTS.items() if key != name}
-    if name == "layers.1.query.weight":
+    if name == "layers.1.query.bias":
         pattern = "layers.1.* is not part of this encoder"
-    elif name in ("layers.0.ffn_input.weight", "layers.1.ffn_input.weight"):
+    elif name in ("layers.0.ffn_input.bias", "layers.1.ffn_input.bias"):
         pattern = "ffn.* is not part of this encoder"
     else:
         pattern = f"{name} is missing"
@@ -231,7 +233,7 @@ def test_random_weights_and_settings_give_an_encoder_or_an_error(data):
     for name in data.draw(st.lists(st.sampled_from(sorted(SETTINGS)), max_size=2)):
         config[name] = data.draw(st.one_of(st.integers(-5, 100), st.integers(), st.floats(), st.text(), st.none()))
     try:
-        encoder = _engine.Encoder(config, weights, data.draw(st.integers(-1, 3)))
+        encoder = _engine.Encoder(config, PLAN, weights, data.draw(st.integers(-1, 3)))
     except ValueError:
         return
     assert encoder.forward(ids(1), ids(1), np.int32([0, 1])).shape == (1, 2)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime import _engine
-from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.arch import MATRICES, ArchSpec, LayerSpec
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import EngineError
+from prunetime.plan import Plan
 from prunetime.runtime.ragged import Ragged
 
 ReferenceKernel = _engine.ReferenceKernel
@@ -23,7 +24,8 @@ class Engine:
 
     `weights` are the arrays of an encoder of `config` by name; a sub-layer without arrays is gone. They are copied.
     `threads` includes the calling thread. `isa` is one of `supported_isas()`; without it the environment variable
-    PRUNETIME_ISA decides, and without that the CPU.
+    PRUNETIME_ISA decides, and without that the CPU. `spec` is needed for what arrays cannot say: the fraction of the
+    tokens that every layer keeps. `plan` says the precision of every matrix.
 
     Raises:
         EngineError: an array is missing, unexpected, of another shape or type, or not finite; `isa` or `threads`
@@ -36,10 +38,13 @@ class Engine:
         weights: Mapping[str, NDArray[Any]],
         threads: int = 1,
         isa: str | None = None,
+        *,
+        spec: ArchSpec | None = None,
+        plan: Plan = Plan(),  # noqa: B008 (immutable)
     ) -> None:
         arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
         try:
-            self._encoder = _engine.Encoder(_settings(config), arrays, threads, isa or "")
+            self._encoder = _engine.Encoder(_settings(config), _run_plan(config, spec, plan), arrays, threads, isa or "")
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
         self.config = config
@@ -71,6 +76,29 @@ class Engine:
         return logits, nanoseconds / 1e3
 
 
+    def select(self, spec: ArchSpec) -> None:
+        """Runs only the first heads and FFN rows of every layer, as many as `spec` says, until the next call.
+
+        Raises:
+            EngineError: `spec` has more of them than this encoder, or cuts a block apart.
+        """
+        try:
+            self._encoder.select([layer.heads for layer in spec.layers], [layer.ffn for layer in spec.layers])
+        except (ValueError, TypeError) as error:
+            raise EngineError(str(error)) from None
+
+    def kept(self, batch: Ragged) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Logits, and [layers, tokens] which tokens are left after each layer.
+
+        From the last attention on, only the first token of each sequence is, if the head reads no other.
+        """
+        try:
+            logits, kept = self._encoder.forward_kept(batch.ids, batch.types, batch.offsets)
+        except (ValueError, TypeError) as error:
+            raise EngineError(str(error)) from None
+        return logits, kept.astype(np.bool_)
+
+
 def engine_build() -> str:
     """Identifies the build of the engine: it changes with the version, the compiler and the engine's sources."""
     return _engine.BUILD
@@ -98,4 +126,13 @@ def _settings(config: EncoderConfig) -> dict[str, Any]:
         "head_activation": family.head_activation,
         "layer_norm_eps": config.layer_norm_eps,
         "outputs": config.outputs,
+        "token_rows": config.rows == "tokens",
+        "separator": -1 if config.separator is None else config.separator,
     }
+
+
+def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: Plan) -> dict[str, Any]:
+    layers = range(config.dims.layers)
+    precision = {f"layers.{i}.{matrix}": plan.of(i, matrix).precision for i in layers for matrix in MATRICES}
+    precision["head.dense"] = "fp32" if plan.default.precision == "fp32" else "bf16"
+    return {"precision": precision, "tokens": [1.0 if spec is None else spec.layers[i].tokens for i in layers]}

@@ -1,0 +1,232 @@
+#include "encoder/matrix.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <string>
+
+#include "base/error.h"
+
+namespace prunetime {
+namespace {
+
+constexpr float kLargestByte = 127.0F;
+constexpr int kLongestInt8 = 1 << 16;  // 255 * 127 * 2^16 still fits the 32 bits of a sum
+
+int groups_of(int width, Precision precision) { return (width + group_size(precision) - 1) / group_size(precision); }
+
+// Which blocks of every strip are kept.
+struct Pattern {
+  int strip = kPad;
+  int groups = 0;  // of a block
+  bool dense = true;
+  std::vector<std::vector<std::int32_t>> starts;  // of every strip's blocks
+};
+
+// A grain that cuts through a group is coarsened to whole groups.
+Pattern pattern_of(const std::vector<Source>& sources, Precision precision, int groups_multiple) {
+  Pattern pattern;
+  const int inner_groups = groups_of(sources[0].inner, precision);
+  int columns = kPad;
+  for (const Source& source : sources) {
+    if (source.weight != nullptr) continue;
+    pattern.dense = false;
+    pattern.strip = std::min(pattern.strip, source.block_rows);
+    columns = std::min(columns, source.block_columns);
+  }
+  pattern.groups = pattern.dense ? (inner_groups + groups_multiple - 1) / groups_multiple * groups_multiple
+                                 : std::max(1, columns / group_size(precision));
+  const int units = (inner_groups + pattern.groups - 1) / pattern.groups;
+  const int unit_columns = pattern.groups * group_size(precision);
+  for (const Source& source : sources) {
+    for (int first = 0; first < padded(source.outputs); first += pattern.strip) {
+      std::vector<bool> keeps(static_cast<std::size_t>(units), source.weight != nullptr);
+      for (int i = 0; i < source.kept; ++i) {
+        const int row = source.block_index[i] / source.column_blocks() * source.block_rows;
+        if (first < row || first >= row + source.block_rows) continue;
+        const int column = source.block_index[i] % source.column_blocks() * source.block_columns;
+        const int end = std::min(column + source.block_columns, source.inner);
+        for (int unit = column / unit_columns; unit * unit_columns < end; ++unit) {
+          keeps[static_cast<std::size_t>(unit)] = true;
+        }
+      }
+      auto& starts = pattern.starts.emplace_back();
+      for (int unit = 0; unit < units; ++unit) {
+        if (keeps[static_cast<std::size_t>(unit)]) starts.push_back(unit * pattern.groups);
+      }
+    }
+  }
+  return pattern;
+}
+
+// The weights of a source as one dense matrix; `room` holds it where the source has blocks.
+const float* dense_weights(const Source& source, std::vector<float>& room) {
+  if (source.weight != nullptr) return source.weight;
+  room.assign(static_cast<std::size_t>(source.outputs) * static_cast<std::size_t>(source.inner), 0.0F);
+  for (int i = 0; i < source.kept; ++i) {
+    const int row = source.block_index[i] / source.column_blocks() * source.block_rows;
+    const int column = source.block_index[i] % source.column_blocks() * source.block_columns;
+    const int width = std::min(source.block_columns, source.inner - column);
+    for (int r = 0; r < std::min(source.block_rows, source.outputs - row); ++r) {
+      std::copy_n(source.blocks + (static_cast<std::ptrdiff_t>(i) * source.block_rows + r) * source.block_columns, width,
+                  room.data() + static_cast<std::ptrdiff_t>(row + r) * source.inner + column);
+    }
+  }
+  return room.data();
+}
+
+std::uint32_t bf16_of(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // ties to even; weights are finite
+}
+
+// One row of weights of which groups are read; null: a row of padding.
+struct Row {
+  const float* weights = nullptr;
+  int inner = 0;
+  Precision precision = Precision::fp32;
+  float inverse_scale = 0.0F;
+
+  std::uint32_t group(int index) const {
+    if (weights == nullptr) return 0;
+    std::uint32_t bits = 0;
+    const int size = group_size(precision);
+    for (int i = 0; i < size; ++i) {
+      const int column = index * size + i;
+      if (column >= inner) break;
+      bits |= number(weights[column]) << (8 * number_bytes(precision) * i);
+    }
+    return bits;
+  }
+
+ private:
+  std::uint32_t number(float weight) const {
+    switch (precision) {
+      case Precision::fp32: return std::bit_cast<std::uint32_t>(weight);
+      case Precision::bf16: return bf16_of(weight);
+      case Precision::int8: break;
+    }
+    const float byte = std::nearbyint(weight * inverse_scale);
+    return static_cast<std::uint32_t>(static_cast<std::int32_t>(byte)) & 0xff;
+  }
+};
+
+// Fills `sums` with the sum of every output's bytes over what is multiplied.
+void sum_bytes(const Matrix& m, int panel, std::int32_t* sums) {
+  std::fill_n(sums, padded(m.outputs), 0);
+  for (int strip = 0; strip < m.strips(); ++strip) {
+    const int stored = m.first_block[strip + 1] - m.first_block[strip];
+    for (int column = 0; column < m.strip; column += panel) {
+      const std::uint32_t* values =
+          m.values + (static_cast<std::ptrdiff_t>(m.first_block[strip]) * m.strip + stored * column) * m.stored_groups;
+      for (int block = m.first_block[strip]; block < m.end_block[strip]; ++block) {
+        for (int item = 0; item < m.groups * panel; ++item) {
+          const auto bytes = std::bit_cast<std::array<std::int8_t, 4>>(values[item]);
+          sums[strip * m.strip + column + item % panel] += bytes[0] + bytes[1] + bytes[2] + bytes[3];
+        }
+        values += m.stored_groups * panel;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void Linear::check_inner(int inner) const {
+  const int size = group_size(matrix.precision);
+  const int whole = matrix.dense ? size : size * matrix.stored_groups;
+  if (inner < matrix.inner && inner % whole != 0) {
+    throw Error("a prefix of " + std::to_string(inner) + " of " + std::to_string(matrix.inner) +
+                " inputs cuts a block of " + std::to_string(whole) + " apart");
+  }
+}
+
+void Linear::use_inner(int inner) {
+  const int groups = groups_of(inner, matrix.precision);
+  matrix.groups = !matrix.dense || inner == matrix.inner ? matrix.stored_groups : groups;
+  for (int strip = 0; strip < matrix.strips(); ++strip) {
+    const std::int32_t* first = matrix.starts + matrix.first_block[strip];
+    const std::int32_t* end = matrix.starts + matrix.first_block[strip + 1];
+    end_block[strip] = static_cast<std::int32_t>(std::lower_bound(first, end, groups) - matrix.starts);
+  }
+  if (matrix.precision == Precision::int8) sum_bytes(matrix, panel, weight_sum);
+}
+
+Linear pack(Arena& arena, const std::vector<Source>& sources, Precision precision, const Kernels& kernels) {
+  const int inner = sources[0].inner;
+  if (precision == Precision::int8 && inner > kLongestInt8) {
+    throw Error("int8 sums at most " + std::to_string(kLongestInt8) + " products, not " + std::to_string(inner));
+  }
+  const Pattern pattern = pattern_of(sources, precision, kernels.groups_multiple);
+  const auto strips = pattern.starts.size();
+  std::size_t blocks = 0;
+  for (const auto& starts : pattern.starts) blocks += starts.size();
+  const auto outputs = strips * static_cast<std::size_t>(pattern.strip);
+  auto* values = arena.take<std::uint32_t>(blocks * static_cast<std::size_t>(pattern.groups * pattern.strip));
+  auto* first_block = arena.take<std::int32_t>(strips + 1);
+  auto* end_block = arena.take<std::int32_t>(strips);
+  auto* starts = arena.take<std::int32_t>(blocks);
+  auto* bias = arena.take<float>(outputs);
+  const bool bytes = precision == Precision::int8;
+  auto* scale = bytes ? arena.take<float>(outputs) : nullptr;
+  auto* weight_sum = bytes ? arena.take<std::int32_t>(outputs) : nullptr;
+
+  Linear linear{.matrix = {.precision = precision,
+                           .outputs = sources.size() == 1 ? sources[0].outputs : static_cast<int>(outputs),
+                           .inner = inner,
+                           .strip = pattern.strip,
+                           .stored_groups = pattern.groups,
+                           .groups = pattern.groups,
+                           .dense = pattern.dense,
+                           .values = values,
+                           .first_block = first_block,
+                           .end_block = end_block,
+                           .starts = starts,
+                           .bias = bias,
+                           .scale = scale,
+                           .weight_sum = weight_sum},
+                .panel = std::min(kernels.panel, pattern.strip),
+                .end_block = end_block,
+                .weight_sum = weight_sum};
+  if (arena.counting()) return linear;
+
+  std::vector<float> room;
+  std::vector<Row> rows(static_cast<std::size_t>(linear.panel));
+  std::size_t strip = 0;
+  for (const Source& source : sources) {
+    const float* weights = dense_weights(source, room);
+    std::copy_n(source.bias, source.outputs, bias + strip * static_cast<std::size_t>(pattern.strip));
+    for (int first = 0; first < padded(source.outputs); first += pattern.strip, ++strip) {
+      const auto& kept = pattern.starts[strip];
+      first_block[strip + 1] = first_block[strip] + static_cast<std::int32_t>(kept.size());
+      std::copy(kept.begin(), kept.end(), starts + first_block[strip]);
+      for (int output = first; output < first + pattern.strip; output += linear.panel) {
+        for (int lane = 0; lane < linear.panel; ++lane) {
+          Row& row = rows[static_cast<std::size_t>(lane)];
+          row = {.inner = inner, .precision = precision};
+          if (output + lane < source.outputs) {
+            row.weights = weights + static_cast<std::ptrdiff_t>(output + lane) * inner;
+          }
+          if (!bytes) continue;
+          float largest = 0.0F;
+          for (int k = 0; k < inner && row.weights != nullptr; ++k) {
+            largest = std::max(largest, std::fabs(row.weights[k]));
+          }
+          const float step = largest < 0x1p-100F ? 1.0F : largest / kLargestByte;
+          row.inverse_scale = largest < 0x1p-100F ? 0.0F : kLargestByte / largest;
+          scale[strip * static_cast<std::size_t>(pattern.strip) + static_cast<std::size_t>(output - first + lane)] = step;
+        }
+        for (const std::int32_t start : kept) {
+          for (int group = start; group < start + pattern.groups; ++group) {
+            for (const Row& row : rows) *values++ = row.group(group);
+          }
+        }
+      }
+    }
+  }
+  linear.use_inner(inner);
+  return linear;
+}
+
+}  // namespace prunetime

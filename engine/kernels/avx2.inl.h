@@ -1,0 +1,110 @@
+// What the tables for AVX2 and FMA share, with AVX-VNNI where the including file is compiled for it. Only intrinsics
+// here: a function of the standard library compiled with these flags could be the copy that the linker keeps for
+// everybody.
+#include <immintrin.h>
+
+#include "kernels/kernels.h"
+
+namespace prunetime {
+namespace {
+
+constexpr int kLanes = 8;
+constexpr int kTileRows = 6;
+constexpr int kSplitTileRows = 4;
+using Vec = __m256;
+
+inline Vec load(const float* from) { return _mm256_loadu_ps(from); }
+inline void store(float* to, Vec v) { _mm256_storeu_ps(to, v); }
+inline Vec broadcast(float value) { return _mm256_set1_ps(value); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+
+inline float sum(Vec v) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+inline std::int32_t greatest_bits(Vec v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+  const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, _MM_SHUFFLE(1, 0, 3, 2)));
+  return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, _MM_SHUFFLE(2, 3, 0, 1))));
+}
+
+// Two vectors as bf16, ties to even, denormals as zeros.
+inline void store_bf16(std::uint16_t* to, Vec low, Vec high) {
+  const auto rounded = [](Vec v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i number = _mm256_castps_si256(
+        _mm256_blendv_ps(_mm256_castsi256_ps(nearest), _mm256_castsi256_ps(quiet), _mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+    const __m256i exponent = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f800000));
+    const __m256i denormal = _mm256_cmpeq_epi32(exponent, _mm256_setzero_si256());
+    const __m256i magnitude = _mm256_and_si256(denormal, _mm256_set1_epi32(INT32_MAX));
+    return _mm256_srli_epi32(_mm256_andnot_si256(magnitude, number), 16);
+  };
+  const __m256i packed = _mm256_packus_epi32(rounded(low), rounded(high));  // fours of columns: 0, 2, 1, 3
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
+}
+
+// Each value rounded to a whole number, ties to even, plus `zero`, as 0..255.
+inline void store_u8(std::uint8_t* to, Vec a, Vec b, Vec c, Vec d, std::int32_t zero) {
+  const __m256i zeros = _mm256_set1_epi16(static_cast<short>(zero));
+  const auto words = [&](Vec v, Vec w) {
+    return _mm256_add_epi16(_mm256_packs_epi32(_mm256_cvtps_epi32(v), _mm256_cvtps_epi32(w)), zeros);
+  };
+  const __m256i bytes = _mm256_packus_epi16(words(a, b), words(c, d));  // fours of columns, by 128 bits
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(bytes, order));
+}
+
+// Lane i takes the packed value numbered by the kept lanes below it.
+inline Vec expand(const float* packed, std::uint32_t lanes) {
+  const __m256i lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i all_lanes = _mm256_set1_epi32(static_cast<int>(lanes));
+  const __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(all_lanes, lane_bit), lane_bit);
+  alignas(32) std::int32_t source[kLanes];
+  for (int lane = 0, next = 0; lane < kLanes; ++lane) {
+    source[lane] = next;
+    next += static_cast<int>(lanes >> lane & 1U);
+  }
+  const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(source));
+  return _mm256_and_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(packed), order), _mm256_castsi256_ps(kept));
+}
+
+}  // namespace
+}  // namespace prunetime
+
+#include "kernels/arithmetic.inl.h"
+
+namespace prunetime {
+namespace {
+
+inline Ints multiply_pairs(Ints a, Ints b) { return (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+
+using Bf16 = SplitBf16;
+
+#if defined(__AVXVNNI__)
+struct NativeInt8 {
+  static constexpr bool kWholeNumbers = true;
+  static constexpr int kRows = kTileRows;
+  using Sum = Ints;
+  using Left = Ints;
+  using Right = Ints;
+  static Left left(const std::byte* from) { return broadcast_group(from); }
+  static Right right(const std::uint32_t* from) { return load_groups(from); }
+  static Sum multiply_add(Left left, Right right, Sum sum) {
+    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)left, (__m256i)right);
+  }
+};
+using Int8 = NativeInt8;
+#else
+using Int8 = SplitInt8;
+#endif
+
+}  // namespace
+}  // namespace prunetime
