@@ -15,6 +15,11 @@ TILE = 32
 MATRICES = ("query", "key", "value", "attention_output", "ffn_input", "ffn_output")
 """The weight matrices of one layer, in the order in which the forward pass reads them."""
 
+FFN_MATRICES = MATRICES[4:]
+
+GRAINS = ((32, 32), (32, 16), (16, 16), (32, 1))
+"""The (rows, columns) that blocks of weights may have."""
+
 
 @dataclass(frozen=True)
 class Dims:
@@ -58,8 +63,23 @@ class KeptBlocks:
     def __post_init__(self) -> None:
         if self.matrix not in MATRICES:
             raise InputError(f"blocks of {self.matrix!r}: the matrices of a layer are {', '.join(MATRICES)}")
-        if self.rows < 1 or self.columns < 1 or self.kept < 0:
+        counts = (self.rows, self.columns, self.kept)
+        if any(type(count) is not int for count in counts) or min(self.rows, self.columns) < 1 or self.kept < 0:
             raise InputError(f"blocks of {self.matrix}: {self.kept} of {self.rows}x{self.columns} is no block count")
+
+    def grid(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(row blocks, column blocks) of a matrix of `shape`; the last of each may reach over its edge."""
+        return block_grid(shape, self.rows, self.columns)
+
+
+def block_grid(shape: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
+    """(row blocks, column blocks) of `rows` x `columns` that cover a matrix of `shape`."""
+    return math.ceil(shape[0] / rows), math.ceil(shape[1] / columns)
+
+
+def tokens_kept(share: float, length: int) -> int:
+    """Tokens left of a sequence of `length` tokens when `share` of them are kept: max(1, ceil(share x length))."""
+    return max(1, math.ceil(share * length))
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,8 @@ class LayerSpec:
     `attention_rows` and `ffn_rows` are the rows kept of the two output matrices (their output dimensions, at most
     `hidden`); what a pruned output row would have added to the residual is zero. A sub-layer with zero heads or zero
     rows is gone: its input passes on unchanged, without its bias and LayerNorm. `tokens` is the fraction of the
-    tokens that came in which are kept after the layer: k = max(1, ceil(tokens x length)).
+    tokens that came in which are kept after the attention: k = max(1, ceil(tokens x length)), those that received the
+    most attention. `blocks` has at most one entry per matrix, in the order of `MATRICES`.
     """
 
     heads: int
@@ -78,6 +99,10 @@ class LayerSpec:
     ffn_rows: int
     blocks: tuple[KeptBlocks, ...] = ()
     tokens: float = 1.0
+
+    def __post_init__(self) -> None:
+        ordered = sorted(self.blocks, key=lambda block: MATRICES.index(block.matrix))
+        object.__setattr__(self, "blocks", tuple(ordered))
 
     @classmethod
     def full(cls, dims: Dims) -> LayerSpec:
@@ -93,7 +118,11 @@ class LayerSpec:
 
     def tokens_kept(self, length: int) -> int:
         """Tokens left of a sequence of `length` tokens after this layer."""
-        return max(1, math.ceil(self.tokens * length))
+        return tokens_kept(self.tokens, length)
+
+    def blocks_of(self, matrix: str) -> KeptBlocks | None:
+        """What is kept of `matrix`, or None where it is dense."""
+        return next((block for block in self.blocks if block.matrix == matrix), None)
 
     def matrix_shapes(self, dims: Dims) -> dict[str, tuple[int, int]]:
         """(output rows, input columns) of every matrix this layer still has."""
@@ -107,10 +136,14 @@ class LayerSpec:
             shapes["ffn_output"] = (self.ffn_rows, self.ffn)
         return shapes
 
+    def matrix_weights(self, dims: Dims) -> dict[str, int]:
+        """Weights kept of every matrix this layer still has; a block that reaches over the edge counts whole."""
+        dense = {name: rows * columns for name, (rows, columns) in self.matrix_shapes(dims).items()}
+        return dense | {b.matrix: b.kept * b.rows * b.columns for b in self.blocks if b.matrix in dense}
+
     def weights(self, dims: Dims) -> int:
         """Weights kept in the matrices of this layer (biases and LayerNorms not counted)."""
-        kept = {b.matrix: b.kept * b.rows * b.columns for b in self.blocks}
-        return sum(kept.get(name, rows * cols) for name, (rows, cols) in self.matrix_shapes(dims).items())
+        return sum(self.matrix_weights(dims).values())
 
     def check(self, dims: Dims, where: str = "layer") -> None:
         """Raises InputError where a count is outside `dims` or rows are not kept in whole tiles."""
@@ -127,12 +160,21 @@ class LayerSpec:
                 raise InputError(f"{where}: {name} is {value}; rows are kept in multiples of {TILE} (or all {limit})")
         if not 0.0 < self.tokens <= 1.0:
             raise InputError(f"{where}: tokens is {self.tokens!r}; it must be above 0 and at most 1")
+        if self.tokens < 1.0 and not self.has_attention:
+            raise InputError(f"{where}: tokens is {self.tokens}, but without attention none can be chosen: set it to 1")
+        self._check_blocks(dims, where)
+
+    def _check_blocks(self, dims: Dims, where: str) -> None:
         shapes = self.matrix_shapes(dims)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             if block.matrix not in shapes:
                 raise InputError(f"{where}: blocks of {block.matrix}, which this layer does not have")
-            rows, columns = shapes[block.matrix]
-            limit = math.ceil(rows / block.rows) * math.ceil(columns / block.columns)
+            if index and self.blocks[index - 1].matrix == block.matrix:
+                raise InputError(f"{where}: blocks of {block.matrix} are given twice")
+            if (block.rows, block.columns) not in GRAINS:
+                grains = ", ".join(f"{rows}x{columns}" for rows, columns in GRAINS)
+                raise InputError(f"{where}: {block.matrix} has blocks of {block.rows}x{block.columns}; use {grains}")
+            limit = math.prod(block.grid(shapes[block.matrix]))
             if block.kept > limit:
                 raise InputError(f"{where}: {block.kept} blocks kept in {block.matrix}; there are {limit}")
 
@@ -188,10 +230,13 @@ class ArchSpec:
         """Multiplications and additions of one sequence of `length` tokens in the encoder layers."""
         total = 0
         for layer in self.layers:
-            total += 2 * length * layer.weights(dims)
+            weights = layer.matrix_weights(dims)
+            in_ffn = sum(weights.get(name, 0) for name in FFN_MATRICES)
+            total += 2 * length * (sum(weights.values()) - in_ffn)
             if layer.has_attention:
                 total += 4 * length * length * layer.heads * dims.head_dim
             length = layer.tokens_kept(length)
+            total += 2 * length * in_ffn
         return total
 
     def to_json(self) -> list[dict[str, Any]]:

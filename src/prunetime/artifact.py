@@ -30,15 +30,21 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save_file as save_safetensors
 
 from prunetime.arch import ArchSpec
+from prunetime.blocks import check_blocks
 from prunetime.config import EncoderConfig
 from prunetime.errors import ArtifactError, InputError
 from prunetime.plan import Plan
 from prunetime.task import Task
 
-FORMAT = 1
+FORMAT = 2
+"""What is written. Format 1 is read too: it had neither blocks nor dropped tokens, and all of it ran in fp32."""
+
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+
+INDEX_ARRAYS = ("_rows", "block_index")
+"""How the names of the arrays end that hold int32 indices; all others hold float32."""
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
 
@@ -56,7 +62,8 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.spec.check(self.config.dims)
+        self.config.check(self.spec)
+        self.plan.check(self.spec)
         if self.config.outputs != self.task.outputs:
             raise InputError(f"the model has {self.config.outputs} outputs, its task needs {self.task.outputs}")
         if self.task.max_length > self.config.dims.positions:
@@ -79,7 +86,7 @@ class Manifest:
         return cls(
             EncoderConfig.from_json(data["config"]),
             ArchSpec.from_json(data["spec"]),
-            Plan.from_json(data["plan"]),
+            Plan.from_json(data["plan"]) if data["format"] > 1 else Plan(),
             Task.from_json(data["task"]),
             data["provenance"],
         )
@@ -140,7 +147,10 @@ def write(folder: str | Path, manifest: Manifest, weights: Weights, files: Mappi
 
 
 def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every array of a compact model. Matrices are [output rows, input columns]."""
+    """Name and shape of every array of a compact model. Matrices are [output rows, input columns].
+
+    One that is pruned in blocks has the arrays of `prunetime.blocks` in place of its weight.
+    """
     dims, hidden = config.dims, config.dims.hidden
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word.weight": (dims.vocabulary, hidden),
@@ -148,15 +158,20 @@ def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int,
         "embeddings.token_type.weight": (config.token_types, hidden),
         "embeddings.norm.weight": (hidden,),
         "embeddings.norm.bias": (hidden,),
-        "head.dense.weight": (hidden, hidden),
-        "head.dense.bias": (hidden,),
         "head.output.weight": (config.outputs, hidden),
         "head.output.bias": (config.outputs,),
     }
+    if config.rows == "pooled":
+        shapes |= {"head.dense.weight": (hidden, hidden), "head.dense.bias": (hidden,)}
     for index, layer in enumerate(spec.layers):
         prefix = f"layers.{index}."
         for matrix, (rows, columns) in layer.matrix_shapes(dims).items():
-            shapes[f"{prefix}{matrix}.weight"] = (rows, columns)
+            block = layer.blocks_of(matrix)
+            if block is None:
+                shapes[f"{prefix}{matrix}.weight"] = (rows, columns)
+            else:
+                shapes[f"{prefix}{matrix}.blocks"] = (block.kept, block.rows, block.columns)
+                shapes[f"{prefix}{matrix}.block_index"] = (block.kept,)
             shapes[f"{prefix}{matrix}.bias"] = (rows,)
         for present, norm, rows_name, rows in (
             (layer.has_attention, "attention_norm", "attention_rows", layer.attention_rows),
@@ -177,13 +192,23 @@ def check_weights(weights: Weights, config: EncoderConfig, spec: ArchSpec) -> No
         raise InputError(f"weights do not fit the spec: missing {missing[:3]}, unexpected {unexpected[:3]}")
     for name, shape in expected.items():
         array = weights[name]
-        dtype = np.int32 if name.endswith("_rows") else np.float32
+        dtype = np.int32 if name.endswith(INDEX_ARRAYS) else np.float32
         if array.shape != shape or array.dtype != dtype:
             raise InputError(f"{name} is {array.dtype} {array.shape}; the spec asks for {np.dtype(dtype)} {shape}")
-        if dtype is np.float32 and not math.isfinite(float(np.sum(array, dtype=np.float64))):
+        if dtype is np.float32 and not _finite(array):
             raise InputError(f"{name} holds a number that is not finite")
-        if dtype is np.int32 and (np.any(np.diff(array) <= 0) or array[0] < 0 or array[-1] >= config.dims.hidden):
+        if name.endswith("_rows") and (np.any(np.diff(array) <= 0) or array[0] < 0 or array[-1] >= config.dims.hidden):
             raise InputError(f"{name} must be ascending row numbers from 0 to {config.dims.hidden - 1}")
+    for index, layer in enumerate(spec.layers):
+        matrices = layer.matrix_shapes(config.dims)
+        for block in layer.blocks:
+            name = f"layers.{index}.{block.matrix}"
+            check_blocks(name, weights[f"{name}.blocks"], weights[f"{name}.block_index"], matrices[block.matrix])
+
+
+def _finite(array: NDArray[Any]) -> bool:
+    with np.errstate(invalid="ignore"):  # infinities of both signs add up to a NaN
+        return math.isfinite(float(np.sum(array, dtype=np.float64)))
 
 
 @contextmanager

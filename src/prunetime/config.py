@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from prunetime.arch import Dims, strict_keys
+from prunetime.arch import ArchSpec, Dims, strict_keys
 from prunetime.errors import InputError
 
 
@@ -39,12 +39,17 @@ RUNNABLE = ("bert",)
 """Families that load, train and run today; the others only have their differences written down."""
 
 
+Rows = Literal["pooled", "tokens"]
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """Everything the forward pass needs besides the spec and the weights.
 
     `embedding` is the width of the embedding tables (ELECTRA projects it up to `dims.hidden`), `outputs` the number
-    of logits of the head.
+    of logits of the head. `rows` says what the head reads: `pooled`, the first token's row, through a dense layer (one
+    row of logits per sequence), or `tokens`, every token's (one row of logits per token, and no dense layer).
+    Where tokens are dropped, those with the id `separator` stay before others do.
     """
 
     family: str
@@ -53,6 +58,8 @@ class EncoderConfig:
     token_types: int
     layer_norm_eps: float
     outputs: int
+    separator: int | None = None
+    rows: Rows = "pooled"
 
     def __post_init__(self) -> None:
         if self.family not in RUNNABLE:
@@ -63,6 +70,21 @@ class EncoderConfig:
             raise InputError(f"layer_norm_eps is {self.layer_norm_eps}: it must be above 0 and below 1")
         if self.token_types < 1 or self.embedding < 1:
             raise InputError(f"token_types {self.token_types} and embedding {self.embedding} must be at least 1")
+        if self.rows not in get_args(Rows):
+            raise InputError(f"rows is {self.rows!r}; use one of {', '.join(get_args(Rows))}")
+        last = self.dims.vocabulary - 1
+        if self.separator is not None and not (type(self.separator) is int and 0 <= self.separator <= last):
+            raise InputError(f"separator is {self.separator!r}; it must be a token id from 0 to {last}, or none")
+
+    def check(self, spec: ArchSpec) -> None:
+        """Raises InputError where `spec` does not fit `dims`, or drops tokens whose rows the head reads."""
+        spec.check(self.dims)
+        dropping = [index for index, layer in enumerate(spec.layers) if layer.tokens < 1.0]
+        if self.rows == "tokens" and dropping:
+            raise InputError(
+                f"layer {dropping[0]} drops tokens, but the head gives a row of logits for every token: keep them all "
+                "or use pooled rows"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec, strict_keys
+from prunetime.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid, strict_keys
 from prunetime.errors import InputError
 
 Bools = NDArray[np.bool_]
@@ -25,6 +24,9 @@ class BlockMask:
     rows: int
     columns: int
     kept: Bools
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kept", _read_only(self.kept, 2, "blocks"))
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -52,11 +54,7 @@ class LayerMask:
 
     def __post_init__(self) -> None:
         for name in PARTS:
-            array = np.array(getattr(self, name), dtype=np.bool_)
-            if array.ndim != 1:
-                raise InputError(f"mask of {name} has shape {array.shape}; it must be one row of booleans")
-            array.setflags(write=False)
-            object.__setattr__(self, name, array)
+            object.__setattr__(self, name, _read_only(getattr(self, name), 1, name))
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -101,8 +99,7 @@ class Mask:
                     raise InputError(f"layer {index}: mask of {name} has {got} entries, the encoder {width}")
             shapes = layer.spec().matrix_shapes(dims)
             for name, block in layer.blocks.items():
-                rows, columns = shapes.get(name, (0, 0))
-                grid = (math.ceil(rows / block.rows), math.ceil(columns / block.columns))
+                grid = block_grid(shapes.get(name, (0, 0)), block.rows, block.columns)
                 if block.kept.shape != grid:
                     raise InputError(f"layer {index}: block mask of {name} is {block.kept.shape}, must be {grid}")
         self.spec().check(dims)
@@ -123,12 +120,30 @@ def rank(scores: Scores, spec: ArchSpec) -> Mask:
     layers = []
     for layer_scores, layer in zip(scores, spec.layers, strict=True):
         heads, attention_rows, ffn, ffn_rows = (_top(layer_scores[name], getattr(layer, name), name) for name in PARTS)
-        layers.append(LayerMask(heads, attention_rows, ffn, ffn_rows, tokens=layer.tokens))
+        blocks = {block.matrix: _top_blocks(layer_scores, block) for block in layer.blocks}
+        layers.append(LayerMask(heads, attention_rows, ffn, ffn_rows, blocks, layer.tokens))
     return Mask(tuple(layers))
 
 
 Scores = list[dict[str, NDArray[np.float64]]]
-"""Importance of every part: for each layer, a score per head and row under the names of `PARTS`."""
+"""Importance of every part: for each layer, a score per head and row under the names of `PARTS` and, where the spec
+keeps blocks of a matrix, a score per block [row blocks, column blocks] under the matrix's name."""
+
+
+def _read_only(kept: Any, dimensions: int, name: str) -> Bools:
+    array = np.array(kept, dtype=np.bool_)
+    if array.ndim != dimensions:
+        raise InputError(f"mask of {name} has shape {array.shape}; it must have {dimensions} dimensions")
+    array.setflags(write=False)
+    return array
+
+
+def _top_blocks(scores: Mapping[str, NDArray[np.float64]], block: KeptBlocks) -> BlockMask:
+    if block.matrix not in scores:
+        raise InputError(f"no scores of the blocks of {block.matrix}, of which the spec keeps {block.kept}")
+    grid = scores[block.matrix]
+    kept = _top(grid.ravel(), block.kept, f"blocks of {block.matrix}").reshape(grid.shape)
+    return BlockMask(block.rows, block.columns, kept)
 
 
 def _top(scores: NDArray[np.float64], count: int, name: str) -> Bools:

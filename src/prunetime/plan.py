@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from prunetime.arch import MATRICES, strict_keys
+from prunetime.arch import MATRICES, ArchSpec, strict_keys
 from prunetime.errors import InputError
 
 Precision = Literal["fp32", "bf16", "int8"]
 
 
+ONE_PRECISION = ("query", "key", "value")
+"""The matrices of a layer that read the same input and are run as one: they share a precision."""
+
+
 @dataclass(frozen=True)
 class MatrixPlan:
-    """How one matrix is run; `block` is the (rows, columns) of its blocks when it is run sparse."""
+    """How one matrix is run.
+
+    `sparse` says whether one that is stored in blocks is run block by block, or expanded and run dense; it means
+    nothing for a matrix that is stored dense.
+    """
 
     precision: Precision = "fp32"
-    block: tuple[int, int] | None = None
+    sparse: bool = True
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise InputError(f"precision is {self.precision!r}; the precisions are {', '.join(get_args(Precision))}")
-        if self.block is not None and (len(self.block) != 2 or min(self.block) < 1):
-            raise InputError(f"block is {self.block!r}; it must be two sizes of at least 1, or nothing")
+        if type(self.sparse) is not bool:
+            raise InputError(f"sparse is {self.sparse!r}; it must be true or false")
 
     def to_json(self) -> dict[str, Any]:
-        return {"precision": self.precision, "block": list(self.block) if self.block else None}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> MatrixPlan:
-        values = strict_keys(cls, data)
-        block = values.get("block")
-        return cls(values.get("precision", "fp32"), tuple(block) if block is not None else None)
+        return cls(**strict_keys(cls, data))
 
 
 @dataclass(frozen=True)
 class Plan:
     """The plan of every matrix: `default`, but for those named in `exceptions` as (layer, matrix, plan).
 
-    `quality_loss` is what the plan was measured to lose against fp32 (in the task's metric), None where all is fp32.
+    Query, key and value of a layer have one precision. `quality_loss` is what the plan was measured to lose against
+    fp32 (in the task's metric), None where all is fp32.
     """
 
     default: MatrixPlan = MatrixPlan()
@@ -53,12 +60,28 @@ class Plan:
         for layer, matrix in places:
             if layer < 0 or matrix not in MATRICES:
                 raise InputError(f"plan names {matrix!r} of layer {layer}; the matrices are {', '.join(MATRICES)}")
+        for layer in sorted({layer for layer, _ in places}):
+            precisions = {name: self.of(layer, name).precision for name in ONE_PRECISION}
+            if len(set(precisions.values())) > 1:
+                found = ", ".join(f"{name} {precision}" for name, precision in precisions.items())
+                raise InputError(f"plan has {found} in layer {layer}: the three must have one precision")
+
+    @classmethod
+    def uniform(cls, precision: Precision) -> Plan:
+        """Every matrix in one precision, block by block where it is stored in blocks."""
+        return cls(MatrixPlan(precision))
 
     def of(self, layer: int, matrix: str) -> MatrixPlan:
         for at, name, plan in self.exceptions:
             if (at, name) == (layer, matrix):
                 return plan
         return self.default
+
+    def check(self, spec: ArchSpec) -> None:
+        """Raises InputError where the plan names a layer that `spec` has not."""
+        beyond = [layer for layer, _, _ in self.exceptions if layer >= len(spec.layers)]
+        if beyond:
+            raise InputError(f"plan names layer {beyond[0]}; the encoder has {len(spec.layers)} layers, from 0")
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -86,7 +86,7 @@ def test_a_spec_that_does_not_fit(rng):
     with pytest.raises(InputError, match="heads is 3"):
         SequenceClassifier(config, ArchSpec.full(config.dims).with_layer(0, heads=3))
     full = Mask.full(config.dims).layers[0]
-    blocks = {"value": BlockMask(config.dims.hidden, config.dims.hidden, np.ones((1, 1), np.bool_))}
+    blocks = {"value": BlockMask(16, 16, np.ones((config.dims.hidden // 16,) * 2, np.bool_))}
     mask = Mask((LayerMask(full.heads, full.attention_rows, full.ffn, full.ffn_rows, blocks),))
     with pytest.raises(InputError, match="layer 0 prunes blocks of value"):
         SequenceClassifier(config, mask.spec())

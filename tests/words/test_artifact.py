@@ -48,6 +48,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     }
 
 
+def test_format_1_is_read(folder: Path) -> None:
+    manifest = artifact.read(folder).manifest
+
+    def as_format_1(data: dict) -> None:
+        data["format"] = 1
+        data["plan"]["default"] = {"precision": "fp32", "block": None}
+        del data["config"]["separator"], data["config"]["rows"]
+
+    edit(folder, as_format_1)
+    assert artifact.read(folder).manifest == manifest
+
+
 def test_the_same_model_is_the_same_bytes(tmp_path: Path) -> None:
     make(tmp_path / "a")
     make(tmp_path / "b")
@@ -61,6 +73,8 @@ def edit(folder: Path, change: Callable[[dict], None]) -> None:
     (folder / MANIFEST).write_text(json.dumps(data))
 
 
+BLOCK = {"matrix": "key", "rows": 32, "columns": 32, "kept": 1}
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-8]), "truncated"),
     "tampered": (
@@ -69,7 +83,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "missing weights": (lambda f: (f / WEIGHTS).unlink(), "cannot read"),
     "missing manifest": (lambda f: (f / MANIFEST).unlink(), "is no artifact"),
-    "newer": (lambda f: edit(f, lambda d: d.update(format=2)), "format 2; this version reads up to 1: upgrade"),
+    "newer": (lambda f: edit(f, lambda d: d.update(format=3)), "format 3; this version reads up to 2: upgrade"),
     "no number": (lambda f: edit(f, lambda d: d.update(format="1")), "format '1'"),
     "not JSON": (lambda f: (f / MANIFEST).write_text("{"), "is no manifest"),
     "deep": (lambda f: (f / MANIFEST).write_text("[" * 100_000), "is no manifest"),
@@ -78,6 +92,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "outside": (lambda f: edit(f, lambda d: d["files"].update({"../x": {}})), "plain files only"),
     "no config": (lambda f: edit(f, lambda d: d.pop("config")), "config"),
     "unlisted weights": (lambda f: edit(f, lambda d: d["files"].pop(WEIGHTS)), "lists no model.safetensors"),
+    "another block": (
+        lambda f: edit(f, lambda d: d["spec"][0].update(blocks=[BLOCK])),
+        "layers.0.key.blocks",
+    ),
+    "sizes that are no numbers": (
+        lambda f: edit(f, lambda d: d["spec"][0].update(blocks=[{**BLOCK, "rows": "a"}])),
+        "no block count",
+    ),
+    "a plan of more layers": (
+        lambda f: edit(
+            f, lambda d: d["plan"].update(exceptions=[{"layer": 9, "matrix": "ffn_input", "plan": {"sparse": False}}])
+        ),
+        "plan names layer 9",
+    ),
     "bad task": (lambda f: edit(f, lambda d: d["task"].update(kind="poem")), "poem"),
     "unknown family": (lambda f: edit(f, lambda d: d["config"].update(family="gpt2")), "supported: bert"),
     "files": (lambda f: edit(f, lambda d: d.update(files=[1])), "object of digests"),

@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetime.arch import MATRICES, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec
+from prunetime.arch import FFN_MATRICES, GRAINS, MATRICES, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
 from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
 from prunetime.errors import InputError
@@ -24,14 +25,27 @@ def rows(limit: int) -> st.SearchStrategy[int]:
     return st.integers(0, limit // TILE).map(lambda tiles: tiles * TILE) | st.just(limit)
 
 
-LAYERS = st.builds(
-    LayerSpec,
-    heads=st.integers(0, DIMS.heads),
-    attention_rows=rows(DIMS.hidden),
-    ffn=rows(DIMS.ffn),
-    ffn_rows=rows(DIMS.hidden),
-    tokens=st.floats(0.01, 1.0),
-)
+@st.composite
+def layers(draw: st.DrawFn) -> LayerSpec:
+    heads, attention_rows, ffn, ffn_rows = draw(
+        st.tuples(st.integers(0, DIMS.heads), rows(DIMS.hidden), rows(DIMS.ffn), rows(DIMS.hidden))
+    )
+    spec = LayerSpec(heads, attention_rows, ffn, ffn_rows)
+    return replace(spec, tokens=draw(st.floats(0.01, 1.0))) if spec.has_attention else spec
+
+
+@st.composite
+def layers_with_blocks(draw: st.DrawFn) -> LayerSpec:
+    spec = draw(layers())
+    blocks = []
+    for matrix, shape in spec.matrix_shapes(DIMS).items():
+        if draw(st.booleans()):
+            grain = draw(st.sampled_from(GRAINS))
+            blocks.append(KeptBlocks(matrix, *grain, draw(st.integers(0, math.prod(block_grid(shape, *grain))))))
+    return replace(spec, blocks=tuple(draw(st.permutations(blocks))))
+
+
+LAYERS = layers()
 SPECS = st.tuples(*[LAYERS] * DIMS.layers).map(ArchSpec)
 
 
@@ -39,22 +53,51 @@ def again(data: object) -> object:
     return json.loads(json.dumps(data, allow_nan=False))
 
 
-@given(SPECS)
+@given(SPECS | st.tuples(*[layers_with_blocks()] * DIMS.layers).map(ArchSpec))
 def test_a_spec_survives_json_and_fits_its_dims(spec: ArchSpec) -> None:
     spec.check(DIMS)
     assert ArchSpec.from_json(again(spec.to_json())) == spec
     assert hash(ArchSpec.from_json(again(spec.to_json()))) == hash(spec)
 
 
-@given(SPECS)
-def test_weights_and_flops_count_what_is_kept(spec: ArchSpec) -> None:
-    expected = sum(
-        (4 * layer.heads * 24 * 96 - layer.heads * 24 * (96 - layer.attention_rows)) * layer.has_attention
-        + (layer.ffn * 96 + layer.ffn_rows * layer.ffn) * layer.has_ffn
-        for layer in spec.layers
+@given(SPECS, st.integers(1, 60))
+def test_weights_and_flops_count_what_is_kept(spec: ArchSpec, came_in: int) -> None:
+    weights, flops, length = 0, 0, came_in
+    for layer in spec.layers:
+        if layer.has_attention:
+            attention = 4 * layer.heads * 24 * 96 - layer.heads * 24 * (96 - layer.attention_rows)
+            flops += 2 * length * attention + 4 * length**2 * 24 * layer.heads
+            weights += attention
+        length = max(1, math.ceil(layer.tokens * length))
+        if layer.has_ffn:
+            ffn = layer.ffn * 96 + layer.ffn_rows * layer.ffn
+            flops += 2 * length * ffn
+            weights += ffn
+    assert spec.weights(DIMS) == weights
+    assert spec.flops(DIMS, came_in) == flops
+
+
+@given(layers_with_blocks())
+def test_blocks_count_for_what_they_hold(layer: LayerSpec) -> None:
+    spec, dense = ArchSpec((layer,)), ArchSpec((replace(layer, blocks=()),))
+    saved = {
+        block.matrix: math.prod(layer.matrix_shapes(DIMS)[block.matrix]) - block.kept * block.rows * block.columns
+        for block in layer.blocks
+    }
+    assert dense.weights(DIMS) - spec.weights(DIMS) == sum(saved.values())
+    in_ffn = sum(saved.get(name, 0) for name in FFN_MATRICES)
+    assert dense.flops(DIMS, 16) - spec.flops(DIMS, 16) == (
+        32 * (sum(saved.values()) - in_ffn) + 2 * layer.tokens_kept(16) * in_ffn
     )
-    assert spec.weights(DIMS) == expected
-    assert spec.flops(DIMS, 1) == 2 * expected + sum(4 * 24 * x.heads for x in spec.layers if x.has_attention)
+
+
+def test_the_order_in_which_blocks_are_given_is_no_difference() -> None:
+    blocks = (KeptBlocks("value", 32, 32, 1), KeptBlocks("query", 32, 16, 2))
+    spec, other = (LayerSpec(4, 96, 200, 96, order) for order in (blocks, blocks[::-1]))
+    assert spec == other
+    assert hash(spec) == hash(other)
+    assert spec.blocks_of("query") == blocks[1]
+    assert spec.blocks_of("key") is None
 
 
 def test_the_full_spec_has_the_weights_of_the_encoder_and_the_floor_none() -> None:
@@ -81,7 +124,12 @@ def test_tokens_dropped_make_later_layers_cheaper() -> None:
             ({"heads": True}, "heads is True"),
             ({"tokens": 0.0}, "tokens is 0.0"),
             ({"tokens": math.nan}, "tokens is nan"),
+            ({"tokens": 0.5, "heads": 0}, "without attention none can be chosen"),
+            ({"tokens": 0.5, "attention_rows": 0}, "without attention none can be chosen"),
             ({"blocks": (KeptBlocks("query", 32, 32, 10),)}, "there are 9"),
+            ({"blocks": (KeptBlocks("query", 16, 32, 1),)}, "blocks of 16x32; use 32x32, 32x16, 16x16, 32x1"),
+            ({"blocks": (KeptBlocks("key", 32, 32, 1), KeptBlocks("key", 32, 1, 1))}, "key are given twice"),
+            ({"blocks": (KeptBlocks("ffn_input", 32, 32, 1),), "ffn": 0}, "ffn_input, which this layer does not have"),
         ]
     )
 )
@@ -114,23 +162,37 @@ def test_a_mask_survives_json_and_counts_its_spec(mask: Mask) -> None:
         assert [getattr(layer, name).sum() for name in PARTS] == [getattr(counts, name) for name in PARTS]
 
 
-@given(SPECS, st.integers(0, 2**32 - 1))
+@given(st.tuples(*[layers_with_blocks()] * DIMS.layers).map(ArchSpec), st.integers(0, 2**32 - 1))
 def test_ranking_keeps_the_highest_scores_in_the_counts_of_the_spec(spec: ArchSpec, seed: int) -> None:
     rng = np.random.default_rng(seed)
     widths = dict(zip(PARTS, (DIMS.heads, DIMS.hidden, DIMS.ffn, DIMS.hidden), strict=True))
-    scores = [{name: rng.integers(0, 5, width).astype(float) for name, width in widths.items()} for _ in spec.layers]
+    scores = []
+    for layer in spec.layers:
+        grids = {block.matrix: block.grid(layer.matrix_shapes(DIMS)[block.matrix]) for block in layer.blocks}
+        scores.append({name: rng.integers(0, 5, shape).astype(float) for name, shape in (widths | grids).items()})
     mask = rank(scores, spec)
     assert mask.spec() == spec
+    mask.check(DIMS)
     for layer, layer_scores in zip(mask.layers, scores, strict=True):
-        for name in PARTS:
-            kept = getattr(layer, name)
-            order = sorted(range(len(kept)), key=lambda i: (-layer_scores[name][i], i))
+        parts = {name: getattr(layer, name) for name in PARTS}
+        parts |= {matrix: block.kept.ravel() for matrix, block in layer.blocks.items()}
+        for name, kept in parts.items():
+            order = sorted(range(len(kept)), key=lambda i: (-layer_scores[name].ravel()[i], i))
             assert sorted(order[: kept.sum()]) == np.flatnonzero(kept).tolist()
+
+
+def test_ranking_without_scores_of_the_blocks_is_refused() -> None:
+    spec = ArchSpec((LayerSpec.full(DIMS),)).with_layer(0, blocks=(KeptBlocks("key", 32, 32, 2),))
+    widths = dict(zip(PARTS, (DIMS.heads, DIMS.hidden, DIMS.ffn, DIMS.hidden), strict=True))
+    with pytest.raises(InputError, match="no scores of the blocks of key, of which the spec keeps 2"):
+        rank([{name: np.zeros(width) for name, width in widths.items()}], spec)
 
 
 def test_a_mask_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
         Mask.full(DIMS).layers[0].heads[0] = False
+    with pytest.raises(ValueError, match="read-only"):
+        BlockMask(32, 32, np.ones((3, 3))).kept[0, 0] = False
 
 
 def test_a_mask_of_another_encoder_is_refused() -> None:
@@ -138,25 +200,62 @@ def test_a_mask_of_another_encoder_is_refused() -> None:
         Mask.full(DIMS).check(Dims(**{**DIMS.to_json(), "ffn": 232}))
 
 
-PLANS = st.builds(
-    Plan,
-    default=st.builds(
-        MatrixPlan, st.sampled_from(["fp32", "bf16", "int8"]), st.none() | st.tuples(st.just(32), st.just(16))
-    ),
-    exceptions=st.lists(
-        st.tuples(st.integers(0, 2), st.sampled_from(MATRICES), st.just(MatrixPlan("int8"))),
-        unique_by=lambda e: e[:2],
-    ).map(tuple),
-    quality_loss=st.none() | st.floats(0, 1),
-)
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    how = st.builds(MatrixPlan, st.sampled_from(["fp32", "bf16", "int8"]), st.booleans())
+    exceptions: list[tuple[int, str, MatrixPlan]] = []
+    for layer in draw(st.sets(st.integers(0, 2))):
+        if draw(st.booleans()):
+            together = draw(how)
+            exceptions += [(layer, name, replace(together, sparse=draw(st.booleans()))) for name in MATRICES[:3]]
+        exceptions += [(layer, name, draw(how)) for name in draw(st.sets(st.sampled_from(MATRICES[3:])))]
+    return Plan(draw(how), tuple(draw(st.permutations(exceptions))), draw(st.none() | st.floats(0, 1)))
 
 
-@given(PLANS)
+@given(plans())
 def test_a_plan_survives_json(plan: Plan) -> None:
     assert Plan.from_json(again(plan.to_json())) == plan
     for layer, matrix, how in plan.exceptions:
         assert plan.of(layer, matrix) == how
     assert plan.of(7, "query") == plan.default
+
+
+def test_a_plan_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="query int8, key fp32, value fp32 in layer 1: the three must have one"):
+        Plan(exceptions=((1, "query", MatrixPlan("int8")),))
+    with pytest.raises(InputError, match="precision is 'fp8'"):
+        Plan.uniform("fp8")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="sparse is 1"):
+        MatrixPlan("int8", 1)  # type: ignore[arg-type]
+    plan = Plan(exceptions=((3, "ffn_input", MatrixPlan("bf16")),))
+    with pytest.raises(InputError, match="plan names layer 3; the encoder has 3 layers"):
+        plan.check(ArchSpec.full(DIMS))
+    plan.check(ArchSpec.full(replace(DIMS, layers=4)))
+
+
+def test_a_uniform_plan_runs_every_matrix_alike() -> None:
+    assert Plan.uniform("bf16").of(5, "ffn_output") == MatrixPlan("bf16", sparse=True)
+
+
+CONFIG = EncoderConfig("bert", DIMS, 96, 2, 1e-12, 2)
+
+
+def test_a_config_without_the_newer_keys_means_their_defaults() -> None:
+    config = replace(CONFIG, separator=7, rows="tokens")
+    assert EncoderConfig.from_json(again(config.to_json())) == config
+    old = {name: value for name, value in CONFIG.to_json().items() if name not in ("separator", "rows")}
+    assert EncoderConfig.from_json(again(old)) == CONFIG
+
+
+def test_what_a_config_cannot_be() -> None:
+    with pytest.raises(InputError, match="rows is 'all'; use one of pooled, tokens"):
+        replace(CONFIG, rows="all")
+    with pytest.raises(InputError, match="separator is 50; it must be a token id from 0 to 49"):
+        replace(CONFIG, separator=50)
+    dropping = ArchSpec.full(DIMS).with_layer(1, tokens=0.5)
+    CONFIG.check(dropping)
+    with pytest.raises(InputError, match="layer 1 drops tokens, but the head gives a row of logits for every token"):
+        replace(CONFIG, rows="tokens").check(dropping)
 
 
 @pytest.mark.parametrize(
