@@ -228,7 +228,8 @@ def _with_blocks_and_tokens(
 ) -> ArchSpec:
     def some_blocks(matrix: str, shape: tuple[int, int]) -> KeptBlocks:
         grain = GRAINS[rng.integers(len(GRAINS))]
-        return KeptBlocks(matrix, *grain, int(rng.integers(0, math.prod(block_grid(shape, *grain)) + 1)))
+        least = matrix == "key"  # without keys every token receives the same attention, and rounding would choose
+        return KeptBlocks(matrix, *grain, int(rng.integers(least, math.prod(block_grid(shape, *grain)) + 1)))
 
     layers = []
     for layer in spec.layers:
