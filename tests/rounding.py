@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from cases import gelu
@@ -39,6 +40,36 @@ def check_gemm(multiply: Callable[[Floats, Floats, Floats], Floats], x: Floats, 
     x64, w64, b64 = (a.astype(np.float64) for a in (x, w, bias))
     bound = gamma(inner + 1) * (np.abs(x64) @ np.abs(w64).T + np.abs(b64)) + 2 * (inner + 1) * TINY
     assert_within(multiply(x, w, bias), x64 @ w64.T + b64, bound)
+
+
+def to_bf16(x: NDArray[Any]) -> Doubles:
+    """float32 numbers rounded to bf16, ties to even; denormals become zeros."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
+    return np.where(np.abs(x) < TINY, 0.0, rounded).astype(np.float64)
+
+
+def to_int8_weights(w: Floats) -> Doubles:
+    """What the bytes of weights [n, k] stand for: every output its own scale, the greatest magnitude at 127."""
+    largest = np.abs(w).max(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(largest < 2.0**-100, np.float32(0), np.float32(127) / largest)
+    step = np.where(largest < 2.0**-100, np.float32(1), largest / np.float32(127))
+    return np.rint(w * inverse).astype(np.float64) * step.astype(np.float64)
+
+
+def check_narrow_gemm(result: Floats, x: Doubles, w: Doubles, bias: Floats, precision: str) -> None:
+    """`result` is x w^T + bias of numbers that are already rounded, x [m, k] and w [n, k].
+
+    bf16: products of two bf16 are exact in float32, and every addition rounds once: a chain of k + 1 at most. int8: the
+    sum of the products of bytes is exact; its conversion, the product of the two scales, and the last multiplication
+    and addition round: four times. One more for `x`, which is given as rounded products of scale and byte.
+    """
+    exact = x @ w.T + bias
+    magnitude = np.abs(x) @ np.abs(w).T
+    roundings = x.shape[1] + 1 if precision == "bf16" else 5
+    bound = gamma(roundings) * (magnitude + np.abs(bias)) + 2 * (x.shape[1] + 1) * TINY
+    assert_within(result, exact, bound)
 
 
 def check_gelu(activate: Callable[[Floats], Floats], x: Floats) -> None:

@@ -12,12 +12,15 @@ class Encoder:
     def __init__(
         self,
         config: dict[str, int | float | str],
+        plan: dict[str, dict[str, str] | list[float]],
         weights: dict[str, Floats | Ints],
         threads: int,
         isa: str = "",
     ) -> None: ...
+    def select(self, heads: list[int], ffn: list[int]) -> None: ...
     def forward(self, ids: Ints, types: Ints, offsets: Ints) -> Floats: ...
     def forward_timed(self, ids: Ints, types: Ints, offsets: Ints) -> tuple[Floats, NDArray[np.float64]]: ...
+    def forward_kept(self, ids: Ints, types: Ints, offsets: Ints) -> tuple[Floats, NDArray[np.uint8]]: ...
     @property
     def layer_counts(self) -> list[tuple[int, int, int, int]]: ...
     @property
@@ -35,11 +38,20 @@ class ReferenceKernel:
 
 class testing:  # noqa: N801  # a submodule, which the stub of an extension module can only show like this
     @staticmethod
-    def gemm(isa: str, input: Floats, weight: Floats, bias: Floats, activation: str = "identity") -> Floats: ...
+    def gemm(
+        isa: str,
+        input: Floats,
+        weight: Floats | tuple[Floats, Ints],
+        bias: Floats,
+        activation: str = "identity",
+        precision: str = "fp32",
+        output_precision: str = "fp32",
+        used_inner: int = 0,
+    ) -> Floats: ...
     @staticmethod
-    def gemm_seconds(isa: str, tokens: int, inner: int, outputs: int, repeats: int) -> float: ...
+    def encode(isa: str, rows: Floats, precision: str) -> Floats: ...
     @staticmethod
-    def attention(isa: str, query: Floats, key: Floats, value: Floats) -> Floats: ...
+    def attention(isa: str, query: Floats, key: Floats, value: Floats) -> tuple[Floats, Floats]: ...
     @staticmethod
     def add_and_norm(
         isa: str, hidden: Floats, update: Floats, rows: Ints | None, weight: Floats, bias: Floats, eps: float
