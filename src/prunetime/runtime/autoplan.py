@@ -24,6 +24,8 @@ Loss = Callable[[Engine], float]
 PAIRS = ((("query", "key", "value"), ("attention_output",)), (("ffn_input",), ("ffn_output",)))
 """The matrices that a sub-layer multiplies by first, and those that it ends with: attention, then FFN."""
 
+NARROW: tuple[Precision, ...] = ("bf16", "int8")
+
 _FORWARDS = 9
 _CALIBRATION_ROWS = 8
 _WEIGHTS_OF_LOSS = (0.0, *np.geomspace(1e-4, 1e4, 41))
@@ -79,7 +81,7 @@ def choose(model: Model, batch: Ragged, loss: Loss, limit: float, on_progress: P
     few = batch.select(range(min(len(batch), _CALIBRATION_ROWS)))
     exact = model.engine(Plan()).logits(few)
     harm = {}
-    for index, (kind, precision) in enumerate(itertools.product(kinds, ("bf16", "int8"))):
+    for index, (kind, precision) in enumerate(itertools.product(kinds, NARROW)):
         logits = model.engine(_one_kind(model.spec, kind, precision)).logits(few)
         harm[kind, precision] = float(np.square(logits - exact).mean()) / len(model.spec.layers)
         report(len(options) + index + 1, steps)
