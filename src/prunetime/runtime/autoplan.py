@@ -104,7 +104,7 @@ def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -
 
 
 def _row_of_plans(
-    times: NDArray[np.float64], options: list[Option], harm: Mapping[tuple[tuple[int, int], str], float]
+    times: NDArray[np.float64], options: list[Option], harm: Mapping[tuple[tuple[int, int], Precision], float]
 ) -> list[Plan]:
     """Different plans, each less harmful than the one before; the last is float32."""
     sublayers = times.shape[1]
@@ -115,7 +115,7 @@ def _row_of_plans(
             harms[index, sublayer] = sum(
                 harm[(sub, end), precision]
                 for end, precision in enumerate((option.first, option.last))
-                if precision != "fp32"
+                if precision in NARROW
             )
     scale = times.mean() / max(harms.mean(), np.finfo(np.float64).tiny)
     plans: list[Plan] = []
