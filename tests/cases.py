@@ -47,10 +47,20 @@ HEAD_ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {
 
 class Reference(NamedTuple):
     """`logits` [rows, outputs] (or [tokens, outputs]); `kept[layer][row]`, the ascending indices of the tokens that the
-    layer keeps of those of the sequence `row` that came into it."""
+    layer keeps of those of the sequence `row` that came into it; `received[layer][row]`, what they go by: the attention
+    that each token received, infinite for the first one and for separators."""
 
     logits: Doubles
     kept: list[list[NDArray[np.int64]]]
+    received: list[list[Doubles]]
+
+
+Kept = Sequence[Sequence[Sequence[int] | NDArray[Any]]]
+Multiply = Callable[[str, Doubles, Doubles], Doubles]
+
+
+def exactly(_name: str, x: Doubles, w: Doubles) -> Doubles:
+    return np.asarray(x @ w.T, np.float64)
 
 
 def reference_logits(
@@ -58,10 +68,11 @@ def reference_logits(
     weights: Mapping[str, NDArray[Any]],
     ragged: Ragged,
     spec: ArchSpec | None = None,
-    kept: Sequence[Sequence[Sequence[int] | NDArray[Any]]] | None = None,
+    kept: Kept | None = None,
+    multiply: Multiply = exactly,
 ) -> Doubles:
     """The logits of `reference`."""
-    return reference(config, weights, ragged, spec, kept).logits
+    return reference(config, weights, ragged, spec, kept, multiply).logits
 
 
 def reference(
@@ -69,17 +80,19 @@ def reference(
     weights: Mapping[str, NDArray[Any]],
     ragged: Ragged,
     spec: ArchSpec | None = None,
-    kept: Sequence[Sequence[Sequence[int] | NDArray[Any]]] | None = None,
+    kept: Kept | None = None,
+    multiply: Multiply = exactly,
 ) -> Reference:
     """The encoder in float64 throughout. What `weights` lacks is gone; `spec` says how many tokens its layers keep.
 
-    `kept`, as in `Reference`, chooses the tokens in place of the attention that they received.
+    `kept`, as in `Reference`, chooses the tokens in place of the attention that they received. `multiply(name, x, w)`
+    is how x w^T is computed with the matrix `name`.
     """
     w = dense_matrices(config, weights)
     family = FAMILIES[config.family]
 
     def linear(name: str, x: Doubles) -> Doubles:
-        return np.asarray(x @ w[f"{name}.weight"].T + w[f"{name}.bias"], np.float64)
+        return np.asarray(multiply(name, x, w[f"{name}.weight"]) + w[f"{name}.bias"], np.float64)
 
     def norm(name: str, x: Doubles) -> Doubles:
         return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], config.layer_norm_eps)
@@ -100,6 +113,7 @@ def reference(
 
     logits: list[Doubles] = []
     chosen: list[list[NDArray[np.int64]]] = [[] for _ in range(config.dims.layers)]
+    scores: list[list[Doubles]] = [[] for _ in range(config.dims.layers)]
     for row in range(len(ragged)):
         span = slice(int(ragged.offsets[row]), int(ragged.offsets[row + 1]))
         ids, types = ragged.ids[span], ragged.types[span]
@@ -109,16 +123,19 @@ def reference(
             x = x + w["embeddings.token_type.weight"][types]
         x = norm("embeddings.norm", x)
         for index in range(config.dims.layers):
-            layer, stay = f"layers.{index}", np.arange(len(x))
+            layer, stay, score = f"layers.{index}", np.arange(len(x)), np.zeros(len(x))
             if f"{layer}.query.weight" in w:
                 context, received = attention(layer, x)
                 update = linear(f"{layer}.attention_output", context)
                 x = norm(f"{layer}.attention_norm", add_rows(x, weights.get(f"{layer}.attention_rows"), update))
+                score = np.where(ids == config.separator, np.inf, received)
+                score[0] = np.inf
                 if spec is not None:
                     stay = most_attended(received, ids, spec.layers[index].tokens_kept(len(x)), config.separator)
             if kept is not None:
                 stay = np.asarray(kept[index][row], np.int64)
             chosen[index].append(stay)
+            scores[index].append(score)
             x, ids = x[stay], ids[stay]
             if f"{layer}.ffn_input.weight" in w:
                 update = linear(f"{layer}.ffn_output", gelu(linear(f"{layer}.ffn_input", x)))
@@ -126,7 +143,7 @@ def reference(
         if config.rows == "pooled":
             x = HEAD_ACTIVATIONS[family.head_activation](linear("head.dense", x[:1]))
         logits.append(linear("head.output", x))
-    return Reference(np.concatenate([np.zeros((0, config.outputs)), *logits]), chosen)
+    return Reference(np.concatenate([np.zeros((0, config.outputs)), *logits]), chosen, scores)
 
 
 def most_attended(received: Doubles, ids: NDArray[Any], count: int, separator: int | None) -> NDArray[np.int64]:
@@ -211,7 +228,8 @@ def _with_blocks_and_tokens(
 ) -> ArchSpec:
     def some_blocks(matrix: str, shape: tuple[int, int]) -> KeptBlocks:
         grain = GRAINS[rng.integers(len(GRAINS))]
-        return KeptBlocks(matrix, *grain, int(rng.integers(0, math.prod(block_grid(shape, *grain)) + 1)))
+        least = matrix == "key"  # without keys every token receives the same attention, and rounding would choose
+        return KeptBlocks(matrix, *grain, int(rng.integers(least, math.prod(block_grid(shape, *grain)) + 1)))
 
     layers = []
     for layer in spec.layers:

@@ -49,13 +49,28 @@ def to_bf16(x: NDArray[Any]) -> Doubles:
     return np.where(np.abs(x) < TINY, 0.0, rounded).astype(np.float64)
 
 
-def to_int8_weights(w: Floats) -> Doubles:
-    """What the bytes of weights [n, k] stand for: every output its own scale, the greatest magnitude at 127."""
-    largest = np.abs(w).max(axis=1, keepdims=True)
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.where(largest < 2.0**-100, np.float32(0), np.float32(127) / largest)
-    step = np.where(largest < 2.0**-100, np.float32(1), largest / np.float32(127))
-    return np.rint(w * inverse).astype(np.float64) * step.astype(np.float64)
+def int8_scales(w: Floats) -> Floats:
+    """Scales [n, 1] of the bytes of weights [n, k]: the greatest magnitude of an output is 127."""
+    largest = np.abs(w).max(axis=1, keepdims=True, initial=0.0)
+    return np.where(largest < 2.0**-100, np.float32(1), largest / np.float32(127))
+
+
+def to_int8_weights(w: Floats, scales: Floats | None = None) -> Doubles:
+    """What the bytes of weights [n, k] stand for, with the scales [n, 1] of their rows or with given ones."""
+    scales = int8_scales(w) if scales is None else scales
+    largest = scales * np.float32(127)
+    inverse = np.where(
+        np.abs(w).max(axis=1, keepdims=True, initial=0.0) < 2.0**-100, np.float32(0), np.float32(127) / largest
+    )
+    return np.rint(w * inverse).astype(np.float64) * scales.astype(np.float64)
+
+
+def to_int8_rows(x: Doubles) -> Doubles:
+    """What rows [m, k] as bytes stand for: each its own scale and zero point, 0 and all numbers of it in 0..255."""
+    low, high = np.minimum(x.min(axis=1, keepdims=True), 0.0), np.maximum(x.max(axis=1, keepdims=True), 0.0)
+    scale = np.where(high > low, (high - low) / 255.0, 1.0)
+    zero = np.rint(-low / scale)
+    return np.asarray((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale, np.float64)
 
 
 def check_narrow_gemm(result: Floats, x: Doubles, w: Doubles, bias: Floats, precision: str) -> None:

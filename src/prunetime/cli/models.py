@@ -195,7 +195,7 @@ def export(artifact: Path, form: str, out: Path, as_json: bool) -> None:
     from prunetime.export.onnx import export_onnx
 
     found = artifacts.read(artifact)
-    export_onnx(found.manifest.config, found.weights, out)
+    export_onnx(found.manifest.config, found.weights, out, spec=found.manifest.spec)
     emit({"format": form, "file": str(out)}, as_json, str(out))
 
 
