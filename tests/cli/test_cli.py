@@ -21,6 +21,8 @@ from prunetime.cli import main
 from prunetime.models import families
 from prunetime.models.hf import config_json
 from prunetime.plan import Plan
+from prunetime.rivals import bench
+from prunetime.runtime import measure
 from prunetime.runtime.latency import random_weights
 from prunetime.task import Task
 from prunetime.tasks.synthetic import ad_relevance
@@ -111,11 +113,18 @@ def test_profile_reports_its_error(inputs: Path, tmp_path: Path) -> None:
     assert json.loads(out.read_text())["key"]["tokens"] == 24
 
 
-def test_bench_times_every_instruction_set_and_checks_rivals(inputs: Path) -> None:
+def test_bench_times_every_precision_and_checks_rivals(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
     rows = answer("bench", inputs / "model", "--seq-len", "16", "--against", "pytorch,onnxruntime")["rows"]
-    engines = [row["engine"] for row in rows]
-    assert {"prunetime portable", "pytorch", "onnxruntime"} <= set(engines)
-    assert all(row["max_logit_error"] < 1e-3 and row["p50_us"] > 0 for row in rows)
+    engines = [(row["engine"], row["precision"]) for row in rows]
+    assert [precision for engine, precision in engines if engine == "prunetime"] == ["fp32", "bf16", "int8"]
+    assert {("pytorch", "bf16"), ("onnxruntime", "int8")} <= set(engines)
+    assert all(row["p50_us"] > 0 and row["idle_p50_us"] > 0 for row in rows)
+    assert all(row["max_logit_error"] < 1e-3 for row in rows if row["precision"] == "fp32")
+    shown = run("bench", inputs / "bert", "--seq-len", "16", "--precision", "fp32").stdout.splitlines()
+    assert len(shown) == 2
+    assert shown[1].split()[1:3] == ["prunetime", "fp32"]
 
 
 def tsv(*rows: str) -> str:

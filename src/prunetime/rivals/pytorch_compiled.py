@@ -5,13 +5,11 @@ Compiling takes half a minute. Where the C++ wrapper cannot be had, the wrapper 
 
 from __future__ import annotations
 
-import os
-import shutil
 import warnings
 
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor import config as inductor
-from torch._inductor.exc import InductorError
 
 from prunetime.errors import InputError
 from prunetime.models.encoder import from_weights
@@ -20,23 +18,21 @@ from prunetime.rivals.pytorch import DTYPES, binding, precisions
 
 __all__ = ["precisions", "prepare"]
 
-COMPILERS = ("g++", "clang++")
-
 
 def prepare(cell: Cell, precision: str) -> Bind:
-    """The compiled encoder. Threads are set for the whole process; raises InputError without a C++ compiler."""
-    compiler = os.environ.get("CXX")
-    if not any(shutil.which(name) for name in ((compiler,) if compiler else COMPILERS)):
-        raise InputError(
-            f"the rival pytorch-compiled needs a C++ compiler, and {compiler or ' or '.join(COMPILERS)} is not "
-            "installed: apt-get install g++, or leave it out of --against"
-        )
+    """The compiled encoder. Threads are set for the whole process; raises InputError where it cannot be compiled."""
     torch.set_num_threads(cell.threads)
     try:
         return _compiled(cell, precision, cpp_wrapper=True)
-    except InductorError as error:
-        warnings.warn(f"torch.compile goes on without its C++ wrapper: {error}", stacklevel=2)
+    except BackendCompilerFailed as error:
+        warnings.warn(f"torch.compile goes on without its C++ wrapper: {_first_line(error)}", stacklevel=2)
+    try:
         return _compiled(cell, precision, cpp_wrapper=False)
+    except BackendCompilerFailed as error:
+        raise InputError(
+            f"the rival pytorch-compiled cannot be had here: {_first_line(error)}; it needs a C++ compiler: "
+            "apt-get install g++, or leave it out of --against"
+        ) from error
 
 
 def _compiled(cell: Cell, precision: str, cpp_wrapper: bool) -> Bind:
@@ -47,3 +43,7 @@ def _compiled(cell: Cell, precision: str, cpp_wrapper: bool) -> Bind:
     with inductor.patch(freezing=True, max_autotune=True, cpp_wrapper=cpp_wrapper, autotune_num_choices_displayed=0):
         bind(cell.checked[0])()
     return bind
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

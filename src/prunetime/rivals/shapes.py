@@ -43,11 +43,11 @@ def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, Weights]
 
     Raises InputError where a share is not above 0 and at most 1, or a word of the name is unknown.
     """
-    base, _, kept = name.partition("@")
+    base, at, kept = name.partition("@")
     layers, hidden, heads, ffn = SIZES[base]
     dims = Dims(layers, hidden, heads, hidden // heads, ffn, VOCABULARY, POSITIONS)
     config = EncoderConfig("bert", dims, hidden, token_types=2, layer_norm_eps=1e-12, outputs=OUTPUTS)
-    options = dict(part.partition("=")[::2] for part in kept.split(",")) if kept else {}
+    options = dict(part.partition("=")[::2] for part in kept.split(",")) if at else {}
     if unknown := options.keys() - {"blocks", "heads", "ffn"}:
         raise InputError(
             f"{name}: unknown {sorted(unknown)[0]!r}; a shape is one of {', '.join(SIZES)}, then nothing, "

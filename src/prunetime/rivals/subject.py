@@ -39,13 +39,14 @@ class Subject:
 
 
 def subject(model: str) -> Subject:
-    """`model` read or drawn; a transformers model without a classifier gets a fresh one, of two outputs.
+    """`model`, read or drawn; a transformers model without a classifier of two outputs gets a fresh one.
 
     Raises InputError where it is none of the three, or is damaged.
     """
     if shapes.is_shape(model):
         return Subject(model, *shapes.encoder(model))
-    if (Path(model) / artifacts.MANIFEST).is_file():
+    folder = Path(model)
+    if (folder / artifacts.MANIFEST).is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
         return Subject.of_artifact(artifacts.read(model))
     from prunetime.models import families
     from prunetime.models.encoder import weights_of
