@@ -30,7 +30,7 @@ class Sanitizer:
         """Builds the Python module of `source` in `folder`; returns its path. Raises SystemExit where that fails."""
         compiler = shutil.which(self.compiler)
         if compiler is None:
-            raise SystemExit(f"{self.compiler} is missing: apt-get install {self.compiler.removesuffix('++')}")
+            raise SystemExit(f"{self.compiler} is missing: install it")
         flags = ";".join([*self.flags, "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS"])
         settings = {
             "CMAKE_BUILD_TYPE": "Debug",
