@@ -23,7 +23,7 @@ sanitize: .venv/dev
 	$(BIN)/python tests/sanitizers.py address -m pytest tests/engine tests/runtime/test_engine.py
 	$(BIN)/python tests/sanitizers.py thread -m pytest tests/engine tests/runtime/test_engine.py \
 		-k "threads or chunks or concurrent"
-	$(MAKE) fuzz SECONDS=20
+	$(BIN)/python tests/sanitizers.py fuzz tests/fuzz_engine.py -max_total_time=20
 
 fuzz: .venv/dev
 	$(BIN)/python tests/sanitizers.py fuzz tests/fuzz_engine.py -max_total_time=$(SECONDS)

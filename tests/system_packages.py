@@ -1,4 +1,4 @@
-"""The Debian packages that `make test-system` and `make sanitize` need: fails naming the missing ones (`--missing` only prints them)."""
+"""The Debian packages that the gate needs: fails naming the missing ones (`--missing` only prints them)."""
 
 import shutil
 import sys
