@@ -46,6 +46,7 @@ struct Attention {
   float scale;
   float* context;
   std::ptrdiff_t context_stride;
+  float* received = nullptr;  // [length], written: the probability that each key got, summed over the queries
 };
 
 struct LayerNorm {
