@@ -56,11 +56,26 @@ class Reference(NamedTuple):
 
 
 Kept = Sequence[Sequence[Sequence[int] | NDArray[Any]]]
-Multiply = Callable[[str, Doubles, Doubles], Doubles]
 
 
-def exactly(_name: str, x: Doubles, w: Doubles) -> Doubles:
+def multiply_exactly(_matrix: str, x: Doubles, w: Doubles) -> Doubles:
     return np.asarray(x @ w.T, np.float64)
+
+
+def attend_exactly(_layer: str, q: Doubles, k: Doubles, v: Doubles) -> tuple[Doubles, Doubles]:
+    probabilities = softmax(q @ k.T / math.sqrt(q.shape[1]))
+    return probabilities @ v, probabilities.sum(axis=0)
+
+
+class Arithmetic(NamedTuple):
+    """How the reference computes: `multiply(matrix, x, w)` is x w^T; `attend(layer, q, k, v)`, of one head of one
+    sequence, what its queries read and what every key received."""
+
+    multiply: Callable[[str, Doubles, Doubles], Doubles] = multiply_exactly
+    attend: Callable[[str, Doubles, Doubles, Doubles], tuple[Doubles, Doubles]] = attend_exactly
+
+
+exactly = Arithmetic()
 
 
 def reference_logits(
@@ -69,10 +84,10 @@ def reference_logits(
     ragged: Ragged,
     spec: ArchSpec | None = None,
     kept: Kept | None = None,
-    multiply: Multiply = exactly,
+    arithmetic: Arithmetic = exactly,
 ) -> Doubles:
     """The logits of `reference`."""
-    return reference(config, weights, ragged, spec, kept, multiply).logits
+    return reference(config, weights, ragged, spec, kept, arithmetic).logits
 
 
 def reference(
@@ -81,18 +96,17 @@ def reference(
     ragged: Ragged,
     spec: ArchSpec | None = None,
     kept: Kept | None = None,
-    multiply: Multiply = exactly,
+    arithmetic: Arithmetic = exactly,
 ) -> Reference:
     """The encoder in float64 throughout. What `weights` lacks is gone; `spec` says how many tokens its layers keep.
 
-    `kept`, as in `Reference`, chooses the tokens in place of the attention that they received. `multiply(name, x, w)`
-    is how x w^T is computed with the matrix `name`.
+    `kept`, as in `Reference`, chooses the tokens in place of the attention that they received.
     """
     w = dense_matrices(config, weights)
     family = FAMILIES[config.family]
 
     def linear(name: str, x: Doubles) -> Doubles:
-        return np.asarray(multiply(name, x, w[f"{name}.weight"]) + w[f"{name}.bias"], np.float64)
+        return np.asarray(arithmetic.multiply(name, x, w[f"{name}.weight"]) + w[f"{name}.bias"], np.float64)
 
     def norm(name: str, x: Doubles) -> Doubles:
         return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], config.layer_norm_eps)
@@ -107,9 +121,8 @@ def reference(
         q, k, v = (linear(f"{layer}.{name}", x) for name in ("query", "key", "value"))
         size = config.dims.head_dim
         heads = [slice(start, start + size) for start in range(0, q.shape[1], size)]
-        probabilities = [softmax(q[:, h] @ k[:, h].T / math.sqrt(size)) for h in heads]
-        context = np.concatenate([p @ v[:, h] for p, h in zip(probabilities, heads, strict=True)], axis=1)
-        return context, np.sum([p.sum(axis=0) for p in probabilities], axis=0)
+        contexts, received = zip(*(arithmetic.attend(layer, q[:, h], k[:, h], v[:, h]) for h in heads), strict=True)
+        return np.concatenate(contexts, axis=1), np.sum(received, axis=0)
 
     logits: list[Doubles] = []
     chosen: list[list[NDArray[np.int64]]] = [[] for _ in range(config.dims.layers)]

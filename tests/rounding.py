@@ -29,6 +29,9 @@ EXP_ERROR = 4 * U
 """Relative error of the engine's exp: 0.4 u from the reduction to |r| <= ln 2 / 2 (its first step is exact), 1.9 u from
 the polynomial 1 + r + r^2 h(r), both over e^r >= 0.707, and 0.1 u of the polynomial's own fit; together below 4 u."""
 
+NARROW_EXP_ERROR = 1.2e-4
+"""Relative error of the exp whose results are rounded to bf16: that of its fit."""
+
 
 def gamma(k: int) -> float:
     return k * U / (1 - k * U)
@@ -108,7 +111,16 @@ def check_attention(attend: Callable[[Floats, Floats, Floats], Floats], q: Float
     numerator and the denominator are chains of `length`; the reciprocal and the product add two roundings. Weights
     below e^-87.3 are set to that: at most 2e-38 each.
     """
-    length, d = q.shape
+    exact, weights, factor = _attention(q, k, v, EXP_ERROR)
+    length = len(q)
+    relative = factor**2 * (1 + gamma(2 * length + 4)) - 1
+    bound = relative * (weights @ np.abs(v.astype(np.float64))) + 2e-38 * length * np.abs(v).max() + 2 * length * TINY
+    assert_within(attend(q, k, v), exact, bound)
+
+
+def _attention(q: Floats, k: Floats, v: Floats, exp_error: float) -> tuple[Doubles, Doubles, Doubles]:
+    """Exact context and weights, and the factor that an unnormalised weight of every query may be off by."""
+    d = q.shape[1]
     q64, k64, v64 = (a.astype(np.float64) for a in (q, k, v))
     scores = q64 @ k64.T / math.sqrt(d)
     below = scores - scores.max(axis=1, keepdims=True)
@@ -117,10 +129,17 @@ def check_attention(attend: Callable[[Floats, Floats, Floats], Floats], q: Float
     magnitude = np.abs(q64) @ np.abs(k64).T / math.sqrt(d)
     delta = (gamma(d + 4) * magnitude + U * np.abs(below)).max(axis=1, keepdims=True)
     delta += gamma(d + 4) * magnitude.max(axis=1, keepdims=True)  # of the greatest, which is subtracted
-    factor = np.exp(delta) * (1 + EXP_ERROR)
-    relative = factor**2 * (1 + gamma(2 * length + 4)) - 1
-    bound = relative * (weights @ np.abs(v64)) + 2e-38 * length * np.abs(v64).max() + 2 * length * TINY
-    assert_within(attend(q, k, v), weights @ v64, bound)
+    return weights @ v64, weights, np.exp(delta) * (1 + exp_error)
+
+
+def check_narrow_attention(result: Floats, q: Floats, k: Floats, v: Floats) -> None:
+    """As `check_attention`, of numbers that are bf16 already: weights are off by `NARROW_EXP_ERROR`, and are rounded to
+    bf16, by at most 2^-8 of themselves, where they multiply values."""
+    exact, weights, factor = _attention(q, k, v, NARROW_EXP_ERROR)
+    length = len(q)
+    relative = factor**2 * (1 + 2.0**-8) * (1 + gamma(2 * length + 4)) - 1
+    bound = relative * (weights @ np.abs(v.astype(np.float64))) + 2e-38 * length * np.abs(v).max() + 2 * length * TINY
+    assert_within(result, exact, bound)
 
 
 def check_layer_norm(result: Floats, summands: list[Floats], weight: Floats, bias: Floats, eps: float) -> None:

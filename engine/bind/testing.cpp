@@ -63,6 +63,7 @@ void check(bool holds, const char* what) {
 Activation activation_of(const std::string& name) {
   if (name == "identity") return Activation::identity;
   if (name == "gelu") return Activation::gelu;
+  if (name == "rounded_gelu") return Activation::rounded_gelu;
   if (name == "relu") return Activation::relu;
   if (name == "tanh") return Activation::tanh;
   throw Error("testing: no activation '" + name + "'");
@@ -177,21 +178,26 @@ auto encode(const std::string& isa, const Floats2& rows, const std::string& prec
   return to_array(numbers, count, width);
 }
 
-auto attention(const std::string& isa, const Floats2& query, const Floats2& key, const Floats2& value) {
+// In `narrow` precision, query, key and value must be numbers that it has.
+auto attention(const std::string& isa, const Floats2& query, const Floats2& key, const Floats2& value, bool narrow) {
   const Kernels& kernels = choose_kernels(isa);
+  const Precision precision = narrow ? kernels.narrow_attention : Precision::fp32;
   const int length = size_of(query.shape(0)), head_dim = size_of(query.shape(1));
   for (const Floats2* other : {&key, &value}) {
     check(size_of(other->shape(0)) == length && size_of(other->shape(1)) == head_dim, "shapes of attention differ");
   }
-  const auto q = padded_rows(query, kJunk), k = padded_rows(key, kJunk), v = padded_rows(value, kJunk);
-  std::vector<float> context(q.size());
+  const EncodedRows q(kernels, padded_rows(query, kJunk), length, head_dim, precision);
+  const EncodedRows k(kernels, padded_rows(key, kJunk), length, head_dim, precision);
+  const EncodedRows v(kernels, padded_rows(value, kJunk), length, head_dim, precision);
+  std::vector<float> context(static_cast<std::size_t>(length * row_stride(head_dim)));
   std::vector<float> scratch(kernels.attention_scratch_floats(length, head_dim), kJunk);
   auto received = std::make_unique<float[]>(query.shape(0));
   const FlushDenormals flush;
-  kernels.attention({.query = q.data(),
-                     .key = k.data(),
-                     .value = v.data(),
-                     .stride = row_stride(head_dim),
+  kernels.attention({.precision = precision,
+                     .query = q.bytes.data(),
+                     .key = k.bytes.data(),
+                     .value = v.bytes.data(),
+                     .stride = row_bytes(head_dim, precision) / number_bytes(precision),
                      .queries = length,
                      .length = length,
                      .head_dim = head_dim,
@@ -261,7 +267,11 @@ void bind_testing(nb::module_& m) {
         nb::arg("activation") = "identity", nb::arg("precision") = "fp32", nb::arg("output_precision") = "fp32",
         nb::arg("used_inner") = 0);
   m.def("encode", &encode, nb::arg("isa"), nb::arg("rows"), nb::arg("precision"));
+  m.def("narrow_attention", [](const std::string& isa) {
+    return choose_kernels(isa).narrow_attention == Precision::bf16 ? "bf16" : "fp32";
+  });
   m.def("attention", &attention, nb::arg("isa"), nb::arg("query"), nb::arg("key"), nb::arg("value"),
+        nb::arg("narrow") = false,
         "The context, and what every key received.");
   m.def("add_and_norm", &add_and_norm, nb::arg("isa"), nb::arg("hidden"), nb::arg("update"), nb::arg("rows").none(),
         nb::arg("weight"), nb::arg("bias"), nb::arg("eps"));

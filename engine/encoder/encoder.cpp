@@ -133,9 +133,11 @@ class Encoder::Chunk {
     const Matrix& output = layer.end.output.matrix;
     const int part = projection.outputs / 3;  // where key and value start
     const bool pools = pools_in(index);
-    project(layer, pools);
+    const Encoded rows = projected(projection);
+    project(layer, pools, rows);
 
-    const std::ptrdiff_t stride = row_stride(projection.outputs);
+    const std::ptrdiff_t number = number_bytes(rows.precision);
+    const std::ptrdiff_t stride = row_bytes(projection.outputs, rows.precision) / number;
     const bool drops = model_.plan.drops(index) && !pools;
     const int width = layer.used_heads * head_dim;
     const auto [first, end] = team_.share(rows_ * layer.used_heads);
@@ -144,12 +146,14 @@ class Encoder::Chunk {
       const int head = item % layer.used_heads;
       const int first_query = pools ? row : starts_[row];
       const int queries = pools ? 1 : length(row);
-      const float* key = w_.inner + starts_[row] * stride + part + head * head_dim;
+      const auto* query = static_cast<const std::byte*>(rows.values) + head * head_dim * number;
+      const std::byte* key = query + (starts_[row] * stride + part) * number;
       float* context = w_.context + first_query * row_stride(output.inner);
       kernels_.attention(
-          {.query = w_.inner + first_query * stride + head * head_dim,
+          {.precision = rows.precision,
+           .query = query + first_query * stride * number,
            .key = key,
-           .value = key + part,
+           .value = key + part * number,
            .stride = stride,
            .queries = queries,
            .length = length(row),
@@ -183,8 +187,14 @@ class Encoder::Chunk {
     finish(index, false, layer.end, input);
   }
 
+  // Where query, key and value go.
+  Encoded projected(const Matrix& matrix) const {
+    const Precision precision = matrix.precision == Precision::fp32 ? Precision::fp32 : kernels_.narrow_attention;
+    return {precision, w_.inner, matrix.outputs, nullptr, nullptr};
+  }
+
   // Query, key and value of all tokens; where only the first token of each sequence matters, its query alone.
-  void project(const AttentionLayer& layer, bool pools) {
+  void project(const AttentionLayer& layer, bool pools, const Encoded& rows) {
     const Matrix& matrix = layer.query_key_value.matrix;
     const int strips = (layer.used_heads * config_.head_dim + matrix.strip - 1) / matrix.strip;
     const int part_strips = matrix.strips() / 3;
@@ -202,8 +212,7 @@ class Encoder::Chunk {
       const int to = std::min(end - part * strips, strips);
       if (from >= to) continue;
       const bool is_query = part == 0;
-      multiply(is_query ? query : all, is_query && pools ? rows_ : tokens_, matrix, Activation::identity,
-               {Precision::fp32, w_.inner, matrix.outputs, nullptr, nullptr},
+      multiply(is_query ? query : all, is_query && pools ? rows_ : tokens_, matrix, Activation::identity, rows,
                {part * part_strips + from, part * part_strips + to});
     }
     team_.meet();
@@ -214,8 +223,8 @@ class Encoder::Chunk {
     const Precision written = output.precision == Precision::bf16 ? Precision::bf16 : Precision::fp32;
     const Encoded inner{written, w_.inner, output.inner, nullptr, nullptr};
     const int strips = (layer.used_rows + layer.input.matrix.strip - 1) / layer.input.matrix.strip;
-    multiply(encoded(layer.input.matrix, hidden_), tokens_, layer.input.matrix, Activation::gelu, inner,
-             team_.share(strips));
+    const Activation gelu = output.precision == Precision::fp32 ? Activation::gelu : Activation::rounded_gelu;
+    multiply(encoded(layer.input.matrix, hidden_), tokens_, layer.input.matrix, gelu, inner, team_.share(strips));
     team_.meet();
     Encoded input = inner;
     if (output.precision == Precision::int8) {

@@ -1,92 +1,329 @@
 // Attention of one head of one sequence. Queries lie across the lanes, so that the softmax runs down each lane: no
 // sums across a vector, and a lane without a query needs no mask. Included once by each table, after gemm.inl.h.
+//
+// Both products are of 32-bit units, so that one code serves float32, where a unit is a number, and bf16, where it is a
+// pair of numbers next to each other in the summed dimension.
 
 namespace prunetime {
 namespace {
 
+constexpr int kQueries = 2 * kLanes;  // at once
+
+constexpr int whole_vectors(int count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
+// Float32 rows and products.
+struct Float32 {
+  using Element = float;
+  static constexpr int kPerUnit = 1;
+  static constexpr int kExpDegree = 5;
+
+  static Vec multiply_add(Vec a, Vec b, Vec sums) { return fma(a, b, sums); }
+  static Vec load_units(const float* row, int count) { return load_first(row, count); }
+  static Vec unit(const Vec (&numbers)[1]) { return numbers[0]; }
+  static Vec number(Vec unit, int) { return unit; }
+};
+
+#if defined(PRUNETIME_BF16_PAIRS)
+constexpr Precision kNarrowAttention = Precision::bf16;
+
+// Rows of bf16, whose products are summed in float32.
+struct BFloat16 {
+  using Element = std::uint16_t;
+  static constexpr int kPerUnit = 2;
+  static constexpr int kExpDegree = 3;
+
+  static Vec multiply_add(Vec a, Vec b, Vec sums) { return multiply_add_pairs(a, b, sums); }
+  static Vec load_units(const Element* row, int count) { return load_pairs(row, count); }
+  static Vec unit(const Vec (&numbers)[2]) { return pack_pairs(numbers[0], numbers[1]); }
+  static Vec number(Vec unit, int i) { return of_bits(i == 0 ? bits_of(unit) << 16 : bits_of(unit) & ~0xffff); }
+};
+#else
+constexpr Precision kNarrowAttention = Precision::fp32;
+#endif
+
+template <class Arithmetic>
+constexpr int units(int count) {
+  return (count + Arithmetic::kPerUnit - 1) / Arithmetic::kPerUnit;
+}
+
 std::size_t attention_scratch_floats(int longest, int head_dim) {
-  return static_cast<std::size_t>(longest + head_dim) * kPanel;
+  const auto length = static_cast<std::size_t>(whole_vectors(longest));
+  const auto width = static_cast<std::size_t>(whole_vectors(head_dim));
+  return (length + width) * kQueries + 2 * length * width + length * kLanes;
 }
 
-// out[rows][Vectors] = left right, where right has `inner` rows of kPanel.
-template <int Vectors>
-inline void multiply_panel(Left left, int rows, const float* right, int inner, float* out) {
-  for_each_tile<kTileRows>(rows, [&]<int Rows>(int first) {
-    Tile<Fp32, Rows, 1, Vectors> tile{};
-    tile.multiply({left.values + first * left.row_bytes, left.row_bytes, left.inner_bytes},
-                  reinterpret_cast<const std::uint32_t*>(right), kPanel, 0, inner);
+// The parts of the scratch. A row of keys or values that is not the caller's has `width` units.
+template <class Arithmetic>
+struct AttentionScratch {
+  int width;
+  float* scores;    // [length][kQueries], then the probabilities in units
+  float* panel;     // [width][kQueries]: the queries, then the context
+  float* keys;      // [length][width]
+  float* values;    // [units of length][width]
+  float* received;  // [length][kLanes]
+
+  AttentionScratch(const Attention& a, float* scratch) : width(whole_vectors(a.head_dim)) {
+    const std::ptrdiff_t length = whole_vectors(a.length);
+    scores = scratch;
+    panel = scores + length * kQueries;
+    keys = panel + static_cast<std::ptrdiff_t>(width) * kQueries;
+    values = keys + length * width;
+    received = values + length * width;
+  }
+};
+
+// Units that are read as values[row * row_step + k * inner_step].
+struct Units {
+  const float* values;
+  std::ptrdiff_t row_step;
+  std::ptrdiff_t inner_step;
+};
+
+// sums[Rows][Vectors] = left right, where right has `inner` rows of kQueries units.
+template <class Arithmetic, int Rows, int Vectors>
+inline __attribute__((always_inline)) void multiply_rows(Units left, const float* right, int inner,
+                                                         Vec (&sums)[Rows][Vectors]) {
+  PRUNETIME_UNROLL
+  for (int row = 0; row < Rows; ++row) {
+    PRUNETIME_UNROLL
+    for (int v = 0; v < Vectors; ++v) sums[row][v] = zero();
+  }
+  for (int k = 0; k < inner; ++k) {
+    Vec columns[Vectors];
+    PRUNETIME_UNROLL
+    for (int v = 0; v < Vectors; ++v) columns[v] = load(right + v * kLanes);
+    PRUNETIME_UNROLL
     for (int row = 0; row < Rows; ++row) {
-      for (int v = 0; v < Vectors; ++v) store(out + (first + row) * kPanel + v * kLanes, tile.sums[row][v]);
+      const Vec factor = broadcast(left.values[row * left.row_step]);
+      PRUNETIME_UNROLL
+      for (int v = 0; v < Vectors; ++v) sums[row][v] = Arithmetic::multiply_add(factor, columns[v], sums[row][v]);
     }
-  });
-}
-
-// scores[keys][lane] becomes e^(score - greatest of the lane); returns 1 / the lane's sum.
-inline Vec exponentiate(float* scores, int keys) {
-  Vec greatest = load(scores);
-  Vec least = greatest;
-  for (int key = 1; key < keys; ++key) {
-    const Vec score = load(scores + key * kPanel);
-    greatest = max(greatest, score);
-    least = min(least, score);
+    left.values += left.inner_step;
+    right += kQueries;
   }
-  Vec total = least - least;  // 0, or NaN where a score overflowed to minus infinity
-  for (int key = 0; key < keys; ++key) {
-    const Vec e = exp_of_nonpositive(load(scores + key * kPanel) - greatest);
-    store(scores + key * kPanel, e);
-    total = total + e;
+}
+
+// to[unit][row] = the units of from[row] of up to kLanes rows, zero beyond; rows of `to` are kQueries units.
+template <class Arithmetic>
+inline void transpose_queries(const typename Arithmetic::Element* from, std::ptrdiff_t stride, int rows, int width,
+                              float* to) {
+  for (int column = 0; column < width; column += kLanes * Arithmetic::kPerUnit) {
+    Vec tile[kLanes];
+    PRUNETIME_UNROLL
+    for (int row = 0; row < kLanes; ++row) {
+      tile[row] = row < rows ? Arithmetic::load_units(from + row * stride + column, width - column) : zero();
+    }
+    transpose(tile);
+    PRUNETIME_UNROLL
+    for (int unit = 0; unit < kLanes; ++unit) store(to + unit * kQueries, tile[unit]);
+    to += kLanes * kQueries;
   }
-  return 1.0F / total;
 }
 
-// Adds what one vector of queries attended to, every lane's probability being its score times `reciprocal`.
-inline void receive(const float* scores, Vec reciprocal, const Attention& a) {
-  for (int key = 0; key < a.length; ++key) a.received[key] += sum(load(scores + key * kPanel) * reciprocal);
+// to[row][column] = factor[row] from[column][row] of up to kLanes rows; rows of `from` are kQueries floats.
+inline void transpose_context(const float* from, Vec factor, float* to, std::ptrdiff_t stride, int rows, int width) {
+  for (int column = 0; column < width; column += kLanes) {
+    Vec tile[kLanes];
+    PRUNETIME_UNROLL
+    for (int i = 0; i < kLanes; ++i) tile[i] = load(from + (column + i) * kQueries) * factor;
+    transpose(tile);
+    PRUNETIME_UNROLL
+    for (int row = 0; row < kLanes; ++row) {
+      if (row < rows) store_first(to + row * stride + column, tile[row], width - column);
+    }
+  }
 }
 
+// Keys, and values across the keys, as units.
+template <class Arithmetic>
+void copy_keys_and_values(const Attention a, const AttentionScratch<Arithmetic> s) {
+  using Element = typename Arithmetic::Element;
+  constexpr int kPerUnit = Arithmetic::kPerUnit;
+  for (int column = 0; column < a.head_dim; column += kLanes * kPerUnit) {
+    const Element* from = static_cast<const Element*>(a.key) + column;
+    float* to = s.keys + column / kPerUnit;
+    for (int key = 0; key < a.length; ++key, from += a.stride, to += s.width) {
+      store(to, Arithmetic::load_units(from, a.head_dim - column));
+    }
+  }
+  for (int column = 0; column < a.head_dim; column += kLanes) {
+    const Element* from = static_cast<const Element*>(a.value) + column;
+    float* to = s.values + column;
+    for (int left = a.length; left > 0; left -= kPerUnit, to += s.width) {
+      Vec numbers[kPerUnit];
+      for (int i = 0; i < kPerUnit; ++i, from += a.stride) {
+        numbers[i] = i < left ? load_first(from, a.head_dim - column) : zero();
+      }
+      store(to, Arithmetic::unit(numbers));
+    }
+  }
+}
+
+// What the lanes of the queries need.
 template <int Vectors>
-void attend(const Attention& a, int first, int queries, float* scratch) {
-  float* scores = scratch;                                                     // [length][kPanel]
-  float* panel = scratch + static_cast<std::ptrdiff_t>(a.length) * kPanel;     // [head_dim][kPanel]
-  for (int lane = 0; lane < queries; ++lane) {
-    const float* query = a.query + (first + lane) * a.stride;
-    for (int d = 0; d < a.head_dim; ++d) panel[d * kPanel + lane] = query[d] * a.scale;
-  }
-  for (int d = 0; d < a.head_dim; ++d) {
-    for (int lane = queries; lane < Vectors * kLanes; ++lane) panel[d * kPanel + lane] = 0.0F;
-  }
-  const std::ptrdiff_t row = a.stride * static_cast<std::ptrdiff_t>(sizeof(float));
-  multiply_panel<Vectors>({reinterpret_cast<const std::byte*>(a.key), row, sizeof(float)}, a.length, panel, a.head_dim,
-                          scores);
-  Vec reciprocal[Vectors];
-  for (int v = 0; v < Vectors; ++v) {
-    reciprocal[v] = exponentiate(scores + v * kLanes, a.length);
-    if (a.received != nullptr) receive(scores + v * kLanes, keep_first(reciprocal[v], queries - v * kLanes), a);
-  }
-  multiply_panel<Vectors>({reinterpret_cast<const std::byte*>(a.value), sizeof(float), row}, a.head_dim, scores,
-                          a.length, panel);
-  for (int d = 0; d < a.head_dim; ++d) {
+struct Softmax {
+  Vec greatest[Vectors];
+  Vec least[Vectors];
+  Vec reciprocal[Vectors];  // of the sums of the exponentials
+};
+
+// `Vectors` of queries: a.query and a.context are the rows of the first.
+template <class Arithmetic, int Vectors>
+struct Block {
+  const Attention a;
+  const AttentionScratch<Arithmetic> s;
+  int queries;
+
+  // scores = keys queries^T
+  Softmax<Vectors> score() const {
+    constexpr bool kCopied = Arithmetic::kPerUnit > 1;
+    const Units keys{kCopied ? s.keys : static_cast<const float*>(a.key), kCopied ? s.width : a.stride, 1};
+    Softmax<Vectors> lanes;
     for (int v = 0; v < Vectors; ++v) {
-      float* place = panel + d * kPanel + v * kLanes;
-      store(place, load(place) * reciprocal[v]);
+      lanes.greatest[v] = broadcast(-__builtin_inff());
+      lanes.least[v] = broadcast(__builtin_inff());
+    }
+    for_each_tile<kTileRows>(a.length, [&, panel = s.panel, inner = units<Arithmetic>(a.head_dim)]<int Rows>(int first) {
+      Vec sums[Rows][Vectors];
+      multiply_rows<Arithmetic>({keys.values + first * keys.row_step, keys.row_step, keys.inner_step}, panel, inner,
+                                sums);
+      float* out = s.scores + first * kQueries;
+      PRUNETIME_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        Vec greatest = lanes.greatest[v], least = lanes.least[v];
+        PRUNETIME_UNROLL
+        for (int row = 0; row < Rows; ++row) {
+          store(out + row * kQueries + v * kLanes, sums[row][v]);
+          greatest = max(greatest, sums[row][v]);
+          least = min(least, sums[row][v]);
+        }
+        lanes.greatest[v] = greatest;
+        lanes.least[v] = least;
+      }
+    });
+    return lanes;
+  }
+
+  // scores become e^(scale (score - greatest of the lane)), in units.
+  void exponentiate(Softmax<Vectors>& lanes) const {
+    const Vec scale = broadcast(a.scale * kLog2OfE);
+    const int length = a.length;
+    const float* score = s.scores;
+    float* to = s.scores;
+    Vec total[Vectors], greatest[Vectors];
+    for (int v = 0; v < Vectors; ++v) {
+      total[v] = lanes.least[v] - lanes.least[v];  // 0, or NaN where a score overflowed to minus infinity
+      greatest[v] = lanes.greatest[v];
+    }
+    const auto next_unit = [&](int keys) __attribute__((always_inline)) {
+      PRUNETIME_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        Vec numbers[Arithmetic::kPerUnit];
+        PRUNETIME_UNROLL
+        for (int i = 0; i < Arithmetic::kPerUnit; ++i) {
+          numbers[i] = zero();
+          if (i >= keys) continue;
+          const Vec below = load(score + i * kQueries + v * kLanes) - greatest[v];
+          numbers[i] = exp2_of_nonpositive<Arithmetic::kExpDegree>(below * scale);
+          total[v] = total[v] + numbers[i];
+        }
+        store(to + v * kLanes, Arithmetic::unit(numbers));
+      }
+      score += Arithmetic::kPerUnit * kQueries;
+      to += kQueries;
+    };
+    int key = 0;
+    for (; key + Arithmetic::kPerUnit <= length; key += Arithmetic::kPerUnit) next_unit(Arithmetic::kPerUnit);
+    if (key < length) next_unit(length - key);
+    for (int v = 0; v < Vectors; ++v) lanes.reciprocal[v] = 1.0F / total[v];
+  }
+
+  // received[key][lane] += the probability; `begin` makes it start at 0.
+  void receive(const Softmax<Vectors>& lanes, bool begin) const {
+    Vec factor[Vectors];
+    for (int v = 0; v < Vectors; ++v) factor[v] = keep_first(lanes.reciprocal[v], queries - v * kLanes);
+    float* place = s.received;
+    const float* row = s.scores;
+    for (int key = 0; key < a.length; key += Arithmetic::kPerUnit, row += kQueries) {
+      for (int i = 0; i < Arithmetic::kPerUnit; ++i, place += kLanes) {  // one too many at most; there is room
+        Vec received = begin ? zero() : load(place);
+        PRUNETIME_UNROLL
+        for (int v = 0; v < Vectors; ++v) {
+          received = fma(Arithmetic::number(load(row + v * kLanes), i), factor[v], received);
+        }
+        store(place, received);
+      }
     }
   }
-  for (int lane = 0; lane < queries; ++lane) {
-    float* context = a.context + (first + lane) * a.context_stride;
-    for (int d = 0; d < a.head_dim; ++d) context[d] = panel[d * kPanel + lane];
+
+  // panel = values^T probabilities
+  void weigh() const {
+    constexpr bool kCopied = Arithmetic::kPerUnit > 1;
+    const Units values{kCopied ? s.values : static_cast<const float*>(a.value), 1, kCopied ? s.width : a.stride};
+    for_each_tile<kTileRows>(a.head_dim, [&, scores = s.scores, inner = units<Arithmetic>(a.length)]<int Rows>(int first) {
+      Vec sums[Rows][Vectors];
+      multiply_rows<Arithmetic>({values.values + first, values.row_step, values.inner_step}, scores, inner, sums);
+      float* out = s.panel + first * kQueries;
+      PRUNETIME_UNROLL
+      for (int row = 0; row < Rows; ++row) {
+        PRUNETIME_UNROLL
+        for (int v = 0; v < Vectors; ++v) store(out + row * kQueries + v * kLanes, sums[row][v]);
+      }
+    });
   }
+
+  void run(bool first) const {
+    const auto* query = static_cast<const typename Arithmetic::Element*>(a.query);
+    for (int v = 0; v < Vectors; ++v) {
+      transpose_queries<Arithmetic>(query + v * kLanes * a.stride, a.stride, queries - v * kLanes, a.head_dim,
+                                    s.panel + v * kLanes);
+    }
+    Softmax<Vectors> lanes = score();
+    exponentiate(lanes);
+    if (a.received != nullptr) receive(lanes, first);
+    weigh();
+    for (int v = 0; v < Vectors; ++v) {
+      transpose_context(s.panel + v * kLanes, lanes.reciprocal[v], a.context + v * kLanes * a.context_stride,
+                        a.context_stride, queries - v * kLanes, a.head_dim);
+    }
+  }
+};
+
+// to[row] = the sum of from[row], in one order.
+inline void sum_rows(const float* from, int rows, float* to) {
+  for (int first = 0; first < rows; first += kLanes) {
+    Vec tile[kLanes];
+    for (int i = 0; i < kLanes; ++i) tile[i] = first + i < rows ? load(from + (first + i) * kLanes) : zero();
+    transpose(tile);
+    Vec total = tile[0];
+    for (int i = 1; i < kLanes; ++i) total = total + tile[i];
+    store_first(to + first, total, rows - first);
+  }
+}
+
+template <class Arithmetic>
+void attention_as(const Attention& a, float* scratch) {
+  const AttentionScratch<Arithmetic> s(a, scratch);
+  if constexpr (Arithmetic::kPerUnit > 1) copy_keys_and_values(a, s);
+  Attention block = a;
+  for (int first = 0; first < a.queries; first += kQueries) {
+    const int queries = a.queries - first < kQueries ? a.queries - first : kQueries;
+    block.query = static_cast<const typename Arithmetic::Element*>(a.query) + first * a.stride;
+    block.context = a.context + first * a.context_stride;
+    if (queries > kLanes) {
+      Block<Arithmetic, 2>{block, s, queries}.run(first == 0);
+    } else {
+      Block<Arithmetic, 1>{block, s, queries}.run(first == 0);
+    }
+  }
+  if (a.received != nullptr) sum_rows(s.received, a.length, a.received);
 }
 
 void attention(const Attention& a, float* scratch) {
-  for (int key = 0; a.received != nullptr && key < a.length; ++key) a.received[key] = 0.0F;
-  for (int first = 0; first < a.queries; first += kPanel) {
-    const int queries = a.queries - first < kPanel ? a.queries - first : kPanel;
-    if (queries > kLanes) {
-      attend<2>(a, first, queries, scratch);
-    } else {
-      attend<1>(a, first, queries, scratch);
-    }
-  }
+#if defined(PRUNETIME_BF16_PAIRS)
+  if (a.precision == Precision::bf16) return attention_as<BFloat16>(a, scratch);
+#endif
+  attention_as<Float32>(a, scratch);
 }
 
 }  // namespace

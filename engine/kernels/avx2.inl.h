@@ -20,6 +20,48 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 
+inline Vec round(Vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+// v 2^exponent; 0 below 2^-126, where normal floats end.
+inline Vec times_power_of_two(Vec v, Vec exponent) {
+  const Vec biased = _mm256_max_ps(_mm256_set1_ps(-127.0F), exponent) + (12582912.0F + 127.0F);  // in the low bits
+  return v * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(biased), 23));
+}
+
+inline __m256i first_lanes(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+inline Vec load_first(const float* from, int count) { return _mm256_maskload_ps(from, first_lanes(count)); }
+inline void store_first(float* to, Vec v, int count) { _mm256_maskstore_ps(to, first_lanes(count), v); }
+
+// Lane j of row i changes places with lane i of row j.
+inline void transpose(Vec (&rows)[kLanes]) {
+  Vec t[kLanes];
+  for (int i = 0; i < kLanes; i += 2) {
+    t[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < kLanes; i += 4) {  // rows[i + k]: column k of rows i to i + 3, in each half
+    rows[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    rows[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    rows[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    rows[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int k = 0; k < 4; ++k) {
+    const Vec low = rows[k], high = rows[4 + k];
+    rows[k] = _mm256_permute2f128_ps(low, high, 0x20);
+    rows[4 + k] = _mm256_permute2f128_ps(low, high, 0x31);
+  }
+}
+
+#define PRUNETIME_LOOKUP
+constexpr int kPieces = kLanes;
+using Table = Vec;
+inline Table load_table(const float* from) { return _mm256_load_ps(from); }
+// The floats of the table that the low three bits of each index name.
+inline Vec lookup(Table table, Vec index) { return _mm256_permutevar8x32_ps(table, _mm256_castps_si256(index)); }
+
 inline float sum(Vec v) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));

@@ -19,6 +19,57 @@ inline Vec broadcast(float value) { return _mm512_set1_ps(value); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline Vec round(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec times_power_of_two(Vec v, Vec exponent) { return _mm512_scalef_ps(v, exponent); }
+
+inline __mmask16 first_lanes(int count) {
+  return static_cast<__mmask16>(count < kLanes ? (1U << (count < 0 ? 0 : count)) - 1U : 0xffffU);
+}
+
+inline Vec load_first(const float* from, int count) { return _mm512_maskz_loadu_ps(first_lanes(count), from); }
+inline void store_first(float* to, Vec v, int count) { _mm512_mask_storeu_ps(to, first_lanes(count), v); }
+
+#define PRUNETIME_LOOKUP
+constexpr int kPieces = 2 * kLanes;
+struct Table {
+  Vec first, second;
+};
+inline Table load_table(const float* from) { return {_mm512_load_ps(from), _mm512_load_ps(from + kLanes)}; }
+// The floats of the table that the low five bits of each index name.
+inline Vec lookup(const Table& table, Vec index) {
+  return _mm512_permutex2var_ps(table.first, _mm512_castps_si512(index), table.second);
+}
+
+// Lane j of row i changes places with lane i of row j.
+inline void transpose(Vec (&rows)[kLanes]) {
+  Vec t[kLanes];
+  for (int i = 0; i < kLanes; i += 2) {
+    t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  const auto pairs = [](Vec a, Vec b, bool high) {
+    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
+  };
+  for (int i = 0; i < kLanes; i += 4) {  // rows[i + k]: column k of rows i to i + 3, in each quarter
+    rows[i] = pairs(t[i], t[i + 2], false);
+    rows[i + 1] = pairs(t[i], t[i + 2], true);
+    rows[i + 2] = pairs(t[i + 1], t[i + 3], false);
+    rows[i + 3] = pairs(t[i + 1], t[i + 3], true);
+  }
+  for (int k = 0; k < 4; ++k) {
+    const Vec low02 = _mm512_shuffle_f32x4(rows[k], rows[4 + k], 0x88);
+    const Vec low13 = _mm512_shuffle_f32x4(rows[k], rows[4 + k], 0xdd);
+    const Vec high02 = _mm512_shuffle_f32x4(rows[8 + k], rows[12 + k], 0x88);
+    const Vec high13 = _mm512_shuffle_f32x4(rows[8 + k], rows[12 + k], 0xdd);
+    t[k] = _mm512_shuffle_f32x4(low02, high02, 0x88);
+    t[8 + k] = _mm512_shuffle_f32x4(low02, high02, 0xdd);
+    t[4 + k] = _mm512_shuffle_f32x4(low13, high13, 0x88);
+    t[12 + k] = _mm512_shuffle_f32x4(low13, high13, 0xdd);
+  }
+  for (int i = 0; i < kLanes; ++i) rows[i] = t[i];
+}
+
 inline float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 
 inline std::int32_t greatest_bits(Vec v) { return _mm512_reduce_max_epi32(_mm512_castps_si512(v)); }
@@ -44,6 +95,34 @@ inline void store_bf16(std::uint16_t* to, Vec low, Vec high) {
   _mm512_storeu_si512(to, _mm512_permutex2var_epi16(rounded(low), upper_halves, rounded(high)));
 #endif
 }
+
+#if defined(__AVX512BF16__)
+#define PRUNETIME_BF16_PAIRS
+
+// Pairs of bf16, the lower first, in lanes of 32 bits.
+inline Vec multiply_add_pairs(Vec a, Vec b, Vec sums) {
+  return _mm512_dpbf16_ps(sums, __builtin_bit_cast(__m512bh, a), __builtin_bit_cast(__m512bh, b));
+}
+
+inline Vec pack_pairs(Vec low, Vec high) {
+  const auto packed = __builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(high, low));
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, packed));
+}
+
+// The first `count` numbers of a row, up to 2 * kLanes of them, as pairs; zeros beyond.
+inline Vec load_pairs(const std::uint16_t* row, int count) {
+  const auto lanes = static_cast<__mmask32>(count < 2 * kLanes ? (1U << count) - 1U : ~0U);
+  return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(lanes, row));
+}
+
+// Up to kLanes numbers as floats; zeros beyond.
+inline Vec load_first(const std::uint16_t* row, int count) {
+  const __m256i halves = _mm256_maskz_loadu_epi16(first_lanes(count), row);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+#endif
 
 // Each value rounded to a whole number, ties to even, plus `zero`, as 0..255.
 inline void store_u8(std::uint8_t* to, Vec a, Vec b, Vec c, Vec d, std::int32_t zero) {

@@ -46,8 +46,7 @@ inline void encode_u8(const float* row, int width, const Range& range, std::uint
   const bool tiny = extent < 0x1p-100F;
   *scale = tiny ? 1.0F : extent / 255.0F + (extent - extent);
   const float inverse = tiny ? 0.0F : 255.0F / extent;
-  const float magic = 12582912.0F;  // adding it rounds to a whole number
-  const float rounded = (magic - minimum * inverse) - magic;
+  const float rounded = (kRound - minimum * inverse) - kRound;
   *zero = rounded >= 0.0F && rounded <= 255.0F ? static_cast<std::int32_t>(rounded) : 0;  // otherwise NaN
   const Vec factor = broadcast(inverse);
   const int end = static_cast<int>(padded(width));

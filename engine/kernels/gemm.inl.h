@@ -70,30 +70,43 @@ inline __attribute__((always_inline)) void for_each_tile(int rows, const Use& us
   }
 }
 
-// Activates `rows` x `columns` finished sums and writes them where they belong.
-void write_tile(const Gemm& g, const float* tile, std::ptrdiff_t tile_stride, int first_row, int first_column,
-                int rows, int columns) {
-  std::byte* output = static_cast<std::byte*>(g.output) + first_row * g.output_bytes;
+// Writes activate(x) of `rows` x `columns` finished sums where they belong.
+template <class Activate>
+inline void write_activated(const Gemm& g, const float* tile, std::ptrdiff_t tile_stride, std::byte* output, int rows,
+                            int columns, const Activate activate) {
   for (int row = 0; row < rows; ++row, tile += tile_stride, output += g.output_bytes) {
     if (g.output_precision == Precision::fp32) {
-      float* to = reinterpret_cast<float*>(output) + first_column;
-      for (int column = 0; column < columns; column += kLanes) {
-        store(to + column, activate(g.activation, load(tile + column)));
-      }
+      float* to = reinterpret_cast<float*>(output);
+      for (int column = 0; column < columns; column += kLanes) store(to + column, activate(load(tile + column)));
       continue;
     }
-    std::uint16_t* to = reinterpret_cast<std::uint16_t*>(output) + first_column;
+    std::uint16_t* to = reinterpret_cast<std::uint16_t*>(output);
     int column = 0;
     for (; column + 2 * kLanes <= columns; column += 2 * kLanes) {
-      store_bf16(to + column, activate(g.activation, load(tile + column)),
-                 activate(g.activation, load(tile + column + kLanes)));
+      store_bf16(to + column, activate(load(tile + column)), activate(load(tile + column + kLanes)));
     }
     if (column < columns) {
       std::uint16_t both[2 * kLanes];
-      const Vec last = activate(g.activation, load(tile + column));
+      const Vec last = activate(load(tile + column));
       store_bf16(both, last, last);
       __builtin_memcpy(to + column, both, sizeof both / 2);
     }
+  }
+}
+
+void write_tile(const Gemm& g, const float* tile, std::ptrdiff_t tile_stride, int first_row, int first_column,
+                int rows, int columns) {
+  std::byte* output = static_cast<std::byte*>(g.output) + first_row * g.output_bytes +
+                      static_cast<std::ptrdiff_t>(first_column) * number_bytes(g.output_precision);
+  const auto write = [&](const auto& activate) {
+    write_activated(g, tile, tile_stride, output, rows, columns, activate);
+  };
+  switch (g.activation) {
+    case Activation::identity: return write([](Vec x) { return x; });
+    case Activation::gelu: return write(gelu());
+    case Activation::rounded_gelu: return write(rounded_gelu());
+    case Activation::relu: return write(relu);
+    case Activation::tanh: return write([](Vec x) { return tanh(x); });
   }
 }
 

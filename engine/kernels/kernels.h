@@ -33,7 +33,8 @@ constexpr std::ptrdiff_t row_bytes(int width, Precision precision = Precision::f
 // Floats from one row of `width` floats to the next.
 constexpr std::ptrdiff_t row_stride(int width) { return row_bytes(width) / 4; }
 
-enum class Activation { identity, gelu, relu, tanh };
+// rounded_gelu is for results that are rounded to bf16 or to bytes.
+enum class Activation { identity, gelu, rounded_gelu, relu, tanh };
 
 // Rows of numbers, row_bytes(width, precision) apart, zeros beyond `width` (int8: anything).
 // int8 numbers are unsigned with a scale and a zero point of their row: number = scale * (byte - zero).
@@ -85,10 +86,11 @@ struct Gemm {
 // context[queries, head_dim] = softmax(scale query key^T) value of one head of one sequence; key and value [length,
 // head_dim]. Where `received` [length] is given, it gets what every token was attended to: the sum over the queries.
 struct Attention {
-  const float* query;
-  const float* key;
-  const float* value;
-  std::ptrdiff_t stride;  // floats
+  Precision precision;  // of query, key and value, and of the products: fp32, or Kernels::narrow_attention
+  const void* query;
+  const void* key;
+  const void* value;
+  std::ptrdiff_t stride;  // numbers
   int queries;
   int length;
   int head_dim;
@@ -141,6 +143,7 @@ struct Kernels {
   const char* isa;
   int panel;            // outputs that are computed together, of a strip of 32; a strip of 16 has min(panel, 16)
   int groups_multiple;  // a dense matrix's groups are padded to a multiple of this
+  Precision narrow_attention;  // the faster one where query, key and value need not be fp32
 
   void (*gemm)(const Gemm&);
   std::size_t (*attention_scratch_floats)(int longest, int head_dim);

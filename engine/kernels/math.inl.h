@@ -7,6 +7,8 @@ namespace {
 using Ints = std::int32_t __attribute__((vector_size(sizeof(Vec))));
 using Words = std::uint32_t __attribute__((vector_size(sizeof(Vec))));
 
+constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
+
 inline Vec zero() { return Vec{}; }
 inline Ints bits_of(Vec v) { return reinterpret_cast<Ints>(v); }
 inline Vec of_bits(Ints bits) { return reinterpret_cast<Vec>(bits); }
@@ -20,68 +22,108 @@ inline Vec keep_first(Vec v, int count) {
   return of_bits(bits_of(v) & (lane < count));
 }
 
-// e^x for x <= 0, relative error below 2e-7; below -87.3, where floats end, e^-87.3.
-// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial in r is our own minimax fit, relative error 3.1e-9.
-inline Vec exp_of_nonpositive(Vec x) {
-  x = max(broadcast(-87.3F), x);
-  const Vec magic = broadcast(12582912.0F);  // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
-  const Vec shifted = fma(x, broadcast(1.44269504F), magic);
-  const Vec n = shifted - magic;
-  Vec r = fma(n, broadcast(-0.693359375F), x);  // ln 2 in two parts, the first with few bits: n times it is exact
-  r = fma(n, broadcast(2.12194440e-4F), r);
-  Vec p = broadcast(1.381461276e-03F);
-  p = fma(p, r, broadcast(8.368710056e-03F));
-  p = fma(p, r, broadcast(4.166838899e-02F));
-  p = fma(p, r, broadcast(1.666652113e-01F));
-  p = fma(p, r, broadcast(4.999999404e-01F));
-  p = fma(p * r, r, r) + 1.0F;
-  const Vec power_of_two = of_bits((bits_of(shifted) << 23) + 0x3f800000);
-  return p * power_of_two;
+// A function of t >= 0 in pieces that a shuffle looks up: the first of half the width of the others, the last without end.
+template <int Degree, int Pieces>
+struct Piecewise {
+  float scale;                                        // 1 / width of a piece
+  alignas(64) float coefficient[Degree + 1][Pieces];  // [power][piece]
+};
+
+#if defined(PRUNETIME_LOOKUP)
+// The same with its tables in registers.
+template <int Degree>
+struct LoadedPiecewise {
+  Vec last, scale;
+  Table coefficient[Degree + 1];
+
+  inline explicit LoadedPiecewise(const Piecewise<Degree, kPieces>& function)
+      : last(broadcast(static_cast<float>(kPieces - 1) / function.scale)), scale(broadcast(function.scale)) {
+    for (int power = 0; power <= Degree; ++power) coefficient[power] = load_table(function.coefficient[power]);
+  }
+
+  inline __attribute__((always_inline)) Vec operator()(Vec t) const {
+    const Vec piece = fma(min(t, last), scale, broadcast(kRound));  // in its low bits
+    Vec value = lookup(coefficient[Degree], piece);
+    for (int power = Degree - 1; power >= 0; --power) value = fma(value, t, lookup(coefficient[power], piece));
+    return value;
+  }
+};
+#endif
+
+}  // namespace
+}  // namespace prunetime
+
+#include "kernels/fits.inl.h"
+
+namespace prunetime {
+namespace {
+
+// 2^x for x <= 0 (or barely above): relative error below 2e-7 with degree 5, 1.1e-4 with degree 3; about 0 below
+// -126, where floats end. Minus infinity gives 0 or NaN.
+template <int Degree = 5>
+inline Vec exp2_of_nonpositive(Vec x) {
+  static_assert(Degree == 5 || Degree == 3);
+  const float* coefficient = Degree == 5 ? kExp2Of5 : kExp2Of3;
+  const Vec n = round(x);
+  const Vec r = x - n;
+  Vec p = broadcast(coefficient[Degree]);
+  for (int power = Degree - 1; power >= 0; --power) p = fma(p, r, broadcast(coefficient[power]));
+  return times_power_of_two(p, n);
 }
 
-// x Phi(x), Phi the normal distribution function; absolute error below 5e-7 (plus one rounding of x).
-// x Phi(x) = max(0, x) - |x| Q(|x|), Q the upper tail, which is 1.9e-8 at 5.5. Our own minimax fit of
-// Q(t) = (5.5 - t) h(t), h of degree 14 in t scaled to [-1, 1]. It is exactly 0 from 5.5 on, so infinities become NaN.
-inline Vec gelu(Vec x) {
-  constexpr float kEnd = 5.5F;
-  const Vec t = min(broadcast(kEnd), abs(x));
-  const Vec s = fma(t, broadcast(2.0F / kEnd), broadcast(-1.0F));
-  Vec h = broadcast(2.024818212e-03F);
-  h = fma(h, s, broadcast(8.966936002e-05F));
-  h = fma(h, s, broadcast(-1.085251756e-02F));
-  h = fma(h, s, broadcast(4.962039646e-03F));
-  h = fma(h, s, broadcast(2.278876118e-02F));
-  h = fma(h, s, broadcast(-2.564195730e-02F));
-  h = fma(h, s, broadcast(-1.292971056e-02F));
-  h = fma(h, s, broadcast(4.636005685e-02F));
-  h = fma(h, s, broadcast(-3.307495639e-02F));
-  h = fma(h, s, broadcast(-1.438379940e-02F));
-  h = fma(h, s, broadcast(5.004069954e-02F));
-  h = fma(h, s, broadcast(-4.882846773e-02F));
-  h = fma(h, s, broadcast(2.637440711e-02F));
-  h = fma(h, s, broadcast(-8.010287769e-03F));
-  h = fma(h, s, broadcast(1.083554351e-03F));
-  return max(zero(), x) - abs(x) * ((broadcast(kEnd) - t) * h);
-}
+constexpr float kLog2OfE = 1.44269504F;
 
-// (1 - e^-2|x|) / (1 + e^-2|x|) with the sign of x; an infinity becomes NaN, so that an overflow does not look fine.
+// (1 - e^-2|x|) / (1 + e^-2|x|) with the sign of x; an infinity becomes NaN.
 inline Vec tanh(Vec x) {
-  const Vec e = exp_of_nonpositive(abs(x) * -2.0F);
+  const Vec e = exp2_of_nonpositive(abs(x) * (-2.0F * kLog2OfE));
   return with_sign_of((1.0F - e) / (1.0F + e), x) + (x - x);
 }
 
 // max(0, x), exactly; minus infinity becomes NaN, as in gelu and tanh.
 inline Vec relu(Vec x) { return (x + abs(x)) * 0.5F; }
 
-inline Vec activate(Activation activation, Vec x) {
-  switch (activation) {
-    case Activation::gelu: return gelu(x);
-    case Activation::relu: return relu(x);
-    case Activation::tanh: return tanh(x);
-    case Activation::identity: break;
+// GELU, x Phi(x), Phi the normal distribution function. An infinity gives NaN, as infinity times 0.
+#if defined(PRUNETIME_LOOKUP)
+// x / 2 + E(|x|) with E(t) = t / 2 - t Q(t), Q the upper tail. 0 gives exactly 0, so that padding stays what it is.
+template <int Degree>
+struct GeluOf {
+  LoadedPiecewise<Degree> even;
+  inline __attribute__((always_inline)) Vec operator()(Vec x) const { return fma(x, broadcast(0.5F), even(abs(x))); }
+};
+
+template <int Degree>
+GeluOf(LoadedPiecewise<Degree>) -> GeluOf<Degree>;
+
+// The fit in as many pieces as this table's shuffle looks up.
+template <class Of32, class Of8>
+constexpr const auto& fitting(const Of32& of32, const Of8& of8) {
+  if constexpr (kPieces == 32) {
+    return of32;
+  } else {
+    return of8;
   }
-  return x;
 }
+
+// Absolute error below 1e-6.
+inline auto gelu() { return GeluOf{LoadedPiecewise{fitting(kGelu32, kGelu8)}}; }
+
+// For results that are rounded to bf16 or to bytes: error below half an ulp of bf16 or 2e-6, whichever is larger.
+inline auto rounded_gelu() { return GeluOf{LoadedPiecewise{fitting(kRoundedGelu32, kRoundedGelu8)}}; }
+#else
+// max(0, x) - t Q(t) from one polynomial. Absolute error below 1e-6, plus one rounding of x.
+inline auto gelu() {
+  return [](Vec x) {
+    constexpr float kEnd = 5.2F;
+    const Vec t = min(broadcast(kEnd), abs(x));
+    const Vec s = fma(t, broadcast(2.0F / kEnd), broadcast(-1.0F));
+    Vec h = broadcast(kTailOf12[12]);
+    for (int power = 11; power >= 0; --power) h = fma(h, s, broadcast(kTailOf12[power]));
+    return max(zero(), x) - abs(x) * ((broadcast(kEnd) - t) * h);
+  };
+}
+
+inline auto rounded_gelu() { return gelu(); }
+#endif
 
 }  // namespace
 }  // namespace prunetime

@@ -3,67 +3,118 @@
 namespace prunetime {
 namespace {
 
-// out[width] = LayerNorm of value(column) for whole vectors of columns. A row that overflowed comes out as NaN.
-template <class Value>
-inline void normalise(const LayerNorm& norm, float* out, const Value& value) {
+// Rows at once: each waits four times for a sum, a division or a root, so that others have something to do meanwhile.
+constexpr int kNormRows = 4;
+
+// out[Rows][width] = LayerNorm of value(row, column), which is called for whole vectors of columns from left to right.
+// A row that overflowed comes out as NaN.
+template <int Rows, class Value>
+inline __attribute__((always_inline)) void normalise(const LayerNorm norm, float* out, std::ptrdiff_t stride,
+                                                     const Value& value) {
+  constexpr int kStep = 2 * kLanes;
+  static_assert(kPad % kStep == 0);
+  const int end = static_cast<int>(padded(norm.width));
   const float width = static_cast<float>(norm.width);
-  Vec total = zero();
-  for (int column = 0; column < norm.width; column += kLanes) {
-    const Vec v = value(column);
-    store(out + column, v);
-    total = total + v;
+  Vec sums[Rows][2] = {};
+  for (int column = 0; column < end; column += kStep) {
+    PRUNETIME_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      PRUNETIME_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const Vec v = value(row, column + i * kLanes);
+        store(out + row * stride + column + i * kLanes, v);
+        sums[row][i] = sums[row][i] + v;
+      }
+    }
   }
-  const Vec mean = broadcast(sum(total) / width);
-  Vec squares = zero();
+  Vec mean[Rows], squares[Rows][2] = {}, scale[Rows];
+  for (int row = 0; row < Rows; ++row) mean[row] = broadcast(sum(sums[row][0] + sums[row][1]) / width);
+  const auto add_squares = [&](int column, int count) __attribute__((always_inline)) {
+    PRUNETIME_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      PRUNETIME_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        Vec centred = load(out + row * stride + column + i * kLanes) - mean[row];
+        if (count < kStep) centred = keep_first(centred, count - i * kLanes);
+        squares[row][i] = fma(centred, centred, squares[row][i]);
+      }
+    }
+  };
   int column = 0;
-  for (; column + kLanes <= norm.width; column += kLanes) {
-    const Vec centred = load(out + column) - mean;
-    squares = fma(centred, centred, squares);
+  for (; column + kStep <= norm.width; column += kStep) add_squares(column, kStep);
+  if (column < norm.width) add_squares(column, norm.width - column);
+  for (int row = 0; row < Rows; ++row) {
+    const float variance = sum(squares[row][0] + squares[row][1]) / width;
+    scale[row] = broadcast(1.0F / __builtin_sqrtf(variance + norm.eps) + (variance - variance));
   }
-  if (column < norm.width) {
-    const Vec centred = keep_first(load(out + column) - mean, norm.width - column);
-    squares = fma(centred, centred, squares);
+  for (column = 0; column < end; column += kStep) {
+    Vec weight[2], bias[2];
+    PRUNETIME_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      weight[i] = load(norm.weight + column + i * kLanes);
+      bias[i] = load(norm.bias + column + i * kLanes);
+    }
+    PRUNETIME_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      PRUNETIME_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        float* place = out + row * stride + column + i * kLanes;
+        store(place, fma((load(place) - mean[row]) * scale[row], weight[i], bias[i]));
+      }
+    }
   }
-  const float variance = sum(squares) / width;
-  const Vec scale = broadcast(1.0F / __builtin_sqrtf(variance + norm.eps) + (variance - variance));
-  for (column = 0; column < norm.width; column += kLanes) {
-    const Vec centred = (load(out + column) - mean) * scale;
-    store(out + column, fma(centred, load(norm.weight + column), load(norm.bias + column)));
-  }
+}
+
+// use.template operator()<rows>(first) for all rows from `first` to `end`.
+template <class Use>
+inline __attribute__((always_inline)) void for_each_norm(int first, int end, const Use& use) {
+  for (; first + kNormRows <= end; first += kNormRows) use.template operator()<kNormRows>(first);
+  for (; first < end; ++first) use.template operator()<1>(first);
 }
 
 void embed(const Embedding& e, const LayerNorm& norm) {
   const std::ptrdiff_t stride = row_stride(norm.width);
-  for (int token = 0; token < e.length; ++token) {
-    const float* word = e.word + e.ids[token] * stride;
-    const float* position = e.position + token * stride;
-    const auto sum_of_two = [&](int column) { return load(word + column) + load(position + column); };
-    if (e.token_type == nullptr) {
-      normalise(norm, e.output + token * stride, sum_of_two);
-    } else {
-      const float* type = e.token_type + e.types[token] * stride;
-      normalise(norm, e.output + token * stride, [&](int column) { return sum_of_two(column) + load(type + column); });
+  for_each_norm(0, e.length, [&]<int Rows>(int first) {
+    const float *word[Rows], *type[Rows];
+    const float* position = e.position + first * stride;
+    for (int row = 0; row < Rows; ++row) {
+      word[row] = e.word + e.ids[first + row] * stride;
+      type[row] = e.token_type == nullptr ? nullptr : e.token_type + e.types[first + row] * stride;
     }
-  }
+    const auto two = [&](int row, int column) {
+      return load(word[row] + column) + load(position + row * stride + column);
+    };
+    const auto three = [&](int row, int column) { return two(row, column) + load(type[row] + column); };
+    if (e.token_type == nullptr) {
+      normalise<Rows>(norm, e.output + first * stride, stride, two);
+    } else {
+      normalise<Rows>(norm, e.output + first * stride, stride, three);
+    }
+  });
 }
 
 void add_and_norm(const Residual& r, const LayerNorm& norm) {
   const std::ptrdiff_t stride = row_stride(norm.width);
-  for (int token = r.first_token; token < r.end_token; ++token) {
-    float* hidden = r.hidden + token * stride;
-    const float* update = r.update + token * r.update_stride;
-    if (r.kept == nullptr) {
-      normalise(norm, hidden, [&](int column) { return load(hidden + column) + load(update + column); });
+  const std::ptrdiff_t update_stride = r.update_stride;
+  const std::uint32_t* kept = r.kept;
+  for_each_norm(r.first_token, r.end_token, [&]<int Rows>(int first) {
+    float* hidden = r.hidden + first * stride;
+    const float* update = r.update + first * update_stride;
+    if (kept == nullptr) {
+      normalise<Rows>(norm, hidden, stride, [=](int row, int column) {
+        return load(hidden + row * stride + column) + load(update + row * update_stride + column);
+      });
     } else {
-      normalise(norm, hidden, [&](int column) {
+      std::ptrdiff_t read[Rows] = {};
+      normalise<Rows>(norm, hidden, stride, [&](int row, int column) {
         constexpr std::uint32_t kAll = kLanes == 32 ? ~0U : (1U << kLanes) - 1U;
-        const std::uint32_t lanes = r.kept[column / kPad] >> (column % kPad) & kAll;
-        const Vec v = load(hidden + column) + expand(update, lanes);
-        update += __builtin_popcount(lanes);
+        const std::uint32_t lanes = kept[column / kPad] >> (column % kPad) & kAll;
+        const Vec v = load(hidden + row * stride + column) + expand(update + row * update_stride + read[row], lanes);
+        read[row] += __builtin_popcount(lanes);
         return v;
       });
     }
-  }
+  });
 }
 
 void encode(const Encode& e, const Encoded& to) {

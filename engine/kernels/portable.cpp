@@ -18,6 +18,40 @@ inline Vec broadcast(float value) { return Vec{value, value, value, value}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+inline Vec round(Vec v) {
+  constexpr float kLargest = 4194304.0F;  // 2^22: from there on nothing is done
+  const Vec rounded = (v + 3.0F * kLargest) - 3.0F * kLargest;
+  return (v < kLargest) & (v > -kLargest) ? rounded : v;
+}
+
+// v 2^exponent; 0 below 2^-126, where normal floats end.
+inline Vec times_power_of_two(Vec v, Vec exponent) {
+  const Vec biased = max(broadcast(-127.0F), exponent) + (12582912.0F + 127.0F);  // in the low bits
+  return v * __builtin_bit_cast(Vec, __builtin_bit_cast(Bits, biased) << 23);
+}
+
+inline Vec load_first(const float* from, int count) {
+  Vec v{};
+  for (int lane = 0; lane < kLanes && lane < count; ++lane) v[lane] = from[lane];
+  return v;
+}
+
+inline void store_first(float* to, Vec v, int count) {
+  for (int lane = 0; lane < kLanes && lane < count; ++lane) to[lane] = v[lane];
+}
+
+// Lane j of row i changes places with lane i of row j.
+inline void transpose(Vec (&rows)[kLanes]) {
+  const Vec low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
+  const Vec high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
+  const Vec low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
+  const Vec high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+  rows[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+  rows[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+  rows[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+  rows[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+}
+
 inline float sum(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 
 inline std::int32_t greatest_bits(Vec v) {

@@ -16,6 +16,7 @@ constexpr Kernels table(const char* isa) {
   return {.isa = isa,
           .panel = kPanel,
           .groups_multiple = 1,
+          .narrow_attention = kNarrowAttention,
           .gemm = gemm,
           .attention_scratch_floats = attention_scratch_floats,
           .attention = attention,

@@ -9,10 +9,12 @@ from cases import gelu, layer_norm, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounding import (
+    assert_within,
     check_attention,
     check_gelu,
     check_gemm,
     check_layer_norm,
+    check_narrow_attention,
     check_narrow_gemm,
     check_tanh,
     to_bf16,
@@ -199,6 +201,13 @@ def test_gelu(isa, grid):
 
 
 @isas
+def test_gelu_that_is_rounded_next(isa, grid):
+    """Off by half an ulp of bf16 (8 bits of precision) or 2e-6, whichever is larger, before it is rounded."""
+    exact = gelu(grid.astype(np.float64))
+    assert_within(activate(isa, "rounded_gelu", grid), exact, np.maximum(2e-6, 2.0**-9 * np.abs(exact)))
+
+
+@isas
 def test_tanh(isa, grid):
     check_tanh(partial(activate, isa, "tanh"), grid)
     assert activate(isa, "tanh", np.float32([-100, 0, 100])).tolist() == [-1, 0, 1]
@@ -247,6 +256,15 @@ def test_attention(isa, seed, length, d, scale):
     rng = np.random.default_rng(seed)
     q, k, v = (rng.standard_normal((3, length, d)) * scale).astype(np.float32)
     check_attention(partial(attend, isa), q, k, v)
+
+
+@isas
+@settings(deadline=None, max_examples=50)
+@given(seed=seeds, length=st.integers(1, 100), d=st.sampled_from([1, 3, 16, 24, 32, 40, 64]), scale=st.floats(0.1, 4))
+def test_attention_in_the_narrow_precision(isa, seed, length, d, scale):
+    rng = np.random.default_rng(seed)
+    q, k, v = (to_bf16((rng.standard_normal((length, d)) * scale).astype(np.float32)).astype(np.float32) for _ in "qkv")
+    check_narrow_attention(testing.attention(isa, q, k, v, narrow=True)[0], q, k, v)
 
 
 @isas
