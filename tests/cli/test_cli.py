@@ -1,8 +1,10 @@
 """The command line on a real artifact, and what it answers to bad input: one line, exit code 2, nothing written."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tiny import bert_folder, write_tsv
 
 import prunetime
 from prunetime import artifact
+from prunetime.arch import ArchSpec, KeptBlocks
 from prunetime.artifact import Manifest
 from prunetime.cli import main
 from prunetime.models import families
@@ -74,6 +77,20 @@ def test_inspect_shows_the_structure(inputs: Path) -> None:
     assert shown["spec"] == manifest.spec.to_json()
     assert shown["encoder_weights"] == manifest.spec.weights(manifest.config.dims)
     assert "heads" in run("inspect", inputs / "model").stdout
+
+
+def test_inspect_shows_blocks_and_tokens(inputs: Path, tmp_path: Path) -> None:
+    found = artifact.read(inputs / "model")
+    config, blocks = found.manifest.config, (KeptBlocks("key", 32, 32, 3),)
+    spec = ArchSpec.full(config.dims).with_layer(1, blocks=blocks, tokens=0.4)
+    manifest = replace(found.manifest, spec=spec)
+    artifact.write(tmp_path / "model", manifest, random_weights(config, spec), {"tokenizer.json": found.tokenizer})
+    lines = run("inspect", tmp_path / "model").stdout.splitlines()
+    assert re.search(r"100%  all$", lines[-2])
+    assert re.search(r"40%  key 3 of 4 32x32$", lines[-1])
+    refused = run("export", tmp_path / "model", "--to", "onnx", "--out", tmp_path / "model.onnx")
+    assert refused.exit_code == 2
+    assert "layer 1 keeps 0.4 of its tokens, and the ONNX graph drops none" in refused.stderr
 
 
 def test_an_exported_model_gives_the_same_scores(inputs: Path, tmp_path: Path) -> None:

@@ -107,10 +107,11 @@ def inspect(artifact: Path, as_json: bool) -> None:
         f"at most {task.max_length} tokens",
         f"{manifest.config.family}, hidden {dims.hidden}; {kept:,} of {full:,} encoder weights ({kept / full:.1%})",
         f"precision {manifest.plan.default.precision}",
-        "layer  heads          attention rows  FFN rows     FFN-output rows",
+        "layer  heads          attention rows  FFN rows     FFN-output rows  tokens  blocks",
         *(
             f"{i:5}  {layer.heads:3} of {dims.heads:3}     {layer.attention_rows:5}           "
-            f"{layer.ffn:5} of {dims.ffn:5} {layer.ffn_rows:5}"
+            f"{layer.ffn:5} of {dims.ffn:5} {layer.ffn_rows:5}            {layer.tokens:6.0%}  "
+            f"{layer.describe_blocks(dims) or 'all'}"
             for i, layer in enumerate(manifest.spec.layers)
         ),
     ]
