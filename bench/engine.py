@@ -93,15 +93,13 @@ def claims(key: str, cell: Row) -> list[Row]:
             if row["precision"] == "fp32":
                 claim("@blocks=0.2 fp32 over openvino fp32", row, rival["p50_us"] / row["p50_us"], 3.5)
     for dense in ours[""]:
-        for variant, target, most in (
-            ("@blocks=0.2", 3.69 if single else 3.0, False),
-            ("@heads=0.5,ffn=0.5", 0.60 if single else 0.58, True),
-        ):
+        for variant, target in ((VARIANTS[1], 3.69 if single else 3.0), (VARIANTS[3], 0.60 if single else 0.58)):
             for row in ours[variant]:
                 if row["precision"] == dense["precision"]:
-                    ratio = row["p50_us"] / dense["p50_us"]
-                    name = f"{variant} {'of' if most else 'over'} our dense {row['precision']}"
-                    claim(name, row, ratio if most else 1.0 / ratio, target, most)
+                    halved, share = variant == VARIANTS[3], row["p50_us"] / dense["p50_us"]
+                    name = f"{variant} {'of' if halved else 'over'} our dense {row['precision']}"
+                    if halved or not small:
+                        claim(name, row, share if halved else 1.0 / share, target, most=halved)
     return found
 
 

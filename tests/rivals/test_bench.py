@@ -1,6 +1,7 @@
 """Rivals run the same model as the engine, and a wrong one is not timed."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_ctranslate2_gives_the_reference_logits_and_refuses_what_it_cannot_expre
     batch = random_ragged(model.config, np.random.default_rng(1), LENGTHS)
     expected = reference_logits(model.config, model.weights, batch)
     np.testing.assert_allclose(ctranslate2.prepare(cell_of(model), "fp32")(batch)(), expected, atol=2e-5)
-    with pytest.raises(InputError, match="all heads and rows only"):
+    with pytest.raises(InputError, match="all heads, all rows"):
         ctranslate2.prepare(cell_of(subject(0)), "int8")
 
 
@@ -58,6 +59,8 @@ def test_low_precision_is_near_the_reference_and_not_float32_in_disguise(rival, 
         assert rival is openvino  # which has bf16 where the CPU has
         return
     cell = cell_of(subject(3, pruned=False))
+    for array in cell.weights.values():
+        array.flags.writeable = False  # others run the same arrays
     expected = np.concatenate([reference_logits(cell.config, cell.weights, batch) for batch in cell.checked])
     bind = rival.prepare(cell, precision)
     logits = np.concatenate([bind(batch)().copy() for batch in cell.checked])
@@ -107,6 +110,18 @@ def test_rows_of_every_precision_of_ours_and_of_the_rivals(monkeypatch: pytest.M
     assert rows[5]["max_logit_error"] == 0.0
     alone = bench.rows([pruned], budget, [], ["bf16"])
     assert [row["precision"] for row in alone] == ["bf16"]
+
+
+def test_a_model_that_drops_tokens_is_checked_against_torch_that_drops_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
+    model = subject(0, pruned=False)
+    dropping = replace(model, spec=model.spec.with_layer(0, tokens=0.5))
+    rows = bench.rows([dropping], Budget(share=1.0, seq_len=16), ["pytorch"], ["fp32"])
+    assert [row["max_logit_error"] < 1e-4 for row in rows if row["precision"] == "fp32"] == [True, True]
+    cell, batch = cell_of(model), cell_of(model).checked[0]
+    whole, dropped = (pytorch.prepare(cell, "fp32", each.token_spec)(batch)() for each in (model, dropping))
+    assert np.abs(whole - dropped).max() > 1e-3
 
 
 def test_an_engine_that_runs_another_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,12 @@ def precisions() -> tuple[str, ...]:
 
 
 def prepare(cell: Cell, precision: str) -> Bind:
-    """The converted encoder; raises InputError where heads or rows are pruned, which CTranslate2 cannot express."""
-    if spec_of(cell.weights, cell.config.dims) != ArchSpec.full(cell.config.dims):
-        raise InputError("ctranslate2 runs encoders with all heads and rows only: leave it out of --against")
+    """The converted encoder; raises InputError where CTranslate2 cannot express it."""
+    config = cell.config
+    if spec_of(cell.weights, config.dims) != ArchSpec.full(config.dims) or config.rows != "pooled":
+        raise InputError(
+            "ctranslate2 runs encoders with all heads, all rows and a pooled head: leave it out of --against"
+        )
     compute_type = COMPUTE_TYPES[precision]
     with tempfile.TemporaryDirectory() as folder:
         spec = _spec(cell)
@@ -55,7 +58,8 @@ def prepare(cell: Cell, precision: str) -> Bind:
 
 def _spec(cell: Cell) -> Any:
     """The encoder as CTranslate2's converter for transformers' BERT writes it."""
-    config, weights = cell.config, cell.weights
+    config = cell.config
+    weights = {name: array.copy() for name, array in cell.weights.items()}  # it quantises in place
     encoder = transformer_spec.TransformerEncoderSpec(
         config.dims.layers,
         config.dims.heads,

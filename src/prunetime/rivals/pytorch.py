@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prunetime.arch import ArchSpec
 from prunetime.models.encoder import from_weights
 from prunetime.rivals.cell import Bind, Cell, Logits, inputs_of
 from prunetime.runtime.ragged import Ragged
@@ -20,10 +21,10 @@ def precisions() -> tuple[str, ...]:
     return tuple(DTYPES)
 
 
-def prepare(cell: Cell, precision: str) -> Bind:
-    """The encoder in torch. Threads are set for the whole process."""
+def prepare(cell: Cell, precision: str, spec: ArchSpec | None = None) -> Bind:
+    """The encoder in torch, dropping tokens where `spec` says so. Threads are set for the whole process."""
     torch.set_num_threads(cell.threads)
-    return binding(from_weights(cell.config, cell.weights).eval().to(DTYPES[precision]))
+    return binding(from_weights(cell.config, cell.weights, spec=spec).eval().to(DTYPES[precision]))
 
 
 def binding(encoder: Callable[..., Any]) -> Bind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,12 @@ class Subject:
     def of_artifact(cls, artifact: Artifact) -> Subject:
         manifest = artifact.manifest
         return cls(str(artifact.folder), manifest.config, manifest.spec, artifact.weights)
+
+    @property
+    def token_spec(self) -> ArchSpec | None:
+        """The spec without its blocks, for torch with expanded matrices; None where no token is dropped."""
+        layers = tuple(replace(layer, blocks=()) for layer in self.spec.layers)
+        return ArchSpec(layers) if any(layer.tokens < 1.0 for layer in layers) else None
 
     def cell(self, batch: int, seq_len: int, threads: int) -> Cell:
         """The setting in which rivals run it: matrices in blocks are expanded."""
