@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounding import U, assert_within
 
+from prunetime._engine import testing
 from prunetime.arch import ArchSpec, LayerSpec
 from prunetime.config import EncoderConfig
 from prunetime.runtime.engine import Engine, supported_isas
 from prunetime.runtime.ragged import Ragged
 
-ISAS = supported_isas()
+ISAS = [*supported_isas(), *testing.emulated_isas()]
 isas = pytest.mark.parametrize("isa", ISAS)
 seeds = st.integers(0, 2**32 - 1)
 

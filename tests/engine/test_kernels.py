@@ -13,7 +13,7 @@ from rounding import check_attention, check_gelu, check_gemm, check_layer_norm, 
 from prunetime import _engine
 from prunetime._engine import testing
 
-ISAS = _engine.supported_isas()
+ISAS = [*_engine.supported_isas(), *testing.emulated_isas()]
 isas = pytest.mark.parametrize("isa", ISAS)
 seeds = st.integers(0, 2**32 - 1)
 
