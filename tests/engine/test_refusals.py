@@ -91,7 +91,7 @@ def test_weights_must_have_names(name):
 @pytest.mark.parametrize("value", [None, "x", 7, [1, 2]])
 def test_weights_must_be_arrays(value):
     with pytest.raises(ValueError, match=r"weights: head.dense.bias is not a C-contiguous"):
-        _engine.Encoder(SETTINGS, {**WEIGHTS, "head.dense.bias": value}, 1)
+        _engine.Encoder(SETTINGS, PLAN, {**WEIGHTS, "head.dense.bias": value}, 1)
 
 
 def test_strided_weights_are_copied_by_the_engine_and_refused_below_it():
@@ -100,16 +100,16 @@ def test_strided_weights_are_copied_by_the_engine_and_refused_below_it():
     weights = {**WEIGHTS, "head.dense.weight": strided}
     assert np.array_equal(Engine(CONFIG, weights).logits(batch), ENGINE.logits(batch))
     with pytest.raises(ValueError, match=r"head.dense.weight is not a C-contiguous"):
-        _engine.Encoder(SETTINGS, weights, 1)
+        _engine.Encoder(SETTINGS, PLAN, weights, 1)
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_every_setting_is_needed_and_checked(name):
     with pytest.raises(ValueError, match=f"config: {name} is missing"):
-        _engine.Encoder({key: value for key, value in SETTINGS.items() if key != name}, WEIGHTS, 1)
-    for value in (-1, 2**31 - 1, 2**40, 1e300, "x", None, [1]):
+        _engine.Encoder({key: value for key, value in SETTINGS.items() if key != name}, PLAN, WEIGHTS, 1)
+    for value in (-2, 2**31 - 1, 2**40, 1e300, "x", None, [1]):
         with pytest.raises(ValueError, match=f"config: {name} is|embeddings|weights:|config: .* heads of"):
-            _engine.Encoder({**SETTINGS, name: value}, WEIGHTS, 1)
+            _engine.Encoder({**SETTINGS, name: value}, PLAN, WEIGHTS, 1)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257, 2**31 - 1])

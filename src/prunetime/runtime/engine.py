@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunetime import _engine
-from prunetime.arch import MATRICES, ArchSpec, LayerSpec
+from prunetime.arch import MATRICES, ArchSpec, KeptBlocks, LayerSpec
+from prunetime.blocks import to_dense
 from prunetime.config import FAMILIES, EncoderConfig
-from prunetime.errors import EngineError
+from prunetime.errors import EngineError, InputError
 from prunetime.plan import Plan
 from prunetime.runtime.ragged import Ragged
+
+Weights = Mapping[str, NDArray[Any]]
 
 ReferenceKernel = _engine.ReferenceKernel
 """A unit of time: `ReferenceKernel(isa="").run()` does a fixed piece of work on one thread, some 300 us with AVX2."""
@@ -35,20 +39,23 @@ class Engine:
     def __init__(
         self,
         config: EncoderConfig,
-        weights: Mapping[str, NDArray[Any]],
+        weights: Weights,
         threads: int = 1,
         isa: str | None = None,
         *,
         spec: ArchSpec | None = None,
         plan: Plan = Plan(),  # noqa: B008 (immutable)
     ) -> None:
-        arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
         try:
-            self._encoder = _engine.Encoder(_settings(config), _run_plan(config, spec, plan), arrays, threads, isa or "")
-        except (ValueError, TypeError) as error:
+            arrays = {name: np.ascontiguousarray(array) for name, array in _as_run(weights, config, plan).items()}
+            self._encoder = _engine.Encoder(
+                _settings(config), _run_plan(config, spec, plan), arrays, threads, isa or ""
+            )
+        except (ValueError, TypeError, InputError) as error:
             raise EngineError(str(error)) from None
         self.config = config
-        self.spec = ArchSpec(tuple(LayerSpec(*counts) for counts in self._encoder.layer_counts))
+        self.plan = plan
+        self.spec = _spec_of(self._encoder.layer_counts, weights, spec)
         self.isa: str = self._encoder.isa
         self.threads: int = self._encoder.threads
         self.weight_bytes: int = self._encoder.weight_bytes
@@ -74,7 +81,6 @@ class Engine:
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
         return logits, nanoseconds / 1e3
-
 
     def select(self, spec: ArchSpec) -> None:
         """Runs only the first heads and FFN rows of every layer, as many as `spec` says, until the next call.
@@ -136,3 +142,47 @@ def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: Plan) -> dict[
     precision = {f"layers.{i}.{matrix}": plan.of(i, matrix).precision for i in layers for matrix in MATRICES}
     precision["head.dense"] = "fp32" if plan.default.precision == "fp32" else "bf16"
     return {"precision": precision, "tokens": [1.0 if spec is None else spec.layers[i].tokens for i in layers]}
+
+
+def _as_run(weights: Weights, config: EncoderConfig, plan: Plan) -> dict[str, NDArray[Any]]:
+    """`weights` with the matrices dense that are stored in blocks and that `plan` runs dense."""
+    arrays = dict(weights)
+    for layer in range(config.dims.layers):
+        prefix = f"layers.{layer}."
+        for matrix in MATRICES:
+            name = prefix + matrix
+            if f"{name}.blocks" not in arrays or plan.of(layer, matrix).sparse:
+                continue
+            source = {"attention_output": "query", "ffn_output": "ffn_input"}.get(matrix)
+            inner = len(arrays[f"{prefix}{source}.bias"]) if source else config.dims.hidden
+            shape = (len(arrays[f"{name}.bias"]), inner)
+            arrays[f"{name}.weight"] = to_dense(
+                arrays.pop(f"{name}.blocks"), arrays.pop(f"{name}.block_index"), shape, name
+            )
+    return arrays
+
+
+def _spec_of(counts: list[tuple[int, int, int, int]], weights: Weights, spec: ArchSpec | None) -> ArchSpec:
+    """The spec that the arrays have, with the tokens kept of `spec`; raises EngineError where the rest differs."""
+    layers = []
+    for index, layer_counts in enumerate(counts):
+        blocks = (
+            KeptBlocks(matrix, array.shape[1], array.shape[2], array.shape[0])
+            for matrix in MATRICES
+            if (array := weights.get(f"layers.{index}.{matrix}.blocks")) is not None
+        )
+        tokens = 1.0 if spec is None else spec.layers[index].tokens
+        layers.append(LayerSpec(*layer_counts, blocks=tuple(blocks), tokens=tokens))
+    found = ArchSpec(tuple(layers))
+    if spec is not None and _live(found) != _live(spec):
+        raise EngineError(f"the arrays are an encoder of {found}, not of {spec}")
+    return found
+
+
+def _live(spec: ArchSpec) -> list[LayerSpec]:
+    """Layers in which a sub-layer that is gone has no counts, however it went."""
+    layers = []
+    for layer in spec.layers:
+        attention = layer if layer.has_attention else replace(layer, heads=0, attention_rows=0)
+        layers.append(attention if layer.has_ffn else replace(attention, ffn=0, ffn_rows=0))
+    return layers

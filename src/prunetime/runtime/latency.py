@@ -5,9 +5,10 @@ Every entry is in units of a reference kernel that is timed right beside it, so 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from prunetime.arch import TILE, ArchSpec, Dims, strict_keys
 from prunetime.artifact import weight_shapes
+from prunetime.blocks import to_blocks
 from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
@@ -166,8 +168,11 @@ def record(key: ProfileKey, config: EncoderConfig, on_progress: Progress | None 
 
 
 def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[Any]]:
-    """Weights of the right shapes and ordinary size, for timing: speed does not depend on the values."""
-    shapes = weight_shapes(config, spec)
+    """Weights of the right shapes and ordinary size, for timing: speed does not depend on the values.
+
+    The kept blocks of a matrix are drawn uniformly.
+    """
+    shapes = weight_shapes(config, ArchSpec(tuple(replace(layer, blocks=()) for layer in spec.layers)))
     largest = max(int(np.prod(shape)) for shape in shapes.values())
     values = _noise(largest)
     weights: dict[str, NDArray[Any]] = {}
@@ -178,6 +183,15 @@ def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[A
             weights[name] = np.ones(shape, np.float32)
         else:
             weights[name] = values[: int(np.prod(shape))].reshape(shape)
+    rng = np.random.default_rng(0)
+    for index, layer in enumerate(spec.layers):
+        for block in layer.blocks:
+            name = f"layers.{index}.{block.matrix}"
+            weight = weights.pop(f"{name}.weight")
+            grid = block.grid(weight.shape)
+            kept = rng.permutation(math.prod(grid)).reshape(grid) < block.kept
+            arrays = to_blocks(weight, kept, block.rows, block.columns)
+            weights[f"{name}.blocks"], weights[f"{name}.block_index"] = arrays
     return weights
 
 
