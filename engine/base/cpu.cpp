@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace prunetime {
@@ -14,6 +16,7 @@ namespace {
 struct Features {
   unsigned leaf7_1_eax = 0;
   unsigned leaf7_0_ecx = 0;
+  unsigned leaf7_0_edx = 0;
 };
 
 Features features() {
@@ -21,12 +24,21 @@ Features features() {
   unsigned a, b, c, d;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) {
     found.leaf7_0_ecx = c;
+    found.leaf7_0_edx = d;
     if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) found.leaf7_1_eax = a;
   }
   return found;
 }
 
 bool bit(unsigned word, int index) { return (word >> index & 1U) != 0; }
+
+// Linux lets no process touch tiles that has not asked (arch_prctl(2)); an older one knows neither tiles nor the question.
+bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILE_DATA
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
 
 }  // namespace
 
@@ -42,6 +54,12 @@ bool cpu_has_avx512() {
 bool cpu_has_avx512_vnni() { return cpu_has_avx512() && bit(features().leaf7_0_ecx, 11); }
 
 bool cpu_has_avx512_bf16() { return cpu_has_avx512_vnni() && bit(features().leaf7_1_eax, 5); }
+
+bool cpu_has_amx() {
+  const unsigned edx = features().leaf7_0_edx;
+  const bool tiles = bit(edx, 24) && bit(edx, 22) && bit(edx, 25);  // AMX-TILE, AMX-BF16, AMX-INT8
+  return tiles && cpu_has_avx512_bf16() && may_use_tiles();
+}
 
 void spin_pause() { __builtin_ia32_pause(); }
 

@@ -11,6 +11,8 @@ bool cpu_has_avx2_vnni();
 bool cpu_has_avx512();  // AVX-512 F, BW, DQ and VL
 bool cpu_has_avx512_vnni();
 bool cpu_has_avx512_bf16();  // and VNNI
+// AMX's tiles, BF16 and INT8, and the AVX-512 of above. The first call asks Linux to let this process use tiles.
+bool cpu_has_amx();
 #endif
 
 // Tells the core that this thread is spinning.

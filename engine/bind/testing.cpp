@@ -3,6 +3,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <bit>
@@ -74,6 +75,12 @@ Precision precision_of(const std::string& name) {
   if (name == "bf16") return Precision::bf16;
   if (name == "int8") return Precision::int8;
   throw Error("testing: no precision '" + name + "'");
+}
+
+std::vector<std::string> emulated_isas() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : emulated_kernels()) names.emplace_back(kernels->isa);
+  return names;
 }
 
 // Rows as the table encodes them, with what they need around them.
@@ -263,6 +270,7 @@ auto embed(const std::string& isa, const Ints1& ids, const Floats2& word, const 
 }  // namespace
 
 void bind_testing(nb::module_& m) {
+  m.def("emulated_isas", &emulated_isas, "What tests name as an isa beyond those that are supported.");
   m.def("gemm", &gemm, nb::arg("isa"), nb::arg("input"), nb::arg("weight"), nb::arg("bias"),
         nb::arg("activation") = "identity", nb::arg("precision") = "fp32", nb::arg("output_precision") = "fp32",
         nb::arg("used_inner") = 0);

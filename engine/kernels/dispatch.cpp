@@ -15,8 +15,17 @@ std::vector<const Kernels*> supported_kernels() {
   if (cpu_has_avx512()) supported.push_back(&kAvx512Kernels);
   if (cpu_has_avx512_vnni()) supported.push_back(&kAvx512VnniKernels);
   if (cpu_has_avx512_bf16()) supported.push_back(&kAvx512Bf16Kernels);
+  if (cpu_has_amx()) supported.push_back(&kAmxKernels);
 #endif
   return supported;
+}
+
+std::vector<const Kernels*> emulated_kernels() {
+  std::vector<const Kernels*> emulated;
+#if defined(__x86_64__)
+  if (cpu_has_avx512_bf16()) emulated.push_back(&kAmxEmulatedKernels);
+#endif
+  return emulated;
 }
 
 const Kernels& choose_kernels(const std::string& isa) {
@@ -29,6 +38,9 @@ const Kernels& choose_kernels(const std::string& isa) {
   for (const Kernels* kernels : supported) {
     if (name == kernels->isa) return *kernels;
     names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
+  }
+  for (const Kernels* kernels : emulated_kernels()) {
+    if (name == kernels->isa) return *kernels;
   }
   throw Error((from_environment ? "PRUNETIME_ISA is '" : "isa is '") + name + "'; this CPU runs " + names);
 }

@@ -12,6 +12,9 @@ namespace prunetime {
 // The tables that this CPU can run, slowest first.
 std::vector<const Kernels*> supported_kernels();
 
+// Tables that stand in for an ISA, for tests: right and slow. Chosen by name only.
+std::vector<const Kernels*> emulated_kernels();
+
 // The table named `isa`, or, where that is empty, the one that the environment variable PRUNETIME_ISA names, or else
 // the fastest. Throws Error for a name that is unknown or that this CPU cannot run.
 const Kernels& choose_kernels(const std::string& isa);

@@ -70,6 +70,25 @@ inline __attribute__((always_inline)) void for_each_tile(int rows, const Use& us
   }
 }
 
+// Whether finished sums are the output as they are.
+inline bool is_output(const Gemm& g) {
+  return g.activation == Activation::identity && g.output_precision == Precision::fp32;
+}
+
+inline float* output_at(const Gemm& g, int row, int column) {
+  return reinterpret_cast<float*>(static_cast<std::byte*>(g.output) + row * g.output_bytes) + column;
+}
+
+// What the zero point of a row adds to its sums of bytes.
+inline Ints zero_sum(const Gemm& g, int row, int column) {
+  return load_groups(reinterpret_cast<const std::uint32_t*>(g.matrix.weight_sum) + column) * -g.input.zero[row];
+}
+
+// The output that a sum of bytes stands for.
+inline Vec dequantised(const Gemm& g, Ints sum, int row, int column) {
+  return fma(to_floats(sum), load(g.matrix.scale + column) * g.input.scale[row], load(g.matrix.bias + column));
+}
+
 // Writes activate(x) of `rows` x `columns` finished sums where they belong.
 template <class Activate>
 inline void write_activated(const Gemm& g, const float* tile, std::ptrdiff_t tile_stride, std::byte* output, int rows,
@@ -132,9 +151,8 @@ void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int
   for (int v = 0; v < Panels * Vectors; ++v) {
     const int column = panel.column + v * kLanes;
     if constexpr (Arithmetic::kWholeNumbers) {
-      const Ints sum = load_groups(reinterpret_cast<const std::uint32_t*>(m.weight_sum) + column);
       PRUNETIME_UNROLL
-      for (int row = 0; row < Rows; ++row) tile.sums[row][v] = sum * -g.input.zero[first_row + row];
+      for (int row = 0; row < Rows; ++row) tile.sums[row][v] = zero_sum(g, first_row + row, column);
     } else {
       const Vec start = load(m.bias + column);
       PRUNETIME_UNROLL
@@ -150,9 +168,8 @@ void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int
     values += static_cast<std::ptrdiff_t>(m.stored_groups) * kOutputs;
   }
   float finished[Rows * Panels * kOutputs];
-  const bool in_place = g.activation == Activation::identity && g.output_precision == Precision::fp32;
-  float* to = in_place ? reinterpret_cast<float*>(static_cast<std::byte*>(g.output) + first_row * g.output_bytes) + panel.column
-                       : finished;
+  const bool in_place = is_output(g);
+  float* to = in_place ? output_at(g, first_row, panel.column) : finished;
   const std::ptrdiff_t stride = in_place ? g.output_bytes / 4 : Panels * kOutputs;
   PRUNETIME_UNROLL
   for (int v = 0; v < Panels * Vectors; ++v) {
@@ -160,8 +177,7 @@ void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int
     PRUNETIME_UNROLL
     for (int row = 0; row < Rows; ++row) {
       if constexpr (Arithmetic::kWholeNumbers) {
-        const Vec scale = load(m.scale + column) * g.input.scale[first_row + row];
-        store(to + row * stride + v * kLanes, fma(to_floats(tile.sums[row][v]), scale, load(m.bias + column)));
+        store(to + row * stride + v * kLanes, dequantised(g, tile.sums[row][v], first_row + row, column));
       } else {
         store(to + row * stride + v * kLanes, tile.sums[row][v]);
       }

@@ -161,6 +161,8 @@ extern const Kernels kAvx2VnniKernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512VnniKernels;
 extern const Kernels kAvx512Bf16Kernels;
+extern const Kernels kAmxKernels;
+extern const Kernels kAmxEmulatedKernels;
 #endif
 
 }  // namespace prunetime

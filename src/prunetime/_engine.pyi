@@ -38,6 +38,8 @@ class ReferenceKernel:
 
 class testing:  # noqa: N801  # a submodule, which the stub of an extension module can only show like this
     @staticmethod
+    def emulated_isas() -> list[str]: ...
+    @staticmethod
     def gemm(
         isa: str,
         input: Floats,

@@ -30,7 +30,7 @@ from prunetime.plan import MatrixPlan, Plan, Precision
 from prunetime.runtime.engine import Engine, supported_isas
 from prunetime.runtime.ragged import Ragged
 
-ISAS = supported_isas()
+ISAS = [*supported_isas(), *testing.emulated_isas()]
 isas = pytest.mark.parametrize("isa", ISAS)
 seeds = st.integers(0, 2**32 - 1)
 

@@ -25,7 +25,7 @@ from prunetime import _engine
 from prunetime._engine import testing
 from prunetime.blocks import to_blocks, to_dense
 
-ISAS = _engine.supported_isas()
+ISAS = [*_engine.supported_isas(), *testing.emulated_isas()]
 isas = pytest.mark.parametrize("isa", ISAS)
 seeds = st.integers(0, 2**32 - 1)
 
