@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "bind/arrays.h"
+#include "bind/peaks.h"
 #include "bind/testing.h"
 #include "encoder/encoder.h"
 #include "encoder/reference_kernel.h"
@@ -255,6 +256,8 @@ NB_MODULE(_engine, m) {
            nb::arg("isa") = "")
       .def("run", &ReferenceKernel::run)
       .def_prop_ro("isa", &ReferenceKernel::isa);
+
+  bind_peaks(m);
 
   nb::module_ testing = m.def_submodule("testing");
   bind_testing(testing);

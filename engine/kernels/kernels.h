@@ -139,6 +139,19 @@ struct Encode {
   int end;
 };
 
+// What Kernels::peak can be asked for; the code is that of the kernels.
+enum class Work {
+  multiply_fp32,  // multiply-adds
+  multiply_bf16,
+  multiply_int8,
+  gelu_fp32,  // numbers, by the precision in which they are written
+  gelu_bf16,
+  softmax,
+  norm,
+  encode_bf16,
+  encode_int8
+};
+
 struct Kernels {
   const char* isa;
   int panel;            // outputs that are computed together, of a strip of 32; a strip of 16 has min(panel, 16)
@@ -152,6 +165,11 @@ struct Kernels {
   void (*add_and_norm)(const Residual&, const LayerNorm&);
   void (*encode)(const Encode&, const Encoded& to);
   void (*leave)();  // every thread calls it when its part of a pass is done
+
+  // To be timed: a piece of work on data in the L1 cache, `rounds` times. Returns how many numbers or multiply-adds.
+  std::int64_t (*peak)(Work, int rounds);
+  // To be timed: reads `floats`, a multiple of 1024, `rounds` times. Returns how many bytes.
+  std::int64_t (*read)(const float* from, std::int64_t floats, int rounds);
 };
 
 extern const Kernels kPortableKernels;

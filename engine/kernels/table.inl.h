@@ -4,6 +4,8 @@
 
 #include "kernels/attention.inl.h"
 #include "kernels/norm.inl.h"
+// after everything that it times
+#include "kernels/peak.inl.h"
 
 namespace prunetime {
 namespace {
@@ -23,7 +25,9 @@ constexpr Kernels table(const char* isa) {
           .embed = embed,
           .add_and_norm = add_and_norm,
           .encode = encode,
-          .leave = leave_nothing};
+          .leave = leave_nothing,
+          .peak = peak,
+          .read = read};
 }
 
 }  // namespace

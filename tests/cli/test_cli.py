@@ -127,6 +127,21 @@ def test_bench_times_every_precision_and_checks_rivals(inputs: Path, monkeypatch
     assert shown[1].split()[1:3] == ["prunetime", "fp32"]
 
 
+def test_bench_shows_the_roofline(inputs: Path) -> None:
+    model = answer("bench", inputs / "model", "--seq-len", "16", "--roofline")["models"][0]
+    assert (model["model"], model["batch"], model["seq_len"]) == (str(inputs / "model"), 1, 16)
+    assert list(model["tables"]) == ["fp32", "bf16", "int8"]
+    for table in model["tables"].values():
+        assert table["rows"][0]["name"] == "embedding"
+        assert all(row["us"] > 0 and row["ratio_with_vector"] > 0 for row in (*table["rows"], table["total"]))
+    shown = run("bench", inputs / "model", "--seq-len", "16", "--roofline", "--precision", "bf16")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.count("every token") == 1
+    for more in (("--against", "pytorch"), ("--threads", "2")):
+        ran = run("bench", inputs / "model", "--roofline", *more)
+        assert (ran.exit_code, "--roofline is of our engine on one thread" in ran.stderr) == (2, True), ran.stderr
+
+
 def tsv(*rows: str) -> str:
     return "query\ttitle\tlabel\n" + "".join(f"{row}\n" for row in rows)
 

@@ -23,7 +23,7 @@ from prunetime.cli.options import (
     text_option,
 )
 from prunetime.errors import InputError
-from prunetime.plan import PRECISIONS
+from prunetime.plan import PRECISIONS, Precision
 
 
 @main.command()
@@ -161,8 +161,11 @@ def profile(model: str, out: Path, specs: int, as_json: bool, **setting: Any) ->
     help="Rivals beside it, comma-separated: openvino, onnxruntime, ctranslate2, pytorch, pytorch-compiled.",
 )
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Of our engine; without it, every one is a row.")
+@click.option("--roofline", is_flag=True, help="Beside every sub-layer the least time that this machine allows.")
 @json_option
-def bench(models: tuple[str, ...], against: str, precision: str | None, as_json: bool, **setting: Any) -> None:
+def bench(
+    models: tuple[str, ...], against: str, precision: Precision | None, roofline: bool, as_json: bool, **setting: Any
+) -> None:
     """Time encoders, interleaved with rivals that run the first of them (its matrices dense).
 
     MODEL is an artifact, a transformers folder or hub id, or a shape with drawn weights: mini, minilm, base,
@@ -172,8 +175,17 @@ def bench(models: tuple[str, ...], against: str, precision: str | None, as_json:
     from prunetime.rivals.subject import subject
 
     names = [name.strip() for name in against.split(",") if name.strip()]
-    subjects = [subject(model) for model in models]
-    rows = benching.rows(subjects, Budget(share=1.0, **setting), names, (precision,) if precision else PRECISIONS)
+    subjects, budget = [subject(model) for model in models], Budget(share=1.0, **setting)
+    precisions = (precision,) if precision else PRECISIONS
+    if roofline:
+        if names or budget.threads > 1:
+            raise InputError("--roofline is of our engine on one thread: leave --against and --threads out")
+        from prunetime.cli.roofline import measure
+
+        measured = [measure(each, budget, precisions) for each in subjects]
+        emit({"models": [result for result, _ in measured]}, as_json, "\n\n".join(text for _, text in measured))
+        return
+    rows = benching.rows(subjects, budget, names, precisions)
     width = max(len(row["model"]) for row in rows)
     header = (
         f"{'model':{width}}  {'engine':18}{'precision':10}{'p50 us':>10}{'p99 us':>10}{'idle us':>10}{'max error':>12}"

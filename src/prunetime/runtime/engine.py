@@ -14,7 +14,7 @@ from prunetime.arch import MATRICES, ArchSpec, KeptBlocks, LayerSpec
 from prunetime.blocks import to_dense
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import EngineError, InputError
-from prunetime.plan import Plan
+from prunetime.plan import Plan, Precision
 from prunetime.runtime.ragged import Ragged
 
 Weights = Mapping[str, NDArray[Any]]
@@ -48,13 +48,14 @@ class Engine:
     ) -> None:
         try:
             arrays = {name: np.ascontiguousarray(array) for name, array in _as_run(weights, config, plan).items()}
-            self._encoder = _engine.Encoder(
-                _settings(config), _run_plan(config, spec, plan), arrays, threads, isa or ""
-            )
+            run_plan = _run_plan(config, spec, plan)
+            self._encoder = _engine.Encoder(_settings(config), run_plan, arrays, threads, isa or "")
         except (ValueError, TypeError, InputError) as error:
             raise EngineError(str(error)) from None
         self.config = config
         self.plan = plan
+        self.precision: Mapping[str, Precision] = run_plan["precision"]
+        """Of every matrix by name (`layers.0.query`, `head.dense`)."""
         self.spec = _spec_of(self._encoder.layer_counts, weights, spec)
         self.isa: str = self._encoder.isa
         self.threads: int = self._encoder.threads
@@ -139,8 +140,11 @@ def _settings(config: EncoderConfig) -> dict[str, Any]:
 
 def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: Plan) -> dict[str, Any]:
     layers = range(config.dims.layers)
-    precision = {f"layers.{i}.{matrix}": plan.of(i, matrix).precision for i in layers for matrix in MATRICES}
+    precision: dict[str, Precision] = {
+        f"layers.{i}.{matrix}": plan.of(i, matrix).precision for i in layers for matrix in MATRICES
+    }
     precision["head.dense"] = "fp32" if plan.default.precision == "fp32" else "bf16"
+    precision["head.output"] = "fp32"
     return {"precision": precision, "tokens": [1.0 if spec is None else spec.layers[i].tokens for i in layers]}
 
 
