@@ -26,8 +26,8 @@ TINY = 2.0**-126
 GELU_ERROR = 2e-6
 """The absolute error that the engine promises for GELU on [-20, 20]."""
 EXP_ERROR = 4 * U
-"""Relative error of the engine's exp: 0.4 u from the reduction to |r| <= ln 2 / 2 (its first step is exact), 1.9 u from
-the polynomial 1 + r + r^2 h(r), both over e^r >= 0.707, and 0.1 u of the polynomial's own fit; together below 4 u."""
+"""Relative error of the engine's 2^x: the reduction to |r| <= 1/2 and the scaling are exact; the fit of the polynomial
+1 + r q(r) is within 1.9 u, its last step rounds once, and q, off by 1.4 u, counts r q(r) / 2^r <= 0.5 times."""
 
 NARROW_EXP_ERROR = 1.2e-4
 """Relative error of the exp whose results are rounded to bf16: that of its fit."""
@@ -97,19 +97,20 @@ def check_gelu(activate: Callable[[Floats], Floats], x: Floats) -> None:
 def check_tanh(activate: Callable[[Floats], Floats], x: Floats) -> None:
     """(1 - e) / (1 + e) with e = exp(-2 |x|) in (0, 1].
 
-    Its derivative in e is -2 / (1 + e)^2, so an error of `EXP_ERROR` e moves it by at most EXP_ERROR / 2; its own three
-    roundings are of numbers of at most 1, 2 and 1, relative to a result of at most 1.
+    Its derivative in e is -2 / (1 + e)^2, so an error of `EXP_ERROR` e moves it by at most EXP_ERROR / 2, and the two
+    roundings of -2 |x| / ln 2, of which e is the power of 2, by at most 0.9 u. Its own three roundings are of numbers
+    of at most 1, 2 and 1, relative to a result of at most 1.
     """
-    assert_within(activate(x), np.tanh(x.astype(np.float64)), np.full(x.shape, EXP_ERROR / 2 + gamma(3)))
+    assert_within(activate(x), np.tanh(x.astype(np.float64)), np.full(x.shape, EXP_ERROR / 2 + U + gamma(3)))
 
 
 def check_attention(attend: Callable[[Floats, Floats, Floats], Floats], q: Floats, k: Floats, v: Floats) -> None:
     """attend(q, k, v), each [length, d], is softmax(q k^T / sqrt(d)) v.
 
-    A score is a sum of d products of k with the scaled q: 4 roundings for scale and scaling, d for the sum. It enters
-    exp after one more subtraction, so that weight j is off by a factor of at most exp(delta_j) (1 + EXP_ERROR). The
-    numerator and the denominator are chains of `length`; the reciprocal and the product add two roundings. Weights
-    below e^-87.3 are set to that: at most 2e-38 each.
+    A score is a sum of d products. How far it is below the greatest is rounded by that subtraction, by the four steps
+    to log2(e) / sqrt(d) and by multiplying with it, before it enters 2^x: weight j is off by a factor of at most
+    exp(delta_j) (1 + EXP_ERROR). The numerator and the denominator are chains of `length`; the reciprocal and the
+    product add two roundings. Weights below 2^-126 are set to 0: off by at most 2e-38 each.
     """
     exact, weights, factor = _attention(q, k, v, EXP_ERROR)
     length = len(q)
@@ -127,8 +128,8 @@ def _attention(q: Floats, k: Floats, v: Floats, exp_error: float) -> tuple[Doubl
     weights = np.exp(below)
     weights /= weights.sum(axis=1, keepdims=True)
     magnitude = np.abs(q64) @ np.abs(k64).T / math.sqrt(d)
-    delta = (gamma(d + 4) * magnitude + U * np.abs(below)).max(axis=1, keepdims=True)
-    delta += gamma(d + 4) * magnitude.max(axis=1, keepdims=True)  # of the greatest, which is subtracted
+    delta = (gamma(d) * magnitude + gamma(6) * np.abs(below)).max(axis=1, keepdims=True)
+    delta += gamma(d) * magnitude.max(axis=1, keepdims=True)  # of the greatest, which is subtracted
     return weights @ v64, weights, np.exp(delta) * (1 + exp_error)
 
 

@@ -85,10 +85,9 @@ inline void store_bf16(std::uint16_t* to, Vec low, Vec high) {
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i r = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
     constexpr int kNan = 0x01 | 0x80;
-    constexpr int kDenormal = 0x20;
     r = _mm512_mask_or_epi32(r, _mm512_fpclass_ps_mask(v, kNan), bits, _mm512_set1_epi32(0x400000));
-    const __m512i sign = _mm512_set1_epi32(INT32_MIN);
-    return _mm512_mask_and_epi32(r, _mm512_fpclass_ps_mask(v, kDenormal), bits, sign);
+    const __mmask16 denormal = _mm512_testn_epi32_mask(bits, _mm512_set1_epi32(0x7f800000));  // or zero
+    return _mm512_mask_and_epi32(r, denormal, bits, _mm512_set1_epi32(INT32_MIN));
   };
   const __m512i upper_halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29,
                                                 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
