@@ -222,7 +222,7 @@ class Encoder::Chunk {
     const Matrix& output = layer.end.output.matrix;
     const Precision written = output.precision == Precision::bf16 ? Precision::bf16 : Precision::fp32;
     const Encoded inner{written, w_.inner, output.inner, nullptr, nullptr};
-    const int strips = (layer.used_rows + layer.input.matrix.strip - 1) / layer.input.matrix.strip;
+    const int strips = padded(layer.used_rows) / layer.input.matrix.strip;  // also what is read beyond the rows
     const Activation gelu = output.precision == Precision::fp32 ? Activation::gelu : Activation::rounded_gelu;
     multiply(encoded(layer.input.matrix, hidden_), tokens_, layer.input.matrix, gelu, inner, team_.share(strips));
     team_.meet();
@@ -287,7 +287,7 @@ class Encoder::Chunk {
   }
 
   // kept[next_starts[row]...] = the most attended tokens of a sequence, in order (constraint-aware token pruning,
-  // arXiv 2306.14393): the first token and separators before others, ties to the earlier one.
+  // arXiv 2306.14393): the first token before separators before others, ties to the earlier one.
   void choose_tokens(int row, int heads) {
     float* score = w_.received + starts_[row];
     const int count = length(row);
@@ -302,14 +302,16 @@ class Encoder::Chunk {
       std::fill_n(score, count, 0.0F);
       hidden_[starts_[row] * row_stride(config_.hidden)] = std::numeric_limits<float>::quiet_NaN();
     }
-    for (int token = 0; token < count; ++token) {
-      const bool separates = batch_->ids[origin_[starts_[row] + token]] == config_.separator;
-      if (token == 0 || separates) score[token] = std::numeric_limits<float>::infinity();
-    }
     std::int32_t* order = scratch_.order;
     std::iota(order, order + count, 0);
     const int kept = next_starts_[row + 1] - next_starts_[row];
-    const auto before = [score](int a, int b) { return score[a] != score[b] ? score[a] > score[b] : a < b; };
+    const auto rank = [&](int token) {
+      return token == 0 ? 2 : batch_->ids[origin_[starts_[row] + token]] == config_.separator ? 1 : 0;
+    };
+    const auto before = [&](int a, int b) {
+      if (rank(a) != rank(b)) return rank(a) > rank(b);
+      return score[a] != score[b] ? score[a] > score[b] : a < b;
+    };
     std::nth_element(order, order + kept - 1, order + count, before);
     std::sort(order, order + kept);
     for (int i = 0; i < kept; ++i) w_.kept[next_starts_[row] + i] = starts_[row] + order[i];
