@@ -23,7 +23,7 @@ from prunetime.cli.options import (
     text_option,
 )
 from prunetime.errors import InputError
-from prunetime.plan import PRECISIONS, Precision
+from prunetime.plan import PRECISIONS
 
 
 @main.command()
@@ -160,11 +160,22 @@ def profile(model: str, out: Path, specs: int, as_json: bool, **setting: Any) ->
     default="",
     help="Rivals beside it, comma-separated: openvino, onnxruntime, ctranslate2, pytorch, pytorch-compiled.",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Of our engine; without it, every one is a row.")
+@click.option(
+    "--precision",
+    type=click.Choice((*PRECISIONS, "auto")),
+    help="Of our engine; without it, fp32, bf16 and int8 are rows. auto: what measures fastest, matrix by matrix.",
+)
+@click.option("--max-error", default=0.05, show_default=True, help="Of a logit against fp32, for --precision auto.")
 @click.option("--roofline", is_flag=True, help="Beside every sub-layer the least time that this machine allows.")
 @json_option
 def bench(
-    models: tuple[str, ...], against: str, precision: Precision | None, roofline: bool, as_json: bool, **setting: Any
+    models: tuple[str, ...],
+    against: str,
+    precision: str | None,
+    max_error: float,
+    roofline: bool,
+    as_json: bool,
+    **setting: Any,
 ) -> None:
     """Time encoders, interleaved with rivals that run the first of them (its matrices dense).
 
@@ -178,14 +189,15 @@ def bench(
     subjects, budget = [subject(model) for model in models], Budget(share=1.0, **setting)
     precisions = (precision,) if precision else PRECISIONS
     if roofline:
-        if names or budget.threads > 1:
-            raise InputError("--roofline is of our engine on one thread: leave --against and --threads out")
+        if names or budget.threads > 1 or precision == "auto":
+            raise InputError("--roofline is of one precision of our engine on one thread: leave the rest out")
         from prunetime.cli.roofline import measure
 
-        measured = [measure(each, budget, precisions) for each in subjects]
+        uniform = tuple(each for each in PRECISIONS if each in precisions)
+        measured = [measure(each, budget, uniform) for each in subjects]
         emit({"models": [result for result, _ in measured]}, as_json, "\n\n".join(text for _, text in measured))
         return
-    rows = benching.rows(subjects, budget, names, precisions)
+    rows = benching.rows(subjects, budget, names, precisions, max_error)
     width = max(len(row["model"]) for row in rows)
     header = (
         f"{'model':{width}}  {'engine':18}{'precision':10}{'p50 us':>10}{'p99 us':>10}{'idle us':>10}{'max error':>12}"

@@ -17,6 +17,7 @@ from prunetime.errors import InputError, PrunetimeError
 from prunetime.plan import PRECISIONS, Plan
 from prunetime.rivals.cell import Bind, Cell, Logits
 from prunetime.rivals.subject import Subject
+from prunetime.runtime import autoplan
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.measure import calls_within, interleave, pinned, run_rounds, summarise
 from prunetime.runtime.ragged import Ragged
@@ -26,6 +27,11 @@ RIVALS = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "ctranslate2
 """Modules of this package with `precisions()` and `prepare(cell, precision)`."""
 
 OURS = "prunetime"
+
+AUTO = "auto"
+AUTO_ERROR = 0.05
+AUTO_ROWS = 16
+"""Sequences on which the errors of plans are measured; the logits that rows report are of others."""
 REFERENCE = "pytorch"
 """Whose float32 logits all others are checked against."""
 
@@ -41,9 +47,15 @@ _IDLE_CALLS, _IDLE_ROUNDS = 5, 8
 
 
 def rows(
-    subjects: Sequence[Subject], budget: Budget, rivals: Sequence[str], precisions: Sequence[str] = PRECISIONS
+    subjects: Sequence[Subject],
+    budget: Budget,
+    rivals: Sequence[str],
+    precisions: Sequence[str] = PRECISIONS,
+    auto_error: float = AUTO_ERROR,
 ) -> list[dict[str, Any]]:
     """A row for each of `precisions` of our engine on each of `subjects`, then for each precision of each of `rivals`.
+
+    The precision `auto` is the fastest plan that is off by at most `auto_error` in a logit.
 
     All take turns at `budget.batch` random sequences of `budget.seq_len` tokens on `budget.threads` threads, from
     token ids to logits. The rivals run the first of `subjects`, its matrices dense and no token dropped. A row:
@@ -73,7 +85,7 @@ def rows(
             batches = cell.checked
             exact = _logits(_module(REFERENCE).prepare(cell, "fp32", subject.token_spec), batches)
             for precision in precisions:
-                engine = _engine(subject, budget.threads, precision)
+                engine = _engine(subject, cell, precision, auto_error)
                 row = {"model": subject.name, "engine": OURS, "precision": precision, "isa": engine.isa}
                 add(row, partial(_bind, engine), batches, exact)
             if number or not rivals:
@@ -98,7 +110,7 @@ def error_of(name: str, precision: str, logits: NDArray[np.float32], expected: N
     """Largest absolute difference of the engine `name`; raises PrunetimeError where it is another model's."""
     difference = logits - expected if logits.shape == expected.shape else np.full_like(expected, np.inf)
     share = float(np.sqrt(np.mean(difference**2)) / max(np.sqrt(np.mean(np.var(expected, axis=0))), 1e-9))
-    limit = LARGEST_ERROR[precision]
+    limit = LARGEST_ERROR["int8" if precision == AUTO else precision]
     if not share <= limit:
         raise PrunetimeError(
             f"{name}: the logits differ from torch by {share:.2g} of their standard deviation, the limit is "
@@ -117,9 +129,12 @@ def _check(subjects: Sequence[Subject], budget: Budget, rivals: Sequence[str]) -
             raise InputError(f"--seq-len {budget.seq_len} is longer than the {longest} positions of {subject.name}")
 
 
-def _engine(subject: Subject, threads: int, precision: Any) -> Engine:
-    plan = Plan.uniform(precision)
-    return Engine(subject.config, subject.weights, threads, spec=subject.spec, plan=plan)
+def _engine(subject: Subject, cell: Cell, precision: Any, auto_error: float) -> Engine:
+    model = autoplan.Model(subject.config, subject.weights, subject.spec, cell.threads)
+    if precision != AUTO:
+        return model.engine(Plan.uniform(precision))
+    loss = autoplan.logit_error(model, cell.calibration[: -(-AUTO_ROWS // cell.batch)])
+    return model.engine(autoplan.choose(model, cell.checked[0], loss, auto_error))
 
 
 def _logits(bind: Bind, batches: Sequence[Ragged]) -> NDArray[np.float32]:

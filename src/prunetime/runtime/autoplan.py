@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
@@ -53,10 +53,16 @@ class Model:
         return Engine(self.config, self.weights, self.threads, spec=self.spec, plan=plan)
 
 
-def logit_error(model: Model, batch: Ragged) -> Loss:
-    """The loss of a model without a task: the largest difference of a logit of `batch` to float32."""
-    exact = model.engine(Plan()).logits(batch)
-    return lambda engine: float(np.abs(engine.logits(batch) - exact).max(initial=0.0))
+def logit_error(model: Model, batches: Sequence[Ragged]) -> Loss:
+    """The loss of a model without a task: the largest difference of a logit of `batches` to float32."""
+    float32 = model.engine(Plan())
+    exact = [float32.logits(batch) for batch in batches]
+
+    def loss(engine: Engine) -> float:
+        pairs = zip(batches, exact, strict=True)
+        return max(float(np.abs(engine.logits(batch) - right).max(initial=0.0)) for batch, right in pairs)
+
+    return loss
 
 
 def choose(model: Model, batch: Ragged, loss: Loss, limit: float, on_progress: Progress | None = None) -> Plan:
@@ -124,7 +130,7 @@ def _row_of_plans(
         plan = _plan_of([options[index] for index in best])
         if plan not in plans:
             plans.append(plan)
-    return [*plans, Plan()]
+    return [*(plan for plan in plans if plan != Plan()), Plan()]
 
 
 def _plan_of(chosen: list[Option]) -> Plan:
