@@ -24,13 +24,26 @@ from prunetime.cli.options import (
     text_option,
 )
 from prunetime.errors import InputError
+from prunetime.plan import PRECISIONS
 
 if TYPE_CHECKING:
     from prunetime.pipeline.settings import Settings
 
 DEMO_DATA = "synthetic:ad-relevance?rows=24000&seed=0"
 
-AS_GIVEN = ("model", "data", "valid", "test", "label", "group", "metric", "teacher_ready", "seed")
+AS_GIVEN = (
+    "model",
+    "data",
+    "valid",
+    "test",
+    "label",
+    "group",
+    "metric",
+    "teacher_ready",
+    "seed",
+    "precision",
+    "max_loss",
+)
 
 
 @main.command()
@@ -51,6 +64,14 @@ AS_GIVEN = ("model", "data", "valid", "test", "label", "group", "metric", "teach
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; the same command resumes it.")
 @click.option("--teacher-ready", is_flag=True, help="The model is fine-tuned on the task already.")
 @click.option("--profile", type=click.Path(path_type=Path), help="A profile recorded by `prunetime profile`.")
+@click.option(
+    "--precision",
+    type=click.Choice((*PRECISIONS, "auto")),
+    default="fp32",
+    show_default=True,
+    help="Of dense and pruned model. auto: what measures fastest, matrix by matrix, within --max-loss.",
+)
+@click.option("--max-loss", default=0.002, show_default=True, help="Of the metric on valid rows, for --precision auto.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
 @json_option

@@ -29,7 +29,7 @@ ATTEMPTS = 3
 
 RESULT = "result.json"
 
-KEPT_FOR_PICK = ("profile.json", "importance.safetensors", "evaluations.jsonl")
+KEPT_FOR_PICK = ("plan.json", "profile.json", "importance.safetensors", "evaluations.jsonl")
 
 
 def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | None = None) -> dict[str, Any]:
@@ -46,8 +46,9 @@ def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | Non
         source, inputs = _begin(run, settings)
         if result := _finished(run):
             return result
-        latency = stages.profile(run, source, settings.budget, profile)
-        dense = stages.teacher(run, source, settings, inputs)
+        plan = stages.search_plan(run, source, settings)
+        latency = stages.profile(run, source, settings.budget, plan, profile)
+        dense = stages.teacher(run, source, settings, plan, inputs)
         stages.importance(run, source, settings, dense, inputs)
 
         def choose(target_us: float) -> None:
@@ -84,7 +85,8 @@ def pick(origin: Path, amount: Budget, out: Path, reporter: Reporter) -> dict[st
             with artifact.replacing_folder(run.path("teacher")) as temporary:
                 shutil.copytree(before.path("teacher"), temporary, dirs_exist_ok=True)
         dense = artifact.read(run.path("teacher"))
-        latency = stages.profile(run, source, budget, before.path("profile.json"))
+        plan = dense.manifest.plan
+        latency = stages.profile(run, source, budget, plan, before.path("profile.json"))
 
         def choose(target_us: float) -> None:
             def work(_: Progress) -> None:
@@ -153,7 +155,7 @@ def _into_budget(
         if attempts and target_us <= floor_us:
             raise BudgetError(f"{attempts[-1]['failure']}; tightened by that, the prediction leaves no model at all")
         choose(target_us)
-        verdict = verify.gate(run, source, budget)
+        verdict = verify.gate(run, source, budget, dense.manifest.plan)
         noisy = False
         if verdict.ci95[0] <= verdict.limit:
             stages.tune(run, source, settings, dense, {"model": settings.model, "seed": settings.seed})

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final, Literal
 
 from prunetime.arch import strict_keys
 from prunetime.budget import Budget
 from prunetime.errors import InputError
+from prunetime.plan import PRECISIONS, Precision
+
+AUTO: Final = "auto"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ EFFORTS = {
 class Settings:
     """One run of `prunetime prune`. `data`, `valid` and `test` are files, hub ids or `synthetic:` names.
 
-    `slices` name parts of the test rows that are reported as well (`unseen:product_uid`).
+    `slices` name parts of the test rows that are reported as well (`unseen:product_uid`). `precision` is that of every
+    matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
     """
 
     model: str
@@ -64,8 +68,14 @@ class Settings:
     teacher_ready: bool = False
     seed: int = 0
     effort: Effort = EFFORTS["standard"]
+    precision: Precision | Literal["auto"] = "fp32"
+    max_loss: float = 0.002
 
     def __post_init__(self) -> None:
+        if self.precision not in (*PRECISIONS, AUTO):
+            raise InputError(f"precision is {self.precision!r}; it must be one of {', '.join((*PRECISIONS, AUTO))}")
+        if not 0.0 <= self.max_loss < 1.0:
+            raise InputError(f"max_loss is {self.max_loss!r}; it must be a share of the metric from 0 to 1")
         if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2147483647")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,18 @@ from prunetime.models.compact import compact
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.models.hf import config_json
 from prunetime.pipeline.run import Progress, Run, digest_of
-from prunetime.pipeline.settings import Settings
+from prunetime.pipeline.settings import AUTO, Settings
 from prunetime.pipeline.source import Source
 from prunetime.plan import Plan
 from prunetime.pruning.importance import fisher, load_scores, save_scores
-from prunetime.runtime import profiling
-from prunetime.runtime.latency import LatencyProfile, ProfileKey
+from prunetime.runtime import autoplan, profiling
+from prunetime.runtime.engine import Engine
+from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
 from prunetime.search.archive import Archive
 from prunetime.search.evaluate import MaskScorer, ScoringRows
 from prunetime.search.evolution import SearchSettings, finalists, rescore, search
 from prunetime.search.space import Space
+from prunetime.tasks.metrics import evaluate
 from prunetime.training.trainer import TrainingSettings, best_precision, discard_checkpoints, fit
 
 THREADS = len(os.sched_getaffinity(0))
@@ -40,7 +42,25 @@ MARGIN = 0.97
 """The search aims this far inside the budget, because predictions are off by a few per cent."""
 
 
-def profile(run: Run, source: Source, budget: Budget, given: Path | None) -> LatencyProfile:
+def search_plan(run: Run, source: Source, settings: Settings) -> Plan:
+    """The plan that latencies are predicted for: the precision asked for or, for `auto`, the fastest uniform one."""
+    budget, config = settings.budget, source.pretrained.config
+
+    def work(_: Progress) -> None:
+        plan = Plan()
+        if settings.precision == AUTO:
+            dense = ArchSpec.full(config.dims)
+            model = autoplan.Model(config, random_weights(config, dense), dense, budget.threads)
+            plan = autoplan.fastest_uniform(model, random_batch(config, budget.batch, budget.seq_len))
+        else:
+            plan = Plan.uniform(settings.precision)
+        run.write("plan.json", plan.to_json())
+
+    run.do("plan", "Choose the precision to search in", [settings.precision, budget.to_json()], ["plan.json"], work)
+    return Plan.from_json(run.read("plan.json"))
+
+
+def profile(run: Run, source: Source, budget: Budget, plan: Plan, given: Path | None) -> LatencyProfile:
     """Measures this machine, or takes the recorded profile `given`; refuses a budget below the floor.
 
     Raises:
@@ -48,14 +68,15 @@ def profile(run: Run, source: Source, budget: Budget, given: Path | None) -> Lat
         InputError: the budget is below the latency of the model with every layer gone.
     """
     config = source.pretrained.config
-    key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len)
+    key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
     inputs = {"key": digest_of(asdict(key)), "given": given.read_text() if given and given.is_file() else None}
 
     def work(progress: Progress) -> None:
         if given:
             recorded = profiling.read(given, key)
         else:
-            recorded = profiling.record(config, source.tokenizer, source.task.pair, budget, progress)
+            tokenizer, pair = source.tokenizer, source.task.pair
+            recorded = profiling.record(config, tokenizer, pair, budget, plan=plan, on_progress=progress)
         run.write("profile.json", recorded.to_json())
 
     run.do("profile", "Profile this machine" if given is None else f"Read {given}", inputs, ["profile.json"], work)
@@ -72,8 +93,8 @@ def profile(run: Run, source: Source, budget: Budget, given: Path | None) -> Lat
     return recorded
 
 
-def teacher(run: Run, source: Source, settings: Settings, inputs: Mapping[str, Any]) -> artifact.Artifact:
-    """Fine-tunes the dense model (or takes it as it is) and leaves it as the artifact `teacher`."""
+def teacher(run: Run, source: Source, settings: Settings, plan: Plan, inputs: Mapping[str, Any]) -> artifact.Artifact:
+    """Fine-tunes the dense model (or takes it as it is) and leaves it as the artifact `teacher`, run by `plan`."""
     effort = settings.effort
 
     def work(progress: Progress) -> None:
@@ -82,11 +103,12 @@ def teacher(run: Run, source: Source, settings: Settings, inputs: Mapping[str, A
             data = source.training_data(effort.teacher_rows, settings.seed)
             training = training_settings(settings, effort.teacher_epochs, effort.learning_rate)
             fit(model, data, training, run.path("work/teacher"), on_progress=progress)
-        write_artifact(run.path("teacher"), source, model, {"role": "teacher", "model": settings.model})
+        provenance = {"role": "teacher", "model": settings.model}
+        write_artifact(run.path("teacher"), source, manifest_of(source, model, plan, provenance), weights_of(model))
         discard_checkpoints(run.path("work/teacher"))
 
     title = "Take the model as the teacher" if settings.teacher_ready else "Fine-tune the dense teacher"
-    run.do("teacher", title, dict(inputs), ["teacher"], work)
+    run.do("teacher", title, {**inputs, "plan": plan.to_json()}, ["teacher"], work)
     return artifact.read(run.path("teacher"))
 
 
@@ -203,20 +225,51 @@ def tune(run: Run, source: Source, settings: Settings, dense: artifact.Artifact,
         training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
         data = source.training_data(effort.tune_rows, settings.seed + 1)
         fit(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
-        write_artifact(run.path("candidate"), source, student, provenance)
+        manifest = manifest_of(source, student, dense.manifest.plan, provenance)
+        weights = weights_of(student)
+        plan = final_plan(source, settings, manifest, weights)
+        write_artifact(run.path("candidate"), source, replace(manifest, plan=plan), weights)
         discard_checkpoints(run.path("work/tune"))
 
     inputs = {"mask": mask.to_json(), "archive": archive_digest(run, settings), "provenance": provenance}
     run.do("tune", "Tune the sub-network", inputs, ["candidate"], work)
 
 
-def write_artifact(folder: Path, source: Source, model: SequenceClassifier, provenance: Any) -> None:
-    """Writes `model` as an artifact of the run's task, in place of what was there."""
-    config, spec = model.config, model.spec
-    manifest = artifact.Manifest(config, spec, Plan(), source.task, {"prunetime": __version__, **provenance})
-    files = {artifact.TOKENIZER: source.tokenizer_json, "config.json": config_json(config, spec, source.task)}
+def final_plan(source: Source, settings: Settings, manifest: artifact.Manifest, weights: artifact.Weights) -> Plan:
+    """How the candidate is run, with what that was measured to lose of the metric on valid rows against fp32."""
+    if settings.precision == "fp32":
+        return Plan()
+    budget, config = settings.budget, manifest.config
+    valid = source.roles.valid
+    rows = whole_groups(valid.groups, settings.effort.finalist_rows, settings.seed)
+    tokens = source.valid_tokens.select(rows)
+    sign = 1.0 if source.metric.higher_is_better else -1.0
+
+    def value(engine: Engine) -> float:
+        scores = source.task.scores(engine.logits(tokens))
+        return sign * evaluate(source.metric, scores, valid.labels[rows], valid.groups[rows]).value
+
+    quick = autoplan.Model(config, weights, manifest.spec, THREADS)
+    exact = value(quick.engine(Plan()))
+    if settings.precision != AUTO:
+        plan = Plan.uniform(settings.precision)
+        return replace(plan, quality_loss=exact - value(quick.engine(plan)))
+    model = replace(quick, threads=budget.threads)
+    batch = random_batch(config, budget.batch, budget.seq_len)
+    return autoplan.choose(model, batch, lambda engine: exact - value(engine), settings.max_loss)
+
+
+def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenance: Any) -> artifact.Manifest:
+    """What an artifact of `model` for the run's task says of itself."""
+    return artifact.Manifest(model.config, model.spec, plan, source.task, {"prunetime": __version__, **provenance})
+
+
+def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: artifact.Weights) -> None:
+    """Writes an artifact of the run's task, in place of what was there."""
+    config = config_json(manifest.config, manifest.spec, source.task)
+    files = {artifact.TOKENIZER: source.tokenizer_json, "config.json": config}
     shutil.rmtree(folder, ignore_errors=True)
-    artifact.write(folder, manifest, weights_of(model), files)
+    artifact.write(folder, manifest, weights, files)
 
 
 def archive_digest(run: Run, settings: Settings) -> str:

@@ -19,6 +19,7 @@ from prunetime.pipeline.run import Progress, Run
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import THREADS
+from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.latency import random_weights, setting_name
 from prunetime.runtime.measure import Latency, pinned, ratio, summarise
@@ -35,7 +36,7 @@ CALLS = 40
 
 PARITY_ROWS = 128
 PARITY_TOLERANCE = 1e-3
-"""Largest difference between a torch and an engine logit, as a share of the largest logit (both are float32)."""
+"""Largest difference between a torch and an engine logit, as a share of the largest logit, both in float32."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ class Verdict:
 
 
 def parity(source: Source, candidate: artifact.Artifact) -> float:
-    """Largest difference between torch's and the engine's logits on valid rows, relative to the largest logit.
+    """Largest difference between torch's and the engine's fp32 logits on valid rows, relative to the largest logit.
+
+    What the candidate's plan loses shows in its quality, which is that of the engine's answers.
 
     Raises PrunetimeError above the tolerance: the two do not run the same model.
     """
     tokens = source.valid_tokens.select(np.arange(min(PARITY_ROWS, len(source.valid_tokens))))
     model = from_weights(candidate.manifest.config, candidate.weights, spec=candidate.manifest.spec)
     expected = torch_logits(model, tokens, source.pretrained.pad_token_id)
-    got = Model(candidate).engine.logits(tokens)
+    got = Engine(candidate.manifest.config, candidate.weights, spec=candidate.manifest.spec).logits(tokens)
     difference = float(np.abs(got - expected).max() / max(1.0, float(np.abs(expected).max())))
     if difference > PARITY_TOLERANCE:
         raise PrunetimeError(
@@ -106,7 +109,7 @@ def quality(source: Source, models: dict[str, Model]) -> dict[str, Any]:
     return report
 
 
-def gate(run: Run, source: Source, budget: Budget) -> Verdict:
+def gate(run: Run, source: Source, budget: Budget, plan: Plan) -> Verdict:
     """A short measurement of the chosen spec with random weights, so that no hour of tuning goes into a miss."""
     config = source.pretrained.config
     specs = {"dense": ArchSpec.full(config.dims), "pruned": Mask.from_json(run.read("mask.json")).spec()}
@@ -115,12 +118,12 @@ def gate(run: Run, source: Source, budget: Budget) -> Verdict:
         with pinned(budget.threads):
             calls = {}
             for name, spec in specs.items():
-                engine = Engine(config, random_weights(config, spec), budget.threads)
+                engine = Engine(config, random_weights(config, spec), budget.threads, spec=spec, plan=plan)
                 calls[name] = calls_of(engine, config, source.tokenizer, source.task.pair, budget)
             timed = time_settings(calls, Job({}, budget, ROUNDS // 2, CALLS // 2, seconds=0.0), progress)
         run.write("gate.json", asdict(judge(budget, timed)))
 
-    inputs = [specs["pruned"].to_json(), budget.to_json()]
+    inputs = [specs["pruned"].to_json(), budget.to_json(), plan.to_json()]
     run.do("gate", "Measure the chosen structure", inputs, ["gate.json"], work)
     return Verdict.from_json(run.read("gate.json"))
 

@@ -94,6 +94,15 @@ def choose(model: Model, batch: Ragged, loss: Loss, limit: float, on_progress: P
     return _first_inside(model, _row_of_plans(times, options, harm), loss, limit)
 
 
+def fastest_uniform(model: Model, batch: Ragged) -> Plan:
+    """The fastest plan for passes of `batch` of those with one precision for every matrix."""
+    plans = [Plan.uniform(precision) for precision in get_args(Precision)]
+    with pinned(model.threads):
+        reference = ReferenceKernel()
+        times = [_time_sublayers(model.engine(plan), batch, reference).sum() for plan in plans]
+    return plans[int(np.argmin(times))]
+
+
 def _options(spec: ArchSpec) -> list[Option]:
     precisions = get_args(Precision)
     ways = (True, False) if any(layer.blocks for layer in spec.layers) else (True,)

@@ -21,7 +21,8 @@ class Model:
     def __init__(self, source: artifact.Artifact, threads: int = 1) -> None:
         self.manifest = source.manifest
         self.tokenizer = Tokenizer(source.tokenizer, source.manifest.task.max_length)
-        self.engine = Engine(source.manifest.config, source.weights, threads)
+        manifest = source.manifest
+        self.engine = Engine(manifest.config, source.weights, threads, spec=manifest.spec, plan=manifest.plan)
 
     def score(self, texts: Sequence[str | Texts]) -> NDArray[np.float32]:
         """Scores of texts (or pairs, for a task of two texts): [rows], or [rows, classes] with over two classes.
