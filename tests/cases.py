@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import TILE, ArchSpec, Dims, LayerSpec
+from prunetime.arch import GRAINS, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.blocks import to_blocks
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.mask import PARTS, Mask, rank
 from prunetime.runtime.ragged import Ragged
@@ -43,13 +45,54 @@ HEAD_ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {
 }
 
 
-def reference_logits(config: EncoderConfig, weights: Mapping[str, NDArray[Any]], ragged: Ragged) -> Doubles:
-    """Logits [rows, outputs] of the encoder, in float64 throughout. What `weights` lacks is gone."""
-    w = {name: array.astype(np.float64) for name, array in weights.items() if not name.endswith("_rows")}
+class Reference(NamedTuple):
+    """`logits` [rows, outputs] (or [tokens, outputs]); `kept[layer][row]`, the ascending indices of the tokens that the
+    layer keeps of those of the sequence `row` that came into it; `received[layer][row]`, what they go by: the attention
+    that each token received, infinite for the first one and for separators."""
+
+    logits: Doubles
+    kept: list[list[NDArray[np.int64]]]
+    received: list[list[Doubles]]
+
+
+Kept = Sequence[Sequence[Sequence[int] | NDArray[Any]]]
+Multiply = Callable[[str, Doubles, Doubles], Doubles]
+
+
+def exactly(_name: str, x: Doubles, w: Doubles) -> Doubles:
+    return np.asarray(x @ w.T, np.float64)
+
+
+def reference_logits(
+    config: EncoderConfig,
+    weights: Mapping[str, NDArray[Any]],
+    ragged: Ragged,
+    spec: ArchSpec | None = None,
+    kept: Kept | None = None,
+    multiply: Multiply = exactly,
+) -> Doubles:
+    """The logits of `reference`."""
+    return reference(config, weights, ragged, spec, kept, multiply).logits
+
+
+def reference(
+    config: EncoderConfig,
+    weights: Mapping[str, NDArray[Any]],
+    ragged: Ragged,
+    spec: ArchSpec | None = None,
+    kept: Kept | None = None,
+    multiply: Multiply = exactly,
+) -> Reference:
+    """The encoder in float64 throughout. What `weights` lacks is gone; `spec` says how many tokens its layers keep.
+
+    `kept`, as in `Reference`, chooses the tokens in place of the attention that they received. `multiply(name, x, w)`
+    is how x w^T is computed with the matrix `name`.
+    """
+    w = dense_matrices(config, weights)
     family = FAMILIES[config.family]
 
     def linear(name: str, x: Doubles) -> Doubles:
-        return np.asarray(x @ w[f"{name}.weight"].T + w[f"{name}.bias"], np.float64)
+        return np.asarray(multiply(name, x, w[f"{name}.weight"]) + w[f"{name}.bias"], np.float64)
 
     def norm(name: str, x: Doubles) -> Doubles:
         return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], config.layer_norm_eps)
@@ -59,14 +102,18 @@ def reference_logits(config: EncoderConfig, weights: Mapping[str, NDArray[Any]],
         total[:, slice(None) if rows is None else rows] += y
         return total
 
-    def attention(layer: str, x: Doubles) -> Doubles:
+    def attention(layer: str, x: Doubles) -> tuple[Doubles, Doubles]:
+        """What the heads read, and the attention that each token received."""
         q, k, v = (linear(f"{layer}.{name}", x) for name in ("query", "key", "value"))
         size = config.dims.head_dim
         heads = [slice(start, start + size) for start in range(0, q.shape[1], size)]
         probabilities = [softmax(q[:, h] @ k[:, h].T / math.sqrt(size)) for h in heads]
-        return np.concatenate([p @ v[:, h] for p, h in zip(probabilities, heads, strict=True)], axis=1)
+        context = np.concatenate([p @ v[:, h] for p, h in zip(probabilities, heads, strict=True)], axis=1)
+        return context, np.sum([p.sum(axis=0) for p in probabilities], axis=0)
 
-    logits = []
+    logits: list[Doubles] = []
+    chosen: list[list[NDArray[np.int64]]] = [[] for _ in range(config.dims.layers)]
+    scores: list[list[Doubles]] = [[] for _ in range(config.dims.layers)]
     for row in range(len(ragged)):
         span = slice(int(ragged.offsets[row]), int(ragged.offsets[row + 1]))
         ids, types = ragged.ids[span], ragged.types[span]
@@ -76,20 +123,53 @@ def reference_logits(config: EncoderConfig, weights: Mapping[str, NDArray[Any]],
             x = x + w["embeddings.token_type.weight"][types]
         x = norm("embeddings.norm", x)
         for index in range(config.dims.layers):
-            layer = f"layers.{index}"
+            layer, stay, score = f"layers.{index}", np.arange(len(x)), np.zeros(len(x))
             if f"{layer}.query.weight" in w:
-                update = linear(f"{layer}.attention_output", attention(layer, x))
+                context, received = attention(layer, x)
+                update = linear(f"{layer}.attention_output", context)
                 x = norm(f"{layer}.attention_norm", add_rows(x, weights.get(f"{layer}.attention_rows"), update))
+                score = np.where(ids == config.separator, np.inf, received)
+                score[0] = np.inf
+                if spec is not None:
+                    stay = most_attended(received, ids, spec.layers[index].tokens_kept(len(x)), config.separator)
+            if kept is not None:
+                stay = np.asarray(kept[index][row], np.int64)
+            chosen[index].append(stay)
+            scores[index].append(score)
+            x, ids = x[stay], ids[stay]
             if f"{layer}.ffn_input.weight" in w:
                 update = linear(f"{layer}.ffn_output", gelu(linear(f"{layer}.ffn_input", x)))
                 x = norm(f"{layer}.ffn_norm", add_rows(x, weights.get(f"{layer}.ffn_rows"), update))
-        hidden = HEAD_ACTIVATIONS[family.head_activation](linear("head.dense", x[:1]))
-        logits.append(linear("head.output", hidden)[0])
-    return np.array(logits, np.float64).reshape(len(ragged), config.outputs)
+        if config.rows == "pooled":
+            x = HEAD_ACTIVATIONS[family.head_activation](linear("head.dense", x[:1]))
+        logits.append(linear("head.output", x))
+    return Reference(np.concatenate([np.zeros((0, config.outputs)), *logits]), chosen, scores)
+
+
+def most_attended(received: Doubles, ids: NDArray[Any], count: int, separator: int | None) -> NDArray[np.int64]:
+    """Indices, ascending, of `count` tokens: the first of all, then separators, then by the attention received."""
+    order = sorted(range(len(ids)), key=lambda i: (i != 0, ids[i] != separator, -received[i], i))
+    return np.sort(np.array(order[:count], np.int64))
+
+
+def dense_matrices(config: EncoderConfig, weights: Mapping[str, NDArray[Any]]) -> dict[str, Doubles]:
+    """The arrays in float64, with every matrix that is stored in blocks written out."""
+    dense = {name: array.astype(np.float64) for name, array in weights.items() if array.dtype != np.int32}
+    for name in [name.removesuffix(".blocks") for name in weights if name.endswith(".blocks")]:
+        blocks, (layer, _, matrix) = dense.pop(f"{name}.blocks"), name.rpartition(".")
+        inputs = {"attention_output": f"{layer}.query.bias", "ffn_output": f"{layer}.ffn_input.bias"}
+        columns = len(weights[inputs[matrix]]) if matrix in inputs else config.dims.hidden
+        across = -(-columns // blocks.shape[2])
+        padded = np.zeros((len(weights[f"{name}.bias"]) + blocks.shape[1], across * blocks.shape[2]))
+        for block, index in zip(blocks, weights[f"{name}.block_index"].tolist(), strict=True):
+            row, column = index // across * blocks.shape[1], index % across * blocks.shape[2]
+            padded[row : row + blocks.shape[1], column : column + blocks.shape[2]] = block
+        dense[f"{name}.weight"] = padded[: len(weights[f"{name}.bias"]), :columns]
+    return dense
 
 
 def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
-    """A small BERT of random sizes; `fixed` sets any of the fields of `Dims`, `token_types` or `outputs`.
+    """A small BERT of random sizes; `fixed` sets any of the fields of `Dims`, or of the config's own.
 
     Without `fixed`, sizes are whole tiles: 1-3 layers, 2-4 heads of 16 or 32, hidden = heads x head_dim.
     """
@@ -111,17 +191,25 @@ def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
         token_types=int(fixed.get("token_types", 2)),
         layer_norm_eps=1e-12,
         outputs=int(fixed.get("outputs", rng.integers(1, 4))),
+        separator=fixed.get("separator"),
+        rows=fixed.get("rows", "pooled"),
     )
 
 
-def random_spec(config: EncoderConfig, rng: np.random.Generator) -> ArchSpec:
-    """Any spec that fits: uneven layers, pruned output rows, and now and then a sub-layer that is gone."""
+def random_spec(
+    config: EncoderConfig, rng: np.random.Generator, blocks: bool = False, tokens: bool = False
+) -> ArchSpec:
+    """Any spec that fits: uneven layers, pruned output rows, and now and then a sub-layer that is gone.
+
+    With `blocks` about half of the matrices are in blocks of any grain, none to all of them kept; with `tokens` about
+    half of the layers that have attention drop some.
+    """
     dims = config.dims
 
     def rows(limit: int, least: int) -> int:
         return int(rng.choice([*range(least, limit, TILE), limit]))
 
-    return ArchSpec(
+    spec = ArchSpec(
         tuple(
             LayerSpec(
                 heads=int(rng.integers(0, dims.heads + 1)),
@@ -132,21 +220,46 @@ def random_spec(config: EncoderConfig, rng: np.random.Generator) -> ArchSpec:
             for _ in range(dims.layers)
         )
     )
+    return _with_blocks_and_tokens(spec, dims, rng, blocks, tokens)
 
 
-def random_mask(config: EncoderConfig, rng: np.random.Generator) -> Mask:
+def _with_blocks_and_tokens(
+    spec: ArchSpec, dims: Dims, rng: np.random.Generator, blocks: bool, tokens: bool
+) -> ArchSpec:
+    def some_blocks(matrix: str, shape: tuple[int, int]) -> KeptBlocks:
+        grain = GRAINS[rng.integers(len(GRAINS))]
+        least = matrix == "key"  # without keys every token receives the same attention, and rounding would choose
+        return KeptBlocks(matrix, *grain, int(rng.integers(least, math.prod(block_grid(shape, *grain)) + 1)))
+
+    layers = []
+    for layer in spec.layers:
+        shapes = layer.matrix_shapes(dims).items() if blocks else ()
+        kept = tuple(some_blocks(matrix, shape) for matrix, shape in shapes if rng.random() < 0.5)
+        share = float(rng.uniform(0.05, 1.0)) if tokens and layer.has_attention and rng.random() < 0.5 else 1.0
+        layers.append(replace(layer, blocks=kept, tokens=share))
+    return ArchSpec(tuple(layers))
+
+
+def random_mask(config: EncoderConfig, rng: np.random.Generator, blocks: bool = False, tokens: bool = False) -> Mask:
     """Any mask that fits, in the counts of `random_spec` except that output rows, too, may all be pruned."""
-    spec = random_spec(config, rng)
+    dims, spec = config.dims, random_spec(config, rng)
     for index in range(config.dims.layers):
         if rng.random() < 0.1:
             spec = spec.with_layer(index, **{str(rng.choice(["attention_rows", "ffn_rows"])): 0})
-    widths = dict(zip(PARTS, (config.dims.heads, config.dims.hidden, config.dims.ffn, config.dims.hidden), strict=True))
-    scores = [{name: rng.standard_normal(width) for name, width in widths.items()} for _ in spec.layers]
+    spec = _with_blocks_and_tokens(spec, dims, rng, blocks, tokens)
+    widths: dict[str, Any] = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
+    scores = []
+    for layer in spec.layers:
+        grids = {block.matrix: block.grid(layer.matrix_shapes(dims)[block.matrix]) for block in layer.blocks}
+        scores.append({name: rng.standard_normal(shape) for name, shape in (widths | grids).items()})
     return rank(scores, spec)
 
 
 def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -> Weights:
-    """Weights of an encoder of `spec`, scaled so that activations stay of order one and no part is negligible."""
+    """Weights of an encoder of `spec`, scaled so that activations stay of order one and no part is negligible.
+
+    The kept blocks of a matrix are drawn uniformly, so that its rows of blocks are uneven.
+    """
     dims = config.dims
     weights: Weights = {}
 
@@ -165,27 +278,36 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
         if kept < dims.hidden:
             weights[name] = np.sort(rng.choice(dims.hidden, kept, replace=False)).astype(np.int32)
 
+    def in_blocks(name: str, kept: KeptBlocks) -> None:
+        weight = weights.pop(f"{name}.weight")
+        grid = kept.grid(weight.shape)
+        chosen = np.zeros(math.prod(grid), np.bool_)
+        chosen[rng.choice(len(chosen), kept.kept, replace=False)] = True
+        blocks, block_index = to_blocks(weight, chosen.reshape(grid), kept.rows, kept.columns)
+        louder = np.float32(math.sqrt(len(chosen) / max(kept.kept, 1)))
+        weights[f"{name}.blocks"], weights[f"{name}.block_index"] = blocks * louder, block_index
+
     normal("embeddings.word.weight", (dims.vocabulary, config.embedding), 1.0)
     normal("embeddings.position.weight", (dims.positions, config.embedding), 0.5)
     if FAMILIES[config.family].token_types:
         normal("embeddings.token_type.weight", (config.token_types, config.embedding), 0.5)
     norm("embeddings.norm")
+    gains = {"query": 1.5, "key": 1.5}
     for index, layer in enumerate(spec.layers):
         name = f"layers.{index}"
-        inner = layer.heads * dims.head_dim
-        if layer.has_attention:
-            linear(f"{name}.query", inner, dims.hidden, gain=1.5)
-            linear(f"{name}.key", inner, dims.hidden, gain=1.5)
-            linear(f"{name}.value", inner, dims.hidden)
-            linear(f"{name}.attention_output", layer.attention_rows, inner)
-            norm(f"{name}.attention_norm")
-            rows(f"{name}.attention_rows", layer.attention_rows)
-        if layer.has_ffn:
-            linear(f"{name}.ffn_input", layer.ffn, dims.hidden)
-            linear(f"{name}.ffn_output", layer.ffn_rows, layer.ffn)
-            norm(f"{name}.ffn_norm")
-            rows(f"{name}.ffn_rows", layer.ffn_rows)
-    linear("head.dense", dims.hidden, dims.hidden)
+        for matrix, shape in layer.matrix_shapes(dims).items():
+            linear(f"{name}.{matrix}", *shape, gain=gains.get(matrix, 1.0))
+            kept_blocks = layer.blocks_of(matrix)
+            if kept_blocks:
+                in_blocks(f"{name}.{matrix}", kept_blocks)
+            if matrix == "attention_output":
+                norm(f"{name}.attention_norm")
+                rows(f"{name}.attention_rows", layer.attention_rows)
+            if matrix == "ffn_output":
+                norm(f"{name}.ffn_norm")
+                rows(f"{name}.ffn_rows", layer.ffn_rows)
+    if config.rows == "pooled":
+        linear("head.dense", dims.hidden, dims.hidden)
     linear("head.output", config.outputs, dims.hidden)
     return weights
 

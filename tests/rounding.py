@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from cases import gelu
@@ -39,6 +40,51 @@ def check_gemm(multiply: Callable[[Floats, Floats, Floats], Floats], x: Floats, 
     x64, w64, b64 = (a.astype(np.float64) for a in (x, w, bias))
     bound = gamma(inner + 1) * (np.abs(x64) @ np.abs(w64).T + np.abs(b64)) + 2 * (inner + 1) * TINY
     assert_within(multiply(x, w, bias), x64 @ w64.T + b64, bound)
+
+
+def to_bf16(x: NDArray[Any]) -> Doubles:
+    """float32 numbers rounded to bf16, ties to even; denormals become zeros."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
+    return np.where(np.abs(x) < TINY, 0.0, rounded).astype(np.float64)
+
+
+def int8_scales(w: Floats) -> Floats:
+    """Scales [n, 1] of the bytes of weights [n, k]: the greatest magnitude of an output is 127."""
+    largest = np.abs(w).max(axis=1, keepdims=True, initial=0.0)
+    return np.where(largest < 2.0**-100, np.float32(1), largest / np.float32(127))
+
+
+def to_int8_weights(w: Floats, scales: Floats | None = None) -> Doubles:
+    """What the bytes of weights [n, k] stand for, with the scales [n, 1] of their rows or with given ones."""
+    scales = int8_scales(w) if scales is None else scales
+    largest = scales * np.float32(127)
+    inverse = np.where(
+        np.abs(w).max(axis=1, keepdims=True, initial=0.0) < 2.0**-100, np.float32(0), np.float32(127) / largest
+    )
+    return np.rint(w * inverse).astype(np.float64) * scales.astype(np.float64)
+
+
+def to_int8_rows(x: Doubles) -> Doubles:
+    """What rows [m, k] as bytes stand for: each its own scale and zero point, 0 and all numbers of it in 0..255."""
+    low, high = np.minimum(x.min(axis=1, keepdims=True), 0.0), np.maximum(x.max(axis=1, keepdims=True), 0.0)
+    scale = np.where(high > low, (high - low) / 255.0, 1.0)
+    zero = np.rint(-low / scale)
+    return np.asarray((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale, np.float64)
+
+
+def check_narrow_gemm(result: Floats, x: Doubles, w: Doubles, bias: Floats, precision: str) -> None:
+    """`result` is x w^T + bias of numbers that are already rounded, x [m, k] and w [n, k].
+
+    bf16: products of two bf16 are exact in float32, and every addition rounds once: a chain of k + 1 at most. int8: the
+    sum of the products of bytes is exact; its conversion, the product of the two scales, and the last multiplication
+    and addition round: four times. One more for `x`, which is given as rounded products of scale and byte.
+    """
+    exact = x @ w.T + bias
+    magnitude = np.abs(x) @ np.abs(w).T
+    roundings = x.shape[1] + 1 if precision == "bf16" else 5
+    bound = gamma(roundings) * (magnitude + np.abs(bias)) + 2 * (x.shape[1] + 1) * TINY
+    assert_within(result, exact, bound)
 
 
 def check_gelu(activate: Callable[[Floats], Floats], x: Floats) -> None:

@@ -1,10 +1,10 @@
-"""The Debian packages that `make test-system` needs: fails naming the missing ones (`--missing` only prints them)."""
+"""The Debian packages that the gate needs: fails naming the missing ones (`--missing` only prints them)."""
 
 import shutil
 import sys
 
-PROGRAM_OF = {"chromium": "chromium"}
-"""Program by package."""
+PROGRAM_OF = {"chromium": "chromium", "clang": "clang++"}
+"""Program by package; clang is for `make fuzz`."""
 
 
 def missing() -> list[str]:

@@ -9,7 +9,7 @@ namespace prunetime {
 namespace {
 
 constexpr int kLanes = 16;
-constexpr int kTileRows = 12;
+constexpr int kTileRows = 14;
 constexpr int kSplitTileRows = 12;
 using Vec = __m512;
 

@@ -15,7 +15,7 @@ TILE = 32
 MATRICES = ("query", "key", "value", "attention_output", "ffn_input", "ffn_output")
 """The weight matrices of one layer, in the order in which the forward pass reads them."""
 
-FFN_MATRICES = MATRICES[4:]
+ATTENTION_MATRICES, FFN_MATRICES = MATRICES[:4], MATRICES[4:]
 
 GRAINS = ((32, 32), (32, 16), (16, 16), (32, 1))
 """The (rows, columns) that blocks of weights may have."""
@@ -123,6 +123,15 @@ class LayerSpec:
     def blocks_of(self, matrix: str) -> KeptBlocks | None:
         """What is kept of `matrix`, or None where it is dense."""
         return next((block for block in self.blocks if block.matrix == matrix), None)
+
+    def describe_blocks(self, dims: Dims, matrices: Iterable[str] = MATRICES) -> str:
+        """For people, what is kept of those of `matrices` that are in blocks: `query 5 of 16 32x32`; or nothing."""
+        shapes = self.matrix_shapes(dims)
+        return ", ".join(
+            f"{b.matrix} {b.kept} of {math.prod(b.grid(shapes[b.matrix]))} {b.rows}x{b.columns}"
+            for b in self.blocks
+            if b.matrix in matrices
+        )
 
     def matrix_shapes(self, dims: Dims) -> dict[str, tuple[int, int]]:
         """(output rows, input columns) of every matrix this layer still has."""

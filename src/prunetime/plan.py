@@ -10,7 +10,7 @@ from prunetime.arch import MATRICES, ArchSpec, strict_keys
 from prunetime.errors import InputError
 
 Precision = Literal["fp32", "bf16", "int8"]
-
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 ONE_PRECISION = ("query", "key", "value")
 """The matrices of a layer that read the same input and are run as one: they share a precision."""

@@ -1,8 +1,10 @@
 """The command line on a real artifact, and what it answers to bad input: one line, exit code 2, nothing written."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,14 @@ from tiny import bert_folder, write_tsv
 
 import prunetime
 from prunetime import artifact
+from prunetime.arch import ArchSpec, KeptBlocks
 from prunetime.artifact import Manifest
 from prunetime.cli import main
 from prunetime.models import families
 from prunetime.models.hf import config_json
 from prunetime.plan import Plan
+from prunetime.rivals import bench
+from prunetime.runtime import measure
 from prunetime.runtime.latency import random_weights
 from prunetime.task import Task
 from prunetime.tasks.synthetic import ad_relevance
@@ -74,6 +79,20 @@ def test_inspect_shows_the_structure(inputs: Path) -> None:
     assert "heads" in run("inspect", inputs / "model").stdout
 
 
+def test_inspect_shows_blocks_and_tokens(inputs: Path, tmp_path: Path) -> None:
+    found = artifact.read(inputs / "model")
+    config, blocks = found.manifest.config, (KeptBlocks("key", 32, 32, 3),)
+    spec = ArchSpec.full(config.dims).with_layer(1, blocks=blocks, tokens=0.4)
+    manifest = replace(found.manifest, spec=spec)
+    artifact.write(tmp_path / "model", manifest, random_weights(config, spec), {"tokenizer.json": found.tokenizer})
+    lines = run("inspect", tmp_path / "model").stdout.splitlines()
+    assert re.search(r"100%  all$", lines[-2])
+    assert re.search(r"40%  key 3 of 4 32x32$", lines[-1])
+    refused = run("export", tmp_path / "model", "--to", "onnx", "--out", tmp_path / "model.onnx")
+    assert refused.exit_code == 2
+    assert "layer 1 keeps 0.4 of its tokens, and the ONNX graph drops none" in refused.stderr
+
+
 def test_an_exported_model_gives_the_same_scores(inputs: Path, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -94,11 +113,18 @@ def test_profile_reports_its_error(inputs: Path, tmp_path: Path) -> None:
     assert json.loads(out.read_text())["key"]["tokens"] == 24
 
 
-def test_bench_times_every_instruction_set_and_checks_rivals(inputs: Path) -> None:
+def test_bench_times_every_precision_and_checks_rivals(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
     rows = answer("bench", inputs / "model", "--seq-len", "16", "--against", "pytorch,onnxruntime")["rows"]
-    engines = [row["engine"] for row in rows]
-    assert {"prunetime portable", "pytorch", "onnxruntime"} <= set(engines)
-    assert all(row["max_logit_error"] < 1e-3 and row["p50_us"] > 0 for row in rows)
+    engines = [(row["engine"], row["precision"]) for row in rows]
+    assert [precision for engine, precision in engines if engine == "prunetime"] == ["fp32", "bf16", "int8"]
+    assert {("pytorch", "bf16"), ("onnxruntime", "int8")} <= set(engines)
+    assert all(row["p50_us"] > 0 and row["idle_p50_us"] > 0 for row in rows)
+    assert all(row["max_logit_error"] < 1e-3 for row in rows if row["precision"] == "fp32")
+    shown = run("bench", inputs / "bert", "--seq-len", "16", "--precision", "fp32").stdout.splitlines()
+    assert len(shown) == 2
+    assert shown[1].split()[1:3] == ["prunetime", "fp32"]
 
 
 def tsv(*rows: str) -> str:

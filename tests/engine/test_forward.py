@@ -1,16 +1,21 @@
 """The whole forward pass against float64, and that its bits depend on nothing but the sequence."""
 
+import itertools
 import math
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import pytest
-from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from cases import Weights, random_config, random_ragged, random_spec, random_weights, reference, reference_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import U, assert_within
+from rounding import U, assert_within, int8_scales, to_bf16, to_int8_rows, to_int8_weights
 
-from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.arch import TILE, ArchSpec, LayerSpec
 from prunetime.config import EncoderConfig
+from prunetime.errors import EngineError
+from prunetime.plan import MatrixPlan, Plan, Precision
 from prunetime.runtime.engine import Engine, supported_isas
 from prunetime.runtime.ragged import Ragged
 
@@ -22,107 +27,278 @@ ODD = {"hidden": 48, "heads": 3, "head_dim": 24, "ffn": 40, "positions": 70}
 """Sizes that are no multiple of anything; heads x head_dim is not hidden."""
 
 
+PRECISIONS = get_args(Precision)
+FLOAT32 = Plan()
+HEAD_ROWS = st.sampled_from(["pooled", "tokens"])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random encoder and batch, and how it is run."""
+
+    config: EncoderConfig
+    spec: ArchSpec
+    weights: Weights
+    ragged: Ragged
+    plan: Plan = FLOAT32
+
+    def engine(self, threads: int = 1, isa: str | None = None) -> Engine:
+        return Engine(self.config, self.weights, threads, isa, spec=self.spec, plan=self.plan)
+
+
+def random_plan(config, rng):
+    """Any precision for any matrix."""
+    groups = (("query", "key", "value"), ("attention_output",), ("ffn_input",), ("ffn_output",))
+    exceptions = []
+    for layer, matrices in itertools.product(range(config.dims.layers), groups):
+        plan = MatrixPlan(str(rng.choice(PRECISIONS)), sparse=bool(rng.integers(2)))
+        exceptions += [(layer, matrix, plan) for matrix in matrices]
+    return Plan(MatrixPlan(str(rng.choice(PRECISIONS))), tuple(exceptions))
+
+
 @st.composite
-def cases(draw, longest=64):
-    """(config, weights, ragged) of a random uneven encoder: no heads, no FFN, pruned output rows, any sizes."""
+def cases(draw, longest=64, head_rows=HEAD_ROWS):
+    """Uneven encoders: no heads, no FFN, pruned output rows, any sizes, blocks, dropped tokens, any precision."""
     rng = np.random.default_rng(draw(seeds))
     config = random_config(rng, **(ODD if draw(st.booleans()) else {}))
+    config = replace(config, rows=draw(head_rows), separator=draw(st.sampled_from([None, 3])))
+    tokens = config.rows == "pooled" and draw(st.booleans())
     if draw(st.booleans()):
-        spec = random_spec(config, rng)
+        spec = random_spec(config, rng, blocks=draw(st.booleans()), tokens=tokens)
     else:
         dims = config.dims
         counts = st.tuples(*(st.integers(0, top) for top in (dims.heads, dims.hidden, dims.ffn, dims.hidden)))
         spec = ArchSpec(tuple(LayerSpec(*draw(counts)) for _ in range(dims.layers)))
     lengths = draw(st.lists(st.integers(1, longest), min_size=1, max_size=9))
-    return config, random_weights(config, spec, rng), random_ragged(config, rng, lengths)
+    plan = draw(st.sampled_from([Plan(), *(Plan(MatrixPlan(p)) for p in PRECISIONS), random_plan(config, rng)]))
+    return Case(config, spec, random_weights(config, spec, rng), random_ragged(config, rng, lengths), plan)
 
 
-def error_bound(config: EncoderConfig, weights, ragged: Ragged) -> float:
-    """How far a correct float32 forward pass may be.
+def as_planned(plan, noise=0.0, seed=0, scales=None):
+    """x w^T as the plan rounds it, its operands moved at random by a relative `noise` before they are rounded.
+
+    `scales` of int8 weights, by matrix, are those of the rows of `w` where they are not given.
+    """
+    rng = np.random.default_rng(seed)
+
+    def multiply(name, x, w):
+        part, _, matrix = name.rpartition(".")
+        if part.startswith("layers."):
+            precision = plan.of(int(part.split(".")[1]), matrix).precision
+        else:  # the dense layer of the head is never as coarse as int8, its output always float32
+            precision = "fp32" if name != "head.dense" or plan.default.precision == "fp32" else "bf16"
+        x = x * (1 + noise * rng.standard_normal(x.shape))
+        if precision == "fp32":
+            return x @ (w * (1 + noise * rng.standard_normal(w.shape))).T
+        if precision == "bf16":
+            return to_bf16(x) @ to_bf16(w).T
+        scale = None if scales is None else scales[f"{name}.weight"][: len(w)]
+        return to_int8_rows(x) @ to_int8_weights(w.astype(np.float32), scale).T
+
+    return multiply
+
+
+def expected(case: Case, kept=None, scales=None):
+    """Logits in float64, rounded where the plan rounds, and how far a correct engine may be from them.
 
     Rounding in a matrix product of inner size k is the same as having moved each weight by a relative gamma(k) at most
     (backward error), and, the roundings being of either sign, by about u sqrt(k) (Higham and Mary, A new approach to
-    probabilistic rounding error analysis, 2019). So: measure in float64 how much logits move when every weight moves
-    at random by a relative 1e-6, scale that to u sqrt(k) of the widest product, and allow three times it, for the
-    functions between the products (softmax, GELU within 2e-6, LayerNorm) and for unlucky signs.
+    probabilistic rounding error analysis, 2019). The functions between the products (softmax, GELU within 2e-6,
+    LayerNorm) are as accurate. So: measure how much logits move when the operands of every product move at random by
+    ten times that. This covers what lies on the edge between two bf16 or two bytes, too: it falls to the other side
+    ten times as often as in the engine.
     """
-    rng = np.random.default_rng(0)
-    exact = reference_logits(config, weights, ragged)
-    step = 1e-6
+    w, spec = case.weights, case.spec
 
-    def moved():
-        noisy = {
-            name: array if array.dtype == np.int32 else array * (1 + step * rng.standard_normal(array.shape))
-            for name, array in weights.items()
-        }
-        return np.abs(reference_logits(config, noisy, ragged) - exact).max()
+    def logits(noise, seed):
+        return reference_logits(case.config, w, case.ragged, spec, kept, as_planned(case.plan, noise, seed, scales))
 
-    widest = max(array.shape[1] for array in weights.values() if array.ndim == 2)
-    return 3 * math.sqrt(widest) * U * max(moved() for _ in range(4)) / step
+    exact = logits(0.0, 0)
+    widest = max(array.shape[-1] for array in w.values() if array.ndim >= 2)
+    noise = 10 * math.sqrt(max(widest, case.config.dims.ffn)) * U
+    moved = max(np.abs(logits(noise, seed) - exact).max(initial=0.0) for seed in range(12))
+    return exact, np.full(exact.shape, moved + 1e-9)
 
 
-def check_every_isa(config, weights, ragged):
-    exact = reference_logits(config, weights, ragged)
-    bound = np.full(exact.shape, error_bound(config, weights, ragged))
+def kept_by_sequence(case: Case, engine: Engine):
+    """As `Reference.kept`: of the tokens that come into a layer, those that the engine keeps."""
+    _, left = engine.kept(case.ragged)
+    last = max((i for i, layer in enumerate(case.spec.layers) if layer.has_attention), default=-1)
+    pooled_from = last if case.config.rows == "pooled" else case.config.dims.layers
+    before = np.ones(left.shape[1], bool)
+    kept = []
+    for layer, now in enumerate(left):
+        spans = itertools.pairwise(case.ragged.offsets)
+        if layer >= pooled_from:  # only first tokens are computed from here on, and only they matter
+            now = before
+        kept.append([np.flatnonzero(now[start:end][before[start:end]]) for start, end in spans])
+        before = now
+    return kept
+
+
+def check_every_isa(case: Case):
+    results = {}
     for isa in ISAS:
-        assert_within(Engine(config, weights, isa=isa).logits(ragged), exact, bound)
+        engine = case.engine(isa=isa)
+        kept = kept_by_sequence(case, engine)
+        key = tuple(tuple(tokens) for layer in kept for tokens in layer)
+        if key not in results:
+            results[key] = expected(case, kept)
+        assert_within(engine.logits(case.ragged), *results[key])
 
 
 @settings(deadline=None, max_examples=60)
 @given(case=cases())
 def test_forward_equals_float64(case):
-    check_every_isa(*case)
+    check_every_isa(case)
 
 
 @pytest.mark.parametrize("lengths", [[1], [512], [511, 1, 33], [2] * 300, [100] * 11])
-def test_forward_of_long_and_many_sequences(lengths):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_forward_of_long_and_many_sequences(lengths, precision):
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=2, positions=512, vocabulary=50)
-    weights = random_weights(config, random_spec(config, rng), rng)
-    check_every_isa(config, weights, random_ragged(config, rng, lengths))
+    spec = random_spec(config, rng, blocks=True, tokens=True)
+    ragged = random_ragged(config, rng, lengths)
+    check_every_isa(Case(config, spec, random_weights(config, spec, rng), ragged, Plan(MatrixPlan(precision))))
 
 
 @pytest.mark.parametrize("wrong", ["ffn_output", "attention_output", "query", "head.dense"])
-def test_one_forgotten_weight_column_is_outside_the_bound(wrong):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_one_forgotten_weight_column_is_outside_the_bound(wrong, precision):
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=2)
-    weights = random_weights(config, ArchSpec.full(config.dims), rng)
-    ragged = random_ragged(config, rng, [5, 30])
-    exact = reference_logits(config, weights, ragged)
+    spec = ArchSpec.full(config.dims)
+    weights = random_weights(config, spec, rng)
+    case = Case(config, spec, weights, random_ragged(config, rng, [5, 30]), Plan(MatrixPlan(precision)))
     name = next(name for name in weights if name.endswith(f"{wrong}.weight"))
     faulty = {**weights, name: weights[name].copy()}
     faulty[name][:, -1] = 0
-    bound = np.full(exact.shape, error_bound(config, weights, ragged))
     with pytest.raises(AssertionError, match="times the bound"):
-        assert_within(Engine(config, faulty).logits(ragged), exact, bound)
+        assert_within(replace(case, weights=faulty).engine().logits(case.ragged), *expected(case))
+
+
+@isas
+@settings(deadline=None, max_examples=60)
+@given(case=cases(head_rows=st.just("pooled")))
+def test_the_most_attended_tokens_are_kept(isa, case):
+    case = replace(case, plan=Plan())
+    kept = kept_by_sequence(case, case.engine(isa=isa))
+    right = reference(case.config, case.weights, case.ragged, case.spec, kept)
+    last = max((i for i, layer in enumerate(case.spec.layers) if layer.has_attention), default=-1)
+    for layer in range(last):
+        for row in range(len(case.ragged)):
+            assert_most_attended(right.received[layer][row], kept[layer][row], case, layer)
+
+
+def assert_most_attended(score, kept, case, layer):
+    """`kept` are as many as the spec says, the first token among them, and nothing left out was attended to more."""
+    assert len(kept) == case.spec.layers[layer].tokens_kept(len(score))
+    assert kept[0] == 0
+    left_out = np.setdiff1d(np.arange(len(score)), kept)
+    if len(left_out):
+        assert score[left_out].max() <= score[kept].min() + 1e-5 * len(score)
 
 
 @isas
 @settings(deadline=None, max_examples=25)
 @given(case=cases(), data=st.data())
 def test_bits_do_not_depend_on_batch_order_or_threads(isa, case, data):
-    config, weights, ragged = case
-    engine = Engine(config, weights, isa=isa)
+    engine, ragged = case.engine(isa=isa), case.ragged
     together = engine.logits(ragged)
+    rows = [[row] for row in range(len(ragged))]
+    if case.config.rows == "tokens":
+        rows = [range(*span) for span in itertools.pairwise(ragged.offsets)]
     for row in range(len(ragged)):
-        assert np.array_equal(engine.logits(ragged.select([row]))[0], together[row])
+        assert np.array_equal(engine.logits(ragged.select([row])), together[rows[row]])
     order = data.draw(st.permutations(range(len(ragged))))
-    assert np.array_equal(engine.logits(ragged.select(order)), together[order])
+    assert np.array_equal(engine.logits(ragged.select(order)), together[[i for row in order for i in rows[row]]])
     for threads in (2, 3, 4):
-        assert np.array_equal(Engine(config, weights, threads, isa).logits(ragged), together)
+        assert np.array_equal(case.engine(threads, isa).logits(ragged), together)
 
 
 @isas
-def test_bits_do_not_depend_on_chunks(isa):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bits_do_not_depend_on_chunks(isa, precision):
     """Thousands of tokens: several chunks for each thread, and a sequence longer than a chunk is not special."""
     rng = np.random.default_rng(1)
     config = random_config(rng, layers=2, positions=512, vocabulary=50, **{"heads": 2, "head_dim": 16})
-    weights = random_weights(config, ArchSpec.full(config.dims), rng)
+    spec = ArchSpec.full(config.dims).with_layer(0, tokens=0.6)
     ragged = random_ragged(config, rng, [*rng.integers(1, 90, 60), 512, 300, 1, 1])
-    engine = Engine(config, weights, isa=isa)
+    case = Case(config, spec, random_weights(config, spec, rng), ragged, Plan(MatrixPlan(precision)))
+    engine = case.engine(isa=isa)
     alone = np.concatenate([engine.logits(ragged.select([row])) for row in range(len(ragged))])
     for threads in (1, 2, 3, 4):
-        assert np.array_equal(Engine(config, weights, threads, isa).logits(ragged), alone)
+        assert np.array_equal(case.engine(threads, isa).logits(ragged), alone)
+
+
+@isas
+@pytest.mark.parametrize("precision", PRECISIONS)
+@settings(deadline=None, max_examples=15)
+@given(seed=seeds, data=st.data())
+def test_a_selected_part_equals_the_encoder_of_only_that_part(isa, precision, seed, data):
+    """Bit for bit, but for int8: its weights keep the scales that they have in the whole encoder."""
+    rng = np.random.default_rng(seed)
+    config = random_config(rng, head_dim=32)
+    dims = config.dims
+    whole = random_weights(config, ArchSpec.full(dims), rng)
+    ragged = random_ragged(config, rng, [1, 9, 30])
+    engine = Engine(config, whole, isa=isa, plan=Plan(MatrixPlan(precision)))
+    everything = engine.logits(ragged)
+    for _ in range(2):
+        heads = [data.draw(st.integers(0, dims.heads)) for _ in range(dims.layers)]
+        ffn = [TILE * data.draw(st.integers(0, dims.ffn // TILE)) for _ in range(dims.layers)]
+        spec = ArchSpec.of(dims, heads, ffn)
+        part = first_heads_and_rows(whole, spec, dims.head_dim)
+        engine.select(spec)
+        found = engine.logits(ragged)
+        if precision == "int8":
+            scales = {name: int8_scales(array) for name, array in whole.items() if array.ndim == 2}
+            case = Case(config, spec, part, ragged, Plan(MatrixPlan(precision)))
+            assert_within(found, *expected(case, scales=scales))
+        else:
+            assert np.array_equal(found, Engine(config, part, isa=isa, plan=Plan(MatrixPlan(precision))).logits(ragged))
+    engine.select(ArchSpec.full(dims))
+    assert np.array_equal(engine.logits(ragged), everything)
+
+
+def first_heads_and_rows(weights, spec, head_dim):
+    """The encoder of only the first heads and FFN rows of every layer."""
+    part = dict(weights)
+    for index, layer in enumerate(spec.layers):
+        name, inner = f"layers.{index}", layer.heads * head_dim
+        for matrix in ("query", "key", "value"):
+            part[f"{name}.{matrix}.weight"] = weights[f"{name}.{matrix}.weight"][:inner]
+            part[f"{name}.{matrix}.bias"] = weights[f"{name}.{matrix}.bias"][:inner]
+        part[f"{name}.attention_output.weight"] = weights[f"{name}.attention_output.weight"][:, :inner]
+        part[f"{name}.ffn_input.weight"] = weights[f"{name}.ffn_input.weight"][: layer.ffn]
+        part[f"{name}.ffn_input.bias"] = weights[f"{name}.ffn_input.bias"][: layer.ffn]
+        part[f"{name}.ffn_output.weight"] = weights[f"{name}.ffn_output.weight"][:, : layer.ffn]
+        gone = [sub for sub, kept in (("attention", layer.heads), ("ffn", layer.ffn)) if not kept]
+        matrices = {"attention": ("query", "key", "value"), "ffn": ("ffn_input",)}
+        for sub in gone:
+            for matrix in (*matrices[sub], f"{sub}_output", f"{sub}_norm"):
+                part = {key: array for key, array in part.items() if not key.startswith(f"{name}.{matrix}.")}
+    return part
+
+
+@pytest.mark.parametrize("spec_of", [
+    lambda dims: ArchSpec.of(dims, [dims.heads + 1, 0], [0, 0]),
+    lambda dims: ArchSpec.of(dims, [0, 0], [0, dims.ffn + 32]),
+    lambda dims: ArchSpec.of(dims, [0], [0]),
+    lambda dims: ArchSpec.of(dims, [-1, 0], [0, 0]),
+    lambda dims: ArchSpec.of(dims, [1, 1], [33, 33]),
+])  # fmt: skip
+def test_a_part_that_is_not_there_is_refused_and_nothing_changes(spec_of):
+    rng = np.random.default_rng(0)
+    config = random_config(rng, layers=2, ffn=96)
+    ragged = random_ragged(config, rng, [5])
+    weights = random_weights(config, ArchSpec.full(config.dims), rng)
+    engine = Engine(config, weights, plan=Plan(MatrixPlan("int8")))
+    before = engine.logits(ragged)
+    with pytest.raises(EngineError, match=r"select|prefix"):
+        engine.select(spec_of(config.dims))
+    assert np.array_equal(engine.logits(ragged), before)
 
 
 @isas

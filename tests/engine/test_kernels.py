@@ -8,10 +8,20 @@ import pytest
 from cases import gelu, layer_norm, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import check_attention, check_gelu, check_gemm, check_layer_norm, check_tanh
+from rounding import (
+    check_attention,
+    check_gelu,
+    check_gemm,
+    check_layer_norm,
+    check_narrow_gemm,
+    check_tanh,
+    to_bf16,
+    to_int8_weights,
+)
 
 from prunetime import _engine
 from prunetime._engine import testing
+from prunetime.blocks import to_blocks, to_dense
 
 ISAS = _engine.supported_isas()
 isas = pytest.mark.parametrize("isa", ISAS)
@@ -67,6 +77,107 @@ def test_gemm_without_its_last_product_is_rejected(isa):
 
     with pytest.raises(AssertionError, match="times the bound"):
         check_gemm(without_last, x, w, bias)
+
+
+precisions = pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+GRAINS = [(32, 32), (32, 16), (16, 16), (32, 1)]
+
+
+def check_in_precision(isa, precision, x, w, bias, stored=None, **options):
+    """The product of `x` and `w`, stored as `stored`, in a precision, against float64 of what the numbers round to."""
+    result = testing.gemm(isa, x, w if stored is None else stored, bias, precision=precision, **options)
+    inner = options.get("used_inner") or x.shape[1]
+    read = testing.encode(isa, x, precision).astype(np.float64)[:, :inner]
+    if precision == "fp32":
+        check_gemm(lambda *_: result, np.ascontiguousarray(x[:, :inner]), w[:, :inner], bias)
+    else:
+        rounded = to_bf16(w) if precision == "bf16" else to_int8_weights(w)
+        check_narrow_gemm(result, read, rounded[:, :inner], bias, precision)
+
+
+@isas
+@precisions
+@settings(deadline=None, max_examples=40)
+@given(seed=seeds, m=st.integers(1, 40), k=st.integers(1, 200), n=st.integers(1, 150))
+def test_gemm_in_every_precision(isa, precision, seed, m, k, n):
+    rng = np.random.default_rng(seed)
+    check_in_precision(isa, precision, normals(rng, m, k), normals(rng, n, k), normals(rng, n))
+
+
+@st.composite
+def sparse_matrices(draw):
+    """(dense weights [n, k] with zeros, the same as (blocks, block_index)): any grain, sizes that fit no grain."""
+    rng = np.random.default_rng(draw(seeds))
+    rows, columns = draw(st.sampled_from(GRAINS))
+    n, k = draw(st.integers(1, 150)), draw(st.integers(1, 200))
+    kept = rng.random((-(-n // rows), -(-k // columns))) < draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+    stored = to_blocks(normals(rng, n, k), kept, rows, columns)
+    return to_dense(*stored, (n, k)), stored
+
+
+@isas
+@precisions
+@settings(deadline=None, max_examples=40)
+@given(seed=seeds, m=st.integers(1, 40), matrix=sparse_matrices())
+def test_gemm_of_kept_blocks(isa, precision, seed, m, matrix):
+    rng = np.random.default_rng(seed)
+    w, stored = matrix
+    check_in_precision(isa, precision, normals(rng, m, w.shape[1]), w, normals(rng, len(w)), stored)
+
+
+@isas
+@precisions
+@pytest.mark.parametrize("grain", [None, *GRAINS])
+@pytest.mark.parametrize("used", [32, 96, 160])
+def test_gemm_of_a_prefix_of_the_inner_dimension(isa, precision, grain, used):
+    rng = np.random.default_rng(used)
+    w, stored, m = normals(rng, 70, 160), None, 13
+    if grain:
+        kept = rng.random((-(-70 // grain[0]), 160 // grain[1])) < 0.5
+        stored = to_blocks(w, kept, *grain)
+        w = to_dense(*stored, w.shape)
+    check_in_precision(isa, precision, normals(rng, m, 160), w, normals(rng, 70), stored, used_inner=used)
+
+
+@isas
+@precisions
+@pytest.mark.parametrize("columns", [160, 150, 33, 16, 1])
+def test_an_output_in_bf16_is_the_rounded_output(isa, precision, columns):
+    rng = np.random.default_rng(columns)
+    x, bias = normals(rng, 29, 64), normals(rng, columns)
+    for weight in (
+        normals(rng, columns, 64),
+        to_blocks(normals(rng, columns, 64), np.ones((-(-columns // 16), 4), bool), 16, 16),
+    ):
+        for activation in ("identity", "gelu"):
+            floats = testing.gemm(isa, x, weight, bias, activation, precision)
+            rounded = testing.gemm(isa, x, weight, bias, activation, precision, "bf16")
+            assert np.array_equal(rounded, to_bf16(floats))
+
+
+@isas
+@precisions
+def test_narrow_rows_are_the_same_bits_alone_and_in_any_tile(isa, precision):
+    rng = np.random.default_rng(0)
+    x, w, bias = normals(rng, 61, 97), normals(rng, 131, 97), normals(rng, 131)
+    together = testing.gemm(isa, x, w, bias, precision=precision)
+    for count in (1, 2, 3, 4, 5, 8, 13):
+        for first in range(0, 61 - count, 7):
+            part = testing.gemm(isa, x[first : first + count], w, bias, precision=precision)
+            assert np.array_equal(part, together[first : first + count])
+
+
+@isas
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_narrow_gemm_without_its_last_product_is_rejected(isa, precision):
+    rng = np.random.default_rng(0)
+    x, w, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 384), (64, 384), (64,)))
+    cut = w.copy()
+    cut[:, -1] = 0
+    result = testing.gemm(isa, x, cut, bias, precision=precision)
+    rounded = to_bf16(w) if precision == "bf16" else to_int8_weights(w)
+    with pytest.raises(AssertionError, match="times the bound"):
+        check_narrow_gemm(result, testing.encode(isa, x, precision).astype(np.float64), rounded, bias, precision)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +267,17 @@ def test_attention_does_not_hide_a_score_that_overflowed(isa, sign):
     q, k = np.full((20, 16), 1e25, np.float32), np.ones((20, 16), np.float32)
     k[7] = sign * 1e25
     assert np.isnan(attend(isa, q, k, k)).all()
+
+
+@isas
+@settings(deadline=None, max_examples=30)
+@given(seed=seeds, length=st.integers(1, 100), d=st.sampled_from([3, 16, 32, 64]))
+def test_attention_received_is_the_sum_over_the_queries(isa, seed, length, d):
+    q, k, v = np.random.default_rng(seed).standard_normal((3, length, d)).astype(np.float32)
+    received = testing.attention(isa, q, k, v)[1]
+    expected = softmax(q.astype(np.float64) @ k.T.astype(np.float64) / np.sqrt(d)).sum(axis=0)
+    assert np.abs(received - expected).max() <= 1e-6 * length
+    assert received.sum() == pytest.approx(length, rel=1e-5)
 
 
 def test_attention_that_forgets_a_key_is_rejected():

@@ -107,7 +107,7 @@ def test_strided_weights_are_copied_by_the_engine_and_refused_below_it():
 def test_every_setting_is_needed_and_checked(name):
     with pytest.raises(ValueError, match=f"config: {name} is missing"):
         _engine.Encoder({key: value for key, value in SETTINGS.items() if key != name}, PLAN, WEIGHTS, 1)
-    for value in (-1, 2**31 - 1, 2**40, 1e300, "x", None, [1]):
+    for value in (-2, 2**31 - 1, 2**40, 1e300, "x", None, [1]):
         with pytest.raises(ValueError, match=f"config: {name} is|embeddings|weights:|config: .* heads of"):
             _engine.Encoder({**SETTINGS, name: value}, PLAN, WEIGHTS, 1)
 

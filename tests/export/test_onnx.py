@@ -36,7 +36,7 @@ def run(path, ragged, pad_id=0):
 def test_scores_equal_the_reference_for_uneven_layers(tmp_path, seed, opset):
     rng = np.random.default_rng(seed)
     config = random_config(rng)
-    weights = random_weights(config, random_spec(config, rng), rng)
+    weights = random_weights(config, random_spec(config, rng, blocks=seed % 2 == 1), rng)
     export_onnx(config, weights, tmp_path / "model.onnx", opset)
     for lengths in ([1], [64], [3, 40, 17]):
         ragged = random_ragged(config, rng, lengths)
@@ -51,6 +51,23 @@ def test_an_encoder_with_every_layer_gone(tmp_path, rng):
     ragged = random_ragged(config, rng, [9, 2])
     expected = reference_logits(config, weights, ragged)
     np.testing.assert_allclose(run(tmp_path / "model.onnx", ragged), expected, rtol=0, atol=1e-5)
+
+
+def test_rows_per_token(tmp_path, rng):
+    config = random_config(rng, layers=2, rows="tokens")
+    weights = random_weights(config, random_spec(config, rng), rng)
+    export_onnx(config, weights, tmp_path / "model.onnx")
+    ragged = random_ragged(config, rng, [9, 2])
+    logits = run(tmp_path / "model.onnx", ragged)[ragged.padded(0)[1] == 1]
+    np.testing.assert_allclose(logits, reference_logits(config, weights, ragged), rtol=0, atol=1e-5)
+
+
+def test_dropped_tokens_are_refused(tmp_path, rng):
+    config = random_config(rng, layers=2)
+    spec = ArchSpec.full(config.dims).with_layer(1, tokens=0.25)
+    with pytest.raises(InputError, match=r"layer 1 keeps 0\.25 of its tokens, and the ONNX graph drops none"):
+        export_onnx(config, random_weights(config, spec, rng), tmp_path / "model.onnx", spec=spec)
+    assert not list(tmp_path.iterdir())
 
 
 def test_pruned_layers_are_smaller_in_the_file(tmp_path, rng):

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from prunetime.arch import ArchSpec, LayerSpec
 from prunetime.artifact import check_weights
+from prunetime.blocks import expand
 from prunetime.errors import InputError
 from prunetime.mask import Mask
 from prunetime.models.compact import compact, spec_of
@@ -22,6 +24,7 @@ def without_counts_of_gone_sublayers(spec, dims):
                 attention_rows=layer.attention_rows if layer.has_attention else dims.hidden,
                 ffn=layer.ffn if layer.has_ffn else 0,
                 ffn_rows=layer.ffn_rows if layer.has_ffn else dims.hidden,
+                blocks=layer.blocks,
             )
             for layer in spec.layers
         )
@@ -29,12 +32,12 @@ def without_counts_of_gone_sublayers(spec, dims):
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_compact_weights_are_those_of_the_masks_spec(seed):
+@given(seed=st.integers(0, 2**32 - 1), blocks=st.booleans())
+def test_compact_weights_are_those_of_the_masks_spec(seed, blocks):
     rng = np.random.default_rng(seed)
     config = random_config(rng)
     full = random_weights(config, ArchSpec.full(config.dims), rng)
-    mask = random_mask(config, rng)
+    mask = random_mask(config, rng, blocks, tokens=blocks)
     weights = compact(full, mask, config.dims)
     check_weights(weights, config, mask.spec())
     assert spec_of(weights, config.dims) == without_counts_of_gone_sublayers(mask.spec(), config.dims)
@@ -60,6 +63,27 @@ def test_kept_rows_and_columns_are_those_the_mask_names(seed):
                 matrix = "layers.0.attention_output.weight"
                 assert weights[matrix][new_row, new_column] == full[matrix][row, column]
         assert weights.get("layers.0.attention_rows", np.arange(config.dims.hidden)).tolist() == rows
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_kept_blocks_are_those_of_the_weights_that_heads_and_rows_leave(seed):
+    rng = np.random.default_rng(seed)
+    config = random_config(rng)
+    full = random_weights(config, ArchSpec.full(config.dims), rng)
+    mask = random_mask(config, rng, blocks=True)
+    without_blocks = Mask(tuple(replace(layer, blocks={}) for layer in mask.layers))
+    whole = compact(full, without_blocks, config.dims)
+    got = expand(compact(full, mask, config.dims), config, mask.spec())
+    assert got.keys() == whole.keys()
+    for index, layer in enumerate(mask.layers):
+        for matrix, blocks in layer.blocks.items():
+            name = f"layers.{index}.{matrix}.weight"
+            rows, columns = (np.arange(size)[:, None] for size in whole[name].shape)
+            kept = blocks.kept[rows // blocks.rows, (columns // blocks.columns).T]
+            np.testing.assert_array_equal(got.pop(name), np.where(kept, whole[name], 0))
+    for name, array in got.items():
+        np.testing.assert_array_equal(array, whole[name])
 
 
 def test_a_full_mask_changes_nothing():

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from prunetime.arch import ArchSpec
 from prunetime.config import RUNNABLE
 from prunetime.errors import InputError
 from prunetime.models.families import NAMES, load
@@ -213,7 +214,7 @@ def test_labels_that_config_json_leaves_to_the_default(tmp_path):
 def test_our_own_folders_load(tmp_path):
     rng = np.random.default_rng(2)
     config = random_config(rng, layers=3, outputs=2)
-    spec = random_spec(config, rng)
+    spec = random_spec(config, rng, blocks=True, tokens=True)
     weights = random_weights(config, spec, rng)
     task = Task("classification", ("no", "yes"), ("text",), 16)
     (tmp_path / "config.json").write_bytes(config_json(config, spec, task))
@@ -223,8 +224,21 @@ def test_our_own_folders_load(tmp_path):
     ragged = random_ragged(config, rng, [3, 9])
     ids, mask, types = (torch.from_numpy(array) for array in ragged.padded(0))
     logits = loaded.model.eval()(ids, mask, types).logits.detach().numpy()
-    np.testing.assert_allclose(logits, reference_logits(config, weights, ragged), atol=1e-5)
+    np.testing.assert_allclose(logits, reference_logits(config, weights, ragged, spec), atol=1e-5)
     assert not load(str(tmp_path), 3).has_head
+
+
+def test_a_head_on_every_token_loads(tmp_path):
+    rng = np.random.default_rng(2)
+    config = random_config(rng, layers=1, outputs=2, rows="tokens", separator=4)
+    spec = ArchSpec.full(config.dims)
+    settings = {"model_type": "prunetime", "encoder": config.to_json(), "spec": spec.to_json()}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    weights = random_weights(config, spec, rng)
+    save_file({name: torch.from_numpy(array) for name, array in weights.items()}, tmp_path / "model.safetensors")
+    loaded = load(str(tmp_path), 2)
+    assert (loaded.has_head, loaded.config) == (True, config)
+    assert loaded.model(torch.zeros(1, 7, dtype=torch.long), torch.ones(1, 7)).logits.shape == (1, 7, 2)
 
 
 def test_every_runnable_family_has_its_names():

@@ -1,13 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from cases import random_config, random_mask, random_ragged, random_weights
 from torch.nn import functional
 
-from prunetime import mask as masks
 from prunetime.arch import ArchSpec
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, LayerMask, Mask
+from prunetime.mask import PARTS, Mask
 from prunetime.models import gates
 from prunetime.models.encoder import SequenceClassifier, from_weights
 
@@ -121,12 +122,29 @@ def test_gates_are_for_unpruned_encoders(config):
         SequenceClassifier(config, spec)(ids, torch.ones_like(ids), gates=gates.ones(config.dims))
 
 
-def test_a_mask_of_blocks_or_tokens_is_no_gate(config):
-    full = Mask.full(config.dims).layers[0]
-    parts = {name: getattr(full, name) for name in PARTS}
-    grid = np.ones((2, 2), np.bool_)
-    blocks = LayerMask(**parts, blocks={"key": masks.BlockMask(32, 32, grid)})
-    with pytest.raises(InputError, match="layer 1 prunes blocks of key"):
-        gates.from_mask(Mask((full, blocks)))
-    with pytest.raises(InputError, match=r"layer 0 keeps 0\.5 of its tokens"):
-        gates.from_mask(Mask((LayerMask(**parts, tokens=0.5), full)))
+def test_gradients_of_block_gates_match_finite_differences(config, model, batch, rng):
+    mask = random_mask(config, rng)
+    while not all(layer.has_attention for layer in mask.spec().layers):
+        mask = random_mask(config, rng)
+    layers = gates.from_mask(mask)
+    rows, columns = mask.spec().layers[1].matrix_shapes(config.dims)["attention_output"]
+    values = torch.rand(-(-rows // 16), -(-columns // 16), dtype=torch.float64).requires_grad_()
+    layers[1] = replace(layers[1], blocks={"attention_output": gates.BlockGates(values, 16, 16)})
+    model(*batch, layers).logits.square().sum().backward()
+    assert (values.grad != 0).all()
+    step, index = 1e-5, tuple(rng.integers(size) for size in values.shape)
+    found = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            values[index] += sign * step
+            found.append(float(model(*batch, layers).logits.square().sum()))
+            values[index] -= sign * step
+    assert float(values.grad[index]) == pytest.approx((found[0] - found[1]) / (2 * step), rel=1e-5, abs=1e-7)
+
+
+def test_block_gates_beside_gates_of_each_sample_are_refused(config):
+    (layer, _) = gates.ones(config.dims, 3)
+    with pytest.raises(
+        InputError, match="blocks cannot be gated beside heads or rows that have a gate for each sample"
+    ):
+        replace(layer, blocks={"key": gates.BlockGates(torch.ones(2, 2), 32, 32)})

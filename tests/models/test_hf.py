@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 from transformers.utils import logging
 
-from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
 from prunetime.errors import InputError
 from prunetime.models.encoder import SequenceClassifier
 from prunetime.models.hf import PrunetimeConfig, PrunetimeForSequenceClassification, config_json
@@ -36,10 +36,16 @@ def write_folder(folder, config, spec, weights, task):
 
 
 def pruned(rng, task):
-    """Uneven layers: pruned heads and rows, a layer without attention, one without FFN, and one that is gone."""
+    """Uneven layers: pruned heads, rows, blocks and tokens, layers without attention or FFN, and one that is gone."""
     config = random_config(rng, layers=4, heads=4, head_dim=16, ffn=96, outputs=task.outputs)
+    blocks = (KeptBlocks("value", 32, 32, 2), KeptBlocks("attention_output", 32, 1, 30))
     spec = ArchSpec(
-        (LayerSpec(3, 32, 64, 32), LayerSpec(0, 64, 32, 64), LayerSpec(1, 64, 0, 64), LayerSpec(0, 64, 0, 64))
+        (
+            LayerSpec(3, 32, 64, 32, blocks, tokens=0.7),
+            LayerSpec(0, 64, 32, 64, (KeptBlocks("ffn_input", 16, 16, 0),)),
+            LayerSpec(1, 64, 0, 64),
+            LayerSpec(0, 64, 0, 64),
+        )
     )
     return config, spec, random_weights(config, spec, rng)
 
@@ -55,7 +61,7 @@ def test_a_pruned_folder_loads_and_saves_unchanged(tmp_path, rng, task):
     config, spec, weights = pruned(rng, task)
     write_folder(tmp_path / "one", config, spec, weights, task)
     ragged = random_ragged(config, rng, [4, 30])
-    expected = reference_logits(config, weights, ragged)
+    expected = reference_logits(config, weights, ragged, spec)
     model, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "one", output_loading_info=True)
     assert not any(report.values())
     np.testing.assert_allclose(logits_of(model, ragged), expected, rtol=0, atol=1e-5)
@@ -148,13 +154,16 @@ def test_transformers_trainer_trains_a_pruned_model(tmp_path, rng):
     assert trainer.evaluate()["eval_loss"] < 0.5 * before
 
 
-def test_missing_row_indices_are_not_left_undefined(tmp_path, rng):
+def test_missing_indices_and_blocks_are_not_left_undefined(tmp_path, rng):
     config, spec, weights = pruned(rng, REGRESSION)
-    del weights["layers.0.ffn_rows"]
+    for name in ("layers.0.ffn_rows", "layers.0.value.blocks", "layers.0.value.block_index"):
+        del weights[name]
     write_folder(tmp_path, config, spec, weights, REGRESSION)
     model, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
-    assert report["missing_keys"] == {"layers.0.ffn_rows"}
+    assert report["missing_keys"] == {"layers.0.ffn_rows", "layers.0.value.blocks", "layers.0.value.block_index"}
     assert model.layers[0].ffn_rows.tolist() == list(range(32))
+    assert model.layers[0].value.block_index.tolist() == [0, 1]
+    assert 0.01 < model.layers[0].value.blocks.std() < 0.04
 
 
 def test_a_tokenizer_without_its_own_config_is_found(tmp_path, rng):
@@ -171,6 +180,15 @@ def test_a_task_that_does_not_fit_the_head(rng):
     config, spec, _ = pruned(rng, CLASSES)
     with pytest.raises(InputError, match="a regression task of 1 outputs for a model of 3"):
         config_json(config, spec, REGRESSION)
+
+
+def test_rows_per_token_are_refused(rng):
+    config = random_config(rng, layers=1, outputs=1, rows="tokens")
+    spec = ArchSpec.full(config.dims)
+    with pytest.raises(InputError, match="the model gives tokens rows; our class for transformers classifies"):
+        config_json(config, spec, REGRESSION)
+    with pytest.raises(InputError, match="the model gives tokens rows"):
+        PrunetimeForSequenceClassification(PrunetimeConfig.of(config, spec))
 
 
 def test_the_same_config_gives_the_same_bytes(rng):

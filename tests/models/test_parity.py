@@ -46,7 +46,7 @@ def onnx_logits(config, weights, ragged, folder):
     return logits
 
 
-def transformers_logits(config, spec, weights, ragged, folder):
+def transformers_logits(config, spec, weights, ragged, folder, dtype=torch.float32):
     task = (
         Task("relevance", (), ("text",), 16)
         if config.outputs == 1
@@ -56,7 +56,7 @@ def transformers_logits(config, spec, weights, ragged, folder):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert isinstance(model, PrunetimeForSequenceClassification)
-    return torch_logits(model, ragged)
+    return torch_logits(model.to(dtype), ragged)
 
 
 @settings(max_examples=30, deadline=None)
@@ -79,3 +79,27 @@ def test_every_way_to_run_a_pruned_model_gives_the_same_logits(seed):
         }
     for way, logits in ways.items():
         np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE, err_msg=way)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), tokens=st.booleans())
+def test_every_way_to_run_blocks_and_fewer_tokens_gives_the_same_logits(seed, tokens):
+    """In double precision, so that rounding decides no tie between tokens; ONNX drops none."""
+    rng = np.random.default_rng(seed)
+    config = random_config(rng, separator=5)
+    full = random_weights(config, ArchSpec.full(config.dims), rng)
+    mask = random_mask(config, rng, blocks=True, tokens=tokens)
+    ragged = random_ragged(config, rng, rng.integers(1, 24, size=3))
+    weights, spec = compact(full, mask, config.dims), mask.spec()
+    expected = reference_logits(config, weights, ragged, spec)
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {
+            "gated": torch_logits(from_weights(config, full).double(), ragged, from_mask(mask)),
+            "compact": torch_logits(from_weights(config, weights, spec=spec).double(), ragged),
+            "transformers": transformers_logits(config, spec, weights, ragged, Path(folder), torch.float64),
+        }
+        if not tokens:
+            ways["ONNX Runtime"] = onnx_logits(config, weights, ragged, Path(folder))
+    for way, logits in ways.items():
+        tolerance = TOLERANCE if logits.dtype == np.float32 else 1e-10
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance, err_msg=way)

@@ -4,9 +4,11 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,7 +16,8 @@ from prunetime.arch import Dims
 from prunetime.budget import Budget
 from prunetime.cli import main
 from prunetime.errors import InputError
-from prunetime.report.render import render
+from prunetime.mask import BlockMask, Mask
+from prunetime.report.render import LayerDrawing, render
 
 MakeRun = Callable[..., Path]
 
@@ -168,6 +171,18 @@ def test_layers_that_are_gone_and_no_slices(make_run: MakeRun) -> None:
     assert "0 of 12 heads kept" in text
     assert "1,536 of 1,536" in text
     assert "unseen:" not in text.split("Reproduce and use")[0]
+
+
+MINILM = Dims(layers=6, hidden=384, heads=12, head_dim=32, ffn=1536, vocabulary=30522, positions=512)
+
+
+def test_blocks_and_dropped_tokens_are_in_the_words_of_a_layer() -> None:
+    full = Mask.full(MINILM).layers[0]
+    kept = {"value": BlockMask(32, 32, np.eye(12)), "ffn_output": BlockMask(32, 16, np.zeros((12, 96)))}
+    drawn = LayerDrawing.of(replace(full, blocks=kept, tokens=0.25), MINILM)
+    assert drawn.heads_text == "12 of 12, then 25% of the tokens; blocks: value 12 of 144 32x32"
+    assert drawn.rows_text == "1,536 of 1,536; blocks: ffn_output 0 of 1152 32x16"
+    assert LayerDrawing.of(full, MINILM).heads_text == "12 of 12"
 
 
 def test_every_layer_gone_and_nothing_pruned(make_run: MakeRun, tmp_path: Path) -> None:

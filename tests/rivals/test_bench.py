@@ -1,85 +1,152 @@
 """Rivals run the same model as the engine, and a wrong one is not timed."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from torch._inductor import config as inductor
 
-from prunetime.artifact import Artifact, Manifest
+from prunetime.arch import ArchSpec
 from prunetime.budget import Budget
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.plan import Plan
-from prunetime.rivals import bench, onnxruntime, pytorch
+from prunetime.rivals import bench, ctranslate2, onnxruntime, openvino, pytorch, pytorch_compiled
+from prunetime.rivals.cell import Cell
+from prunetime.rivals.subject import Subject
+from prunetime.runtime import measure
 from prunetime.runtime.engine import supported_isas
-from prunetime.task import Task
+
+LENGTHS = (7, 1, 16)
 
 
-def artifact(seed: int) -> Artifact:
-    """A tiny pruned model in memory."""
+def subject(seed: int, pruned: bool = True, **sizes: int) -> Subject:
+    """A tiny model in memory."""
     rng = np.random.default_rng(seed)
-    config = random_config(rng, outputs=2)
-    spec = random_spec(config, rng)
-    task = Task("classification", ("0", "1"), ("text",), 16)
-    weights = random_weights(config, spec, rng)
-    return Artifact(Path(), Manifest(config, spec, Plan(), task), weights, b"{}")
+    config = random_config(rng, outputs=2, **sizes)
+    spec = random_spec(config, rng) if pruned else ArchSpec.full(config.dims)
+    return Subject(f"tiny {seed}", config, spec, random_weights(config, spec, rng))
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("rival", [pytorch, onnxruntime])
+def cell_of(model: Subject) -> Cell:
+    return model.cell(batch=len(LENGTHS), seq_len=max(LENGTHS), threads=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("rival", [pytorch, onnxruntime, openvino])
 def test_rivals_give_the_reference_logits_of_ragged_batches(rival, seed: int) -> None:
-    model = artifact(seed)
-    batch = random_ragged(model.manifest.config, np.random.default_rng(seed), [7, 1, 16])
-    expected = reference_logits(model.manifest.config, model.weights, batch)
-    np.testing.assert_allclose(rival.runner(model, batch, 1)(), expected, atol=2e-5)
+    model = subject(seed)
+    batch = random_ragged(model.config, np.random.default_rng(seed), LENGTHS)
+    expected = reference_logits(model.config, model.weights, batch)
+    np.testing.assert_allclose(rival.prepare(cell_of(model), "fp32")(batch)(), expected, atol=2e-5)
 
 
-def test_rows_of_every_instruction_set_and_rival() -> None:
+def test_ctranslate2_gives_the_reference_logits_and_refuses_what_it_cannot_express() -> None:
+    model = subject(1, pruned=False)
+    batch = random_ragged(model.config, np.random.default_rng(1), LENGTHS)
+    expected = reference_logits(model.config, model.weights, batch)
+    np.testing.assert_allclose(ctranslate2.prepare(cell_of(model), "fp32")(batch)(), expected, atol=2e-5)
+    with pytest.raises(InputError, match="all heads and rows only"):
+        ctranslate2.prepare(cell_of(subject(0)), "int8")
+
+
+@pytest.mark.parametrize(
+    ("rival", "precision"),
+    [(pytorch, "bf16"), (openvino, "bf16"), (onnxruntime, "int8"), (openvino, "int8"), (ctranslate2, "int8")],
+)
+def test_low_precision_is_near_the_reference_and_not_float32_in_disguise(rival, precision: str) -> None:
+    if precision not in rival.precisions():
+        assert rival is openvino  # which has bf16 where the CPU has
+        return
+    cell = cell_of(subject(3, pruned=False))
+    expected = np.concatenate([reference_logits(cell.config, cell.weights, batch) for batch in cell.checked])
+    bind = rival.prepare(cell, precision)
+    logits = np.concatenate([bind(batch)().copy() for batch in cell.checked])
+    assert 1e-4 < bench.error_of("rival", precision, logits, expected) < 0.5
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore", "error:torch.compile goes on")
+@pytest.mark.parametrize("precision", pytorch_compiled.precisions())
+def test_compiled_torch_gives_the_reference_logits(precision: str) -> None:
+    cell = cell_of(subject(0, pruned=False, layers=1))
+    expected = np.concatenate([reference_logits(cell.config, cell.weights, batch) for batch in cell.checked])
+    bind = pytorch_compiled.prepare(cell, precision)
+    logits = np.concatenate([bind(batch)() for batch in cell.checked])
+    bench.error_of("rival", precision, logits, expected)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_torch_without_a_compiler() -> None:
+    with (
+        inductor.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}),
+        pytest.warns(UserWarning, match="goes on without its C\\+\\+ wrapper"),
+        pytest.raises(InputError, match=r"pytorch-compiled cannot be had here: .*InvalidCxx.* apt-get install g\+\+"),
+    ):
+        pytorch_compiled.prepare(cell_of(subject(0, pruned=False, layers=1)), "fp32")
+
+
+def test_rows_of_every_precision_of_ours_and_of_the_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
     budget = Budget(share=1.0, seq_len=8, batch=2)
-    rows = bench.rows(artifact(0), budget, ["onnxruntime", "pytorch"])
-    own = [f"prunetime {isa}" for isa in supported_isas()]
-    assert [row["engine"] for row in rows] == [*own, "onnxruntime", "pytorch"]
+    dense, pruned = subject(0, pruned=False), subject(0)
+    rows = bench.rows([dense, pruned], budget, ["onnxruntime", "pytorch"])
+    ours = [("prunetime", "fp32"), ("prunetime", "bf16"), ("prunetime", "int8")]
+    theirs = [("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("pytorch", "fp32"), ("pytorch", "bf16")]
+    assert [(row["engine"], row["precision"]) for row in rows] == [*ours, *theirs, *ours]
     for row in rows:
-        assert list(row) == [
-            "engine", "precision", "batch", "seq_len", "threads", "p50_us", "p99_us", "max_logit_error",
-        ]  # fmt: skip
-        assert (row["precision"], row["batch"], row["seq_len"], row["threads"]) == ("fp32", 2, 8, 1)
+        assert (row["batch"], row["seq_len"], row["threads"]) == (2, 8, 1)
         assert 0.0 < row["p50_us"] <= row["p99_us"]
-        assert 0.0 <= row["max_logit_error"] < 1e-4
-    assert rows[-1]["max_logit_error"] == 0.0
+        assert row["idle_p50_us"] > 0.0
+        assert row.get("isa") == (supported_isas()[-1] if row["engine"] == "prunetime" else None)
+        if row["precision"] == "fp32":
+            assert 0.0 <= row["max_logit_error"] < 1e-4
+        else:
+            assert row["max_logit_error"] > 1e-4
+    assert rows[5]["max_logit_error"] == 0.0
+    alone = bench.rows([pruned], budget, [], ["bf16"])
+    assert [row["precision"] for row in alone] == ["bf16"]
 
 
 def test_an_engine_that_runs_another_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, other, timed = artifact(0), artifact(0), []
-    changed = {**other.weights, "head.output.bias": other.weights["head.output.bias"] + np.float32(0.02)}
-    right = onnxruntime.runner
-    wrong = Artifact(other.folder, other.manifest, changed, other.tokenizer)
-    monkeypatch.setattr(onnxruntime, "runner", lambda _, batch, threads: right(wrong, batch, threads))
+    timed: list = []
+    model, right = subject(0), onnxruntime.prepare
+
+    def wrong(cell: Cell, precision: str):
+        bias = cell.weights["head.output.bias"] + np.float32(0.02)
+        changed = {**cell.weights, "head.output.bias": bias}
+        return right(Cell(cell.config, changed, cell.batch, cell.seq_len, cell.threads), precision)
+
+    monkeypatch.setattr(onnxruntime, "prepare", wrong)
     monkeypatch.setattr(bench, "interleave", timed.append)
-    with pytest.raises(PrunetimeError, match=r"onnxruntime differs from torch by 0\.02 in a logit, the limit is 0\.01"):
-        bench.rows(model, Budget(share=1.0, seq_len=8), ["onnxruntime"])
+    with pytest.raises(PrunetimeError, match=r"onnxruntime fp32 tiny 0: .* differ .* the limit is 0\.001 for fp32"):
+        bench.rows([model], Budget(share=1.0, seq_len=8), ["onnxruntime"])
     assert timed == []
 
 
-@pytest.mark.parametrize("logits", [np.full((1, 2), np.nan, np.float32), np.zeros((1, 3), np.float32)])
-def test_logits_that_are_none_are_refused(logits: np.ndarray) -> None:
-    with pytest.raises(PrunetimeError, match="rival differs"):
-        bench.error_of("rival", logits, np.zeros((1, 2), np.float32))
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_logits_of_another_model_a_constant_or_none_are_refused(precision: str) -> None:
+    expected, other = (np.random.default_rng(seed).normal(0.3, 1.0, (32, 2)).astype(np.float32) for seed in (0, 1))
+    assert bench.error_of("rival", precision, expected + np.float32(1e-5), expected) == pytest.approx(1e-5, rel=0.1)
+    for wrong in (other, np.broadcast_to(expected.mean(axis=0), (32, 2)), np.full((32, 2), np.nan), np.zeros((32, 3))):
+        with pytest.raises(PrunetimeError, match="rival: the logits differ"):
+            bench.error_of("rival", precision, np.asarray(wrong, np.float32), expected)
 
 
 def test_unknown_rival() -> None:
-    with pytest.raises(InputError, match="unknown rival 'tensorrt'; known are pytorch, onnxruntime"):
-        bench.rows(artifact(0), Budget(share=1.0, seq_len=8), ["tensorrt"])
+    with pytest.raises(InputError, match="unknown rival 'tensorrt'; known are pytorch, pytorch-compiled, onnxruntime"):
+        bench.rows([subject(0)], Budget(share=1.0, seq_len=8), ["tensorrt"])
 
 
-def test_rival_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "prunetime.rivals.onnxruntime")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"onnxruntime needs onnxruntime, which is not installed: .*pytorch, onnx"):
-        bench.rows(artifact(0), Budget(share=1.0, seq_len=8), ["onnxruntime"])
+@pytest.mark.parametrize(("rival", "package"), [("onnxruntime", "onnxruntime"), ("openvino", "nncf")])
+def test_rival_that_is_not_installed(rival: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, f"prunetime.rivals.{rival}")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"{rival} needs {package}, which is not installed: .*pytorch, .*onnx"):
+        bench.rows([subject(0)], Budget(share=1.0, seq_len=8), [rival])
 
 
 def test_sequences_that_are_too_long() -> None:
-    with pytest.raises(InputError, match="--seq-len 65 is longer than the 64 positions"):
-        bench.rows(artifact(0), Budget(share=1.0, seq_len=65), [])
+    with pytest.raises(InputError, match="--seq-len 65 is longer than the 64 positions of tiny 0"):
+        bench.rows([subject(0)], Budget(share=1.0, seq_len=65), [])

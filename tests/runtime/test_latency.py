@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import random_config
+from cases import random_config, random_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunetime import artifact
 from prunetime.arch import ArchSpec, Dims
 from prunetime.budget import Budget
 from prunetime.errors import ProfileError
@@ -45,6 +46,12 @@ def test_a_recorded_profile_has_every_level_and_survives_json(recorded: LatencyP
     assert recorded.attention[0] == recorded.ffn[0] == 0.0
     assert all(value > 0 for value in (*recorded.attention[1:], *recorded.ffn[1:], recorded.reference_us))
     assert LatencyProfile.from_json(json.loads(json.dumps(recorded.to_json()))) == recorded
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_weights_that_are_timed_are_those_of_the_spec(seed: int) -> None:
+    spec = random_spec(CONFIG, np.random.default_rng(seed), blocks=True)
+    artifact.check_weights(latency.random_weights(CONFIG, spec), CONFIG, spec)
 
 
 def test_a_larger_encoder_is_predicted_slower(recorded: LatencyProfile) -> None:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from prunetime.runtime import measure
-from prunetime.runtime.measure import Latency, interleave, pinned, ratio, summarise, time_calls
+from prunetime.runtime.measure import (
+    Latency,
+    calls_within,
+    interleave,
+    pinned,
+    ratio,
+    run_rounds,
+    summarise,
+    time_calls,
+)
 
 
 def samples(medians: list[float], spread: float = 0.01, calls: int = 40) -> np.ndarray:
@@ -48,6 +57,15 @@ def test_calls_are_interleaved_and_all_timed(monkeypatch: pytest.MonkeyPatch) ->
     result = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, calls=16)
     assert all(values.shape[1] == 16 and (values > 0).all() for values in result.values())
     assert "".join(order[:72]).replace("a" * 18, "A").replace("b" * 18, "B") == "ABBA"
+
+
+def test_long_calls_are_timed_less_often() -> None:
+    order: list[str] = []
+    result = run_rounds({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, {"a": 1, "b": 4}, first=1)
+    assert {name: values.shape for name, values in result.items()} == {"a": (3, 1), "b": (3, 4)}
+    assert "".join(order).replace("b" * 6, "B").replace("aa", "A") == "BAABBA"
+    assert calls_within(lambda: time.sleep(0.01), 0.1, 20) in range(1, 11)
+    assert (calls_within(lambda: time.sleep(0.02), 0.01, 20), calls_within(lambda: None, 0.1, 20)) == (1, 20)
 
 
 def test_time_calls_measures_microseconds_and_waits_when_idle() -> None:

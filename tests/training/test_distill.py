@@ -50,6 +50,29 @@ def test_hidden_states_are_compared_relative_to_the_teacher_and_without_padding(
     assert scaled.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_student_with_fewer_tokens_is_compared_where_it_has_them():
+    teacher = output().hidden_states
+    kept = (torch.tensor([[0, 2, 3, 5], [0, 1, -1, -1], [0, 1, 2, -1], [0, -1, -1, -1]]), None)
+    positions = [[0, 2, 3, 5], [0, 1], [0, 1, 2], [0]]
+    student = (normal(4, 6, 8), normal(4, 4, 8), normal(4, 4, 8))
+    difference, size = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+    for state in range(3):
+        for row, count in enumerate(TOKENS.sum(1)):
+            for at, token in enumerate(range(count) if state == 0 else positions[row]):
+                expected = teacher[state][row, token].double()
+                difference[state] += float((student[state][row, at].double() - expected).square().sum())
+                size[state] += float(expected.square().sum())
+    found = hidden_distance(student, teacher, TOKENS, kept)
+    assert found.item() == pytest.approx(np.mean(np.divide(difference, size)), rel=1e-5)
+
+
+def test_tokens_dropped_twice_are_followed():
+    kept = (torch.tensor([[0, 2, 3, 5]]), torch.tensor([[0, 3]]))
+    teacher = tuple(normal(1, 6, 8) for _ in range(3))
+    student = (teacher[0], teacher[1][:, [0, 2, 3, 5]], teacher[2][:, [0, 5]])
+    assert hidden_distance(student, teacher, TOKENS[:1], kept).item() == 0.0
+
+
 def test_a_student_that_equals_its_teacher_has_the_task_loss_only():
     same = output()
     assert distilled_loss(TASK_LOSS, same, same, TOKENS, Distillation()).item() == pytest.approx(0.25, abs=1e-6)

@@ -10,9 +10,11 @@ import torch
 from cases import random_config, random_ragged, random_weights
 
 import prunetime
-from prunetime.arch import ArchSpec
+from prunetime.arch import ArchSpec, KeptBlocks
 from prunetime.errors import InputError, PrunetimeError
+from prunetime.models import encoder
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
+from prunetime.models.tokens import kinds_of
 from prunetime.runtime.ragged import Ragged
 from prunetime.task import Task
 from prunetime.training.batches import LengthBucketedBatches, TrainingData
@@ -201,14 +203,42 @@ def test_finished_but_not_saved_it_is_done_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("change", ["data", "settings", "model", "teacher"])
+@pytest.mark.parametrize("change", ["data", "settings", "model", "teacher", "tokens"])
 def test_checkpoints_of_other_inputs_are_refused(tmp_path, change):
     fit(dense(), made(), SETTINGS, tmp_path)
     data = made(seed=int(change == "data"))
     settings = dataclasses.replace(SETTINGS, seed=int(change == "settings"))
     teacher = dense() if change == "teacher" else None
+    student = {"model": half, "tokens": dropping}.get(change, dense)()
     with pytest.raises(InputError, match="other data, settings or weights"):
-        fit(half() if change == "model" else dense(), data, settings, tmp_path, teacher)
+        fit(student, data, settings, tmp_path, teacher)
+
+
+def dropping(blocks: tuple[KeptBlocks, ...] = ()) -> SequenceClassifier:
+    """As `dense`, but half of the tokens leave in the first layer; those of id 40 to go last."""
+    separated = dataclasses.replace(config(), separator=40)
+    torch.manual_seed(1)
+    return SequenceClassifier(separated, ArchSpec.full(separated.dims).with_layer(0, tokens=0.5, blocks=blocks))
+
+
+def test_blocks_and_dropped_tokens_train_and_the_separator_stays_what_it_is(tmp_path, monkeypatch):
+    model = dropping((KeptBlocks("ffn_input", 32, 16, 2),))
+    data = made(rows=120)
+    pruned = (model.layers[0].ffn_input.weight == 0).all(0)
+    separated = []
+
+    def watched(ids, mask, separator):
+        separated.append(0 if separator is None else int((ids == separator).sum()))
+        return kinds_of(ids, mask, separator)
+
+    monkeypatch.setattr(encoder, "kinds_of", watched)
+    before = loss_of(model, data)
+    occur = separated.pop()
+    fit(model, data, dataclasses.replace(SETTINGS, epochs=1.0, batch_size=120), tmp_path, teacher=dense())
+    assert separated == [occur, 0]  # the student's, and the teacher's, which has none
+    assert occur == (data.tokens.ids == 40).sum() > 0
+    assert loss_of(model, data) < before
+    assert ((model.layers[0].ffn_input.weight == 0).all(0) == pruned).all()
 
 
 def test_seeds_differ_and_weights_are_otherwise_a_function_of_the_arguments(tmp_path):

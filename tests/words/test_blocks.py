@@ -92,6 +92,12 @@ def test_expanding_leaves_dense_weights_alone() -> None:
     assert expand(dense, config, ArchSpec.full(config.dims)) == dense
 
 
+def one_at(row: int, column: int) -> np.ndarray:
+    block = np.zeros((32, 32), np.float32)
+    block[row, column] = 1
+    return block
+
+
 HOSTILE = {
     "not ascending": (lambda b, i: (b, i[::-1].copy()), "ascending block numbers from 0 to 5"),
     "twice": (lambda b, i: (b, np.full_like(i, 2)), "ascending block numbers from 0 to 5"),
@@ -99,8 +105,8 @@ HOSTILE = {
     "negative": (lambda b, i: (b, i - 1), "ascending block numbers from 0 to 5"),
     "far beyond": (lambda b, i: (b, np.r_[i[:-1], np.int32(2**31 - 1)].astype(np.int32)), "from 0 to 5"),
     "far below": (lambda b, i: (b, np.r_[np.int32(-(2**31)), i[1:]].astype(np.int32)), "from 0 to 5"),
-    "below the edge": (lambda b, i: (b + (np.arange(32) == 16)[:, None].astype(np.float32), i), "zero outside"),
-    "right of the edge": (lambda b, i: (b + (np.arange(32) == 16).astype(np.float32), i), "zero outside"),
+    "below the edge": (lambda b, i: (b + one_at(16, 0), i), "zero outside"),
+    "right of the edge": (lambda b, i: (b + one_at(0, 16), i), "zero outside"),
     "too few": (lambda b, i: (b, i[1:]), "block_index is int32 (5,)"),
     "of doubles": (lambda b, i: (b.astype(np.float64), i), "blocks is float64"),
     "of longs": (lambda b, i: (b, i.astype(np.int64)), "block_index is int64"),

@@ -23,6 +23,7 @@ from prunetime.cli.options import (
     text_option,
 )
 from prunetime.errors import InputError
+from prunetime.plan import PRECISIONS
 
 
 @main.command()
@@ -106,10 +107,11 @@ def inspect(artifact: Path, as_json: bool) -> None:
         f"at most {task.max_length} tokens",
         f"{manifest.config.family}, hidden {dims.hidden}; {kept:,} of {full:,} encoder weights ({kept / full:.1%})",
         f"precision {manifest.plan.default.precision}",
-        "layer  heads          attention rows  FFN rows     FFN-output rows",
+        "layer  heads          attention rows  FFN rows     FFN-output rows  tokens  blocks",
         *(
             f"{i:5}  {layer.heads:3} of {dims.heads:3}     {layer.attention_rows:5}           "
-            f"{layer.ffn:5} of {dims.ffn:5} {layer.ffn_rows:5}"
+            f"{layer.ffn:5} of {dims.ffn:5} {layer.ffn_rows:5}            {layer.tokens:6.0%}  "
+            f"{layer.describe_blocks(dims) or 'all'}"
             for i, layer in enumerate(manifest.spec.layers)
         ),
     ]
@@ -151,19 +153,35 @@ def profile(model: str, out: Path, specs: int, as_json: bool, **setting: Any) ->
 
 
 @main.command()
-@artifact_argument
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @setting_options
-@click.option("--against", default="", help="Rivals to time beside it: pytorch, onnxruntime (comma-separated).")
+@click.option(
+    "--against",
+    default="",
+    help="Rivals beside it, comma-separated: openvino, onnxruntime, ctranslate2, pytorch, pytorch-compiled.",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of our engine; without it, every one is a row.")
 @json_option
-def bench(artifact: Path, against: str, as_json: bool, **setting: Any) -> None:
-    """Time an artifact on every instruction set of this CPU, interleaved with rivals running the same model."""
+def bench(models: tuple[str, ...], against: str, precision: str | None, as_json: bool, **setting: Any) -> None:
+    """Time encoders, interleaved with rivals that run the first of them (its matrices dense).
+
+    MODEL is an artifact, a transformers folder or hub id, or a shape with drawn weights: mini, minilm, base,
+    base@blocks=0.2 (that share of 32x32 blocks kept), base@blocks=0.2:32x16, minilm@heads=0.5,ffn=0.5.
+    """
     from prunetime.rivals import bench as benching
+    from prunetime.rivals.subject import subject
 
     names = [name.strip() for name in against.split(",") if name.strip()]
-    rows = benching.rows(artifacts.read(artifact), Budget(share=1.0, **setting), names)
-    header = f"{'engine':24}{'p50 us':>10}{'p99 us':>10}{'max logit error':>18}"
+    subjects = [subject(model) for model in models]
+    rows = benching.rows(subjects, Budget(share=1.0, **setting), names, (precision,) if precision else PRECISIONS)
+    width = max(len(row["model"]) for row in rows)
+    header = (
+        f"{'model':{width}}  {'engine':18}{'precision':10}{'p50 us':>10}{'p99 us':>10}{'idle us':>10}{'max error':>12}"
+    )
     lines = [
-        f"{row['engine']:24}{row['p50_us']:10.0f}{row['p99_us']:10.0f}{row['max_logit_error']:18.2g}" for row in rows
+        f"{row['model']:{width}}  {row['engine']:18}{row['precision']:10}{row['p50_us']:10.0f}{row['p99_us']:10.0f}"
+        f"{row['idle_p50_us']:10.0f}{row['max_logit_error']:12.2g}{'  (noisy)' if row['noisy'] else ''}"
+        for row in rows
     ]
     emit({"rows": rows}, as_json, "\n".join([header, *lines]))
 
@@ -178,7 +196,7 @@ def export(artifact: Path, form: str, out: Path, as_json: bool) -> None:
     from prunetime.export.onnx import export_onnx
 
     found = artifacts.read(artifact)
-    export_onnx(found.manifest.config, found.weights, out)
+    export_onnx(found.manifest.config, found.weights, out, spec=found.manifest.spec)
     emit({"format": form, "file": str(out)}, as_json, str(out))
 
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from prunetime.arch import ArchSpec, LayerSpec
 from prunetime.artifact import write_bytes
+from prunetime.blocks import expand
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import spec_of
@@ -32,22 +33,34 @@ MASKED = float(np.finfo(np.float32).min)
 
 
 def export_onnx(
-    config: EncoderConfig, weights: Mapping[str, NDArray[Any]], path: Path, opset: int = OLDEST_OPSET
+    config: EncoderConfig,
+    weights: Mapping[str, NDArray[Any]],
+    path: Path,
+    opset: int = OLDEST_OPSET,
+    spec: ArchSpec | None = None,
 ) -> None:
     """Write the encoder to the file `path`, whole or (on an error) not at all.
 
     Inputs are input_ids, attention_mask and token_type_ids, int64 [batch, tokens] of any size; the output is logits,
-    float32 [batch, outputs]. The metadata hold the `encoder` and its `spec` as JSON.
-    Raises InputError for an opset out of range, weights beyond the 2 GiB of an ONNX file, or a file that cannot be
-    written.
+    float32 [batch, outputs] (or, with a row per token, [batch, tokens, outputs]). Matrices in blocks are written out
+    dense. The metadata hold the `encoder` and its `spec` as JSON; without `spec` it is read off the weights.
+    Raises InputError for an opset out of range, a spec that drops tokens, weights beyond the 2 GiB of an ONNX file, or
+    a file that cannot be written.
     """
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise InputError(f"opset is {opset}; it must be from {OLDEST_OPSET} to {newest}")
+    spec = spec_of(weights, config.dims) if spec is None else spec
+    for index, layer in enumerate(spec.layers):
+        if layer.tokens < 1.0:
+            raise InputError(
+                f"layer {index} keeps {layer.tokens:g} of its tokens, and the ONNX graph drops none: export a model "
+                "that keeps all of them (tokens 1)"
+            )
+    weights = expand(weights, config, spec)
     size = sum(array.nbytes for array in weights.values())
     if size > LARGEST_BYTES:
         raise InputError(f"the weights are {size} bytes; an ONNX file holds at most {LARGEST_BYTES}")
-    spec = spec_of(weights, config.dims)
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(
         _Graph(config, spec, weights).build(),
@@ -82,11 +95,12 @@ class _Graph:
         for index, layer in enumerate(self.spec.layers):
             x = self._layer(f"layers.{index}", layer, x, mask)
         self._head(x)
+        rows = ["batch"] if self.config.rows == "pooled" else ["batch", "tokens"]
         return helper.make_graph(
             self.nodes,
             "prunetime",
             [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in inputs],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", self.config.outputs])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [*rows, self.config.outputs])],
             list(self.tensors.values()),
             value_info=[known],
         )
@@ -153,11 +167,11 @@ class _Graph:
         return self._add("Mul", self._add("Mul", x, self._add("Add", erf, self._number(1.0))), self._number(0.5))
 
     def _head(self, x: str) -> None:
-        first = self._add("Gather", x, self._integer(0), axis=1)
-        dense = self._linear("head.dense", first)
-        activation = self.family.head_activation
-        active = self._gelu(dense) if activation == "gelu" else self._add(activation.capitalize(), dense)
-        self._linear("head.output", active, output="logits")
+        if self.config.rows == "pooled":
+            dense = self._linear("head.dense", self._add("Gather", x, self._integer(0), axis=1))
+            activation = self.family.head_activation
+            x = self._gelu(dense) if activation == "gelu" else self._add(activation.capitalize(), dense)
+        self._linear("head.output", x, output="logits")
 
     def _linear(self, name: str, x: str, output: str | None = None) -> str:
         weight = self._tensor(f"{name}.weight", np.ascontiguousarray(self.weights[f"{name}.weight"].T))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec, Dims, LayerSpec
+from prunetime.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec
+from prunetime.blocks import to_blocks
 from prunetime.errors import InputError
 from prunetime.mask import LayerMask, Mask
 
@@ -20,12 +21,12 @@ def compact(weights: Mapping[str, NDArray[Any]], mask: Mask, dims: Dims) -> Weig
 
     Heads leave query, key, value and the columns of the attention output; rows of the output matrices leave together
     with their bias, and the indices of those that stay are kept as `*_rows`; a sub-layer without heads or rows leaves
-    whole, with its LayerNorm. Everything else is passed on as it is, not copied.
+    whole, with its LayerNorm. A matrix of which blocks are kept is stored in blocks. Everything else is passed on as
+    it is, not copied. Weights do not say how many tokens are kept: `mask.spec()` does.
 
-    Raises InputError where the mask or the weights do not fit `dims`, or the mask prunes blocks or tokens.
+    Raises InputError where the mask or the weights do not fit `dims`.
     """
     mask.check(dims)
-    heads_and_rows_only(mask.spec())
     if spec_of(weights, dims) != ArchSpec.full(dims):
         raise InputError("the weights to compact are pruned already; a mask applies to the unpruned encoder")
     kept = {name: array for name, array in weights.items() if not name.startswith("layers.")}
@@ -38,8 +39,13 @@ def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerM
     kept: Weights = {}
 
     def take(name: str, rows: NDArray[np.intp], columns: NDArray[np.intp] | slice = slice(None)) -> None:
-        weight = weights[f"{layer}.{name}.weight"]
-        kept[f"{layer}.{name}.weight"] = np.ascontiguousarray(weight[rows][:, columns])
+        weight, blocks = weights[f"{layer}.{name}.weight"][rows][:, columns], mask.blocks.get(name)
+        if blocks is None:
+            kept[f"{layer}.{name}.weight"] = np.ascontiguousarray(weight)
+        else:
+            kept[f"{layer}.{name}.blocks"], kept[f"{layer}.{name}.block_index"] = to_blocks(
+                weight, blocks.kept, blocks.rows, blocks.columns
+            )
         kept[f"{layer}.{name}.bias"] = weights[f"{layer}.{name}.bias"][rows]
 
     def finish(part: str, rows: NDArray[np.intp]) -> None:
@@ -66,30 +72,31 @@ def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerM
 
 
 def spec_of(weights: Mapping[str, NDArray[Any]], dims: Dims) -> ArchSpec:
-    """The counts of these weights. A sub-layer that is gone reads as zero heads (or FFN rows) and all output rows."""
+    """The counts of these weights, which cannot say how many tokens are kept: every layer keeps all.
+
+    A sub-layer that is gone reads as zero heads (or FFN rows) and all output rows.
+    """
 
     def rows(name: str) -> int:
-        return int(weights[f"{name}.weight"].shape[0]) if f"{name}.weight" in weights else 0
+        if f"{name}.weight" in weights:
+            return int(weights[f"{name}.weight"].shape[0])
+        return len(weights[f"{name}.bias"]) if f"{name}.blocks" in weights else 0
+
+    def blocks(layer: str) -> Iterator[KeptBlocks]:
+        for matrix in MATRICES:
+            if f"{layer}.{matrix}.blocks" in weights:
+                kept, height, width = weights[f"{layer}.{matrix}.blocks"].shape
+                yield KeptBlocks(matrix, height, width, kept)
 
     return ArchSpec(
         tuple(
             LayerSpec(
-                heads=rows(f"layers.{index}.query") // dims.head_dim,
-                attention_rows=rows(f"layers.{index}.attention_output") or dims.hidden,
-                ffn=rows(f"layers.{index}.ffn_input"),
-                ffn_rows=rows(f"layers.{index}.ffn_output") or dims.hidden,
+                heads=rows(f"{layer}.query") // dims.head_dim,
+                attention_rows=rows(f"{layer}.attention_output") or dims.hidden,
+                ffn=rows(f"{layer}.ffn_input"),
+                ffn_rows=rows(f"{layer}.ffn_output") or dims.hidden,
+                blocks=tuple(blocks(layer)),
             )
-            for index in range(dims.layers)
+            for layer in (f"layers.{index}" for index in range(dims.layers))
         )
     )
-
-
-def heads_and_rows_only(spec: ArchSpec) -> None:
-    """Raises InputError where `spec` prunes blocks or tokens, which dense weights cannot express."""
-    for index, layer in enumerate(spec.layers):
-        if layer.blocks:
-            raise InputError(
-                f"layer {index} prunes blocks of {layer.blocks[0].matrix}: only heads and rows are removed"
-            )
-        if layer.tokens < 1.0:
-            raise InputError(f"layer {index} keeps {layer.tokens} of its tokens: only heads and rows are removed")

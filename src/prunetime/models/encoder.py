@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.blocks import check_blocks
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
-from prunetime.models.compact import Weights, heads_and_rows_only, spec_of
+from prunetime.models.compact import Weights, spec_of
 from prunetime.models.gates import LayerGates, over_tokens, where_alive
+from prunetime.models.sparse import BlockLinear
+from prunetime.models.tokens import PADDING, kinds_of, most_attended, take, take_kinds
 
 INITIAL_DEVIATION = 0.02
 """Standard deviation of fresh weights (BERT, arXiv 1810.04805)."""
@@ -28,20 +32,27 @@ HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Output(NamedTuple):
-    """`logits` [batch, outputs]; `hidden_states` [batch, tokens, hidden] after the embeddings and after each layer."""
+    """`logits` [batch, outputs] (or [batch, tokens, outputs] with a row per token); `hidden_states` [batch, tokens,
+    hidden] after the embeddings and after each layer.
+
+    `kept` has for each layer the tokens that it left of those that came in, ascending indices [batch, most] filled up
+    with -1, or None where it leaves all.
+    """
 
     logits: Tensor
     hidden_states: tuple[Tensor, ...]
+    kept: tuple[Tensor | None, ...] = ()
 
 
 class Embeddings(nn.Module):
-    """Sum of the word, position and token type tables, normalised."""
+    """Sum of the word, position and token type tables, normalised. `separator` is the id of a word, or None."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
         family, dims = FAMILIES[config.family], config.dims
         self.position_offset = family.position_offset
         self.longest = dims.positions - family.position_offset
+        self.separator = config.separator
         self.word = nn.Embedding(dims.vocabulary, config.embedding)
         self.position = nn.Embedding(dims.positions, config.embedding)
         self.token_type = nn.Embedding(config.token_types, config.embedding) if family.token_types else None
@@ -63,13 +74,13 @@ class Embeddings(nn.Module):
 class Layer(nn.Module):
     """Attention and FFN, each followed by the residual and LayerNorm; only what the spec keeps is there."""
 
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    attention_output: nn.Linear
+    query: nn.Linear | BlockLinear
+    key: nn.Linear | BlockLinear
+    value: nn.Linear | BlockLinear
+    attention_output: nn.Linear | BlockLinear
     attention_rows: Tensor | None
-    ffn_input: nn.Linear
-    ffn_output: nn.Linear
+    ffn_input: nn.Linear | BlockLinear
+    ffn_output: nn.Linear | BlockLinear
     ffn_rows: Tensor | None
 
     def __init__(self, config: EncoderConfig, spec: LayerSpec, dropout: float) -> None:
@@ -78,7 +89,8 @@ class Layer(nn.Module):
         self.spec = spec
         self.dropout = nn.Dropout(dropout)
         for name, (outputs, inputs) in spec.matrix_shapes(dims).items():
-            self.add_module(name, nn.Linear(inputs, outputs))
+            kept = spec.blocks_of(name)
+            self.add_module(name, BlockLinear(inputs, outputs, kept) if kept else nn.Linear(inputs, outputs))
         if spec.has_attention:
             self.attention_norm = nn.LayerNorm(dims.hidden, eps=config.layer_norm_eps)
             self.register_buffer("attention_rows", _first_rows(spec.attention_rows, dims.hidden))
@@ -86,54 +98,84 @@ class Layer(nn.Module):
             self.ffn_norm = nn.LayerNorm(dims.hidden, eps=config.layer_norm_eps)
             self.register_buffer("ffn_rows", _first_rows(spec.ffn_rows, dims.hidden))
 
-    def forward(self, x: Tensor, mask: Tensor, gates: LayerGates | None) -> Tensor:
-        """`x` [batch, tokens, hidden]; `mask` [batch, 1, 1, tokens], true where a token may be attended to."""
+    def forward(
+        self, x: Tensor, kinds: Tensor, gates: LayerGates | None, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The tokens left of `x` [batch, tokens, hidden], their kinds [batch, tokens], and which ones were kept.
+
+        `kept`, as in `Output`, chooses them in place of the attention that they received.
+        """
+        share = self.spec.tokens if gates is None else gates.tokens
         if self.spec.has_attention:
-            context = self._context(x, mask, gates)
-            update = _gated(self.attention_output(context), None if gates is None else gates.attention_rows)
+            context, received = self._context(x, kinds, gates, share < 1.0 and kept is None)
+            update = self._linear("attention_output", context, gates)
+            update = _gated(update, None if gates is None else gates.attention_rows)
             changed = self.attention_norm(_add_rows(x, self.attention_rows, self.dropout(update)))
             x = where_alive(gates.heads, gates.attention_rows, changed, x) if gates else changed
+            kept = kept if received is None else most_attended(received, kinds, share)
+        if kept is not None:
+            x, kinds = take(x, kept), take_kinds(kinds, kept)
         if self.spec.has_ffn:
-            activated = _gated(functional.gelu(self.ffn_input(x)), None if gates is None else gates.ffn)
-            update = _gated(self.ffn_output(activated), None if gates is None else gates.ffn_rows)
+            activated = functional.gelu(self._linear("ffn_input", x, gates))
+            update = self._linear("ffn_output", _gated(activated, None if gates is None else gates.ffn), gates)
+            update = _gated(update, None if gates is None else gates.ffn_rows)
             changed = self.ffn_norm(_add_rows(x, self.ffn_rows, self.dropout(update)))
             x = where_alive(gates.ffn, gates.ffn_rows, changed, x) if gates else changed
-        return x
+        return x, kinds, kept
 
-    def _context(self, x: Tensor, mask: Tensor, gates: LayerGates | None) -> Tensor:
-        """What the heads read, [batch, tokens, heads x head_dim]."""
+    def _linear(self, name: str, x: Tensor, gates: LayerGates | None) -> Tensor:
+        linear: nn.Linear | BlockLinear = getattr(self, name)
+        if gates is None or name not in gates.blocks:
+            y: Tensor = linear(x)
+            return y
+        return functional.linear(x, gates.weight(name, linear.weight), linear.bias)
+
+    def _context(
+        self, x: Tensor, kinds: Tensor, gates: LayerGates | None, want_received: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the heads read, [batch, tokens, heads x head_dim], and the attention each token received if wanted."""
         query, key, value = (
-            linear(x).unflatten(-1, (self.spec.heads, -1)).transpose(1, 2)
-            for linear in (self.query, self.key, self.value)
+            self._linear(name, x, gates).reshape(*x.shape[:2], self.spec.heads, -1).transpose(1, 2)
+            for name in ("query", "key", "value")
         )
-        dropout = self.dropout.p if self.training else 0.0
-        context = functional.scaled_dot_product_attention(query, key, value, mask, dropout).transpose(1, 2)
+        dropout, received = self.dropout.p if self.training else 0.0, None
+        real = kinds != PADDING
+        if want_received:
+            scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+            probabilities = scores.masked_fill(~real[:, None, None, :], -torch.inf).softmax(-1)
+            received = _received(probabilities.detach(), real, gates)
+            context = functional.dropout(probabilities, dropout) @ value
+        else:
+            context = functional.scaled_dot_product_attention(query, key, value, real[:, None, None, :], dropout)
+        context = context.transpose(1, 2)
         if gates:
             context = context * over_tokens(gates.heads).unsqueeze(-1)
-        return context.flatten(2)
+        return context.flatten(2), received
 
 
 class Head(nn.Module):
-    """Logits from the row of the first token."""
+    """Logits from the row of the first token or, without a dense layer, from every token's."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
         hidden = config.dims.hidden
-        self.dense = nn.Linear(hidden, hidden)
+        self.dense = nn.Linear(hidden, hidden) if config.rows == "pooled" else None
         self.activation = HEAD_ACTIVATIONS[FAMILIES[config.family].head_activation]
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden, config.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.output(self.dropout(self.activation(self.dense(x[:, 0]))))
+        if self.dense is not None:
+            x = self.activation(self.dense(x[:, 0]))
+        logits: Tensor = self.output(self.dropout(x))
         return logits
 
 
 class SequenceClassifier(nn.Module):
-    """Encoder with a head on the first token. The state dict has the names of the artifact's `model.safetensors`.
+    """Encoder with a head on the first token, or on every one.
 
-    Without `spec` nothing is pruned. Fresh weights depend on torch's random state only.
-    Raises InputError where the spec does not fit the encoder, or prunes blocks or tokens.
+    The state dict has the names of the artifact's `model.safetensors`. Without `spec` nothing is pruned.
+    Fresh weights depend on torch's random state only. Raises InputError where the spec does not fit the encoder.
     """
 
     def __init__(self, config: EncoderConfig, spec: ArchSpec | None = None, dropout: float = 0.1) -> None:
@@ -149,21 +191,24 @@ class SequenceClassifier(nn.Module):
         attention_mask: Tensor,
         token_type_ids: Tensor | None = None,
         gates: Sequence[LayerGates] | None = None,
+        kept: Sequence[Tensor | None] | None = None,
     ) -> Output:
         """`input_ids`, `attention_mask` (0 for padding) and `token_type_ids` are [batch, tokens].
+
+        `kept` (one per layer, as in `Output`) are the tokens to keep; where it is None the layer chooses by itself.
 
         Raises InputError for a sequence longer than the position table, and for `gates` (one per layer) on an
         encoder that is pruned already.
         """
         if gates is not None and self.spec != ArchSpec.full(self.config.dims):
             raise InputError("gates apply to an unpruned encoder; this one is compact")
-        return encode(self.embeddings, self.layers, self.head, (input_ids, attention_mask, token_type_ids), gates)
+        inputs = (input_ids, attention_mask, token_type_ids)
+        return encode(self.embeddings, self.layers, self.head, inputs, gates, kept)
 
 
 def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> tuple[Embeddings, nn.ModuleList, Head]:
     """The modules of an encoder of `spec`, under the names that the state dict has."""
-    spec.check(config.dims)
-    heads_and_rows_only(spec)
+    config.check(spec)
     if config.embedding != config.dims.hidden:
         raise InputError(f"embedding is {config.embedding}; {config.family} needs {config.dims.hidden}, as hidden")
     layers = nn.ModuleList(Layer(config, layer, dropout) for layer in spec.layers)
@@ -176,37 +221,46 @@ def encode(
     head: Head,
     inputs: tuple[Tensor, Tensor, Tensor | None],
     gates: Sequence[LayerGates] | None = None,
+    kept: Sequence[Tensor | None] | None = None,
 ) -> Output:
     """The forward pass on `inputs`: (input_ids, attention_mask, token_type_ids), as in `SequenceClassifier`."""
     input_ids, attention_mask, token_type_ids = inputs
-    mask = attention_mask[:, None, None, :].bool()
+    kinds = kinds_of(input_ids, attention_mask, embeddings.separator)
     states = [embeddings(input_ids, token_type_ids)]
+    left: list[Tensor | None] = []
     for index, layer in enumerate(layers):
-        states.append(layer(states[-1], mask, None if gates is None else gates[index]))
-    return Output(head(states[-1]), tuple(states))
+        own_gates, own_kept = (None if of_layers is None else of_layers[index] for of_layers in (gates, kept))
+        x, kinds, chosen = layer(states[-1], kinds, own_gates, own_kept)
+        states.append(x)
+        left.append(chosen)
+    return Output(head(states[-1]), tuple(states), tuple(left))
 
 
 def initialise(module: nn.Module) -> None:
     """Fresh weights of one module, as BERT draws them."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, BlockLinear):
+        module.blocks.data = module.fresh_blocks(INITIAL_DEVIATION)
+    if isinstance(module, nn.Linear | BlockLinear):
         nn.init.zeros_(module.bias)
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """The weights as numpy arrays (float32, and int32 for `*_rows`), copied."""
+    """The weights as numpy arrays (float32, and int32 for indices), copied."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
 
 
 def from_weights(
-    config: EncoderConfig, weights: Mapping[str, NDArray[Any]], dropout: float = 0.1
+    config: EncoderConfig, weights: Mapping[str, NDArray[Any]], dropout: float = 0.1, spec: ArchSpec | None = None
 ) -> SequenceClassifier:
     """The encoder that has these weights, pruned or not; in training mode, as every fresh module.
 
+    Without `spec` it is read off the weights, which cannot say that tokens are dropped.
+
     Raises InputError where a tensor is missing, unknown or of another shape than its layer needs.
     """
-    model = SequenceClassifier(config, spec_of(weights, config.dims), dropout)
+    model = SequenceClassifier(config, spec_of(weights, config.dims) if spec is None else spec, dropout)
     load_tensors(model, {name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
     return model
 
@@ -214,7 +268,7 @@ def from_weights(
 def load_tensors(model: SequenceClassifier, tensors: Mapping[str, Tensor], fresh_head: bool = False) -> None:
     """Copy `tensors` into `model`; with `fresh_head`, the model's own stay where the head's are missing.
 
-    Raises InputError where a tensor is missing, unknown or of another shape than its layer needs.
+    Raises InputError where a tensor is missing, unknown, of another shape than its layer needs, or no valid indices.
     """
     state = model.state_dict()
     for name in sorted(state.keys() | tensors.keys()):
@@ -230,6 +284,10 @@ def load_tensors(model: SequenceClassifier, tensors: Mapping[str, Tensor], fresh
         if name.endswith("_rows"):
             _check_rows(name, tensors[name], model.config.dims.hidden)
         state[name] = tensors[name].to(state[name].dtype)
+    for name, module in model.named_modules():
+        if isinstance(module, BlockLinear):
+            blocks, block_index = (state[f"{name}.{part}"].numpy() for part in ("blocks", "block_index"))
+            check_blocks(name, blocks, block_index, module.shape)
     model.load_state_dict(state)
 
 
@@ -240,6 +298,13 @@ def _check_rows(name: str, rows: Tensor, hidden: int) -> None:
 
 def _first_rows(kept: int, hidden: int) -> Tensor | None:
     return torch.arange(kept, dtype=torch.int32) if kept < hidden else None
+
+
+def _received(probabilities: Tensor, real: Tensor, gates: LayerGates | None) -> Tensor:
+    """The attention [batch, tokens] that the `real` queries of `probabilities` [batch, heads, queries, tokens] pay."""
+    if gates:
+        probabilities = probabilities * gates.heads.detach()[..., None, None]
+    return (probabilities * real[:, None, :, None]).sum((1, 2))
 
 
 def _gated(x: Tensor, gate: Tensor | None) -> Tensor:

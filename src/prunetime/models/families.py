@@ -112,7 +112,7 @@ def load(model: str, outputs: int, seed: int = 0) -> Pretrained:
         supported = ", ".join((*RUNNABLE, OWN_MODEL_TYPE))
         raise InputError(f"{folder}: architecture {family!r} is not supported; supported: {supported}")
     config = replace(config, outputs=outputs)
-    has_head = _has_head(tensors, outputs)
+    has_head = _has_head(tensors, config)
     if not has_head:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.output.")}
     try:
@@ -186,9 +186,10 @@ def _fresh(config: EncoderConfig, spec: ArchSpec | None, seed: int) -> SequenceC
         return SequenceClassifier(config, spec)
 
 
-def _has_head(tensors: Mapping[str, Tensor], outputs: int) -> bool:
+def _has_head(tensors: Mapping[str, Tensor], config: EncoderConfig) -> bool:
     output = tensors.get("head.output.weight")
-    return output is not None and len(output) == outputs and "head.dense.weight" in tensors
+    needed = config.rows == "tokens" or "head.dense.weight" in tensors
+    return output is not None and len(output) == config.outputs and needed
 
 
 def _labels(settings: Mapping[str, Any], outputs: int) -> tuple[str, ...]:

@@ -1,15 +1,45 @@
-"""Multipliers on the heads and rows of an unpruned encoder: a mask while training, or what gradients are taken of."""
+"""Multipliers on parts of an unpruned encoder: a mask while training, or what gradients are taken of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunetime.arch import Dims
-from prunetime.mask import PARTS, Mask
-from prunetime.models.compact import heads_and_rows_only
+from prunetime.errors import InputError
+from prunetime.mask import PARTS, BlockMask, Mask
+
+SIDES = {
+    "query": ("heads", None),
+    "key": ("heads", None),
+    "value": ("heads", None),
+    "attention_output": ("attention_rows", "heads"),
+    "ffn_input": ("ffn", None),
+    "ffn_output": ("ffn_rows", "ffn"),
+}
+"""The parts that the (rows, columns) of a matrix belong to."""
+
+
+@dataclass(frozen=True)
+class BlockGates:
+    """Multipliers [row blocks, column blocks] of blocks of `rows` x `columns` weights."""
+
+    values: Tensor
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, mask: BlockMask) -> BlockGates:
+        return cls(torch.from_numpy(mask.kept.astype("float32")), mask.rows, mask.columns)
+
+    def spread(self, shape: tuple[int, int]) -> Tensor:
+        """The multiplier of every weight of a matrix of `shape`."""
+        each = self.values.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
+        return each[: shape[0], : shape[1]]
 
 
 @dataclass(frozen=True)
@@ -20,31 +50,60 @@ class LayerGates:
     bias, `ffn` [.., ffn] the activated FFN rows, `ffn_rows` [.., hidden] the FFN output after its bias. Where all
     heads (or all rows) of a sub-layer are exactly zero, the sub-layer is gone: its input passes on unchanged, and
     the gradient of its gates is zero.
+
+    `blocks` maps a matrix to the gates of its blocks, which are those of what the other gates leave of it; these are
+    then the same for the whole batch. `tokens` is the share of the tokens that stays (see `LayerSpec`).
     """
 
     heads: Tensor
     attention_rows: Tensor
     ffn: Tensor
     ffn_rows: Tensor
+    blocks: Mapping[str, BlockGates] = field(default_factory=dict)
+    tokens: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.blocks and any(getattr(self, part).ndim > 1 for part in PARTS):
+            raise InputError("blocks cannot be gated beside heads or rows that have a gate for each sample")
+
+    def weight(self, matrix: str, weight: Tensor) -> Tensor:
+        """`weight` [out, in] of `matrix`, which is in `blocks`, times the gates of its blocks."""
+        blocks = self.blocks[matrix]
+        rows, columns = (self._left(part, width) for part, width in zip(SIDES[matrix], weight.shape, strict=True))
+        multiplier = torch.ones_like(weight)
+        spread = blocks.spread((len(rows), len(columns))).to(weight.dtype)
+        return weight * multiplier.index_put((rows[:, None], columns), spread)
+
+    def _left(self, part: str | None, width: int) -> Tensor:
+        """Indices of the rows or columns, `width` of them without gates, that the gates of `part` leave."""
+        if part is None:
+            return torch.arange(width)
+        gates: Tensor = getattr(self, part)
+        return (gates != 0).repeat_interleave(width // len(gates)).nonzero().flatten()
 
 
 def from_mask(mask: Mask) -> list[LayerGates]:
-    """One for what `mask` keeps and zero for the rest; raises InputError where it prunes blocks or tokens."""
-    heads_and_rows_only(mask.spec())
-    return [
-        LayerGates(**{name: torch.from_numpy(getattr(layer, name).astype("float32")) for name in PARTS})
-        for layer in mask.layers
-    ]
+    """One for what `mask` keeps and zero for the rest."""
+    layers = []
+    for layer in mask.layers:
+        parts: dict[str, Any] = {name: torch.from_numpy(getattr(layer, name).astype("float32")) for name in PARTS}
+        blocks = {matrix: BlockGates.of(kept) for matrix, kept in layer.blocks.items()}
+        layers.append(LayerGates(**parts, blocks=blocks, tokens=layer.tokens))
+    return layers
 
 
 def ones(dims: Dims, batch: int | None = None, requires_grad: bool = True) -> list[LayerGates]:
     """Gates that change nothing, [n], or [batch, n] for the gradient of each sample's loss with respect to them."""
     widths = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
     rows = () if batch is None else (batch,)
-    return [
-        LayerGates(**{name: torch.ones(*rows, width, requires_grad=requires_grad) for name, width in widths.items()})
-        for _ in range(dims.layers)
-    ]
+
+    def layer() -> LayerGates:
+        gates: dict[str, Any] = {
+            name: torch.ones(*rows, width, requires_grad=requires_grad) for name, width in widths.items()
+        }
+        return LayerGates(**gates)
+
+    return [layer() for _ in range(dims.layers)]
 
 
 def over_tokens(gate: Tensor) -> Tensor:

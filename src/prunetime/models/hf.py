@@ -25,10 +25,12 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from prunetime.arch import ArchSpec
+from prunetime.artifact import INDEX_ARRAYS
 from prunetime.config import EncoderConfig
 from prunetime.errors import InputError
-from prunetime.models.encoder import encode, parts
+from prunetime.models.encoder import INITIAL_DEVIATION, encode, parts
 from prunetime.models.families import OWN_MODEL_TYPE
+from prunetime.models.sparse import BlockLinear
 from prunetime.task import Task
 
 PROBLEM_TYPES = {
@@ -64,14 +66,18 @@ class PrunetimeForSequenceClassification(PreTrainedModel):
     def __init__(self, config: PrunetimeConfig) -> None:
         super().__init__(config)
         encoder = EncoderConfig.from_json({**(config.encoder or {}), "outputs": config.num_labels})
+        _pooled(encoder)
         self.embeddings, self.layers, self.head = parts(encoder, ArchSpec.from_json(config.spec or []), config.dropout)
         self.post_init()  # type: ignore[no-untyped-call]  # transformers has no type for it
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[no-untyped-call]  # transformers has no type for it
         for name, buffer in module.named_buffers(recurse=False):
-            if name.endswith("_rows"):
+            if name.endswith(INDEX_ARRAYS):
                 initialization.copy_(buffer, torch.arange(len(buffer), dtype=buffer.dtype))
+        if isinstance(module, BlockLinear):
+            initialization.copy_(module.blocks, module.fresh_blocks(INITIAL_DEVIATION))
+            initialization.zeros_(module.bias)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word
@@ -110,8 +116,9 @@ class PrunetimeForSequenceClassification(PreTrainedModel):
 def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
     """The config.json with which `AutoModelForSequenceClassification.from_pretrained` loads the model's folder.
 
-    Raises InputError where the task has another number of outputs than the model.
+    Raises InputError where the task has another number of outputs than the model, or the model a row per token.
     """
+    _pooled(config)
     if task.outputs != config.outputs:
         raise InputError(f"a {task.kind} task of {task.outputs} outputs for a model of {config.outputs}")
     settings: dict[str, Any] = {
@@ -122,6 +129,13 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
         settings["id2label"] = dict(enumerate(task.labels))
         settings["label2id"] = {label: index for index, label in enumerate(task.labels)}
     return str(PrunetimeConfig.of(config, spec, **settings).to_json_string()).encode()
+
+
+def _pooled(config: EncoderConfig) -> None:
+    if config.rows != "pooled":
+        raise InputError(
+            f"the model gives {config.rows} rows; our class for transformers classifies sequences, from pooled rows"
+        )
 
 
 AutoConfig.register(OWN_MODEL_TYPE, PrunetimeConfig)

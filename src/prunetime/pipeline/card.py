@@ -31,9 +31,13 @@ def model_card(manifest: Manifest, result: dict[str, Any]) -> str:
             f"| {name} | {row['p50_us']:.0f} | {row['p99_us']:.0f} | {row['value']:.4f} | {low:.4f} to {high:.4f} "
             f"| {row['params']:,} |"
         )
-    lines += ["", "| layer | heads | attention rows | FFN rows | FFN-output rows |", "|---|---|---|---|---|"]
+    lines += ["", "| layer | heads | attention rows | FFN rows | FFN-output rows | tokens | blocks |", "|---" * 7 + "|"]
     for index, layer in enumerate(manifest.spec.layers):
-        lines.append(f"| {index} | {layer.heads} | {layer.attention_rows} | {layer.ffn} | {layer.ffn_rows} |")
+        blocks = layer.describe_blocks(manifest.config.dims) or "all"
+        lines.append(
+            f"| {index} | {layer.heads} | {layer.attention_rows} | {layer.ffn} | {layer.ffn_rows} "
+            f"| {layer.tokens:.0%} | {blocks} |"
+        )
     lines += [
         "",
         "```python",

@@ -17,8 +17,8 @@ from prunetime.arch import ArchSpec
 from prunetime.budget import Budget
 from prunetime.errors import InputError
 from prunetime.mask import Mask, rank
-from prunetime.models.compact import compact, spec_of
-from prunetime.models.encoder import from_weights, weights_of
+from prunetime.models.compact import compact
+from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.models.hf import config_json
 from prunetime.pipeline.run import Progress, Run, digest_of
 from prunetime.pipeline.settings import Settings
@@ -82,7 +82,7 @@ def teacher(run: Run, source: Source, settings: Settings, inputs: Mapping[str, A
             data = source.training_data(effort.teacher_rows, settings.seed)
             training = training_settings(settings, effort.teacher_epochs, effort.learning_rate)
             fit(model, data, training, run.path("work/teacher"), on_progress=progress)
-        write_artifact(run.path("teacher"), source, weights_of(model), {"role": "teacher", "model": settings.model})
+        write_artifact(run.path("teacher"), source, model, {"role": "teacher", "model": settings.model})
         discard_checkpoints(run.path("work/teacher"))
 
     title = "Take the model as the teacher" if settings.teacher_ready else "Fine-tune the dense teacher"
@@ -199,25 +199,24 @@ def tune(run: Run, source: Source, settings: Settings, dense: artifact.Artifact,
 
     def work(progress: Progress) -> None:
         teacher_model = from_weights(config, dense.weights)
-        student = from_weights(config, compact(dense.weights, mask, config.dims))
+        student = from_weights(config, compact(dense.weights, mask, config.dims), spec=mask.spec())
         training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
         data = source.training_data(effort.tune_rows, settings.seed + 1)
         fit(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
-        write_artifact(run.path("candidate"), source, weights_of(student), provenance)
+        write_artifact(run.path("candidate"), source, student, provenance)
         discard_checkpoints(run.path("work/tune"))
 
     inputs = {"mask": mask.to_json(), "archive": archive_digest(run, settings), "provenance": provenance}
     run.do("tune", "Tune the sub-network", inputs, ["candidate"], work)
 
 
-def write_artifact(folder: Path, source: Source, weights: Mapping[str, NDArray[Any]], provenance: Any) -> None:
-    """Writes `weights` as an artifact of the run's task, in place of what was there."""
-    config = source.pretrained.config
-    spec = spec_of(weights, config.dims)
+def write_artifact(folder: Path, source: Source, model: SequenceClassifier, provenance: Any) -> None:
+    """Writes `model` as an artifact of the run's task, in place of what was there."""
+    config, spec = model.config, model.spec
     manifest = artifact.Manifest(config, spec, Plan(), source.task, {"prunetime": __version__, **provenance})
     files = {artifact.TOKENIZER: source.tokenizer_json, "config.json": config_json(config, spec, source.task)}
     shutil.rmtree(folder, ignore_errors=True)
-    artifact.write(folder, manifest, weights, files)
+    artifact.write(folder, manifest, weights_of(model), files)
 
 
 def archive_digest(run: Run, settings: Settings) -> str:

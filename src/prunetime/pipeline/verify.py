@@ -65,7 +65,7 @@ def parity(source: Source, candidate: artifact.Artifact) -> float:
     Raises PrunetimeError above the tolerance: the two do not run the same model.
     """
     tokens = source.valid_tokens.select(np.arange(min(PARITY_ROWS, len(source.valid_tokens))))
-    model = from_weights(candidate.manifest.config, candidate.weights)
+    model = from_weights(candidate.manifest.config, candidate.weights, spec=candidate.manifest.spec)
     expected = torch_logits(model, tokens, source.pretrained.pad_token_id)
     got = Model(candidate).engine.logits(tokens)
     difference = float(np.abs(got - expected).max() / max(1.0, float(np.abs(expected).max())))

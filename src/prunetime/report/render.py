@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from prunetime.arch import ArchSpec, Dims
+from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Dims
 from prunetime.artifact import write_text
 from prunetime.budget import Budget
 from prunetime.mask import LayerMask
@@ -94,6 +94,12 @@ class LayerDrawing:
             heads += f", {spec.attention_rows} of {dims.hidden} output rows"
         if spec.has_ffn and spec.ffn_rows < dims.hidden:
             rows += f", {spec.ffn_rows} of {dims.hidden} output rows"
+        if spec.tokens < 1.0:
+            heads += f", then {spec.tokens:.0%} of the tokens"
+        heads, rows = (
+            f"{part}; blocks: {kept}" if (kept := spec.describe_blocks(dims, matrices)) else part
+            for part, matrices in ((heads, ATTENTION_MATRICES), (rows, FFN_MATRICES))
+        )
         return cls(charts.heads(mask), heads, charts.rows(mask), rows)
 
 

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prunetime.artifact import Artifact
 from prunetime.models.encoder import from_weights
+from prunetime.rivals.cell import Bind, Cell, Logits, inputs_of
 from prunetime.runtime.ragged import Ragged
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-def runner(model: Artifact, batch: Ragged, threads: int) -> Callable[[], NDArray[np.float32]]:
-    """A call that gives the logits of `batch`, [rows, outputs]. Threads are set for the whole process."""
-    torch.set_num_threads(threads)
-    encoder = from_weights(model.manifest.config, model.weights).eval()
-    inputs = tuple(torch.from_numpy(array.astype(np.int64)) for array in batch.padded(0))
 
-    def logits() -> NDArray[np.float32]:
-        with torch.inference_mode():
-            found: NDArray[np.float32] = encoder(*inputs).logits.numpy()
-        return found
+def precisions() -> tuple[str, ...]:
+    return tuple(DTYPES)
 
-    return logits
+
+def prepare(cell: Cell, precision: str) -> Bind:
+    """The encoder in torch. Threads are set for the whole process."""
+    torch.set_num_threads(cell.threads)
+    return binding(from_weights(cell.config, cell.weights).eval().to(DTYPES[precision]))
+
+
+def binding(encoder: Callable[..., Any]) -> Bind:
+    """Batches for `encoder`, which is called as `SequenceClassifier` is."""
+
+    def bind(batch: Ragged) -> Logits:
+        inputs = tuple(torch.from_numpy(array) for array in inputs_of(batch).values())
+
+        def logits() -> NDArray[np.float32]:
+            with torch.inference_mode():
+                found: NDArray[np.float32] = encoder(*inputs).logits.float().numpy()
+            return found
+
+        return logits
+
+    return bind

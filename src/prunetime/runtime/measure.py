@@ -73,30 +73,46 @@ def time_calls(call: Call, calls: int, idle_us: float = 0.0) -> NDArray[np.float
     return samples / 1e3
 
 
-def one_round(named: Mapping[str, Call], calls: int, number: int, idle_us: float = 0.0) -> dict[str, Samples]:
-    """One round: every call in turn (a different one first each round), warmed up, then timed `calls` times."""
+def one_round(
+    named: Mapping[str, Call], calls: int | Mapping[str, int], number: int, idle_us: float = 0.0
+) -> dict[str, Samples]:
+    """One round: every call in turn (a different one first each round), warmed up, then timed `calls` times.
+
+    `calls` is one number for all, or one each.
+    """
     names = list(named)
     first = number % len(names)
     samples = {}
     for name in names[first:] + names[:first]:
-        time_calls(named[name], max(2, calls // 8))
-        samples[name] = time_calls(named[name], calls, idle_us)
+        count = calls if isinstance(calls, int) else calls[name]
+        time_calls(named[name], min(count, max(2, count // 8)))
+        samples[name] = time_calls(named[name], count, idle_us)
     return samples
 
 
-def interleave(named: Mapping[str, Call], rounds: int = 12, calls: int = 20) -> dict[str, Samples]:
+def run_rounds(
+    named: Mapping[str, Call], rounds: int, calls: int | Mapping[str, int], first: int = 0, idle_us: float = 0.0
+) -> dict[str, Samples]:
+    """Samples of every call over `rounds` interleaved rounds, the first of which has the number `first`."""
+    done = [one_round(named, calls, first + number, idle_us) for number in range(rounds)]
+    return {name: np.stack([samples[name] for samples in done]) for name in named}
+
+
+def interleave(named: Mapping[str, Call], rounds: int = 12, calls: int | Mapping[str, int] = 20) -> dict[str, Samples]:
     """Samples of every call over `rounds` interleaved rounds; more rounds for up to 60 s while any is noisy."""
-    collected: dict[str, list[NDArray[np.float64]]] = {name: [] for name in named}
     deadline = time.monotonic() + RETRY_SECONDS
-    number = 0
-    while True:
-        for _ in range(rounds):
-            for name, samples in one_round(named, calls, number).items():
-                collected[name].append(samples)
-            number += 1
-        result = {name: np.stack(samples) for name, samples in collected.items()}
-        if time.monotonic() > deadline or not any(summarise(samples).noisy for samples in result.values()):
-            return result
+    result = run_rounds(named, rounds, calls)
+    while time.monotonic() < deadline and any(summarise(samples).noisy for samples in result.values()):
+        done = len(next(iter(result.values())))
+        more = run_rounds(named, rounds, calls, done)
+        result = {name: np.concatenate((samples, more[name])) for name, samples in result.items()}
+    return result
+
+
+def calls_within(call: Call, seconds: float, most: int) -> int:
+    """How many calls take about `seconds`: at least 1, and at most `most`."""
+    time_calls(call, 1)
+    return int(np.clip(seconds * 1e6 / time_calls(call, 1)[0], 1, most))
 
 
 def summarise(samples: Samples, statistic: str = "p50") -> Latency:

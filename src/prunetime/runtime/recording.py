@@ -161,8 +161,8 @@ def block_specs(key: ProfileKey, grain: Grain, rng: np.random.Generator) -> list
         spec = _drawn(key, levels, key.dims.layers - 1)
         density = {part.slot: decks[part.kind].draw() for part in sublayers(spec, key)}
         for index, layer in enumerate(spec.layers):
-            shares = {matrix: density.get(1 + 2 * index) for matrix in ATTENTION_MATRICES}
-            shares |= {matrix: density.get(2 + 2 * index) for matrix in FFN_MATRICES}
+            places = ((1 + 2 * index, ATTENTION_MATRICES), (2 + 2 * index, FFN_MATRICES))
+            shares = {matrix: density[slot] for slot, matrices in places if slot in density for matrix in matrices}
             spec = spec.with_layer(index, blocks=in_blocks(layer, key.dims, grain, shares.__getitem__).blocks)
         specs.append(spec)
     return specs

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from prunetime.errors import InputError
 from prunetime.models.encoder import Output
+from prunetime.models.tokens import take
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def distilled_loss(
     if weights.logits:
         loss = loss + weights.logits * logits_distance(student.logits, teacher.logits, weights.temperature)
     if weights.hidden:
-        loss = loss + weights.hidden * hidden_distance(student.hidden_states, teacher.hidden_states, tokens)
+        states, kept = (student.hidden_states, teacher.hidden_states), student.kept
+        loss = loss + weights.hidden * hidden_distance(*states, tokens, kept)
     return loss
 
 
@@ -52,14 +54,21 @@ def logits_distance(student: Tensor, teacher: Tensor, temperature: float) -> Ten
     return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
-def hidden_distance(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
-    """Mean over layers of |student - teacher|^2 / |teacher|^2, both summed over the batch's tokens.
+def hidden_distance(
+    student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], tokens: Tensor, kept: tuple[Tensor | None, ...] = ()
+) -> Tensor:
+    """Mean over layers of |student - teacher|^2 / |teacher|^2, both summed over the tokens that the student has.
 
-    Relative, so that it is of the same scale in every layer and model.
+    Relative, so that it is of the same scale in every layer and model. `kept` is the student's `Output.kept`; the
+    teacher has all tokens.
     """
-    present = tokens.unsqueeze(-1)
-    distances = [
-        ((s.float() - t.float()).square() * present).sum() / (t.float().square() * present).sum()
-        for s, t in zip(student, teacher, strict=True)
-    ]
+    present, at, distances = tokens, None, []
+    for s, t, left in zip(student, teacher, (None, *(kept or (None,) * (len(student) - 1))), strict=True):
+        if left is not None:
+            own = left.clamp(min=0)
+            at = own if at is None else at.gather(1, own)
+            present = present.gather(1, own) * (left >= 0)
+        expected = (t if at is None else take(t, at)).float()
+        weights = present.unsqueeze(-1)
+        distances.append(((s.float() - expected).square() * weights).sum() / (expected.square() * weights).sum())
     return torch.stack(distances).mean()

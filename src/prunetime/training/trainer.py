@@ -215,7 +215,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        matrix = parameter.ndim == 2 and not name.startswith("embeddings.")
+        matrix = parameter.ndim > 1 and not name.startswith("embeddings.")
         (decayed if matrix else plain).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
@@ -247,15 +247,17 @@ def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[N
     AdamW never changes them. But most of a small encoder's parameters are in that table, and an optimizer step that
     touches them all costs as much as a good part of the forward pass.
     """
-    embedding = model.embeddings.word
+    embedding, separator = model.embeddings.word, model.embeddings.separator
     whole, rows = embedding.weight, torch.from_numpy(used.astype(np.int64))
     embedding.weight = nn.Parameter(whole.detach()[rows])
+    if separator is not None:
+        model.embeddings.separator = int(np.searchsorted(used, separator)) if separator in used else None
     try:
         yield
     finally:
         with torch.no_grad():
             whole[rows] = embedding.weight
-        embedding.weight = whole
+        embedding.weight, model.embeddings.separator = whole, separator
 
 
 def _digest(
@@ -263,6 +265,7 @@ def _digest(
 ) -> str:
     total = hashlib.sha256(f"{data.digest()} {asdict(settings)}".encode())
     for module in (model, *([teacher] if teacher else [])):
+        total.update(f"{module.config} {module.spec}".encode())
         for name, tensor in module.state_dict().items():
             total.update(f"{name} {tuple(tensor.shape)}".encode())
             total.update(tensor.contiguous().numpy().data)

@@ -1,0 +1,174 @@
+"""The engine against its rivals: every shape, precision and pruning of the target table, one fresh process per cell.
+
+    python bench/engine.py [--models mini,minilm] [--cells 1x64,8x64] [--threads 1]
+
+Writes bench/results/engine.json after every cell, and last prints what was reached of each target. The same command
+goes on where it was stopped: cells that were measured on this machine with this build of the engine are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunetime.artifact import write_json
+from prunetime.machine import this_machine
+from prunetime.runtime.engine import engine_build
+
+RESULT = Path(__file__).parent / "results" / "engine.json"
+MODELS = ("mini", "minilm", "base")
+CELLS = ("1x32", "1x64", "1x128", "8x64", "32x64")
+VARIANTS = ("", "@blocks=0.2", "@blocks=0.2:32x16", "@heads=0.5,ffn=0.5")
+"""Of every model; the rivals run the first, which is dense."""
+AGAINST = "openvino,onnxruntime,ctranslate2,pytorch,pytorch-compiled"
+
+SAME_ERROR = 1.2
+"""Ours may be off by this much more than the rival it is compared with."""
+ROUNDING = 1e-4
+"""Errors below this are all float32's rounding of logits of order one, and count as equal."""
+
+Row = dict[str, Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=_names(MODELS), default=MODELS)
+    parser.add_argument("--cells", type=_names(CELLS), default=CELLS, help="batch x tokens")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    result = _resumed()
+    failed = []
+    for model in options.models:
+        for cell in options.cells:
+            key = f"{model} {cell} {options.threads}"
+            if key in result["cells"]:
+                continue
+            print(key, file=sys.stderr, flush=True)
+            measured = _measure(model, cell, options.threads)
+            if measured is None:
+                failed.append(key)
+                continue
+            result["cells"][key] = measured
+            result["claims"] = [claim for name, found in result["cells"].items() for claim in claims(name, found)]
+            write_json(RESULT, result)
+    print(table(result["claims"]))
+    if failed:
+        print(f"failed (the same command tries them again): {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def claims(key: str, cell: Row) -> list[Row]:
+    """What one cell says of each target: `claim`, `value`, `target`, `met`, and which precision of ours it is."""
+    model, shape, _ = key.split()
+    small, single = model != "base", shape.startswith("1x")
+    rows = cell["rows"]
+    ours = {variant: _of(rows, "prunetime", model + variant) for variant in VARIANTS}
+    rivals = [row for row in rows if row["engine"] != "prunetime"]
+    found = []
+
+    def claim(what: str, row: Row, value: float, target: float, most: bool = False) -> None:
+        met = value <= target if most else value >= target
+        found.append({"cell": key, "claim": what, "precision": row["precision"], "value": value} |
+                     {"target": target, "met": met, "noisy": row["noisy"]})  # fmt: skip
+
+    for rival in rivals:
+        target = _dense_target(rival["precision"], small, single)
+        if best := _fastest(_as_exact(ours[""], rival)):
+            name = f"dense over {rival['engine']} {rival['precision']}"
+            claim(name, best, rival["p50_us"] / best["p50_us"], target)
+    if rivals:
+        first = _fastest(rivals)
+        for variant in VARIANTS[1:3]:
+            if best := _fastest(_as_exact(ours[variant], first)):
+                target = (5.0 if small else 6.0) if single else 3.0
+                name = f"{variant} over {first['engine']} {first['precision']}"
+                claim(name, best, first["p50_us"] / best["p50_us"], target)
+        floats = [row for row in rivals if (row["engine"], row["precision"]) == ("openvino", "fp32")]
+        for rival, row in ((rival, row) for rival in floats for row in ours["@blocks=0.2"]):
+            if row["precision"] == "fp32":
+                claim("@blocks=0.2 fp32 over openvino fp32", row, rival["p50_us"] / row["p50_us"], 3.5)
+    for dense in ours[""]:
+        for variant, target, most in (
+            ("@blocks=0.2", 3.69 if single else 3.0, False),
+            ("@heads=0.5,ffn=0.5", 0.60 if single else 0.58, True),
+        ):
+            for row in ours[variant]:
+                if row["precision"] == dense["precision"]:
+                    ratio = row["p50_us"] / dense["p50_us"]
+                    name = f"{variant} {'of' if most else 'over'} our dense {row['precision']}"
+                    claim(name, row, ratio if most else 1.0 / ratio, target, most)
+    return found
+
+
+def _dense_target(precision: str, small: bool, single: bool) -> float:
+    if precision == "fp32":
+        return 1.0
+    if not small:
+        return 1.7 if single else 1.5
+    return {"int8": 2.5, "bf16": 2.2}[precision] if single else 1.8
+
+
+def table(found: Iterable[Row]) -> str:
+    lines = [
+        f"{row['cell']:18}{row['claim']:46}{row['precision']:6}{row['value']:7.2f}{row['target']:7.2f}  "
+        f"{'met' if row['met'] else 'not met'}{' (noisy)' if row['noisy'] else ''}"
+        for row in found
+    ]
+    return "\n".join([f"{'cell':18}{'claim':46}{'ours':6}{'value':>7}{'target':>7}", *lines])
+
+
+def _as_exact(ours: Iterable[Row], rival: Row) -> list[Row]:
+    limit = max(SAME_ERROR * rival["max_logit_error"], ROUNDING)
+    return [row for row in ours if row["max_logit_error"] <= limit]
+
+
+def _fastest(rows: Sequence[Row]) -> Row:
+    return min(rows, key=lambda row: row["p50_us"], default={})
+
+
+def _of(rows: Iterable[Row], engine: str, model: str) -> list[Row]:
+    return [row for row in rows if (row["engine"], row["model"]) == (engine, model)]
+
+
+def _measure(model: str, cell: str, threads: int) -> Row | None:
+    batch, seq_len = cell.split("x")
+    setting = ["--batch", batch, "--seq-len", seq_len, "--threads", str(threads)]
+    arguments = ["bench", *(model + variant for variant in VARIANTS), *setting, "--against", AGAINST, "--json"]
+    ran = subprocess.run([sys.executable, "-m", "prunetime", *arguments], stdout=subprocess.PIPE, text=True)
+    if ran.returncode:
+        return None
+    rows = json.loads(ran.stdout.strip().splitlines()[-1])["rows"]
+    return {"command": " ".join(["prunetime", *arguments]), "commit": _commit(), "rows": rows}
+
+
+def _resumed() -> Row:
+    """The result so far, or a new one if that is of another machine or build."""
+    machine, engine = this_machine().to_json(), engine_build()
+    if RESULT.is_file():
+        result: Row = json.loads(RESULT.read_text(encoding="utf-8"))
+        if (result["machine"]["id"], result["engine"]) == (machine["id"], engine):
+            return result
+    return {"machine": machine, "engine": engine, "command": "bench/engine.py", "cells": {}, "claims": []}
+
+
+def _commit() -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+def _names(known: Sequence[str]) -> Any:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

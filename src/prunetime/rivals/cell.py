@@ -1,0 +1,60 @@
+"""What a rival is built for: one encoder, and batches of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.config import EncoderConfig
+from prunetime.runtime.latency import random_batch
+from prunetime.runtime.ragged import Ragged
+
+CHECKED = 32
+"""Sequences, at least, whose logits are checked: two or three would make the largest error a matter of luck."""
+
+CALIBRATED = 64
+"""Sequences, at least, for engines that need to see activations before they quantise them."""
+
+Logits = Callable[[], NDArray[np.float32]]
+
+Bind = Callable[[Ragged], Logits]
+"""Takes a batch of the cell's shape in; the call that it returns gives the logits, [rows, outputs]."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An encoder of dense matrices, and the setting: `batch` sequences of `seq_len` tokens on `threads` threads."""
+
+    config: EncoderConfig
+    weights: Mapping[str, NDArray[Any]]
+    batch: int
+    seq_len: int
+    threads: int
+
+    @property
+    def checked(self) -> list[Ragged]:
+        """Batches of random sequences whose logits are checked; the first of them is what is timed."""
+        return self._batches()[: self._count(CHECKED)]
+
+    @property
+    def calibration(self) -> list[Ragged]:
+        """Batches of other random sequences."""
+        return self._batches()[self._count(CHECKED) :]
+
+    def _count(self, sequences: int) -> int:
+        return -(-sequences // self.batch)
+
+    def _batches(self) -> list[Ragged]:
+        batches = self._count(CHECKED) + self._count(CALIBRATED)
+        drawn = random_batch(self.config, batches * self.batch, self.seq_len)
+        return list(drawn.batches(self.batch * self.seq_len))
+
+
+def inputs_of(batch: Ragged) -> dict[str, NDArray[np.int64]]:
+    """The inputs of an exported encoder by name, [rows, longest] each."""
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return {name: array.astype(np.int64) for name, array in zip(names, batch.padded(0), strict=True)}

@@ -1,0 +1,98 @@
+"""CTranslate2 in int8. Its encoder ends with the pooled row; the output layer is applied to that in numpy."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import ctranslate2
+import numpy as np
+from ctranslate2.specs import common_spec, transformer_spec
+from numpy.typing import NDArray
+
+from prunetime.arch import ArchSpec
+from prunetime.errors import InputError
+from prunetime.models.compact import spec_of
+from prunetime.rivals.cell import Bind, Cell, Logits
+from prunetime.runtime.ragged import Ragged
+
+COMPUTE_TYPES = {"int8": "int8", "fp32": "float32"}
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+def precisions() -> tuple[str, ...]:
+    return ("int8",)
+
+
+def prepare(cell: Cell, precision: str) -> Bind:
+    """The converted encoder; raises InputError where heads or rows are pruned, which CTranslate2 cannot express."""
+    if spec_of(cell.weights, cell.config.dims) != ArchSpec.full(cell.config.dims):
+        raise InputError("ctranslate2 runs encoders with all heads and rows only: leave it out of --against")
+    compute_type = COMPUTE_TYPES[precision]
+    with tempfile.TemporaryDirectory() as folder:
+        spec = _spec(cell)
+        spec.validate()
+        spec.optimize(quantization=compute_type)
+        spec.save(folder)
+        encoder = ctranslate2.Encoder(folder, compute_type=compute_type, inter_threads=1, intra_threads=cell.threads)
+    weight, bias = cell.weights["head.output.weight"].T, cell.weights["head.output.bias"]
+
+    def bind(batch: Ragged) -> Logits:
+        ids, _, types = batch.padded(0)
+        arrays = ctranslate2.StorageView.from_array(ids), ctranslate2.StorageView.from_array(batch.lengths)
+        token_types = types.tolist()
+
+        def logits() -> NDArray[np.float32]:
+            pooled = np.asarray(encoder.forward_batch(*arrays, token_types).pooler_output)
+            return np.asarray(pooled @ weight + bias, np.float32)
+
+        return logits
+
+    return bind
+
+
+def _spec(cell: Cell) -> Any:
+    """The encoder as CTranslate2's converter for transformers' BERT writes it."""
+    config, weights = cell.config, cell.weights
+    encoder = transformer_spec.TransformerEncoderSpec(
+        config.dims.layers,
+        config.dims.heads,
+        pre_norm=False,
+        activation=common_spec.Activation.GELU,
+        layernorm_embedding=True,
+        num_source_embeddings=2,
+        embeddings_merge=common_spec.EmbeddingsMerge.ADD,
+    )
+    encoder.scale_embeddings = False
+    encoder.embeddings[0].weight = weights["embeddings.word.weight"]
+    encoder.embeddings[1].weight = weights["embeddings.token_type.weight"]
+    encoder.position_encodings.encodings = weights["embeddings.position.weight"]
+    _set_norm(encoder.layernorm_embedding, weights, "embeddings.norm")
+    for index, layer in enumerate(encoder.layer):
+        name = f"layers.{index}"
+        attention, ffn = layer.self_attention, layer.ffn
+        _set_linear(attention.linear[0], weights, f"{name}.query", f"{name}.key", f"{name}.value")
+        _set_linear(attention.linear[1], weights, f"{name}.attention_output")
+        _set_norm(attention.layer_norm, weights, f"{name}.attention_norm")
+        _set_linear(ffn.linear_0, weights, f"{name}.ffn_input")
+        _set_linear(ffn.linear_1, weights, f"{name}.ffn_output")
+        _set_norm(ffn.layer_norm, weights, f"{name}.ffn_norm")
+    spec = transformer_spec.TransformerEncoderModelSpec(
+        encoder, pooling_layer=True, pooling_activation=common_spec.Activation.Tanh
+    )
+    _set_linear(spec.pooler_dense, weights, "head.dense")
+    spec.register_vocabulary([str(token) for token in range(config.dims.vocabulary)])
+    spec.config.unk_token = "0"
+    spec.config.layer_norm_epsilon = config.layer_norm_eps
+    return spec
+
+
+def _set_linear(spec: Any, weights: Weights, *names: str) -> None:
+    spec.weight = np.concatenate([weights[f"{name}.weight"] for name in names])
+    spec.bias = np.concatenate([weights[f"{name}.bias"] for name in names])
+
+
+def _set_norm(spec: Any, weights: Weights, name: str) -> None:
+    spec.gamma, spec.beta = weights[f"{name}.weight"], weights[f"{name}.bias"]

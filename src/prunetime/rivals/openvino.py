@@ -1,0 +1,90 @@
+"""OpenVINO on the CPU, at one shape: float32, bf16, and int8 by NNCF's post-training quantisation."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from prunetime.export.onnx import export_onnx
+from prunetime.rivals.cell import Bind, Cell, Logits, inputs_of
+from prunetime.runtime.measure import time_calls
+from prunetime.runtime.ragged import Ragged
+
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def precisions() -> tuple[str, ...]:
+    """bf16 only where the CPU has it: elsewhere OpenVINO would quietly run float32."""
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("fp32", *(["bf16"] if "BF16" in capabilities else []), "int8")
+
+
+def prepare(cell: Cell, precision: str) -> Bind:
+    """The compiled model; of int8, the fastest of both presets of NNCF and both precisions of what stays float."""
+    model = _model(cell)
+    if precision in HINTS:
+        return _compiled(cell, model, HINTS[precision])
+    hints = [HINTS[name] for name in precisions() if name in HINTS]
+    binds = [_compiled(cell, quantised, hint) for quantised in _quantised(cell, model) for hint in hints]
+    return min(binds, key=lambda bind: float(np.median(time_calls(bind(cell.checked[0]), 5)[1:])))
+
+
+def _model(cell: Cell) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(cell.config, cell.weights, path)
+        model = openvino.Core().read_model(path.read_bytes())
+    model.reshape({item: [cell.batch, cell.seq_len] for item in model.inputs})
+    return model
+
+
+def _quantised(cell: Cell, model: Any) -> Iterator[Any]:
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    calibration = [inputs_of(batch) for batch in cell.calibration]
+    for preset in (nncf.QuantizationPreset.PERFORMANCE, nncf.QuantizationPreset.MIXED):
+        with redirect_stdout(sys.stderr):  # where its progress bars may go: standard output is for results
+            yield nncf.quantize(
+                model.clone(),
+                nncf.Dataset(calibration),
+                preset=preset,
+                subset_size=len(calibration),
+                model_type=nncf.ModelType.TRANSFORMER,
+            )
+
+
+def _compiled(cell: Cell, model: Any, hint: str) -> Bind:
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": cell.threads,
+        "ENABLE_CPU_PINNING": True,
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    wanted = {item.any_name for item in compiled.inputs}
+
+    def bind(batch: Ragged) -> Logits:
+        request = compiled.create_infer_request()
+        tensors = {name: openvino.Tensor(array) for name, array in inputs_of(batch).items() if name in wanted}
+        request.set_tensors(tensors)
+        output = request.get_output_tensor(0)
+
+        def logits() -> NDArray[np.float32]:
+            request.infer()
+            found: NDArray[np.float32] = output.data
+            return found
+
+        return logits
+
+    return bind

@@ -1,0 +1,55 @@
+"""What is timed: an artifact, a transformers model, or the name of a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from prunetime import artifact as artifacts
+from prunetime.arch import ArchSpec
+from prunetime.artifact import Artifact
+from prunetime.blocks import expand
+from prunetime.config import EncoderConfig
+from prunetime.rivals import shapes
+from prunetime.rivals.cell import Cell
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder by `name`, as our engine runs it."""
+
+    name: str
+    config: EncoderConfig
+    spec: ArchSpec
+    weights: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def of_artifact(cls, artifact: Artifact) -> Subject:
+        manifest = artifact.manifest
+        return cls(str(artifact.folder), manifest.config, manifest.spec, artifact.weights)
+
+    def cell(self, batch: int, seq_len: int, threads: int) -> Cell:
+        """The setting in which rivals run it: matrices in blocks are expanded."""
+        dense = expand(self.weights, self.config, self.spec)
+        return Cell(self.config, dense, batch, seq_len, threads)
+
+
+def subject(model: str) -> Subject:
+    """`model`, read or drawn; a transformers model without a classifier of two outputs gets a fresh one.
+
+    Raises InputError where it is none of the three, or is damaged.
+    """
+    if shapes.is_shape(model):
+        return Subject(model, *shapes.encoder(model))
+    folder = Path(model)
+    if (folder / artifacts.MANIFEST).is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
+        return Subject.of_artifact(artifacts.read(model))
+    from prunetime.models import families
+    from prunetime.models.encoder import weights_of
+
+    pretrained = families.load(model, outputs=shapes.OUTPUTS)
+    return Subject(model, pretrained.config, pretrained.model.spec, weights_of(pretrained.model))

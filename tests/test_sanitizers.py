@@ -1,0 +1,70 @@
+"""The sanitized builds and the fuzzer notice: each fault, planted in a copy of the engine, is found and named."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sanitizers import ROOT, SANITIZERS
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`sound` in a file of the engine becomes `faulty`; running `arguments` must then end in `report`."""
+
+    sanitizer: str
+    file: str
+    sound: str
+    faulty: str
+    arguments: tuple[str, ...]
+    report: str
+
+
+FAULTS = {
+    "a kernel writes past its buffer": Fault(
+        "address",
+        "kernels/gemm.inl.h",
+        "for (int first = 0; first < outputs; first += kPanel) {",
+        "for (int first = 0; first <= outputs; first += kPanel) {",
+        ("-m", "pytest", "tests/engine/test_kernels.py", "-k", "test_gemm"),
+        "AddressSanitizer: heap-buffer-overflow",
+    ),
+    "a job is handed over without order": Fault(
+        "thread",
+        "base/thread_pool.cpp",
+        "job_.fetch_add(1, std::memory_order_release)",
+        "job_.fetch_add(1, std::memory_order_relaxed)",
+        ("-m", "pytest", "tests/runtime/test_engine.py", "-k", "concurrent"),
+        "ThreadSanitizer: data race",
+    ),
+    "token ids are not checked": Fault(
+        "fuzz",
+        "encoder/config.cpp",
+        'check_indices("ids", ids, tokens(), config.vocabulary);',
+        "",
+        ("tests/fuzz_engine.py", "-max_total_time=60"),
+        "AddressSanitizer:",
+    ),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_of_the_engine_is_found(name: str, tmp_path: Path) -> None:
+    fault = FAULTS[name]
+    engine = shutil.copytree(ROOT / "engine", tmp_path / "engine")
+    replace(engine / fault.file, fault.sound, fault.faulty)
+    replace(engine / "CMakeLists.txt", "-O3", "-O0")  # compiles in a third of the time
+    sanitizer = SANITIZERS[fault.sanitizer]
+    environment = sanitizer.environment(sanitizer.build(tmp_path / "build", engine))
+    ran = subprocess.run([sys.executable, *fault.arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode != 0
+    assert fault.report in ran.stderr, ran.stdout + ran.stderr
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
