@@ -55,7 +55,7 @@ def profile(run: Run, source: Source, budget: Budget, given: Path | None) -> Lat
         if given:
             recorded = profiling.read(given, key)
         else:
-            recorded = profiling.record(config, source.tokenizer, source.task.pair, budget, progress)
+            recorded = profiling.record(config, source.tokenizer, source.task.pair, budget, on_progress=progress)
         run.write("profile.json", recorded.to_json())
 
     run.do("profile", "Profile this machine" if given is None else f"Read {given}", inputs, ["profile.json"], work)
@@ -64,6 +64,8 @@ def profile(run: Run, source: Source, budget: Budget, given: Path | None) -> Lat
     run.reporter.say(
         f"dense {dense_us:.0f} us, floor (every layer gone) {floor_us:.0f} us, budget {budget.resolve(dense_us):.0f} us"
     )
+    if recorded.noisy:
+        run.reporter.say("measurements of this machine disagree: it is busy, and predictions may be off")
     if budget.resolve(dense_us) <= floor_us:
         raise InputError(
             f"the budget of {budget.resolve(dense_us):.0f} us is not above the floor of {floor_us:.0f} us, which the "

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -99,8 +100,8 @@ class ProfileKey:
 class BlockSavings:
     """What a sub-layer saves whose matrices are stored in blocks of `rows` x `columns`.
 
-    `saved[kind][i]` is the units saved for every head, or every tile of FFN rows, where `densities[i]` (ascending) of
-    the weights are kept. A product with blocks left out is shorter by the same for every one, whatever the others do.
+    `saved[kind][i]` are the units saved by every head, or every tile of FFN rows, where `densities[i]` (ascending) of
+    its weights are kept; all of them save the same, however many there are.
     """
 
     rows: int
@@ -114,9 +115,9 @@ class TokenShares:
     """What a sub-layer takes on fewer tokens.
 
     `share[kind][i]` is its time where each sequence comes in with `counts[i]` tokens (ascending), as a share of that
-    on all of them. An attention that drops tokens takes `drop_cost` of that more, for choosing them, and saves
-    `drop_saves` of its time for every token dropped of those that came in, because what follows the choice runs on
-    those left.
+    on all of them. An attention that drops tokens takes `drop_cost` of the time that it takes dense on those that came
+    in for choosing; and dropping a share x of them saves x times `drop_saves` of its time, because what follows the
+    choice runs on those left.
     """
 
     counts: tuple[int, ...]
@@ -131,10 +132,13 @@ class LatencyProfile:
 
     `attention[h]` is the attention sub-layer with h heads (0..dims.heads), `ffn[t]` the feed-forward sub-layer at
     level t (t tiles of rows, the last level being all rows), both on all tokens; `pooled_attention` and `pooled_ffn`
-    are the same where only the first token's row is computed. A kind that cannot occur has an empty table. `rest` is
-    embeddings, head and the call itself. `blocks` and `tokens` are there where they were recorded.
-    `reference_us` is the reference kernel's time when this was recorded. `noisy`: measurements did not agree with one
-    another although they were repeated.
+    are the same where only the first token's row is computed. A kind that cannot occur has an empty table. The more
+    weights a pass reads, the fewer of them it still finds in the caches: with a share w of the dense encoder's, every
+    sub-layer takes 1 + `crowding` x w times what the tables say. `rest` is what a pass takes besides (embeddings, head
+    and the call itself) at w = 0 and at w = 1.
+
+    `blocks` and `tokens` are there where they were recorded. `reference_us` is the reference kernel's time then.
+    `noisy`: measurements disagreed with one another although they were repeated.
 
     `measured_us` holds what the floor (all layers gone) and the dense encoder took when timed whole, by setting
     (`ids/hot/p50`: scope, condition, statistic): it turns units into microseconds of that setting.
@@ -142,7 +146,8 @@ class LatencyProfile:
 
     key: ProfileKey
     reference_us: float
-    rest: float
+    rest: tuple[float, float]
+    crowding: float
     attention: tuple[float, ...]
     ffn: tuple[float, ...]
     pooled_attention: tuple[float, ...]
@@ -159,7 +164,7 @@ class LatencyProfile:
             ProfileError: `spec` has blocks, or drops tokens, and the profile was recorded without.
         """
         floor_us, dense_us = self.floor_and_dense(budget)
-        floor, dense = self.units(ArchSpec.floor(self.key.dims)), self.units(ArchSpec.full(self.key.dims))
+        floor, dense = self._floor_and_dense_units
         return floor_us + (dense_us - floor_us) * (self.units(spec) - floor) / (dense - floor)
 
     def floor_and_dense(self, budget: Budget) -> tuple[float, float]:
@@ -173,17 +178,27 @@ class LatencyProfile:
             ProfileError: `spec` has blocks, or drops tokens, and the profile was recorded without.
         """
         self._check_covers(spec)
-        return self.rest + sum(self.units_of(sublayer) for sublayer in sublayers(spec, self.key))
+        share = self.weights_share(spec)
+        rest = (1.0 - share) * self.rest[0] + share * self.rest[1]
+        return rest + self.crowded(spec) * sum(self.units_of(sublayer) for sublayer in sublayers(spec, self.key))
+
+    def crowded(self, spec: ArchSpec) -> float:
+        """How many times what the tables say a sub-layer of `spec` takes."""
+        return 1.0 + self.crowding * self.weights_share(spec)
+
+    def weights_share(self, spec: ArchSpec) -> float:
+        """Weights that `spec` keeps in its layers, as a share of the dense encoder's."""
+        return spec.weights(self.key.dims) / self._dense_weights
 
     def units_of(self, sublayer: Sublayer) -> float:
-        """One sub-layer in units of the reference kernel."""
+        """One sub-layer in units of the reference kernel, in an encoder that fits into the caches."""
         kind, tokens = sublayer.kind, sublayer.tokens
         table: tuple[float, ...] = getattr(self, kind)
         share = multiplied = 1.0
         if self.tokens and kind in self.tokens.share and tokens < self.key.tokens:
             share = float(np.interp(tokens, self.tokens.counts, self.tokens.share[kind]))
-            # The last attention multiplies its query and output by one token of each sequence, however many there are.
-            multiplied = share if kind == "pooled_attention" else tokens / self.key.tokens
+            # Of an attention, the products with weights are proportional to tokens; the scores grow with their square.
+            multiplied = tokens / self.key.tokens if kind == "attention" else share
         dense = units = table[sublayer.level] * share
         if self.blocks and sublayer.density is not None:
             saved = np.interp(sublayer.density, self.blocks.densities, self.blocks.saved[kind])
@@ -191,6 +206,14 @@ class LatencyProfile:
         if self.tokens and sublayer.drops:
             units += self.tokens.drop_cost * dense - self.tokens.drop_saves * units * (1.0 - sublayer.kept / tokens)
         return units
+
+    @cached_property
+    def _floor_and_dense_units(self) -> tuple[float, float]:
+        return self.units(ArchSpec.floor(self.key.dims)), self.units(ArchSpec.full(self.key.dims))
+
+    @cached_property
+    def _dense_weights(self) -> int:
+        return ArchSpec.full(self.key.dims).weights(self.key.dims)
 
     def _check_covers(self, spec: ArchSpec) -> None:
         for index, layer in enumerate(spec.layers):
@@ -216,6 +239,8 @@ class LatencyProfile:
         values = strict_keys(cls, data)
         key = strict_keys(ProfileKey, values["key"])
         values["key"] = ProfileKey(**{**key, "dims": Dims.from_json(key["dims"])})
+        floor, dense = values["rest"]
+        values["rest"] = (float(floor), float(dense))
         for kind in KINDS:
             values[kind] = _floats(values[kind])
         if values.get("blocks") is not None:
@@ -236,7 +261,8 @@ class Sublayer:
     """One sub-layer of a spec, as far as its time depends on it.
 
     `slot` is its place in `Engine.timed`, `level` its heads or its tiles of FFN rows, `density` the share of its
-    weights in kept blocks (None: no matrix of it is in blocks). `tokens` of each sequence come in and `kept` are left.
+    weights in kept blocks (None: no matrix of it is in blocks); of a pooled attention those of key and value, which
+    alone are multiplied by every token. `tokens` of each sequence come in and `kept` are left.
     """
 
     slot: int
@@ -265,8 +291,8 @@ def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
         if layer.has_attention:
             pools = index == last
             kept = 1 if pools else layer.tokens_kept(tokens)
-            density = _density(layer, ATTENTION_MATRICES, key.dims)
             kind: Kind = "pooled_attention" if pools else "attention"
+            density = _density(layer, ("key", "value") if pools else ATTENTION_MATRICES, key.dims)
             yield Sublayer(1 + 2 * index, kind, layer.heads, density, tokens, kept)
             tokens = kept
         if layer.has_ffn:
@@ -352,9 +378,9 @@ def random_batch(config: EncoderConfig, batch: int, tokens: int) -> Ragged:
 
 def _density(layer: LayerSpec, matrices: tuple[str, ...], dims: Dims) -> float | None:
     """Share of the weights of `matrices` that lie in kept blocks, or None where all of them are dense."""
-    shapes = {name: shape for name, shape in layer.matrix_shapes(dims).items() if name in matrices}
-    if all(layer.blocks_of(name) is None for name in shapes):
+    if all(block.matrix not in matrices for block in layer.blocks):
         return None
+    shapes = {name: shape for name, shape in layer.matrix_shapes(dims).items() if name in matrices}
     kept = 0.0
     for name, shape in shapes.items():
         block = layer.blocks_of(name)

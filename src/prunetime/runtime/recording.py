@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -51,6 +51,8 @@ SETTLED = 0.05
 _PASSES = 3
 _FORWARDS = 12
 _OCCURRENCES = 3
+_SIZES = 9
+_FITS = 24
 _POOLED_LEVELS = 9  # a pooled sub-layer is a small part of a pass: the other levels are interpolated
 
 
@@ -67,13 +69,15 @@ def record(
 
     Timed inside the whole pass, a sub-layer finds the caches as its neighbours left them. `plan` is the key's.
     With `blocks` (rows and columns of one) the profile covers matrices stored so, with `tokens` dropped tokens.
-    Encoders whose passes disagree are timed again, for at most half of RETRY_SECONDS.
+    Encoders whose passes disagree are timed again, for at most half of RETRY_SECONDS (and as long as it took so far).
 
     Raises:
         ProfileError: `tokens` for a head that reads every token's row.
     """
     if tokens and not key.pooled_row:
-        raise ProfileError("the head reads every token's row, so none can be dropped: record the profile without tokens")
+        raise ProfileError(
+            "the head reads every token's row, so none can be dropped: record the profile without tokens"
+        )
     rng = np.random.default_rng(0)
     specs = dense_specs(key, rng)
     specs += block_specs(key, blocks, rng) if blocks else []
@@ -84,12 +88,12 @@ def record(
     def measure(index: int) -> Units:
         spec = specs[index]
         engine = Engine(config, random_weights(config, spec), key.threads, spec=spec, plan=plan)
-        units, reference_us = _time_engine(engine, batch, reference)
+        units, reference_us = _time_engine(engine, batch, unit)
         references.append(reference_us)
         return units
 
     with pinned(key.threads):
-        reference = ReferenceKernel()
+        unit = _Unit()
         passes, noisy = settle(measure, len(specs), RETRY_SECONDS / 2, on_progress)
     units = [np.asarray(np.median(taken, axis=0)) for taken in passes]
     profile = fit(key, specs, units, blocks, tokens)
@@ -101,14 +105,16 @@ def settle(
 ) -> tuple[list[list[Units]], bool]:
     """Three or more passes of `measure` over 0..count, and whether they are noisy.
 
-    What does not agree with itself is measured again, for at most `seconds`; it is noisy where that does not help.
+    What does not agree with itself is measured again, for at most `seconds` and as long as the three passes took; it is
+    noisy where that does not help.
     """
+    start = time.monotonic()
     passes: list[list[Units]] = [[] for _ in range(count)]
     for done in range(_PASSES * count):
         passes[done % count].append(measure(done % count))
         if on_progress:
             on_progress(done + 1, _PASSES * count)
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + min(seconds, time.monotonic() - start)
     while unsettled := [index for index in range(count) if _spread(passes[index]) > SETTLED]:
         for index in unsettled:
             if time.monotonic() > deadline:
@@ -118,36 +124,48 @@ def settle(
 
 
 def fit(
-    key: ProfileKey, specs: Sequence[ArchSpec], units: Sequence[Units], blocks: Grain | None = None, tokens: bool = False
+    key: ProfileKey,
+    specs: Sequence[ArchSpec],
+    units: Sequence[Units],
+    blocks: Grain | None = None,
+    tokens: bool = False,
 ) -> LatencyProfile:
     """The profile that `units` of `specs` make: those of `dense_specs`, and with `blocks` and `tokens` of theirs."""
-    seen = [(part, float(u[part.slot])) for spec, u in zip(specs, units, strict=True) for part in sublayers(spec, key)]
-    plain = [(part, u) for part, u in seen if part.density is None and not _is_shorter(part, key)]
-    tables = {kind: _table(kind, plain, key) for kind in KINDS}
-    profile = LatencyProfile(key, 0.0, float(np.median([u[0] for u in units])), **tables)
+    passes = list(zip(specs, units, strict=True))
+    dense = [(spec, u) for spec, u in passes if not _is_thinned(spec)]
+    profile = LatencyProfile(key, 0.0, (0.0, 0.0), 0.0, (), (), (), ())
+    for _ in range(_FITS):
+        seen = [(p, float(u[p.slot]) / profile.crowded(spec)) for spec, u in passes for p in sublayers(spec, key)]
+        plain = [(part, u) for part, u in seen if part.density is None and not _is_shorter(part, key)]
+        attention, ffn, pooled_attention, pooled_ffn = (_table(kind, plain, key) for kind in KINDS)
+        profile = LatencyProfile(key, 0.0, (0.0, 0.0), 0.0, attention, ffn, pooled_attention, pooled_ffn)
+        profile = replace(profile, crowding=_crowding(profile, dense))
     in_blocks = [(part, u) for part, u in seen if part.density is not None]
     shorter = [(part, u) for part, u in seen if _is_shorter(part, key)]
+    of_spec = dict(dense)
+    floor, full = (of_spec[spec][0] for spec in (ArchSpec.floor(key.dims), ArchSpec.full(key.dims)))
     return replace(
         profile,
+        rest=(float(floor), float(full)),
         blocks=_block_savings(profile, in_blocks, blocks) if blocks else None,
         tokens=_token_shares(profile, shorter) if tokens else None,
     )
 
 
 def dense_specs(key: ProfileKey, rng: np.random.Generator) -> list[ArchSpec]:
-    """Specs in which every level of every sub-layer occurs at least three times, and the sizes from floor to full.
+    """Specs in which every level of every sub-layer occurs at least three times, and sizes from floor to full.
 
     Of the pooled sub-layers, some levels from first to last do.
     """
-    dims, specs = key.dims, []
+    dims, specs = key.dims, list[ArchSpec]()
     heads, tiles = _levels(key)
     pooled = [sorted(set(np.linspace(1, len(cards), _POOLED_LEVELS).round().astype(int))) for cards in (heads, tiles)]
     decks = {kind: _Deck(cards, rng) for kind, cards in zip(KINDS, (heads, tiles, *pooled), strict=True)}
     kinds = _kinds(key)
     while any(decks[kind].rounds < _OCCURRENCES for kind in kinds):
-        end = dims.layers - 1 if len(specs) % 3 else int(rng.integers(dims.layers))
-        specs.append(_drawn(key, decks, end))
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        last = dims.layers - 1 if len(specs) % 3 or not key.pooled_row else int(rng.integers(dims.layers))
+        specs.append(_drawn(key, decks, last))
+    for share in np.linspace(0.0, 1.0, _SIZES):
         rows = level_rows(round(share * len(tiles)), dims)
         specs.append(ArchSpec.of(dims, [round(share * dims.heads)] * dims.layers, [rows] * dims.layers))
     return specs
@@ -228,18 +246,34 @@ def _drawn(key: ProfileKey, decks: Mapping[Kind, _Deck], last: int) -> ArchSpec:
     return ArchSpec.of(key.dims, *zip(*layers, strict=True))
 
 
-def _time_engine(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> tuple[Units, float]:
+class _Unit:
+    """The reference kernel's time of late.
+
+    Its weights fill more than the nearest caches: after a large encoder, or while another core is busy, some calls in
+    a row are up to a third slower. The quick ones follow the clock.
+    """
+
+    def __init__(self) -> None:
+        self._kernel = ReferenceKernel()
+        self._recent: deque[NDArray[np.float64]] = deque(maxlen=16)
+
+    def time(self) -> float:
+        """Microseconds, of the calls beside the last few encoders and some now."""
+        self._recent.append(time_calls(self._kernel.run, 8))
+        return float(np.percentile(self._recent, 10))
+
+
+def _time_engine(engine: Engine, batch: Ragged, unit: _Unit) -> tuple[Units, float]:
     """One pass of `engine`, and the microseconds of the reference kernel beside it."""
     time_calls(partial(engine.timed, batch), 2)
-    before = time_calls(reference.run, 4)
-    slots = 2 * len(engine.spec.layers) + 1
-    passes = np.empty((_FORWARDS, slots))
+    unit.time()
+    passes = np.empty((_FORWARDS, 2 * len(engine.spec.layers) + 1))
     for done in range(_FORWARDS):
         start = time.perf_counter_ns()
         parts = engine.timed(batch)[1][1:-1]
         passes[done] = ((time.perf_counter_ns() - start) / 1e3 - parts.sum(), *parts)
-    unit = float(np.median(np.concatenate((before, time_calls(reference.run, 4)))))
-    return np.median(passes, axis=0) / unit, unit
+    unit_us = unit.time()
+    return np.median(passes, axis=0) / unit_us, unit_us
 
 
 def _spread(passes: Sequence[Units]) -> float:
@@ -256,14 +290,25 @@ def _table(kind: Kind, seen: Iterable[tuple[Sublayer, float]], key: ProfileKey) 
     return (0.0, *np.interp(levels, list(found), list(found.values())).tolist())
 
 
+def _crowding(profile: LatencyProfile, dense: Sequence[tuple[ArchSpec, Units]]) -> float:
+    """How much more than the tables say, to scale, sub-layers take for every weight that is kept."""
+    sums = np.array([sum(map(profile.units_of, sublayers(spec, profile.key))) for spec, _ in dense])
+    shares = np.array([profile.weights_share(spec) for spec, _ in dense])
+    measured = np.array([u[1:].sum() for _, u in dense])
+    scale, more = np.linalg.lstsq(np.stack((sums, sums * shares), axis=1), measured, rcond=None)[0]
+    return float(more / scale)
+
+
+def _is_thinned(spec: ArchSpec) -> bool:
+    return any(layer.blocks or layer.tokens < 1.0 for layer in spec.layers)
+
+
 def _is_shorter(part: Sublayer, key: ProfileKey) -> bool:
     """Whether a sub-layer runs on fewer tokens than it would if none were dropped."""
     return part.drops or (part.kind != "pooled_ffn" and part.tokens < key.tokens)
 
 
-def _block_savings(
-    profile: LatencyProfile, seen: Iterable[tuple[Sublayer, float]], grain: Grain
-) -> BlockSavings:
+def _block_savings(profile: LatencyProfile, seen: Iterable[tuple[Sublayer, float]], grain: Grain) -> BlockSavings:
     saved: dict[str, dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for part, units in seen:
         density = part.density or 0.0
@@ -279,16 +324,20 @@ def _block_savings(
 def _token_shares(profile: LatencyProfile, seen: Sequence[tuple[Sublayer, float]]) -> TokenShares:
     every = profile.key.tokens
     counts = (0, *sorted({part.tokens for part, _ in seen} | {every}))
-    share = {}
+    share: dict[str, tuple[float, ...]] = {}
     for kind in KINDS[:3]:
         ratios = [
-            (part.tokens, units / profile.units_of(part)) for part, units in seen if part.kind == kind and not part.drops
+            (part.tokens, units / profile.units_of(part))
+            for part, units in seen
+            if part.kind == kind and not part.drops
         ]
         known = {0: 0.0} | _medians(ratios) | {every: 1.0}
         share[kind] = tuple(np.interp(counts, list(known), list(known.values())).tolist())
     shares = TokenShares(counts, share, drop_cost=0.0, drop_saves=0.0)
     profile = replace(profile, tokens=shares)
-    drops = [(1.0 - part.kept / part.tokens, units / profile.units_of(part) - 1.0) for part, units in seen if part.drops]
+    drops = [
+        (1.0 - part.kept / part.tokens, units / profile.units_of(part) - 1.0) for part, units in seen if part.drops
+    ]
     if not drops:
         return shares
     dropped, more = np.array(drops).T
