@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from prunetime.models import compact as compacting
-from prunetime.runtime import measure, tokenize
+from prunetime.runtime import latency, measure, tokenize
 from prunetime.runtime.latency import ProfileKey
 from prunetime.tasks import roles
 
@@ -28,6 +29,11 @@ def swap_two_rows_in_compact() -> None:
 
 def accept_a_stale_profile() -> None:
     ProfileKey.check_is = lambda *_: None
+
+
+def forget_pooled_rows() -> None:
+    whole = latency.sublayers
+    latency.sublayers = lambda spec, key: whole(spec, replace(key, pooled_row=False))
 
 
 def split_by_row() -> None:
@@ -52,6 +58,7 @@ def cut_the_first_text() -> None:
 
 FAULTS: dict[str, tuple[Callable[[], None], str]] = {
     "swapped rows in compact": (swap_two_rows_in_compact, "tests/models/test_parity.py"),
+    "pooled rows": (forget_pooled_rows, "tests/runtime/test_latency.py"),
     "stale profile": (accept_a_stale_profile, "tests/runtime/test_latency.py"),
     "label leakage": (split_by_row, "tests/tasks/test_roles.py"),
     "dependent samples": (bootstrap_single_samples, "tests/runtime/test_measure.py"),

@@ -234,6 +234,9 @@ NB_MODULE(_engine, m) {
   using namespace prunetime;
   m.attr("BUILD") = PRUNETIME_BUILD;
   m.def("supported_isas", &supported_isas);
+  m.def("narrow_attention", [](const std::string& isa) {
+    return choose_kernels(isa).narrow_attention == Precision::bf16 ? "bf16" : "fp32";
+  });
 
   nb::class_<SharedEncoder>(m, "Encoder")
       .def(nb::init<const nb::dict&, const nb::dict&, const nb::dict&, int, const std::string&>(), nb::arg("config"),

@@ -275,9 +275,6 @@ void bind_testing(nb::module_& m) {
         nb::arg("activation") = "identity", nb::arg("precision") = "fp32", nb::arg("output_precision") = "fp32",
         nb::arg("used_inner") = 0);
   m.def("encode", &encode, nb::arg("isa"), nb::arg("rows"), nb::arg("precision"));
-  m.def("narrow_attention", [](const std::string& isa) {
-    return choose_kernels(isa).narrow_attention == Precision::bf16 ? "bf16" : "fp32";
-  });
   m.def("attention", &attention, nb::arg("isa"), nb::arg("query"), nb::arg("key"), nb::arg("value"),
         nb::arg("narrow") = false,
         "The context, and what every key received.");

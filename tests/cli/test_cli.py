@@ -107,10 +107,15 @@ def test_an_exported_model_gives_the_same_scores(inputs: Path, tmp_path: Path) -
 
 def test_profile_reports_its_error(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "profile.json"
-    result = answer("profile", "--model", inputs / "bert", "--seq-len", "24", "--specs", "5", "--out", out)
+    covered = ("--precision", "int8", "--blocks", "32x32", "--tokens")
+    result = answer("profile", "--model", inputs / "bert", "--seq-len", "24", "--specs", "5", *covered, "--out", out)
     assert result["dense_us"] > result["floor_us"] > 0
+    assert result["noisy"] in (True, False)
     assert set(result["error"]) == {"specs", "mape", "worst", "spearman", "within_5"}
-    assert json.loads(out.read_text())["key"]["tokens"] == 24
+    profile = json.loads(out.read_text())
+    assert (profile["key"]["tokens"], profile["key"]["precision"]) == (24, "int8")
+    assert (profile["blocks"]["rows"], profile["tokens"]["counts"][-1]) == (32, 24)
+    assert profile["noisy"] == result["noisy"]
 
 
 def test_bench_times_every_precision_and_checks_rivals(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounding import NARROW_EXP_ERROR, U, assert_within, int8_scales, to_bf16, to_int8_rows, to_int8_weights
 
+from prunetime import _engine
 from prunetime._engine import testing
 from prunetime.arch import TILE, ArchSpec, LayerSpec
 from prunetime.config import EncoderConfig
@@ -181,7 +182,7 @@ def check_every_isa(case: Case):
     for isa in ISAS:
         engine = case.engine(isa=isa)
         kept = kept_by_sequence(case, engine)
-        attention = testing.narrow_attention(isa)
+        attention = _engine.narrow_attention(isa)
         key = (attention, *(tuple(tokens) for layer in kept for tokens in layer))
         if key not in results:
             results[key] = expected(case, kept, attention=attention)
@@ -216,7 +217,7 @@ def test_forgotten_weight_columns_are_outside_the_bound(wrong, precision):
     faulty = {**weights, name: weights[name].copy()}
     faulty[name][:, -{"fp32": 1, "bf16": 8, "int8": 24}[precision] :] = 0
     engine = replace(case, weights=faulty).engine()
-    right = expected(case, attention=testing.narrow_attention(engine.isa))
+    right = expected(case, attention=_engine.narrow_attention(engine.isa))
     with pytest.raises(AssertionError, match="times the bound"):
         assert_within(engine.logits(case.ragged), *right)
 
@@ -298,7 +299,7 @@ def test_a_selected_part_equals_the_encoder_of_only_that_part(isa, precision, se
         if precision == "int8":
             scales = {name: int8_scales(array) for name, array in whole.items() if array.ndim == 2}
             case = Case(config, spec, part, ragged, Plan(MatrixPlan(precision)))
-            assert_within(found, *expected(case, scales=scales, attention=testing.narrow_attention(isa)))
+            assert_within(found, *expected(case, scales=scales, attention=_engine.narrow_attention(isa)))
         else:
             assert np.array_equal(found, Engine(config, part, isa=isa, plan=Plan(MatrixPlan(precision))).logits(ragged))
     engine.select(ArchSpec.full(dims))

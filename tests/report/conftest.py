@@ -122,7 +122,8 @@ def made_profile(dims: Dims, budget: Budget) -> LatencyProfile:
         for scope, condition in SETTINGS
         for statistic in ("p50", "p99")
     }
-    return LatencyProfile(key, 310.0, 0.4, attention, ffn, measured)
+    pooled = (tuple(0.4 * units for units in attention), tuple(0.1 * units for units in ffn))
+    return LatencyProfile(key, 310.0, (0.4, 0.4), 0.0, attention, ffn, *pooled, measured_us=measured)
 
 
 def made_times(profile: LatencyProfile, spec: ArchSpec, budget: Budget, off: float) -> Timed:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from prunetime import artifact as artifacts
+from prunetime.arch import GRAINS
 from prunetime.budget import Budget
 from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
@@ -23,7 +24,9 @@ from prunetime.cli.options import (
     text_option,
 )
 from prunetime.errors import InputError
-from prunetime.plan import PRECISIONS
+from prunetime.plan import PRECISIONS, Plan, Precision
+
+grains = {f"{rows}x{columns}": (rows, columns) for rows, columns in GRAINS}
 
 
 @main.command()
@@ -123,8 +126,11 @@ def inspect(artifact: Path, as_json: bool) -> None:
 @setting_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the profile is written.")
 @click.option("--specs", type=click.IntRange(3), default=100, show_default=True, help="Random specs its error is from.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of every matrix.")
+@click.option("--blocks", type=click.Choice(list(grains)), help="Cover matrices in blocks of this size too.")
+@click.option("--tokens", is_flag=True, help="Cover dropped tokens too.")
 @json_option
-def profile(model: str, out: Path, specs: int, as_json: bool, **setting: Any) -> None:
+def profile(model: str, out: Path, specs: int, precision: Precision, as_json: bool, **options: Any) -> None:
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.models import families
@@ -132,22 +138,32 @@ def profile(model: str, out: Path, specs: int, as_json: bool, **setting: Any) ->
     from prunetime.runtime import profiling
     from prunetime.runtime.tokenize import Tokenizer
 
-    budget = Budget(share=1.0, **setting)
+    plan, grain, tokens = Plan.uniform(precision), grains.get(options.pop("blocks")), options.pop("tokens")
+    budget = Budget(share=1.0, **options)
     pretrained = families.load(model, outputs=2)
     check_length(budget.seq_len, pretrained)
     tokenizer = Tokenizer(tokenizer_of(pretrained.folder), budget.seq_len)
     reporter, config = ConsoleReporter(), pretrained.config
     with reporter.stage("Measure sub-layers") as progress:
-        recorded = profiling.record(config, tokenizer, True, budget, progress)
+        recorded = profiling.record(
+            config, tokenizer, True, budget, plan=plan, blocks=grain, tokens=tokens, on_progress=progress
+        )
     artifacts.write_json(out, recorded.to_json())
     with reporter.stage(f"Predict and measure {specs} random specs") as progress:
-        drawn = profiling.random_specs(config.dims, specs)
-        error = profiling.prediction_error(recorded, config, drawn, progress)
+        drawn = profiling.random_specs(config.dims, specs, blocks=grain, tokens=tokens)
+        error = profiling.prediction_error(recorded, config, drawn, plan=plan, on_progress=progress)
     floor_us, dense_us = recorded.floor_and_dense(budget)
-    result = {"profile": str(out), "dense_us": dense_us, "floor_us": floor_us, "error": error.to_json()}
+    result = {
+        "profile": str(out),
+        "dense_us": dense_us,
+        "floor_us": floor_us,
+        "noisy": recorded.noisy,
+        "error": error.to_json(),
+    }
     text = (
         f"dense {dense_us:.0f} us, floor {floor_us:.0f} us; predictions: mean error {error.mape:.1f} %, worst "
         f"{error.worst:.1f} %, Spearman {error.spearman:.4f}, {error.within_5:.0%} within 5 %"
+        f"{'; the machine is noisy: record it again when it is quiet' if recorded.noisy else ''}"
     )
     emit(result, as_json, text)
 

@@ -85,6 +85,8 @@ def profile(run: Run, source: Source, budget: Budget, plan: Plan, given: Path | 
     run.reporter.say(
         f"dense {dense_us:.0f} us, floor (every layer gone) {floor_us:.0f} us, budget {budget.resolve(dense_us):.0f} us"
     )
+    if recorded.noisy:
+        run.reporter.say("measurements of this machine disagree: it is busy, and predictions may be off")
     if budget.resolve(dense_us) <= floor_us:
         raise InputError(
             f"the budget of {budget.resolve(dense_us):.0f} us is not above the floor of {floor_us:.0f} us, which the "

@@ -1,40 +1,59 @@
 """Predicting latency: a table of the engine's fused sub-layers, measured inside whole forward passes on this machine.
 
 Every entry is in units of a reference kernel that is timed right beside it, so that a drifting clock cancels out.
+`prunetime.runtime.recording` measures it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import TILE, ArchSpec, Dims, strict_keys
+from prunetime.arch import (
+    ATTENTION_MATRICES,
+    FFN_MATRICES,
+    MATRICES,
+    TILE,
+    ArchSpec,
+    Dims,
+    KeptBlocks,
+    LayerSpec,
+    block_grid,
+    strict_keys,
+)
 from prunetime.artifact import weight_shapes
 from prunetime.blocks import to_blocks
 from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.machine import this_machine
-from prunetime.runtime.engine import Engine, ReferenceKernel, engine_build
-from prunetime.runtime.measure import pinned, time_calls
+from prunetime.plan import MatrixPlan, Plan
+from prunetime.runtime.engine import Engine, engine_build
 from prunetime.runtime.ragged import Ragged
 
-Progress = Callable[[int, int], None]
+Kind = Literal["attention", "ffn", "pooled_attention", "pooled_ffn"]
+"""Of a sub-layer. The pooled ones: the last attention, of which only the first token's row is computed, and every
+feed-forward sub-layer from there on, which runs on that row alone."""
 
-_PASSES = 3
-_FORWARDS = 12
+Grain = tuple[int, int]
+"""(rows, columns) of the blocks of a matrix."""
 
 
 @dataclass(frozen=True)
 class ProfileKey:
-    """What a latency table holds for: it is refused anywhere else. `tokens` is the length of each sequence."""
+    """What a latency table holds for: it is refused anywhere else.
+
+    `tokens` is the length of each sequence, `precision` what `precision_name` says of the plan, `pooled_row` whether
+    the head reads only the first token's row.
+    """
 
     machine: str
     engine: str
@@ -45,14 +64,26 @@ class ProfileKey:
     batch: int
     tokens: int
     precision: str = "fp32"
-    pooled_row: bool = False
+    pooled_row: bool = True
 
     @classmethod
-    def here(cls, config: EncoderConfig, threads: int, batch: int, tokens: int) -> ProfileKey:
-        """The key of a profile recorded now, on this machine."""
+    def here(
+        cls,
+        config: EncoderConfig,
+        threads: int,
+        batch: int,
+        tokens: int,
+        plan: Plan = Plan(),  # noqa: B008 (immutable)
+    ) -> ProfileKey:
+        """The key of a profile recorded now, on this machine, of encoders run by `plan`.
+
+        Raises:
+            ProfileError: `plan` differs between layers.
+        """
         isa = Engine(config, random_weights(config, ArchSpec.floor(config.dims)), threads).isa
-        machine = this_machine().id
-        return cls(machine, engine_build(), isa, config.family, config.dims, threads, batch, tokens)
+        setting = (config.family, config.dims, threads, batch, tokens)
+        precision = precision_name(plan, config.dims.layers)
+        return cls(this_machine().id, engine_build(), isa, *setting, precision, config.rows == "pooled")
 
     def check_is(self, expected: ProfileKey) -> None:
         """Raises ProfileError naming the first field in which this profile is not what is `expected`."""
@@ -66,12 +97,48 @@ class ProfileKey:
 
 
 @dataclass(frozen=True)
+class BlockSavings:
+    """What a sub-layer saves whose matrices are stored in blocks of `rows` x `columns`.
+
+    `saved[kind][i]` are the units saved by every head, or every tile of FFN rows, where `densities[i]` (ascending) of
+    its weights are kept; all of them save the same, however many there are.
+    """
+
+    rows: int
+    columns: int
+    densities: tuple[float, ...]
+    saved: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class TokenShares:
+    """What a sub-layer takes on fewer tokens.
+
+    `share[kind][i]` is its time where each sequence comes in with `counts[i]` tokens (ascending), as a share of that
+    on all of them. An attention that drops tokens takes `drop_cost` of the time that it takes dense on those that came
+    in for choosing; and dropping a share x of them saves x times `drop_saves` of its time, because what follows the
+    choice runs on those left.
+    """
+
+    counts: tuple[int, ...]
+    share: Mapping[str, tuple[float, ...]]
+    drop_cost: float
+    drop_saves: float
+
+
+@dataclass(frozen=True)
 class LatencyProfile:
     """Latency of every fused sub-layer at every level, in units of the reference kernel.
 
     `attention[h]` is the attention sub-layer with h heads (0..dims.heads), `ffn[t]` the feed-forward sub-layer at
-    level t (t tiles of rows, the last level being all rows), `rest` embeddings, head and the call itself.
-    `reference_us` is the reference kernel's time when this was recorded.
+    level t (t tiles of rows, the last level being all rows), both on all tokens; `pooled_attention` and `pooled_ffn`
+    are the same where only the first token's row is computed. A kind that cannot occur has an empty table. The more
+    weights a pass reads, the fewer of them it still finds in the caches: with a share w of the dense encoder's, every
+    sub-layer takes 1 + `crowding` x w times what the tables say. `rest` is what a pass takes besides (embeddings, head
+    and the call itself) at w = 0 and at w = 1.
+
+    `blocks` and `tokens` are there where they were recorded. `reference_us` is the reference kernel's time then.
+    `noisy`: measurements disagreed with one another although they were repeated.
 
     `measured_us` holds what the floor (all layers gone) and the dense encoder took when timed whole, by setting
     (`ids/hot/p50`: scope, condition, statistic): it turns units into microseconds of that setting.
@@ -79,15 +146,25 @@ class LatencyProfile:
 
     key: ProfileKey
     reference_us: float
-    rest: float
+    rest: tuple[float, float]
+    crowding: float
     attention: tuple[float, ...]
     ffn: tuple[float, ...]
+    pooled_attention: tuple[float, ...]
+    pooled_ffn: tuple[float, ...]
+    blocks: BlockSavings | None = None
+    tokens: TokenShares | None = None
+    noisy: bool = False
     measured_us: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def predict(self, spec: ArchSpec, budget: Budget) -> float:
-        """Microseconds of `spec` in the setting of `budget`, every output row kept."""
+        """Microseconds of `spec` in the setting of `budget`, every output row kept.
+
+        Raises:
+            ProfileError: `spec` has blocks, or drops tokens, and the profile was recorded without.
+        """
         floor_us, dense_us = self.floor_and_dense(budget)
-        floor, dense = self.units(ArchSpec.floor(self.key.dims)), self.units(ArchSpec.full(self.key.dims))
+        floor, dense = self._floor_and_dense_units
         return floor_us + (dense_us - floor_us) * (self.units(spec) - floor) / (dense - floor)
 
     def floor_and_dense(self, budget: Budget) -> tuple[float, float]:
@@ -95,27 +172,152 @@ class LatencyProfile:
         return self.measured_us[setting_name(budget.scope, budget.condition, budget.statistic)]
 
     def units(self, spec: ArchSpec) -> float:
-        """Hot median of one forward pass of `spec`, ids to logits, in units of the reference kernel."""
-        total = self.rest
-        for layer in spec.layers:
-            if layer.has_attention:
-                total += self.attention[layer.heads]
-            if layer.has_ffn:
-                total += self.ffn[ffn_level(layer.ffn)]
-        return total
+        """Hot median of one forward pass of `spec`, ids to logits, in units of the reference kernel.
+
+        Raises:
+            ProfileError: `spec` has blocks, or drops tokens, and the profile was recorded without.
+        """
+        self._check_covers(spec)
+        share = self.weights_share(spec)
+        rest = (1.0 - share) * self.rest[0] + share * self.rest[1]
+        return rest + self.crowded(spec) * sum(self.units_of(sublayer) for sublayer in sublayers(spec, self.key))
+
+    def crowded(self, spec: ArchSpec) -> float:
+        """How many times what the tables say a sub-layer of `spec` takes."""
+        return 1.0 + self.crowding * self.weights_share(spec)
+
+    def weights_share(self, spec: ArchSpec) -> float:
+        """Weights that `spec` keeps in its layers, as a share of the dense encoder's."""
+        return spec.weights(self.key.dims) / self._dense_weights
+
+    def units_of(self, sublayer: Sublayer) -> float:
+        """One sub-layer in units of the reference kernel, in an encoder that fits into the caches."""
+        kind, tokens = sublayer.kind, sublayer.tokens
+        table: tuple[float, ...] = getattr(self, kind)
+        share = multiplied = 1.0
+        if self.tokens and kind in self.tokens.share and tokens < self.key.tokens:
+            share = float(np.interp(tokens, self.tokens.counts, self.tokens.share[kind]))
+            # Of an attention, the products with weights are proportional to tokens; the scores grow with their square.
+            multiplied = tokens / self.key.tokens if kind == "attention" else share
+        dense = units = table[sublayer.level] * share
+        if self.blocks and sublayer.density is not None:
+            saved = np.interp(sublayer.density, self.blocks.densities, self.blocks.saved[kind])
+            units -= float(saved) * sublayer.level * multiplied
+        if self.tokens and sublayer.drops:
+            units += self.tokens.drop_cost * dense - self.tokens.drop_saves * units * (1.0 - sublayer.kept / tokens)
+        return units
+
+    @cached_property
+    def _floor_and_dense_units(self) -> tuple[float, float]:
+        return self.units(ArchSpec.floor(self.key.dims)), self.units(ArchSpec.full(self.key.dims))
+
+    @cached_property
+    def _dense_weights(self) -> int:
+        return ArchSpec.full(self.key.dims).weights(self.key.dims)
+
+    def _check_covers(self, spec: ArchSpec) -> None:
+        for index, layer in enumerate(spec.layers):
+            for block in layer.blocks:
+                if self.blocks is None or (block.rows, block.columns) != (self.blocks.rows, self.blocks.columns):
+                    found = f"blocks of {self.blocks.rows}x{self.blocks.columns}" if self.blocks else "no blocks"
+                    raise ProfileError(
+                        f"layer {index} has {block.matrix} in blocks of {block.rows}x{block.columns}, the latency "
+                        f"profile has {found}: record it with `prunetime profile --blocks {block.rows}x{block.columns}`"
+                    )
+            if layer.tokens < 1.0 and self.tokens is None:
+                raise ProfileError(
+                    f"layer {index} keeps {layer.tokens:.0%} of its tokens, the latency profile was recorded with all "
+                    "of them only: record it with `prunetime profile --tokens`"
+                )
 
     def to_json(self) -> dict[str, Any]:
-        measured = {name: list(pair) for name, pair in self.measured_us.items()}
-        return asdict(self) | {"attention": list(self.attention), "ffn": list(self.ffn), "measured_us": measured}
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LatencyProfile:
         values = strict_keys(cls, data)
-        key_values = strict_keys(ProfileKey, values["key"])
-        key = ProfileKey(**{**key_values, "dims": Dims.from_json(key_values["dims"])})
-        measured = {name: (float(pair[0]), float(pair[1])) for name, pair in values.get("measured_us", {}).items()}
-        attention, ffn = tuple(values["attention"]), tuple(values["ffn"])
-        return cls(**{**values, "key": key, "attention": attention, "ffn": ffn, "measured_us": measured})
+        key = strict_keys(ProfileKey, values["key"])
+        values["key"] = ProfileKey(**{**key, "dims": Dims.from_json(key["dims"])})
+        floor, dense = values["rest"]
+        values["rest"] = (float(floor), float(dense))
+        for kind in KINDS:
+            values[kind] = _floats(values[kind])
+        if values.get("blocks") is not None:
+            blocks = strict_keys(BlockSavings, values["blocks"])
+            blocks |= {"densities": _floats(blocks["densities"]), "saved": _by_kind(blocks["saved"])}
+            values["blocks"] = BlockSavings(**blocks)
+        if values.get("tokens") is not None:
+            tokens = strict_keys(TokenShares, values["tokens"])
+            tokens |= {"counts": tuple(map(int, tokens["counts"])), "share": _by_kind(tokens["share"])}
+            values["tokens"] = TokenShares(**tokens)
+        measured = values.get("measured_us", {})
+        values["measured_us"] = {name: (float(pair[0]), float(pair[1])) for name, pair in measured.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """One sub-layer of a spec, as far as its time depends on it.
+
+    `slot` is its place in `Engine.timed`, `level` its heads or its tiles of FFN rows, `density` the share of its
+    weights in kept blocks (None: no matrix of it is in blocks); of a pooled attention those of key and value, which
+    alone are multiplied by every token. `tokens` of each sequence come in and `kept` are left.
+    """
+
+    slot: int
+    kind: Kind
+    level: int
+    density: float | None
+    tokens: int
+    kept: int
+
+    @property
+    def drops(self) -> bool:
+        """Whether tokens are chosen and dropped."""
+        return self.kind == "attention" and self.kept < self.tokens
+
+
+KINDS: tuple[Kind, ...] = ("attention", "ffn", "pooled_attention", "pooled_ffn")
+
+
+def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
+    """The sub-layers that `spec` has, in the order of the forward pass in the setting of `key`."""
+    last = max((i for i, layer in enumerate(spec.layers) if layer.has_attention), default=-1)
+    if not key.pooled_row:
+        last = len(spec.layers)
+    tokens = 1 if last < 0 else key.tokens
+    for index, layer in enumerate(spec.layers):
+        if layer.has_attention:
+            pools = index == last
+            kept = 1 if pools else layer.tokens_kept(tokens)
+            kind: Kind = "pooled_attention" if pools else "attention"
+            density = _density(layer, ("key", "value") if pools else ATTENTION_MATRICES, key.dims)
+            yield Sublayer(1 + 2 * index, kind, layer.heads, density, tokens, kept)
+            tokens = kept
+        if layer.has_ffn:
+            density = _density(layer, FFN_MATRICES, key.dims)
+            kind = "ffn" if index < last else "pooled_ffn"
+            yield Sublayer(2 + 2 * index, kind, ffn_level(layer.ffn), density, tokens, tokens)
+
+
+def precision_name(plan: Plan, layers: int) -> str:
+    """`fp32`, `bf16` or `int8` where every matrix of the `layers` is run so, block by block; else a digest of `plan`.
+
+    Raises:
+        ProfileError: the plan differs between layers: a profile has one table for all of them.
+    """
+    of_layer = [tuple(plan.of(layer, matrix) for matrix in MATRICES) for layer in range(layers)]
+    for layer, found in enumerate(of_layer):
+        if found != of_layer[0]:
+            raise ProfileError(
+                f"the plan runs layer {layer} unlike layer 0, and a latency profile has one table for all layers: "
+                "record it for a plan in which all layers are alike"
+            )
+    run = (plan.default, *of_layer[0])
+    if set(run) == {MatrixPlan(plan.default.precision)}:
+        return plan.default.precision
+    return hashlib.sha256(json.dumps([matrix.to_json() for matrix in run]).encode()).hexdigest()[:12]
 
 
 def setting_name(scope: str, condition: str, statistic: str) -> str:
@@ -132,39 +334,12 @@ def level_rows(level: int, dims: Dims) -> int:
     return min(level * TILE, dims.ffn)
 
 
-def record(key: ProfileKey, config: EncoderConfig, on_progress: Progress | None = None) -> LatencyProfile:
-    """Measures a profile: sub-layers inside forward passes of encoders in which every level occurs.
-
-    Timed inside the whole pass, a sub-layer finds the caches as its neighbours left them. Takes some ten seconds for
-    a MiniLM-L6 at 48 tokens.
-    """
-    specs = _covering_specs(key.dims, np.random.default_rng(0))
-    attention: dict[int, list[float]] = {level: [] for level in range(1, key.dims.heads + 1)}
-    ffn: dict[int, list[float]] = {level: [] for level in range(1, ffn_level(key.dims.ffn) + 1)}
-    rest: list[float] = []
-    references: list[float] = []
-    batch = random_batch(config, key.batch, key.tokens)
-    with pinned(key.threads):
-        reference = ReferenceKernel()
-        for done, spec in enumerate(specs * _PASSES):
-            sample = _time_spec(Engine(config, random_weights(config, spec), key.threads), batch, reference)
-            references.append(sample.reference_us)
-            parts = sample.parts
-            for index, layer in enumerate(spec.layers):
-                if layer.has_attention:
-                    attention[layer.heads].append(parts[1 + 2 * index])
-                if layer.has_ffn:
-                    ffn[ffn_level(layer.ffn)].append(parts[2 + 2 * index])
-            rest.append(sample.total - parts[1:-1].sum())
-            if on_progress:
-                on_progress(done + 1, len(specs) * _PASSES)
-    return LatencyProfile(
-        key,
-        reference_us=float(np.median(references)),
-        rest=float(np.median(rest)),
-        attention=(0.0, *(float(np.median(attention[level])) for level in sorted(attention))),
-        ffn=(0.0, *(float(np.median(ffn[level])) for level in sorted(ffn))),
-    )
+def in_blocks(layer: LayerSpec, dims: Dims, grain: Grain, share: Callable[[str], float]) -> LayerSpec:
+    """`layer` with a `share` (of a matrix, by name) of the blocks of `grain` kept in every matrix."""
+    blocks = []
+    for matrix, shape in layer.matrix_shapes(dims).items():
+        blocks.append(KeptBlocks(matrix, *grain, round(share(matrix) * math.prod(block_grid(shape, *grain)))))
+    return replace(layer, blocks=tuple(blocks))
 
 
 def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[Any]]:
@@ -201,47 +376,27 @@ def random_batch(config: EncoderConfig, batch: int, tokens: int) -> Ragged:
     return Ragged.of(ids.tolist())
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """One encoder's forward pass in units of the reference kernel; `parts` [2 * layers + 2] as `Engine.timed`."""
-
-    parts: NDArray[np.float64]
-    total: float
-    reference_us: float
-
-
-def _time_spec(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> _Sample:
-    time_calls(partial(engine.timed, batch), 2)
-    before = time_calls(reference.run, 4)
-    passes = np.empty((_FORWARDS, 2 * len(engine.spec.layers) + 3))
-    for done in range(_FORWARDS):
-        start = time.perf_counter_ns()
-        parts = engine.timed(batch)[1]
-        passes[done] = (*parts, (time.perf_counter_ns() - start) / 1e3)
-    unit = float(np.median(np.concatenate((before, time_calls(reference.run, 4)))))
-    units = np.median(passes, axis=0) / unit
-    return _Sample(units[:-1], float(units[-1]), unit)
-
-
-def _covering_specs(dims: Dims, rng: np.random.Generator) -> list[ArchSpec]:
-    """Specs in which every level of every sub-layer occurs at least three times, and the sizes from floor to full."""
-    levels = ffn_level(dims.ffn)
-    count = -(-3 * max(levels, dims.heads) // dims.layers)
-    heads = (1 + _shuffled_levels(dims.heads, count * dims.layers, rng)).reshape(count, dims.layers).tolist()
-    ffn = (1 + _shuffled_levels(levels, count * dims.layers, rng)).reshape(count, dims.layers).tolist()
-    specs = [ArchSpec.of(dims, h, [level_rows(t, dims) for t in f]) for h, f in zip(heads, ffn, strict=True)]
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        rows = level_rows(round(share * levels), dims)
-        specs.append(ArchSpec.of(dims, [round(share * dims.heads)] * dims.layers, [rows] * dims.layers))
-    return specs
-
-
-def _shuffled_levels(levels: int, slots: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    repeats = -(-slots // levels)
-    return np.concatenate([rng.permutation(levels) for _ in range(repeats)])[:slots]
+def _density(layer: LayerSpec, matrices: tuple[str, ...], dims: Dims) -> float | None:
+    """Share of the weights of `matrices` that lie in kept blocks, or None where all of them are dense."""
+    if all(block.matrix not in matrices for block in layer.blocks):
+        return None
+    shapes = {name: shape for name, shape in layer.matrix_shapes(dims).items() if name in matrices}
+    kept = 0.0
+    for name, shape in shapes.items():
+        block = layer.blocks_of(name)
+        kept += math.prod(shape) * (1.0 if block is None else block.kept / math.prod(block.grid(shape)))
+    return kept / sum(math.prod(shape) for shape in shapes.values())
 
 
 def _noise(count: int) -> NDArray[np.float32]:
     """`count` values of the size that trained weights have, from a short stretch of random ones."""
     stretch = np.random.default_rng(0).normal(0.0, 0.05, 65_521).astype(np.float32)
     return np.resize(stretch, count)
+
+
+def _floats(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _by_kind(data: Mapping[str, Sequence[Any]]) -> dict[str, tuple[float, ...]]:
+    return {kind: _floats(values) for kind, values in data.items()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +16,20 @@ from prunetime.arch import ArchSpec, Dims
 from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
 from prunetime.errors import InputError, ProfileError
-from prunetime.runtime import latency
+from prunetime.plan import Plan
+from prunetime.runtime import latency, recording
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
-from prunetime.runtime.measure import pinned, summarise, time_calls
-from prunetime.runtime.timing import Job, calls_of, time_settings
+from prunetime.runtime.latency import Grain, LatencyProfile, ProfileKey, random_batch, random_weights
+from prunetime.runtime.measure import RETRY_SECONDS, Call, pinned, run_rounds, summarise
+from prunetime.runtime.timing import IDLE_US, Job, Timed, calls_of, time_settings
 from prunetime.runtime.tokenize import Tokenizer
 
 Progress = Callable[[int, int], None]
 
 _ROUNDS = 16
 _CALLS = 24
+_ERROR_ROUNDS = 5
+_ERROR_CALLS = 6
 
 
 @dataclass(frozen=True)
@@ -46,25 +50,40 @@ class PredictionError:
 
 
 def record(
-    config: EncoderConfig, tokenizer: Tokenizer, pair: bool, budget: Budget, on_progress: Progress | None = None
+    config: EncoderConfig,
+    tokenizer: Tokenizer,
+    pair: bool,
+    budget: Budget,
+    *,
+    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    blocks: Grain | None = None,
+    tokens: bool = False,
+    on_progress: Progress | None = None,
 ) -> LatencyProfile:
-    """Measures the profile of an encoder in the setting (length, batch, threads) of `budget`, on this machine."""
-    key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len)
-    table = latency.record(key, config, on_progress)
+    """Measures the profile of an encoder in the setting (length, batch, threads) of `budget`, on this machine.
+
+    Encoders are run by `plan`. With `blocks` (rows and columns of one) the profile covers matrices stored so, with
+    `tokens` dropped tokens. What is noisy is measured again, for at most RETRY_SECONDS in all.
+
+    Raises:
+        ProfileError: `plan` differs between layers, or `tokens` for a head that reads every token's row.
+    """
+    key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
+    table = recording.record(key, config, plan=plan, blocks=blocks, tokens=tokens, on_progress=on_progress)
     specs = {"floor": ArchSpec.floor(config.dims), "dense": ArchSpec.full(config.dims)}
     with pinned(budget.threads):
         calls = {}
         for name, spec in specs.items():
-            engine = Engine(config, random_weights(config, spec), budget.threads)
+            engine = Engine(config, random_weights(config, spec), budget.threads, plan=plan)
             calls[name] = calls_of(engine, config, tokenizer, pair, budget)
-        timed = time_settings(calls, Job({}, budget, _ROUNDS, _CALLS, seconds=0.0))
+        timed, noisy = _time_until_settled(calls, budget)
     measured = {}
     for (scope, condition), samples in timed.items():
         floor, dense = summarise(samples["floor"]), summarise(samples["dense"])
         for statistic in ("p50", "p99"):
             pair_us = (floor.of(statistic)[0], dense.of(statistic)[0])
             measured[latency.setting_name(scope, condition, statistic)] = pair_us
-    return replace(table, measured_us=measured)
+    return replace(table, measured_us=measured, noisy=table.noisy or noisy)
 
 
 def read(file: Path, expected: ProfileKey) -> LatencyProfile:
@@ -78,24 +97,26 @@ def read(file: Path, expected: ProfileKey) -> LatencyProfile:
 
 
 def prediction_error(
-    profile: LatencyProfile, config: EncoderConfig, specs: Sequence[ArchSpec], on_progress: Progress | None = None
+    profile: LatencyProfile,
+    config: EncoderConfig,
+    specs: Sequence[ArchSpec],
+    *,
+    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    on_progress: Progress | None = None,
 ) -> PredictionError:
-    """Error of `profile` on `specs`, each timed in turn with the dense encoder."""
+    """Error of `profile`, recorded for `plan`, on `specs`, each timed in turn with the dense encoder."""
     dense_spec = ArchSpec.full(config.dims)
     key = profile.key
     batch = random_batch(config, key.batch, key.tokens)
     measured, predicted = [], []
     with pinned(key.threads):
-        dense = Engine(config, random_weights(config, dense_spec), key.threads)
+        dense = Engine(config, random_weights(config, dense_spec), key.threads, plan=plan)
         for done, spec in enumerate(specs):
-            engine = Engine(config, random_weights(config, spec), key.threads)
-            samples: dict[str, list[float]] = {"dense": [], "spec": []}
-            for _ in range(3):
-                for name, run in (("dense", dense), ("spec", engine)):
-                    call = partial(run.logits, batch)
-                    time_calls(call, 2)
-                    samples[name] += time_calls(call, 8).tolist()
-            measured.append(np.median(samples["spec"]) / np.median(samples["dense"]))
+            engine = Engine(config, random_weights(config, spec), key.threads, spec=spec, plan=plan)
+            calls = {"spec": partial(engine.logits, batch), "dense": partial(dense.logits, batch)}
+            samples = run_rounds(calls, _ERROR_ROUNDS, _ERROR_CALLS)
+            # Of calls that others interrupt, the longer model's are interrupted more often: the quick ones say more.
+            measured.append(np.percentile(samples["spec"], 25) / np.percentile(samples["dense"], 25))
             predicted.append(profile.units(spec) / profile.units(dense_spec))
             if on_progress:
                 on_progress(done + 1, len(specs))
@@ -107,15 +128,42 @@ def prediction_error(
     )
 
 
-def random_specs(dims: Dims, count: int, seed: int = 0) -> list[ArchSpec]:
-    """Specs with heads and FFN tiles drawn uniformly, layer by layer."""
+def random_specs(
+    dims: Dims, count: int, seed: int = 0, *, blocks: Grain | None = None, tokens: bool = False
+) -> list[ArchSpec]:
+    """Specs with heads and FFN tiles drawn uniformly, layer by layer.
+
+    With `blocks` (rows and columns of one) every matrix keeps a share of them from 0.05 to 1, drawn evenly by its
+    logarithm; with `tokens` every other layer that has heads keeps from half to all of its tokens.
+    """
     rng = np.random.default_rng(seed)
     levels = latency.ffn_level(dims.ffn)
-    return [
-        ArchSpec.of(
-            dims,
-            rng.integers(0, dims.heads + 1, dims.layers).tolist(),
-            [latency.level_rows(int(t), dims) for t in rng.integers(0, levels + 1, dims.layers)],
-        )
-        for _ in range(count)
-    ]
+    specs = []
+    for _ in range(count):
+        heads = rng.integers(0, dims.heads + 1, dims.layers).tolist()
+        rows = [latency.level_rows(int(t), dims) for t in rng.integers(0, levels + 1, dims.layers)]
+        spec = ArchSpec.of(dims, heads, rows)
+        for index, layer in enumerate(spec.layers):
+            if tokens and layer.has_attention and rng.random() < 0.5:
+                spec = spec.with_layer(index, tokens=float(rng.uniform(0.5, 1.0)))
+            if blocks:
+                layer = latency.in_blocks(spec.layers[index], dims, blocks, lambda _: 20.0 ** -rng.random())
+                spec = spec.with_layer(index, blocks=layer.blocks)
+        specs.append(spec)
+    return specs
+
+
+def _time_until_settled(calls: Mapping[str, Mapping[str, Call]], budget: Budget) -> tuple[Timed, bool]:
+    """Samples of every setting, and whether those of the setting that `budget` is about stayed noisy."""
+    start = time.monotonic()
+    timed = time_settings(calls, Job({}, budget, _ROUNDS, _CALLS, seconds=0.0))
+    deadline = time.monotonic() + min(RETRY_SECONDS / 2, time.monotonic() - start)
+    named = {name: by_scope[budget.scope] for name, by_scope in calls.items()}
+    samples = timed[budget.scope, budget.condition]
+    while noisy := any(summarise(values, budget.statistic).noisy for values in samples.values()):
+        if time.monotonic() > deadline:
+            break
+        idle_us = IDLE_US if budget.condition == "idle" else 0.0
+        more = run_rounds(named, _ROUNDS, _CALLS, idle_us=idle_us)
+        samples = {name: np.concatenate((values, more[name])) for name, values in samples.items()}
+    return timed | {(budget.scope, budget.condition): samples}, noisy

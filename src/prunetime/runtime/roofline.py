@@ -19,14 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime import _engine
-from prunetime.plan import PRECISIONS, Precision
+from prunetime.plan import PRECISIONS
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.measure import calls_within, summarise, time_calls
 from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.work import Sublayer, work
-
-CORE: Precision = "fp32"
-"""The precision in which the engine multiplies queries by keys, and probabilities by values."""
 
 _MEMORY_BYTES = 256 << 20
 _ROUNDS, _SECONDS, _MOST_CALLS = 16, 0.1, 50
@@ -177,7 +174,7 @@ def _row(part: Sublayer, us: float, peaks: Peaks, level: Level) -> Row:
         read = product.weight_bytes / level.bytes_per_second
         limit = product.precision if computed > read else level.name
         limits[limit] = limits.get(limit, 0.0) + 1e6 * max(computed, read)
-    core_us = 1e6 * part.core / peaks.operations[CORE]
+    core_us = 1e6 * part.core / peaks.operations[part.core_precision]
     vector_us = sum(1e6 * count / peaks.numbers[kind] for kind, count in part.numbers.items())
     return Row(part.name, us, sum(limits.values()), core_us, vector_us, max(limits, key=limits.__getitem__, default=""))
 

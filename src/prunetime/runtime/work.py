@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime._engine import narrow_attention
 from prunetime.arch import FFN_MATRICES
 from prunetime.plan import ONE_PRECISION, Precision
 from prunetime.runtime.engine import Engine
@@ -33,7 +34,8 @@ class Product:
 class Sublayer:
     """The work of one sub-layer, that at `slot` of `Engine.timed`.
 
-    `core` are the multiplications and additions of queries with keys and of probabilities with values. `numbers` is
+    `core` are the multiplications and additions of queries with keys and of probabilities with values, in
+    `core_precision`. `numbers` is
     the vector work by kind: gelu_fp32, gelu_bf16 (by the precision that is written), softmax, norm (LayerNorm with the
     residual), encode_bf16, encode_int8.
     """
@@ -42,6 +44,7 @@ class Sublayer:
     slot: int
     products: tuple[Product, ...] = ()
     core: int = 0
+    core_precision: Precision = "fp32"
     numbers: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -100,7 +103,10 @@ class _Count:
             + self._encode(self._name(i, "attention_output"), left, width)
             + self._hidden_for(self._next(i, after_attention=True), left)
         )
-        return Sublayer(f"attention {i}", 1 + 2 * i, self._products(i, tokens), 4 * pairs * width, numbers)
+        core: Precision = "fp32"
+        if self._engine.precision[self._name(i, "query")] != "fp32" and narrow_attention(self._engine.isa) == "bf16":
+            core = "bf16"
+        return Sublayer(f"attention {i}", 1 + 2 * i, self._products(i, tokens), 4 * pairs * width, core, numbers)
 
     def ffn(self, i: int, lengths: Lengths) -> Sublayer:
         output, tokens = self._name(i, "ffn_output"), int(lengths.sum())
@@ -109,7 +115,7 @@ class _Count:
         if not in_bf16:
             numbers += self._encode(output, lengths, self._layers[i].ffn)
         numbers += Counter(norm=tokens * self._dims.hidden) + self._hidden_for(self._next(i + 1), lengths)
-        return Sublayer(f"ffn {i}", 2 + 2 * i, self._products(i, dict.fromkeys(FFN_MATRICES, lengths)), 0, numbers)
+        return Sublayer(f"ffn {i}", 2 + 2 * i, self._products(i, dict.fromkeys(FFN_MATRICES, lengths)), numbers=numbers)
 
     def head(self, lengths: Lengths) -> Sublayer:
         hidden, outputs = self._dims.hidden, self._engine.config.outputs
