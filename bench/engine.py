@@ -2,8 +2,10 @@
 
     python bench/engine.py [--models mini,minilm] [--cells 1x64,8x64] [--threads 1]
 
-Writes bench/results/engine.json after every cell, and last prints what was reached of each target. The same command
-goes on where it was stopped: cells that were measured on this machine with this build of the engine are kept.
+Writes bench/results/engine.json after every cell, and docs/engine.svg; last prints what was reached of each target.
+The same command goes on where it was stopped: cells that were measured on this machine with this build of the engine
+are kept. `floor_us` of our rows is the least time that this core's peaks allow for their products, `vector_floor_us`
+that of the vector work beside it (see `prunetime bench --roofline`).
 """
 
 from __future__ import annotations
@@ -12,15 +14,23 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunetime.artifact import write_json
+import numpy as np
+
+from prunetime.artifact import write_json, write_text
 from prunetime.machine import this_machine
-from prunetime.runtime.engine import engine_build
+from prunetime.plan import Plan
+from prunetime.rivals import shapes
+from prunetime.runtime.engine import Engine, engine_build
+from prunetime.runtime.latency import random_batch
+from prunetime.runtime.measure import pinned
+from prunetime.runtime.roofline import Peaks, measure_peaks, roofline
 
 RESULT = Path(__file__).parent / "results" / "engine.json"
+PLOT = Path(__file__).parent.parent / "docs" / "engine.svg"
 MODELS = ("mini", "minilm", "base")
 CELLS = ("1x32", "1x64", "1x128", "8x64", "32x64")
 VARIANTS = ("", "@blocks=0.2", "@blocks=0.2:32x16", "@heads=0.5,ffn=0.5")
@@ -53,13 +63,58 @@ def main() -> int:
             if measured is None:
                 failed.append(key)
                 continue
+            add_floors(measured["rows"])
             result["cells"][key] = measured
             result["claims"] = [claim for name, found in result["cells"].items() for claim in claims(name, found)]
             write_json(RESULT, result)
+            write_text(PLOT, plot(result["cells"]))
     print(table(result["claims"]))
     if failed:
         print(f"failed (the same command tries them again): {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def add_floors(rows: Sequence[Row]) -> None:
+    """Gives our rows `floor_us` and `vector_floor_us`."""
+    peaks: dict[str, Peaks] = {}
+    for row in rows:
+        if row["engine"] != "prunetime":
+            continue
+        config, spec, weights = shapes.encoder(row["model"])
+        engine = Engine(config, weights, spec=spec, plan=Plan.uniform(row["precision"]))
+        batch = random_batch(config, row["batch"], row["seq_len"])
+        if engine.isa not in peaks:
+            with pinned(1):
+                peaks[engine.isa] = measure_peaks(engine.isa)
+        total = roofline(engine, batch, np.zeros((2, 2, 2 * config.dims.layers + 2)), peaks[engine.isa]).total
+        row |= {"floor_us": total.floor_us, "vector_floor_us": total.vector_us}
+
+
+def plot(cells: Mapping[str, Row]) -> str:
+    """Bars of every cell on one thread, as SVG: how many times faster than the fastest rival ours is."""
+    bars = []
+    for key, cell in cells.items():
+        model, shape, threads = key.split()
+        rival = _fastest([row for row in cell["rows"] if row["engine"] != "prunetime"])
+        if threads != "1" or not rival:
+            continue
+        for variant, label in (("", "dense"), (VARIANTS[1], "20 % of blocks"), (VARIANTS[3], "half")):
+            if best := _fastest(_as_exact(_of(cell["rows"], "prunetime", model + variant), rival)):
+                bars.append((f"{model} {shape} {label}, {best['precision']}", rival["p50_us"] / best["p50_us"]))
+    height, unit = 18, 70
+    lines = []
+    for i, (label, ratio) in enumerate(bars):
+        y = 30 + height * i
+        lines += [
+            f'<text x="245" y="{y + 12}" text-anchor="end">{label}</text>',
+            f'<rect x="250" y="{y}" width="{unit * ratio:.0f}" height="{height - 4}" fill="#3b6ea5"/>',
+            f'<text x="{255 + unit * ratio:.0f}" y="{y + 12}">{ratio:.2f}</text>',
+        ]
+    style = "font: 12px sans-serif; background: white"
+    title = "Times faster than the fastest rival (dense, in any of its precisions) of the same error; one thread"
+    size = f'width="800" height="{40 + height * len(bars)}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} style="{style}">'
+    return "\n".join([head, f'<text x="10" y="18">{title}</text>', *lines, "</svg>\n"])
 
 
 def claims(key: str, cell: Row) -> list[Row]:
