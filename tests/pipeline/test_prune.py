@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import bert_folder, write_tsv
 
+import prunetime
+from prunetime import artifact
+from prunetime.plan import Plan
 from prunetime.tasks.synthetic import ad_relevance
 
 QUICK_VERIFY = (
@@ -20,7 +24,7 @@ QUICK_VERIFY = (
 )
 """The real command line, with the latency check of verify shortened from its 60 seconds."""
 
-STAGES = ("profile", "teacher", "importance", "search", "gate", "tune", "verify")
+STAGES = ("plan", "profile", "teacher", "importance", "search", "gate", "tune", "verify")
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +223,18 @@ def test_a_budget_on_the_tail_from_text_after_a_pause_is_judged_in_that_setting(
     assert ran.returncode == 0, ran.stderr
     verified = json.loads((out / "verify.json").read_text())
     assert verified["verdict"]["measured"] == verified["latency"]["text/idle"]["pruned"]["p99_us"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "auto"])
+def test_a_narrow_precision_is_frozen_in_the_artifact_with_what_it_loses(
+    inputs: Path, tmp_path: Path, precision: str
+) -> None:
+    more = ("--precision", precision, "--max-loss", "0.05")
+    ran = subprocess.run(command(inputs, tmp_path / "run", *more), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    found = artifact.read(last_object(ran.stdout)["artifact"]).manifest.plan
+    assert found.quality_loss is None or abs(found.quality_loss) <= 0.05
+    if precision == "int8":
+        assert found == replace(Plan.uniform("int8"), quality_loss=found.quality_loss)
+    loaded = prunetime.load(last_object(ran.stdout)["artifact"])
+    assert loaded.engine.plan == found

@@ -243,19 +243,11 @@ def _prediction_chart(found: Findings) -> Callable[[float], Markup]:
 
 
 def _parts(found: Findings) -> list[Part]:
-    """Predicted microseconds of every sub-layer: what the prediction loses when the sub-layer goes."""
+    """Predicted microseconds of every sub-layer, dense and pruned."""
     budget, dims = found.verified.budget, found.record.dims
-    specs = (ArchSpec.full(dims), found.verified.spec)
-
-    def cost(spec: ArchSpec, index: int, name: str) -> float:
-        return found.profile.predict(spec, budget) - found.profile.predict(spec.with_layer(index, **{name: 0}), budget)
-
-    floor_us, _ = found.profile.floor_and_dense(budget)
-    parts = [Part("embed, head", floor_us, floor_us)]
-    for index in range(dims.layers):
-        for label, name in (("attention", "heads"), ("FFN", "ffn")):
-            parts.append(Part(f"{index} {label}", *(cost(spec, index, name) for spec in specs)))
-    return parts
+    dense, pruned = (found.profile.parts(spec, budget) for spec in (ArchSpec.full(dims), found.verified.spec))
+    names = ["embed, head", *(f"{index} {label}" for index in range(dims.layers) for label in ("attention", "FFN"))]
+    return [Part(name, dense.get(slot, 0.0), pruned.get(slot, 0.0)) for slot, name in enumerate(names)]
 
 
 def _search_plot(found: Findings) -> SearchPlot:

@@ -167,6 +167,14 @@ class LatencyProfile:
         floor, dense = self._floor_and_dense_units
         return floor_us + (dense_us - floor_us) * (self.units(spec) - floor) / (dense - floor)
 
+    def parts(self, spec: ArchSpec, budget: Budget) -> dict[int, float]:
+        """What `predict` is made of: microseconds by slot of `Engine.timed`; 0, the first, has all but sub-layers."""
+        floor_us, dense_us = self.floor_and_dense(budget)
+        floor, dense = self._floor_and_dense_units
+        us = self.crowded(spec) * (dense_us - floor_us) / (dense - floor)
+        found = {sublayer.slot: us * self.units_of(sublayer) for sublayer in sublayers(spec, self.key)}
+        return {0: self.predict(spec, budget) - sum(found.values())} | found
+
     def floor_and_dense(self, budget: Budget) -> tuple[float, float]:
         """Measured microseconds of the floor and of the dense encoder in the setting of `budget`."""
         return self.measured_us[setting_name(budget.scope, budget.condition, budget.statistic)]
