@@ -92,6 +92,7 @@ Arrays arrays_of(const nb::dict& weights, std::vector<AnyArray>& owners) {
     if (!nb::try_cast<AnyArray>(value, array, false) || !array.is_valid()) {
       throw Error("weights: " + name + " is not a C-contiguous NumPy array of numbers");
     }
+    if (!is_aligned(array)) throw Error("weights: " + name + " is not aligned in memory; copy it");
     const bool is_float = array.dtype() == nb::dtype<float>();
     if (!is_float && array.dtype() != nb::dtype<std::int32_t>()) {
       throw Error("weights: " + name + " is neither float32 nor int32");
@@ -112,6 +113,7 @@ Ints1 ints_of(nb::handle value, const char* name) {
     throw Error(std::string(name) + " is " + shown(value.type()) +
                 "; it must be a one-dimensional, contiguous NumPy array of int32");
   }
+  if (!is_aligned(array)) throw Error(std::string(name) + " are not aligned in memory; copy them");
   return array;
 }
 

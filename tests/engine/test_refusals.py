@@ -103,6 +103,30 @@ def test_strided_weights_are_copied_by_the_engine_and_refused_below_it():
         _engine.Encoder(SETTINGS, PLAN, weights, 1)
 
 
+def misaligned(array):
+    """The same numbers, one byte after where their type may lie."""
+    moved = np.frombuffer(b"\0" + array.tobytes(), np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    assert not moved.flags.aligned
+    return moved
+
+
+@pytest.mark.parametrize("name", ["head.dense.weight", "layers.1.ffn_rows"])
+def test_misaligned_weights_are_copied_by_the_engine_and_refused_below_it(name):
+    batch = random_ragged(CONFIG, RNG, [4])
+    weights = {**WEIGHTS, name: misaligned(WEIGHTS[name])}
+    assert np.array_equal(Engine(CONFIG, weights).logits(batch), ENGINE.logits(batch))
+    with pytest.raises(ValueError, match=f"{name} is not aligned"):
+        _engine.Encoder(SETTINGS, PLAN, weights, 1)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_misaligned_batches_are_refused(place):
+    parts = [ids(2), ids(2), np.int32([0, 2])]
+    parts[place] = misaligned(parts[place])
+    with pytest.raises(EngineError, match=f"{('ids', 'types', 'offsets')[place]} are not aligned"):
+        ENGINE.logits(Ragged(*parts))
+
+
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_every_setting_is_needed_and_checked(name):
     with pytest.raises(ValueError, match=f"config: {name} is missing"):

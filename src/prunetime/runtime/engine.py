@@ -47,7 +47,8 @@ class Engine:
         plan: Plan = Plan(),  # noqa: B008 (immutable)
     ) -> None:
         try:
-            arrays = {name: np.ascontiguousarray(array) for name, array in _as_run(weights, config, plan).items()}
+            given = _as_run(weights, config, plan)
+            arrays = {name: np.require(array, requirements=["C", "A"]) for name, array in given.items()}
             run_plan = _run_plan(config, spec, plan)
             self._encoder = _engine.Encoder(_settings(config), run_plan, arrays, threads, isa or "")
         except (ValueError, TypeError, InputError) as error:
