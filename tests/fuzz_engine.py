@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +23,11 @@ from cases import Weights, random_config, random_spec, random_weights
 from numpy.typing import NDArray
 
 from prunetime import _engine
+from prunetime.arch import ArchSpec
+from prunetime.config import EncoderConfig
+from prunetime.plan import MatrixPlan, Plan
 from prunetime.runtime import engine as runtime
+from prunetime.runtime.engine import Engine
 
 CORPUS = Path(__file__).resolve().parent.parent / "build" / "fuzz" / "corpus"
 SEEDS = 256
@@ -29,8 +35,7 @@ LONGEST = 96
 """Bytes of an input; a change takes some six."""
 
 Array = NDArray[Any]
-Settings = dict[str, Any]
-
+PRECISIONS: tuple[Any, ...] = ("fp32", "bf16", "int8")
 INTEGERS = (-1, 0, 1, 2, 3, 31, 32, 33, 2**20, 2**20 + 1, 2**31 - 1, -(2**31), 2**31, 2**40, 2**63 - 1, 2**64)
 INT32S = tuple(i for i in INTEGERS if -(2**31) <= i < 2**31)
 FLOATS = (np.nan, np.inf, -np.inf, 3e38, -3e38, 1e19, 1e-45, -0.0)
@@ -61,16 +66,27 @@ class Choices(atheris.FuzzedDataProvider):
         return options[self.index(len(options))]
 
 
+@dataclass(frozen=True)
+class Case:
+    """A small encoder that is in order; its arrays are read-only."""
+
+    config: EncoderConfig
+    spec: ArchSpec
+    weights: Weights
+
+
 @cache
-def valid_encoder(seed: int) -> tuple[Settings, Weights, int, int]:
-    """(settings, weights, vocabulary, longest sequence) of a small encoder; sizes are whole tiles in some."""
+def case_of(seed: int) -> Case:
+    """Every other one has odd sizes; of the rest, some have blocks, dropped tokens or logits for every token."""
     rng = np.random.default_rng(seed)
-    odd = {"hidden": 24, "heads": 3, "head_dim": 12, "ffn": 40}
-    config = random_config(rng, layers=1 + seed % 3, vocabulary=40, positions=24, **(odd if seed % 2 else {"heads": 2}))
-    weights = random_weights(config, random_spec(config, rng), rng)
+    sizes = {"hidden": 24, "heads": 3, "head_dim": 12, "ffn": 40} if seed % 2 else {"heads": 2, "ffn": 96}
+    rows = "tokens" if seed % 8 == 7 else "pooled"
+    config = random_config(rng, layers=1 + seed % 3, vocabulary=40, positions=24, separator=3, rows=rows, **sizes)
+    spec = random_spec(config, rng, blocks=seed % 4 >= 2, tokens=rows == "pooled" and seed % 3 > 0)
+    weights = random_weights(config, spec, rng)
     for array in weights.values():
         array.flags.writeable = False
-    return runtime._settings(config), weights, config.dims.vocabulary, config.dims.positions
+    return Case(config, spec, weights)
 
 
 def cut(array: Array, choices: Choices) -> Array:
@@ -143,36 +159,86 @@ def change_weights(weights: dict[Any, Any], choices: Choices) -> None:
             weights[name] = weights[choices.of(sorted(weights, key=str))]
 
 
-def change_settings(settings: Settings, choices: Choices) -> None:
-    name = choices.of(sorted(settings))
+def change_entry(entries: dict[str, Any], choices: Choices) -> None:
+    """One entry of a dictionary has another value, or is gone."""
+    name = choices.of(sorted(entries))
     match choices.index(3):
         case 0:
-            settings[name] = choices.of((*INTEGERS, *FLOATS, True))
+            entries[name] = choices.of((*INTEGERS, *FLOATS, True))
         case 1:
-            settings[name] = choices.of(JUNK)
+            entries[name] = choices.of(JUNK)
         case _:
-            settings.pop(name)
+            entries.pop(name)
 
 
-def encoder_of(choices: Choices) -> tuple[Any, int, int]:
-    """(encoder, vocabulary, longest sequence), or the error of ours that refuses it."""
-    given_settings, given_weights, vocabulary, longest = valid_encoder(choices.index(16))
-    settings, weights = dict(given_settings), dict(given_weights)
+def change_plan(plan: dict[str, Any], choices: Choices) -> None:
+    """As the binding takes it: precisions by matrix, and the fraction of its tokens that every layer keeps."""
+    match choices.index(4):
+        case 0:
+            plan["precision"][choices.of(sorted(plan["precision"]))] = choices.of((*PRECISIONS, "fp64", "", None))
+        case 1:
+            plan["tokens"][choices.index(len(plan["tokens"]))] = choices.of((0.5, 1e-300, 1, 0, *FLOATS, "1", None))
+        case 2:
+            plan["tokens"] = plan["tokens"][1:] if choices.ConsumeBool() else [*plan["tokens"], 1.0]
+        case _:
+            change_entry(plan, choices)
+
+
+def changed_spec(spec: ArchSpec, choices: Choices) -> ArchSpec:
+    layers = list(spec.layers)
+    place = choices.index(len(layers))
+    match choices.index(3):
+        case 0:
+            count = choices.of(("heads", "attention_rows", "ffn", "ffn_rows", "tokens"))
+            layers[place] = replace(layers[place], **{count: choices.of((*INTEGERS, 0.5, *FLOATS, None))})
+        case 1:
+            layers.pop(place)
+        case _:
+            layers.append(layers[place])
+    return ArchSpec(tuple(layers))
+
+
+def threads_and_isa(choices: Choices) -> tuple[Any, Any]:
+    threads = choices.of((2, 3, 0, -1, 257, 2**40, "2", None)) if choices.index(6) == 5 else 1
+    isa = choices.of((*_engine.supported_isas(), "sse9", "", "\0", None)) if choices.ConsumeBool() else ""
+    return threads, isa
+
+
+def encoder_of(case: Case, choices: Choices) -> Any:
+    """The binding's encoder of a case with changes, by way of `Engine` or not; raises an error of ours."""
+    weights: dict[Any, Any] = dict(case.weights)
+    precision = choices.of(PRECISIONS)
     for _ in range(choices.of((0, 0, 1, 1, 2, 3))):
         if weights:
             change_weights(weights, choices)
+    threads, isa = threads_and_isa(choices)
+    if choices.ConsumeBool():
+        spec = changed_spec(case.spec, choices) if choices.index(4) == 3 else case.spec
+        plan = Plan(MatrixPlan(precision, sparse=choices.ConsumeBool()))
+        return Engine(case.config, weights, threads, isa, spec=spec, plan=plan)._encoder
+    settings = runtime._settings(case.config)
+    plan = runtime._run_plan(case.config, case.spec, Plan(MatrixPlan(precision)))
     if choices.index(8) == 7:
-        change_settings(settings, choices)
-    threads = choices.of((2, 3, 0, -1, 257, 2**40, "2", None)) if choices.index(6) == 5 else 1
-    isa = choices.of((*_engine.supported_isas(), "sse9", "", "\0", None)) if choices.index(2) else ""
-    return _engine.Encoder(settings, weights, threads, isa), vocabulary, longest
+        change_entry(settings, choices)
+    if choices.index(8) == 7:
+        change_plan(plan, choices)
+    return _engine.Encoder(settings, plan, weights, threads, isa)
 
 
-def batch_of(choices: Choices, vocabulary: int, longest: int) -> list[Any]:
+def select(encoder: Any, choices: Choices) -> None:
+    counts = [[layer[0] for layer in encoder.layer_counts], [layer[2] for layer in encoder.layer_counts]]
+    for count in counts:
+        for layer in range(len(count)):
+            count[layer] = choices.index(count[layer] + 1) if choices.index(8) < 7 else choices.of(INTEGERS)
+        if choices.index(16) == 15:
+            count.append(0)
+    encoder.select(*counts)
+
+
+def batch_of(config: EncoderConfig, choices: Choices) -> list[Any]:
     """[ids, types, offsets]"""
-    lengths = [1 + choices.index(longest) for _ in range(1 + choices.index(6))]
-    rng = np.random.default_rng(choices.index(256))
-    ids = rng.integers(0, vocabulary, sum(lengths)).astype(np.int32)
+    lengths = [1 + choices.index(config.dims.positions) for _ in range(1 + choices.index(6))]
+    ids = np.random.default_rng(choices.index(256)).integers(0, config.dims.vocabulary, sum(lengths)).astype(np.int32)
     batch: list[Any] = [ids, ids % 2, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)]
     for _ in range(choices.of((0, 0, 1, 2))):
         place = choices.of((2, 0, 1))
@@ -182,28 +248,39 @@ def batch_of(choices: Choices, vocabulary: int, longest: int) -> list[Any]:
 
 
 def check(encoder: Any, batch: list[Any]) -> None:
-    """An answer is finite, and every sequence's is the same bits alone."""
+    """An answer is finite, the same bits from every entry, and every sequence's is the same bits alone."""
+    try:
+        logits = encoder.forward(*batch)
+    except (ValueError, TypeError):
+        return
     ids, types, offsets = batch
-    logits = encoder.forward(ids, types, offsets)
-    assert logits.shape[0] == len(offsets) - 1
+    layers = len(encoder.layer_counts)
+    rows = offsets if len(logits) == len(ids) else range(len(offsets))  # of a sequence's logits
+    assert len(logits) == rows[-1]
     assert np.isfinite(logits).all()
     for row, (first, end) in enumerate(pairwise(offsets)):
         alone = encoder.forward(ids[first:end].copy(), types[first:end].copy(), np.array([0, end - first], np.int32))
-        assert np.array_equal(alone[0], logits[row]), f"sequence {row} alone has other logits than in its batch"
+        assert np.array_equal(alone, logits[rows[row] : rows[row + 1]]), f"sequence {row} alone has other logits"
+    timed, nanoseconds = encoder.forward_timed(*batch)
+    traced, kept = encoder.forward_kept(*batch)
+    assert np.array_equal(timed, logits)
+    assert np.array_equal(traced, logits)
+    assert nanoseconds.shape == (2 * layers + 2,)
+    assert kept.shape == (layers, len(ids))
+    assert kept[:, offsets[:-1]].all(), "a first token was dropped"
 
 
 def test_one_input(data: bytes) -> None:
     choices = Choices(data)
+    case = case_of(choices.index(24))
     try:
-        encoder, vocabulary, longest = encoder_of(choices)
-    except (ValueError, TypeError):
+        encoder = encoder_of(case, choices)
+    except (ValueError, TypeError):  # EngineError and InputError are ValueErrors
         return
     for _ in range(1 + choices.index(3)):
-        batch = batch_of(choices, vocabulary, longest)
-        try:
-            check(encoder, batch)
-        except (ValueError, TypeError):
-            continue
+        check(encoder, batch_of(case.config, choices))
+        with suppress(ValueError, TypeError):
+            select(encoder, choices)
 
 
 def write_seeds() -> None:

@@ -31,7 +31,7 @@ class Sanitizer:
         compiler = shutil.which(self.compiler)
         if compiler is None:
             raise SystemExit(f"{self.compiler} is missing: install it")
-        flags = ";".join([*self.flags, "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS"])
+        flags = ";".join(["-O0", *self.flags, "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS"])
         settings = {
             "CMAKE_BUILD_TYPE": "Debug",
             "CMAKE_CXX_COMPILER": compiler,

@@ -47,9 +47,9 @@ class Engine:
         plan: Plan = Plan(),  # noqa: B008 (immutable)
     ) -> None:
         try:
-            given = _as_run(weights, config, plan)
-            arrays = {name: np.require(array, requirements=["C", "A"]) for name, array in given.items()}
+            stored = {name: np.require(array, requirements=["C", "A", "E"]) for name, array in weights.items()}
             run_plan = _run_plan(config, spec, plan)
+            arrays = _as_run(stored, config, plan)
             self._encoder = _engine.Encoder(_settings(config), run_plan, arrays, threads, isa or "")
         except (ValueError, TypeError, InputError) as error:
             raise EngineError(str(error)) from None
@@ -57,7 +57,7 @@ class Engine:
         self.plan = plan
         self.precision: Mapping[str, Precision] = run_plan["precision"]
         """Of every matrix by name (`layers.0.query`, `head.dense`)."""
-        self.spec = _spec_of(self._encoder.layer_counts, weights, spec)
+        self.spec = _spec_of(self._encoder.layer_counts, stored, spec)
         self.isa: str = self._encoder.isa
         self.threads: int = self._encoder.threads
         self.weight_bytes: int = self._encoder.weight_bytes
@@ -141,6 +141,8 @@ def _settings(config: EncoderConfig) -> dict[str, Any]:
 
 def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: Plan) -> dict[str, Any]:
     layers = range(config.dims.layers)
+    if spec is not None and len(spec.layers) != len(layers):
+        raise EngineError(f"a spec of {len(spec.layers)} layers for an encoder of {len(layers)}")
     precision: dict[str, Precision] = {
         f"layers.{i}.{matrix}": plan.of(i, matrix).precision for i in layers for matrix in MATRICES
     }
@@ -159,12 +161,21 @@ def _as_run(weights: Weights, config: EncoderConfig, plan: Plan) -> dict[str, ND
             if f"{name}.blocks" not in arrays or plan.of(layer, matrix).sparse:
                 continue
             source = {"attention_output": "query", "ffn_output": "ffn_input"}.get(matrix)
-            inner = len(arrays[f"{prefix}{source}.bias"]) if source else config.dims.hidden
-            shape = (len(arrays[f"{name}.bias"]), inner)
-            arrays[f"{name}.weight"] = to_dense(
-                arrays.pop(f"{name}.blocks"), arrays.pop(f"{name}.block_index"), shape, name
-            )
+            inner = _array(arrays, f"{prefix}{source}.bias", np.float32).size if source else config.dims.hidden
+            shape = (_array(arrays, f"{name}.bias", np.float32).size, inner)
+            blocks = _array(arrays, f"{name}.blocks", np.float32)
+            block_index = _array(arrays, f"{name}.block_index", np.int32)
+            arrays[f"{name}.weight"] = to_dense(blocks, block_index, shape, name)
+            del arrays[f"{name}.blocks"], arrays[f"{name}.block_index"]
     return arrays
+
+
+def _array(arrays: Weights, name: str, dtype: type) -> NDArray[Any]:
+    if name not in arrays:
+        raise EngineError(f"weights: {name} is missing")
+    if arrays[name].dtype != dtype:
+        raise EngineError(f"weights: {name} is {arrays[name].dtype}; it must be {np.dtype(dtype)}")
+    return arrays[name]
 
 
 def _spec_of(counts: list[tuple[int, int, int, int]], weights: Weights, spec: ArchSpec | None) -> ArchSpec:
