@@ -35,6 +35,7 @@ LONGEST = 96
 """Bytes of an input; a change takes some six."""
 
 Array = NDArray[Any]
+ISAS = (*_engine.supported_isas(), *_engine.testing.emulated_isas())
 PRECISIONS: tuple[Any, ...] = ("fp32", "bf16", "int8")
 INTEGERS = (-1, 0, 1, 2, 3, 31, 32, 33, 2**20, 2**20 + 1, 2**31 - 1, -(2**31), 2**31, 2**40, 2**63 - 1, 2**64)
 INT32S = tuple(i for i in INTEGERS if -(2**31) <= i < 2**31)
@@ -200,7 +201,7 @@ def changed_spec(spec: ArchSpec, choices: Choices) -> ArchSpec:
 
 def threads_and_isa(choices: Choices) -> tuple[Any, Any]:
     threads = choices.of((2, 3, 0, -1, 257, 2**40, "2", None)) if choices.index(6) == 5 else 1
-    isa = choices.of((*_engine.supported_isas(), "sse9", "", "\0", None)) if choices.ConsumeBool() else ""
+    isa = choices.of((*ISAS, "sse9", "", "\0", None)) if choices.ConsumeBool() else ""
     return threads, isa
 
 

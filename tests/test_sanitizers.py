@@ -23,11 +23,11 @@ class Fault:
 
 
 FAULTS = {
-    "a kernel writes past its piece of the arena": Fault(
+    "a kernel reads past its piece of the arena": Fault(
         "address",
         "kernels/gemm.inl.h",
-        "for (int first = 0; first < outputs; first += kPanel) {",
-        "for (int first = 0; first <= outputs; first += kPanel) {",
+        "block < m.end_block[panel.strip];",
+        "block <= m.end_block[panel.strip];",
         ("-m", "pytest", "tests/engine/test_forward.py", "-k", "every_layer_gone"),
         "AddressSanitizer: use-after-poison",
     ),

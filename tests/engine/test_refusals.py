@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from prunetime import _engine
-from prunetime.arch import ArchSpec
+from prunetime.arch import ArchSpec, KeptBlocks
 from prunetime.errors import EngineError
-from prunetime.plan import Plan
+from prunetime.plan import MatrixPlan, Plan
 from prunetime.runtime import engine as runtime
 from prunetime.runtime.engine import Engine, supported_isas
 from prunetime.runtime.ragged import Ragged
@@ -125,6 +125,26 @@ def test_misaligned_batches_are_refused(place):
     parts[place] = misaligned(parts[place])
     with pytest.raises(EngineError, match=f"{('ids', 'types', 'offsets')[place]} are not aligned"):
         ENGINE.logits(Ragged(*parts))
+
+
+@pytest.mark.parametrize("layers", [SPEC.layers[:1], (*SPEC.layers, SPEC.layers[0])])
+def test_a_spec_has_the_layers_of_the_encoder(layers):
+    with pytest.raises(EngineError, match=f"a spec of {len(layers)} layers for an encoder of 2"):
+        Engine(CONFIG, WEIGHTS, spec=ArchSpec(layers))
+
+
+@pytest.mark.parametrize("name", ["ffn_output.bias", "ffn_output.block_index", "ffn_input.bias"])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_blocks_need_all_their_arrays(name, sparse):
+    block = KeptBlocks("ffn_output", 32, 32, 1)
+    weights = random_weights(CONFIG, ArchSpec.full(CONFIG.dims).with_layer(0, blocks=(block,)), RNG)
+    plan = Plan(MatrixPlan(sparse=sparse))
+    wrong = weights[f"layers.0.{name}"].astype(np.float64)
+    with pytest.raises(EngineError, match=f"{name} is "):
+        Engine(CONFIG, {**weights, f"layers.0.{name}": wrong}, plan=plan)
+    del weights[f"layers.0.{name}"]
+    with pytest.raises(EngineError, match=r"is missing|is not part of this encoder"):
+        Engine(CONFIG, weights, plan=plan)
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
