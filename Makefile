@@ -2,9 +2,10 @@
 PYTHON ?= python3
 SECONDS ?= 60
 BIN := .venv/bin
+SANITIZED := $(BIN)/python tests/sanitizers.py
 ENGINE := $(shell find engine -type f) pyproject.toml constraints.txt
 
-.PHONY: demo test test-full test-system sanitize fuzz lint clean
+.PHONY: demo test test-full test-system lint clean sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
 
 demo: .venv/demo
 	$(BIN)/prunetime demo
@@ -19,14 +20,19 @@ test-system: .venv/dev
 	$(BIN)/python tests/system_packages.py
 	$(BIN)/python -m pytest -m system
 
-sanitize: .venv/dev
-	$(BIN)/python tests/sanitizers.py address -m pytest tests/engine tests/runtime/test_engine.py
-	$(BIN)/python tests/sanitizers.py thread -m pytest tests/engine tests/runtime/test_engine.py \
-		-k "threads or chunks or concurrent"
-	$(BIN)/python tests/sanitizers.py fuzz tests/fuzz_engine.py -max_total_time=20
+sanitize: sanitize-address sanitize-thread sanitize-fuzz
+
+sanitize-address: .venv/dev
+	$(SANITIZED) address -m pytest tests/engine tests/runtime/test_engine.py
+
+sanitize-thread: .venv/dev
+	$(SANITIZED) thread -m pytest tests/engine tests/runtime/test_engine.py -k "threads or chunks or concurrent"
+
+sanitize-fuzz: .venv/dev
+	$(SANITIZED) fuzz tests/fuzz_engine.py -max_total_time=20
 
 fuzz: .venv/dev
-	$(BIN)/python tests/sanitizers.py fuzz tests/fuzz_engine.py -max_total_time=$(SECONDS)
+	$(SANITIZED) fuzz tests/fuzz_engine.py -max_total_time=$(SECONDS)
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

@@ -3,8 +3,13 @@
 import shutil
 import sys
 
-PROGRAM_OF = {"chromium": "chromium", "clang": "clang++"}
-"""Program by package; clang is for `make fuzz`."""
+PROGRAM_OF = {
+    "chromium": "chromium",
+    "clang": "clang++",  # for `make fuzz`
+    "qemu-user": "qemu-x86_64",
+    "g++-aarch64-linux-gnu": "aarch64-linux-gnu-g++",
+}
+"""Program by package."""
 
 
 def missing() -> list[str]:
