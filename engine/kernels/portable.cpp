@@ -10,6 +10,7 @@ constexpr int kTileRows = 4;
 constexpr int kSplitTileRows = 4;
 using Vec = float __attribute__((vector_size(16)));
 using Bits = std::int32_t __attribute__((vector_size(16)));
+using Words = std::uint32_t __attribute__((vector_size(16)));
 using Unaligned = float __attribute__((vector_size(16), aligned(4), may_alias));
 
 inline Vec load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
@@ -65,10 +66,10 @@ inline std::int32_t greatest_bits(Vec v) {
 inline void store_bf16(std::uint16_t* to, Vec low, Vec high) {
   const Vec both[] = {low, high};
   for (const Vec v : both) {
-    const auto bits = __builtin_bit_cast(Bits, v);
-    const Bits nearest = bits + 0x7fff + (bits >> 16 & 1);
-    const Bits number = v == v ? nearest : bits | 0x400000;
-    const Bits normal = (bits & 0x7f800000) == 0 ? bits & INT32_MIN : number;
+    const auto bits = __builtin_bit_cast(Words, v);
+    const Words nearest = bits + 0x7fff + (bits >> 16 & 1);
+    const Words number = v == v ? nearest : bits | 0x400000;
+    const Words normal = (bits & 0x7f800000) == 0 ? bits & 0x80000000 : number;
     for (int lane = 0; lane < kLanes; ++lane) *to++ = static_cast<std::uint16_t>(normal[lane] >> 16);
   }
 }
