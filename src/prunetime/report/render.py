@@ -243,19 +243,15 @@ def _prediction_chart(found: Findings) -> Callable[[float], Markup]:
 
 
 def _parts(found: Findings) -> list[Part]:
-    """Predicted microseconds of every sub-layer: what the prediction loses when the sub-layer goes."""
+    """Predicted microseconds of what a pass takes at least, and of every sub-layer."""
     budget, dims = found.verified.budget, found.record.dims
-    specs = (ArchSpec.full(dims), found.verified.spec)
-
-    def cost(spec: ArchSpec, index: int, name: str) -> float:
-        return found.profile.predict(spec, budget) - found.profile.predict(spec.with_layer(index, **{name: 0}), budget)
-
     floor_us, _ = found.profile.floor_and_dense(budget)
-    parts = [Part("embed, head", floor_us, floor_us)]
-    for index in range(dims.layers):
-        for label, name in (("attention", "heads"), ("FFN", "ffn")):
-            parts.append(Part(f"{index} {label}", *(cost(spec, index, name) for spec in specs)))
-    return parts
+    names = [f"{index} {label}" for index in range(dims.layers) for label in ("attention", "FFN")]
+    dense, pruned = (found.profile.parts(spec, budget) for spec in (ArchSpec.full(dims), found.verified.spec))
+    return [
+        Part("embed, head", floor_us, floor_us),
+        *(Part(*part) for part in zip(names, dense, pruned, strict=True)),
+    ]
 
 
 def _search_plot(found: Findings) -> SearchPlot:

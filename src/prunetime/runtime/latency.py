@@ -167,6 +167,17 @@ class LatencyProfile:
         floor, dense = self._floor_and_dense_units
         return floor_us + (dense_us - floor_us) * (self.units(spec) - floor) / (dense - floor)
 
+    def parts(self, spec: ArchSpec, budget: Budget) -> list[float]:
+        """Microseconds of every sub-layer of `spec`, attention 0, ffn 0, attention 1, ...; 0 where it is gone.
+
+        With those of the floor they add up to `predict`, and it raises what `predict` does.
+        """
+        units = [0.0] * (2 * len(spec.layers))
+        for sublayer in sublayers(spec, self.key):
+            units[sublayer.slot - 1] = self.units_of(sublayer)
+        above_floor = self.predict(spec, budget) - self.floor_and_dense(budget)[0]
+        return [above_floor * part / max(sum(units), 1e-9) for part in units]
+
     def floor_and_dense(self, budget: Budget) -> tuple[float, float]:
         """Measured microseconds of the floor and of the dense encoder in the setting of `budget`."""
         return self.measured_us[setting_name(budget.scope, budget.condition, budget.statistic)]
