@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,17 @@ def main() -> int:
 def add_floors(rows: Sequence[Row]) -> None:
     """Gives our rows `floor_us` and `vector_floor_us`."""
     peaks: dict[str, Peaks] = {}
-    for row in rows:
-        if row["engine"] != "prunetime":
-            continue
-        config, spec, weights = shapes.encoder(row["model"])
-        engine = Engine(config, weights, spec=spec, plan=Plan.uniform(row["precision"]))
-        batch = random_batch(config, row["batch"], row["seq_len"])
-        if engine.isa not in peaks:
-            with pinned(1):
-                peaks[engine.isa] = measure_peaks(engine.isa)
-        total = roofline(engine, batch, np.zeros((2, 2, 2 * config.dims.layers + 2)), peaks[engine.isa]).total
-        row |= {"floor_us": total.floor_us, "vector_floor_us": total.vector_us}
+    for model, group in groupby([row for row in rows if row["engine"] == "prunetime"], key=lambda row: row["model"]):
+        config, spec, weights = shapes.encoder(model)
+        for row in group:
+            engine = Engine(config, weights, spec=spec, plan=Plan.uniform(row["precision"]))
+            if engine.isa not in peaks:
+                with pinned(1):
+                    peaks[engine.isa] = measure_peaks(engine.isa)
+            batch = random_batch(config, row["batch"], row["seq_len"])
+            no_time = np.zeros((2, 2, 2 * config.dims.layers + 2))
+            total = roofline(engine, batch, no_time, peaks[engine.isa]).total
+            row |= {"floor_us": total.floor_us, "vector_floor_us": total.vector_us}
 
 
 def plot(cells: Mapping[str, Row]) -> str:

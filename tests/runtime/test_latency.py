@@ -190,6 +190,19 @@ def test_floor_and_dense_are_predicted_as_measured_in_every_setting() -> None:
         assert profile.predict(ArchSpec.full(DIMS), budget) == pytest.approx(110.0)
 
 
+def test_the_parts_of_a_prediction_add_up() -> None:
+    profile = made_profile(blocks=BLOCKS, tokens=TOKENS)
+    for spec in (
+        ArchSpec.floor(DIMS),
+        ArchSpec.full(DIMS),
+        *profiling.random_specs(DIMS, 9, blocks=GRAIN, tokens=True),
+    ):
+        parts = profile.parts(spec, BUDGET)
+        assert 10.0 + sum(parts) == pytest.approx(profile.predict(spec, BUDGET))
+        live = [live for layer in spec.layers for live in (layer.has_attention, layer.has_ffn)]
+        assert [part > 0.0 for part in parts] == live
+
+
 def test_what_a_profile_was_not_recorded_for_is_refused() -> None:
     full = ArchSpec.full(DIMS)
     blocks = ArchSpec(tuple(in_blocks(layer, DIMS, (16, 16), lambda _: 0.5) for layer in full.layers))

@@ -142,11 +142,11 @@ def fit(
         profile = replace(profile, crowding=_crowding(profile, dense))
     in_blocks = [(part, u) for part, u in seen if part.density is not None]
     shorter = [(part, u) for part, u in seen if _is_shorter(part, key)]
-    of_spec = dict(dense)
-    floor, full = (of_spec[spec][0] for spec in (ArchSpec.floor(key.dims), ArchSpec.full(key.dims)))
+    floor = next(float(u[0]) for spec, u in dense if spec == ArchSpec.floor(key.dims))
+    slopes = [(u[0] - floor) / profile.weights_share(spec) for spec, u in dense if spec.weights(key.dims)]
     return replace(
         profile,
-        rest=(float(floor), float(full)),
+        rest=(floor, floor + float(np.median(slopes))),
         blocks=_block_savings(profile, in_blocks, blocks) if blocks else None,
         tokens=_token_shares(profile, shorter) if tokens else None,
     )
