@@ -20,6 +20,8 @@ Function = Callable[[Doubles], Doubles]
 GELU_END = 5.2
 """From here on, in float32, GELU is max(0, x): the tail left out is 5.2e-7."""
 GELU_END_BF16 = 5.0
+TAIL_END = 5.25
+"""The same for the tail as one polynomial: 4.0e-7 is left out."""
 
 
 def minimax(
@@ -76,6 +78,10 @@ def pieces(count: int, degree: int, end: float, weight: Function) -> tuple[float
     return 1 / width, table, worst
 
 
+def measure(error: float, weight: Function) -> str:
+    return f"absolute error {error:.1e}" if weight is np.ones_like else f"{error:.2f} of max(2e-6, half an ulp)"
+
+
 def literal(value: float) -> str:
     text = f"{np.float32(value):.9g}"
     return (text if "." in text or "e" in text else text + ".0") + "F"
@@ -100,27 +106,27 @@ def main() -> None:
         p, error = minimax(lambda r: 2.0**r, (-0.5, 0.5), degree, lambda r: 2.0**-r, {0: 1.0})
         print(f"// 2^r for |r| <= 1/2: relative error {error:.1e}.")
         print(f"constexpr float kExp2Of{degree}[] =\n{lines(p, '    ')[:-1]};\n")
-    print("// t / 2 - t Q(t), Q the upper tail of the normal distribution, in pieces; see gelu_of.")
+    print("// t / 2 - t Q(t), Q the upper tail of the normal distribution, in pieces; see GeluByPieces.")
     choices = (
         ("kGelu32", 32, 3, GELU_END, np.ones_like),
-        ("kGelu8", 8, 5, GELU_END, np.ones_like),
         ("kRoundedGelu32", 32, 2, GELU_END_BF16, half_ulp_bf16),
-        ("kRoundedGelu8", 8, 4, GELU_END_BF16, half_ulp_bf16),
     )
     for name, count, degree, end, weight in choices:
         scale, table, error = pieces(count, degree, end, weight)
-        measure = f"absolute error {error:.1e}" if weight is np.ones_like else f"{error:.2f} of max(2e-6, half an ulp)"
-        print(f"// Up to {end}: {measure}.")
+        print(f"// Up to {end}: {measure(error, weight)}.")
         print(f"constexpr Piecewise<{degree}, {count}> {name} = {{{literal(scale)}, {{")
         print("\n".join(lines(row, "    ") for row in table) + "\n}};\n")
-    p, error = minimax(
-        lambda s: 0.5 * erfc((s + 1) * GELU_END / np.sqrt(8)) / (GELU_END * (1 - s) / 2),
-        (-1.0, 1.0 - 1e-9),
-        12,
-        lambda s: GELU_END**2 * (1 - s * s) / 4,
-    )
-    print(f"// Q(t) / (5.2 - t) in s, t = 5.2 (s + 1) / 2: absolute error of t Q(t) {error:.1e}.")
-    print(f"constexpr float kTailOf12[] =\n{lines(p, '    ')[:-1]};\n")
+    half = TAIL_END / 2
+    print(f"// Q(t) / ({TAIL_END} - t) in s = t - {half}; see GeluByTail.")
+    for name, degree, weight in (("kTailOf12", 12, np.ones_like), ("kRoundedTailOf10", 10, half_ulp_bf16)):
+        p, error = minimax(
+            lambda s: 0.5 * erfc((s + half) / np.sqrt(2)) / (half - s),
+            (-half, half - 1e-9),
+            degree,
+            lambda s, weight=weight: (half**2 - s * s) * weight(s + half),
+        )
+        print(f"// Of t Q(t): {measure(error, weight)}.")
+        print(f"constexpr float {name}[] =\n{lines(p, '    ')[:-1]};\n")
     print("}  // namespace\n}  // namespace prunetime")
 
 

@@ -240,6 +240,13 @@ NB_MODULE(_engine, m) {
     return choose_kernels(isa).narrow_attention == Precision::bf16 ? "bf16" : "fp32";
   });
 
+  m.def("number_bytes", [](const std::string& isa) {
+    const Kernels& kernels = choose_kernels(isa);
+    return std::map<std::string, int>{{"fp32", kernels.bytes(Precision::fp32)},
+                                      {"bf16", kernels.bytes(Precision::bf16)},
+                                      {"int8", kernels.bytes(Precision::int8)}};
+  });
+
   nb::class_<SharedEncoder>(m, "Encoder")
       .def(nb::init<const nb::dict&, const nb::dict&, const nb::dict&, int, const std::string&>(), nb::arg("config"),
            nb::arg("plan"), nb::arg("weights"), nb::arg("threads"), nb::arg("isa") = "")

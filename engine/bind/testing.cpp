@@ -86,17 +86,28 @@ std::vector<std::string> emulated_isas() {
 // Rows as the table encodes them, with what they need around them.
 struct EncodedRows {
   EncodedRows(const Kernels& kernels, const std::vector<float>& from, int rows, int width, Precision precision)
-      : bytes(static_cast<std::size_t>(rows * row_bytes(width, precision))),
+      : bytes(static_cast<std::size_t>(rows * kernels.row_bytes(width, precision))),
         scale(static_cast<std::size_t>(rows)),
         zero(static_cast<std::size_t>(rows)),
         encoded{precision, bytes.data(), width, scale.data(), zero.data()} {
     kernels.encode({from.data(), nullptr, width, 0, rows}, encoded);
   }
-  std::vector<std::uint8_t> bytes;
+  std::vector<std::byte> bytes;
   std::vector<float> scale;
   std::vector<std::int32_t> zero;
   Encoded encoded;
 };
+
+// Number `column` of a row as a table stores it; of int8, what has to be scaled once the zero point is subtracted.
+float number_at(const Kernels& kernels, Precision precision, const std::byte* row, int column) {
+  const int bytes = kernels.bytes(precision);
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, row + static_cast<std::ptrdiff_t>(column) * bytes, static_cast<std::size_t>(bytes));
+  if (precision == Precision::int8) {
+    return bytes == 1 ? static_cast<float>(bits) : static_cast<float>(static_cast<std::int16_t>(bits));
+  }
+  return std::bit_cast<float>(bits << (32 - 8 * bytes));
+}
 
 using Blocks = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
@@ -137,7 +148,7 @@ auto gemm(const std::string& isa, const Floats2& input, const nb::object& weight
                 .tokens = tokens,
                 .matrix = linear.matrix,
                 .output = output.data(),
-                .output_bytes = row_bytes(outputs, written),
+                .output_bytes = kernels.row_bytes(outputs, written),
                 .output_precision = written,
                 .activation = activation_of(activation),
                 .first_strip = 0,
@@ -146,11 +157,9 @@ auto gemm(const std::string& isa, const Floats2& input, const nb::object& weight
   if (written == Precision::bf16) {
     std::vector<float> floats(output.size());
     for (int row = 0; row < tokens; ++row) {
-      const auto* from = reinterpret_cast<const std::uint16_t*>(reinterpret_cast<const std::byte*>(output.data()) +
-                                                                row * row_bytes(outputs, written));
+      const auto* from = reinterpret_cast<const std::byte*>(output.data()) + row * kernels.row_bytes(outputs, written);
       for (int column = 0; column < outputs; ++column) {
-        floats[static_cast<std::size_t>(row * row_stride(outputs) + column)] =
-            std::bit_cast<float>(static_cast<std::uint32_t>(from[column]) << 16);
+        floats[static_cast<std::size_t>(row * row_stride(outputs) + column)] = number_at(kernels, written, from, column);
       }
     }
     output = floats;
@@ -166,20 +175,13 @@ auto encode(const std::string& isa, const Floats2& rows, const std::string& prec
   const EncodedRows encoded(kernels, padded_rows(rows), count, width, precision_of(precision));
   std::vector<float> numbers(static_cast<std::size_t>(count * row_stride(width)));
   for (int row = 0; row < count; ++row) {
-    const std::uint8_t* bytes = encoded.bytes.data() + row * row_bytes(width, encoded.encoded.precision);
+    const Precision written = encoded.encoded.precision;
+    const std::byte* from = encoded.bytes.data() + row * kernels.row_bytes(width, written);
     const auto index = static_cast<std::size_t>(row);
     for (int column = 0; column < width; ++column) {
       float& number = numbers[static_cast<std::size_t>(row * row_stride(width) + column)];
-      switch (encoded.encoded.precision) {
-        case Precision::fp32: number = reinterpret_cast<const float*>(bytes)[column]; break;
-        case Precision::bf16:
-          number = std::bit_cast<float>(
-              static_cast<std::uint32_t>(reinterpret_cast<const std::uint16_t*>(bytes)[column]) << 16);
-          break;
-        case Precision::int8:
-          number = encoded.scale[index] * static_cast<float>(bytes[column] - encoded.zero[index]);
-          break;
-      }
+      number = number_at(kernels, written, from, column);
+      if (written == Precision::int8) number = encoded.scale[index] * (number - static_cast<float>(encoded.zero[index]));
     }
   }
   return to_array(numbers, count, width);
@@ -204,7 +206,7 @@ auto attention(const std::string& isa, const Floats2& query, const Floats2& key,
                      .query = q.bytes.data(),
                      .key = k.bytes.data(),
                      .value = v.bytes.data(),
-                     .stride = row_bytes(head_dim, precision) / number_bytes(precision),
+                     .stride = kernels.row_bytes(head_dim, precision) / kernels.bytes(precision),
                      .queries = length,
                      .length = length,
                      .head_dim = head_dim,

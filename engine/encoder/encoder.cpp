@@ -136,8 +136,8 @@ class Encoder::Chunk {
     const Encoded rows = projected(projection);
     project(layer, pools, rows);
 
-    const std::ptrdiff_t number = number_bytes(rows.precision);
-    const std::ptrdiff_t stride = row_bytes(projection.outputs, rows.precision) / number;
+    const std::ptrdiff_t number = kernels_.bytes(rows.precision);
+    const std::ptrdiff_t stride = kernels_.row_bytes(projection.outputs, rows.precision) / number;
     const bool drops = model_.plan.drops(index) && !pools;
     const int width = layer.used_heads * head_dim;
     const auto [first, end] = team_.share(rows_ * layer.used_heads);
@@ -364,7 +364,7 @@ class Encoder::Chunk {
                    .tokens = tokens,
                    .matrix = matrix,
                    .output = output.values,
-                   .output_bytes = row_bytes(output.width, output.precision),
+                   .output_bytes = kernels_.row_bytes(output.width, output.precision),
                    .output_precision = output.precision,
                    .activation = activation,
                    .first_strip = strips.first,

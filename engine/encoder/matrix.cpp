@@ -14,7 +14,7 @@ namespace {
 constexpr float kLargestByte = 127.0F;
 constexpr int kLongestInt8 = 1 << 16;  // 255 * 127 * 2^16 still fits the 32 bits of a sum
 
-int groups_of(int width, Precision precision) { return (width + group_size(precision) - 1) / group_size(precision); }
+int groups_of(int width, int group_size) { return (width + group_size - 1) / group_size; }
 
 // Which blocks of every strip are kept.
 struct Pattern {
@@ -25,9 +25,9 @@ struct Pattern {
 };
 
 // A grain that cuts through a group is coarsened to whole groups.
-Pattern pattern_of(const std::vector<Source>& sources, Precision precision, int groups_multiple) {
+Pattern pattern_of(const std::vector<Source>& sources, int group_size, int groups_multiple) {
   Pattern pattern;
-  const int inner_groups = groups_of(sources[0].inner, precision);
+  const int inner_groups = groups_of(sources[0].inner, group_size);
   int columns = kPad;
   for (const Source& source : sources) {
     if (source.weight != nullptr) continue;
@@ -36,9 +36,9 @@ Pattern pattern_of(const std::vector<Source>& sources, Precision precision, int 
     columns = std::min(columns, source.block_columns);
   }
   pattern.groups = pattern.dense ? (inner_groups + groups_multiple - 1) / groups_multiple * groups_multiple
-                                 : std::max(1, columns / group_size(precision));
+                                 : std::max(1, columns / group_size);
   const int units = (inner_groups + pattern.groups - 1) / pattern.groups;
-  const int unit_columns = pattern.groups * group_size(precision);
+  const int unit_columns = pattern.groups * group_size;
   for (const Source& source : sources) {
     for (int first = 0; first < padded(source.outputs); first += pattern.strip) {
       std::vector<bool> keeps(static_cast<std::size_t>(units), source.weight != nullptr);
@@ -86,16 +86,17 @@ struct Row {
   const float* weights = nullptr;
   int inner = 0;
   Precision precision = Precision::fp32;
+  int bytes = 0;  // of a number
   float inverse_scale = 0.0F;
 
   std::uint32_t group(int index) const {
     if (weights == nullptr) return 0;
     std::uint32_t bits = 0;
-    const int size = group_size(precision);
+    const int size = kGroupBytes / bytes;
     for (int i = 0; i < size; ++i) {
       const int column = index * size + i;
       if (column >= inner) break;
-      bits |= number(weights[column]) << (8 * number_bytes(precision) * i);
+      bits |= number(weights[column]) << (8 * bytes * i);
     }
     return bits;
   }
@@ -104,13 +105,20 @@ struct Row {
   std::uint32_t number(float weight) const {
     switch (precision) {
       case Precision::fp32: return std::bit_cast<std::uint32_t>(weight);
-      case Precision::bf16: return bf16_of(weight);
+      case Precision::bf16: return bytes == 2 ? bf16_of(weight) : bf16_of(weight) << 16;
       case Precision::int8: break;
     }
     const float byte = std::nearbyint(weight * inverse_scale);
-    return static_cast<std::uint32_t>(static_cast<std::int32_t>(byte)) & 0xff;
+    return static_cast<std::uint32_t>(static_cast<std::int32_t>(byte)) & (bytes == 1 ? 0xff : 0xffff);
   }
 };
+
+// Of the int8 numbers of a group.
+std::int32_t sum_of(std::uint32_t group, int group_size) {
+  if (group_size == 2) return static_cast<std::int16_t>(group) + static_cast<std::int16_t>(group >> 16);
+  const auto bytes = std::bit_cast<std::array<std::int8_t, 4>>(group);
+  return bytes[0] + bytes[1] + bytes[2] + bytes[3];
+}
 
 // Fills `sums` with the sum of every output's bytes over what is multiplied.
 void sum_bytes(const Matrix& m, int panel, std::int32_t* sums) {
@@ -122,8 +130,7 @@ void sum_bytes(const Matrix& m, int panel, std::int32_t* sums) {
           m.values + (static_cast<std::ptrdiff_t>(m.first_block[strip]) * m.strip + stored * column) * m.stored_groups;
       for (int block = m.first_block[strip]; block < m.end_block[strip]; ++block) {
         for (int item = 0; item < m.groups * panel; ++item) {
-          const auto bytes = std::bit_cast<std::array<std::int8_t, 4>>(values[item]);
-          sums[strip * m.strip + column + item % panel] += bytes[0] + bytes[1] + bytes[2] + bytes[3];
+          sums[strip * m.strip + column + item % panel] += sum_of(values[item], m.group_size);
         }
         values += m.stored_groups * panel;
       }
@@ -134,8 +141,7 @@ void sum_bytes(const Matrix& m, int panel, std::int32_t* sums) {
 }  // namespace
 
 void Linear::check_inner(int inner) const {
-  const int size = group_size(matrix.precision);
-  const int whole = matrix.dense ? size : size * matrix.stored_groups;
+  const int whole = matrix.dense ? matrix.group_size : matrix.group_size * matrix.stored_groups;
   if (inner < matrix.inner && inner % whole != 0) {
     throw Error("a prefix of " + std::to_string(inner) + " of " + std::to_string(matrix.inner) +
                 " inputs cuts a block of " + std::to_string(whole) + " apart");
@@ -143,7 +149,7 @@ void Linear::check_inner(int inner) const {
 }
 
 void Linear::use_inner(int inner) {
-  const int groups = groups_of(inner, matrix.precision);
+  const int groups = groups_of(inner, matrix.group_size);
   matrix.groups = !matrix.dense || inner == matrix.inner ? matrix.stored_groups : groups;
   for (int strip = 0; strip < matrix.strips(); ++strip) {
     const std::int32_t* first = matrix.starts + matrix.first_block[strip];
@@ -158,7 +164,9 @@ Linear pack(Arena& arena, const std::vector<Source>& sources, Precision precisio
   if (precision == Precision::int8 && inner > kLongestInt8) {
     throw Error("int8 sums at most " + std::to_string(kLongestInt8) + " products, not " + std::to_string(inner));
   }
-  const Pattern pattern = pattern_of(sources, precision, kernels.groups_multiple);
+  const int number_bytes = kernels.bytes(precision);
+  const int group_size = kGroupBytes / number_bytes;
+  const Pattern pattern = pattern_of(sources, group_size, kernels.groups_multiple);
   const auto strips = pattern.starts.size();
   std::size_t blocks = 0;
   for (const auto& starts : pattern.starts) blocks += starts.size();
@@ -176,6 +184,7 @@ Linear pack(Arena& arena, const std::vector<Source>& sources, Precision precisio
                            .outputs = sources.size() == 1 ? sources[0].outputs : static_cast<int>(outputs),
                            .inner = inner,
                            .strip = pattern.strip,
+                           .group_size = group_size,
                            .stored_groups = pattern.groups,
                            .groups = pattern.groups,
                            .dense = pattern.dense,
@@ -204,7 +213,7 @@ Linear pack(Arena& arena, const std::vector<Source>& sources, Precision precisio
       for (int output = first; output < first + pattern.strip; output += linear.panel) {
         for (int lane = 0; lane < linear.panel; ++lane) {
           Row& row = rows[static_cast<std::size_t>(lane)];
-          row = {.inner = inner, .precision = precision};
+          row = {.inner = inner, .precision = precision, .bytes = number_bytes};
           if (output + lane < source.outputs) {
             row.weights = weights + static_cast<std::ptrdiff_t>(output + lane) * inner;
           }

@@ -1,10 +1,10 @@
 // How 32-bit groups are multiplied in each precision: products of a group of the left operand, the same for all lanes,
 // with the groups in the lanes of the right operand. Included once by each table, after its vector type, which is:
-// kLanes, kTileRows and kSplitTileRows (rows of a tile of two vectors that fit the registers), Vec, load, store,
-// broadcast, fma, max, min, sum, expand, multiply_pairs and what encode.inl.h needs.
+// kLanes, kTileRows (rows of a tile of two vectors that fit the registers), Vec, load, store, broadcast, fma, max, min,
+// sum, expand, multiply_pairs and what encode.inl.h needs.
 //
-// Each arithmetic has the Sum of a lane and multiply_add. Where a CPU has an instruction for a precision, its table
-// brings its own; it names the ones it uses Bf16 and Int8.
+// Each arithmetic has the bytes of a number of its operands, the Sum of a lane and multiply_add. Where a CPU has an
+// instruction for a precision, its table brings its own; it names the ones it uses Bf16 and Int8.
 #include "kernels/math.inl.h"
 
 namespace prunetime {
@@ -24,6 +24,7 @@ inline Ints load_groups(const std::uint32_t* from) { return bits_of(load(reinter
 
 struct Fp32 {
   static constexpr bool kWholeNumbers = false;
+  static constexpr int kBytes = 4;
   static constexpr int kRows = kTileRows;
   using Sum = Vec;
   using Left = Vec;
@@ -33,50 +34,20 @@ struct Fp32 {
   static Sum multiply_add(Left left, Right right, Sum sum) { return fma(left, right, sum); }
 };
 
-// bf16 is the upper half of a float: the two numbers of a group become two floats.
-struct SplitBf16 {
-  static constexpr bool kWholeNumbers = false;
-  static constexpr int kRows = kSplitTileRows;
-  using Sum = Vec;
-  struct Pair {
-    Vec first, second;
-  };
-  using Left = Pair;
-  using Right = Pair;
-  static Pair split(Ints group) { return {of_bits(group << 16), of_bits(group & ~0xffff)}; }
-  static Left left(const std::byte* from) { return split(broadcast_group(from)); }
-  static Right right(const std::uint32_t* from) { return split(load_groups(from)); }
-  static Sum multiply_add(const Left& left, const Right& right, Sum sum) {
-    return fma(left.second, right.second, fma(left.first, right.first, sum));
-  }
-};
+// bf16 as the floats that they are.
+struct Bf16AsFp32 : Fp32 {};
 
-// Bytes as pairs of 16 bits, the even and the odd ones: products and sums are exact.
-struct SplitInt8 {
+// Bytes as numbers of 16 bits, two to a group: products and sums are exact.
+struct Int8As16Bits {
   static constexpr bool kWholeNumbers = true;
-  static constexpr int kRows = kSplitTileRows;
+  static constexpr int kBytes = 2;
+  static constexpr int kRows = kTileRows;
   using Sum = Ints;
-  struct Pair {
-    Ints even, odd;
-  };
-  using Left = Pair;
-  using Right = Pair;
-  static Left left(const std::byte* from) {
-    const Ints group = broadcast_group(from);
-    return {group & 0x00ff00ff, (group >> 8) & 0x00ff00ff};
-  }
-  static Right right(const std::uint32_t* from) {
-    const Ints group = load_groups(from);
-    return {shift_right_16(shift_left_16(group, 8), 8), shift_right_16(group, 8)};
-  }
-  static Sum multiply_add(const Left& left, const Right& right, Sum sum) {
-    return sum + multiply_pairs(left.even, right.even) + multiply_pairs(left.odd, right.odd);
-  }
-
- private:
-  using Shorts = std::int16_t __attribute__((vector_size(sizeof(Ints))));
-  static Ints shift_left_16(Ints v, int by) { return reinterpret_cast<Ints>(reinterpret_cast<Shorts>(v) << by); }
-  static Ints shift_right_16(Ints v, int by) { return reinterpret_cast<Ints>(reinterpret_cast<Shorts>(v) >> by); }
+  using Left = Ints;
+  using Right = Ints;
+  static Left left(const std::byte* from) { return broadcast_group(from); }
+  static Right right(const std::uint32_t* from) { return load_groups(from); }
+  static Sum multiply_add(Left left, Right right, Sum sum) { return sum + multiply_pairs(left, right); }
 };
 
 }  // namespace

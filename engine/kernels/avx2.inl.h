@@ -10,7 +10,6 @@ namespace {
 
 constexpr int kLanes = 8;
 constexpr int kTileRows = 6;
-constexpr int kSplitTileRows = 4;
 using Vec = __m256;
 
 inline Vec load(const float* from) { return _mm256_loadu_ps(from); }
@@ -55,13 +54,6 @@ inline void transpose(Vec (&rows)[kLanes]) {
   }
 }
 
-#define PRUNETIME_LOOKUP
-constexpr int kPieces = kLanes;
-using Table = Vec;
-inline Table load_table(const float* from) { return _mm256_load_ps(from); }
-// The floats of the table that the low three bits of each index name.
-inline Vec lookup(Table table, Vec index) { return _mm256_permutevar8x32_ps(table, _mm256_castps_si256(index)); }
-
 inline float sum(Vec v) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -75,8 +67,8 @@ inline std::int32_t greatest_bits(Vec v) {
   return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, _MM_SHUFFLE(2, 3, 0, 1))));
 }
 
-// Two vectors as bf16, ties to even, denormals as zeros.
-inline void store_bf16(std::uint16_t* to, Vec low, Vec high) {
+// Two vectors rounded to bf16, ties to even, denormals to zeros, as floats.
+inline void store_bf16(std::byte* to, Vec low, Vec high) {
   const auto rounded = [](Vec v) {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -86,22 +78,31 @@ inline void store_bf16(std::uint16_t* to, Vec low, Vec high) {
         _mm256_blendv_ps(_mm256_castsi256_ps(nearest), _mm256_castsi256_ps(quiet), _mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
     const __m256i exponent = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f800000));
     const __m256i denormal = _mm256_cmpeq_epi32(exponent, _mm256_setzero_si256());
-    const __m256i magnitude = _mm256_and_si256(denormal, _mm256_set1_epi32(INT32_MAX));
-    return _mm256_srli_epi32(_mm256_andnot_si256(magnitude, number), 16);
+    const __m256i dropped = _mm256_or_si256(_mm256_srli_epi32(denormal, 1), _mm256_set1_epi32(0xffff));  // all but a sign
+    return _mm256_castsi256_ps(_mm256_andnot_si256(dropped, number));
   };
-  const __m256i packed = _mm256_packus_epi32(rounded(low), rounded(high));  // fours of columns: 0, 2, 1, 3
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
+  float* floats = reinterpret_cast<float*>(to);
+  store(floats, rounded(low));
+  store(floats + kLanes, rounded(high));
 }
 
-// Each value rounded to a whole number, ties to even, plus `zero`, as 0..255.
-inline void store_u8(std::uint8_t* to, Vec a, Vec b, Vec c, Vec d, std::int32_t zero) {
-  const __m256i zeros = _mm256_set1_epi16(static_cast<short>(zero));
-  const auto words = [&](Vec v, Vec w) {
-    return _mm256_add_epi16(_mm256_packs_epi32(_mm256_cvtps_epi32(v), _mm256_cvtps_epi32(w)), zeros);
-  };
-  const __m256i bytes = _mm256_packus_epi16(words(a, b), words(c, d));  // fours of columns, by 128 bits
+// Each value rounded to a whole number, ties to even, from -zero to 255 - zero; bytes are that plus `zero`.
+inline void store_int8(std::byte* to, Vec a, Vec b, Vec c, Vec d, std::int32_t zero) {
+  const auto words = [](Vec v, Vec w) { return _mm256_packs_epi32(_mm256_cvtps_epi32(v), _mm256_cvtps_epi32(w)); };
+  const auto spread = [](std::int32_t v) { return _mm256_set1_epi16(static_cast<short>(v)); };
+#if defined(__AVXVNNI__)
+  const __m256i low = _mm256_add_epi16(words(a, b), spread(zero)), high = _mm256_add_epi16(words(c, d), spread(zero));
+  const __m256i bytes = _mm256_packus_epi16(low, high);  // fours of columns, by 128 bits
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(bytes, order));
+#else
+  const auto store_words = [&](std::byte* at, __m256i v) {  // fours of columns, by 64 bits: 0, 2, 1, 3
+    const __m256i inside = _mm256_min_epi16(_mm256_max_epi16(v, spread(-zero)), spread(255 - zero));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm256_permute4x64_epi64(inside, _MM_SHUFFLE(3, 1, 2, 0)));
+  };
+  store_words(to, words(a, b));
+  store_words(to + sizeof(Vec), words(c, d));
+#endif
 }
 
 // Lane i takes the packed value numbered by the kept lanes below it.
@@ -128,11 +129,12 @@ namespace {
 
 inline Ints multiply_pairs(Ints a, Ints b) { return (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
 
-using Bf16 = SplitBf16;
+using Bf16 = Bf16AsFp32;
 
 #if defined(__AVXVNNI__)
 struct NativeInt8 {
   static constexpr bool kWholeNumbers = true;
+  static constexpr int kBytes = 1;
   static constexpr int kRows = kTileRows;
   using Sum = Ints;
   using Left = Ints;
@@ -145,7 +147,7 @@ struct NativeInt8 {
 };
 using Int8 = NativeInt8;
 #else
-using Int8 = SplitInt8;
+using Int8 = Int8As16Bits;
 #endif
 
 }  // namespace

@@ -75,7 +75,7 @@ inline float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 inline std::int32_t greatest_bits(Vec v) { return _mm512_reduce_max_epi32(_mm512_castps_si512(v)); }
 
 // Two vectors as bf16, ties to even, denormals as zeros.
-inline void store_bf16(std::uint16_t* to, Vec low, Vec high) {
+inline void store_bf16(std::byte* to, Vec low, Vec high) {
 #if defined(__AVX512BF16__)
   const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
   __builtin_memcpy(to, &both, sizeof both);
@@ -123,15 +123,24 @@ inline Vec load_first(const std::uint16_t* row, int count) {
 }
 #endif
 
-// Each value rounded to a whole number, ties to even, plus `zero`, as 0..255.
-inline void store_u8(std::uint8_t* to, Vec a, Vec b, Vec c, Vec d, std::int32_t zero) {
-  const __m512i zeros = _mm512_set1_epi16(static_cast<short>(zero));
-  const auto words = [&](Vec v, Vec w) {
-    return _mm512_add_epi16(_mm512_packs_epi32(_mm512_cvtps_epi32(v), _mm512_cvtps_epi32(w)), zeros);
-  };
-  const __m512i bytes = _mm512_packus_epi16(words(a, b), words(c, d));  // fours of columns, by 128 bits
+// Each value rounded to a whole number, ties to even, from -zero to 255 - zero; bytes are that plus `zero`.
+inline void store_int8(std::byte* to, Vec a, Vec b, Vec c, Vec d, std::int32_t zero) {
+  const auto words = [](Vec v, Vec w) { return _mm512_packs_epi32(_mm512_cvtps_epi32(v), _mm512_cvtps_epi32(w)); };
+  const auto spread = [](std::int32_t v) { return _mm512_set1_epi16(static_cast<short>(v)); };
+#if defined(__AVX512VNNI__)
+  const __m512i low = _mm512_add_epi16(words(a, b), spread(zero)), high = _mm512_add_epi16(words(c, d), spread(zero));
+  const __m512i bytes = _mm512_packus_epi16(low, high);  // fours of columns, by 128 bits
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, bytes));
+#else
+  const auto store_words = [&](std::byte* at, __m512i v) {  // fours of columns, by 64 bits
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m512i inside = _mm512_min_epi16(_mm512_max_epi16(v, spread(-zero)), spread(255 - zero));
+    _mm512_storeu_si512(at, _mm512_permutexvar_epi64(order, inside));
+  };
+  store_words(to, words(a, b));
+  store_words(to + sizeof(Vec), words(c, d));
+#endif
 }
 
 inline Vec expand(const float* packed, std::uint32_t lanes) {
@@ -148,9 +157,29 @@ namespace {
 
 inline Ints multiply_pairs(Ints a, Ints b) { return (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b); }
 
+// The two numbers of a group become two floats.
+struct SplitBf16 {
+  static constexpr bool kWholeNumbers = false;
+  static constexpr int kBytes = 2;
+  static constexpr int kRows = kSplitTileRows;
+  using Sum = Vec;
+  struct Pair {
+    Vec first, second;
+  };
+  using Left = Pair;
+  using Right = Pair;
+  static Pair split(Ints group) { return {of_bits(group << 16), of_bits(group & ~0xffff)}; }
+  static Left left(const std::byte* from) { return split(broadcast_group(from)); }
+  static Right right(const std::uint32_t* from) { return split(load_groups(from)); }
+  static Sum multiply_add(const Left& left, const Right& right, Sum sum) {
+    return fma(left.second, right.second, fma(left.first, right.first, sum));
+  }
+};
+
 #if defined(__AVX512BF16__)
 struct NativeBf16 {
   static constexpr bool kWholeNumbers = false;
+  static constexpr int kBytes = 2;
   static constexpr int kRows = kTileRows;
   using Sum = Vec;
   using Left = __m512bh;
@@ -167,6 +196,7 @@ using Bf16 = SplitBf16;
 #if defined(__AVX512VNNI__)
 struct NativeInt8 {
   static constexpr bool kWholeNumbers = true;
+  static constexpr int kBytes = 1;
   static constexpr int kRows = kTileRows;
   using Sum = Ints;
   using Left = Ints;
@@ -179,7 +209,7 @@ struct NativeInt8 {
 };
 using Int8 = NativeInt8;
 #else
-using Int8 = SplitInt8;
+using Int8 = Int8As16Bits;
 #endif
 
 }  // namespace

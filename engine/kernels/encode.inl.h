@@ -1,5 +1,5 @@
-// Rows of floats in the narrower numbers that a GEMM reads. Every table writes the same bytes. Included once by each
-// table, after math.inl.h.
+// Rows of floats in the narrower numbers that a GEMM reads. Every table writes the same numbers. Included once by each
+// table, after its arithmetic.
 //
 // A row is read up to padded(width), where it holds zeros beyond its width. What is written reaches up to a multiple of
 // 64 columns.
@@ -8,10 +8,10 @@ namespace prunetime {
 namespace {
 
 // The nearest bf16, ties to even; denormals become zeros and a NaN stays one.
-inline void encode_bf16(const float* row, int width, std::uint16_t* out) {
+inline void encode_bf16(const float* row, int width, std::byte* out) {
   const int end = static_cast<int>(padded(width));
   for (int column = 0; column < end; column += 2 * kLanes) {
-    store_bf16(out + column, load(row + column), load(row + column + kLanes));
+    store_bf16(out + column * Bf16::kBytes, load(row + column), load(row + column + kLanes));
   }
 }
 
@@ -39,7 +39,7 @@ struct Range {
 
 // x becomes q = zero + x / scale, both terms rounded to whole numbers, ties to even, and q to 0..255. The scale is the
 // width of the range / 255, 1 for a range below 2^-100, and NaN where a value of the row is not finite.
-inline void encode_u8(const float* row, int width, const Range& range, std::uint8_t* out, float* scale,
+inline void encode_int8(const float* row, int width, const Range& range, std::byte* out, float* scale,
                       std::int32_t* zero) {
   const float minimum = range.minimum();
   const float extent = range.maximum() - minimum;
@@ -47,27 +47,28 @@ inline void encode_u8(const float* row, int width, const Range& range, std::uint
   *scale = tiny ? 1.0F : extent / 255.0F + (extent - extent);
   const float inverse = tiny ? 0.0F : 255.0F / extent;
   const float rounded = (kRound - minimum * inverse) - kRound;
-  *zero = rounded >= 0.0F && rounded <= 255.0F ? static_cast<std::int32_t>(rounded) : 0;  // otherwise NaN
+  const auto zero_point = rounded >= 0.0F && rounded <= 255.0F ? static_cast<std::int32_t>(rounded) : 0;  // else NaN
+  *zero = Int8::kBytes == 1 ? zero_point : 0;
   const Vec factor = broadcast(inverse);
   const int end = static_cast<int>(padded(width));
   int column = 0;
   const auto next = [&] { return column < end ? load(row + column) * factor : Vec{}; };
   while (column < end) {
-    std::uint8_t* to = out + column;
+    std::byte* to = out + column * Int8::kBytes;
     Vec values[4];
     for (Vec& value : values) {
       value = next();
       column += kLanes;
     }
-    store_u8(to, values[0], values[1], values[2], values[3], *zero);
+    store_int8(to, values[0], values[1], values[2], values[3], zero_point);
   }
 }
 
-inline void encode_u8(const float* row, int width, std::uint8_t* out, float* scale, std::int32_t* zero) {
+inline void encode_int8(const float* row, int width, std::byte* out, float* scale, std::int32_t* zero) {
   Range range;
   const int end = static_cast<int>(padded(width));
   for (int column = 0; column < end; column += kLanes) range.include(load(row + column));
-  encode_u8(row, width, range, out, scale, zero);
+  encode_int8(row, width, range, out, scale, zero);
 }
 
 }  // namespace

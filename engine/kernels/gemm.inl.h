@@ -1,18 +1,11 @@
 // The GEMM: tiles of rows x vectors in registers, walked over the kept blocks of a panel. Included once by each table,
 // after arithmetic.inl.h and encode.inl.h.
 
-#if defined(__clang__)
-#define PRUNETIME_UNROLL _Pragma("unroll")
-#else
-#define PRUNETIME_UNROLL _Pragma("GCC unroll 32")
-#endif
-
 namespace prunetime {
 namespace {
 
 constexpr int kPanelVectors = 2;
 constexpr int kPanel = kPanelVectors * kLanes;
-constexpr int kMostRows = kTileRows > kSplitTileRows ? kTileRows : kSplitTileRows;
 
 // `left` is read as left[row * row_bytes + k * inner_bytes], one group each.
 struct Left {
@@ -70,6 +63,10 @@ inline __attribute__((always_inline)) void for_each_tile(int rows, const Use& us
   }
 }
 
+constexpr int bytes_of(Precision precision) {
+  return precision == Precision::fp32 ? 4 : precision == Precision::bf16 ? Bf16::kBytes : Int8::kBytes;
+}
+
 // Whether finished sums are the output as they are.
 inline bool is_output(const Gemm& g) {
   return g.activation == Activation::identity && g.output_precision == Precision::fp32;
@@ -89,43 +86,66 @@ inline Vec dequantised(const Gemm& g, Ints sum, int row, int column) {
   return fma(to_floats(sum), load(g.matrix.scale + column) * g.input.scale[row], load(g.matrix.bias + column));
 }
 
-// Writes activate(x) of `rows` x `columns` finished sums where they belong.
+// Vectors that an activation takes at once; finished sums have room for a multiple of them.
+constexpr int kActivated = 4;
+
+constexpr int room_for(int sums) {
+  constexpr int kStep = kActivated * kLanes;
+  return (sums + kStep - 1) / kStep * kStep;
+}
+
+// Writes the activation of `rows` x `columns` finished sums, which `activate` replaces by it, where they belong.
 template <class Activate>
-inline void write_activated(const Gemm& g, const float* tile, std::ptrdiff_t tile_stride, std::byte* output, int rows,
-                            int columns, const Activate activate) {
-  for (int row = 0; row < rows; ++row, tile += tile_stride, output += g.output_bytes) {
-    if (g.output_precision == Precision::fp32) {
-      float* to = reinterpret_cast<float*>(output);
-      for (int column = 0; column < columns; column += kLanes) store(to + column, activate(load(tile + column)));
-      continue;
-    }
-    std::uint16_t* to = reinterpret_cast<std::uint16_t*>(output);
-    int column = 0;
-    for (; column + 2 * kLanes <= columns; column += 2 * kLanes) {
-      store_bf16(to + column, activate(load(tile + column)), activate(load(tile + column + kLanes)));
-    }
-    if (column < columns) {
-      std::uint16_t both[2 * kLanes];
-      const Vec last = activate(load(tile + column));
-      store_bf16(both, last, last);
-      __builtin_memcpy(to + column, both, sizeof both / 2);
+inline void write_activated(const Gemm& g, const float* finished, std::byte* output, int rows, int columns,
+                            const Activate activate) {
+  const int vectors = columns / kLanes;  // of a row: a power of two
+  const int all = rows * vectors;
+  const bool fp32 = g.output_precision == Precision::fp32;
+  const int vector_bytes = kLanes * (fp32 ? 4 : Bf16::kBytes);
+  const auto place = [&](int i) { return output + i / vectors * g.output_bytes + i % vectors * vector_bytes; };
+  for (int first = 0; first < all; first += kActivated) {
+    Vec x[kActivated];
+    PRUNETIME_UNROLL
+    for (int i = 0; i < kActivated; ++i) x[i] = load(finished + (first + i) * kLanes);
+    activate(x);
+    PRUNETIME_UNROLL
+    for (int i = 0; i < kActivated; i += 2) {
+      const int left = all - first - i;
+      if (left <= 0) break;
+      if (fp32) {
+        store(reinterpret_cast<float*>(place(first + i)), x[i]);
+        if (left > 1) store(reinterpret_cast<float*>(place(first + i + 1)), x[i + 1]);
+      } else if (vectors > 1) {
+        store_bf16(place(first + i), x[i], x[i + 1]);
+      } else {
+        std::byte both[2 * kLanes * Bf16::kBytes];
+        store_bf16(both, x[i], x[i + 1]);
+        __builtin_memcpy(place(first + i), both, sizeof both / 2);
+        if (left > 1) __builtin_memcpy(place(first + i + 1), both + sizeof both / 2, sizeof both / 2);
+      }
     }
   }
 }
 
-void write_tile(const Gemm& g, const float* tile, std::ptrdiff_t tile_stride, int first_row, int first_column,
-                int rows, int columns) {
-  std::byte* output = static_cast<std::byte*>(g.output) + first_row * g.output_bytes +
-                      static_cast<std::ptrdiff_t>(first_column) * number_bytes(g.output_precision);
-  const auto write = [&](const auto& activate) {
-    write_activated(g, tile, tile_stride, output, rows, columns, activate);
+// One vector at a time.
+template <class Function>
+auto of_each(const Function function) {
+  return [function]<int Count>(Vec (&x)[Count]) {
+    for (Vec& v : x) v = function(v);
   };
+}
+
+// `finished` holds room_for(rows * columns) floats, row after row.
+void write_tile(const Gemm& g, const float* finished, int first_row, int first_column, int rows, int columns) {
+  std::byte* output = static_cast<std::byte*>(g.output) + first_row * g.output_bytes +
+                      static_cast<std::ptrdiff_t>(first_column) * bytes_of(g.output_precision);
+  const auto write = [&](const auto& activate) { write_activated(g, finished, output, rows, columns, activate); };
   switch (g.activation) {
-    case Activation::identity: return write([](Vec x) { return x; });
+    case Activation::identity: return write(of_each([](Vec x) { return x; }));
     case Activation::gelu: return write(gelu());
     case Activation::rounded_gelu: return write(rounded_gelu());
-    case Activation::relu: return write(relu);
-    case Activation::tanh: return write([](Vec x) { return tanh(x); });
+    case Activation::relu: return write(of_each(relu));
+    case Activation::tanh: return write(of_each([](Vec x) { return tanh(x); }));
   }
 }
 
@@ -152,14 +172,16 @@ void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int
     const int column = panel.column + v * kLanes;
     if constexpr (Arithmetic::kWholeNumbers) {
       PRUNETIME_UNROLL
-      for (int row = 0; row < Rows; ++row) tile.sums[row][v] = zero_sum(g, first_row + row, column);
+      for (int row = 0; row < Rows; ++row) {
+        tile.sums[row][v] = Arithmetic::kBytes == 1 ? zero_sum(g, first_row + row, column) : Ints{};
+      }
     } else {
       const Vec start = load(m.bias + column);
       PRUNETIME_UNROLL
       for (int row = 0; row < Rows; ++row) tile.sums[row][v] = start;
     }
   }
-  const std::ptrdiff_t input_bytes = row_bytes(m.inner, m.precision);
+  const std::ptrdiff_t input_bytes = row_bytes(m.inner, Arithmetic::kBytes);
   const std::byte* input = static_cast<const std::byte*>(g.input.values) + first_row * input_bytes;
   const std::uint32_t* values = panel.values;
   for (int block = m.first_block[panel.strip]; block < m.end_block[panel.strip]; ++block) {
@@ -167,7 +189,7 @@ void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int
                   values, kOutputs, panel_step, m.groups);
     values += static_cast<std::ptrdiff_t>(m.stored_groups) * kOutputs;
   }
-  float finished[Rows * Panels * kOutputs];
+  float finished[room_for(Rows * Panels * kOutputs)];
   const bool in_place = is_output(g);
   float* to = in_place ? output_at(g, first_row, panel.column) : finished;
   const std::ptrdiff_t stride = in_place ? g.output_bytes / 4 : Panels * kOutputs;
@@ -183,7 +205,7 @@ void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int
       }
     }
   }
-  if (!in_place) write_tile(g, finished, stride, first_row, panel.column, Rows, Panels * kOutputs);
+  if (!in_place) write_tile(g, finished, first_row, panel.column, Rows, Panels * kOutputs);
 }
 
 template <class Arithmetic, int Vectors>

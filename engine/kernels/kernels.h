@@ -11,12 +11,10 @@ namespace prunetime {
 
 enum class Precision { fp32, bf16, int8 };
 
-// The inner dimension of a product is walked in groups of 32 bits: one float, two bf16 or four int8.
+// The inner dimension of a product is walked in groups of 32 bits, of as many numbers as fit. In how many bytes a number
+// lies is a table's choice (Kernels::bytes): where a CPU multiplies no bf16 it is a float, where it multiplies no bytes
+// exactly it is 16 bits wide. The values are the same.
 constexpr int kGroupBytes = 4;
-constexpr int group_size(Precision precision) {
-  return precision == Precision::fp32 ? 1 : precision == Precision::bf16 ? 2 : 4;
-}
-constexpr int number_bytes(Precision precision) { return kGroupBytes / group_size(precision); }
 
 // Outputs of matrices are padded to multiples of this many.
 constexpr int kPad = 32;
@@ -24,9 +22,9 @@ constexpr int padded(int width) { return (width + kPad - 1) / kPad * kPad; }
 
 // Bytes from one row of `width` numbers to the next. An odd number of cache lines: rows at a power of two apart would
 // share a few sets of the cache. Kernels may read and write whole vectors, up to the end of the row.
-constexpr std::ptrdiff_t row_bytes(int width, Precision precision = Precision::fp32) {
+constexpr std::ptrdiff_t row_bytes(int width, int number_bytes = sizeof(float)) {
   constexpr std::ptrdiff_t kTwoLines = 128;
-  const std::ptrdiff_t used = static_cast<std::ptrdiff_t>(width) * number_bytes(precision);
+  const std::ptrdiff_t used = static_cast<std::ptrdiff_t>(width) * number_bytes;
   return (used + kTwoLines - 1) / kTwoLines * kTwoLines + kTwoLines / 2;
 }
 
@@ -36,8 +34,9 @@ constexpr std::ptrdiff_t row_stride(int width) { return row_bytes(width) / 4; }
 // rounded_gelu is for results that are rounded to bf16 or to bytes.
 enum class Activation { identity, gelu, rounded_gelu, relu, tanh };
 
-// Rows of numbers, row_bytes(width, precision) apart, zeros beyond `width` (int8: anything).
-// int8 numbers are unsigned with a scale and a zero point of their row: number = scale * (byte - zero).
+// Rows of numbers, Kernels::row_bytes(width, precision) apart, zeros beyond `width` (int8: anything).
+// int8 numbers are 0..255 with a scale and a zero point of their row: number = scale * (byte - zero). In 16 bits lies
+// byte - zero, and `zero` is 0.
 struct Encoded {
   Precision precision;
   void* values;
@@ -56,6 +55,7 @@ struct Matrix {
   int outputs = 0;
   int inner = 0;
   int strip = kPad;
+  int group_size = 1;  // numbers
   int stored_groups = 0;
   int groups = 0;
   bool dense = true;
@@ -157,6 +157,8 @@ struct Kernels {
   int panel;            // outputs that are computed together, of a strip of 32; a strip of 16 has min(panel, 16)
   int groups_multiple;  // a dense matrix's groups are padded to a multiple of this
   Precision narrow_attention;  // the faster one where query, key and value need not be fp32
+  int bf16_bytes;              // in which a number lies: 2 or 4
+  int int8_bytes;              // 1 or 2
 
   void (*gemm)(const Gemm&);
   std::size_t (*attention_scratch_floats)(int longest, int head_dim);
@@ -170,6 +172,11 @@ struct Kernels {
   std::int64_t (*peak)(Work, int rounds);
   // To be timed: reads `floats`, a multiple of 1024, `rounds` times. Returns how many bytes.
   std::int64_t (*read)(const float* from, std::int64_t floats, int rounds);
+
+  int bytes(Precision precision) const {
+    return precision == Precision::fp32 ? 4 : precision == Precision::bf16 ? bf16_bytes : int8_bytes;
+  }
+  std::ptrdiff_t row_bytes(int width, Precision precision) const { return prunetime::row_bytes(width, bytes(precision)); }
 };
 
 extern const Kernels kPortableKernels;

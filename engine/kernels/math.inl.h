@@ -1,5 +1,12 @@
-// Elementary functions over whole vectors. Included once by each table, after its vector type.
+// Elementary functions over whole vectors. Those of long chains take several vectors at once, step by step: a CPU looks
+// ahead over too few instructions to interleave them itself. Included once by each table, after its vector type.
 // Comparisons are written so that a NaN passes through: min and max return their second argument for a NaN.
+
+#if defined(__clang__)
+#define PRUNETIME_UNROLL _Pragma("unroll")
+#else
+#define PRUNETIME_UNROLL _Pragma("GCC unroll 32")
+#endif
 
 namespace prunetime {
 namespace {
@@ -41,11 +48,18 @@ struct LoadedPiecewise {
     for (int power = 0; power <= Degree; ++power) coefficient[power] = load_table(function.coefficient[power]);
   }
 
-  inline __attribute__((always_inline)) Vec operator()(Vec t) const {
-    const Vec piece = fma(min(t, last), scale, broadcast(kRound));  // in its low bits
-    Vec value = lookup(coefficient[Degree], piece);
-    for (int power = Degree - 1; power >= 0; --power) value = fma(value, t, lookup(coefficient[power], piece));
-    return value;
+  template <int Count>
+  inline __attribute__((always_inline)) void operator()(const Vec (&t)[Count], Vec (&value)[Count]) const {
+    Vec piece[Count];  // in the low bits
+    PRUNETIME_UNROLL
+    for (int i = 0; i < Count; ++i) piece[i] = fma(min(t[i], last), scale, broadcast(kRound));
+    PRUNETIME_UNROLL
+    for (int i = 0; i < Count; ++i) value[i] = lookup(coefficient[Degree], piece[i]);
+    PRUNETIME_UNROLL
+    for (int power = Degree - 1; power >= 0; --power) {
+      PRUNETIME_UNROLL
+      for (int i = 0; i < Count; ++i) value[i] = fma(value[i], t[i], lookup(coefficient[power], piece[i]));
+    }
   }
 };
 #endif
@@ -82,47 +96,69 @@ inline Vec tanh(Vec x) {
 // max(0, x), exactly; minus infinity becomes NaN, as in gelu and tanh.
 inline Vec relu(Vec x) { return (x + abs(x)) * 0.5F; }
 
-// GELU, x Phi(x), Phi the normal distribution function. An infinity gives NaN, as infinity times 0.
+// GELU, x Phi(x), Phi the normal distribution function. 0 gives exactly 0, so that padding stays what it is; minus
+// infinity becomes NaN.
 #if defined(PRUNETIME_LOOKUP)
-// x / 2 + E(|x|) with E(t) = t / 2 - t Q(t), Q the upper tail. 0 gives exactly 0, so that padding stays what it is.
+// x / 2 + E(|x|) with E(t) = t / 2 - t Q(t), Q the upper tail.
 template <int Degree>
-struct GeluOf {
+struct GeluByPieces {
   LoadedPiecewise<Degree> even;
-  inline __attribute__((always_inline)) Vec operator()(Vec x) const { return fma(x, broadcast(0.5F), even(abs(x))); }
+
+  template <int Count>
+  inline __attribute__((always_inline)) void operator()(Vec (&x)[Count]) const {
+    Vec t[Count], value[Count];
+    PRUNETIME_UNROLL
+    for (int i = 0; i < Count; ++i) t[i] = abs(x[i]);
+    even(t, value);
+    PRUNETIME_UNROLL
+    for (int i = 0; i < Count; ++i) x[i] = fma(x[i], broadcast(0.5F), value[i]);
+  }
 };
 
 template <int Degree>
-GeluOf(LoadedPiecewise<Degree>) -> GeluOf<Degree>;
-
-// The fit in as many pieces as this table's shuffle looks up.
-template <class Of32, class Of8>
-constexpr const auto& fitting(const Of32& of32, const Of8& of8) {
-  if constexpr (kPieces == 32) {
-    return of32;
-  } else {
-    return of8;
-  }
-}
+GeluByPieces(LoadedPiecewise<Degree>) -> GeluByPieces<Degree>;
 
 // Absolute error below 1e-6.
-inline auto gelu() { return GeluOf{LoadedPiecewise{fitting(kGelu32, kGelu8)}}; }
+inline auto gelu() { return GeluByPieces{LoadedPiecewise{kGelu32}}; }
 
 // For results that are rounded to bf16 or to bytes: error below half an ulp of bf16 or 2e-6, whichever is larger.
-inline auto rounded_gelu() { return GeluOf{LoadedPiecewise{fitting(kRoundedGelu32, kRoundedGelu8)}}; }
+inline auto rounded_gelu() { return GeluByPieces{LoadedPiecewise{kRoundedGelu32}}; }
 #else
-// max(0, x) - t Q(t) from one polynomial. Absolute error below 1e-6, plus one rounding of x.
-inline auto gelu() {
-  return [](Vec x) {
-    constexpr float kEnd = 5.2F;
-    const Vec t = min(broadcast(kEnd), abs(x));
-    const Vec s = fma(t, broadcast(2.0F / kEnd), broadcast(-1.0F));
-    Vec h = broadcast(kTailOf12[12]);
-    for (int power = 11; power >= 0; --power) h = fma(h, s, broadcast(kTailOf12[power]));
-    return max(zero(), x) - abs(x) * ((broadcast(kEnd) - t) * h);
-  };
-}
+// max(0, x) - t Q(t) with t = |x|, at most kTailEnd, and Q(t) = (kTailEnd - t) p(s), s = t - kTailEnd / 2: what stands
+// before p, t (kTailEnd - t), is (kTailEnd / 2)^2 - s^2, exactly 0 at both ends.
+constexpr float kTailEnd = 5.25F;
 
-inline auto rounded_gelu() { return gelu(); }
+template <int Degree>
+struct GeluByTail {
+  const float* coefficient;
+
+  template <int Count>
+  inline __attribute__((always_inline)) void operator()(Vec (&x)[Count]) const {
+    constexpr float kHalf = kTailEnd / 2;
+    Vec s[Count], p[Count];
+    PRUNETIME_UNROLL
+    for (int i = 0; i < Count; ++i) {
+      s[i] = min(broadcast(kTailEnd), abs(x[i])) - broadcast(kHalf);
+      p[i] = broadcast(coefficient[Degree]);
+    }
+    PRUNETIME_UNROLL
+    for (int power = Degree - 1; power >= 0; --power) {
+      PRUNETIME_UNROLL
+      for (int i = 0; i < Count; ++i) p[i] = fma(p[i], s[i], broadcast(coefficient[power]));
+    }
+    PRUNETIME_UNROLL
+    for (int i = 0; i < Count; ++i) {
+      const Vec factor = fma(s[i], s[i], broadcast(-kHalf * kHalf));
+      x[i] = fma(factor, p[i], max(zero(), x[i])) + (x[i] - x[i]);
+    }
+  }
+};
+
+// Absolute error below 1e-6.
+inline auto gelu() { return GeluByTail<12>{kTailOf12}; }
+
+// For results that are rounded to bf16 or to bytes: error below half an ulp of bf16 or 2e-6, whichever is larger.
+inline auto rounded_gelu() { return GeluByTail<10>{kRoundedTailOf10}; }
 #endif
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Embedding and residual, each fused with its LayerNorm. Included once by each table, after math.inl.h.
+// Embedding and residual, each fused with its LayerNorm. Included once by each table, after gemm.inl.h.
 
 namespace prunetime {
 namespace {
@@ -118,16 +118,14 @@ void add_and_norm(const Residual& r, const LayerNorm& norm) {
 }
 
 void encode(const Encode& e, const Encoded& to) {
-  const std::ptrdiff_t to_bytes = row_bytes(to.width, to.precision);
+  const std::ptrdiff_t to_bytes = row_bytes(to.width, bytes_of(to.precision));
   for (int i = e.first; i < e.end; ++i) {
     const float* from = e.from + (e.rows == nullptr ? i : e.rows[i]) * row_stride(to.width);
     std::byte* out = static_cast<std::byte*>(to.values) + i * to_bytes;
     switch (to.precision) {
       case Precision::fp32: __builtin_memcpy(out, from, static_cast<std::size_t>(to_bytes)); break;
-      case Precision::bf16: encode_bf16(from, e.width, reinterpret_cast<std::uint16_t*>(out)); break;
-      case Precision::int8:
-        encode_u8(from, e.width, reinterpret_cast<std::uint8_t*>(out), to.scale + i, to.zero + i);
-        break;
+      case Precision::bf16: encode_bf16(from, e.width, out); break;
+      case Precision::int8: encode_int8(from, e.width, out, to.scale + i, to.zero + i); break;
     }
   }
 }

@@ -13,7 +13,7 @@ constexpr int kPeakKeys = 64;
 inline void touch(void* data) { asm volatile("" : : "r"(data) : "memory"); }
 
 template <class Arithmetic>
-std::int64_t multiply_peak(Precision precision, int rounds) {
+std::int64_t multiply_peak(int rounds) {
   constexpr int kRows = Arithmetic::kRows;
   constexpr int kGroups = 96;
   constexpr int kTimes = 8;
@@ -39,26 +39,26 @@ std::int64_t multiply_peak(Precision precision, int rounds) {
     }
     touch(sums);
   }
-  return std::int64_t{rounds} * kTimes * kRows * kPanel * kGroups * group_size(precision);
+  return std::int64_t{rounds} * kTimes * kRows * kPanel * kGroups * (kGroupBytes / Arithmetic::kBytes);
 }
 
 std::int64_t gelu_peak(Precision written, int rounds) {
-  alignas(Vec) float sums[kMostRows * kPanel] = {};
-  alignas(Vec) float output[kMostRows * kPanel];
+  alignas(Vec) float sums[room_for(kTileRows * kPanel)] = {};
+  alignas(Vec) float output[kTileRows * kPanel];
   const Gemm gemm{.input = {},
-                  .tokens = kMostRows,
+                  .tokens = kTileRows,
                   .matrix = {},
                   .output = output,
-                  .output_bytes = kPanel * number_bytes(written),
+                  .output_bytes = kPanel * bytes_of(written),
                   .output_precision = written,
                   .activation = written == Precision::fp32 ? Activation::gelu : Activation::rounded_gelu,
                   .first_strip = 0,
                   .end_strip = 1};
   for (int round = 0; round < rounds; ++round) {
-    write_tile(gemm, sums, kPanel, 0, 0, kMostRows, kPanel);
+    write_tile(gemm, sums, 0, 0, kTileRows, kPanel);
     touch(output);
   }
-  return std::int64_t{rounds} * kMostRows * kPanel;
+  return std::int64_t{rounds} * kTileRows * kPanel;
 }
 
 std::int64_t softmax_peak(int rounds) {
@@ -112,9 +112,9 @@ std::int64_t encode_peak(Precision precision, int rounds) {
 
 std::int64_t peak(Work work, int rounds) {
   switch (work) {
-    case Work::multiply_fp32: return multiply_peak<Fp32>(Precision::fp32, rounds);
-    case Work::multiply_bf16: return multiply_peak<Bf16>(Precision::bf16, rounds);
-    case Work::multiply_int8: return multiply_peak<Int8>(Precision::int8, rounds);
+    case Work::multiply_fp32: return multiply_peak<Fp32>(rounds);
+    case Work::multiply_bf16: return multiply_peak<Bf16>(rounds);
+    case Work::multiply_int8: return multiply_peak<Int8>(rounds);
     case Work::gelu_fp32: return gelu_peak(Precision::fp32, rounds);
     case Work::gelu_bf16: return gelu_peak(Precision::bf16, rounds);
     case Work::softmax: return softmax_peak(rounds);

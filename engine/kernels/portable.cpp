@@ -7,7 +7,6 @@ namespace {
 
 constexpr int kLanes = 4;
 constexpr int kTileRows = 4;
-constexpr int kSplitTileRows = 4;
 using Vec = float __attribute__((vector_size(16)));
 using Bits = std::int32_t __attribute__((vector_size(16)));
 using Words = std::uint32_t __attribute__((vector_size(16)));
@@ -62,26 +61,29 @@ inline std::int32_t greatest_bits(Vec v) {
   return greatest;
 }
 
-// Two vectors as bf16, ties to even, denormals as zeros.
-inline void store_bf16(std::uint16_t* to, Vec low, Vec high) {
-  const Vec both[] = {low, high};
-  for (const Vec v : both) {
+// Two vectors rounded to bf16, ties to even, denormals to zeros, as floats.
+inline void store_bf16(std::byte* to, Vec low, Vec high) {
+  const auto rounded = [](Vec v) {
     const auto bits = __builtin_bit_cast(Words, v);
     const Words nearest = bits + 0x7fff + (bits >> 16 & 1);
     const Words number = v == v ? nearest : bits | 0x400000;
     const Words normal = (bits & 0x7f800000) == 0 ? bits & 0x80000000 : number;
-    for (int lane = 0; lane < kLanes; ++lane) *to++ = static_cast<std::uint16_t>(normal[lane] >> 16);
-  }
+    return __builtin_bit_cast(Vec, normal & 0xffff0000);
+  };
+  float* floats = reinterpret_cast<float*>(to);
+  store(floats, rounded(low));
+  store(floats + kLanes, rounded(high));
 }
 
-// Each value rounded to a whole number, ties to even, plus `zero`, as 0..255.
-inline void store_u8(std::uint8_t* to, Vec a, Vec b, Vec c, Vec d, std::int32_t zero) {
+// Each value rounded to a whole number, ties to even, from -zero to 255 - zero.
+inline void store_int8(std::byte* to, Vec a, Vec b, Vec c, Vec d, std::int32_t zero) {
   constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
   const Vec all[] = {a, b, c, d};
+  std::int16_t* words = reinterpret_cast<std::int16_t*>(to);
   for (const Vec v : all) {
-    Bits q = __builtin_bit_cast(Bits, v + kMagic) - __builtin_bit_cast(std::int32_t, kMagic) + zero;
-    q = q > 255 ? Bits{} + 255 : q;
-    for (int lane = 0; lane < kLanes; ++lane) *to++ = static_cast<std::uint8_t>(q[lane]);
+    Bits q = __builtin_bit_cast(Bits, v + kMagic) - __builtin_bit_cast(std::int32_t, kMagic);
+    q = q < -zero ? Bits{} - zero : q > 255 - zero ? Bits{} + 255 - zero : q;
+    for (int lane = 0; lane < kLanes; ++lane) *words++ = static_cast<std::int16_t>(q[lane]);
   }
 }
 
@@ -106,8 +108,8 @@ inline Ints multiply_pairs(Ints a, Ints b) {
   return (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
 }
 
-using Bf16 = SplitBf16;
-using Int8 = SplitInt8;
+using Bf16 = Bf16AsFp32;
+using Int8 = Int8As16Bits;
 
 }  // namespace
 }  // namespace prunetime

@@ -19,6 +19,8 @@ constexpr Kernels table(const char* isa) {
           .panel = kPanel,
           .groups_multiple = 1,
           .narrow_attention = kNarrowAttention,
+          .bf16_bytes = Bf16::kBytes,
+          .int8_bytes = Int8::kBytes,
           .gemm = gemm,
           .attention_scratch_floats = attention_scratch_floats,
           .attention = attention,

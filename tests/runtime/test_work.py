@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import random_config, random_ragged, random_spec, random_weights
 
+from prunetime._engine import number_bytes
 from prunetime.arch import ArchSpec, KeptBlocks
 from prunetime.plan import MatrixPlan, Plan
 from prunetime.runtime.engine import Engine
@@ -104,7 +105,8 @@ def test_rounding_is_counted_where_a_matrix_reads_narrow_numbers() -> None:
     assert parts["ffn 0"].numbers == {"gelu_fp32": 768, "encode_int8": 768, "norm": 512, "encode_bf16": 512}
     assert parts["attention 1"].numbers == {"softmax": 32, "norm": 128, "encode_bf16": 128}
     assert parts["ffn 1"].numbers == {"gelu_bf16": 192, "norm": 128, "encode_bf16": 128}
-    assert [p.weight_bytes for p in parts["attention 0"].products] == [2 * 4096] * 3 + [4096]
+    size = number_bytes("")
+    assert [p.weight_bytes for p in parts["attention 0"].products] == [size["bf16"] * 4096] * 3 + [size["int8"] * 4096]
     assert {p.precision for p in parts["head"].products} == {"bf16", "fp32"}
 
 
@@ -114,7 +116,7 @@ def test_blocks_count_where_they_are_run_as_blocks(sparse: bool) -> None:
     part = small(plan, blocks=(KeptBlocks("ffn_input", 32, 32, 2),))["ffn 1"]
     weights = 2 * 32 * 32 if sparse else 64 * 96
     assert part.products[0].operations == 2 * 2 * weights
-    assert part.products[0].weight_bytes == 2 * weights
+    assert part.products[0].weight_bytes == number_bytes("")["bf16"] * weights
 
 
 def test_sub_layers_that_are_gone_have_no_work_and_the_next_reads_what_they_would() -> None:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime._engine import narrow_attention
+from prunetime._engine import narrow_attention, number_bytes
 from prunetime.arch import FFN_MATRICES
 from prunetime.plan import ONE_PRECISION, Precision
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.ragged import Ragged
 
 Lengths = NDArray[np.int64]
-
-WEIGHT_BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,7 @@ class _Count:
         self._engine = engine
         self._dims = engine.config.dims
         self._layers = engine.spec.layers
+        self._number_bytes = number_bytes(engine.isa)
 
     def embedding(self, lengths: Lengths, left: Lengths) -> Sublayer:
         numbers = Counter(norm=int(lengths.sum()) * self._dims.hidden)
@@ -134,7 +133,7 @@ class _Count:
 
     def _product(self, name: str, weights: int, lengths: Lengths) -> Product:
         precision = self._engine.precision[name]
-        return Product(2 * weights * int(lengths.sum()), weights * WEIGHT_BYTES[precision], precision)
+        return Product(2 * weights * int(lengths.sum()), weights * self._number_bytes[precision], precision)
 
     def _hidden_for(self, name: str, lengths: Lengths) -> Counter[str]:
         return self._encode(name, lengths, self._dims.hidden)
