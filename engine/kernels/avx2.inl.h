@@ -10,6 +10,8 @@ namespace {
 
 constexpr int kLanes = 8;
 constexpr int kTileRows = 6;
+constexpr int kPieceGroups = 256;  // 16 KiB of a panel, half of the L1 cache; AMD Zen 3: 128 and 512 are slower
+constexpr bool kPrefetches = true;  // AMD Zen 3: 4 to 10 % faster
 using Vec = __m256;
 
 inline Vec load(const float* from) { return _mm256_loadu_ps(from); }

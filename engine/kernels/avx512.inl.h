@@ -10,6 +10,8 @@ namespace {
 
 constexpr int kLanes = 16;
 constexpr int kTileRows = 14;
+constexpr int kPieceGroups = INT32_MAX;  // neither this
+constexpr bool kPrefetches = false;       // nor this has been measured
 constexpr int kSplitTileRows = 12;
 using Vec = __m512;
 

@@ -162,50 +162,89 @@ inline Panel panel_of(const Matrix& m, int strip, int index, int panel_outputs) 
   return {strip, strip * m.strip + index * panel_outputs, m.values + stored * m.strip + index * here * panel_outputs};
 }
 
+// What a panel is multiplied by at a time: whole blocks, or some groups of the one block of a dense matrix.
+struct Piece {
+  int first_block;
+  int end_block;
+  int first_group;  // of each block
+  int groups;
+  bool first;  // of the panel
+  bool last;
+};
+
+// Sums can rest in the output between two pieces.
+inline int pieces_of(const Gemm& g, int strip) {
+  const Matrix& m = g.matrix;
+  const int groups = (m.end_block[strip] - m.first_block[strip]) * m.groups;
+  if (groups <= kPieceGroups || bytes_of(g.output_precision) < static_cast<int>(sizeof(float))) return 1;
+  return (groups + kPieceGroups - 1) / kPieceGroups;
+}
+
+inline Piece piece_of(const Matrix& m, int strip, int index, int pieces) {
+  const int first_block = m.first_block[strip], end_block = m.end_block[strip];
+  const std::int64_t all = m.dense ? m.groups : end_block - first_block;
+  const int from = static_cast<int>(all * index / pieces), to = static_cast<int>(all * (index + 1) / pieces);
+  const bool first = index == 0, last = index + 1 == pieces;
+  if (m.dense) return {first_block, end_block, from, to - from, first, last};
+  return {first_block + from, first_block + to, 0, m.groups, first, last};
+}
+
 template <class Arithmetic, int Rows, int Panels, int Vectors>
-void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int first_row) {
+void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int first_row, const Piece& piece) {
   constexpr int kOutputs = Vectors * kLanes;
+  constexpr int kColumns = Panels * kOutputs;
+  using Sum = typename Arithmetic::Sum;
   const Matrix& m = g.matrix;
   Tile<Arithmetic, Rows, Panels, Vectors> tile;
   PRUNETIME_UNROLL
   for (int v = 0; v < Panels * Vectors; ++v) {
     const int column = panel.column + v * kLanes;
-    if constexpr (Arithmetic::kWholeNumbers) {
-      PRUNETIME_UNROLL
-      for (int row = 0; row < Rows; ++row) {
+    PRUNETIME_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      if (!piece.first) {
+        tile.sums[row][v] = __builtin_bit_cast(Sum, load(output_at(g, first_row + row, column)));
+      } else if constexpr (!Arithmetic::kWholeNumbers) {
+        tile.sums[row][v] = load(m.bias + column);
+      } else {
         tile.sums[row][v] = Arithmetic::kBytes == 1 ? zero_sum(g, first_row + row, column) : Ints{};
       }
-    } else {
-      const Vec start = load(m.bias + column);
-      PRUNETIME_UNROLL
-      for (int row = 0; row < Rows; ++row) tile.sums[row][v] = start;
     }
   }
   const std::ptrdiff_t input_bytes = row_bytes(m.inner, Arithmetic::kBytes);
   const std::byte* input = static_cast<const std::byte*>(g.input.values) + first_row * input_bytes;
-  const std::uint32_t* values = panel.values;
-  for (int block = m.first_block[panel.strip]; block < m.end_block[panel.strip]; ++block) {
-    tile.multiply({input + static_cast<std::ptrdiff_t>(m.starts[block]) * kGroupBytes, input_bytes, kGroupBytes},
-                  values, kOutputs, panel_step, m.groups);
-    values += static_cast<std::ptrdiff_t>(m.stored_groups) * kOutputs;
+  const std::ptrdiff_t block_step = static_cast<std::ptrdiff_t>(m.stored_groups) * kOutputs;
+  const std::uint32_t* values = panel.values + (piece.first_block - m.first_block[panel.strip]) * block_step +
+                                static_cast<std::ptrdiff_t>(piece.first_group) * kOutputs;
+  for (int block = piece.first_block; block < piece.end_block; ++block, values += block_step) {
+    const std::ptrdiff_t group = m.starts[block] + piece.first_group;
+    tile.multiply({input + group * kGroupBytes, input_bytes, kGroupBytes}, values, kOutputs, panel_step, piece.groups);
   }
-  float finished[room_for(Rows * Panels * kOutputs)];
-  const bool in_place = is_output(g);
+  float finished[room_for(Rows * kColumns)];
+  const bool in_place = !piece.last || is_output(g);
   float* to = in_place ? output_at(g, first_row, panel.column) : finished;
-  const std::ptrdiff_t stride = in_place ? g.output_bytes / 4 : Panels * kOutputs;
+  const std::ptrdiff_t stride = in_place ? g.output_bytes / 4 : kColumns;
   PRUNETIME_UNROLL
   for (int v = 0; v < Panels * Vectors; ++v) {
     const int column = panel.column + v * kLanes;
     PRUNETIME_UNROLL
     for (int row = 0; row < Rows; ++row) {
+      Vec sum = __builtin_bit_cast(Vec, tile.sums[row][v]);
       if constexpr (Arithmetic::kWholeNumbers) {
-        store(to + row * stride + v * kLanes, dequantised(g, tile.sums[row][v], first_row + row, column));
-      } else {
-        store(to + row * stride + v * kLanes, tile.sums[row][v]);
+        if (piece.last) sum = dequantised(g, tile.sums[row][v], first_row + row, column);
       }
+      store(to + row * stride + v * kLanes, sum);
     }
   }
-  if (!in_place) write_tile(g, finished, first_row, panel.column, Rows, Panels * kOutputs);
+  if (!in_place) write_tile(g, finished, first_row, panel.column, Rows, kColumns);
+}
+
+// The part [done, done + more) of `all` of `count` groups.
+inline void prefetch_share(const std::uint32_t* groups, std::ptrdiff_t count, int done, int more, int all) {
+  constexpr std::ptrdiff_t kLineGroups = 64 / kGroupBytes;
+  const std::ptrdiff_t lines = count / kLineGroups;
+  for (std::ptrdiff_t line = lines * done / all; line < lines * (done + more) / all; ++line) {
+    __builtin_prefetch(groups + line * kLineGroups, 0, 2);
+  }
 }
 
 template <class Arithmetic, int Vectors>
@@ -216,20 +255,30 @@ void gemm_strips(const Gemm& g) {
   constexpr int kOutputs = Vectors * kLanes;
   const Matrix& m = g.matrix;
   const int panels = m.strip / kOutputs;
-  const std::ptrdiff_t panel_step = static_cast<std::ptrdiff_t>(m.stored_groups) * kOutputs;  // in a dense matrix
+  const std::ptrdiff_t block_step = static_cast<std::ptrdiff_t>(m.stored_groups) * kOutputs;
   int item = g.first_strip * panels;
   const int end = g.end_strip * panels;
   if (m.dense && g.tokens <= kFewTokens) {
     for (; item + kPanelsAtOnce <= end; item += kPanelsAtOnce) {
       const Panel panel = panel_of(m, item / panels, item % panels, kOutputs);
-      with_rows<kFewTokens>(
-          g.tokens, [&]<int Rows>() { gemm_tile<Arithmetic, Rows, kPanelsAtOnce, Vectors>(g, panel, panel_step, 0); });
+      with_rows<kFewTokens>(g.tokens, [&]<int Rows>() {
+        gemm_tile<Arithmetic, Rows, kPanelsAtOnce, Vectors>(g, panel, block_step, 0, piece_of(m, panel.strip, 0, 1));
+      });
     }
   }
   for (; item < end; ++item) {
     const Panel panel = panel_of(m, item / panels, item % panels, kOutputs);
-    for_each_tile<Arithmetic::kRows>(
-        g.tokens, [&]<int Rows>(int first) { gemm_tile<Arithmetic, Rows, 1, Vectors>(g, panel, 0, first); });
+    const std::ptrdiff_t size = (m.first_block[panel.strip + 1] - m.first_block[panel.strip]) * block_step;
+    const int pieces = pieces_of(g, panel.strip);
+    for (int index = 0; index < pieces; ++index) {
+      const Piece piece = piece_of(m, panel.strip, index, pieces);
+      for_each_tile<Arithmetic::kRows>(g.tokens, [&]<int Rows>(int first) {
+        if constexpr (kPrefetches) {  // the next panel, which is about as large
+          prefetch_share(panel.values + size, size, index * g.tokens + first, Rows, pieces * g.tokens);
+        }
+        gemm_tile<Arithmetic, Rows, 1, Vectors>(g, panel, 0, first, piece);
+      });
+    }
   }
 }
 

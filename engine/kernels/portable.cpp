@@ -7,6 +7,8 @@ namespace {
 
 constexpr int kLanes = 4;
 constexpr int kTileRows = 4;
+constexpr int kPieceGroups = 256;
+constexpr bool kPrefetches = false;
 using Vec = float __attribute__((vector_size(16)));
 using Bits = std::int32_t __attribute__((vector_size(16)));
 using Words = std::uint32_t __attribute__((vector_size(16)));
