@@ -170,7 +170,7 @@ struct TileBlock {
         for (int lane = 0; lane < kColumns; lane += kLanes) {
           const int column = panel.column + lane;
           const Ints sum = bits_of(load(sums + row * kColumns + lane)) + zero_sum(g, first_row + row, column);
-          store(to + row * stride + lane, dequantised(g, sum, first_row + row, column));
+          store(to + row * stride + lane, Dequantiser(g.matrix, column)(sum, g.input.scale[first_row + row]));
         }
       }
     }

@@ -81,10 +81,13 @@ inline Ints zero_sum(const Gemm& g, int row, int column) {
   return load_groups(reinterpret_cast<const std::uint32_t*>(g.matrix.weight_sum) + column) * -g.input.zero[row];
 }
 
-// The output that a sum of bytes stands for.
-inline Vec dequantised(const Gemm& g, Ints sum, int row, int column) {
-  return fma(to_floats(sum), load(g.matrix.scale + column) * g.input.scale[row], load(g.matrix.bias + column));
-}
+// What makes outputs of sums of bytes, for a vector of columns.
+struct Dequantiser {
+  Vec scale, bias;
+
+  Dequantiser(const Matrix& m, int column) : scale(load(m.scale + column)), bias(load(m.bias + column)) {}
+  Vec operator()(Ints sum, float row_scale) const { return fma(to_floats(sum), scale * row_scale, bias); }
+};
 
 // Vectors that an activation takes at once; finished sums have room for a multiple of them.
 constexpr int kActivated = 4;
@@ -223,29 +226,42 @@ void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int
   const bool in_place = !piece.last || is_output(g);
   float* to = in_place ? output_at(g, first_row, panel.column) : finished;
   const std::ptrdiff_t stride = in_place ? g.output_bytes / 4 : kColumns;
-  PRUNETIME_UNROLL
-  for (int v = 0; v < Panels * Vectors; ++v) {
-    const int column = panel.column + v * kLanes;
-    PRUNETIME_UNROLL
-    for (int row = 0; row < Rows; ++row) {
-      Vec sum = __builtin_bit_cast(Vec, tile.sums[row][v]);
-      if constexpr (Arithmetic::kWholeNumbers) {
-        if (piece.last) sum = dequantised(g, tile.sums[row][v], first_row + row, column);
+  if constexpr (Arithmetic::kWholeNumbers) {
+    if (piece.last) {
+      const float* row_scale = g.input.scale + first_row;
+      PRUNETIME_UNROLL
+      for (int v = 0; v < Panels * Vectors; ++v) {
+        const Dequantiser dequantise(m, panel.column + v * kLanes);
+        PRUNETIME_UNROLL
+        for (int row = 0; row < Rows; ++row) {
+          tile.sums[row][v] = __builtin_bit_cast(Sum, dequantise(tile.sums[row][v], row_scale[row]));
+        }
       }
-      store(to + row * stride + v * kLanes, sum);
+    }
+  }
+  PRUNETIME_UNROLL
+  for (int row = 0; row < Rows; ++row) {
+    PRUNETIME_UNROLL
+    for (int v = 0; v < Panels * Vectors; ++v) {
+      store(to + row * stride + v * kLanes, __builtin_bit_cast(Vec, tile.sums[row][v]));
     }
   }
   if (!in_place) write_tile(g, finished, first_row, panel.column, Rows, kColumns);
 }
 
-// The part [done, done + more) of `all` of `count` groups.
-inline void prefetch_share(const std::uint32_t* groups, std::ptrdiff_t count, int done, int more, int all) {
-  constexpr std::ptrdiff_t kLineGroups = 64 / kGroupBytes;
-  const std::ptrdiff_t lines = count / kLineGroups;
-  for (std::ptrdiff_t line = lines * done / all; line < lines * (done + more) / all; ++line) {
-    __builtin_prefetch(groups + line * kLineGroups, 0, 2);
+// Asks for groups in equal steps.
+struct Prefetcher {
+  static constexpr std::ptrdiff_t kLineGroups = 64 / kGroupBytes;
+  const std::uint32_t* next;
+  std::ptrdiff_t lines;  // of a step
+
+  Prefetcher(const std::uint32_t* groups, std::ptrdiff_t count, std::ptrdiff_t steps)
+      : next(groups), lines((count / kLineGroups + steps - 1) / steps) {}
+
+  void go(int steps) {
+    for (std::ptrdiff_t line = 0; line < steps * lines; ++line, next += kLineGroups) __builtin_prefetch(next, 0, 2);
   }
-}
+};
 
 template <class Arithmetic, int Vectors>
 void gemm_strips(const Gemm& g) {
@@ -270,12 +286,11 @@ void gemm_strips(const Gemm& g) {
     const Panel panel = panel_of(m, item / panels, item % panels, kOutputs);
     const std::ptrdiff_t size = (m.first_block[panel.strip + 1] - m.first_block[panel.strip]) * block_step;
     const int pieces = pieces_of(g, panel.strip);
+    Prefetcher next_panel(panel.values + size, size, std::ptrdiff_t{pieces} * g.tokens);  // about as large
     for (int index = 0; index < pieces; ++index) {
       const Piece piece = piece_of(m, panel.strip, index, pieces);
       for_each_tile<Arithmetic::kRows>(g.tokens, [&]<int Rows>(int first) {
-        if constexpr (kPrefetches) {  // the next panel, which is about as large
-          prefetch_share(panel.values + size, size, index * g.tokens + first, Rows, pieces * g.tokens);
-        }
+        if constexpr (kPrefetches) next_panel.go(Rows);
         gemm_tile<Arithmetic, Rows, 1, Vectors>(g, panel, 0, first, piece);
       });
     }

@@ -43,6 +43,15 @@ def command(inputs: Path, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def run_when_quiet(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs it, and again a few times where it says that the machine was too noisy to judge: as a user is told to."""
+    for _ in range(4):
+        ran = subprocess.run(command, capture_output=True, text=True)
+        if "run it again when it is quiet" not in ran.stderr:
+            break
+    return ran
+
+
 def last_object(output: str) -> dict:
     return json.loads(output.strip().splitlines()[-1])
 
@@ -50,7 +59,7 @@ def last_object(output: str) -> dict:
 @pytest.fixture(scope="module")
 def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    ran = subprocess.run(command(inputs, out), capture_output=True, text=True)
+    ran = run_when_quiet(command(inputs, out))
     assert ran.returncode == 0, ran.stderr
     return out, last_object(ran.stdout)
 
@@ -124,7 +133,7 @@ def test_a_run_killed_in_any_stage_ends_as_an_uninterrupted_one(
     time.sleep(0.15)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    ran = subprocess.run(with_profile, capture_output=True, text=True)
+    ran = run_when_quiet(with_profile)
     assert ran.returncode == 0, ran.stderr
     for name in ("mask.json", "artifact/model.safetensors", "evaluations.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
@@ -146,7 +155,7 @@ def test_interrupting_leaves_a_run_that_resumes(inputs: Path, tmp_path: Path) ->
 def test_pick_takes_a_smaller_budget_off_the_archive(finished: tuple[Path, dict], tmp_path: Path) -> None:
     pick = [sys.executable, "-c", QUICK_VERIFY, "pick", str(finished[0]), "--latency", "55%", "--json",
             "--out", str(tmp_path / "picked")]  # fmt: skip
-    ran = subprocess.run(pick, capture_output=True, text=True)
+    ran = run_when_quiet(pick)
     assert ran.returncode == 0, ran.stderr
     result = last_object(ran.stdout)
     assert result["pruned"]["params"] <= finished[1]["pruned"]["params"]
@@ -187,11 +196,7 @@ def test_a_predictor_that_is_far_off_is_tightened_until_the_budget_is_met(
     dense_us = finished[1]["dense"]["p50_us"]
     profile = with_wrong_latencies(finished[0] / "profile.json", 0.2, 0.2 * dense_us, tmp_path / "profile.json")
     out = tmp_path / "run"
-    ran = subprocess.run(
-        command(inputs, out, "--profile", str(profile), "--latency", f"{0.7 * dense_us:.1f}us"),
-        capture_output=True,
-        text=True,
-    )
+    ran = run_when_quiet(command(inputs, out, "--profile", str(profile), "--latency", f"{0.7 * dense_us:.1f}us"))
     assert ran.returncode == 0, ran.stderr
     assert "searching again with the predictor tightened" in ran.stderr
     assert json.loads((out / "attempts.json").read_text())[0]["measured_over_predicted"] > 1.2
@@ -219,7 +224,7 @@ def test_a_budget_on_the_tail_from_text_after_a_pause_is_judged_in_that_setting(
     out = tmp_path / "run"
     setting = ("--statistic", "p99", "--scope", "text", "--condition", "idle", "--latency", "1s")
     profile = ("--profile", str(finished[0] / "profile.json"))
-    ran = subprocess.run(command(inputs, out, *setting, *profile), capture_output=True, text=True)
+    ran = run_when_quiet(command(inputs, out, *setting, *profile))
     assert ran.returncode == 0, ran.stderr
     verified = json.loads((out / "verify.json").read_text())
     assert verified["verdict"]["measured"] == verified["latency"]["text/idle"]["pruned"]["p99_us"]
@@ -230,10 +235,10 @@ def test_a_narrow_precision_is_frozen_in_the_artifact_with_what_it_loses(
     inputs: Path, tmp_path: Path, precision: str
 ) -> None:
     more = ("--precision", precision, "--max-loss", "0.05")
-    ran = subprocess.run(command(inputs, tmp_path / "run", *more), capture_output=True, text=True)
+    ran = run_when_quiet(command(inputs, tmp_path / "run", *more))
     assert ran.returncode == 0, ran.stderr
     found = artifact.read(last_object(ran.stdout)["artifact"]).manifest.plan
-    assert found.quality_loss is None or abs(found.quality_loss) <= 0.05
+    assert found.quality_loss is None or found.quality_loss <= 0.05
     if precision == "int8":
         assert found == replace(Plan.uniform("int8"), quality_loss=found.quality_loss)
     loaded = prunetime.load(last_object(ran.stdout)["artifact"])
