@@ -1,11 +1,12 @@
 """The engine against its rivals: every shape, precision and pruning of the target table, one fresh process per cell.
 
-    python bench/engine.py [--models mini,minilm] [--cells 1x64,8x64] [--threads 1]
+    python bench/engine.py [--models mini,minilm] [--cells 1x64,8x64] [--threads 1] [--against openvino]
 
 Writes bench/results/engine.json after every cell, and docs/engine.svg; last prints what was reached of each target.
-The same command goes on where it was stopped: cells that were measured on this machine with this build of the engine
-are kept. `floor_us` of our rows is the least time that this core's peaks allow for their products, `vector_floor_us`
-that of the vector work beside it (see `prunetime bench --roofline`).
+The same command goes on where it was stopped: what other machines measured is kept, and so are the cells of this
+machine with this build of the engine. `floor_us` of our rows is the least time that this core's peaks allow for their
+products, `vector_floor_us` that of the vector work beside it, `every_token_us` the least time for the operations of all
+tokens in all layers (see `prunetime bench --roofline`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,10 @@ def main() -> int:
     parser.add_argument("--models", type=_names(MODELS), default=MODELS)
     parser.add_argument("--cells", type=_names(CELLS), default=CELLS, help="batch x tokens")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--against", default=AGAINST)
     options = parser.parse_args()
-    result = _resumed()
+    machines = _resumed()
+    result = machines[-1]
     failed = []
     for model in options.models:
         for cell in options.cells:
@@ -60,15 +63,15 @@ def main() -> int:
             if key in result["cells"]:
                 continue
             print(key, file=sys.stderr, flush=True)
-            measured = _measure(model, cell, options.threads)
+            measured = _measure(model, cell, options.threads, options.against)
             if measured is None:
                 failed.append(key)
                 continue
             add_floors(measured["rows"])
             result["cells"][key] = measured
             result["claims"] = [claim for name, found in result["cells"].items() for claim in claims(name, found)]
-            write_json(RESULT, result)
-            write_text(PLOT, plot(result["cells"]))
+            write_json(RESULT, {"machines": machines})
+            write_text(PLOT, plot(machines))
     print(table(result["claims"]))
     if failed:
         print(f"failed (the same command tries them again): {', '.join(failed)}", file=sys.stderr)
@@ -76,7 +79,7 @@ def main() -> int:
 
 
 def add_floors(rows: Sequence[Row]) -> None:
-    """Gives our rows `floor_us` and `vector_floor_us`."""
+    """Gives our rows `floor_us`, `vector_floor_us` and `every_token_us`."""
     peaks: dict[str, Peaks] = {}
     for model, group in groupby([row for row in rows if row["engine"] == "prunetime"], key=lambda row: row["model"]):
         config, spec, weights = shapes.encoder(model)
@@ -87,29 +90,32 @@ def add_floors(rows: Sequence[Row]) -> None:
                     peaks[engine.isa] = measure_peaks(engine.isa)
             batch = random_batch(config, row["batch"], row["seq_len"])
             no_time = np.zeros((2, 2, 2 * config.dims.layers + 2))
-            total = roofline(engine, batch, no_time, peaks[engine.isa]).total
-            row |= {"floor_us": total.floor_us, "vector_floor_us": total.vector_us}
+            found = roofline(engine, batch, no_time, peaks[engine.isa])
+            row |= {"floor_us": found.total.floor_us, "vector_floor_us": found.total.vector_us}
+            row |= {"every_token_us": found.every_token.products_us}
 
 
-def plot(cells: Mapping[str, Row]) -> str:
+def plot(machines: Iterable[Row]) -> str:
     """Bars of every cell on one thread, as SVG: how many times faster than the fastest rival ours is."""
     bars = []
-    for key, cell in cells.items():
-        model, shape, threads = key.split()
-        rival = _fastest([row for row in cell["rows"] if row["engine"] != "prunetime"])
-        if threads != "1" or not rival:
-            continue
-        for variant, label in (("", "dense"), (VARIANTS[1], "20 % of blocks"), (VARIANTS[3], "half")):
-            if best := _fastest(_as_exact(_of(cell["rows"], "prunetime", model + variant), rival)):
-                bars.append((f"{model} {shape} {label}, {best['precision']}", rival["p50_us"] / best["p50_us"]))
+    for result in machines:
+        for key, cell in result["cells"].items():
+            model, shape, threads = key.split()
+            rival = _fastest([row for row in cell["rows"] if row["engine"] != "prunetime"])
+            if threads != "1" or not rival:
+                continue
+            for variant, label in (("", "dense"), (VARIANTS[1], "20 % of blocks"), (VARIANTS[3], "half")):
+                if best := _fastest(_as_exact(_of(cell["rows"], "prunetime", model + variant), rival)):
+                    name = f"{best['isa']}: {model} {shape} {label}, {best['precision']}"
+                    bars.append((name, rival["p50_us"] / best["p50_us"]))
     height, unit = 18, 70
     lines = []
     for i, (label, ratio) in enumerate(bars):
         y = 30 + height * i
         lines += [
-            f'<text x="245" y="{y + 12}" text-anchor="end">{label}</text>',
-            f'<rect x="250" y="{y}" width="{unit * ratio:.0f}" height="{height - 4}" fill="#3b6ea5"/>',
-            f'<text x="{255 + unit * ratio:.0f}" y="{y + 12}">{ratio:.2f}</text>',
+            f'<text x="305" y="{y + 12}" text-anchor="end">{label}</text>',
+            f'<rect x="310" y="{y}" width="{unit * ratio:.0f}" height="{height - 4}" fill="#3b6ea5"/>',
+            f'<text x="{315 + unit * ratio:.0f}" y="{y + 12}">{ratio:.2f}</text>',
         ]
     style = "font: 12px sans-serif; background: white"
     title = "Times faster than the fastest rival (dense, in any of its precisions) of the same error; one thread"
@@ -156,6 +162,10 @@ def claims(key: str, cell: Row) -> list[Row]:
                     name = f"{variant} {'of' if halved else 'over'} our dense {row['precision']}"
                     if halved or not small:
                         claim(name, row, share if halved else 1.0 / share, target, most=halved)
+    for dense in (row for row in ours[""] if (row["isa"], row["precision"]) == ("avx2", "fp32")):
+        claim("dense fp32 over FLOPs / AVX2 peak", dense, dense["p50_us"] / dense["every_token_us"], 1.3, most=True)
+        for row in (row for row in ours[VARIANTS[1]] if row["precision"] == "fp32"):
+            claim(f"{VARIANTS[1]} over our dense AVX2 fp32", row, dense["p50_us"] / row["p50_us"], 3.0)
     return found
 
 
@@ -189,10 +199,10 @@ def _of(rows: Iterable[Row], engine: str, model: str) -> list[Row]:
     return [row for row in rows if (row["engine"], row["model"]) == (engine, model)]
 
 
-def _measure(model: str, cell: str, threads: int) -> Row | None:
+def _measure(model: str, cell: str, threads: int, against: str) -> Row | None:
     batch, seq_len = cell.split("x")
     setting = ["--batch", batch, "--seq-len", seq_len, "--threads", str(threads)]
-    arguments = ["bench", *(model + variant for variant in VARIANTS), *setting, "--against", AGAINST, "--json"]
+    arguments = ["bench", *(model + variant for variant in VARIANTS), *setting, "--against", against, "--json"]
     ran = subprocess.run([sys.executable, "-m", "prunetime", *arguments], stdout=subprocess.PIPE, text=True)
     if ran.returncode:
         return None
@@ -200,14 +210,15 @@ def _measure(model: str, cell: str, threads: int) -> Row | None:
     return {"command": " ".join(["prunetime", *arguments]), "commit": _commit(), "rows": rows}
 
 
-def _resumed() -> Row:
-    """The result so far, or a new one if that is of another machine or build."""
+def _resumed() -> list[Row]:
+    """What every machine measured so far; last comes this one, from the start if that was another build."""
     machine, engine = this_machine().to_json(), engine_build()
-    if RESULT.is_file():
-        result: Row = json.loads(RESULT.read_text(encoding="utf-8"))
+    machines: list[Row] = json.loads(RESULT.read_text(encoding="utf-8"))["machines"] if RESULT.is_file() else []
+    here = {"machine": machine, "engine": engine, "command": "bench/engine.py", "cells": {}, "claims": []}
+    for result in machines:
         if (result["machine"]["id"], result["engine"]) == (machine["id"], engine):
-            return result
-    return {"machine": machine, "engine": engine, "command": "bench/engine.py", "cells": {}, "claims": []}
+            here = result
+    return [*(result for result in machines if result["machine"]["id"] != machine["id"]), here]
 
 
 def _commit() -> str:

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
+#include <cstdint>
 #include <string>
 
 #include "base/error.h"
@@ -81,37 +81,48 @@ std::uint32_t bf16_of(float value) {
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // ties to even; weights are finite
 }
 
-// One row of weights of which groups are read; null: a row of padding.
-struct Row {
-  const float* weights = nullptr;
-  int inner = 0;
-  Precision precision = Precision::fp32;
-  int bytes = 0;  // of a number
-  float inverse_scale = 0.0F;
+// Compared as integers, as whose bits the magnitudes of finite numbers are ordered: many at once.
+float largest_magnitude(const float* values, int count) {
+  std::int32_t largest = 0;
+  for (int i = 0; i < count; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(values[i]) & INT32_MAX);
+  return std::bit_cast<float>(largest);
+}
 
-  std::uint32_t group(int index) const {
-    if (weights == nullptr) return 0;
+// A whole number from -127 to 127, ties to even.
+std::uint32_t rounded(float value) {
+  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
+  return std::bit_cast<std::uint32_t>(value + kRound) - std::bit_cast<std::uint32_t>(kRound);
+}
+
+// `count` groups of `weights`, of which there are `valid` and zeros beyond, to every `stride`-th of `to`.
+template <int Bytes, class Number>
+void write_groups(const float* weights, int valid, int count, std::uint32_t* to, std::ptrdiff_t stride,
+                  const Number& number) {
+  constexpr int kSize = kGroupBytes / Bytes;
+  constexpr std::uint32_t kMask = 0xffffffffU >> (32 - 8 * Bytes);
+  const auto group = [&](const float* from, int size) {
     std::uint32_t bits = 0;
-    const int size = kGroupBytes / bytes;
-    for (int i = 0; i < size; ++i) {
-      const int column = index * size + i;
-      if (column >= inner) break;
-      bits |= number(weights[column]) << (8 * bytes * i);
-    }
+    for (int i = 0; i < size; ++i) bits |= (number(from[i]) & kMask) << (8 * Bytes * i);
     return bits;
-  }
+  };
+  const int whole = std::clamp(valid / kSize, 0, count);
+  for (int i = 0; i < whole; ++i) to[i * stride] = group(weights + i * kSize, kSize);
+  if (whole < count && valid > whole * kSize) to[whole * stride] = group(weights + whole * kSize, valid % kSize);
+}
 
- private:
-  std::uint32_t number(float weight) const {
-    switch (precision) {
-      case Precision::fp32: return std::bit_cast<std::uint32_t>(weight);
-      case Precision::bf16: return bytes == 2 ? bf16_of(weight) : bf16_of(weight) << 16;
-      case Precision::int8: break;
-    }
-    const float byte = std::nearbyint(weight * inverse_scale);
-    return static_cast<std::uint32_t>(static_cast<std::int32_t>(byte)) & (bytes == 1 ? 0xff : 0xffff);
+// The same in a precision, a number in `bytes`; int8 weights are multiplied by `inverse_scale` first.
+void write_row(const float* weights, int valid, int count, std::uint32_t* to, std::ptrdiff_t stride, Precision precision,
+               int bytes, float inverse_scale) {
+  const auto write = [&]<int Bytes>(const auto& number) { write_groups<Bytes>(weights, valid, count, to, stride, number); };
+  const auto byte = [=](float weight) { return rounded(weight * inverse_scale); };
+  switch (precision) {
+    case Precision::fp32: return write.operator()<4>([](float weight) { return std::bit_cast<std::uint32_t>(weight); });
+    case Precision::bf16:
+      if (bytes == 2) return write.operator()<2>(bf16_of);
+      return write.operator()<4>([](float weight) { return bf16_of(weight) << 16; });
+    case Precision::int8: return bytes == 1 ? write.operator()<1>(byte) : write.operator()<2>(byte);
   }
-};
+}
 
 // Of the int8 numbers of a group.
 std::int32_t sum_of(std::uint32_t group, int group_size) {
@@ -201,7 +212,6 @@ Linear pack(Arena& arena, const std::vector<Source>& sources, Precision precisio
   if (arena.counting()) return linear;
 
   std::vector<float> room;
-  std::vector<Row> rows(static_cast<std::size_t>(linear.panel));
   std::size_t strip = 0;
   for (const Source& source : sources) {
     const float* weights = dense_weights(source, room);
@@ -210,28 +220,27 @@ Linear pack(Arena& arena, const std::vector<Source>& sources, Precision precisio
       const auto& kept = pattern.starts[strip];
       first_block[strip + 1] = first_block[strip] + static_cast<std::int32_t>(kept.size());
       std::copy(kept.begin(), kept.end(), starts + first_block[strip]);
-      for (int output = first; output < first + pattern.strip; output += linear.panel) {
-        for (int lane = 0; lane < linear.panel; ++lane) {
-          Row& row = rows[static_cast<std::size_t>(lane)];
-          row = {.inner = inner, .precision = precision, .bytes = number_bytes};
-          if (output + lane < source.outputs) {
-            row.weights = weights + static_cast<std::ptrdiff_t>(output + lane) * inner;
-          }
-          if (!bytes) continue;
-          float largest = 0.0F;
-          for (int k = 0; k < inner && row.weights != nullptr; ++k) {
-            largest = std::max(largest, std::fabs(row.weights[k]));
-          }
-          const float step = largest < 0x1p-100F ? 1.0F : largest / kLargestByte;
-          row.inverse_scale = largest < 0x1p-100F ? 0.0F : kLargestByte / largest;
-          scale[strip * static_cast<std::size_t>(pattern.strip) + static_cast<std::size_t>(output - first + lane)] = step;
+      for (int lane = 0; lane < pattern.strip && first + lane < source.outputs; ++lane) {
+        const float* row = weights + static_cast<std::ptrdiff_t>(first + lane) * inner;
+        float inverse_scale = 0.0F;
+        if (bytes) {
+          const float largest = largest_magnitude(row, inner);
+          const bool tiny = largest < 0x1p-100F;
+          scale[strip * static_cast<std::size_t>(pattern.strip) + static_cast<std::size_t>(lane)] =
+              tiny ? 1.0F : largest / kLargestByte;
+          inverse_scale = tiny ? 0.0F : kLargestByte / largest;
         }
+        // Panel after panel holds all blocks of the strip.
+        const auto panel_groups = static_cast<std::ptrdiff_t>(kept.size()) * pattern.groups * linear.panel;
+        std::uint32_t* to = values + lane / linear.panel * panel_groups + lane % linear.panel;
         for (const std::int32_t start : kept) {
-          for (int group = start; group < start + pattern.groups; ++group) {
-            for (const Row& row : rows) *values++ = row.group(group);
-          }
+          const int column = start * group_size;
+          write_row(row + column, inner - column, pattern.groups, to, linear.panel, precision, number_bytes,
+                    inverse_scale);
+          to += static_cast<std::ptrdiff_t>(pattern.groups) * linear.panel;
         }
       }
+      values += kept.size() * static_cast<std::size_t>(pattern.groups) * static_cast<std::size_t>(pattern.strip);
     }
   }
   linear.use_inner(inner);

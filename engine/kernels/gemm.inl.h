@@ -269,6 +269,7 @@ void gemm_strips(const Gemm& g) {
   constexpr int kFewTokens = Arithmetic::kRows / 4 < 1 ? 1 : Arithmetic::kRows / 4;
   constexpr int kPanelsAtOnce = 4;
   constexpr int kOutputs = Vectors * kLanes;
+  if (g.tokens == 0) return;
   const Matrix& m = g.matrix;
   const int panels = m.strip / kOutputs;
   const std::ptrdiff_t block_step = static_cast<std::ptrdiff_t>(m.stored_groups) * kOutputs;

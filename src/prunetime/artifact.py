@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save_file as save_safetensors
 
 from prunetime.arch import ArchSpec
@@ -35,6 +34,7 @@ from prunetime.config import EncoderConfig
 from prunetime.errors import ArtifactError, InputError
 from prunetime.plan import Plan
 from prunetime.task import Task
+from prunetime.tensors import parse
 
 FORMAT = 2
 """What is written. Format 1 is read too: it had neither blocks nor dropped tokens, and all of it ran in fp32."""
@@ -109,19 +109,42 @@ def read(folder: str | Path) -> Artifact:
         ArtifactError: the folder is no artifact, a file is missing, truncated or changed, the format is newer than
             this version reads, or the weights are not those the manifest's spec asks for.
     """
+    with opened(folder) as found:
+        return found
+
+
+@contextmanager
+def opened(folder: str | Path) -> Iterator[Artifact]:
+    """An artifact that is checked but for its digests, which are computed meanwhile.
+
+    What is made of it counts only once the block has ended, which raises as `read` does.
+    """
     folder = Path(folder)
     data = _read_manifest(folder)
-    contents = {name: _read_checked(folder, name, entry) for name, entry in data["files"].items()}
+    entries = data["files"]
+    contents = {name: _read_file(folder, name, entry) for name, entry in entries.items()}
     for name in (WEIGHTS, TOKENIZER):
         if name not in contents:
             raise ArtifactError(f"{folder / MANIFEST} lists no {name}: write the artifact again")
-    weights = _parse_weights(folder, contents[WEIGHTS])
+    with ThreadPoolExecutor(1) as background:
+        digests = background.submit(_check_digests, folder, contents, entries)
+        try:
+            yield _parsed(folder, data, contents)
+        finally:
+            digests.result()
+
+
+def _parsed(folder: Path, data: Mapping[str, Any], contents: Mapping[str, NDArray[np.uint8]]) -> Artifact:
+    try:
+        weights = parse(contents[WEIGHTS])
+    except ValueError as error:
+        raise ArtifactError(f"{folder / WEIGHTS} is no safetensors file: {error}") from error
     try:
         manifest = Manifest.from_json(data)
         check_weights(weights, manifest.config, manifest.spec)
     except (InputError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{folder / MANIFEST}: {error}") from error
-    return Artifact(folder, manifest, weights, contents[TOKENIZER])
+    return Artifact(folder, manifest, weights, contents[TOKENIZER].tobytes())
 
 
 def write(folder: str | Path, manifest: Manifest, weights: Weights, files: Mapping[str, bytes]) -> Path:
@@ -207,8 +230,8 @@ def check_weights(weights: Weights, config: EncoderConfig, spec: ArchSpec) -> No
 
 
 def _finite(array: NDArray[Any]) -> bool:
-    with np.errstate(invalid="ignore"):  # infinities of both signs add up to a NaN
-        return math.isfinite(float(np.sum(array, dtype=np.float64)))
+    with np.errstate(invalid="ignore"):  # 0 times what is not finite is NaN
+        return not np.isnan(array @ np.zeros(array.shape[-1:], array.dtype)).any()
 
 
 @contextmanager
@@ -278,7 +301,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return dict(data)
 
 
-def _read_checked(folder: Path, name: str, entry: Mapping[str, Any]) -> bytes:
+def _read_file(folder: Path, name: str, entry: Mapping[str, Any]) -> NDArray[np.uint8]:
     if Path(name).name != name or name == MANIFEST:
         raise ArtifactError(f"{folder / MANIFEST} names the file {name!r}: artifacts hold plain files only")
     path = folder / name
@@ -286,20 +309,22 @@ def _read_checked(folder: Path, name: str, entry: Mapping[str, Any]) -> bytes:
         size = path.stat().st_size
         if size != entry.get("bytes"):
             raise ArtifactError(f"{path} has {size} bytes, the manifest says {entry.get('bytes')}: it is truncated")
-        content = path.read_bytes()
+        content = np.empty(size, np.uint8)  # on huge pages, which bytes are not
+        with path.open("rb") as file:
+            if file.readinto(content.data) != size or file.read(1):
+                raise ArtifactError(f"{path} changes while it is read")
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-    if _entry(content) != entry:
-        raise ArtifactError(f"{path} was changed after it was written: its sha256 is not the manifest's")
     return content
 
 
-def _parse_weights(folder: Path, content: bytes) -> Weights:
-    try:
-        return load_safetensors(content)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{folder / WEIGHTS} is no safetensors file: {error}") from error
+def _check_digests(
+    folder: Path, contents: Mapping[str, NDArray[np.uint8]], entries: Mapping[str, Mapping[str, Any]]
+) -> None:
+    for name, content in contents.items():
+        if _entry(content.data) != entries[name]:
+            raise ArtifactError(f"{folder / name} was changed after it was written: its sha256 is not the manifest's")
 
 
-def _entry(content: bytes) -> dict[str, Any]:
+def _entry(content: bytes | memoryview) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}

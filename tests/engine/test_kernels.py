@@ -143,6 +143,24 @@ def test_gemm_of_a_prefix_of_the_inner_dimension(isa, precision, grain, used):
 
 @isas
 @precisions
+@pytest.mark.parametrize("grain", [None, *GRAINS])
+@pytest.mark.parametrize("k", [512, 1090])
+def test_gemm_of_more_than_a_table_multiplies_by_at_a_time(isa, precision, grain, k):
+    rng = np.random.default_rng(k)
+    x, w, bias = normals(rng, 17, k), normals(rng, 70, k), normals(rng, 70)
+    stored = w
+    if grain:
+        stored = to_blocks(w, rng.random((-(-70 // grain[0]), -(-k // grain[1]))) < 0.6, *grain)
+        w = to_dense(*stored, w.shape)
+    check_in_precision(isa, precision, x, w, bias, stored)
+    together = testing.gemm(isa, x, stored, bias, precision=precision)
+    assert np.array_equal(testing.gemm(isa, x, stored, bias, "relu", precision), np.maximum(together, 0))
+    for row in (0, 16):
+        assert np.array_equal(testing.gemm(isa, x[row : row + 1], stored, bias, precision=precision)[0], together[row])
+
+
+@isas
+@precisions
 @pytest.mark.parametrize("columns", [160, 150, 33, 16, 1])
 def test_an_output_in_bf16_is_the_rounded_output(isa, precision, columns):
     rng = np.random.default_rng(columns)

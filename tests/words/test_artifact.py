@@ -120,6 +120,16 @@ def test_damage_is_named(folder: Path, name: str) -> None:
         artifact.read(folder)
 
 
+def test_what_was_made_of_changed_weights_is_not_given_out(folder: Path) -> None:
+    with artifact.opened(folder) as found:
+        assert found.manifest == artifact.read(folder).manifest
+    DAMAGE["tampered"][0](folder)
+    with pytest.raises(ArtifactError, match="sha256 is not"), artifact.opened(folder):
+        pass
+    with pytest.raises(ArtifactError, match="sha256 is not"), artifact.opened(folder):
+        raise ValueError("a consequence of what was changed")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(st.data())
 def test_no_changed_byte_of_a_manifest_gets_another_error_than_ours(folder: Path, data: st.DataObject) -> None:

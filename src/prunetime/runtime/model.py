@@ -56,4 +56,5 @@ def load(folder: str | Path, threads: int = 1) -> Model:
     Raises:
         ArtifactError: the artifact is damaged, of a newer format, or none.
     """
-    return Model(artifact.read(folder), threads)
+    with artifact.opened(folder) as source:
+        return Model(source, threads)
