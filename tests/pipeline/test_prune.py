@@ -19,10 +19,10 @@ from prunetime.plan import Plan
 from prunetime.tasks.synthetic import ad_relevance
 
 QUICK_VERIFY = (
-    "import prunetime.pipeline.verify as verify; verify.SECONDS, verify.ROUNDS, verify.CALLS = 1.0, 6, 12; "
-    "from prunetime.cli import main; main()"
+    "from prunetime.pipeline import stages, verify; verify.SECONDS, verify.ROUNDS, verify.CALLS = 1.0, 24, 5; "
+    "stages.MARGIN = 0.8; from prunetime.cli import main; main()"
 )
-"""The real command line, with the latency check of verify shortened from its 60 seconds."""
+"""The real command line, with the latency check of verify shortened from its 60 seconds, and room for its noise."""
 
 STAGES = ("plan", "profile", "teacher", "importance", "search", "gate", "tune", "verify")
 
@@ -45,11 +45,13 @@ def command(inputs: Path, out: Path, *more: str) -> list[str]:
 
 def run_when_quiet(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Runs it, and again a few times where it says that the machine was too noisy to judge: as a user is told to."""
+    errors = ""
     for _ in range(4):
         ran = subprocess.run(command, capture_output=True, text=True)
+        errors += ran.stderr
         if "run it again when it is quiet" not in ran.stderr:
             break
-    return ran
+    return subprocess.CompletedProcess(command, ran.returncode, ran.stdout, errors)
 
 
 def last_object(output: str) -> dict:
@@ -114,25 +116,26 @@ def test_another_command_in_the_same_folder_is_refused(inputs: Path, finished: t
     assert last_object(ran.stdout)["exit_code"] == 2
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_run_killed_in_any_stage_ends_as_an_uninterrupted_one(
-    inputs: Path, finished: tuple[Path, dict], tmp_path: Path, stage: str
+def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(
+    inputs: Path, finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
     whole = finished[0]
     out = tmp_path / "killed"
     with_profile = command(inputs, out, "--profile", str(whole / "profile.json"))
-    process = subprocess.Popen(
-        with_profile, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    before = out / "stages" / f"{STAGES[max(0, STAGES.index(stage) - 1)]}.json"
-    deadline = time.monotonic() + 120
-    while not (before.exists() or (stage == "profile" and (out / "run.json").exists())):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.15)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    for before in (out / "run.json", *(out / "stages" / f"{stage}.json" for stage in STAGES[:-1])):
+        if before.exists():  # a short stage ended before the kill
+            continue
+        process = subprocess.Popen(
+            with_profile, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while not before.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.15)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     ran = run_when_quiet(with_profile)
     assert ran.returncode == 0, ran.stderr
     for name in ("mask.json", "artifact/model.safetensors", "evaluations.jsonl"):
@@ -234,7 +237,7 @@ def test_a_budget_on_the_tail_from_text_after_a_pause_is_judged_in_that_setting(
 def test_a_narrow_precision_is_frozen_in_the_artifact_with_what_it_loses(
     inputs: Path, tmp_path: Path, precision: str
 ) -> None:
-    more = ("--precision", precision, "--max-loss", "0.05")
+    more = ("--precision", precision, "--max-loss", "0.05", "--latency", "95%")
     ran = run_when_quiet(command(inputs, tmp_path / "run", *more))
     assert ran.returncode == 0, ran.stderr
     found = artifact.read(last_object(ran.stdout)["artifact"]).manifest.plan

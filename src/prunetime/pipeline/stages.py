@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from prunetime.errors import InputError
 from prunetime.mask import Mask, rank
 from prunetime.models.compact import compact
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
-from prunetime.models.hf import config_json
 from prunetime.pipeline.run import Progress, Run, digest_of
 from prunetime.pipeline.settings import AUTO, Settings
 from prunetime.pipeline.source import Source
@@ -33,7 +32,9 @@ from prunetime.search.evaluate import MaskScorer, ScoringRows
 from prunetime.search.evolution import SearchSettings, finalists, rescore, search
 from prunetime.search.space import Space
 from prunetime.tasks.metrics import evaluate
-from prunetime.training.trainer import TrainingSettings, best_precision, discard_checkpoints, fit
+
+if TYPE_CHECKING:
+    from prunetime.training.trainer import TrainingSettings
 
 THREADS = len(os.sched_getaffinity(0))
 """Training and scoring use every core; what is timed uses as many threads as the budget says."""
@@ -100,6 +101,8 @@ def teacher(run: Run, source: Source, settings: Settings, plan: Plan, inputs: Ma
     effort = settings.effort
 
     def work(progress: Progress) -> None:
+        from prunetime.training.trainer import discard_checkpoints, fit  # only here: transformers is slow to import
+
         model = source.pretrained.model
         if not settings.teacher_ready:
             data = source.training_data(effort.teacher_rows, settings.seed)
@@ -116,6 +119,8 @@ def teacher(run: Run, source: Source, settings: Settings, plan: Plan, inputs: Ma
 
 def training_settings(settings: Settings, epochs: float, learning_rate: float) -> TrainingSettings:
     """What teacher and sub-network are trained with."""
+    from prunetime.training.trainer import TrainingSettings, best_precision
+
     return TrainingSettings(
         epochs, learning_rate=learning_rate, seed=settings.seed, threads=THREADS, precision=best_precision()
     )
@@ -222,6 +227,8 @@ def tune(run: Run, source: Source, settings: Settings, dense: artifact.Artifact,
     mask = Mask.from_json(run.read("mask.json"))
 
     def work(progress: Progress) -> None:
+        from prunetime.training.trainer import discard_checkpoints, fit
+
         teacher_model = from_weights(config, dense.weights)
         student = from_weights(config, compact(dense.weights, mask, config.dims), spec=mask.spec())
         training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
@@ -268,6 +275,8 @@ def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenanc
 
 def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: artifact.Weights) -> None:
     """Writes an artifact of the run's task, in place of what was there."""
+    from prunetime.models.hf import config_json
+
     config = config_json(manifest.config, manifest.spec, source.task)
     files = {artifact.TOKENIZER: source.tokenizer_json, "config.json": config}
     shutil.rmtree(folder, ignore_errors=True)
