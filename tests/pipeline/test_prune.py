@@ -4,25 +4,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import bert_folder, write_tsv
+from tiny import QUICK_PRUNETIME, bert_folder, write_tsv
 
 import prunetime
 from prunetime import artifact
 from prunetime.plan import Plan
 from prunetime.tasks.synthetic import ad_relevance
-
-QUICK_VERIFY = (
-    "from prunetime.pipeline import stages, verify; verify.SECONDS, verify.ROUNDS, verify.CALLS = 1.0, 24, 5; "
-    "stages.MARGIN = 0.8; from prunetime.cli import main; main()"
-)
-"""The real command line, with the latency check of verify shortened from its 60 seconds, and room for its noise."""
 
 STAGES = ("plan", "profile", "teacher", "importance", "search", "gate", "tune", "verify")
 
@@ -37,7 +30,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(inputs: Path, out: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-c", QUICK_VERIFY, "prune", "--model", str(inputs / "bert"), "--data", str(inputs / "ads.tsv"),
+        *QUICK_PRUNETIME, "prune", "--model", str(inputs / "bert"), "--data", str(inputs / "ads.tsv"),
         "--text", "query,title", "--label", "label", "--group", "query", "--slice", "unseen:product_uid",
         "--latency", "70%", "--seq-len", "24", "--effort", "quick", "--out", str(out), "--json", *more,
     ]  # fmt: skip
@@ -156,7 +149,7 @@ def test_interrupting_leaves_a_run_that_resumes(inputs: Path, tmp_path: Path) ->
 
 
 def test_pick_takes_a_smaller_budget_off_the_archive(finished: tuple[Path, dict], tmp_path: Path) -> None:
-    pick = [sys.executable, "-c", QUICK_VERIFY, "pick", str(finished[0]), "--latency", "55%", "--json",
+    pick = [*QUICK_PRUNETIME, "pick", str(finished[0]), "--latency", "55%", "--json",
             "--out", str(tmp_path / "picked")]  # fmt: skip
     ran = run_when_quiet(pick)
     assert ran.returncode == 0, ran.stderr
