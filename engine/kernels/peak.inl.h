@@ -18,7 +18,7 @@ std::int64_t multiply_peak(int rounds) {
   constexpr int kGroups = 96;
   constexpr int kTimes = 8;
   constexpr std::ptrdiff_t kRowBytes = row_bytes(kGroups);
-  constexpr int kSomeNumber = 0x3c;  // 0.01 in bf16 and fp32
+  constexpr int kSomeNumber = Arithmetic::kWholeNumbers ? 1 : 0x3c;  // in every byte: 0.01 in bf16 and fp32
   alignas(Vec) std::byte left[kRows * kRowBytes];
   alignas(Vec) std::uint32_t right[kGroups * kPanel];
   alignas(Vec) float sums[kRows * kPanel];
