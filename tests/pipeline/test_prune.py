@@ -135,10 +135,9 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-def test_interrupting_leaves_a_run_that_resumes(inputs: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command(inputs, tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def test_interrupting_leaves_a_run_that_resumes(inputs: Path, finished: tuple[Path, dict], tmp_path: Path) -> None:
+    with_profile = command(inputs, tmp_path / "run", "--profile", str(finished[0] / "profile.json"))
+    process = subprocess.Popen(with_profile, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run" / "stages" / "profile.json").exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -159,9 +158,12 @@ def test_pick_takes_a_smaller_budget_off_the_archive(finished: tuple[Path, dict]
 
 
 def test_a_budget_below_the_floor_is_refused_with_both_numbers_before_any_training(
-    inputs: Path, tmp_path: Path
+    inputs: Path, finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    ran = subprocess.run([*command(inputs, tmp_path / "run"), "--latency", "1us"], capture_output=True, text=True)
+    profile = ("--profile", str(finished[0] / "profile.json"))
+    ran = subprocess.run(
+        command(inputs, tmp_path / "run", *profile, "--latency", "1us"), capture_output=True, text=True
+    )
     assert ran.returncode == 2
     floor = json.loads((tmp_path / "run" / "profile.json").read_text())["measured_us"]["ids/hot/p50"][0]
     assert f"budget of 1 us is not above the floor of {floor:.0f} us" in ran.stderr
