@@ -98,16 +98,15 @@ def add_floors(rows: Sequence[Row]) -> None:
 def plot(machines: Iterable[Row]) -> str:
     """Bars of every cell on one thread, as SVG: how many times faster than the fastest rival ours is."""
     bars = []
-    for result in machines:
-        for key, cell in result["cells"].items():
-            model, shape, threads = key.split()
-            rival = _fastest([row for row in cell["rows"] if row["engine"] != "prunetime"])
-            if threads != "1" or not rival:
-                continue
-            for variant, label in (("", "dense"), (VARIANTS[1], "20 % of blocks"), (VARIANTS[3], "half")):
-                if best := _fastest(_as_exact(_of(cell["rows"], "prunetime", model + variant), rival)):
-                    name = f"{best['isa']}: {model} {shape} {label}, {best['precision']}"
-                    bars.append((name, rival["p50_us"] / best["p50_us"]))
+    for key, cell in (item for result in machines for item in result["cells"].items()):
+        model, shape, threads = key.split()
+        rival = _fastest([row for row in cell["rows"] if row["engine"] != "prunetime"])
+        if threads != "1" or not rival:
+            continue
+        for variant, label in (("", "dense"), (VARIANTS[1], "20 % of blocks"), (VARIANTS[3], "half")):
+            if best := _fastest(_as_exact(_of(cell["rows"], "prunetime", model + variant), rival)):
+                name = f"{best['isa']}: {model} {shape} {label}, {best['precision']}"
+                bars.append((name, rival["p50_us"] / best["p50_us"]))
     height, unit = 18, 70
     lines = []
     for i, (label, ratio) in enumerate(bars):
