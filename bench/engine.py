@@ -100,7 +100,7 @@ def plot(machines: Iterable[Row]) -> str:
     bars = []
     for key, cell in (item for result in machines for item in result["cells"].items()):
         model, shape, threads = key.split()
-        rival = _fastest([row for row in cell["rows"] if row["engine"] != "prunetime"])
+        rival = _fastest(_rivals(cell))
         if threads != "1" or not rival:
             continue
         for variant, label in (("", "dense"), (VARIANTS[1], "20 % of blocks"), (VARIANTS[3], "half")):
@@ -129,7 +129,7 @@ def claims(key: str, cell: Row) -> list[Row]:
     small, single = model != "base", shape.startswith("1x")
     rows = cell["rows"]
     ours = {variant: _of(rows, "prunetime", model + variant) for variant in VARIANTS}
-    rivals = [row for row in rows if row["engine"] != "prunetime"]
+    rivals = _rivals(cell)
     found = []
 
     def claim(what: str, row: Row, value: float, target: float, most: bool = False) -> None:
@@ -192,6 +192,10 @@ def _as_exact(ours: Iterable[Row], rival: Row) -> list[Row]:
 
 def _fastest(rows: Sequence[Row]) -> Row:
     return min(rows, key=lambda row: row["p50_us"], default={})
+
+
+def _rivals(cell: Row) -> list[Row]:
+    return [row for row in cell["rows"] if row["engine"] != "prunetime" and "refused" not in row]
 
 
 def _of(rows: Iterable[Row], engine: str, model: str) -> list[Row]:

@@ -17,9 +17,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,21 @@ class Artifact:
 
     folder: Path
     manifest: Manifest
-    weights: Weights
     tokenizer: bytes
+    _content: Future[NDArray[np.uint8]] = field(repr=False)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Waits for the file where it is still being read; raises ArtifactError as `read` does."""
+        try:
+            weights = parse(self._content.result())
+        except ValueError as error:
+            raise ArtifactError(f"{self.folder / WEIGHTS} is no safetensors file: {error}") from error
+        try:
+            check_weights(weights, self.manifest.config, self.manifest.spec)
+        except InputError as error:
+            raise ArtifactError(f"{self.folder / MANIFEST}: {error}") from error
+        return weights
 
 
 def read(folder: str | Path) -> Artifact:
@@ -110,41 +124,34 @@ def read(folder: str | Path) -> Artifact:
             this version reads, or the weights are not those the manifest's spec asks for.
     """
     with opened(folder) as found:
+        _ = found.weights
         return found
 
 
 @contextmanager
 def opened(folder: str | Path) -> Iterator[Artifact]:
-    """An artifact that is checked but for its digests, which are computed meanwhile.
+    """An artifact whose weights are still being read, and the digests of its files computed.
 
     What is made of it counts only once the block has ended, which raises as `read` does.
     """
     folder = Path(folder)
     data = _read_manifest(folder)
     entries = data["files"]
-    contents = {name: _read_file(folder, name, entry) for name, entry in entries.items()}
     for name in (WEIGHTS, TOKENIZER):
-        if name not in contents:
+        if name not in entries:
             raise ArtifactError(f"{folder / MANIFEST} lists no {name}: write the artifact again")
-    with ThreadPoolExecutor(1) as background:
+    with ThreadPoolExecutor(2) as background:  # the largest file, and beside it the others
+        names = sorted(entries, key=lambda name: name != WEIGHTS)
+        contents = {name: background.submit(_read_file, folder, name, entries[name]) for name in names}
         digests = background.submit(_check_digests, folder, contents, entries)
         try:
-            yield _parsed(folder, data, contents)
+            try:
+                manifest = Manifest.from_json(data)
+            except (InputError, KeyError, TypeError, AttributeError) as error:
+                raise ArtifactError(f"{folder / MANIFEST}: {error}") from error
+            yield Artifact(folder, manifest, contents[TOKENIZER].result().tobytes(), contents[WEIGHTS])
         finally:
             digests.result()
-
-
-def _parsed(folder: Path, data: Mapping[str, Any], contents: Mapping[str, NDArray[np.uint8]]) -> Artifact:
-    try:
-        weights = parse(contents[WEIGHTS])
-    except ValueError as error:
-        raise ArtifactError(f"{folder / WEIGHTS} is no safetensors file: {error}") from error
-    try:
-        manifest = Manifest.from_json(data)
-        check_weights(weights, manifest.config, manifest.spec)
-    except (InputError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{folder / MANIFEST}: {error}") from error
-    return Artifact(folder, manifest, weights, contents[TOKENIZER].tobytes())
 
 
 def write(folder: str | Path, manifest: Manifest, weights: Weights, files: Mapping[str, bytes]) -> Path:
@@ -319,10 +326,10 @@ def _read_file(folder: Path, name: str, entry: Mapping[str, Any]) -> NDArray[np.
 
 
 def _check_digests(
-    folder: Path, contents: Mapping[str, NDArray[np.uint8]], entries: Mapping[str, Mapping[str, Any]]
+    folder: Path, contents: Mapping[str, Future[NDArray[np.uint8]]], entries: Mapping[str, Mapping[str, Any]]
 ) -> None:
     for name, content in contents.items():
-        if _entry(content.data) != entries[name]:
+        if _entry(content.result().data) != entries[name]:
             raise ArtifactError(f"{folder / name} was changed after it was written: its sha256 is not the manifest's")
 
 

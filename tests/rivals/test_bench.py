@@ -1,5 +1,6 @@
 """Rivals run the same model as the engine, and a wrong one is not timed."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -124,20 +125,35 @@ def test_a_model_that_drops_tokens_is_checked_against_torch_that_drops_them(monk
     assert np.abs(whole - dropped).max() > 1e-3
 
 
-def test_an_engine_that_runs_another_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed: list = []
-    model, right = subject(0), onnxruntime.prepare
+def with_another_bias(right):
+    """`right(cell, ...)`, of a cell with another bias of the head."""
 
-    def wrong(cell: Cell, precision: str):
-        bias = cell.weights["head.output.bias"] + np.float32(0.02)
-        changed = {**cell.weights, "head.output.bias": bias}
-        return right(Cell(cell.config, changed, cell.batch, cell.seq_len, cell.threads), precision)
+    def wrong(cell: Cell, *more):
+        changed = {**cell.weights, "head.output.bias": cell.weights["head.output.bias"] + np.float32(0.02)}
+        return right(replace(cell, weights=changed), *more)
 
-    monkeypatch.setattr(onnxruntime, "prepare", wrong)
-    monkeypatch.setattr(bench, "interleave", timed.append)
-    with pytest.raises(PrunetimeError, match=r"onnxruntime fp32 tiny 0: .* differ .* the limit is 0\.001 for fp32"):
-        bench.rows([model], Budget(share=1.0, seq_len=8), ["onnxruntime"])
-    assert timed == []
+    return wrong
+
+
+WRONG = r"{} fp32 tiny 0: .* differ .* the limit is 0\.001 for fp32"
+
+
+def test_a_rival_that_runs_another_model_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
+    monkeypatch.setattr(onnxruntime, "prepare", with_another_bias(onnxruntime.prepare))
+    rows = bench.rows([subject(0)], Budget(share=1.0, seq_len=8), ["onnxruntime", "pytorch"], ["fp32"])
+    refused = next(row for row in rows if row["engine"] == "onnxruntime")
+    assert re.match(WRONG.format("onnxruntime"), refused["refused"])
+    assert [refused[name] for name in bench.MEASURED] == [None] * len(bench.MEASURED)
+    timed = [(row["engine"], row["precision"]) for row in rows if row["p50_us"]]
+    assert timed == [("prunetime", "fp32"), ("onnxruntime", "int8"), ("pytorch", "fp32"), ("pytorch", "bf16")]
+
+
+def test_our_engine_is_not_timed_where_it_runs_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch, "prepare", with_another_bias(pytorch.prepare))
+    with pytest.raises(PrunetimeError, match=WRONG.format("prunetime")):
+        bench.rows([subject(0)], Budget(share=1.0, seq_len=8), ["onnxruntime"])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

@@ -218,11 +218,16 @@ def bench(
     header = (
         f"{'model':{width}}  {'engine':18}{'precision':10}{'p50 us':>10}{'p99 us':>10}{'idle us':>10}{'max error':>12}"
     )
-    lines = [
-        f"{row['model']:{width}}  {row['engine']:18}{row['precision']:10}{row['p50_us']:10.0f}{row['p99_us']:10.0f}"
-        f"{row['idle_p50_us']:10.0f}{row['max_logit_error']:12.2g}{'  (noisy)' if row['noisy'] else ''}"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        name = f"{row['model']:{width}}  {row['engine']:18}{row['precision']:10}"
+        if "refused" in row:
+            lines.append(f"{name}not timed: {row['refused']}")
+            continue
+        lines.append(
+            f"{name}{row['p50_us']:10.0f}{row['p99_us']:10.0f}{row['idle_p50_us']:10.0f}{row['max_logit_error']:12.2g}"
+            f"{'  (noisy)' if row['noisy'] else ''}"
+        )
     emit({"rows": rows}, as_json, "\n".join([header, *lines]))
 
 

@@ -42,6 +42,9 @@ Logits of another model are off by about 1.4 of it, and a constant answer by 1. 
 rivals' bf16 is off by 0.02 to 0.07 of it, and their int8 by 0.06 to 0.17.
 """
 
+MEASURED = ("p50_us", "p99_us", "noisy", "idle_p50_us", "max_logit_error")
+"""What a row has None of where the engine was refused."""
+
 _CALLS, _SECONDS = 20, 0.2
 _IDLE_CALLS, _IDLE_ROUNDS = 5, 8
 
@@ -61,11 +64,12 @@ def rows(
     token ids to logits. The rivals run the first of `subjects`, its matrices dense and no token dropped. A row:
     `model`, `engine`, `precision`, `batch`, `seq_len`, `threads`, `p50_us`, `p99_us`, `noisy` (the interval of the
     median is wide), `idle_p50_us` (after a pause of 20 ms), `max_logit_error` (the largest absolute difference to
-    float32 torch of the same weights) and, of ours, `isa`.
+    float32 torch of the same weights) and, of ours, `isa`. A rival whose logits are wrong is not timed: its row says
+    why in `refused`, and its numbers are None.
 
     Raises:
         InputError: a rival is unknown or not installed, or the sequences are too long for a model.
-        PrunetimeError: an engine's logits are wrong.
+        PrunetimeError: our engine's logits are wrong.
     """
     _check(subjects, budget, rivals)
     setting = {"batch": budget.batch, "seq_len": budget.seq_len, "threads": budget.threads}
@@ -74,9 +78,16 @@ def rows(
 
     def add(row: dict[str, Any], bind: Bind, batches: Sequence[Ragged], expected: NDArray[np.float32]) -> None:
         name = " ".join((row["engine"], row["precision"], row["model"]))
-        error = error_of(name, row["precision"], _logits(bind, batches), expected)
         key = f"{len(found)} {name}"  # of two equal models, both are timed
-        found[key] = row | setting | {"max_logit_error": error}
+        found[key] = row | setting
+        try:
+            error = error_of(name, row["precision"], _logits(bind, batches), expected)
+        except PrunetimeError as wrong:
+            if row["engine"] == OURS:
+                raise
+            found[key] |= dict.fromkeys(MEASURED) | {"refused": str(wrong)}
+            return
+        found[key] |= {"max_logit_error": error}
         calls[key] = bind(batches[0])
 
     with pinned(budget.threads):  # before thread pools start, because threads inherit where they may run
@@ -99,10 +110,10 @@ def rows(
         hot = interleave(calls, calls=counts)
         few = {name: min(count, _IDLE_CALLS) for name, count in counts.items()}
         idle = run_rounds(calls, _IDLE_ROUNDS, few, idle_us=IDLE_US)
-    for key, values in found.items():
+    for key in calls:
         latency = summarise(hot[key])
-        values |= {"p50_us": latency.p50_us, "p99_us": latency.p99_us, "noisy": latency.noisy}
-        values["idle_p50_us"] = summarise(idle[key]).p50_us
+        found[key] |= {"p50_us": latency.p50_us, "p99_us": latency.p99_us, "noisy": latency.noisy}
+        found[key]["idle_p50_us"] = summarise(idle[key]).p50_us
     return list(found.values())
 
 
