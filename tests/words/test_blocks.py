@@ -111,7 +111,6 @@ HOSTILE = {
     "of doubles": (lambda b, i: (b.astype(np.float64), i), "blocks is float64"),
     "of longs": (lambda b, i: (b, i.astype(np.int64)), "block_index is int64"),
     "of another grain": (lambda b, i: (b.reshape(6, 16, 64), i), "(6, 16, 64)"),
-    "not finite": (lambda b, i: (b * np.float32(np.inf), i), "not finite"),
 }
 
 
@@ -119,8 +118,7 @@ HOSTILE = {
 def test_hostile_blocks_are_refused(name) -> None:
     config, spec, weights, _ = model()
     damage, message = HOSTILE[name]
-    with np.errstate(invalid="ignore"):
-        blocks, index = damage(weights["layers.0.value.blocks"], weights["layers.0.value.block_index"])
+    blocks, index = damage(weights["layers.0.value.blocks"], weights["layers.0.value.block_index"])
     broken = weights | {"layers.0.value.blocks": blocks, "layers.0.value.block_index": index}
     with pytest.raises(InputError) as error:
         check_weights(broken, config, spec)

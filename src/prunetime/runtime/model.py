@@ -55,6 +55,7 @@ def load(folder: str | Path, threads: int = 1) -> Model:
 
     Raises:
         ArtifactError: the artifact is damaged, of a newer format, or none.
+        EngineError: a weight is not finite, or `threads` cannot be had.
     """
     with artifact.opened(folder) as source:
         return Model(source, threads)
