@@ -82,9 +82,16 @@ Plan plan_of(const nb::dict& plan) {
 
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
-// Views of the arrays, which `owners` keeps alive.
-Arrays arrays_of(const nb::dict& weights, std::vector<AnyArray>& owners) {
+// Weights from Python: views of the arrays of numbers, copies of those of indices. Another Python thread could write to
+// an array while it is packed, and an index must still be the one that was checked.
+struct Weights {
   Arrays arrays;
+  std::vector<AnyArray> owners;
+  std::vector<std::vector<std::int32_t>> indices;
+};
+
+Weights weights_of(const nb::dict& weights) {
+  Weights result;
   for (const auto& [key, value] : weights) {
     std::string name;
     if (!nb::try_cast<std::string>(key, name, false)) throw Error("weights: " + shown(key) + " is not a name");
@@ -97,13 +104,17 @@ Arrays arrays_of(const nb::dict& weights, std::vector<AnyArray>& owners) {
     if (!is_float && array.dtype() != nb::dtype<std::int32_t>()) {
       throw Error("weights: " + name + " is neither float32 nor int32");
     }
-    Array& view = arrays[name];
+    Array& view = result.arrays[name];
     view.type = is_float ? Type::float32 : Type::int32;
     for (std::size_t i = 0; i < array.ndim(); ++i) view.shape.push_back(static_cast<std::int64_t>(array.shape(i)));
     view.data = array.data();
-    owners.push_back(std::move(array));
+    if (!is_float) {
+      const auto* values = static_cast<const std::int32_t*>(array.data());
+      view.data = result.indices.emplace_back(values, values + array.size()).data();
+    }
+    result.owners.push_back(std::move(array));
   }
-  return arrays;
+  return result;
 }
 
 // `value` as one row of int32, which nothing converts: a wrong type is a mistake of the caller.
@@ -147,9 +158,10 @@ class SharedEncoder {
                 const std::string& isa) {
     const EncoderConfig encoder_config = config_of(config);
     const Kernels& kernels = choose_kernels(isa);
-    std::vector<AnyArray> owners;
-    const Arrays arrays = arrays_of(weights, owners);
-    encoder_ = std::make_unique<Encoder>(encoder_config, plan_of(plan), arrays, threads, kernels);
+    const Plan run_plan = plan_of(plan);
+    const Weights given = weights_of(weights);
+    const nb::gil_scoped_release release;
+    encoder_ = std::make_unique<Encoder>(encoder_config, run_plan, given.arrays, threads, kernels);
   }
 
   void select(const std::vector<int>& heads, const std::vector<int>& ffn) {
