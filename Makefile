@@ -4,6 +4,10 @@ SECONDS ?= 60
 BIN := .venv/bin
 SANITIZED := $(BIN)/python tests/sanitizers.py
 ENGINE := $(shell find engine -type f) pyproject.toml constraints.txt
+# Modules are compiled when they are first imported, and most never are: a third of the time to install.
+INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
+# A worker for every core (tests/conftest.py keeps it there), and a file's tests to one worker.
+PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-full test-system lint clean sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
 
@@ -11,10 +15,10 @@ demo: .venv/demo
 	$(BIN)/prunetime demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-full: .venv/dev
-	$(BIN)/python -m pytest -m full
+	$(BIN)/python -m pytest -m full $(PARALLEL)
 
 test-system: .venv/dev
 	$(BIN)/python tests/system_packages.py
@@ -23,7 +27,7 @@ test-system: .venv/dev
 sanitize: sanitize-address sanitize-thread sanitize-fuzz
 
 sanitize-address: .venv/dev
-	$(SANITIZED) address -m pytest tests/engine tests/runtime/test_engine.py -k "not long_and_many"
+	$(SANITIZED) address -m pytest tests/engine tests/runtime/test_engine.py -k "not long_and_many" $(PARALLEL)
 
 sanitize-thread: .venv/dev
 	$(SANITIZED) thread -m pytest tests/engine tests/runtime/test_engine.py -k "threads or chunks or concurrent"
@@ -46,9 +50,9 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/demo: .venv/bin/pip $(ENGINE)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	$(INSTALL) '.[demo]'
 	touch $@
 
 .venv/dev: .venv/bin/pip $(ENGINE)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) '.[dev]'
 	touch $@ .venv/demo

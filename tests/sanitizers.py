@@ -20,11 +20,12 @@ ROOT = TESTS.parent
 
 @dataclass(frozen=True)
 class Sanitizer:
-    """A compiler, its flags, and its runtime libraries (a function of the compiler's name)."""
+    """A compiler, its flags, its runtime libraries (a function of the compiler's name); `portable`: one table only."""
 
     compiler: str
     flags: Sequence[str]
     runtime: Callable[[str], Sequence[str]]
+    portable: bool = False
 
     def build(self, folder: Path, source: Path = ROOT / "engine") -> Path:
         """Builds the Python module of `source` in `folder`; returns its path. Raises SystemExit where that fails."""
@@ -37,6 +38,7 @@ class Sanitizer:
             "CMAKE_CXX_COMPILER": compiler,
             "Python_EXECUTABLE": sys.executable,
             "PRUNETIME_SANITIZE": flags,
+            "PRUNETIME_PORTABLE": "ON" if self.portable else "OFF",
         }
         run_tool("cmake", "-S", str(source), "-B", str(folder), *(f"-D{key}={settings[key]}" for key in settings))
         run_tool("cmake", "--build", str(folder), "--parallel", str(os.cpu_count()))
@@ -93,7 +95,7 @@ STRICT = ("-O0", "-fno-sanitize-recover=all", "-DPRUNETIME_POISON")  # -O1 takes
 
 SANITIZERS = {
     "address": Sanitizer("g++", ("-fsanitize=address,undefined", *STRICT), libraries("libasan.so", "libubsan.so")),
-    "thread": Sanitizer("g++", ("-O1", "-fsanitize=thread"), libraries("libtsan.so")),
+    "thread": Sanitizer("g++", ("-O1", "-fsanitize=thread"), libraries("libtsan.so"), portable=True),
     "fuzz": Sanitizer(
         "clang++",
         # Without the two checks that atheris' runtime lacks.

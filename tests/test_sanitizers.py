@@ -1,16 +1,16 @@
 """The sanitized builds and the fuzzer notice: each fault, planted in a copy of the engine, is found and named."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from sanitizers import ROOT, SANITIZERS
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Fault:
     """`sound` in a file of the engine becomes `faulty`; running `arguments` must then end in `report`."""
 
@@ -56,7 +56,7 @@ def test_a_planted_fault_of_the_engine_is_found(name: str, tmp_path: Path) -> No
     fault = FAULTS[name]
     engine = shutil.copytree(ROOT / "engine", tmp_path / "engine")
     replace(engine / fault.file, fault.sound, fault.faulty)
-    sanitizer = SANITIZERS[fault.sanitizer]
+    sanitizer = dataclasses.replace(SANITIZERS[fault.sanitizer], portable=True)
     environment = sanitizer.environment(sanitizer.build(tmp_path / "build", engine))
     ran = subprocess.run([sys.executable, *fault.arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ran.returncode != 0

@@ -11,14 +11,15 @@
 
 namespace prunetime {
 
-// A meeting point: nobody leaves before everybody has arrived. Waits by spinning a while, then sleeps.
+// A meeting point: nobody leaves before everybody has arrived. Waits asleep, or by spinning a while first.
 class Barrier {
  public:
-  explicit Barrier(int size) : size_(static_cast<std::uint32_t>(size)) {}
+  Barrier(int size, bool spins) : size_(static_cast<std::uint32_t>(size)), spins_(spins) {}
   void meet();
 
  private:
   const std::uint32_t size_;
+  const bool spins_;
   alignas(64) std::atomic<std::uint32_t> arrived_{0};
   alignas(64) std::atomic<std::uint32_t> phase_{0};
 };
@@ -72,6 +73,7 @@ class ThreadPool {
   void stop();
 
   const int size_;
+  const bool spins_;  // where every worker has a core: elsewhere it would keep the one it waits for from running
   const pid_t process_;
   Barrier barrier_;
   Function function_ = nullptr;

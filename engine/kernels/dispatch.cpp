@@ -9,7 +9,7 @@ namespace prunetime {
 
 std::vector<const Kernels*> supported_kernels() {
   std::vector<const Kernels*> supported{&kPortableKernels};
-#if defined(__x86_64__)
+#if defined(PRUNETIME_X86_TABLES)
   if (cpu_has_avx2()) supported.push_back(&kAvx2Kernels);
   if (cpu_has_avx2_vnni()) supported.push_back(&kAvx2VnniKernels);
   if (cpu_has_avx512()) supported.push_back(&kAvx512Kernels);
@@ -22,7 +22,7 @@ std::vector<const Kernels*> supported_kernels() {
 
 std::vector<const Kernels*> emulated_kernels() {
   std::vector<const Kernels*> emulated;
-#if defined(__x86_64__)
+#if defined(PRUNETIME_X86_TABLES)
   if (cpu_has_avx512_bf16()) emulated.push_back(&kAmxEmulatedKernels);
 #endif
   return emulated;

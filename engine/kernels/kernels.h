@@ -180,7 +180,7 @@ struct Kernels {
 };
 
 extern const Kernels kPortableKernels;
-#if defined(__x86_64__)
+#if defined(PRUNETIME_X86_TABLES)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx2VnniKernels;
 extern const Kernels kAvx512Kernels;
