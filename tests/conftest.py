@@ -14,7 +14,7 @@ settings.load_profile("busy")
 
 
 def pytest_configure() -> None:
-    """Gives a worker of pytest-xdist a core of its own, so that what it times is not pushed aside by another's tests."""
+    """Gives a worker of pytest-xdist a core of its own, so that nothing pushes aside what it times."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker.startswith("gw"):
         cores = sorted(os.sched_getaffinity(0))
