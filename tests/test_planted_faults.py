@@ -16,7 +16,8 @@ TESTS_FAILED = 1
 @pytest.mark.full
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(name: str) -> None:
-    options = ["-x", "--timeout=60", "-p", "no:cacheprovider"]  # a search for what a fault has made impossible never ends
+    # A search for what a fault has made impossible never ends.
+    options = ["-x", "--timeout=60", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", "-p", "faults", *options, FAULTS[name][1]]
     environment = {**os.environ, "PLANTED_FAULT": name, "PYTHONPATH": str(ROOT / "tests")}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
