@@ -27,7 +27,7 @@ test-system: .venv/dev
 sanitize: sanitize-address sanitize-thread sanitize-fuzz
 
 sanitize-address: .venv/dev
-	$(SANITIZED) address -m pytest tests/engine tests/runtime/test_engine.py -k "not long_and_many" $(PARALLEL)
+	$(SANITIZED) address -m pytest tests/engine tests/runtime/test_engine.py -k "not long_and_many and not faster_than_memory" $(PARALLEL)
 
 sanitize-thread: .venv/dev
 	$(SANITIZED) thread -m pytest tests/engine tests/runtime/test_engine.py -k "threads or chunks or concurrent"

@@ -23,9 +23,8 @@ def test_every_table_has_peaks_of_all_its_work(isa: str) -> None:
 
 
 @isas
-def test_the_nearest_cache_is_read_no_slower_than_memory(isa: str) -> None:
-    """Faster, where the code is faster than memory: a sanitized build's is not."""
-    assert 1.25 * _engine.read_peak(isa, 16 << 10) > _engine.read_peak(isa, 128 << 20) > 1e8
+def test_the_nearest_cache_is_read_faster_than_memory(isa: str) -> None:
+    assert _engine.read_peak(isa, 16 << 10) > _engine.read_peak(isa, 128 << 20) > 1e8
 
 
 @pytest.mark.parametrize("size", [0, -1, 4095, 2**33])
