@@ -1,0 +1,49 @@
+"""A verdict that noise leaves open is measured for longer; one that is clear is not."""
+
+import numpy as np
+import pytest
+
+from prunetime.budget import Budget
+from prunetime.pipeline import verify
+from prunetime.runtime.timing import SETTINGS, Job, Timed
+
+BUDGET = Budget(share=0.5)
+DENSE_US = 100.0
+
+
+def measurement(share: float, spread: float, seed: int) -> Timed:
+    """24 rounds in which the pruned model takes about `share` of the dense one, as far off as `spread` says."""
+    rng = np.random.default_rng(seed)
+    rounds = share * DENSE_US * np.exp(spread * rng.standard_normal((24, 1)))
+    samples = {"dense": np.full((24, 40), DENSE_US), "pruned": np.repeat(rounds, 40, axis=1)}
+    return dict.fromkeys(SETTINGS, samples)
+
+
+def settle(monkeypatch: pytest.MonkeyPatch, *measurements: Timed) -> tuple[Timed, verify.Verdict]:
+    left = list(measurements)
+    monkeypatch.setattr(verify, "time_artifacts", lambda *_: left.pop(0))
+    found = verify.settle(Job({}, BUDGET, 24, 40, 0.0), lambda *_: None)
+    assert not left
+    return found
+
+
+def test_what_is_clear_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settle(monkeypatch, measurement(0.48, 0.01, 0))[1].met
+    assert not settle(monkeypatch, measurement(0.52, 0.01, 0))[1].met
+    assert not settle(monkeypatch, measurement(0.8, 0.5, 0))[1].met
+
+
+def test_what_noise_leaves_open_is_measured_again_until_it_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy, quiet = measurement(0.47, 0.3, 0), measurement(0.47, 0.001, 1)
+    first = verify.judge(BUDGET, noisy)
+    assert first.undecided
+    timed, verdict = settle(monkeypatch, noisy, quiet)
+    assert verdict.met
+    assert len(timed["ids", "hot"]["pruned"]) == 48
+    assert verdict.ci95[1] - verdict.ci95[0] < first.ci95[1] - first.ci95[0]
+
+
+def test_noise_that_stays_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, verdict = settle(monkeypatch, *(measurement(0.495, 0.6, seed) for seed in range(verify.MEASUREMENTS)))
+    assert verdict.undecided
+    assert not verdict.met
