@@ -105,7 +105,7 @@ void write_groups(const float* weights, int valid, int count, std::uint32_t* to,
     for (int i = 0; i < size; ++i) bits |= (number(from[i]) & kMask) << (8 * Bytes * i);
     return bits;
   };
-  const int whole = std::clamp(valid / kSize, 0, count);
+  const int whole = std::min(valid / kSize, count);
   for (int i = 0; i < whole; ++i) to[i * stride] = group(weights + i * kSize, kSize);
   if (whole < count && valid > whole * kSize) to[whole * stride] = group(weights + whole * kSize, valid % kSize);
 }

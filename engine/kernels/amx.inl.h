@@ -101,7 +101,7 @@ struct TileBlock {
   inline __attribute__((always_inline)) void multiply() const {
     const Matrix& m = g.matrix;
     start_sums();
-    const std::ptrdiff_t left_bytes = row_bytes(m.inner, bytes_of(kPrecision));
+    const std::ptrdiff_t left_bytes = row_bytes(m.inner, kNumberBytes.of(kPrecision));
     const std::byte* left[kRowTiles];
     for (int r = 0; r < kRowTiles; ++r) left[r] = static_cast<const std::byte*>(g.input.values) + first[r] * left_bytes;
     const std::uint32_t* right = panel.values;

@@ -63,9 +63,7 @@ inline __attribute__((always_inline)) void for_each_tile(int rows, const Use& us
   }
 }
 
-constexpr int bytes_of(Precision precision) {
-  return precision == Precision::fp32 ? 4 : precision == Precision::bf16 ? Bf16::kBytes : Int8::kBytes;
-}
+constexpr NumberBytes kNumberBytes{.bf16 = Bf16::kBytes, .int8 = Int8::kBytes};
 
 // Whether finished sums are the output as they are.
 inline bool is_output(const Gemm& g) {
@@ -141,7 +139,7 @@ auto of_each(const Function function) {
 // `finished` holds room_for(rows * columns) floats, row after row.
 void write_tile(const Gemm& g, const float* finished, int first_row, int first_column, int rows, int columns) {
   std::byte* output = static_cast<std::byte*>(g.output) + first_row * g.output_bytes +
-                      static_cast<std::ptrdiff_t>(first_column) * bytes_of(g.output_precision);
+                      static_cast<std::ptrdiff_t>(first_column) * kNumberBytes.of(g.output_precision);
   const auto write = [&](const auto& activate) { write_activated(g, finished, output, rows, columns, activate); };
   switch (g.activation) {
     case Activation::identity: return write(of_each([](Vec x) { return x; }));
@@ -179,7 +177,7 @@ struct Piece {
 inline int pieces_of(const Gemm& g, int strip) {
   const Matrix& m = g.matrix;
   const int groups = (m.end_block[strip] - m.first_block[strip]) * m.groups;
-  if (groups <= kPieceGroups || bytes_of(g.output_precision) < static_cast<int>(sizeof(float))) return 1;
+  if (groups <= kPieceGroups || kNumberBytes.of(g.output_precision) < static_cast<int>(sizeof(float))) return 1;
   return (groups + kPieceGroups - 1) / kPieceGroups;
 }
 

@@ -12,9 +12,18 @@ namespace prunetime {
 enum class Precision { fp32, bf16, int8 };
 
 // The inner dimension of a product is walked in groups of 32 bits, of as many numbers as fit. In how many bytes a number
-// lies is a table's choice (Kernels::bytes): where a CPU multiplies no bf16 it is a float, where it multiplies no bytes
+// lies is a table's choice (NumberBytes): where a CPU multiplies no bf16 it is a float, where it multiplies no bytes
 // exactly it is 16 bits wide. The values are the same.
 constexpr int kGroupBytes = 4;
+
+struct NumberBytes {
+  int bf16;  // 2 or 4
+  int int8;  // 1 or 2
+
+  constexpr int of(Precision precision) const {
+    return precision == Precision::fp32 ? 4 : precision == Precision::bf16 ? bf16 : int8;
+  }
+};
 
 // Outputs of matrices are padded to multiples of this many.
 constexpr int kPad = 32;
@@ -157,8 +166,7 @@ struct Kernels {
   int panel;            // outputs that are computed together, of a strip of 32; a strip of 16 has min(panel, 16)
   int groups_multiple;  // a dense matrix's groups are padded to a multiple of this
   Precision narrow_attention;  // the faster one where query, key and value need not be fp32
-  int bf16_bytes;              // in which a number lies: 2 or 4
-  int int8_bytes;              // 1 or 2
+  NumberBytes number_bytes;
 
   void (*gemm)(const Gemm&);
   std::size_t (*attention_scratch_floats)(int longest, int head_dim);
@@ -173,9 +181,7 @@ struct Kernels {
   // To be timed: reads `floats`, a multiple of 1024, `rounds` times. Returns how many bytes.
   std::int64_t (*read)(const float* from, std::int64_t floats, int rounds);
 
-  int bytes(Precision precision) const {
-    return precision == Precision::fp32 ? 4 : precision == Precision::bf16 ? bf16_bytes : int8_bytes;
-  }
+  int bytes(Precision precision) const { return number_bytes.of(precision); }
   std::ptrdiff_t row_bytes(int width, Precision precision) const { return prunetime::row_bytes(width, bytes(precision)); }
 };
 

@@ -118,7 +118,7 @@ void add_and_norm(const Residual& r, const LayerNorm& norm) {
 }
 
 void encode(const Encode& e, const Encoded& to) {
-  const std::ptrdiff_t to_bytes = row_bytes(to.width, bytes_of(to.precision));
+  const std::ptrdiff_t to_bytes = row_bytes(to.width, kNumberBytes.of(to.precision));
   for (int i = e.first; i < e.end; ++i) {
     const float* from = e.from + (e.rows == nullptr ? i : e.rows[i]) * row_stride(to.width);
     std::byte* out = static_cast<std::byte*>(to.values) + i * to_bytes;

@@ -49,7 +49,7 @@ std::int64_t gelu_peak(Precision written, int rounds) {
                   .tokens = kTileRows,
                   .matrix = {},
                   .output = output,
-                  .output_bytes = kPanel * bytes_of(written),
+                  .output_bytes = kPanel * kNumberBytes.of(written),
                   .output_precision = written,
                   .activation = written == Precision::fp32 ? Activation::gelu : Activation::rounded_gelu,
                   .first_strip = 0,
