@@ -1,4 +1,4 @@
-"""The tests notice: each fault, planted, makes the tests fail that are there for it and pass without it."""
+"""The tests notice: each fault, planted, makes the tests fail that are there for it."""
 
 import os
 import subprocess
@@ -22,3 +22,5 @@ def test_a_planted_fault_is_found(name: str) -> None:
     environment = {**os.environ, "PLANTED_FAULT": name, "PYTHONPATH": str(ROOT / "tests")}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ran.returncode == TESTS_FAILED, ran.stdout + ran.stderr
+    sound = subprocess.run(command, cwd=ROOT, env={**environment, "PLANTED_FAULT": ""}, capture_output=True, text=True)
+    assert sound.returncode == 0, sound.stdout + sound.stderr

@@ -108,8 +108,9 @@ class Artifact:
     @cached_property
     def weights(self) -> Weights:
         """Waits for the file where it is still being read; raises ArtifactError as `read` does."""
+        content = self._content.result()
         try:
-            weights = parse(self._content.result())
+            weights = parse(content)
         except ValueError as error:
             raise ArtifactError(f"{self.folder / WEIGHTS} is no safetensors file: {error}") from error
         try:
