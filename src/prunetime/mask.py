@@ -87,6 +87,13 @@ class Mask:
         heads, rows, ffn = (np.ones(width, np.bool_) for width in (dims.heads, dims.hidden, dims.ffn))
         return cls((LayerMask(heads, rows, ffn, rows),) * dims.layers)
 
+    @classmethod
+    def first(cls, spec: ArchSpec, dims: Dims) -> Mask:
+        """Keeps the first heads and rows of every layer, as many as `spec` says."""
+        widths = zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True)
+        falling = {name: -np.arange(width, dtype=np.float64) for name, width in widths}
+        return rank([falling] * dims.layers, spec)
+
     def spec(self) -> ArchSpec:
         return ArchSpec(tuple(layer.spec() for layer in self.layers))
 
@@ -130,6 +137,11 @@ Scores = list[dict[str, NDArray[np.float64]]]
 keeps blocks of a matrix, a score per block [row blocks, column blocks] under the matrix's name."""
 
 
+def by_importance(scores: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Indices of `scores` [n], the highest first; ties to the lower index."""
+    return np.argsort(-scores, kind="stable")
+
+
 def _read_only(kept: Any, dimensions: int, name: str) -> Bools:
     array = np.array(kept, dtype=np.bool_)
     if array.ndim != dimensions:
@@ -150,7 +162,7 @@ def _top(scores: NDArray[np.float64], count: int, name: str) -> Bools:
     if not 0 <= count <= len(scores):
         raise InputError(f"cannot keep {count} of {len(scores)} {name}")
     kept = np.zeros(len(scores), np.bool_)
-    kept[np.argsort(-scores, kind="stable")[:count]] = True
+    kept[by_importance(scores)[:count]] = True
     return kept
 
 

@@ -17,7 +17,7 @@ from prunetime import artifact
 from prunetime.plan import Plan
 from prunetime.tasks.synthetic import ad_relevance
 
-STAGES = ("plan", "profile", "teacher", "importance", "search", "gate", "tune", "verify")
+STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate", "tune", "verify")
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ from cases import random_config, random_ragged, random_weights
 
 from prunetime.arch import ArchSpec
 from prunetime.mask import PARTS, rank
+from prunetime.models.compact import ordered
 from prunetime.models.encoder import from_weights
 from prunetime.models.gates import from_mask
-from prunetime.search.evaluate import MaskScorer, ScoringRows
+from prunetime.runtime.engine import Engine
+from prunetime.search.evaluate import ElasticScorer, ScoringRows
 from prunetime.search.space import Space
 from prunetime.task import Task
 from prunetime.tasks.metrics import metric
@@ -27,6 +29,7 @@ def test_it_scores_what_gated_torch_scores(kind, name, sign):
     rows = ScoringRows(tokens, labels, np.arange(80), task)
     specs = [ArchSpec.full(dims), ArchSpec.floor(dims), *(space.spec(space.random(rng)) for _ in range(6))]
 
+    whole = ordered(weights, importance, dims)
     model = from_weights(config, weights).eval()
     ids, mask, types = (torch.from_numpy(array.astype(np.int64)) for array in tokens.padded(0))
     expected = []
@@ -35,6 +38,6 @@ def test_it_scores_what_gated_torch_scores(kind, name, sign):
             logits = model(ids, mask, types, gates=from_mask(rank(importance, spec))).logits.numpy()
         expected.append(sign * metric(name).value(task.scores(logits), labels, np.arange(80)))
 
-    scores = list(MaskScorer(config, weights, importance, rows, metric(name))(specs))
+    scores = list(ElasticScorer(Engine(config, whole), rows, metric(name))(specs))
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
     assert len(set(np.round(scores, 6))) > 4

@@ -13,17 +13,15 @@ from prunetime.search import evolution
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import (
     ELSEWHERE_BINS,
-    USED,
     SearchSettings,
     UniformMutator,
     depth_baselines,
     finalists,
-    repair,
     rescore,
     search,
     uniform_baselines,
 )
-from prunetime.search.space import Space
+from prunetime.search.space import USED, Space, fit_to
 
 SPACE = Space(Dims(layers=4, hidden=64, heads=8, head_dim=8, ffn=512, vocabulary=50, positions=32))
 
@@ -237,8 +235,8 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @given(genomes, st.floats(10.0, 400.0), seeds)
-def test_repair_uses_the_target_and_never_exceeds_it(genome, target_us, seed):
-    found = repair(SPACE, predict, genome, target_us, np.random.default_rng(seed))
+def test_fitted_it_uses_the_target_and_never_exceeds_it(genome, target_us, seed):
+    found = fit_to(SPACE.levels, lambda g: predict(SPACE.spec(g)), genome, target_us, np.random.default_rng(seed))
     if target_us < 20.0:
         assert found is None
         return

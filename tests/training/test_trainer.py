@@ -10,12 +10,14 @@ import torch
 from cases import random_config, random_ragged, random_weights
 
 import prunetime
-from prunetime.arch import ArchSpec, KeptBlocks
+from prunetime.arch import ArchSpec, Dims, KeptBlocks
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.models import encoder
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
+from prunetime.models.prefix import run_prefix
 from prunetime.models.tokens import kinds_of
 from prunetime.runtime.ragged import Ragged
+from prunetime.search.elastic import Sandwich
 from prunetime.task import Task
 from prunetime.training.batches import LengthBucketedBatches, TrainingData
 from prunetime.training.distill import Distillation
@@ -317,3 +319,49 @@ def test_random_tokens_of_two_texts_train_too(tmp_path):
     before = weights_of(model)["embeddings.token_type.weight"]
     fit(model, data, SETTINGS, tmp_path)
     assert (weights_of(model)["embeddings.token_type.weight"] != before).any(axis=1).all()
+
+
+DIMS = Dims(**SIZES)
+SUB_NETWORKS = Sandwich(DIMS, 0.3)
+SHALLOW = ArchSpec.of(DIMS, [0, 1], [64, 0])
+
+
+def loss_of_prefix(model: SequenceClassifier, spec: ArchSpec, data: TrainingData) -> float:
+    batch = data.batch(range(len(data)))
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        inputs = tuple(batch[name] for name in ("input_ids", "attention_mask", "token_type_ids"))
+        return task_losses(run_prefix(model.eval(), spec, inputs).logits, labels, CLASSES).mean().item()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_sub_networks_learn_what_the_whole_knows_and_it_forgets_nothing(tmp_path, precision):
+    data, fresh = made(rows=300), made(rows=200, seed=9)
+    model = dense()
+    fit(model, data, dataclasses.replace(SETTINGS, epochs=8.0), tmp_path / "whole")
+    before = loss_of_prefix(model, SHALLOW, fresh)
+    settings = dataclasses.replace(SETTINGS, epochs=4.0, precision=precision)
+    fit(model, data, settings, tmp_path / "elastic", sub_networks=SUB_NETWORKS)
+    assert loss_of_prefix(model, SHALLOW, fresh) < before / 5
+    assert loss_of(model, fresh) < 0.02
+
+
+def test_elastic_training_interrupted_ends_in_the_same_bytes(tmp_path):
+    whole = dense()
+    fit(whole, made(), SETTINGS, tmp_path / "whole", sub_networks=SUB_NETWORKS)
+
+    def interrupt(done: int, _: int) -> None:
+        if done == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(dense(), made(), SETTINGS, tmp_path / "stopped", None, interrupt, sub_networks=SUB_NETWORKS)
+    resumed = dense()
+    fit(resumed, made(), SETTINGS, tmp_path / "stopped", sub_networks=SUB_NETWORKS)
+    assert digest(resumed) == digest(whole)
+
+
+def test_checkpoints_of_other_sub_networks_are_refused(tmp_path):
+    fit(dense(), made(), SETTINGS, tmp_path, sub_networks=SUB_NETWORKS)
+    with pytest.raises(InputError, match="other data, settings or weights"):
+        fit(dense(), made(), SETTINGS, tmp_path, sub_networks=dataclasses.replace(SUB_NETWORKS, smallest=0.5))

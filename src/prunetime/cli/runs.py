@@ -43,6 +43,7 @@ AS_GIVEN = (
     "seed",
     "precision",
     "max_loss",
+    "importance",
 )
 
 
@@ -72,6 +73,13 @@ AS_GIVEN = (
     help="Of dense and pruned model. auto: what measures fastest, matrix by matrix, within --max-loss.",
 )
 @click.option("--max-loss", default=0.002, show_default=True, help="Of the metric on valid rows, for --precision auto.")
+@click.option(
+    "--importance",
+    type=click.Choice(["fisher", "taylor"]),
+    default="fisher",
+    show_default=True,
+    help="What heads and rows are ordered by.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
 @json_option

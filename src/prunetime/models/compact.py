@@ -1,4 +1,4 @@
-"""Removing from the weights what a mask does not keep, and reading the counts back off the weights. No torch."""
+"""Removing from the weights what a mask does not keep, ordering them, and reading counts back off them. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prunetime.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec
 from prunetime.blocks import to_blocks
 from prunetime.errors import InputError
-from prunetime.mask import LayerMask, Mask
+from prunetime.mask import LayerMask, Mask, Scores, by_importance
 
 Weights = dict[str, NDArray[Any]]
 
@@ -33,6 +33,28 @@ def compact(weights: Mapping[str, NDArray[Any]], mask: Mask, dims: Dims) -> Weig
     for index, layer in enumerate(mask.layers):
         kept |= _compact_layer(weights, f"layers.{index}", layer, dims)
     return kept
+
+
+def ordered(weights: Mapping[str, NDArray[Any]], scores: Scores, dims: Dims) -> Weights:
+    """The unpruned encoder `weights` with the heads and FFN rows of every layer in falling order of `scores`.
+
+    It computes the same; what `rank` would keep of it stands first. Raises InputError where `weights` are pruned.
+    """
+    if spec_of(weights, dims) != ArchSpec.full(dims):
+        raise InputError("the weights to order are pruned already")
+    moved = dict(weights)
+
+    def move(name: str, order: NDArray[np.intp], matrices: tuple[str, ...], reader: str) -> None:
+        for matrix in matrices:
+            for part in ("weight", "bias"):
+                moved[f"{name}.{matrix}.{part}"] = weights[f"{name}.{matrix}.{part}"][order]
+        moved[f"{name}.{reader}.weight"] = np.ascontiguousarray(weights[f"{name}.{reader}.weight"][:, order])
+
+    for index, layer in enumerate(scores):
+        heads = by_importance(layer["heads"])[:, None] * dims.head_dim + np.arange(dims.head_dim)
+        move(f"layers.{index}", heads.ravel(), ("query", "key", "value"), "attention_output")
+        move(f"layers.{index}", by_importance(layer["ffn"]), ("ffn_input",), "ffn_output")
+    return moved
 
 
 def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerMask, dims: Dims) -> Weights:

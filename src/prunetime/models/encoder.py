@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,7 +217,7 @@ def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> tuple[Embedd
 
 def encode(
     embeddings: Embeddings,
-    layers: nn.ModuleList,
+    layers: Iterable[Callable[..., tuple[Tensor, Tensor, Tensor | None]]],
     head: Head,
     inputs: tuple[Tensor, Tensor, Tensor | None],
     gates: Sequence[LayerGates] | None = None,

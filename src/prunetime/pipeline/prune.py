@@ -29,7 +29,8 @@ ATTEMPTS = 3
 
 RESULT = "result.json"
 
-KEPT_FOR_PICK = ("plan.json", "profile.json", "importance.safetensors", "evaluations.jsonl")
+KEPT_FOR_PICK = ("plan.json", "profile.json", "evaluations.jsonl")
+MODELS_FOR_PICK = ("teacher", "elastic")
 
 
 def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | None = None) -> dict[str, Any]:
@@ -50,11 +51,12 @@ def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | Non
         latency = stages.profile(run, source, settings.budget, plan, profile)
         dense = stages.teacher(run, source, settings, plan, inputs)
         stages.importance(run, source, settings, dense, inputs)
+        whole = stages.elastic(run, source, settings, dense, latency)
 
         def choose(target_us: float) -> None:
-            stages.choose(run, source, settings, dense, latency, target_us)
+            stages.choose(run, source, settings, whole, latency, target_us)
 
-        return _into_budget(run, source, settings, dense, latency, choose)
+        return _into_budget(run, source, settings, (dense, whole), latency, choose)
 
 
 def pick(origin: Path, amount: Budget, out: Path, reporter: Reporter) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def pick(origin: Path, amount: Budget, out: Path, reporter: Reporter) -> dict[st
     settings = Settings.from_json(before.read("run.json")["settings"])
     budget = replace(settings.budget, us=amount.us, share=amount.share)
     settings = settings.with_budget(budget)
-    needed = (*KEPT_FOR_PICK, "teacher")
+    needed = (*KEPT_FOR_PICK, *MODELS_FOR_PICK)
     missing = [name for name in needed if not before.path(name).exists()]
     if missing:
         raise InputError(f"{origin} is no finished run: it lacks {', '.join(missing)}; run `prunetime prune` first")
@@ -81,21 +83,22 @@ def pick(origin: Path, amount: Budget, out: Path, reporter: Reporter) -> dict[st
             return result
         for name in KEPT_FOR_PICK:
             shutil.copyfile(before.path(name), run.path(name))
-        if not run.path("teacher").exists():
-            with artifact.replacing_folder(run.path("teacher")) as temporary:
-                shutil.copytree(before.path("teacher"), temporary, dirs_exist_ok=True)
-        dense = artifact.read(run.path("teacher"))
+        for name in MODELS_FOR_PICK:
+            if not run.path(name).exists():
+                with artifact.replacing_folder(run.path(name)) as temporary:
+                    shutil.copytree(before.path(name), temporary, dirs_exist_ok=True)
+        dense, whole = (artifact.read(run.path(name)) for name in MODELS_FOR_PICK)
         plan = dense.manifest.plan
         latency = stages.profile(run, source, budget, plan, before.path("profile.json"))
 
         def choose(target_us: float) -> None:
             def work(_: Progress) -> None:
-                stages.leave_choice(run, source, settings, dense, target_us)
+                stages.leave_choice(run, source, settings, whole, target_us)
 
             inputs = {"archive": stages.archive_digest(run, settings), "target_us": target_us}
             run.do("search", f"Pick within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
 
-        return _into_budget(run, source, settings, dense, latency, choose)
+        return _into_budget(run, source, settings, (dense, whole), latency, choose)
 
 
 def _begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
@@ -140,12 +143,15 @@ def _into_budget(
     run: Run,
     source: Source,
     settings: Settings,
-    dense: artifact.Artifact,
+    models: tuple[artifact.Artifact, artifact.Artifact],
     latency: LatencyProfile,
     choose: Callable[[float], None],
 ) -> dict[str, Any]:
-    """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats."""
-    budget = settings.budget
+    """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats.
+
+    `models` are the teacher and the elastic encoder.
+    """
+    budget, (dense, whole) = settings.budget, models
     floor_us, dense_us = latency.floor_and_dense(budget)
     budget_us = budget.resolve(dense_us)
     while True:
@@ -158,7 +164,7 @@ def _into_budget(
         verdict = verify.gate(run, source, budget, dense.manifest.plan)
         noisy = False
         if verdict.ci95[0] <= verdict.limit:
-            stages.tune(run, source, settings, dense, {"model": settings.model, "seed": settings.seed})
+            stages.tune(run, source, settings, dense, whole, {"model": settings.model, "seed": settings.seed})
             verdict = verify.verify(run, source, settings, dense)
             if verdict.met:
                 return _finish(run)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from prunetime.arch import strict_keys
 from prunetime.budget import Budget
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Precision
+from prunetime.pruning.importance import Criterion
 
 AUTO: Final = "auto"
 
@@ -30,7 +31,9 @@ class Effort:
     tune_epochs: float
     learning_rate: float
     tune_learning_rate: float
-    fisher_rows: int
+    importance_rows: int
+    elastic_rows: int
+    elastic_epochs: float
     evaluations: int
     score_rows: int
     finalists: int
@@ -40,9 +43,9 @@ class Effort:
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("quick", 16_000, 1, 12_000, 1.25, 1e-4, 2e-4, 512, 80, 500, 8, 1_500),
-        Effort("standard", 60_000, 1, 60_000, 2, 5e-5, 1e-4, 1_024, 300, 1_000, 16, 4_000),
-        Effort("thorough", 400_000, 3, 400_000, 4, 5e-5, 1e-4, 2_048, 1_000, 2_000, 32, 10_000),
+        Effort("quick", 16_000, 1, 12_000, 1.25, 1e-4, 2e-4, 512, 4_000, 1, 80, 500, 8, 1_500),
+        Effort("standard", 60_000, 1, 60_000, 2, 5e-5, 1e-4, 1_024, 32_000, 1, 300, 1_000, 16, 4_000),
+        Effort("thorough", 400_000, 3, 400_000, 4, 5e-5, 1e-4, 2_048, 200_000, 1, 1_000, 2_000, 32, 10_000),
     )
 }
 
@@ -53,6 +56,7 @@ class Settings:
 
     `slices` name parts of the test rows that are reported as well (`unseen:product_uid`). `precision` is that of every
     matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
+    `importance` is what heads and rows are ordered by.
     """
 
     model: str
@@ -70,12 +74,15 @@ class Settings:
     effort: Effort = EFFORTS["standard"]
     precision: Precision | Literal["auto"] = "fp32"
     max_loss: float = 0.002
+    importance: Criterion = "fisher"
 
     def __post_init__(self) -> None:
         if self.precision not in (*PRECISIONS, AUTO):
             raise InputError(f"precision is {self.precision!r}; it must be one of {', '.join((*PRECISIONS, AUTO))}")
         if not 0.0 <= self.max_loss < 1.0:
             raise InputError(f"max_loss is {self.max_loss!r}; it must be a share of the metric from 0 to 1")
+        if self.importance not in get_args(Criterion):
+            raise InputError(f"importance is {self.importance!r}; it must be {' or '.join(get_args(Criterion))}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2147483647")
 

@@ -16,19 +16,20 @@ from prunetime import __version__, artifact
 from prunetime.arch import ArchSpec
 from prunetime.budget import Budget
 from prunetime.errors import InputError
-from prunetime.mask import Mask, rank
-from prunetime.models.compact import compact
+from prunetime.mask import Mask
+from prunetime.models.compact import compact, ordered
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
-from prunetime.pipeline.run import Progress, Run, digest_of
+from prunetime.pipeline.run import Progress, Run, digest_of, digest_of_files
 from prunetime.pipeline.settings import AUTO, Settings
 from prunetime.pipeline.source import Source
 from prunetime.plan import Plan
-from prunetime.pruning.importance import fisher, load_scores, save_scores
+from prunetime.pruning.importance import load_scores, measure_importance, save_scores
 from prunetime.runtime import autoplan, profiling
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
 from prunetime.search.archive import Archive
-from prunetime.search.evaluate import MaskScorer, ScoringRows
+from prunetime.search.elastic import Sandwich
+from prunetime.search.evaluate import ElasticScorer, ScoringRows
 from prunetime.search.evolution import SearchSettings, finalists, rescore, search
 from prunetime.search.space import Space
 from prunetime.tasks.metrics import evaluate
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 THREADS = len(os.sched_getaffinity(0))
 """Training and scoring use every core; what is timed uses as many threads as the budget says."""
+
+SMALLEST = 0.05
+"""Elastic training goes down to half the budget, but not below this share of the weights."""
 
 MARGIN = 0.97
 """The search aims this far inside the budget, because predictions are off by a few per cent."""
@@ -127,27 +131,60 @@ def training_settings(settings: Settings, epochs: float, learning_rate: float) -
 
 
 def importance(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, inputs: Any) -> None:
-    """Fisher information of every head and row of the teacher."""
-    rows = settings.effort.fisher_rows
+    """How much every head and row of the teacher matters."""
+    rows = settings.effort.importance_rows
 
     def work(progress: Progress) -> None:
         model = from_weights(dense.manifest.config, dense.weights)
-        scores = fisher(
-            model, source.training_data(rows, settings.seed), rows, settings.seed, threads=THREADS, on_progress=progress
+        data = source.training_data(rows, settings.seed)
+        scores = measure_importance(
+            model, data, settings.importance, rows, settings.seed, THREADS, on_progress=progress
         )
         save_scores(scores, run.path("importance.safetensors"))
 
     run.do("importance", "Importance of heads and rows", inputs, ["importance.safetensors"], work)
 
 
-def choose(
-    run: Run, source: Source, settings: Settings, dense: artifact.Artifact, latency: LatencyProfile, target_us: float
-) -> None:
-    """Searches for the best spec predicted to take at most `target_us`; leaves `search.json` and `mask.json`.
+def elastic(
+    run: Run, source: Source, settings: Settings, dense: artifact.Artifact, latency: LatencyProfile
+) -> artifact.Artifact:
+    """Trains the sub-networks of the teacher all at once, heads and rows in order of importance; leaves `elastic`.
 
+    From half the budget to all of dense, so that the sub-networks of other budgets can be scored as well.
+    """
+    effort, budget, config = settings.effort, settings.budget, dense.manifest.config
+    _, dense_us = latency.floor_and_dense(budget)
+    smallest = min(1.0, max(SMALLEST, round(budget.resolve(dense_us) / dense_us / 2, 2)))
+    sub_networks = Sandwich(config.dims, smallest)
+
+    def work(progress: Progress) -> None:
+        from prunetime.training.trainer import discard_checkpoints, fit
+
+        scores = load_scores(run.path("importance.safetensors"), config.dims)
+        model = from_weights(config, ordered(dense.weights, scores, config.dims))
+        training = training_settings(settings, effort.elastic_epochs, effort.tune_learning_rate)
+        data = source.training_data(effort.elastic_rows, settings.seed + 1)
+        fit(model, data, training, run.path("work/elastic"), on_progress=progress, sub_networks=sub_networks)
+        manifest = manifest_of(source, model, dense.manifest.plan, {"role": "elastic", "model": settings.model})
+        write_artifact(run.path("elastic"), source, manifest, weights_of(model))
+        discard_checkpoints(run.path("work/elastic"))
+
+    teacher_manifest = run.path("teacher/manifest.json").read_text()
+    importance_digest = digest_of_files([run.path("importance.safetensors")])
+    inputs = [teacher_manifest, importance_digest, repr(sub_networks), asdict(effort), settings.seed]
+    run.do("elastic", "Train all sub-networks at once", inputs, ["elastic"], work)
+    return artifact.read(run.path("elastic"))
+
+
+def choose(
+    run: Run, source: Source, settings: Settings, whole: artifact.Artifact, latency: LatencyProfile, target_us: float
+) -> None:
+    """Searches for the best sub-network of the elastic encoder `whole` predicted to take at most `target_us`.
+
+    Leaves `search.json` and `mask.json`.
     What was evaluated is kept in `evaluations.jsonl`, which outlives a change of target.
     """
-    effort, space = settings.effort, Space(dense.manifest.config.dims)
+    effort, space = settings.effort, Space(whole.manifest.config.dims)
     digest = archive_digest(run, settings)
 
     def predict(spec: ArchSpec) -> float:
@@ -156,17 +193,17 @@ def choose(
     def work(progress: Progress) -> None:
         with Archive(run.path("evaluations.jsonl"), digest) as archive:
             wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed)
-            scorer = mask_scorer(run, source, dense, effort.score_rows, settings.seed)
+            scorer = scorer_of(source, whole, effort.score_rows, settings.seed)
             search(space, predict, scorer, archive, wanted, on_progress=progress)
-        leave_choice(run, source, settings, dense, target_us)
+        leave_choice(run, source, settings, whole, target_us)
 
     inputs = {"archive": digest, "target_us": target_us, "evaluations": effort.evaluations, "seed": settings.seed}
     run.do("search", f"Search for the best within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
 
 
-def leave_choice(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, target_us: float) -> None:
+def leave_choice(run: Run, source: Source, settings: Settings, whole: artifact.Artifact, target_us: float) -> None:
     """Scores the archive's finalists again on more rows, and leaves the best as `mask.json` and `search.json`."""
-    effort, space = settings.effort, Space(dense.manifest.config.dims)
+    effort, space = settings.effort, Space(whole.manifest.config.dims)
     with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:
         chosen = finalists(archive, target_us, effort.finalists)
         if not chosen:
@@ -175,15 +212,14 @@ def leave_choice(run: Run, source: Source, settings: Settings, dense: artifact.A
                 f"nothing in {run.path('evaluations.jsonl')} is predicted within {target_us:.0f} us; the fastest "
                 f"takes {fastest:.0f} us: run `prunetime prune` with this budget"
             )
-        final = rescore(space, chosen, mask_scorer(run, source, dense, effort.finalist_rows, settings.seed))
+        final = rescore(space, chosen, scorer_of(source, whole, effort.finalist_rows, settings.seed))
         winner = final[0]
         best = {
             kind: min((e for e in archive.within(target_us) if e.kind == kind), key=lambda e: -e.score, default=None)
             for kind in ("uniform", "depth")
         }
         front = [list(e.genome) for e in archive.front()]
-    scores = load_scores(run.path("importance.safetensors"), space.dims)
-    run.write("mask.json", rank(scores, space.spec(winner.genome)).to_json())
+    run.write("mask.json", Mask.first(space.spec(winner.genome), space.dims).to_json())
     run.write(
         "search.json",
         {
@@ -198,17 +234,15 @@ def leave_choice(run: Run, source: Source, settings: Settings, dense: artifact.A
     )
 
 
-def mask_scorer(run: Run, source: Source, dense: artifact.Artifact, rows: int, seed: int) -> MaskScorer:
-    """Scores specs by importance masks on up to `rows` valid rows, whole groups, drawn by `seed`."""
-    valid = source.roles.valid
+def scorer_of(source: Source, whole: artifact.Artifact, rows: int, seed: int) -> ElasticScorer:
+    """Scores sub-networks of the elastic encoder on up to `rows` valid rows, whole groups, drawn by `seed`."""
+    valid, manifest = source.roles.valid, whole.manifest
     chosen = whole_groups(valid.groups, rows, seed)
-    return MaskScorer(
-        dense.manifest.config,
-        dense.weights,
-        load_scores(run.path("importance.safetensors"), source.pretrained.config.dims),
-        ScoringRows(source.valid_tokens.select(chosen), valid.labels[chosen], valid.groups[chosen], source.task),
+    tokens = source.valid_tokens.select(chosen)
+    return ElasticScorer(
+        Engine(manifest.config, whole.weights, THREADS, plan=manifest.plan),
+        ScoringRows(tokens, valid.labels[chosen], valid.groups[chosen], source.task),
         source.metric,
-        threads=THREADS,
     )
 
 
@@ -221,8 +255,10 @@ def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.
     return np.flatnonzero(np.isin(groups, drawn))
 
 
-def tune(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, provenance: Any) -> None:
-    """Distils the teacher into the sub-network of `mask.json` and leaves it as the artifact `candidate`."""
+def tune(
+    run: Run, source: Source, settings: Settings, dense: artifact.Artifact, whole: artifact.Artifact, provenance: Any
+) -> None:
+    """Distils the teacher `dense` into what `mask.json` keeps of `whole`, and leaves it as the artifact `candidate`."""
     effort, config = settings.effort, dense.manifest.config
     mask = Mask.from_json(run.read("mask.json"))
 
@@ -230,7 +266,7 @@ def tune(run: Run, source: Source, settings: Settings, dense: artifact.Artifact,
         from prunetime.training.trainer import discard_checkpoints, fit
 
         teacher_model = from_weights(config, dense.weights)
-        student = from_weights(config, compact(dense.weights, mask, config.dims), spec=mask.spec())
+        student = from_weights(config, compact(whole.weights, mask, config.dims), spec=mask.spec())
         training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
         data = source.training_data(effort.tune_rows, settings.seed + 1)
         fit(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
@@ -284,8 +320,5 @@ def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, we
 
 
 def archive_digest(run: Run, settings: Settings) -> str:
-    """What the scores in the archive depend on: the teacher, the importance, the rows scored."""
-    importance_bytes = run.path("importance.safetensors").read_bytes()
-    teacher_manifest = run.path("teacher/manifest.json").read_text()
-    effort = settings.effort
-    return digest_of([teacher_manifest, importance_bytes.hex(), effort.score_rows, settings.seed])
+    """What the scores in the archive depend on: the elastic encoder and the rows scored."""
+    return digest_of([run.path("elastic/manifest.json").read_text(), settings.effort.score_rows, settings.seed])

@@ -1,17 +1,14 @@
-"""Scoring candidates: the interface the search sees, and scoring by importance masks without retraining."""
+"""Scoring candidates: the interface the search sees, and scoring by prefixes of an elastic encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from prunetime.arch import ArchSpec
-from prunetime.config import EncoderConfig
-from prunetime.mask import Scores, rank
-from prunetime.models.compact import compact
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.ragged import Ragged
 from prunetime.task import Task
@@ -36,25 +33,19 @@ class ScoringRows:
     task: Task
 
 
-@dataclass(frozen=True)
-class MaskScorer:
-    """Keeps the most important heads and rows of the unpruned `weights`, as many as the spec says, and runs the engine.
+class ElasticScorer:
+    """Runs prefixes of an elastic encoder, packed once, on the rows that choose."""
 
-    No retraining: what is scored is the order of architectures, not the quality that tuning will give them.
-    """
-
-    config: EncoderConfig
-    weights: Mapping[str, NDArray[Any]]
-    importance: Scores
-    rows: ScoringRows
-    metric: Metric
-    threads: int = 1
+    def __init__(self, engine: Engine, rows: ScoringRows, metric: Metric) -> None:
+        """`engine` has the weights of the unpruned encoder, heads and rows in order of importance."""
+        self._engine = engine
+        self._rows = rows
+        self._metric = metric
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """The metric of the engine's answers, negated where lower is better."""
-        rows = self.rows
+        rows = self._rows
         for spec in specs:
-            kept = compact(self.weights, rank(self.importance, spec), self.config.dims)
-            scores = rows.task.scores(Engine(self.config, kept, self.threads).logits(rows.tokens))
-            value = self.metric.value(scores, rows.labels, rows.groups)
-            yield value if self.metric.higher_is_better else -value
+            self._engine.select(spec)
+            value = self._metric.value(rows.task.scores(self._engine.logits(rows.tokens)), rows.labels, rows.groups)
+            yield value if self._metric.higher_is_better else -value

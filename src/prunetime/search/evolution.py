@@ -17,13 +17,10 @@ from prunetime.arch import ArchSpec
 from prunetime.errors import BudgetError, InputError, PrunetimeError
 from prunetime.search.archive import Archive, Evaluation, Kind, elites, preference
 from prunetime.search.evaluate import Scorer
-from prunetime.search.space import Genome, Space
+from prunetime.search.space import Genome, Space, fit_to
 
 Predict = Callable[[ArchSpec], float]
 """Latency of a spec in microseconds."""
-
-USED = 0.97
-"""A candidate that uses at least this share of its target latency is not grown any further."""
 
 BASELINE_CHOICES = 20
 """At most this many depth-only choices are scored (all of them up to 6 layers)."""
@@ -145,40 +142,6 @@ def depth_baselines(space: Space, predict: Predict, budget_us: float) -> list[Ge
     return []
 
 
-def repair(
-    space: Space, predict: Predict, genome: Genome, target_us: float, rng: np.random.Generator
-) -> tuple[Genome, float] | None:
-    """The genome, shrunk and grown at random genes until it uses the target latency, and its predicted latency.
-
-    None where even the floor is above the target. Each step lowers a gene, raises one or closes one for good, so
-    it ends.
-    """
-    genes = list(genome)
-
-    def latency() -> float:
-        return predict(space.spec(tuple(genes)))
-
-    us = latency()
-    while us > target_us:
-        above_zero = [i for i, gene in enumerate(genes) if gene]
-        if not above_zero:
-            return None
-        index = int(rng.choice(above_zero))
-        genes[index] -= int(rng.integers(1, genes[index] + 1))
-        us = latency()
-    growing = [i for i, level in enumerate(space.levels) if genes[i] < level]
-    while growing and us < USED * target_us:
-        index = int(rng.choice(growing))
-        before = genes[index]
-        genes[index] += int(rng.integers(1, space.levels[index] - before + 1))
-        while genes[index] > before and latency() > target_us:
-            genes[index] = before + (genes[index] - before) // 2
-        us = latency()
-        if genes[index] in (before, space.levels[index]):
-            growing.remove(index)
-    return tuple(genes), us
-
-
 def _seed_population(run: _Run) -> list[Evaluation]:
     """Scores the baselines, then fills a population with the best of them and random genomes that use the budget."""
     space, settings = run.space, run.settings
@@ -192,7 +155,7 @@ def _seed_population(run: _Run) -> list[Evaluation]:
     for _ in range(ATTEMPTS * settings.population):
         if len(population) + len(fresh) == settings.population:
             break
-        fitted = repair(space, run.predict, space.random(rng), settings.budget_us, rng)
+        fitted = fit_to(space.levels, run.latency, space.random(rng), settings.budget_us, rng)
         if fitted and fitted[0] not in run.visited:
             fresh[fitted[0]] = run.candidate(fitted[0])
     return population + run.score(fresh.values())
@@ -215,7 +178,7 @@ def _evolve(run: _Run, mutator: Mutator, seeds: Sequence[Evaluation]) -> None:
             bins = elites(run.visited.values(), edges)
             target_us = float(rng.uniform(edges[0], edges[-1]))
             parent = min(bins, key=lambda e: abs(e.predicted_us - target_us), default=parent)
-        child = repair(run.space, run.predict, mutator.propose(parent.genome, rng), target_us, rng)
+        child = fit_to(run.space.levels, run.latency, mutator.propose(parent.genome, rng), target_us, rng)
         if child is None or child[0] in run.visited:
             failures += 1
             continue
@@ -250,11 +213,15 @@ class _Run:
     def left(self) -> int:
         return self.settings.evaluations - len(self.visited)
 
+    def latency(self, genome: Genome) -> float:
+        """Predicted microseconds."""
+        return self.predict(self.space.spec(genome))
+
     def candidate(
         self, genome: Genome, kind: Kind = "evolution", generation: int = 0, parent: Genome | None = None
     ) -> Evaluation:
         """An evaluation whose score is not known yet."""
-        return Evaluation(genome, self.predict(self.space.spec(genome)), math.nan, kind, generation, parent)
+        return Evaluation(genome, self.latency(genome), math.nan, kind, generation, parent)
 
     def score(self, candidates: Iterable[Evaluation]) -> list[Evaluation]:
         """The candidates not visited yet, as many as are left to evaluate, with scores from archive or scorer."""

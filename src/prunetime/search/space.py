@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import combinations, product
 
 import numpy as np
@@ -13,6 +13,10 @@ from prunetime.errors import InputError
 
 Genome = tuple[int, ...]
 """(heads of layer 0, FFN tiles of layer 0, heads of layer 1, FFN tiles of layer 1, ...)."""
+
+
+USED = 0.97
+"""A genome that uses at least this share of what it may cost is not grown any further."""
 
 
 class Space:
@@ -63,3 +67,33 @@ class Space:
             choices = {tuple(np.sort(rng.permutation(len(layers))[:kept]).tolist()) for _ in range(limit)}
         full = self.levels[:2]
         return sorted(tuple(gene for i in layers for gene in (full if i in c else (0, 0))) for c in choices)
+
+
+def fit_to(
+    levels: Genome, cost: Callable[[Genome], float], genome: Genome, most: float, rng: np.random.Generator
+) -> tuple[Genome, float] | None:
+    """The genome, shrunk and grown at random genes until it costs nearly `most` and no more, and its cost.
+
+    None where even the genome of zeros costs more. Each step lowers a gene, raises one or closes one for good, so it
+    ends.
+    """
+    genes = list(genome)
+    costs = cost(genome)
+    while costs > most:
+        above_zero = [i for i, gene in enumerate(genes) if gene]
+        if not above_zero:
+            return None
+        index = int(rng.choice(above_zero))
+        genes[index] -= int(rng.integers(1, genes[index] + 1))
+        costs = cost(tuple(genes))
+    growing = [i for i, level in enumerate(levels) if genes[i] < level]
+    while growing and costs < USED * most:
+        index = int(rng.choice(growing))
+        before = genes[index]
+        genes[index] += int(rng.integers(1, levels[index] - before + 1))
+        while genes[index] > before and cost(tuple(genes)) > most:
+            genes[index] = before + (genes[index] - before) // 2
+        costs = cost(tuple(genes))
+        if genes[index] in (before, levels[index]):
+            growing.remove(index)
+    return tuple(genes), costs

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from prunetime.arch import ArchSpec
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.models.encoder import Output, SequenceClassifier
+from prunetime.models.prefix import run_prefix
 from prunetime.task import Task
 from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
 from prunetime.training.distill import Distillation, distilled_loss
@@ -36,6 +38,14 @@ def best_precision() -> Precision:
     """bf16 where this CPU multiplies it in hardware (AVX-512 BF16 or AMX), fp32 elsewhere."""
     cpu = torch.cpu
     return "bf16" if cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported() else "fp32"
+
+
+class SubNetworks(Protocol):
+    """What elastic training trains beside the whole network; its `repr` says all that `draw` depends on."""
+
+    def draw(self, rng: np.random.Generator) -> Sequence[ArchSpec]:
+        """The sub-networks of one step."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,13 @@ def fit(
     folder: Path,
     teacher: SequenceClassifier | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    sub_networks: SubNetworks | None = None,
 ) -> None:
     """Trains `model` in place, distilling from `teacher` where there is one.
+
+    With `sub_networks`, every step trains those of its prefixes as well, distilled from what the whole model says at
+    that step (in-place distillation; Yu and Huang, arXiv 1903.05134).
 
     Checkpoints go to `folder/checkpoints`. Killed at any point and called again with the same arguments, it ends in
     the same weights, byte for byte, as an uninterrupted run with as many threads on the same CPU. The checkpoints
@@ -89,14 +104,15 @@ def fit(
     the loss is not finite any more.
     """
     checkpoints = folder / "checkpoints"
-    _claim(checkpoints, _digest(model, data, settings, teacher))
+    _claim(checkpoints, _digest(model, data, settings, teacher, sub_networks))
     used, data = _with_used_vocabulary(data)
     with (
         training_on(settings.threads),
         _word_rows(model, used),
         _word_rows(teacher, used) if teacher else nullcontext(),
     ):
-        trainer = _Loop(model, data, settings, checkpoints, teacher, on_progress)
+        objective = _Objective(model, teacher, data.task, settings, sub_networks)
+        trainer = _Loop(objective, data, settings, checkpoints, on_progress)
         newest = _newest(checkpoints)
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     model.eval()
@@ -111,7 +127,12 @@ class _Objective(nn.Module):
     """The loss of a batch, in the form in which Trainer wants it."""
 
     def __init__(
-        self, student: SequenceClassifier, teacher: SequenceClassifier | None, task: Task, settings: TrainingSettings
+        self,
+        student: SequenceClassifier,
+        teacher: SequenceClassifier | None,
+        task: Task,
+        settings: TrainingSettings,
+        sub_networks: SubNetworks | None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -119,31 +140,43 @@ class _Objective(nn.Module):
         self._teacher = (teacher.eval() if teacher else None,)
         self._task = task
         self._settings = settings
+        self._sub_networks = sub_networks
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
         inputs = (input_ids, attention_mask, token_type_ids)
         (teacher,) = self._teacher
+
+        def loss_of(output: Output, target: Output | None) -> Tensor:
+            loss = task_losses(output.logits.float(), labels, self._task).mean()
+            if target is None:
+                return loss
+            return distilled_loss(loss, output, target, attention_mask, self._settings.distillation)
+
         with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.precision == "bf16"):
-            output: Output = self.student(*inputs)
-            if teacher is not None:
-                with torch.no_grad():
-                    target: Output = teacher(*inputs)
-        loss = task_losses(output.logits.float(), labels, self._task).mean()
-        if teacher is not None:
-            loss = distilled_loss(loss, output, target, attention_mask, self._settings.distillation)
-        return {"loss": loss}
+            whole: Output = self.student(*inputs)
+            with torch.no_grad():
+                target: Output | None = None if teacher is None else teacher(*inputs)
+            parts = [run_prefix(self.student, spec, inputs) for spec in self._drawn()]
+        fixed = Output(whole.logits.detach(), tuple(state.detach() for state in whole.hidden_states))
+        losses = [loss_of(whole, target), *(loss_of(part, fixed) for part in parts)]
+        return {"loss": torch.stack(losses).mean()}
+
+    def _drawn(self) -> Sequence[ArchSpec]:
+        """The sub-networks of this step, a function of torch's random state."""
+        if self._sub_networks is None:
+            return ()
+        return self._sub_networks.draw(np.random.default_rng(int(torch.randint(2**62, ()))))
 
 
 class _Loop(Trainer):
     def __init__(
         self,
-        model: SequenceClassifier,
+        objective: _Objective,
         data: TrainingData,
         settings: TrainingSettings,
         checkpoints: Path,
-        teacher: SequenceClassifier | None,
         on_progress: Callable[[int, int], None] | None,
     ) -> None:
         self._data = data
@@ -164,11 +197,10 @@ class _Loop(Trainer):
             dataloader_pin_memory=False,
         )
         optimizer = torch.optim.AdamW(
-            _parameter_groups(model, settings.weight_decay), settings.learning_rate, fused=True
+            _parameter_groups(objective.student, settings.weight_decay), settings.learning_rate, fused=True
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(settings.warmup, steps))
         callbacks = [_MarkComplete(), _Progress(on_progress)]
-        objective = _Objective(model, teacher, data.task, settings)
         super().__init__(objective, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))
         self.remove_callback(PrinterCallback)
 
@@ -261,9 +293,13 @@ def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[N
 
 
 def _digest(
-    model: SequenceClassifier, data: TrainingData, settings: TrainingSettings, teacher: SequenceClassifier | None
+    model: SequenceClassifier,
+    data: TrainingData,
+    settings: TrainingSettings,
+    teacher: SequenceClassifier | None,
+    sub_networks: SubNetworks | None,
 ) -> str:
-    total = hashlib.sha256(f"{data.digest()} {asdict(settings)}".encode())
+    total = hashlib.sha256(f"{data.digest()} {asdict(settings)} {sub_networks!r}".encode())
     for module in (model, *([teacher] if teacher else [])):
         total.update(f"{module.config} {module.spec}".encode())
         for name, tensor in module.state_dict().items():
