@@ -24,8 +24,8 @@ class Evaluation:
     """One scored genome.
 
     `predicted_us` is its predicted latency in microseconds, `score` its quality (higher is better), `kind` what
-    proposed it, `generation` how many children of the evolution came before it (0 for baselines and the initial
-    population) and `parent` the genome it was mutated from.
+    proposed it, `generation` the number of its generation (0 for baselines and the initial population) and `parent` the
+    genome it was mutated from.
     """
 
     genome: Genome

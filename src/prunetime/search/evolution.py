@@ -1,22 +1,25 @@
-"""Ageing evolution inside a latency budget, with the uniform and depth-only baselines beside it.
+"""Reinforced evolution inside a latency budget, with the uniform and depth-only baselines beside it.
 
-Ageing evolution: Real et al., "Regularized Evolution for Image Classifier Architecture Search", arXiv 1802.01548.
+Ageing evolution (Real et al., "Regularized Evolution for Image Classifier Architecture Search", arXiv 1802.01548) whose
+mutator may learn (SwiftPruner, arXiv 2209.00625). A search is a fold over generations: `propose` and `update` are
+functions of a `State`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from prunetime.arch import ArchSpec
 from prunetime.errors import BudgetError, InputError, PrunetimeError
 from prunetime.search.archive import Archive, Evaluation, Kind, elites, preference
+from prunetime.search.critic import Critic
 from prunetime.search.evaluate import Scorer
+from prunetime.search.mutate import Child, Mutator, UniformMutator
+from prunetime.search.policy import Lesson
 from prunetime.search.space import Genome, Space, fit_to
 
 Predict = Callable[[ArchSpec], float]
@@ -35,47 +38,175 @@ ELSEWHERE_BINS = np.linspace(0.5, 1.1, 7)
 """Edges of the latency bins of those children, in budgets."""
 
 ATTEMPTS = 50
-"""Proposals that are infeasible or already scored, in a row, after which the search ends."""
+"""Rounds of proposals that may be infeasible or already scored before a generation is taken as it is."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """`evaluations` counts distinct genomes, baselines included; the best of `tournament` members is the parent."""
+    """`evaluations` counts distinct genomes, baselines included. The parent is the best of `tournament` members of the
+    population, crossed with the best of another tournament for a `crossover` share of the children. A generation has
+    `batch` children: those of `screened` times as many proposals of which a critic expects most.
+    """
 
     budget_us: float
     evaluations: int
     population: int = 32
     tournament: int = 6
+    batch: int = 8
+    crossover: float = 0.2
+    screened: int = 6
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.budget_us > 0:
             raise InputError(f"budget is {self.budget_us} us; it must be above 0")
-        if self.evaluations < 1 or not 1 <= self.tournament <= self.population:
+        if min(self.evaluations, self.batch, self.screened) < 1 or not 1 <= self.tournament <= self.population:
             raise InputError(
-                f"search of {self.evaluations} evaluations, tournament {self.tournament} in population "
-                f"{self.population}: at least 1 evaluation, and a tournament of 1 up to the population"
+                f"search of {self.evaluations} evaluations, {self.batch} at a time of {self.screened} times as many, "
+                f"tournament {self.tournament} of {self.population} members: at least 1, and up to all members"
             )
+        if not 0.0 <= self.crossover <= 1.0:
+            raise InputError(f"crossover is {self.crossover}; it is a share of the children, from 0 to 1")
 
 
-class Mutator(Protocol):
-    def propose(self, parent: Genome, rng: np.random.Generator) -> Genome:
-        """A changed copy of the parent, inside the space; it may be outside the budget."""
-        ...
+@dataclass(frozen=True)
+class Reward:
+    """Latency-aware: (score - base) / scale + w log(budget / latency), and minus infinity outside the budget.
+
+    The logarithm of SwiftPruner's quality x (budget / latency)^w, with exp of the standardised score as the quality: so
+    that metrics of any sign and offset work. `base` and `scale` are of the baselines and the initial population.
+    """
+
+    base: float
+    scale: float
+    weight: float = 0.0
+
+    def __call__(self, evaluation: Evaluation, budget_us: float) -> float:
+        if evaluation.predicted_us > budget_us:
+            return -math.inf
+        standard = (evaluation.score - self.base) / self.scale
+        return standard + self.weight * math.log(budget_us / evaluation.predicted_us)
 
 
-class UniformMutator:
-    """Sets one to three genes, chosen uniformly, to other levels, chosen uniformly."""
+@dataclass(frozen=True)
+class Proposal:
+    """A child, and the `parent` that it is to be better than; `guess` is the score that the critic expects of it."""
 
-    def __init__(self, space: Space) -> None:
-        self._levels = space.levels
+    child: Child
+    parent: Evaluation
+    target_us: float
+    guess: float = math.nan
 
-    def propose(self, parent: Genome, rng: np.random.Generator) -> Genome:
-        child = list(parent)
-        for gene in rng.choice(len(child), size=min(int(rng.integers(1, 4)), len(child)), replace=False):
-            other = int(rng.integers(0, self._levels[gene]))
-            child[gene] = other + (other >= child[gene])
-        return tuple(child)
+
+@dataclass(frozen=True)
+class Generation:
+    """The proposals that are to be scored, and at_budget the others, of which only the guess will be known."""
+
+    chosen: tuple[Proposal, ...]
+    passed_over: tuple[Proposal, ...] = ()
+
+
+@dataclass(frozen=True)
+class State:
+    """Between two generations: `population`, the oldest first, and all that is `visited`."""
+
+    levels: Genome
+    mutator: Mutator
+    reward: Reward
+    population: tuple[Evaluation, ...]
+    visited: Mapping[Genome, Evaluation]
+    generations: int = 0
+
+
+def propose(state: State, settings: SearchSettings) -> Generation:
+    """The next generation: distinct children not visited yet; fewer than a batch where no more are found."""
+    rng = np.random.default_rng([settings.seed, 1, state.generations])
+    critic = Critic.of(state.levels, list(state.visited.values())) if settings.screened > 1 else None
+    elsewhere = int(rng.binomial(settings.batch, ELSEWHERE))
+    chosen: dict[Genome, Proposal] = {}
+    passed_over: list[Proposal] = []
+    for count, parents in ((settings.batch - elsewhere, _winners), (elsewhere, _of_other_budgets)):
+        found = _proposals(state, settings, parents, settings.screened * count, rng)
+        if critic and found:
+            guesses = critic([p.child.genome for p in found])
+            found = [replace(p, guess=float(guess)) for p, guess in zip(found, guesses, strict=True)]
+            found.sort(key=lambda p: p.guess if parents is _winners else p.guess - p.parent.score, reverse=True)
+        chosen |= {p.child.genome: p for p in found[:count]}
+        if parents is _winners:
+            passed_over = found[count:]
+    return Generation(tuple(chosen.values()), tuple(passed_over))
+
+
+def update(state: State, settings: SearchSettings, generation: Generation, scored: Sequence[Evaluation]) -> State:
+    """The state after the chosen ones were `scored`: each child of the searched budget replaces the oldest member."""
+
+    def gain(proposal: Proposal, score: float) -> float:
+        child = replace(proposal.parent, predicted_us=proposal.child.predicted_us, score=score)
+        return state.reward(child, proposal.target_us) - state.reward(proposal.parent, proposal.target_us)
+
+    here = [(p, e) for p, e in zip(generation.chosen, scored, strict=False) if p.target_us == settings.budget_us]
+    lessons = [Lesson(p.child.edits, gain(p, e.score), True) for p, e in here]
+    lessons += [Lesson(p.child.edits, gain(p, p.guess), False) for p in generation.passed_over]
+    return replace(
+        state,
+        mutator=state.mutator.learned(lessons) if lessons else state.mutator,
+        population=(*state.population, *(e for _, e in here))[-settings.population :],
+        visited={**state.visited, **{e.genome: e for e in scored}},
+        generations=state.generations + 1,
+    )
+
+
+Parents = Callable[[State, SearchSettings, int, np.random.Generator], list[tuple[Evaluation, Genome, float]]]
+"""The parent of each of so many children, what is mutated (the parent, or its cross with another), and the target."""
+
+
+def _proposals(
+    state: State, settings: SearchSettings, parents: Parents, count: int, rng: np.random.Generator
+) -> list[Proposal]:
+    found: dict[Genome, Proposal] = {}
+    for _ in range(ATTEMPTS):
+        if len(found) == count:
+            break
+        chosen = parents(state, settings, count - len(found), rng)
+        targets = [target_us for _, _, target_us in chosen]
+        children = state.mutator.propose([genome for _, genome, _ in chosen], targets, rng)
+        for (parent, _, target_us), child in zip(chosen, children, strict=True):
+            if child.predicted_us <= target_us and child.genome not in state.visited:
+                found.setdefault(child.genome, Proposal(child, parent, target_us))
+    return list(found.values())
+
+
+def _winners(
+    state: State, settings: SearchSettings, count: int, rng: np.random.Generator
+) -> list[tuple[Evaluation, Genome, float]]:
+    """Of tournaments; a share of them crossed with another winner, gene by gene."""
+    size = min(settings.tournament, len(state.population))
+
+    def winner() -> Evaluation:
+        members = (state.population[i] for i in rng.choice(len(state.population), size=size, replace=False))
+        best: Evaluation = max(members, key=lambda e: (state.reward(e, settings.budget_us), e.genome))
+        return best
+
+    found = []
+    for _ in range(count):
+        parent = winner()
+        genome = parent.genome
+        if rng.random() < settings.crossover:
+            other, taken = winner().genome, rng.random(len(genome)) < 0.5
+            genome = tuple(b if take else a for a, b, take in zip(genome, other, taken, strict=True))
+        found.append((parent, genome, settings.budget_us))
+    return found
+
+
+def _of_other_budgets(
+    state: State, settings: SearchSettings, count: int, rng: np.random.Generator
+) -> list[tuple[Evaluation, Genome, float]]:
+    """The elite whose latency is nearest to a target from `ELSEWHERE_BINS`."""
+    edges = (ELSEWHERE_BINS * settings.budget_us).tolist()
+    bins = elites(state.visited.values(), edges) or list(state.population)
+    targets = rng.uniform(edges[0], edges[-1], count).tolist()
+    nearest = [min(bins, key=lambda e: abs(e.predicted_us - target)) for target in targets]
+    return [(parent, parent.genome, target) for parent, target in zip(nearest, targets, strict=True)]
 
 
 def search(
@@ -91,8 +222,8 @@ def search(
     """The best evaluation in the archive inside the budget, after `settings.evaluations` distinct genomes.
 
     A function of its arguments: what the archive holds already is not scored again, so a killed search that is run
-    again with the same arguments ends in the same archive as an uninterrupted one. `on_progress` gets (done, of).
-    Raises BudgetError where not even the floor is inside the budget.
+    again with the same arguments ends in the same archive as an uninterrupted one. `mutator` is uniform by default;
+    `on_progress` gets (done, of). Raises BudgetError where not even the floor is inside the budget.
     """
     floor = predict(ArchSpec.floor(space.dims))
     if floor > settings.budget_us:
@@ -101,7 +232,11 @@ def search(
             f"predicted to take {floor:.0f} us; give a larger budget"
         )
     run = _Run(space, predict, scorer, archive, settings, on_progress)
-    _evolve(run, mutator or UniformMutator(space), _seed_population(run))
+    state = _initial(run, mutator or UniformMutator(space.levels, run.latency))
+    while run.left > 0 and (generation := propose(state, settings)).chosen:
+        number = state.generations + 1
+        candidates = [run.candidate(p.child.genome, "evolution", number, p.parent.genome) for p in generation.chosen]
+        state = update(state, settings, generation, run.score(candidates))
     best = archive.best_within(settings.budget_us)
     assert best is not None  # the uniform baselines include the floor where nothing else fits
     return best
@@ -142,12 +277,12 @@ def depth_baselines(space: Space, predict: Predict, budget_us: float) -> list[Ge
     return []
 
 
-def _seed_population(run: _Run) -> list[Evaluation]:
+def _initial(run: _Run, mutator: Mutator) -> State:
     """Scores the baselines, then fills a population with the best of them and random genomes that use the budget."""
     space, settings = run.space, run.settings
     uniform = uniform_baselines(space, run.predict, settings.budget_us)
     depth = depth_baselines(space, run.predict, settings.budget_us)
-    run.score([run.candidate(g, kind="uniform") for g in uniform])
+    base = max((e.score for e in run.score([run.candidate(g, kind="uniform") for g in uniform])), default=0.0)
     run.score([run.candidate(g, kind="depth") for g in depth])
     population = sorted(run.visited.values(), key=preference)[: int(SEEDED * settings.population)]
     rng = np.random.default_rng([settings.seed, 0])
@@ -158,35 +293,9 @@ def _seed_population(run: _Run) -> list[Evaluation]:
         fitted = fit_to(space.levels, run.latency, space.random(rng), settings.budget_us, rng)
         if fitted and fitted[0] not in run.visited:
             fresh[fitted[0]] = run.candidate(fitted[0])
-    return population + run.score(fresh.values())
-
-
-def _evolve(run: _Run, mutator: Mutator, seeds: Sequence[Evaluation]) -> None:
-    """Tournament selection over an ageing population: each child replaces the oldest member."""
-    settings = run.settings
-    edges = (ELSEWHERE_BINS * settings.budget_us).tolist()
-    population = deque(seeds, maxlen=settings.population)
-    generation = 0
-    failures = 0
-    while run.left > 0 and failures < ATTEMPTS:
-        rng = np.random.default_rng([settings.seed, 1, generation, failures])
-        members = rng.choice(len(population), size=min(settings.tournament, len(population)), replace=False)
-        parent = min((population[i] for i in members), key=preference)
-        target_us = settings.budget_us
-        elsewhere = rng.random() < ELSEWHERE
-        if elsewhere:
-            bins = elites(run.visited.values(), edges)
-            target_us = float(rng.uniform(edges[0], edges[-1]))
-            parent = min(bins, key=lambda e: abs(e.predicted_us - target_us), default=parent)
-        child = fit_to(run.space.levels, run.latency, mutator.propose(parent.genome, rng), target_us, rng)
-        if child is None or child[0] in run.visited:
-            failures += 1
-            continue
-        generation += 1
-        failures = 0
-        scored = run.score([run.candidate(child[0], generation=generation, parent=parent.genome)])
-        if not elsewhere:
-            population.extend(scored)
+    population += run.score(fresh.values())
+    deviation = float(np.std([e.score for e in population])) if population else 0.0
+    return State(space.levels, mutator, Reward(base, deviation or 1.0), tuple(population), dict(run.visited))
 
 
 class _Run:

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunetime.arch import TILE, ArchSpec, Dims
 from prunetime.errors import InputError
+from prunetime.mask import Scores
 
 Genome = tuple[int, ...]
 """(heads of layer 0, FFN tiles of layer 0, heads of layer 1, FFN tiles of layer 1, ...)."""
+
+
+@dataclass(frozen=True)
+class Genes:
+    """What a mutator may know of the genes: `levels`, the highest value of each; what `kind` of thing it counts; its
+    `place` in the model, from 0 (first layer) to 1; and for every value of it, [levels + 1] each, what it adds to the
+    `cost` and which share of the importance of the whole it keeps (`mass`).
+    """
+
+    levels: Genome
+    kind: tuple[int, ...]
+    place: tuple[float, ...]
+    cost: tuple[NDArray[np.float64], ...]
+    mass: tuple[NDArray[np.float64], ...]
 
 
 USED = 0.97
@@ -46,6 +63,29 @@ class Space:
                 f"{spec} is not in the search space: it has output rows, blocks or tokens pruned, or partial tiles"
             )
         return genome
+
+    def genes(self, cost: Callable[[Genome], float], scores: Scores) -> Genes:
+        """`cost` is that of a genome; what a gene adds to it is taken beside full others. `scores` are importance."""
+        full, layers = self.levels, range(self.dims.layers)
+
+        def costs(gene: int) -> NDArray[np.float64]:
+            values = range(full[gene] + 1)
+            each = np.array([cost((*full[:gene], value, *full[gene + 1 :])) for value in values])
+            return np.asarray(each - each[0], np.float64)
+
+        def kept(values: NDArray[np.float64], each: int) -> NDArray[np.float64]:
+            rising = np.concatenate([[0.0], np.cumsum(np.sort(values)[::-1])])
+            return np.asarray(rising[np.minimum(np.arange(0, len(values) + each, each), len(values))], np.float64)
+
+        mass = [part for layer in scores for part in (kept(layer["heads"], 1), kept(layer["ffn"], TILE))]
+        total = sum(part[-1] for part in mass)
+        return Genes(
+            full,
+            (0, 1) * len(layers),
+            tuple(i / max(1, len(layers) - 1) for i in layers for _ in range(2)),
+            tuple(costs(gene) for gene in range(len(full))),
+            tuple(part / total for part in mass),
+        )
 
     def random(self, rng: np.random.Generator) -> Genome:
         """Every gene uniform over its levels."""
