@@ -14,42 +14,211 @@ import argparse
 import dataclasses
 import json
 import shutil
-import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from home_depot import settings_of
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from search_methods import ABLATIONS, METHODS, Method, Problem
+from search_surrogate import Surrogate, error
 
-from prunetime import artifact
-from prunetime.artifact import write_json
+from prunetime.budget import Budget
 from prunetime.cli.progress import ConsoleReporter
+from prunetime.mask import Scores
 from prunetime.pipeline import stages
 from prunetime.pipeline.run import Run, digest_of
 from prunetime.pipeline.settings import EFFORTS
 from prunetime.pipeline.source import load_source
 from prunetime.plan import Plan
+from prunetime.pruning.importance import load_scores
 from prunetime.runtime.latency import LatencyProfile
 from prunetime.search.archive import Archive, Evaluation
-from prunetime.search.space import Space, fit_to
+from prunetime.search.evaluate import ElasticScorer
+from prunetime.search.space import Genome, Space, fit_to
 
 RESULTS = Path(__file__).parent / "results"
-TABLE, PROFILE, IMPORTANCE = (RESULTS / f"search_{name}" for name in ("table.jsonl", "profile.json", "importance.safetensors"))
+TABLE, PROFILE, SCORES = (
+    RESULTS / f"search_{name}" for name in ("table.jsonl", "profile.json", "importance.safetensors")
+)
 EFFORT = dataclasses.replace(EFFORTS["standard"], name="home_depot", teacher_rows=40_000, elastic_rows=16_000)
 SHARES = (0.25, 0.40, 0.60)
-ROWS = 2_000
-PLAN = Plan.uniform("int8")
-"""Of scoring: the rank correlation with float32 scores is in the table's header."""
+ROWS = 1_000
 
 
-def prepared(data: Path, out: Path):
-    """The source, the elastic encoder and the latency profile, made or found in the run folder `out`."""
+@dataclass(frozen=True)
+class Prepared:
+    """What scoring needs, made or found in a run folder."""
+
+    space: Space
+    budget: Budget
+    latency: LatencyProfile
+    scorer: ElasticScorer
+    digest: str
+
+    @property
+    def dense_us(self) -> float:
+        return self.latency.floor_and_dense(self.budget)[1]
+
+    def predict(self, genome: Genome) -> float:
+        return self.latency.predict(self.space.spec(genome), self.budget)
+
+
+def prepare(data: Path, out: Path) -> Prepared:
+    """Teacher, importance, elastic encoder and latency profile; the last and the importance are kept as results."""
     settings = settings_of(data, out, EFFORT, min(SHARES))
     run = Run(out, ConsoleReporter())
     with run.locked():
         source = load_source(settings, run.reporter.say)
-        latency = stages.profile(run, source, settings.budget, Plan(), PROFILE if PROFILE.exists() else None)
-        inputs = {"teacher": "home_depot 40000"}
+        latency = stages.profile(run, source, settings.budget, Plan(), None)
+        inputs = {"teacher": f"home_depot {EFFORT.teacher_rows}"}
         dense = stages.teacher(run, source, settings, Plan(), inputs)
         stages.importance(run, source, settings, dense, inputs)
         whole = stages.elastic(run, source, settings, dense, latency)
-    return source, whole, latency, settings, run
+    for name, kept in (("profile.json", PROFILE), ("importance.safetensors", SCORES)):
+        shutil.copyfile(run.path(name), kept)
+    whole = replace(whole, manifest=replace(whole.manifest, plan=Plan.uniform("int8")))
+    scorer = stages.scorer_of(source, whole, ROWS, settings.seed)
+    digest = digest_of([run.path("elastic/manifest.json").read_text(), ROWS, "int8"])
+    return Prepared(Space(whole.manifest.config.dims), settings.budget, latency, scorer, digest)
+
+
+def record(prepared: Prepared, count: int) -> None:
+    """Scores `count` more random genomes into the table: half of them near a uniform one."""
+    space = prepared.space
+    reporter = ConsoleReporter()
+    with Archive(TABLE, prepared.digest) as table, reporter.stage(f"Score {count} genomes") as progress:
+        start = time.monotonic()
+        for done in range(count):
+            rng = np.random.default_rng([1, len(table)])
+            near_budget = rng.random() < 0.75
+            share = rng.choice(SHARES) * rng.uniform(0.95, 1.0) if near_budget else rng.uniform(0.15, 0.70)
+            near = np.clip(
+                np.rint((rng.random() + rng.uniform(-0.25, 0.25, len(space.levels))) * space.levels), 0, space.levels
+            )
+            genome = tuple(int(gene) for gene in near) if rng.random() < 0.5 else space.random(rng)
+            fitted = fit_to(space.levels, prepared.predict, genome, share * prepared.dense_us, rng)
+            if fitted and fitted[0] not in table:
+                (score,) = prepared.scorer([space.spec(fitted[0])])
+                table.add(Evaluation(*fitted, score, "evolution"))
+            progress(done + 1, count)
+        hours = (time.monotonic() - start) / 3600
+        reporter.say(f"{count} genomes: {count / hours:.0f} an hour, {len(table)} in the table")
+
+
+def compare(seeds: Sequence[int], evaluations: int, methods: Mapping[str, Method]) -> dict[str, Any]:
+    """Every method from every seed at every budget, on a surrogate of the table."""
+    latency = LatencyProfile.from_json(json.loads(PROFILE.read_text()))
+    space = Space(latency.key.dims)
+    with Archive(TABLE, json.loads(TABLE.read_text().splitlines()[0])["digest"]) as archive:
+        table = list(archive)
+    surrogate = Surrogate.fitted(space.levels, table, seed=1)
+    budget = Budget(share=1.0, seq_len=latency.key.tokens)
+    world = World(space, latency, budget, surrogate, load_scores(SCORES, space.dims))
+    jobs = [(world, share, name, seed, evaluations) for share in SHARES for name in methods for seed in seeds]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        curves = dict(zip([job[1:4] for job in jobs], pool.map(_run, jobs), strict=True))
+    result: dict[str, Any] = {}
+    for share in SHARES:
+        of_share = {name: np.array([curves[share, name, seed] for seed in seeds]) for name in methods}
+        result[f"{share:.2f}"] = summary(of_share, evaluations)
+    holm(result)
+    return result | {"surrogate": error(space.levels, table)}
+
+
+@dataclass(frozen=True)
+class World:
+    """What a worker process needs to make the problem of a budget."""
+
+    space: Space
+    latency: LatencyProfile
+    budget: Budget
+    surrogate: Surrogate
+    importance: Scores
+
+    def problem(self, share: float) -> Problem:
+        cached = lru_cache(maxsize=None)(lambda genome: self.latency.predict(self.space.spec(genome), self.budget))
+        dense_us = self.latency.floor_and_dense(self.budget)[1]
+        return Problem(self.space, cached, self.surrogate, self.importance, share * dense_us)
+
+
+def _run(job: tuple[World, float, str, int, int]) -> list[float]:
+    """The best score inside the budget after every evaluation: twice as many for evolution, which is the reference."""
+    world, share, name, seed, evaluations = job
+    torch.set_num_threads(1)
+    problem = world.problem(share)
+    count = 2 * evaluations if name == "evolution" else evaluations
+    found = (METHODS | ABLATIONS)[name](problem, seed, count)
+    scores = [e.score if e.predicted_us <= problem.budget_us else -np.inf for e in found]
+    best = np.maximum.accumulate(scores)
+    return np.pad(best, (0, count - len(best)), mode="edge").tolist()
+
+
+def summary(curves: Mapping[str, NDArray[np.float64]], evaluations: int) -> dict[str, Any]:
+    """Of curves [seeds, evaluations] by method."""
+    reference = curves["evolution"][:, -1].mean()
+    methods, p_values = {}, {}
+    for name, curve in curves.items():
+        best = curve[:, evaluations - 1]
+        half = 1.96 * best.std(ddof=1) / np.sqrt(len(best)) if len(best) > 1 else np.nan
+        reached = np.flatnonzero(curve.mean(0) >= reference)
+        methods[name] = {
+            "mean_best": best.mean(),
+            "ci95": [best.mean() - half, best.mean() + half],
+            "evaluations_to_reference": int(reached[0]) + 1 if len(reached) else None,
+        }
+        if name != "ours":
+            difference = curves["ours"][:, evaluations - 1] - best
+            # A tie counts half for either side.
+            wins = int(np.floor((difference > 0).sum() + 0.5 * (difference == 0).sum()))
+            p_values[name] = binomtest(wins, len(difference)).pvalue
+    return {"methods": methods, "sign_test": p_values, "reference": reference}
+
+
+def holm(result: dict[str, Any]) -> None:
+    """Corrects the p-values of every rival over the budgets (Holm, 1979)."""
+    for name in next(iter(result.values()))["sign_test"]:
+        tests = [found["sign_test"] for found in result.values()]
+        largest = 0.0
+        for rank, test in enumerate(sorted(tests, key=lambda test: test[name])):
+            largest = max(largest, min(1.0, (len(tests) - rank) * test[name]))
+            test[name] = largest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with train.tsv and dev.tsv")
+    parser.add_argument("--out", type=Path, default=Path("runs/search"))
+    parser.add_argument("--record", type=int, default=0, metavar="N")
+    parser.add_argument("--surrogate", action="store_true")
+    parser.add_argument("--ablations", action="store_true", help="compare the parts of our method as well")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=100, help="those below were used to tune the policy")
+    parser.add_argument("--evaluations", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.record:
+        record(prepare(options.data, options.out), options.record)
+    if options.surrogate:
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        result = compare(seeds, options.evaluations, METHODS | ABLATIONS if options.ablations else METHODS)
+        for share, found in ((name, found) for name, found in result.items() if "methods" in found):
+            for name, row in found["methods"].items():
+                low, high = row["ci95"]
+                reached, p = row["evaluations_to_reference"] or "-", found["sign_test"].get(name, 1.0)
+                print(f"{share} {name:14}{row['mean_best']:9.4f}   {low:.4f} to {high:.4f}   {reached:>5}   p {p:.4f}")
+        print(result["surrogate"])
+        if options.json:
+            print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,53 +6,30 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from landscape import SPACE, Uneven, latency, predict, reinforced
 
 from prunetime.arch import ArchSpec, Dims
 from prunetime.errors import BudgetError, InputError, PrunetimeError
-from prunetime.search import evolution
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import (
     ELSEWHERE_BINS,
+    Reward,
     SearchSettings,
-    UniformMutator,
     depth_baselines,
     finalists,
     rescore,
     search,
     uniform_baselines,
 )
+from prunetime.search.mutate import Child, UniformMutator
 from prunetime.search.space import USED, Space, fit_to
 
-SPACE = Space(Dims(layers=4, hidden=64, heads=8, head_dim=8, ffn=512, vocabulary=50, positions=32))
+PLAIN = {"batch": 1, "crossover": 0.0, "screened": 1}
+"""Ageing evolution as it is in its paper."""
 
 
-def predict(spec: ArchSpec) -> float:
-    """Microseconds: a floor, and a cost for every sub-layer, head and tile; the last layer is cheaper."""
-    us = 20.0
-    for index, layer in enumerate(spec.layers):
-        share = 0.4 if index == len(spec.layers) - 1 else 1.0
-        us += share * (4.0 * layer.has_attention + 3.0 * layer.heads + 2.0 * layer.has_ffn + layer.ffn / 16)
-    return us
-
-
-class Uneven:
-    """Layers are worth more or less, with diminishing returns, so that the best spec is not uniform."""
-
-    def __init__(self) -> None:
-        self.scored: list[ArchSpec] = []
-
-    def __call__(self, specs):
-        for spec in specs:
-            self.scored.append(spec)
-            worth = [(3.0, 0.2), (0.3, 2.0), (1.0, 0.5), (0.2, 3.0)]
-            yield sum(
-                head_worth * math.sqrt(layer.heads) + ffn_worth * math.sqrt(layer.ffn / 64)
-                for layer, (head_worth, ffn_worth) in zip(spec.layers, worth, strict=True)
-            )
-
-
-def run(path, budget_us=100.0, evaluations=120, seed=0, scorer=None, **options):
-    wanted = SearchSettings(budget_us, evaluations, population=24, tournament=5, seed=seed)
+def run(path, budget_us=100.0, evaluations=120, seed=0, scorer=None, changes=None, **options):
+    wanted = SearchSettings(budget_us, evaluations, population=24, tournament=5, seed=seed, **(changes or {}))
     with Archive(path, "digest") as archive:
         best = search(SPACE, predict, scorer or Uneven(), archive, wanted, **options)
         return best, list(archive)
@@ -121,22 +98,34 @@ def test_parents_are_genomes_scored_before(tmp_path):
 
 
 class Restart:
-    """No evolution: every child is a random genome."""
+    """No evolution: every child is a random genome that uses the target."""
 
-    def propose(self, _, rng):
-        return SPACE.random(rng)
+    def propose(self, parents, targets_us, rng):
+        fitted = [fit_to(SPACE.levels, latency, SPACE.random(rng), target, rng) for target in targets_us]
+        return [Child(*(found or (parent, latency(parent)))) for parent, found in zip(parents, fitted, strict=True)]
 
-
-def test_evolution_beats_random_search_with_as_many_evaluations(tmp_path):
-    def mean_best(name, mutator):
-        return np.mean([run(tmp_path / f"{name}{seed}", seed=seed, mutator=mutator)[0].score for seed in range(3)])
-
-    assert mean_best("evolution", UniformMutator(SPACE)) > mean_best("random", Restart())
+    def learned(self, _):
+        return self
 
 
-def test_parents_win_a_tournament_in_a_population_that_ages(tmp_path, monkeypatch):
-    monkeypatch.setattr(evolution, "ELSEWHERE", 0.0)
-    _, archive = run(tmp_path / "a.jsonl", evaluations=200)
+def test_evolution_beats_random_search_and_a_critic_and_a_policy_beat_it(tmp_path):
+    def mean_best(name, mutator_of, changes):
+        runs = [
+            run(tmp_path / f"{name}{seed}", seed=seed, mutator=mutator_of(seed), changes=changes) for seed in range(4)
+        ]
+        return np.mean([best.score for best, _ in runs])
+
+    found = [
+        mean_best("random", lambda _: Restart(), PLAIN),
+        mean_best("plain", lambda _: UniformMutator(SPACE.levels, latency), PLAIN),
+        mean_best("screened", lambda _: UniformMutator(SPACE.levels, latency), {}),
+    ]
+    assert found == sorted(found)
+    assert mean_best("reinforced", reinforced, {}) > found[1]
+
+
+def test_parents_win_a_tournament_in_a_population_that_ages(tmp_path):
+    _, archive = run(tmp_path / "a.jsonl", evaluations=200, changes=PLAIN | {"elsewhere": 0.0})
     children = {e.generation: e for e in archive if e.generation}
     born = {e.genome: e.generation for e in archive}
     better = []
@@ -152,12 +141,13 @@ def test_parents_win_a_tournament_in_a_population_that_ages(tmp_path, monkeypatc
 @given(killed_after=st.integers(0, 59), seed=st.integers(0, 2))
 def test_killed_after_any_number_of_evaluations_it_ends_as_if_it_had_not_been(tmp_path_factory, killed_after, seed):
     folder = tmp_path_factory.mktemp("search")
-    best, _ = run(folder / "whole.jsonl", evaluations=60, seed=seed)
+    best, _ = run(folder / "whole.jsonl", evaluations=60, seed=seed, mutator=reinforced(seed))
     lines = (folder / "whole.jsonl").read_bytes().splitlines(keepends=True)
     torn = lines[killed_after + 1][:-7]
     (folder / "killed.jsonl").write_bytes(b"".join(lines[: killed_after + 1]) + torn)
     scorer = Uneven()
-    assert run(folder / "killed.jsonl", evaluations=60, seed=seed, scorer=scorer)[0] == best
+    again = run(folder / "killed.jsonl", evaluations=60, seed=seed, scorer=scorer, mutator=reinforced(seed))
+    assert again[0] == best
     assert (folder / "killed.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
     assert len(scorer.scored) == 60 - killed_after
 
@@ -214,8 +204,12 @@ def test_a_score_that_is_no_number_is_refused(tmp_path):
 
 def test_the_given_mutator_makes_the_children(tmp_path):
     class LastGeneOnly:
-        def propose(self, parent, rng):
-            return (*parent[:-1], int(rng.integers(0, SPACE.levels[-1] + 1)))
+        def propose(self, parents, _, rng):
+            genomes = [(*parent[:-1], int(rng.integers(0, SPACE.levels[-1] + 1))) for parent in parents]
+            return [Child(genome, latency(genome)) for genome in genomes]
+
+        def learned(self, _):
+            return self
 
     _, ours = run(tmp_path / "a.jsonl", mutator=LastGeneOnly())
     _, plain = run(tmp_path / "b.jsonl")
@@ -223,7 +217,16 @@ def test_the_given_mutator_makes_the_children(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"budget_us": 0.0}, {"budget_us": math.nan}, {"evaluations": 0}, {"tournament": 99}]
+    "change",
+    [
+        {"budget_us": 0.0},
+        {"budget_us": math.nan},
+        {"evaluations": 0},
+        {"tournament": 99},
+        {"screened": 0},
+        {"batch": 0},
+        {"crossover": 2.0},
+    ],
 )
 def test_settings_that_make_no_search_are_refused(change):
     with pytest.raises(InputError):
@@ -247,11 +250,15 @@ def test_fitted_it_uses_the_target_and_never_exceeds_it(genome, target_us, seed)
     assert us >= USED * target_us or not inside
 
 
-@given(genomes, seeds)
-def test_uniform_mutation_changes_one_to_three_genes_inside_their_levels(genome, seed):
-    child = UniformMutator(SPACE).propose(genome, np.random.default_rng(seed))
-    SPACE.spec(child)
-    assert 1 <= sum(a != b for a, b in zip(genome, child, strict=True)) <= 3
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_reward_falls_with_latency_inside_the_budget_and_is_nothing_outside(weight):
+    reward = Reward(base=0.7, scale=0.1, weight=weight)
+    fast, slow, over = (Evaluation((1,), us, 0.9, "evolution") for us in (50.0, 100.0, 101.0))
+    assert reward(slow, 100.0) == pytest.approx(2.0)
+    assert reward(fast, 100.0) == pytest.approx(2.0 + weight * math.log(2.0))
+    assert reward(over, 100.0) == -math.inf
+    scaled = Reward(base=-7.0, scale=10.0, weight=weight)
+    assert scaled(dataclasses.replace(fast, score=13.0), 100.0) == pytest.approx(reward(fast, 100.0))
 
 
 @given(st.floats(20.0, 300.0))

@@ -31,7 +31,9 @@ from prunetime.search.archive import Archive
 from prunetime.search.elastic import Sandwich
 from prunetime.search.evaluate import ElasticScorer, ScoringRows
 from prunetime.search.evolution import SearchSettings, finalists, rescore, search
-from prunetime.search.space import Space
+from prunetime.search.mutate import ReinforcedMutator
+from prunetime.search.policy import Policy, PolicySettings
+from prunetime.search.space import Genome, Space
 from prunetime.tasks.metrics import evaluate
 
 if TYPE_CHECKING:
@@ -190,11 +192,16 @@ def choose(
     def predict(spec: ArchSpec) -> float:
         return latency.predict(spec, settings.budget)
 
+    def latency_of(genome: Genome) -> float:
+        return predict(space.spec(genome))
+
     def work(progress: Progress) -> None:
         with Archive(run.path("evaluations.jsonl"), digest) as archive:
             wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed)
             scorer = scorer_of(source, whole, effort.score_rows, settings.seed)
-            search(space, predict, scorer, archive, wanted, on_progress=progress)
+            genes = space.genes(latency_of, load_scores(run.path("importance.safetensors"), space.dims))
+            mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), settings.seed), latency_of)
+            search(space, predict, scorer, archive, wanted, mutator=mutator, on_progress=progress)
         leave_choice(run, source, settings, whole, target_us)
 
     inputs = {"archive": digest, "target_us": target_us, "evaluations": effort.evaluations, "seed": settings.seed}

@@ -31,9 +31,6 @@ BASELINE_CHOICES = 20
 SEEDED = 0.25
 """Share of the initial population taken from the best baselines."""
 
-ELSEWHERE = 0.2
-"""Share of the children aimed at other budgets than the searched one, so that the archive can answer those too."""
-
 ELSEWHERE_BINS = np.linspace(0.5, 1.1, 7)
 """Edges of the latency bins of those children, in budgets."""
 
@@ -45,7 +42,8 @@ ATTEMPTS = 50
 class SearchSettings:
     """`evaluations` counts distinct genomes, baselines included. The parent is the best of `tournament` members of the
     population, crossed with the best of another tournament for a `crossover` share of the children. A generation has
-    `batch` children: those of `screened` times as many proposals of which a critic expects most.
+    `batch` children: those of `screened` times as many proposals of which a critic expects most. A share of them,
+    `elsewhere`, is aimed at other budgets, so that the archive can answer those too.
     """
 
     budget_us: float
@@ -55,6 +53,7 @@ class SearchSettings:
     batch: int = 8
     crossover: float = 0.2
     screened: int = 6
+    elsewhere: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,8 +64,9 @@ class SearchSettings:
                 f"search of {self.evaluations} evaluations, {self.batch} at a time of {self.screened} times as many, "
                 f"tournament {self.tournament} of {self.population} members: at least 1, and up to all members"
             )
-        if not 0.0 <= self.crossover <= 1.0:
-            raise InputError(f"crossover is {self.crossover}; it is a share of the children, from 0 to 1")
+        for name in ("crossover", "elsewhere"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(f"{name} is {getattr(self, name)}; it is a share of the children, from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def propose(state: State, settings: SearchSettings) -> Generation:
     """The next generation: distinct children not visited yet; fewer than a batch where no more are found."""
     rng = np.random.default_rng([settings.seed, 1, state.generations])
     critic = Critic.of(state.levels, list(state.visited.values())) if settings.screened > 1 else None
-    elsewhere = int(rng.binomial(settings.batch, ELSEWHERE))
+    elsewhere = int(rng.binomial(settings.batch, settings.elsewhere))
     chosen: dict[Genome, Proposal] = {}
     passed_over: list[Proposal] = []
     for count, parents in ((settings.batch - elsewhere, _winners), (elsewhere, _of_other_budgets)):

@@ -1,8 +1,9 @@
 """The policy network of the reinforced mutator: which gene to change, and to what level.
 
 SwiftPruner (arXiv 2209.00625) learns where to mutate. Here every (gene, level) pair is an action with a few features;
-one small network, shared by all of them, adds to the logits of a prior, and clipped policy gradient (PPO, Schulman et
-al., arXiv 1707.06347) on the gains of children over their parents trains it.
+one small network, shared by all of them, adds to the logits of a prior, and policy gradient on the gains of children
+over their parents trains it (REINFORCE; Williams, 1992), off-policy with truncated importance weights (Espeholt et al.,
+arXiv 1802.01561) so that it learns from every child so far.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class PolicySettings:
     levels of a gene is disfavoured; `limit` bounds what is learned on top, in logits.
 
     Every generation is followed by `updates` steps of Adam, each on `batch` edits drawn from those of the generation
-    and the `remembered` last ones of children that were evaluated, with probability ratios clipped at `clip` and the
-    entropy of the policy weighed by `entropy`.
+    and the `remembered` last ones of children that were evaluated. An edit counts as much as its probability has risen
+    since, at most `truncated` times; the entropy of the policy is weighed by `entropy`.
     """
 
     prior: float = 1.0
@@ -45,7 +46,7 @@ class PolicySettings:
     batch: int = 96
     remembered: int = 2000
     learning_rate: float = 0.02
-    clip: float = 0.2
+    truncated: float = 2.0
     entropy: float = 0.01
 
 
@@ -195,9 +196,8 @@ def _step(policy: Policy, taught: Sequence[tuple[Edit, float]]) -> None:
     advantages = torch.tensor([advantage for _, advantage in taught])
     logs = _log_probabilities(policy, np.stack([e.features for e in edits]), np.stack([e.prior for e in edits]))
     chosen = logs.gather(1, torch.tensor([[edit.chosen] for edit in edits]))[:, 0]
-    ratio = (chosen - torch.tensor([edit.log_probability for edit in edits])).exp()
-    clipped = ratio.clamp(1.0 - settings.clip, 1.0 + settings.clip)
-    gained = torch.minimum(ratio * advantages, clipped * advantages).mean()
+    risen = (chosen.detach() - torch.tensor([edit.log_probability for edit in edits])).exp()
+    gained = (risen.clamp(max=settings.truncated) * advantages * chosen).mean()
     entropy = -(logs.exp() * logs.nan_to_num(neginf=0.0)).sum(1).mean()
     policy.optimizer.zero_grad()
     torch.autograd.backward(-gained - settings.entropy * entropy)
