@@ -41,7 +41,7 @@ from prunetime.pipeline.source import load_source
 from prunetime.plan import Plan
 from prunetime.pruning.importance import load_scores
 from prunetime.runtime.latency import LatencyProfile
-from prunetime.search.archive import Archive, Evaluation
+from prunetime.search.archive import Archive, Evaluation, preference
 from prunetime.search.evaluate import ElasticScorer
 from prunetime.search.space import Genome, Space, fit_to
 
@@ -91,27 +91,48 @@ def prepare(data: Path, out: Path) -> Prepared:
     return Prepared(Space(whole.manifest.config.dims), settings.budget, latency, scorer, digest)
 
 
-def record(prepared: Prepared, count: int) -> None:
-    """Scores `count` more random genomes into the table: half of them near a uniform one."""
-    space = prepared.space
+def record(prepared: Prepared, count: int, trajectories: bool) -> None:
+    """Scores `count` more genomes into the table: random ones, or what every method finds on a surrogate of it."""
     reporter = ConsoleReporter()
+    start = time.monotonic()
     with Archive(TABLE, prepared.digest) as table, reporter.stage(f"Score {count} genomes") as progress:
-        start = time.monotonic()
-        for done in range(count):
-            rng = np.random.default_rng([1, len(table)])
-            near_budget = rng.random() < 0.75
-            share = rng.choice(SHARES) * rng.uniform(0.95, 1.0) if near_budget else rng.uniform(0.15, 0.70)
-            near = np.clip(
-                np.rint((rng.random() + rng.uniform(-0.25, 0.25, len(space.levels))) * space.levels), 0, space.levels
-            )
-            genome = tuple(int(gene) for gene in near) if rng.random() < 0.5 else space.random(rng)
-            fitted = fit_to(space.levels, prepared.predict, genome, share * prepared.dense_us, rng)
-            if fitted and fitted[0] not in table:
-                (score,) = prepared.scorer([space.spec(fitted[0])])
-                table.add(Evaluation(*fitted, score, "evolution"))
-            progress(done + 1, count)
+        before = len(table)
+        while len(table) < before + count:
+            genomes = on_trajectories(prepared, list(table)) if trajectories else [random_genome(prepared, len(table))]
+            for genome in genomes[: before + count - len(table)]:
+                if genome not in table:
+                    (score,) = prepared.scorer([prepared.space.spec(genome)])
+                    table.add(Evaluation(genome, prepared.predict(genome), score, "evolution"))
+                    progress(len(table) - before, count)
         hours = (time.monotonic() - start) / 3600
         reporter.say(f"{count} genomes: {count / hours:.0f} an hour, {len(table)} in the table")
+
+
+def random_genome(prepared: Prepared, number: int) -> Genome:
+    """Half of them near a uniform one, three quarters at one of the budgets."""
+    space, rng = prepared.space, np.random.default_rng([1, number])
+    near = np.rint((rng.random() + rng.uniform(-0.25, 0.25, len(space.levels))) * space.levels).clip(0, space.levels)
+    share = rng.choice(SHARES) * rng.uniform(0.95, 1.0) if rng.random() < 0.75 else rng.uniform(0.15, 0.70)
+    genome = tuple(int(gene) for gene in near) if rng.random() < 0.5 else space.random(rng)
+    fitted = fit_to(space.levels, prepared.predict, genome, float(share) * prepared.dense_us, rng)
+    return fitted[0] if fitted else genome
+
+
+def on_trajectories(prepared: Prepared, table: Sequence[Evaluation]) -> list[Genome]:
+    """The best and a few others of what every method comes to on a surrogate, for the next seed."""
+    seed = 1000 + len(table)
+    surrogate, scores = Surrogate.fitted(prepared.space.levels, table, seed), load_scores(SCORES, prepared.space.dims)
+    world = World(prepared.space, prepared.latency, prepared.budget, surrogate, scores)
+    rng = np.random.default_rng(seed)
+    found: list[Genome] = []
+    for share in SHARES:
+        problem = world.problem(share)
+        for name in (*METHODS, *ABLATIONS):
+            history = (METHODS | ABLATIONS)[name](problem, seed, 200)
+            inside = sorted((e for e in history if e.predicted_us <= problem.budget_us), key=preference)
+            drawn = rng.choice(len(inside), size=min(3, len(inside)), replace=False)
+            found += [e.genome for e in (*inside[:3], *(inside[i] for i in drawn))]
+    return list(dict.fromkeys(found))
 
 
 def compare(seeds: Sequence[int], evaluations: int, methods: Mapping[str, Method]) -> dict[str, Any]:
@@ -198,6 +219,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with train.tsv and dev.tsv")
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
     parser.add_argument("--record", type=int, default=0, metavar="N")
+    parser.add_argument("--trajectories", action="store_true", help="record what methods find, not random genomes")
     parser.add_argument("--surrogate", action="store_true")
     parser.add_argument("--ablations", action="store_true", help="compare the parts of our method as well")
     parser.add_argument("--seeds", type=int, default=10)
@@ -206,7 +228,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.record:
-        record(prepare(options.data, options.out), options.record)
+        record(prepare(options.data, options.out), options.record, options.trajectories)
     if options.surrogate:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         result = compare(seeds, options.evaluations, METHODS | ABLATIONS if options.ablations else METHODS)

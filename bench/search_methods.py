@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec
+from prunetime.arch import TILE, ArchSpec
 from prunetime.mask import Scores
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import SearchSettings, depth_baselines, search, uniform_baselines
@@ -121,15 +122,23 @@ def depth(problem: Problem, _: int, __: int) -> list[Evaluation]:
 def greedy(problem: Problem, _: int, __: int) -> list[Evaluation]:
     """Takes away, one at a time, the tile or head that loses least importance for its microseconds (in the manner of
     Kwon et al., arXiv 2204.09656)."""
-    genes = problem.space.genes(problem.latency, problem.importance)
+    cost = problem.space.genes(problem.latency, problem.importance).cost
+    mass = [
+        part for layer in problem.importance for part in (of_tiles(layer["heads"], 1), of_tiles(layer["ffn"], TILE))
+    ]
     genome = list(problem.space.levels)
     while problem.latency(tuple(genome)) > problem.budget_us:
         lost = [
-            (mass[at] - mass[at - 1]) / max(cost[at] - cost[at - 1], 1e-9) if at else np.inf
-            for at, mass, cost in zip(genome, genes.mass, genes.cost, strict=True)
+            part[at - 1] / max(us[at] - us[at - 1], 1e-9) if at else np.inf
+            for at, part, us in zip(genome, mass, cost, strict=True)
         ]
         genome[int(np.argmin(lost))] -= 1
     return scored(problem, [tuple(genome)])
+
+
+def of_tiles(scores: NDArray[np.float64], tile: int) -> NDArray[np.float64]:
+    """The importance of each tile of `scores`, falling."""
+    return np.sort(scores)[::-1].reshape(-1, tile).sum(1)
 
 
 def with_optuna(

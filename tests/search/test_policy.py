@@ -4,12 +4,13 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from landscape import IMPORTANCE, SPACE, latency, reinforced
 
 from prunetime.search.mutate import MOST_EDITS, UniformMutator
-from prunetime.search.policy import Actions, Lesson, Policy, PolicySettings, learn
+from prunetime.search.policy import Actions, Context, Lesson, Policy, PolicySettings, learn
 from prunetime.search.space import USED, fit_to
 
 GENES = SPACE.genes(latency, IMPORTANCE)
@@ -18,42 +19,38 @@ genomes = st.tuples(*(st.integers(0, level) for level in SPACE.levels))
 
 
 def chances(policy: Policy, genome=HALF, target_us=100.0) -> np.ndarray:
-    """Of every action on `genome`, from how often it is drawn."""
-    found = policy.actions.on([genome], np.array([latency(genome)]), np.array([target_us]))
-    many = 20_000
-    rows = (np.repeat(array, many, 0) for array in (found.features, found.prior))
-    drawn = [edit.chosen for edit in policy.choose(*rows, np.random.default_rng(0))]
-    return np.bincount(drawn, minlength=len(policy.actions.gene)) / many
+    """Of every action on `genome`."""
+    with torch.no_grad():
+        return policy.log_probabilities([Context(genome, latency(genome), target_us)])[0].exp().numpy()
 
 
 def test_costs_and_importance_of_actions_are_those_of_the_genes():
     actions = Actions(GENES, PolicySettings())
     assert len(actions.gene) == sum(level + 1 for level in SPACE.levels)
-    situation = actions.on([HALF], np.array([latency(HALF)]), np.array([100.0]))
-    for action in range(0, len(actions.gene), 7):
-        gene, level = actions.gene[action], actions.level[action]
-        changed = (*HALF[:gene], int(level), *HALF[gene + 1 :])
-        if level and HALF[gene]:  # the made-up latency adds up but for sub-layers that come or go
-            assert situation.cost[0, action] == pytest.approx(latency(changed) - latency(HALF))
-    unchanged = actions.level == np.array(HALF)[actions.gene]
-    np.testing.assert_array_equal(np.isinf(situation.prior[0]), unchanged)
+    us = latency(HALF)
+    free, fitting = (actions.on([Context(HALF, us, us + 3.0, (2,), fits)])[1][0] for fits in (False, True))
+    for action in range(len(actions.gene)):
+        gene, level = actions.at(action)
+        changed = (*HALF[:gene], level, *HALF[gene + 1 :])
+        assert np.isfinite(free[action]) == (gene != 2 and changed != HALF)
+        if level:  # the made-up latency adds up but for sub-layers that come or go
+            assert np.isfinite(fitting[action]) == (gene != 2 and 0.0 < latency(changed) - us <= 3.0 + 1e-9)
     assert all(mass[-1] <= 1.0 and (np.diff(mass) >= 0.0).all() for mass in GENES.mass)
     assert sum(mass[-1] for mass in GENES.mass) == pytest.approx(1.0)
 
 
 def test_before_it_learns_it_prefers_to_give_up_what_matters_least_for_its_time():
-    actions = Actions(GENES, PolicySettings(locality=0.0))
-    found = actions.on([SPACE.levels], np.array([latency(SPACE.levels)]), np.array([100.0]))
-    of_heads = [found.prior[0, (actions.gene == gene) & (actions.level == 7)][0] for gene in (0, 6)]
+    actions = Actions(GENES, PolicySettings(prior=1.0, locality=0.0))
+    prior = actions.on([Context(SPACE.levels, latency(SPACE.levels), 100.0)])[1]
+    of_heads = [prior[0, (actions.gene == gene) & (actions.level == 7)][0] for gene in (0, 6)]
     assert of_heads[0] > of_heads[1]  # a head of the last layer costs less time, and matters as much
 
 
 def taught(policy: Policy, good) -> Policy:
     """After generations in which children gained by edits for which `good` holds, and lost by others."""
     rng = np.random.default_rng(1)
-    situation = policy.actions.on([HALF] * 24, np.full(24, latency(HALF)), np.full(24, 100.0))
     for _ in range(15):
-        edits = policy.choose(situation.features, situation.prior, rng)
+        edits = policy.choose([Context(HALF, latency(HALF), 100.0)] * 24, rng)
         policy = learn(policy, [Lesson([e], float(good(policy.actions, e.chosen)), True) for e in edits])
     return policy
 
@@ -97,12 +94,20 @@ def test_it_never_becomes_certain():
 
 def test_what_is_not_allowed_is_never_chosen_and_where_nothing_is_there_is_no_edit():
     policy = Policy.fresh(GENES, PolicySettings(), 0)
-    found = policy.actions.on([HALF] * 50, np.full(50, 100.0), np.full(50, 100.0))
-    allowed = policy.actions.gene == 3
-    edits = policy.choose(found.features, np.where(allowed, found.prior, -np.inf), np.random.default_rng(0))
-    assert {int(policy.actions.gene[e.chosen]) for e in edits} == {3}
-    none = policy.choose(found.features, np.full_like(found.prior, -np.inf), np.random.default_rng(0))
-    assert none == [None] * 50
+    us = latency(HALF)
+    others = tuple(gene for gene in range(8) if gene != 3)
+    edits = policy.choose([Context(HALF, us, 0.9 * us, others, fitting=True)] * 300, np.random.default_rng(0))
+    drawn = {policy.actions.at(edit.chosen) for edit in edits}
+    assert drawn == {(3, level) for level in range(HALF[3])}
+    assert policy.choose([Context(HALF, us, us, fitting=True)], np.random.default_rng(0)) == [None]
+
+
+def test_actions_are_drawn_as_often_as_their_probability():
+    policy = taught(Policy.fresh(GENES, PolicySettings(), 0), lambda actions, chosen: actions.gene[chosen] == 5)
+    edits = policy.choose([Context(HALF, latency(HALF), 100.0)] * 20_000, np.random.default_rng(0))
+    found = np.bincount([edit.chosen for edit in edits], minlength=len(policy.actions.gene)) / 20_000
+    np.testing.assert_allclose(found, chances(policy), atol=0.012)
+    assert all(np.exp(e.log_probability) == pytest.approx(chances(policy)[e.chosen], rel=1e-4) for e in edits[:50])
 
 
 @settings(max_examples=40)
@@ -118,7 +123,7 @@ def test_children_are_of_the_space_and_use_their_target(kind, parents, target_us
         if kind == "uniform":
             assert child.predicted_us <= target_us
         else:
-            genes = [int(mutator.policy.actions.gene[edit.chosen]) for edit in child.edits]
+            genes = [mutator.policy.actions.at(edit.chosen)[0] for edit in child.edits]
             assert len(set(genes)) == len(genes)
             assert {i for i, (a, b) in enumerate(zip(parent, child.genome, strict=True)) if a != b} == set(genes)
 

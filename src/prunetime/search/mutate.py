@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from prunetime.search.policy import Edit, Lesson, Policy, learn
+from prunetime.search.policy import Context, Edit, Lesson, Policy, learn
 from prunetime.search.space import USED, Genome, fit_to
 
 Latency = Callable[[Genome], float]
@@ -70,34 +70,29 @@ class ReinforcedMutator:
     latency: Latency
 
     def propose(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
-        actions, target = self.policy.actions, np.array(targets_us, np.float64)
-        genomes = list(parents)
-        us = np.array([self.latency(genome) for genome in genomes])
-        free = rng.integers(1, FREE_EDITS + 1, len(genomes))
-        edits: list[list[Edit]] = [[] for _ in genomes]
-        untouched = np.ones((len(genomes), len(genomes[0])), np.bool_)
-        ended = np.zeros(len(genomes), np.bool_)
+        genomes, us = list(parents), [self.latency(parent) for parent in parents]
+        edits: list[list[Edit]] = [[] for _ in parents]
+        free = rng.integers(1, FREE_EDITS + 1, len(parents))
+        going = list(range(len(parents)))
         for step in range(MOST_EDITS):
-            fits = (USED * target <= us) & (us <= target)
-            rows = np.flatnonzero(~ended & ((step < free) | ~fits))
-            if not len(rows):
+            going = [i for i in going if step < free[i] or not USED * targets_us[i] <= us[i] <= targets_us[i]]
+            if not going:
                 break
-            features, prior, cost = actions.on([genomes[row] for row in rows], us[rows], target[rows])
-            left = (target - us)[rows, None]
-            fitting = np.where(left < 0.0, cost < 0.0, (cost > 0.0) & (cost <= left))
-            allowed = untouched[rows][:, actions.gene] & ((step < free[rows])[:, None] | fitting)
-            for row, edit in zip(
-                rows, self.policy.choose(features, np.where(allowed, prior, -np.inf), rng), strict=True
-            ):
-                if edit is None:
-                    ended[row] = True
-                    continue
-                gene, level = int(actions.gene[edit.chosen]), int(actions.level[edit.chosen])
-                genomes[row] = (*genomes[row][:gene], level, *genomes[row][gene + 1 :])
-                us[row] = self.latency(genomes[row])
-                untouched[row, gene] = False
-                edits[row].append(edit)
-        return [Child(genome, float(took), tuple(made)) for genome, took, made in zip(genomes, us, edits, strict=True)]
+            contexts = [
+                Context(genomes[i], us[i], targets_us[i], self._touched(edits[i]), bool(step >= free[i])) for i in going
+            ]
+            drawn = dict(zip(going, self.policy.choose(contexts, rng), strict=True))
+            going = [i for i in going if drawn[i] is not None]
+            for i, edit in drawn.items():
+                if edit is not None:
+                    gene, level = self.policy.actions.at(edit.chosen)
+                    genomes[i] = (*genomes[i][:gene], level, *genomes[i][gene + 1 :])
+                    us[i] = self.latency(genomes[i])
+                    edits[i].append(edit)
+        return [Child(genome, took, tuple(made)) for genome, took, made in zip(genomes, us, edits, strict=True)]
+
+    def _touched(self, edits: Sequence[Edit]) -> tuple[int, ...]:
+        return tuple(self.policy.actions.at(edit.chosen)[0] for edit in edits)
 
     def learned(self, lessons: Sequence[Lesson]) -> ReinforcedMutator:
         return replace(self, policy=learn(self.policy, lessons))

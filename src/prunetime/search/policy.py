@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 TINY = 1e-9
 
 CLIPPED = 2.0
-"""Advantages are clipped at this many standard deviations."""
+"""Advantages are at most this many standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -34,37 +34,42 @@ class PolicySettings:
     levels of a gene is disfavoured; `limit` bounds what is learned on top, in logits.
 
     Every generation is followed by `updates` steps of Adam, each on `batch` edits drawn from those of the generation
-    and the `remembered` last ones of children that were evaluated. An edit counts as much as its probability has risen
-    since, at most `truncated` times; the entropy of the policy is weighed by `entropy`.
+    and the `remembered` last ones of children that were evaluated. The `best` share of children teaches. An edit counts
+    as much as its probability has risen since, at most `truncated` times; the entropy of the policy is weighed by
+    `entropy`.
     """
 
-    prior: float = 1.0
-    locality: float = 2.0
+    prior: float = 0.3
+    locality: float = 0.5
     limit: float = 4.0
     hidden: int = 16
     updates: int = 8
     batch: int = 96
+    best: float = 0.1
     remembered: int = 2000
     learning_rate: float = 0.02
     truncated: float = 2.0
     entropy: float = 0.01
 
 
-class Situation(NamedTuple):
-    """What is known of every action on each of n genomes: `features` [n, actions, width], `prior` logits [n, actions]
-    (minus infinity where it changes nothing) and what it adds to the `cost` [n, actions]."""
+class Context(NamedTuple):
+    """Where an edit is chosen: on `genome`, predicted to take `us` microseconds where a child may take `target_us`.
 
-    features: Floats
-    prior: Floats
-    cost: NDArray[np.float64]
+    Genes in `touched` were changed before. A `fitting` edit must bring the latency nearer to the target: down to it, or
+    up to it and no further.
+    """
+
+    genome: Genome
+    us: float
+    target_us: float
+    touched: tuple[int, ...] = ()
+    fitting: bool = False
 
 
 class Edit(NamedTuple):
-    """An action that was taken: `features` [actions, width] and `prior` [actions] (minus infinity where it was not
-    allowed) of all, which one was `chosen`, and the logarithm of the probability that it had."""
+    """The number of the action that was `chosen` in a context, and the logarithm of the probability that it had."""
 
-    features: Floats
-    prior: Floats
+    context: Context
     chosen: int
     log_probability: float
 
@@ -86,22 +91,35 @@ class Actions:
         self._of_action = [*of_gene, self.level / self._top, self.level == 0]
         self.width = len(self._of_action) + 8
 
-    def on(self, genomes: Sequence[Genome], cost: NDArray[np.float64], target: NDArray[np.float64]) -> Situation:
-        """What every action does to each of n `genomes` that have a `cost` [n] and may have a `target` [n]."""
-        now = np.array(genomes)[:, self.gene]
+    def at(self, action: int) -> tuple[int, int]:
+        """The gene that an action changes, and the level that it gives it."""
+        return int(self.gene[action]), int(self.level[action])
+
+    def on(self, contexts: Sequence[Context]) -> tuple[Floats, Floats]:
+        """`features` [n, actions, width] of every action in each of n contexts, and the logits of the prior
+        [n, actions], minus infinity where an action changes nothing or is not allowed."""
+        genomes = np.array([context.genome for context in contexts])
+        us, target = (np.array([getattr(c, name) for c in contexts])[:, None] for name in ("us", "target_us"))
+        now = genomes[:, self.gene]
         at = self._start + now
-        added, mass = self._cost - self._cost[at], self._mass - self._mass[at]
+        cost, mass = self._cost - self._cost[at], self._mass - self._mass[at]
         moved = (self.level - now) / self._top
-        share = added / target[:, None]
+        share = cost / target
         worth = (np.log(np.abs(mass) + TINY) - np.log(np.abs(share) + TINY)) * np.sign(moved)
         efficiency = np.where(moved < 0.0, _standard(worth, moved < 0.0), _standard(worth, moved > 0.0))
-        slack = np.broadcast_to((1.0 - cost / target)[:, None], moved.shape)
+        slack = np.broadcast_to(1.0 - us / target, moved.shape)
         of_genome = [now / self._top, now == 0, moved, np.abs(moved), share, mass, efficiency, slack]
         fixed = [np.broadcast_to(column, moved.shape) for column in self._of_action]
         features = np.stack([*fixed, *of_genome], axis=-1).astype(np.float32)
         settings = self._settings
         prior = settings.prior * efficiency - settings.locality * np.abs(moved) - np.log(self._top)
-        return Situation(features, np.where(moved == 0.0, -np.inf, prior).astype(np.float32), added)
+        untouched = np.ones(genomes.shape, np.bool_)
+        for row, context in enumerate(contexts):
+            untouched[row, list(context.touched)] = False
+        nearer = np.where(us > target, cost < 0.0, (cost > 0.0) & (cost <= target - us))
+        free = ~np.array([context.fitting for context in contexts])[:, None]
+        allowed = (moved != 0.0) & untouched[:, self.gene] & (free | nearer)
+        return features, np.where(allowed, prior, -np.inf).astype(np.float32)
 
 
 def _standard(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -137,23 +155,28 @@ class Policy:
         network = nn.Sequential(first, nn.Tanh(), last)
         return cls(actions, settings, seed, network, torch.optim.Adam(network.parameters(), settings.learning_rate))
 
-    def choose(self, features: Floats, prior: Floats, rng: np.random.Generator) -> list[Edit | None]:
-        """An action for each of n genomes, drawn from the policy, or None where none is allowed."""
+    def choose(self, contexts: Sequence[Context], rng: np.random.Generator) -> list[Edit | None]:
+        """An action in each of n contexts, drawn from the policy, or None where none is allowed."""
         with torch.no_grad():
-            logs = _log_probabilities(self, features, prior).double().numpy()
-        rising = np.cumsum(np.exp(np.nan_to_num(logs, nan=-np.inf)), axis=1)
+            logs = self.log_probabilities(contexts).double().numpy()
+        rising = np.cumsum(np.nan_to_num(np.exp(logs)), axis=1)
         drawn = rng.random(len(rising)) * rising[:, -1]
         edits: list[Edit | None] = []
-        for row, sums in enumerate(rising):
-            chosen = int(np.searchsorted(sums, drawn[row], side="right"))
-            allowed = np.isfinite(prior[row])
-            if not allowed.any():
+        for context, log, sums, at in zip(contexts, logs, rising, drawn, strict=True):
+            allowed = np.flatnonzero(np.isfinite(log))
+            if not len(allowed):
                 edits.append(None)
                 continue
-            if chosen == len(sums):  # the sum was rounded
-                chosen = int(np.flatnonzero(allowed)[-1])
-            edits.append(Edit(features[row], prior[row], chosen, float(logs[row, chosen])))
+            chosen = min(int(np.searchsorted(sums, at, side="right")), int(allowed[-1]))  # the last sum is rounded
+            edits.append(Edit(context, chosen, float(log[chosen])))
         return edits
+
+    def log_probabilities(self, contexts: Sequence[Context]) -> Tensor:
+        """[n, actions]; minus infinity where an action is not allowed, not a number where none is."""
+        features, prior = (torch.from_numpy(array) for array in self.actions.on(contexts))
+        limit = self.settings.limit
+        learned = self.network(features)[..., 0]
+        return torch.log_softmax(prior + limit * torch.tanh(learned / limit), 1)
 
 
 class Lesson(NamedTuple):
@@ -167,11 +190,14 @@ class Lesson(NamedTuple):
 def learn(policy: Policy, lessons: Sequence[Lesson]) -> Policy:
     """The policy after the lessons of a generation; `policy` is unchanged.
 
-    Gains are standardised within the generation: raw ones have a size that depends on metric and budget.
+    Gains are standardised within the generation: raw ones have a size that depends on metric and budget. Only the
+    `best` share of them teaches: a search wants children that are very good, not good on average, as small changes are
+    (risk-seeking policy gradient; Petersen et al., arXiv 1912.04871).
     """
     settings = policy.settings
     gains = np.array([lesson.gain for lesson in lessons])
-    advantages = np.clip((gains - gains.mean()) / (gains.std() + TINY), -CLIPPED, CLIPPED).tolist()
+    standard = np.clip((gains - gains.mean()) / (gains.std() + TINY), 0.0, CLIPPED)
+    advantages = (standard * (gains >= np.quantile(gains, 1.0 - settings.best))).tolist()
     taught = [
         (edit, advantage, lesson.evaluated)
         for lesson, advantage in zip(lessons, advantages, strict=True)
@@ -194,7 +220,7 @@ def _step(policy: Policy, taught: Sequence[tuple[Edit, float]]) -> None:
     settings = policy.settings
     edits = [edit for edit, _ in taught]
     advantages = torch.tensor([advantage for _, advantage in taught])
-    logs = _log_probabilities(policy, np.stack([e.features for e in edits]), np.stack([e.prior for e in edits]))
+    logs = policy.log_probabilities([edit.context for edit in edits])
     chosen = logs.gather(1, torch.tensor([[edit.chosen] for edit in edits]))[:, 0]
     risen = (chosen.detach() - torch.tensor([edit.log_probability for edit in edits])).exp()
     gained = (risen.clamp(max=settings.truncated) * advantages * chosen).mean()
@@ -202,10 +228,3 @@ def _step(policy: Policy, taught: Sequence[tuple[Edit, float]]) -> None:
     policy.optimizer.zero_grad()
     torch.autograd.backward(-gained - settings.entropy * entropy)
     policy.optimizer.step()
-
-
-def _log_probabilities(policy: Policy, features: Floats, prior: Floats) -> Tensor:
-    """[n, actions] of `features` [n, actions, width] and `prior` [n, actions]."""
-    learned = policy.network(torch.from_numpy(features))[..., 0]
-    limit = policy.settings.limit
-    return torch.log_softmax(torch.from_numpy(prior) + limit * torch.tanh(learned / limit), 1)
