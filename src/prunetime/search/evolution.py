@@ -118,9 +118,8 @@ class State:
     generations: int = 0
 
 
-def propose(state: State, settings: SearchSettings) -> Generation:
+def propose(state: State, settings: SearchSettings, rng: np.random.Generator) -> Generation:
     """The next generation: distinct children not visited yet; fewer than a batch where no more are found."""
-    rng = np.random.default_rng([settings.seed, 1, state.generations])
     critic = Critic.of(state.levels, list(state.visited.values())) if settings.screened > 1 else None
     elsewhere = int(rng.binomial(settings.batch, settings.elsewhere))
     chosen: dict[Genome, Proposal] = {}
@@ -147,6 +146,7 @@ def update(state: State, settings: SearchSettings, generation: Generation, score
     here = [(p, e) for p, e in zip(generation.chosen, scored, strict=False) if p.target_us == settings.budget_us]
     lessons = [Lesson(p.child.edits, gain(p, e.score), True) for p, e in here]
     lessons += [Lesson(p.child.edits, gain(p, p.guess), False) for p in generation.passed_over]
+    lessons = [lesson for lesson in lessons if math.isfinite(lesson.gain)]  # of and to what is inside the budget
     return replace(
         state,
         mutator=state.mutator.learned(lessons) if lessons else state.mutator,
@@ -233,7 +233,10 @@ def search(
         )
     run = _Run(space, predict, scorer, archive, settings, on_progress)
     state = _initial(run, mutator or UniformMutator(space.levels, run.latency))
-    while run.left > 0 and (generation := propose(state, settings)).chosen:
+    while run.left > 0:
+        generation = propose(state, settings, np.random.default_rng([settings.seed, 1, state.generations]))
+        if not generation.chosen:
+            break
         number = state.generations + 1
         candidates = [run.candidate(p.child.genome, "evolution", number, p.parent.genome) for p in generation.chosen]
         state = update(state, settings, generation, run.score(candidates))
