@@ -55,7 +55,7 @@ def write_run(
     profile, space = made_profile(dims, budget), Space(dims)
     budget_us = budget.resolve(profile.floor_and_dense(budget)[1])
     with Archive(run / "evaluations.jsonl", "digest") as archive:
-        settings = SearchSettings(0.97 * budget_us, evaluations, seed=0)
+        settings = SearchSettings(0.97 * budget_us, evaluations, seed=0, screened=1)
         search(space, lambda spec: profile.predict(spec, budget), MadeScorer(dims, 0.006), archive, settings)
         if genome is not None and genome not in archive:
             archive.add(Evaluation(genome, profile.predict(space.spec(genome), budget), 0.99, "evolution", evaluations))
@@ -71,6 +71,7 @@ def write_run(
     spec = space.spec(chosen.genome)
     record = made_record(budget, dims, names)
     write_json(run / "run.json", record)
+    write_json(run / "policy.json", made_policy(dims, generations=40))
     write_json(run / "profile.json", profile.to_json())
     write_json(run / "mask.json", rank(made_importance(dims), spec).to_json())
     found = {"metric": record["metric"], "higher_is_better": True, "target_us": settings.budget_us, "front": front}
@@ -210,6 +211,17 @@ def made_record(budget: Budget, dims: Dims, names: dict[str, Any]) -> dict[str, 
         "machine": this_machine().to_json(),
         "versions": {"prunetime": __version__, "python": platform.python_version(), "torch": "2.13.0+cpu"},
     }
+
+
+def made_policy(dims: Dims, generations: int) -> list[dict[str, Any]]:
+    """A policy that comes to prefer fewer heads in layer 1."""
+    log = []
+    for generation in range(1, generations + 1):
+        shares = np.ones((2 * dims.layers, 2))
+        shares[2, 0] += 2.0 * generation
+        preferences = (shares / shares.sum()).tolist()
+        log.append({"generation": generation, "genome": [1] * (2 * dims.layers), "preferences": preferences})
+    return log
 
 
 def made_importance(dims: Dims) -> list[dict[str, Any]]:

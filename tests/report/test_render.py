@@ -250,6 +250,24 @@ def test_the_command_makes_the_same_settings(make_run: MakeRun, monkeypatch: pyt
     assert received == [(json.loads((run / "run.json").read_text())["settings"], run)]
 
 
+def test_what_the_policy_prefers_is_drawn_and_a_run_without_a_policy_has_no_such_chart(make_run: MakeRun) -> None:
+    run = make_run(evaluations=20)
+    page = render(run).read_text()
+    assert page.count("What the policy prefers to change") == 2  # for the page and for a phone
+    assert "in the end most often changed: layer 1 heads" in page
+    assert "generation 40, layer 1 heads: fewer 77.9%, more 1.0%" in page
+    (run / "policy.json").unlink()
+    assert "policy prefers" not in render(run).read_text()
+
+
+@pytest.mark.parametrize("content", ["null", "[1]", '[{"generation": 1, "preferences": [[0.5, 0.5]]}]', "[{"])
+def test_a_damaged_log_of_the_policy_is_refused(make_run: MakeRun, content: str) -> None:
+    run = make_run(evaluations=20)
+    (run / "policy.json").write_text(content)
+    with pytest.raises(InputError, match=r"policy\.json"):
+        render(run)
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "null", "other"])
 def test_damaged_runs_are_refused_by_name(make_run: MakeRun, name: str, damage: str) -> None:

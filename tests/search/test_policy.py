@@ -128,6 +128,16 @@ def test_children_are_of_the_space_and_use_their_target(kind, parents, target_us
             assert {i for i, (a, b) in enumerate(zip(parent, child.genome, strict=True)) if a != b} == set(genes)
 
 
+def test_preferences_are_the_chances_of_the_first_edit():
+    mutator = reinforced()
+    found = mutator.preferences(HALF, 100.0)
+    assert found.shape == (8, 2)
+    assert found.sum() == pytest.approx(1.0)
+    drawn = mutator.policy.choose([Context(HALF, latency(HALF), 100.0)] * 5000, np.random.default_rng(0))
+    rises = [level > HALF[gene] for gene, level in (mutator.policy.actions.at(edit.chosen) for edit in drawn)]
+    assert np.mean(rises) == pytest.approx(found[:, 1].sum(), abs=0.03)
+
+
 def test_most_reinforced_children_of_parents_inside_the_budget_use_it():
     rng = np.random.default_rng(0)
     parents = [fit_to(SPACE.levels, latency, SPACE.random(rng), 100.0, rng)[0] for _ in range(200)]

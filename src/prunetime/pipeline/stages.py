@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,10 @@ from prunetime.pruning.importance import load_scores, measure_importance, save_s
 from prunetime.runtime import autoplan, profiling
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
-from prunetime.search.archive import Archive
+from prunetime.search.archive import Archive, preference
 from prunetime.search.elastic import Sandwich
 from prunetime.search.evaluate import ElasticScorer, ScoringRows
-from prunetime.search.evolution import SearchSettings, finalists, rescore, search
+from prunetime.search.evolution import SearchSettings, State, finalists, rescore, search
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
 from prunetime.search.space import Genome, Space
@@ -183,7 +183,8 @@ def choose(
 ) -> None:
     """Searches for the best sub-network of the elastic encoder `whole` predicted to take at most `target_us`.
 
-    Leaves `search.json` and `mask.json`.
+    Leaves `search.json`, `mask.json`, and in `policy.json` what the policy would do first to the best member of the
+    population after every generation: for every gene, how likely it is to be lowered and to be raised.
     What was evaluated is kept in `evaluations.jsonl`, which outlives a change of target.
     """
     effort, space = settings.effort, Space(whole.manifest.config.dims)
@@ -201,7 +202,15 @@ def choose(
             scorer = scorer_of(source, whole, effort.score_rows, settings.seed)
             genes = space.genes(latency_of, load_scores(run.path("importance.safetensors"), space.dims))
             mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), settings.seed), latency_of)
-            search(space, predict, scorer, archive, wanted, mutator=mutator, on_progress=progress)
+            log: list[dict[str, Any]] = []
+
+            def note(state: State) -> None:
+                best = min(state.population, key=preference)
+                liked = cast(ReinforcedMutator, state.mutator).preferences(best.genome, target_us)
+                log.append({"generation": state.generations, "genome": best.genome, "preferences": liked.tolist()})
+
+            search(space, predict, scorer, archive, wanted, mutator=mutator, on_progress=progress, on_generation=note)
+            run.write("policy.json", log)
         leave_choice(run, source, settings, whole, target_us)
 
     inputs = {"archive": digest, "target_us": target_us, "evaluations": effort.evaluations, "seed": settings.seed}

@@ -12,7 +12,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from prunetime.mask import Bools, LayerMask
-from prunetime.report.findings import Evaluated, Interval
+from prunetime.report.findings import Evaluated, Interval, Preferences
 from prunetime.report.svg import (
     Scale,
     bar,
@@ -38,6 +38,9 @@ SHAPES = {"uniform": "square", "depth": "triangle", "evolution": "circle"}
 
 CELL = 12
 """Pitch of the squares that are heads, in pixels."""
+
+SHOWN = 24
+"""Generations that the chart of preferences shows, evenly spread."""
 
 HEADS_A_LINE = 12
 ROWS_WIDTH = 144.0
@@ -196,6 +199,40 @@ def best_so_far(plot: SearchPlot, width: float) -> Markup:
     return figure("Best structure inside the target so far", "; ".join(summary), (width, height), content)
 
 
+def preferences(policy: Sequence[Preferences], width: float) -> Markup:
+    """A square for every gene and generation, darker where the policy prefers to change it: its left half to lower it,
+    its right half to raise it."""
+    shown = [policy[round(i * (len(policy) - 1) / max(1, SHOWN - 1))] for i in range(min(SHOWN, len(policy)))]
+    genes = len(shown[0].shares)
+    row, top, left = 14.0, 8.0, 96.0
+    column, bottom = (width - left - 14) / len(shown), top + row * genes
+    most = max(max(pair) for one in shown for pair in one.shares) or 1.0
+    content = []
+    for gene in range(genes):
+        y = top + row * gene
+        name = f"layer {gene // 2} {'FFN' if gene % 2 else 'heads'}"
+        content.append(text(left - 8, y + 11, name, "end"))
+        for index, one in enumerate(shown):
+            said = (
+                f"generation {one.generation}, {name}: fewer {one.shares[gene][0]:.1%}, more {one.shares[gene][1]:.1%}"
+            )
+            for side, share in enumerate(one.shares[gene]):
+                x = left + column * (index + side / 2)
+                shape = {
+                    "x": x,
+                    "y": y,
+                    "width": column / 2 - side,
+                    "height": row - 1,
+                    "class_": ("fewer", "more")[side],
+                }
+                content.append(tag("rect", tag("title", said), fill_opacity=f"{share / most:.2f}", **shape))
+    last = [f"{shown[0].generation}", f"generation {shown[-1].generation}"]
+    content += [text(left, bottom + 16, last[0], "start"), text(width - 14, bottom + 16, last[1], "end")]
+    final = max(range(genes), key=lambda gene: sum(shown[-1].shares[gene]))
+    summary = f"in the end most often changed: layer {final // 2} {'FFN rows' if final % 2 else 'heads'}"
+    return figure("What the policy prefers to change", summary, (width, bottom + 24), content)
+
+
 def microseconds(parts: Sequence[Part], width: float) -> Markup:
     """Two bars for every sub-layer: the dense model's (outlined) and the pruned model's (filled)."""
     row, top = 24.0, 8.0
@@ -285,7 +322,7 @@ def _limit(x: Scale, us: float, span: tuple[float, float], class_: str, name: st
 
 
 def _describe(one: Evaluated, plot: SearchPlot) -> str:
-    origin = one.kind if one.kind != "evolution" else f"evolution, child {one.generation}"
+    origin = one.kind if one.kind != "evolution" else f"evolution, generation {one.generation}"
     layers = ", ".join(f"{heads}h+{rows}" for heads, rows in zip(one.heads, one.ffn, strict=True))
     return f"{plot.metric} {plot.sign * one.score:.4f}, {one.predicted_us:,.0f} µs ({origin}): {layers}"
 

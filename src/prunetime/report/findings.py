@@ -134,6 +134,14 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Preferences:
+    """After a generation: for every gene, how likely the policy is to lower it and to raise it first."""
+
+    generation: int
+    shares: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class Record:
     """`run.json`: what was asked for, of which data, on which machine."""
 
@@ -223,6 +231,7 @@ class Findings:
     search: Search
     evaluated: tuple[Evaluated, ...]
     overs: tuple[float, ...]
+    policy: tuple[Preferences, ...]
 
 
 def read(folder: Path) -> Findings:
@@ -239,7 +248,7 @@ def read(folder: Path) -> Findings:
     evaluated = _read_evaluations(folder / "evaluations.jsonl", record.dims)
     if search.chosen.counts not in {one.counts for one in evaluated}:
         raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
-    attempts = folder / "attempts.json"
+    attempts, policy = folder / "attempts.json", folder / "policy.json"
     return Findings(
         folder,
         record,
@@ -250,6 +259,7 @@ def read(folder: Path) -> Findings:
         search,
         evaluated,
         _read(attempts, _overs) if attempts.exists() else (),
+        _read(policy, lambda data: _policy(data, record.dims)) if policy.exists() else (),
     )
 
 
@@ -325,6 +335,16 @@ def _latency(data: Json) -> Latency:
     for value in (latency.p50_us, latency.p99_us, *latency.p50_ci95_us, *latency.p99_ci95_us):
         number(value)
     return latency
+
+
+def _policy(data: Any, dims: Dims) -> tuple[Preferences, ...]:
+    found = []
+    for one in data:
+        shares = tuple((number(lower), number(raised)) for lower, raised in one["preferences"])
+        if len(shares) != 2 * dims.layers:
+            raise ValueError(f"preferences of {len(shares)} genes, the encoder has {2 * dims.layers}")
+        found.append(Preferences(int(one["generation"]), shares))
+    return tuple(found)
 
 
 def _overs(data: Any) -> tuple[float, ...]:

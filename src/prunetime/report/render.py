@@ -117,7 +117,7 @@ def command(settings: dict[str, Any], out: str) -> str:
         ("--latency", amount),
         *((f"--{name}", getattr(budget, name)) for name in ("statistic", "scope", "condition")),
         *((f"--{name.replace('_', '-')}", getattr(budget, name)) for name in ("seq_len", "batch", "threads")),
-        ("--seed", settings["seed"]),
+        *((f"--{name.replace('_', '-')}", settings[name]) for name in ("precision", "max_loss", "importance", "seed")),
         ("--effort", settings["effort"]["name"]),
         ("--out", out),
     ]
@@ -166,6 +166,7 @@ def _context(found: Findings) -> dict[str, Any]:
         "parts_chart": _sized(partial(charts.microseconds, parts), HALF),
         "search_chart": _sized(partial(charts.search_points, plot), WIDE),
         "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
+        "policy_chart": _sized(partial(charts.preferences, found.policy), WIDE) if found.policy else "",
         "prediction_chart": _sized(_prediction_chart(found), HALF),
         "legend": charts.search_legend(plot),
         "verified_over_predicted": verdict.measured.value / _predicted(found),

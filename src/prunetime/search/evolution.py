@@ -218,12 +218,14 @@ def search(
     *,
     mutator: Mutator | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_generation: Callable[[State], None] | None = None,
 ) -> Evaluation:
     """The best evaluation in the archive inside the budget, after `settings.evaluations` distinct genomes.
 
     A function of its arguments: what the archive holds already is not scored again, so a killed search that is run
     again with the same arguments ends in the same archive as an uninterrupted one. `mutator` is uniform by default;
-    `on_progress` gets (done, of). Raises BudgetError where not even the floor is inside the budget.
+    `on_progress` gets (done, of), `on_generation` the state after each generation. Raises BudgetError where not even the
+    floor is inside the budget.
     """
     floor = predict(ArchSpec.floor(space.dims))
     if floor > settings.budget_us:
@@ -240,6 +242,8 @@ def search(
         number = state.generations + 1
         candidates = [run.candidate(p.child.genome, "evolution", number, p.parent.genome) for p in generation.chosen]
         state = update(state, settings, generation, run.score(candidates))
+        if on_generation:
+            on_generation(state)
     best = archive.best_within(settings.budget_us)
     assert best is not None  # the uniform baselines include the floor where nothing else fits
     return best

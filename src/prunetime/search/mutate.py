@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from prunetime.search.policy import Context, Edit, Lesson, Policy, learn
 from prunetime.search.space import USED, Genome, fit_to
@@ -90,6 +92,16 @@ class ReinforcedMutator:
                     us[i] = self.latency(genomes[i])
                     edits[i].append(edit)
         return [Child(genome, took, tuple(made)) for genome, took, made in zip(genomes, us, edits, strict=True)]
+
+    def preferences(self, genome: Genome, target_us: float) -> NDArray[np.float64]:
+        """[genes, 2]: how likely the first edit of `genome` is to lower each gene, and to raise it."""
+        actions = self.policy.actions
+        with torch.no_grad():
+            logs = self.policy.log_probabilities([Context(genome, self.latency(genome), target_us)])[0]
+        rises = actions.level > np.array(genome)[actions.gene]
+        found = np.zeros((len(genome), 2))
+        np.add.at(found, (actions.gene, rises.astype(np.intp)), np.nan_to_num(logs.exp().double().numpy()))
+        return found
 
     def _touched(self, edits: Sequence[Edit]) -> tuple[int, ...]:
         return tuple(self.policy.actions.at(edit.chosen)[0] for edit in edits)
