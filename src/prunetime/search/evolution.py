@@ -224,8 +224,9 @@ def search(
 
     A function of its arguments: what the archive holds already is not scored again, so a killed search that is run
     again with the same arguments ends in the same archive as an uninterrupted one. `mutator` is uniform by default;
-    `on_progress` gets (done, of), `on_generation` the state after each generation. Raises BudgetError where not even the
-    floor is inside the budget.
+    `on_progress` gets (done, of), `on_generation` the state after each generation.
+
+    Raises BudgetError where not even the floor is inside the budget.
     """
     floor = predict(ArchSpec.floor(space.dims))
     if floor > settings.budget_us:
