@@ -31,6 +31,7 @@ class Effort:
     tune_epochs: float
     learning_rate: float
     tune_learning_rate: float
+    elastic_learning_rate: float
     importance_rows: int
     elastic_rows: int
     elastic_epochs: float
@@ -43,9 +44,9 @@ class Effort:
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("quick", 16_000, 1, 12_000, 1.25, 1e-4, 2e-4, 512, 4_000, 1, 80, 500, 8, 1_500),
-        Effort("standard", 60_000, 1, 60_000, 2, 5e-5, 1e-4, 1_024, 32_000, 1, 300, 1_000, 16, 4_000),
-        Effort("thorough", 400_000, 3, 400_000, 4, 5e-5, 1e-4, 2_048, 200_000, 1, 1_000, 2_000, 32, 10_000),
+        Effort("quick", 16_000, 1, 10_000, 1, 1e-4, 1e-4, 5e-5, 512, 3_000, 1, 80, 500, 8, 1_500),
+        Effort("standard", 60_000, 1, 60_000, 2, 5e-5, 1e-4, 5e-5, 1_024, 32_000, 1, 300, 1_000, 16, 4_000),
+        Effort("thorough", 400_000, 3, 400_000, 4, 5e-5, 1e-4, 5e-5, 2_048, 200_000, 1, 1_000, 2_000, 32, 10_000),
     )
 }
 

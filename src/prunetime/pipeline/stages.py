@@ -164,7 +164,7 @@ def elastic(
 
         scores = load_scores(run.path("importance.safetensors"), config.dims)
         model = from_weights(config, ordered(dense.weights, scores, config.dims))
-        training = training_settings(settings, effort.elastic_epochs, effort.tune_learning_rate)
+        training = training_settings(settings, effort.elastic_epochs, effort.elastic_learning_rate)
         data = source.training_data(effort.elastic_rows, settings.seed + 1)
         fit(model, data, training, run.path("work/elastic"), on_progress=progress, sub_networks=sub_networks)
         manifest = manifest_of(source, model, dense.manifest.plan, {"role": "elastic", "model": settings.model})
