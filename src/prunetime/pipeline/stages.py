@@ -150,7 +150,9 @@ def importance(run: Run, source: Source, settings: Settings, dense: artifact.Art
 def elastic(
     run: Run, source: Source, settings: Settings, dense: artifact.Artifact, latency: LatencyProfile
 ) -> artifact.Artifact:
-    """Trains the sub-networks of the teacher all at once, heads and rows in order of importance; leaves `elastic`.
+    """Trains the sub-networks of the teacher all at once, heads and rows in order of importance.
+
+    Leaves `elastic`, and in `elastic.json` what teacher, elastic encoder and its smallest sub-network score.
 
     From half the budget to all of dense, so that the sub-networks of other budgets can be scored as well.
     """
@@ -170,11 +172,22 @@ def elastic(
         manifest = manifest_of(source, model, dense.manifest.plan, {"role": "elastic", "model": settings.model})
         write_artifact(run.path("elastic"), source, manifest, weights_of(model))
         discard_checkpoints(run.path("work/elastic"))
+        full, least = ArchSpec.full(config.dims), sub_networks.smallest_spec()
+        measured = [
+            *scorer_of(source, dense, effort.score_rows, settings.seed)([full]),
+            *scorer_of(source, artifact.read(run.path("elastic")), effort.score_rows, settings.seed)([full, least]),
+        ]
+        run.write("elastic.json", dict(zip(("teacher", "whole", "smallest"), measured, strict=True)))
 
     teacher_manifest = run.path("teacher/manifest.json").read_text()
     importance_digest = digest_of_files([run.path("importance.safetensors")])
     inputs = [teacher_manifest, importance_digest, repr(sub_networks), asdict(effort), settings.seed]
-    run.do("elastic", "Train all sub-networks at once", inputs, ["elastic"], work)
+    run.do("elastic", "Train all sub-networks at once", inputs, ["elastic", "elastic.json"], work)
+    found = run.read("elastic.json")
+    run.reporter.say(
+        f"score on valid rows: teacher {found['teacher']:.4f}, elastic {found['whole']:.4f}, its smallest sub-network "
+        f"({smallest:.0%} of the weights) {found['smallest']:.4f}"
+    )
     return artifact.read(run.path("elastic"))
 
 
