@@ -27,6 +27,10 @@ from prunetime.runtime.latency import LatencyProfile
 ATTEMPTS = 3
 """Searches of one run: the first, and two with the predictor tightened."""
 
+SURE = 0.985
+"""A structure that measures more of its budget than this before tuning is searched for again: that costs a minute, to
+find out after tuning costs many. At the last attempt, one that may fit is tuned."""
+
 RESULT = "result.json"
 
 KEPT_FOR_PICK = ("plan.json", "profile.json", "evaluations.jsonl")
@@ -163,7 +167,8 @@ def _into_budget(
         choose(target_us)
         verdict = verify.gate(run, source, budget, dense.manifest.plan)
         noisy = False
-        if verdict.ci95[0] <= verdict.limit:
+        last = len(attempts) + 1 == ATTEMPTS
+        if verdict.measured <= SURE * verdict.limit or (last and verdict.ci95[0] <= verdict.limit):
             stages.tune(run, source, settings, dense, whole, {"model": settings.model, "seed": settings.seed})
             verdict = verify.verify(run, source, settings, dense)
             if verdict.met:
@@ -173,7 +178,7 @@ def _into_budget(
             f"attempt {len(attempts) + 1}: the pruned model measured {verdict.describe()}, "
             f"the budget is {budget} = {budget_us:.0f} us"
         )
-        if noisy or len(attempts) + 1 == ATTEMPTS:
+        if noisy or last:
             for stage in ("gate", "verify"):  # the same command measures again
                 run.forget(stage)
             why = "the machine is too noisy to judge: run it again when it is quiet" if noisy else "giving up"

@@ -43,7 +43,7 @@ class SearchSettings:
     """`evaluations` counts distinct genomes, baselines included. The parent is the best of `tournament` members of the
     population, crossed with the best of another tournament for a `crossover` share of the children. A generation has
     `batch` children: those of `screened` times as many proposals of which a critic expects most. A share of them,
-    `elsewhere`, is aimed at other budgets, so that the archive can answer those too.
+    `elsewhere`, is aimed at other budgets, so that the archive can answer those too. `latency_weight` is w of `Reward`.
     """
 
     budget_us: float
@@ -54,6 +54,7 @@ class SearchSettings:
     crossover: float = 0.2
     screened: int = 6
     elsewhere: float = 0.2
+    latency_weight: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,7 +101,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Generation:
-    """The proposals that are to be scored, and at_budget the others, of which only the guess will be known."""
+    """The proposals to score, and those for the searched budget that were passed over: of them a guess is known."""
 
     chosen: tuple[Proposal, ...]
     passed_over: tuple[Proposal, ...] = ()
@@ -143,6 +144,7 @@ def update(state: State, settings: SearchSettings, generation: Generation, score
         child = replace(proposal.parent, predicted_us=proposal.child.predicted_us, score=score)
         return state.reward(child, proposal.target_us) - state.reward(proposal.parent, proposal.target_us)
 
+    # The last generation of a search is scored only as far as evaluations are left.
     here = [(p, e) for p, e in zip(generation.chosen, scored, strict=False) if p.target_us == settings.budget_us]
     lessons = [Lesson(p.child.edits, gain(p, e.score), True) for p, e in here]
     lessons += [Lesson(p.child.edits, gain(p, p.guess), False) for p in generation.passed_over]
@@ -303,7 +305,13 @@ def _initial(run: _Run, mutator: Mutator) -> State:
             fresh[fitted[0]] = run.candidate(fitted[0])
     population += run.score(fresh.values())
     deviation = float(np.std([e.score for e in population])) if population else 0.0
-    return State(space.levels, mutator, Reward(base, deviation or 1.0), tuple(population), dict(run.visited))
+    return State(
+        space.levels,
+        mutator,
+        Reward(base, deviation or 1.0, settings.latency_weight),
+        tuple(population),
+        dict(run.visited),
+    )
 
 
 class _Run:
