@@ -5,56 +5,21 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import QUICK_PRUNETIME, bert_folder, write_tsv
+from tiny import QUICK_PRUNETIME, last_object, prune_command, run_when_quiet
 
-import prunetime
-from prunetime import artifact
-from prunetime.plan import Plan
 from prunetime.tasks.synthetic import ad_relevance
 
 STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate", "tune", "verify")
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    bert_folder(folder / "bert")
-    write_tsv(ad_relevance(1200, 0), folder / "ads.tsv")
-    return folder
-
-
-def command(inputs: Path, out: Path, *more: str) -> list[str]:
-    return [
-        *QUICK_PRUNETIME, "prune", "--model", str(inputs / "bert"), "--data", str(inputs / "ads.tsv"),
-        "--text", "query,title", "--label", "label", "--group", "query", "--slice", "unseen:product_uid",
-        "--latency", "70%", "--seq-len", "24", "--effort", "quick", "--out", str(out), "--json", *more,
-    ]  # fmt: skip
-
-
-def run_when_quiet(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs it, and again a few times where it says that the machine was too noisy to judge: as a user is told to."""
-    errors = ""
-    for _ in range(4):
-        ran = subprocess.run(command, capture_output=True, text=True)
-        errors += ran.stderr
-        if "run it again when it is quiet" not in ran.stderr:
-            break
-    return subprocess.CompletedProcess(command, ran.returncode, ran.stdout, errors)
-
-
-def last_object(output: str) -> dict:
-    return json.loads(output.strip().splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
 def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    ran = run_when_quiet(command(inputs, out))
+    ran = run_when_quiet(prune_command(inputs, out))
     assert ran.returncode == 0, ran.stderr
     return out, last_object(ran.stdout)
 
@@ -97,13 +62,13 @@ def test_the_artifact_scores_as_its_torch_twin_and_as_transformers(finished: tup
 def test_a_finished_run_is_not_done_again(inputs: Path, finished: tuple[Path, dict]) -> None:
     out, result = finished
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
-    ran = subprocess.run(command(inputs, out), capture_output=True, text=True, check=True)
+    ran = subprocess.run(prune_command(inputs, out), capture_output=True, text=True, check=True)
     assert last_object(ran.stdout) == result
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_another_command_in_the_same_folder_is_refused(inputs: Path, finished: tuple[Path, dict]) -> None:
-    ran = subprocess.run(command(inputs, finished[0], "--seed", "1"), capture_output=True, text=True)
+    ran = subprocess.run(prune_command(inputs, finished[0], "--seed", "1"), capture_output=True, text=True)
     assert ran.returncode == 2
     assert "holds another run: its seed differ" in ran.stderr
     assert last_object(ran.stdout)["exit_code"] == 2
@@ -114,7 +79,7 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(
 ) -> None:
     whole = finished[0]
     out = tmp_path / "killed"
-    with_profile = command(inputs, out, "--profile", str(whole / "profile.json"))
+    with_profile = prune_command(inputs, out, "--profile", str(whole / "profile.json"))
     for before in (out / "run.json", *(out / "stages" / f"{stage}.json" for stage in STAGES[:-1])):
         if before.exists():  # a short stage ended before the kill
             continue
@@ -136,7 +101,7 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(
 
 
 def test_interrupting_leaves_a_run_that_resumes(inputs: Path, finished: tuple[Path, dict], tmp_path: Path) -> None:
-    with_profile = command(inputs, tmp_path / "run", "--profile", str(finished[0] / "profile.json"))
+    with_profile = prune_command(inputs, tmp_path / "run", "--profile", str(finished[0] / "profile.json"))
     process = subprocess.Popen(with_profile, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run" / "stages" / "profile.json").exists():
         assert process.poll() is None
@@ -162,7 +127,7 @@ def test_a_budget_below_the_floor_is_refused_with_both_numbers_before_any_traini
 ) -> None:
     profile = ("--profile", str(finished[0] / "profile.json"))
     ran = subprocess.run(
-        command(inputs, tmp_path / "run", *profile, "--latency", "1us"), capture_output=True, text=True
+        prune_command(inputs, tmp_path / "run", *profile, "--latency", "1us"), capture_output=True, text=True
     )
     assert ran.returncode == 2
     floor = json.loads((tmp_path / "run" / "profile.json").read_text())["measured_us"]["ids/hot/p50"][0]
@@ -175,7 +140,7 @@ def test_a_stale_profile_is_refused(inputs: Path, finished: tuple[Path, dict], t
     data["key"]["machine"] = "another"
     (tmp_path / "old.json").write_text(json.dumps(data))
     ran = subprocess.run(
-        command(inputs, tmp_path / "run", "--profile", str(tmp_path / "old.json")), capture_output=True, text=True
+        prune_command(inputs, tmp_path / "run", "--profile", str(tmp_path / "old.json")), capture_output=True, text=True
     )
     assert ran.returncode == 2
     assert "its machine is another" in ran.stderr
@@ -192,13 +157,13 @@ def test_a_predictor_that_is_far_off_is_tightened_until_the_budget_is_met(
     inputs: Path, finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
     dense_us = finished[1]["dense"]["p50_us"]
-    profile = with_wrong_latencies(finished[0] / "profile.json", 0.2, 0.2 * dense_us, tmp_path / "profile.json")
+    profile = with_wrong_latencies(finished[0] / "profile.json", 0.2, 0.4 * dense_us, tmp_path / "profile.json")
     out = tmp_path / "run"
-    ran = run_when_quiet(command(inputs, out, "--profile", str(profile), "--latency", f"{0.7 * dense_us:.1f}us"))
+    ran = run_when_quiet(prune_command(inputs, out, "--profile", str(profile), "--latency", f"{0.45 * dense_us:.1f}us"))
     assert ran.returncode == 0, ran.stderr
     assert "searching again with the predictor tightened" in ran.stderr
     assert json.loads((out / "attempts.json").read_text())[0]["measured_over_predicted"] > 1.2
-    assert json.loads((out / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.7 * dense_us
+    assert json.loads((out / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.45 * dense_us
 
 
 def test_a_budget_that_cannot_be_met_fails_with_both_numbers_and_no_artifact(
@@ -207,7 +172,7 @@ def test_a_budget_that_cannot_be_met_fails_with_both_numbers_and_no_artifact(
     profile = with_wrong_latencies(finished[0] / "profile.json", 0.001, 0.01, tmp_path / "profile.json")
     out = tmp_path / "run"
     ran = subprocess.run(
-        command(inputs, out, "--profile", str(profile), "--latency", "0.5us"), capture_output=True, text=True
+        prune_command(inputs, out, "--profile", str(profile), "--latency", "0.5us"), capture_output=True, text=True
     )
     assert ran.returncode == 3, ran.stderr
     assert "the budget is 0.5 us" in ran.stderr
@@ -222,24 +187,7 @@ def test_a_budget_on_the_tail_from_text_after_a_pause_is_judged_in_that_setting(
     out = tmp_path / "run"
     setting = ("--statistic", "p99", "--scope", "text", "--condition", "idle", "--latency", "1s")
     profile = ("--profile", str(finished[0] / "profile.json"))
-    ran = run_when_quiet(command(inputs, out, *setting, *profile))
+    ran = run_when_quiet(prune_command(inputs, out, *setting, *profile))
     assert ran.returncode == 0, ran.stderr
     verified = json.loads((out / "verify.json").read_text())
     assert verified["verdict"]["measured"] == verified["latency"]["text/idle"]["pruned"]["p99_us"]
-
-
-@pytest.mark.parametrize("precision", ["int8", "auto"])
-def test_a_narrow_precision_is_frozen_in_the_artifact_with_what_it_loses(
-    inputs: Path, tmp_path: Path, precision: str
-) -> None:
-    more = ("--precision", precision, "--max-loss", "0.05", "--latency", "95%")
-    ran = run_when_quiet(command(inputs, tmp_path / "run", *more))
-    assert ran.returncode == 0, ran.stderr
-    found = artifact.read(last_object(ran.stdout)["artifact"]).manifest.plan
-    if precision == "int8":  # whatever it loses
-        assert found == replace(Plan.uniform("int8"), quality_loss=found.quality_loss)
-        assert found.quality_loss is not None
-    else:
-        assert found.quality_loss is None or found.quality_loss <= 0.05
-    loaded = prunetime.load(last_object(ran.stdout)["artifact"])
-    assert loaded.engine.plan == found

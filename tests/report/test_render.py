@@ -313,4 +313,4 @@ def test_rendering_again_gives_the_same_page_and_leaves_nothing_else(make_run: M
     run = make_run(evaluations=20)
     first = render(run).read_bytes()
     assert render(run).read_bytes() == first
-    assert sorted(path.name for path in run.iterdir()) == sorted([*FILES, "report.html"])
+    assert sorted(path.name for path in run.iterdir()) == sorted([*FILES, "policy.json", "report.html"])

@@ -111,7 +111,7 @@ class Restart:
 def test_evolution_beats_random_search_and_a_critic_and_a_policy_beat_it(tmp_path):
     def mean_best(name, mutator_of, changes):
         runs = [
-            run(tmp_path / f"{name}{seed}", seed=seed, mutator=mutator_of(seed), changes=changes) for seed in range(4)
+            run(tmp_path / f"{name}{seed}", seed=seed, mutator=mutator_of(seed), changes=changes) for seed in range(2)
         ]
         return np.mean([best.score for best, _ in runs])
 
@@ -137,7 +137,7 @@ def test_parents_win_a_tournament_in_a_population_that_ages(tmp_path):
     assert np.mean(better) < 24 / 4
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(killed_after=st.integers(0, 59), seed=st.integers(0, 2))
 def test_killed_after_any_number_of_evaluations_it_ends_as_if_it_had_not_been(tmp_path_factory, killed_after, seed):
     folder = tmp_path_factory.mktemp("search")

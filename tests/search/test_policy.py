@@ -86,7 +86,7 @@ def test_gains_of_any_size_teach_the_same():
 
 def test_it_never_becomes_certain():
     policy = Policy.fresh(GENES, PolicySettings(), 0)
-    for _ in range(4):
+    for _ in range(3):
         policy = taught(policy, lambda actions, chosen: actions.gene[chosen] == 0)
     assert chances(policy)[policy.actions.gene == 0].sum() > 0.5
     assert (chances(policy) > 0.0).sum() > 20

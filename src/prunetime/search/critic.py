@@ -9,11 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from prunetime.search.archive import Evaluation
 from prunetime.search.space import Genome
 
 Floats = NDArray[np.float64]
+
+_BLAS = ThreadpoolController()
+"""One thread: matrices are small, and a guess must not depend on the number of cores."""
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)
@@ -43,20 +47,17 @@ class Critic:
         inputs = _inputs(levels, [e.genome for e in evaluations])
         scores = np.array([e.score for e in evaluations])
         centred = scores - scores.mean()
-        _, weights, length = max(
-            (
-                (*_fit(_kernel(inputs, inputs, length), noise, centred), length)
-                for length in LENGTHS
-                for noise in NOISES
-            ),
-            key=lambda found: found[0],
-        )
+        with _BLAS.limit(limits=1, user_api="blas"):
+            kernels = [(length, _kernel(inputs, inputs, length)) for length in LENGTHS]
+            fits = [(*_fit(kernel, noise, centred), length) for length, kernel in kernels for noise in NOISES]
+        _, weights, length = max(fits, key=lambda fit: fit[0])
         return cls(levels, inputs, weights, length, float(scores.mean()))
 
     def __call__(self, genomes: Sequence[Genome]) -> Floats:
         """The expected score of each genome."""
-        cross = _kernel(_inputs(self.levels, genomes), self.inputs, self.length)
-        return np.asarray(self.centre + cross @ self.weights, np.float64)
+        with _BLAS.limit(limits=1, user_api="blas"):
+            cross = _kernel(_inputs(self.levels, genomes), self.inputs, self.length)
+            return np.asarray(self.centre + cross @ self.weights, np.float64)
 
 
 def _fit(kernel: Floats, noise: float, centred: Floats) -> tuple[float, Floats]:

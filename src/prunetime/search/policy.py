@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunetime.search.space import Genes, Genome
+from prunetime.training.threads import training_on
 
 Floats = NDArray[np.float32]
 
@@ -157,7 +158,7 @@ class Policy:
 
     def choose(self, contexts: Sequence[Context], rng: np.random.Generator) -> list[Edit | None]:
         """An action in each of n contexts, drawn from the policy, or None where none is allowed."""
-        with torch.no_grad():
+        with training_on(1), torch.no_grad():  # an edit must not depend on the number of cores
             logs = self.log_probabilities(contexts).double().numpy()
         rising = np.cumsum(np.nan_to_num(np.exp(logs)), axis=1)
         drawn = rng.random(len(rising)) * rising[:, -1]
@@ -211,8 +212,9 @@ def learn(policy: Policy, lessons: Sequence[Lesson]) -> Policy:
     after = replace(policy, network=network, optimizer=optimizer, remembered=remembered, generations=generations)
     pool = [*remembered, *guessed]
     rng = np.random.default_rng([policy.seed, generations])
-    for _ in range(settings.updates if pool else 0):
-        _step(after, [pool[i] for i in rng.permutation(len(pool))[: settings.batch]])
+    with training_on(1):
+        for _ in range(settings.updates if pool else 0):
+            _step(after, [pool[i] for i in rng.permutation(len(pool))[: settings.batch]])
     return after
 
 
