@@ -76,7 +76,7 @@ def test_nothing_sticks_out(make_run: Callable[..., Path], tmp_path: Path, width
     found = measured(render(run), width, tmp_path)
     assert found["width"] == width
     assert found["elements"] > 500
-    assert found["charts"] == 6
+    assert found["charts"] == 7
     assert found["scroll_width"] <= width
     assert found["wide"] == []
     assert found["cut"] == []
