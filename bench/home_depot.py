@@ -25,12 +25,11 @@ from prunetime.budget import Budget
 from prunetime.cli.progress import ConsoleReporter
 from prunetime.cli.runs import minilm_folder
 from prunetime.machine import this_machine
-from prunetime.mask import rank
+from prunetime.mask import Mask
 from prunetime.pipeline import prune, stages, verify
 from prunetime.pipeline.run import Run
 from prunetime.pipeline.settings import EFFORTS, Effort, Settings
 from prunetime.pipeline.source import load_source
-from prunetime.pruning.importance import load_scores
 from prunetime.search.space import Space
 from prunetime.tasks.data import group_ids
 from prunetime.tasks.roles import group_hash_split
@@ -73,17 +72,16 @@ def baseline(origin: Run, run: Run, settings: Settings, kind: str) -> dict[str, 
     found = origin.read("search.json")
     evaluation = found["baselines"][kind]
     run.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("importance.safetensors", "profile.json"):
-        shutil.copyfile(origin.path(name), run.path(name))
-    if not run.path("teacher").exists():
-        shutil.copytree(origin.path("teacher"), run.path("teacher"))
+    shutil.copyfile(origin.path("profile.json"), run.path("profile.json"))
+    for name in prune.MODELS_FOR_PICK:
+        if not run.path(name).exists():
+            shutil.copytree(origin.path(name), run.path(name))
     source = load_source(settings, run.reporter.say)
-    dense = artifact.read(run.path("teacher"))
+    dense, whole = (artifact.read(run.path(name)) for name in prune.MODELS_FOR_PICK)
     dims = dense.manifest.config.dims
-    mask = rank(load_scores(run.path("importance.safetensors"), dims), Space(dims).spec(tuple(evaluation["genome"])))
-    run.write("mask.json", mask.to_json())
+    run.write("mask.json", Mask.first(Space(dims).spec(tuple(evaluation["genome"])), dims).to_json())
     run.write("search.json", found | {"chosen": evaluation})
-    stages.tune(run, source, settings, dense, {"model": settings.model, "seed": settings.seed})
+    stages.tune(run, source, settings, dense, whole, {"model": settings.model, "seed": settings.seed})
     verify.verify(run, source, settings, dense)
     return verified(run)
 
