@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import commit
 
 from prunetime.artifact import write_json, write_text
 from prunetime.machine import this_machine
@@ -210,7 +211,7 @@ def _measure(model: str, cell: str, threads: int, against: str) -> Row | None:
     if ran.returncode:
         return None
     rows = json.loads(ran.stdout.strip().splitlines()[-1])["rows"]
-    return {"command": " ".join(["prunetime", *arguments]), "commit": _commit(), "rows": rows}
+    return {"command": " ".join(["prunetime", *arguments]), "commit": commit(), "rows": rows}
 
 
 def _resumed() -> list[Row]:
@@ -222,10 +223,6 @@ def _resumed() -> list[Row]:
         if (result["machine"]["id"], result["engine"]) == (machine["id"], engine):
             here = result
     return [*(result for result in machines if result["machine"]["id"] != machine["id"]), here]
-
-
-def _commit() -> str:
-    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 
 def _names(known: Sequence[str]) -> Any:

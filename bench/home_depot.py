@@ -13,11 +13,11 @@ import argparse
 import dataclasses
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import commit
 
 from prunetime import artifact
 from prunetime.artifact import write_json
@@ -120,7 +120,7 @@ def main() -> None:
     )
     result: dict[str, Any] = {
         "machine": this_machine().to_json(),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit(),
         "command": f"bench/home_depot.py --data HOME_DEPOT --rows {options.rows} --tune-rows {options.tune_rows}",
         "effort": dataclasses.asdict(effort),
         "budgets": {},

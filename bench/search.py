@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 from home_depot import settings_of
 from numpy.typing import NDArray
+from provenance import commit
 from scipy.stats import binomtest
 from search_methods import ABLATIONS, METHODS, Method, Problem
 from search_surrogate import Surrogate, error
@@ -242,9 +242,8 @@ def main() -> None:
                 reached, p = row["evaluations_to_reference"] or "-", found["sign_test"].get(name, 1.0)
                 print(f"{share} {name:14}{row['mean_best']:9.4f}   {low:.4f} to {high:.4f}   {reached:>5}   p {p:.4f}")
         print(result["surrogate"])
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
         command = " ".join(["bench/search.py", *sys.argv[1:]])
-        provenance = {"machine": this_machine().to_json(), "commit": commit, "command": command}
+        provenance = {"machine": this_machine().to_json(), "commit": commit(), "command": command}
         write_json(RESULTS / "search_surrogate.json", provenance | {"result": result})
         if options.json:
             print(json.dumps(result))

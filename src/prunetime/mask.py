@@ -17,6 +17,11 @@ Bools = NDArray[np.bool_]
 PARTS = ("heads", "attention_rows", "ffn", "ffn_rows")
 
 
+def part_widths(dims: Dims) -> dict[str, int]:
+    """How many there are of each of `PARTS` in a layer of the unpruned encoder."""
+    return dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
+
+
 @dataclass(frozen=True)
 class BlockMask:
     """Which blocks of `rows` x `columns` weights of a matrix are kept: `kept` is [row blocks, column blocks]."""
@@ -90,8 +95,7 @@ class Mask:
     @classmethod
     def first(cls, spec: ArchSpec, dims: Dims) -> Mask:
         """Keeps the first heads and rows of every layer, as many as `spec` says."""
-        widths = zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True)
-        falling = {name: -np.arange(width, dtype=np.float64) for name, width in widths}
+        falling = {name: -np.arange(width, dtype=np.float64) for name, width in part_widths(dims).items()}
         return rank([falling] * dims.layers, spec)
 
     def spec(self) -> ArchSpec:
@@ -100,7 +104,7 @@ class Mask:
     def check(self, dims: Dims) -> None:
         """Raises InputError where the arrays or the counts do not fit `dims`."""
         for index, layer in enumerate(self.layers):
-            for name, width in zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True):
+            for name, width in part_widths(dims).items():
                 got = len(getattr(layer, name))
                 if got != width:
                     raise InputError(f"layer {index}: mask of {name} has {got} entries, the encoder {width}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunetime.arch import Dims
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, BlockMask, Mask
+from prunetime.mask import PARTS, BlockMask, Mask, part_widths
 
 SIDES = {
     "query": ("heads", None),
@@ -94,7 +94,7 @@ def from_mask(mask: Mask) -> list[LayerGates]:
 
 def ones(dims: Dims, batch: int | None = None, requires_grad: bool = True) -> list[LayerGates]:
     """Gates that change nothing, [n], or [batch, n] for the gradient of each sample's loss with respect to them."""
-    widths = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
+    widths = part_widths(dims)
     rows = () if batch is None else (batch,)
 
     def layer() -> LayerGates:

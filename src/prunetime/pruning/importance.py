@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunetime.arch import Dims
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, Scores
+from prunetime.mask import PARTS, Scores, part_widths
 from prunetime.models.encoder import SequenceClassifier
 from prunetime.models.gates import ones
 from prunetime.training.batches import TrainingData
@@ -47,7 +47,7 @@ def measure_importance(
     `on_progress` gets (rows done, rows in all).
     """
     dims = model.config.dims
-    widths = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
+    widths = part_widths(dims)
     scores: Scores = [{name: np.zeros(width) for name, width in widths.items()} for _ in range(dims.layers)]
     chosen = np.random.default_rng(seed).permutation(len(data))[:rows]
     chosen = chosen[np.argsort(data.tokens.lengths[chosen], kind="stable")]
@@ -76,7 +76,7 @@ def save_scores(scores: Scores, path: Path) -> None:
 
 def load_scores(path: Path, dims: Dims) -> Scores:
     """Raises InputError where the file is damaged or holds the scores of another encoder."""
-    widths = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
+    widths = part_widths(dims)
     expected = {f"layers.{i}.{name}": (width,) for i in range(dims.layers) for name, width in widths.items()}
     try:
         arrays = load_file(path)

@@ -32,7 +32,7 @@ SEEDED = 0.25
 """Share of the initial population taken from the best baselines."""
 
 ELSEWHERE_BINS = np.linspace(0.5, 1.1, 7)
-"""Edges of the latency bins of those children, in budgets."""
+"""Edges of the latency bins of children for other budgets than the searched one, in budgets."""
 
 ATTEMPTS = 50
 """Rounds of proposals that may be infeasible or already scored before a generation is taken as it is."""

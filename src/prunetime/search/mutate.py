@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from prunetime.search.policy import Context, Edit, Lesson, Policy, learn
@@ -96,11 +95,10 @@ class ReinforcedMutator:
     def preferences(self, genome: Genome, target_us: float) -> NDArray[np.float64]:
         """[genes, 2]: how likely the first edit of `genome` is to lower each gene, and to raise it."""
         actions = self.policy.actions
-        with torch.no_grad():
-            logs = self.policy.log_probabilities([Context(genome, self.latency(genome), target_us)])[0]
+        (logs,) = self.policy.fixed_log_probabilities([Context(genome, self.latency(genome), target_us)])
         rises = actions.level > np.array(genome)[actions.gene]
         found = np.zeros((len(genome), 2))
-        np.add.at(found, (actions.gene, rises.astype(np.intp)), np.nan_to_num(logs.exp().double().numpy()))
+        np.add.at(found, (actions.gene, rises.astype(np.intp)), np.nan_to_num(np.exp(logs)))
         return found
 
     def _touched(self, edits: Sequence[Edit]) -> tuple[int, ...]:

@@ -158,8 +158,7 @@ class Policy:
 
     def choose(self, contexts: Sequence[Context], rng: np.random.Generator) -> list[Edit | None]:
         """An action in each of n contexts, drawn from the policy, or None where none is allowed."""
-        with training_on(1), torch.no_grad():  # an edit must not depend on the number of cores
-            logs = self.log_probabilities(contexts).double().numpy()
+        logs = self.fixed_log_probabilities(contexts)
         rising = np.cumsum(np.nan_to_num(np.exp(logs)), axis=1)
         drawn = rng.random(len(rising)) * rising[:, -1]
         edits: list[Edit | None] = []
@@ -171,6 +170,11 @@ class Policy:
             chosen = min(int(np.searchsorted(sums, at, side="right")), int(allowed[-1]))  # the last sum is rounded
             edits.append(Edit(context, chosen, float(log[chosen])))
         return edits
+
+    def fixed_log_probabilities(self, contexts: Sequence[Context]) -> NDArray[np.float64]:
+        """`log_probabilities` without gradients, on one thread: an edit must not depend on the number of cores."""
+        with training_on(1), torch.no_grad():
+            return np.asarray(self.log_probabilities(contexts).double().numpy(), np.float64)
 
     def log_probabilities(self, contexts: Sequence[Context]) -> Tensor:
         """[n, actions]; minus infinity where an action is not allowed, not a number where none is."""

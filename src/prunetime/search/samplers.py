@@ -69,7 +69,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
     def reseed_rng(self) -> None:
         self._reseed(None)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> SpaceOfStudy:  # noqa: ARG002
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> SpaceOfStudy:  # noqa: ARG002 (Optuna's signature)
         if len(study.directions) != 1:
             raise ValueError(f"{type(self).__name__} is for one objective; this study has {len(study.directions)}")
         found = self._spaces.calculate(study)
@@ -95,7 +95,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
 
     def sample_independent(
         self,
-        study: Study,  # noqa: ARG002
+        study: Study,  # noqa: ARG002 (Optuna's signature)
         trial: FrozenTrial,
         param_name: str,
         param_distribution: BaseDistribution,
