@@ -18,7 +18,7 @@ from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import SearchSettings, depth_baselines, search, uniform_baselines
 from prunetime.search.mutate import Child, Mutator, ReinforcedMutator, UniformMutator
 from prunetime.search.policy import Lesson, Policy, PolicySettings
-from prunetime.search.space import Genome, Space, fit_to
+from prunetime.search.space import TOKEN_LEVELS, Genome, Space, fit_to
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,19 @@ def uniform(problem: Problem, _: int, __: int) -> list[Evaluation]:
     return scored(problem, uniform_baselines(problem.space, problem.predict, problem.budget_us))
 
 
+def uniform_dropping(space: Space, latency: Callable[[Genome], float], budget_us: float) -> list[Genome]:
+    """Equal-layer genomes of a space with dropped tokens, every level of tokens with the largest widths that fit it."""
+    widths, found = Space(space.dims), []
+    for level in range(1 + TOKEN_LEVELS):
+        tokens = (level,) * (space.dims.layers - 1)
+
+        def predict(spec: ArchSpec, tokens: Genome = tokens) -> float:
+            return latency((*widths.genome(spec), *tokens))
+
+        found += [(*genome, *tokens) for genome in uniform_baselines(widths, predict, budget_us)]
+    return found
+
+
 def depth(problem: Problem, _: int, __: int) -> list[Evaluation]:
     return scored(problem, depth_baselines(problem.space, problem.predict, problem.budget_us))
 
@@ -122,15 +135,15 @@ def depth(problem: Problem, _: int, __: int) -> list[Evaluation]:
 def greedy(problem: Problem, _: int, __: int) -> list[Evaluation]:
     """Takes away, one at a time, the tile or head that loses least importance for its microseconds (in the manner of
     Kwon et al., arXiv 2204.09656)."""
-    cost = problem.space.genes(problem.latency, problem.importance).cost
     mass = [
         part for layer in problem.importance for part in (of_tiles(layer["heads"], 1), of_tiles(layer["ffn"], TILE))
     ]
+    cost = problem.space.genes(problem.latency, problem.importance).cost[: len(mass)]  # all tokens stay
     genome = list(problem.space.levels)
     while problem.latency(tuple(genome)) > problem.budget_us:
         lost = [
             part[at - 1] / max(us[at] - us[at - 1], 1e-9) if at else np.inf
-            for at, part, us in zip(genome, mass, cost, strict=True)
+            for at, part, us in zip(genome, mass, cost, strict=False)
         ]
         genome[int(np.argmin(lost))] -= 1
     return scored(problem, [tuple(genome)])

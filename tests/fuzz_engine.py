@@ -228,12 +228,13 @@ def encoder_of(case: Case, choices: Choices) -> Any:
 
 def select(encoder: Any, choices: Choices) -> None:
     counts = [[layer[0] for layer in encoder.layer_counts], [layer[2] for layer in encoder.layer_counts]]
+    tokens = [choices.of((1.0, 1.0, 1.0, 0.5, 0.125, *FLOATS)) for _ in encoder.layer_counts]
     for count in counts:
         for layer in range(len(count)):
             count[layer] = choices.index(count[layer] + 1) if choices.index(8) < 7 else choices.of(INTEGERS)
         if choices.index(16) == 15:
             count.append(0)
-    encoder.select(*counts)
+    encoder.select(*counts, tokens)
 
 
 def batch_of(config: EncoderConfig, choices: Choices) -> list[Any]:

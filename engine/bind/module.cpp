@@ -164,10 +164,10 @@ class SharedEncoder {
     encoder_ = std::make_unique<Encoder>(encoder_config, run_plan, given.arrays, threads, kernels);
   }
 
-  void select(const std::vector<int>& heads, const std::vector<int>& ffn) {
+  void select(const std::vector<int>& heads, const std::vector<int>& ffn, const std::vector<double>& tokens) {
     const nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
-    encoder_->select(heads, ffn);
+    encoder_->select(heads, ffn, tokens);
   }
 
   auto forward(nb::handle ids, nb::handle types, nb::handle offsets) {
@@ -262,7 +262,7 @@ NB_MODULE(_engine, m) {
   nb::class_<SharedEncoder>(m, "Encoder")
       .def(nb::init<const nb::dict&, const nb::dict&, const nb::dict&, int, const std::string&>(), nb::arg("config"),
            nb::arg("plan"), nb::arg("weights"), nb::arg("threads"), nb::arg("isa") = "")
-      .def("select", &SharedEncoder::select, nb::arg("heads"), nb::arg("ffn"))
+      .def("select", &SharedEncoder::select, nb::arg("heads"), nb::arg("ffn"), nb::arg("tokens"))
       .def("forward", &SharedEncoder::forward, nb::arg("ids").none(), nb::arg("types").none(),
            nb::arg("offsets").none())
       .def("forward_timed", &SharedEncoder::forward_timed, nb::arg("ids").none(), nb::arg("types").none(),

@@ -410,7 +410,7 @@ void Encoder::take_workspaces() {
   const auto encoded = [&](int width) -> EncodedRows {
     return {reinterpret_cast<std::byte*>(floats(width)), arena_.take<float>(tokens), arena_.take<std::int32_t>(tokens)};
   };
-  const std::size_t received = model_.plan.drops() ? tokens * static_cast<std::size_t>(config().heads) : 0;
+  const std::size_t received = config().token_rows ? 0 : tokens * static_cast<std::size_t>(config().heads);
   for (int worker = 0; worker < pool_.size(); ++worker) {
     workspaces_.push_back({.hidden = floats(config().hidden),
                            .spare = floats(config().hidden),

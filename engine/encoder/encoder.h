@@ -26,7 +26,9 @@ class Encoder {
   Encoder(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, int threads, const Kernels& kernels);
 
   // Runs only the first heads and FFN rows of every layer from now on. Throws Error where there are not so many.
-  void select(const std::vector<int>& heads, const std::vector<int>& ffn) { model_.use(heads, ffn); }
+  void select(const std::vector<int>& heads, const std::vector<int>& ffn, const std::vector<double>& tokens) {
+    model_.use(heads, ffn, tokens);
+  }
 
   // logits[rows, outputs], or [tokens, outputs] where the config says token_rows.
   // The batch must have passed check(). One call at a time. Allocates nothing.
@@ -56,7 +58,7 @@ class Encoder {
     float* update;         // [tokens][hidden]
     EncodedRows input;     // [tokens][what a matrix reads]
     EncodedRows pooled;    // [tokens][hidden]
-    float* received;       // [heads][tokens] attention, where tokens are dropped
+    float* received;       // [heads][tokens] attention, where tokens can be dropped
     std::int32_t* kept;    // [tokens]
     std::int32_t* origin;  // [2][tokens] which token of the batch a row is
   };

@@ -120,7 +120,7 @@ Model::Model(const EncoderConfig& encoder_config, const Plan& run_plan, const Ar
   }
 }
 
-void Model::use(const std::vector<int>& heads, const std::vector<int>& ffn) {
+void Model::use(const std::vector<int>& heads, const std::vector<int>& ffn, const std::vector<double>& tokens) {
   if (heads.size() != layers.size() || ffn.size() != layers.size()) {
     throw Error("select: " + std::to_string(heads.size()) + " layers, the encoder has " + std::to_string(layers.size()));
   }
@@ -130,12 +130,14 @@ void Model::use(const std::vector<int>& heads, const std::vector<int>& ffn) {
                   ", which has " + std::to_string(stored));
     }
   };
+  Plan wanted{.precision = plan.precision, .tokens = tokens};
+  wanted.check(config);
   for (std::size_t i = 0; i < layers.size(); ++i) {
     check("heads", i, heads[i], layers[i].attention ? layers[i].attention->heads : 0);
     check("FFN rows", i, ffn[i], layers[i].ffn ? layers[i].ffn->rows : 0);
     if (layers[i].attention) layers[i].attention->end.output.check_inner(heads[i] * config.head_dim);
     if (layers[i].ffn) layers[i].ffn->end.output.check_inner(ffn[i]);
-    if (plan.drops(static_cast<int>(i)) && heads[i] == 0) {
+    if (wanted.drops(static_cast<int>(i)) && heads[i] == 0) {
       throw Error("select: layer " + std::to_string(i) + " drops tokens and needs a head to choose them by");
     }
   }
@@ -151,6 +153,7 @@ void Model::use(const std::vector<int>& heads, const std::vector<int>& ffn) {
       layer.used_rows = ffn[i];
     }
   }
+  plan = std::move(wanted);
 }
 
 Precision Model::next_precision(int layer, bool after_ffn) const {

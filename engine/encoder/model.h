@@ -48,8 +48,9 @@ struct Model {
   // Throws Error where the arrays are not an encoder of `config`.
   Model(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, const Kernels& kernels);
 
-  // Runs only the first heads and FFN rows of every layer from now on. Throws Error where there are not so many.
-  void use(const std::vector<int>& heads, const std::vector<int>& ffn);
+  // Runs only the first heads and FFN rows of every layer from now on, and keeps these fractions of the tokens. Throws
+  // Error where there are not so many.
+  void use(const std::vector<int>& heads, const std::vector<int>& ffn, const std::vector<double>& tokens);
 
   EncoderConfig config;
   Plan plan;

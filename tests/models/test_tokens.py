@@ -24,7 +24,7 @@ def test_what_stays_is_what_stays_of_each_sequence_alone(seed, lengths, share, s
     received = rng.integers(0, 3, mask.shape).astype(np.float64)  # many ties; padding may have received the most
     kinds = kinds_of(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)), separator)
     kept = most_attended(torch.from_numpy(received), kinds, share)
-    assert kept.shape == (len(lengths), max(tokens_kept(share, length) for length in lengths))
+    assert kept.shape == (len(lengths), tokens_kept(share, longest))
     for row, length in enumerate(lengths):
         count = tokens_kept(share, length)
         expected = most_attended_of_one(received[row, :length], ids[row, :length], count, separator)

@@ -19,7 +19,7 @@ from prunetime.tasks.metrics import metric
 def test_it_scores_what_gated_torch_scores(kind, name, sign):
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=3, outputs=1)
-    dims, space = config.dims, Space(config.dims)
+    dims, space = config.dims, Space(config.dims, tokens=True)
     weights = random_weights(config, ArchSpec.full(dims), rng)
     widths = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
     importance = [{part: rng.random(width) for part, width in widths.items()} for _ in range(dims.layers)]

@@ -15,7 +15,8 @@ def dims(layers: int = 3, heads: int = 4, ffn: int = 128) -> Dims:
     return Dims(layers=layers, hidden=64, heads=heads, head_dim=16, ffn=ffn, vocabulary=50, positions=32)
 
 
-spaces = st.builds(dims, st.integers(1, 5), st.integers(1, 6), st.integers(1, 200)).map(Space)
+sizes = st.builds(dims, st.integers(1, 5), st.integers(1, 6), st.integers(1, 200))
+spaces = st.builds(Space, sizes, st.booleans())
 
 
 @given(spaces, st.integers(0, 2**32 - 1))
@@ -23,13 +24,23 @@ def test_every_genome_is_a_spec_that_fits_and_comes_back(space, seed):
     genome = space.random(np.random.default_rng(seed))
     spec = space.spec(genome)
     spec.check(space.dims)
-    assert space.genome(spec) == genome
+    assert space.spec(space.genome(spec)) == spec
+    assert space.genome(spec) == genome or any(not layer.has_attention for layer in spec.layers)
 
 
 @given(spaces)
 def test_the_highest_levels_are_the_full_encoder_and_zeros_the_floor(space):
     assert space.spec(space.levels) == ArchSpec.full(space.dims)
     assert space.spec((0,) * len(space.levels)) == ArchSpec.floor(space.dims)
+
+
+def test_tokens_are_kept_in_eighths_by_every_layer_but_the_last():
+    space = Space(dims(), tokens=True)
+    assert space.levels == (4, 4, 4, 4, 4, 4, 7, 7)
+    assert [layer.tokens for layer in space.spec((4, 4, 4, 4, 4, 4, 0, 5)).layers] == [1 / 8, 6 / 8, 1.0]
+    without_attention = space.spec((0, 4, 4, 4, 4, 4, 0, 5))
+    assert [layer.tokens for layer in without_attention.layers] == [1.0, 6 / 8, 1.0]
+    assert space.genome(without_attention) == (0, 4, 4, 4, 4, 4, 7, 5)
 
 
 def test_a_width_that_is_no_multiple_of_the_tile_is_the_last_level():
@@ -50,6 +61,13 @@ def test_uniform_genomes_are_every_pair_of_levels_once():
     genomes = list(space.uniform())
     assert len(set(genomes)) == len(genomes) == 3 * 3
     assert all(len(set(pairwise(genome[0::2]))) == 1 for genome in genomes)
+
+
+def test_uniform_and_depth_genomes_keep_all_tokens():
+    space = Space(dims(), tokens=True)
+    genomes = [*space.uniform(), *space.depth(2, limit=10)]
+    assert len(genomes) == 5 * 5 + 3
+    assert all(layer.tokens == 1.0 for genome in genomes for layer in space.spec(genome).layers)
 
 
 @pytest.mark.parametrize("kept", range(5))

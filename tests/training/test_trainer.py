@@ -18,6 +18,7 @@ from prunetime.models.prefix import run_prefix
 from prunetime.models.tokens import kinds_of
 from prunetime.runtime.ragged import Ragged
 from prunetime.search.elastic import Sandwich
+from prunetime.search.space import Space
 from prunetime.task import Task
 from prunetime.training.batches import LengthBucketedBatches, TrainingData
 from prunetime.training.distill import Distillation
@@ -322,7 +323,7 @@ def test_random_tokens_of_two_texts_train_too(tmp_path):
 
 
 DIMS = Dims(**SIZES)
-SUB_NETWORKS = Sandwich(DIMS, 0.3)
+SUB_NETWORKS = Sandwich(Space(DIMS, tokens=True), 0.3, 12)
 SHALLOW = ArchSpec.of(DIMS, [0, 1], [64, 0])
 
 

@@ -44,6 +44,7 @@ AS_GIVEN = (
     "precision",
     "max_loss",
     "importance",
+    "tokens",
 )
 
 
@@ -80,6 +81,7 @@ AS_GIVEN = (
     show_default=True,
     help="What heads and rows are ordered by.",
 )
+@click.option("--tokens", is_flag=True, help="Let the search drop tokens after a layer, too.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
 @json_option

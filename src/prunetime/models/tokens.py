@@ -27,14 +27,17 @@ def kinds_of(input_ids: Tensor, attention_mask: Tensor, separator: int | None) -
 def most_attended(received: Tensor, kinds: Tensor, share: float) -> Tensor:
     """Indices [batch, most kept], int64 and ascending, of the tokens that stay; -1 after the last of a sequence.
 
+    It has as many columns as a sequence without padding would keep: a GPU need not be asked for the longest.
+
     Of each sequence `share` of its tokens (see `tokens_kept`): by kind, then by the attention `received`
     [batch, tokens], then the lower index.
     """
     length = kinds.shape[1]
-    counts = [tokens_kept(share, int(own)) for own in (kinds != PADDING).sum(1).tolist()]
+    counts = (share * (kinds != PADDING).sum(1).double()).ceil().clamp(min=1)  # `tokens_kept` of every sequence
+    most = tokens_kept(share, length)
     order = received.argsort(dim=1, descending=True, stable=True)
-    order = order.gather(1, kinds.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, : max(counts)]
-    beyond = torch.arange(order.shape[1], device=order.device) >= torch.tensor(counts, device=order.device)[:, None]
+    order = order.gather(1, kinds.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :most]
+    beyond = torch.arange(most, device=order.device) >= counts[:, None]
     kept = order.masked_fill(beyond, length).sort(dim=1).values
     return kept.masked_fill(kept == length, -1)
 

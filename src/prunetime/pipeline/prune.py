@@ -52,7 +52,7 @@ def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | Non
         if result := _finished(run):
             return result
         plan = stages.search_plan(run, source, settings)
-        latency = stages.profile(run, source, settings.budget, plan, profile)
+        latency = stages.profile(run, source, settings, plan, profile)
         dense = stages.teacher(run, source, settings, plan, inputs)
         stages.importance(run, source, settings, dense, inputs)
         whole = stages.elastic(run, source, settings, dense, latency)
@@ -93,7 +93,7 @@ def pick(origin: Path, amount: Budget, out: Path, reporter: Reporter) -> dict[st
                     shutil.copytree(before.path(name), temporary, dirs_exist_ok=True)
         dense, whole = (artifact.read(run.path(name)) for name in MODELS_FOR_PICK)
         plan = dense.manifest.plan
-        latency = stages.profile(run, source, budget, plan, before.path("profile.json"))
+        latency = stages.profile(run, source, settings, plan, before.path("profile.json"))
 
         def choose(target_us: float) -> None:
             def work(_: Progress) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, get_args
 
-from prunetime.arch import strict_keys
+from prunetime.arch import Dims, strict_keys
 from prunetime.budget import Budget
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Precision
 from prunetime.pruning.importance import Criterion
+from prunetime.search.space import Space
 
 AUTO: Final = "auto"
 
@@ -57,7 +58,7 @@ class Settings:
 
     `slices` name parts of the test rows that are reported as well (`unseen:product_uid`). `precision` is that of every
     matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
-    `importance` is what heads and rows are ordered by.
+    `importance` is what heads and rows are ordered by; with `tokens` the search chooses tokens to drop, too.
     """
 
     model: str
@@ -76,6 +77,7 @@ class Settings:
     precision: Precision | Literal["auto"] = "fp32"
     max_loss: float = 0.002
     importance: Criterion = "fisher"
+    tokens: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in (*PRECISIONS, AUTO):
@@ -86,6 +88,10 @@ class Settings:
             raise InputError(f"importance is {self.importance!r}; it must be {' or '.join(get_args(Criterion))}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2147483647")
+
+    def space(self, dims: Dims) -> Space:
+        """What the search chooses from."""
+        return Space(dims, self.tokens)
 
     def with_budget(self, budget: Budget) -> Settings:
         return replace(self, budget=budget)

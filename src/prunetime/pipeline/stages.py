@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from prunetime import __version__, artifact
 from prunetime.arch import ArchSpec
-from prunetime.budget import Budget
 from prunetime.errors import InputError
 from prunetime.mask import Mask
 from prunetime.models.compact import compact, ordered
@@ -33,7 +32,7 @@ from prunetime.search.evaluate import ElasticScorer, ScoringRows
 from prunetime.search.evolution import SearchSettings, State, finalists, rescore, search
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
-from prunetime.search.space import Genome, Space
+from prunetime.search.space import Genome
 from prunetime.tasks.metrics import evaluate
 
 if TYPE_CHECKING:
@@ -67,23 +66,28 @@ def search_plan(run: Run, source: Source, settings: Settings) -> Plan:
     return Plan.from_json(run.read("plan.json"))
 
 
-def profile(run: Run, source: Source, budget: Budget, plan: Plan, given: Path | None) -> LatencyProfile:
+def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Path | None) -> LatencyProfile:
     """Measures this machine, or takes the recorded profile `given`; refuses a budget below the floor.
 
     Raises:
-        ProfileError: the given profile is of another machine, engine build, model or setting.
+        ProfileError: the given profile is of another machine, engine build, model or setting, or dropped tokens are
+            wanted of a head that reads every token's row.
         InputError: the budget is below the latency of the model with every layer gone.
     """
-    config = source.pretrained.config
+    config, budget, tokens = source.pretrained.config, settings.budget, settings.tokens
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
-    inputs = {"key": digest_of(asdict(key)), "given": given.read_text() if given and given.is_file() else None}
+    inputs = {
+        "key": digest_of(asdict(key)),
+        "tokens": tokens,
+        "given": given.read_text() if given and given.is_file() else None,
+    }
 
     def work(progress: Progress) -> None:
         if given:
             recorded = profiling.read(given, key)
         else:
             tokenizer, pair = source.tokenizer, source.task.pair
-            recorded = profiling.record(config, tokenizer, pair, budget, plan=plan, on_progress=progress)
+            recorded = profiling.record(config, tokenizer, pair, budget, plan=plan, tokens=tokens, on_progress=progress)
         run.write("profile.json", recorded.to_json())
 
     run.do("profile", "Profile this machine" if given is None else f"Read {given}", inputs, ["profile.json"], work)
@@ -125,10 +129,15 @@ def teacher(run: Run, source: Source, settings: Settings, plan: Plan, inputs: Ma
 
 def training_settings(settings: Settings, epochs: float, learning_rate: float) -> TrainingSettings:
     """What teacher and sub-network are trained with."""
-    from prunetime.training.trainer import TrainingSettings, best_precision
+    from prunetime.training.trainer import TrainingSettings, best_device, best_precision
 
     return TrainingSettings(
-        epochs, learning_rate=learning_rate, seed=settings.seed, threads=THREADS, precision=best_precision()
+        epochs,
+        learning_rate=learning_rate,
+        seed=settings.seed,
+        threads=THREADS,
+        precision=best_precision(),
+        device=best_device(),
     )
 
 
@@ -159,7 +168,7 @@ def elastic(
     effort, budget, config = settings.effort, settings.budget, dense.manifest.config
     _, dense_us = latency.floor_and_dense(budget)
     smallest = min(1.0, max(SMALLEST, round(budget.resolve(dense_us) / dense_us / 2, 2)))
-    sub_networks = Sandwich(config.dims, smallest)
+    sub_networks = Sandwich(settings.space(config.dims), smallest, budget.seq_len)
 
     def work(progress: Progress) -> None:
         from prunetime.training.trainer import discard_checkpoints, fit
@@ -200,7 +209,7 @@ def choose(
     population after every generation: for every gene, how likely it is to be lowered and to be raised.
     What was evaluated is kept in `evaluations.jsonl`, which outlives a change of target.
     """
-    effort, space = settings.effort, Space(whole.manifest.config.dims)
+    effort, space = settings.effort, settings.space(whole.manifest.config.dims)
     digest = archive_digest(run, settings)
 
     def predict(spec: ArchSpec) -> float:
@@ -232,7 +241,7 @@ def choose(
 
 def leave_choice(run: Run, source: Source, settings: Settings, whole: artifact.Artifact, target_us: float) -> None:
     """Scores the archive's finalists again on more rows, and leaves the best as `mask.json` and `search.json`."""
-    effort, space = settings.effort, Space(whole.manifest.config.dims)
+    effort, space = settings.effort, settings.space(whole.manifest.config.dims)
     with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:
         chosen = finalists(archive, target_us, effort.finalists)
         if not chosen:

@@ -85,13 +85,16 @@ class Engine:
         return logits, nanoseconds / 1e3
 
     def select(self, spec: ArchSpec) -> None:
-        """Runs only the first heads and FFN rows of every layer, as many as `spec` says, until the next call.
+        """Runs only the first heads and FFN rows of every layer, and keeps as many tokens, as `spec` says, until the
+        next call.
 
         Raises:
-            EngineError: `spec` has more of them than this encoder, or cuts a block apart.
+            EngineError: `spec` has more of them than this encoder, cuts a block apart, or drops tokens without a head
+                to choose them by, or of a head that reads every token's row.
         """
+        heads, ffn, tokens = ([getattr(layer, name) for layer in spec.layers] for name in ("heads", "ffn", "tokens"))
         try:
-            self._encoder.select([layer.heads for layer in spec.layers], [layer.ffn for layer in spec.layers])
+            self._encoder.select(heads, ffn, tokens)
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec, Dims
+from prunetime.arch import ArchSpec
 from prunetime.errors import InputError
 from prunetime.search.space import Genome, Space, fit_to
 
@@ -17,37 +17,43 @@ NEAR = 1 / 6
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The sandwich rule (Yu and Huang, arXiv 1903.05134): every step trains the smallest and `random` others.
+    """The sandwich rule (Yu and Huang, arXiv 1903.05134): every step trains the smallest and `random`
+    others of `space`.
 
-    The smallest is the uniform structure of the share `smallest` of the weights. The others are random structures of
-    a share between that and 1, uniform in its logarithm, half of them near a uniform one. Shares are of the weights of
-    the layers and not of latency, so that training does not depend on the machine.
+    The smallest is the uniform structure of the share `smallest` of the operations. The others are random structures
+    of a share between that and 1, uniform in its logarithm, half of them near a uniform one, and half of those of a
+    space with dropped tokens without dropping any. Shares are of the operations on sequences of `length` tokens and not
+    of latency, so that training does not depend on the machine.
     """
 
-    dims: Dims
+    space: Space
     smallest: float
+    length: int
     random: int = 2
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.smallest <= 1.0 or self.random < 0:
-            raise InputError(f"{self}: smallest is a share of the weights above 0 and up to 1; random at least 0")
+        if not 0.0 < self.smallest <= 1.0 or self.length < 1 or self.random < 0:
+            raise InputError(
+                f"{self}: smallest is a share of the operations above 0 and up to 1; length at least 1, random 0"
+            )
 
     def smallest_spec(self) -> ArchSpec:
-        space = Space(self.dims)
+        space = Space(self.space.dims)
         return space.spec(_nearest(space, np.full(len(space.levels), self.smallest)))
 
     def draw(self, rng: np.random.Generator) -> list[ArchSpec]:
-        space = Space(self.dims)
-        dense = ArchSpec.full(self.dims).weights(self.dims)
-
-        def share_of(genome: Genome) -> float:
-            return space.spec(genome).weights(self.dims) / dense
-
+        dims = self.space.dims
+        dense = ArchSpec.full(dims).flops(dims, self.length)
         specs = [self.smallest_spec()]
         for _ in range(self.random):
+            space = self.space if rng.random() < 0.5 else Space(dims)
             share = float(np.exp(rng.uniform(np.log(self.smallest), 0.0)))
             even = rng.random() < 0.5
             start = _nearest(space, share + rng.uniform(-NEAR, NEAR, len(space.levels))) if even else space.random(rng)
+
+            def share_of(genome: Genome, space: Space = space) -> float:
+                return space.spec(genome).flops(dims, self.length) / dense
+
             fitted = fit_to(space.levels, share_of, start, share, rng)
             specs.append(space.spec(fitted[0] if fitted else start))
         return specs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations, product
 
 import numpy as np
@@ -15,7 +16,11 @@ from prunetime.errors import InputError
 from prunetime.mask import Scores
 
 Genome = tuple[int, ...]
-"""(heads of layer 0, FFN tiles of layer 0, heads of layer 1, FFN tiles of layer 1, ...)."""
+"""(heads of layer 0, FFN tiles of layer 0, heads of layer 1, FFN tiles of layer 1, ...) and, in a space with dropped
+tokens, the level of kept tokens of every layer but the last."""
+
+TOKEN_LEVELS = 7
+"""A layer keeps (1 + level) eighths of the tokens that come in."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +44,45 @@ USED = 0.97
 """A genome that uses at least this share of what it may cost is not grown any further."""
 
 
+@dataclass(frozen=True)
 class Space:
-    """Heads 0..H and FFN rows in tiles for every layer; all output rows kept.
+    """Heads 0..H and FFN rows in tiles for every layer, and with `tokens` the share of tokens that every layer but the
+    last keeps; all output rows kept.
 
-    `levels` [2 x layers] holds the highest value of each gene. A full FFN width that is no multiple of the tile is
-    the last level.
+    A full FFN width that is no multiple of the tile is the last level. The head reads what the last layer leaves, so
+    that dropping tokens there saves nothing.
     """
 
-    def __init__(self, dims: Dims) -> None:
-        self.dims = dims
-        self.levels: Genome = (dims.heads, math.ceil(dims.ffn / TILE)) * dims.layers
+    dims: Dims
+    tokens: bool = False
+
+    @cached_property
+    def levels(self) -> Genome:
+        """The highest value of each gene."""
+        widths = (self.dims.heads, math.ceil(self.dims.ffn / TILE)) * self.dims.layers
+        return widths + (TOKEN_LEVELS,) * (self.dims.layers - 1) * self.tokens
 
     def spec(self, genome: Genome) -> ArchSpec:
-        """Raises InputError where a gene is outside its levels."""
+        """Where a layer has no attention to choose by, all tokens stay, whatever the gene says.
+
+        Raises InputError where a gene is outside its levels.
+        """
         if len(genome) != len(self.levels) or not all(
             0 <= gene <= level for gene, level in zip(genome, self.levels, strict=True)
         ):
             raise InputError(f"genome {genome} is outside the space: genes go from 0 to {self.levels}")
-        return ArchSpec.of(self.dims, genome[0::2], (min(tiles * TILE, self.dims.ffn) for tiles in genome[1::2]))
+        of_widths, of_tokens = genome[: 2 * self.dims.layers], genome[2 * self.dims.layers :]
+        spec = ArchSpec.of(self.dims, of_widths[0::2], (min(t * TILE, self.dims.ffn) for t in of_widths[1::2]))
+        for index, level in enumerate(of_tokens):
+            if spec.layers[index].has_attention:
+                spec = spec.with_layer(index, tokens=(1 + level) / (1 + TOKEN_LEVELS))
+        return spec
 
     def genome(self, spec: ArchSpec) -> Genome:
         """Raises InputError where the spec is not in this space."""
-        genome = tuple(gene for layer in spec.layers for gene in (layer.heads, math.ceil(layer.ffn / TILE)))
+        widths = tuple(gene for layer in spec.layers for gene in (layer.heads, math.ceil(layer.ffn / TILE)))
+        kept = [round(layer.tokens * (1 + TOKEN_LEVELS)) - 1 for layer in spec.layers[:-1]]
+        genome = (*widths, *kept) if self.tokens else widths
         if len(spec.layers) != self.dims.layers or self.spec(genome) != spec:
             raise InputError(
                 f"{spec} is not in the search space: it has output rows, blocks or tokens pruned, or partial tiles"
@@ -73,7 +95,8 @@ class Space:
         `scores` are importance. Once elastic training has had its way, the first heads and rows do most of what all of
         them did, and a part that seemed to matter little matters more: so `mass` is the root of the importance of all
         heads (rows) of a layer, times the fourth root of the share that is kept. On 549 recorded genomes of MiniLM-L6
-        on Home Depot these powers order scores best (`bench/results/search_table.jsonl`).
+        on Home Depot these powers order scores best (`bench/results/search_table.jsonl`). Of tokens the same power is
+        kept; all tokens of a layer matter as much as an average part does.
         """
         full, layers = self.levels, range(self.dims.layers)
 
@@ -88,11 +111,15 @@ class Space:
 
         rising = [part for layer in scores for part in (kept(layer["heads"], 1), kept(layer["ffn"], TILE))]
         mass = [part[-1] ** 0.5 * (part / max(part[-1], TINY)) ** 0.25 for part in rising]
+        shares = np.arange(1, 2 + TOKEN_LEVELS) / (1 + TOKEN_LEVELS)
+        of_tokens = full[2 * len(layers) :]
+        mass += [np.mean([part[-1] for part in mass]) * shares**0.25] * len(of_tokens)
         total = sum(part[-1] for part in mass)
+        place = [i / max(1, len(layers) - 1) for i in layers]
         return Genes(
             full,
-            (0, 1) * len(layers),
-            tuple(i / max(1, len(layers) - 1) for i in layers for _ in range(2)),
+            (0, 1) * len(layers) + (2,) * len(of_tokens),
+            (*(at for at in place for _ in range(2)), *place[: len(of_tokens)]),
             tuple(costs(gene) for gene in range(len(full))),
             tuple(part / max(total, TINY) for part in mass),
         )
@@ -102,10 +129,10 @@ class Space:
         return tuple(int(gene) for gene in rng.integers(0, np.array(self.levels) + 1))
 
     def uniform(self) -> Iterator[Genome]:
-        """All layers equal: every pair of levels."""
+        """All layers equal and all tokens kept: every pair of levels."""
         heads, tiles = self.levels[:2]
         for pair in product(range(heads + 1), range(tiles + 1)):
-            yield pair * self.dims.layers
+            yield pair * self.dims.layers + self.levels[2 * self.dims.layers :]
 
     def depth(self, kept: int, limit: int) -> list[Genome]:
         """`kept` layers full and the others gone: every choice of layers, or `limit` fixed ones of more than that."""
@@ -115,8 +142,8 @@ class Space:
         else:
             rng = np.random.default_rng(kept)
             choices = {tuple(np.sort(rng.permutation(len(layers))[:kept]).tolist()) for _ in range(limit)}
-        full = self.levels[:2]
-        return sorted(tuple(gene for i in layers for gene in (full if i in c else (0, 0))) for c in choices)
+        full, tokens = self.levels[:2], self.levels[2 * len(layers) :]
+        return sorted((*(gene for i in layers for gene in (full if i in c else (0, 0))), *tokens) for c in choices)
 
 
 def fit_to(

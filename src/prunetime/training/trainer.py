@@ -29,13 +29,21 @@ from prunetime.training.losses import task_losses
 from prunetime.training.threads import training_on
 
 Precision = Literal["fp32", "bf16"]
+Device = Literal["cpu", "cuda"]
 
 COMPLETE = "complete"
 """Marker file of a checkpoint that is whole; written last."""
 
 
+def best_device() -> Device:
+    """A GPU where torch finds one. Training there is faster but not repeatable to the byte."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def best_precision() -> Precision:
-    """bf16 where this CPU multiplies it in hardware (AVX-512 BF16 or AMX), fp32 elsewhere."""
+    """bf16 where it is multiplied in hardware (a GPU, AVX-512 BF16 or AMX), fp32 elsewhere."""
+    if best_device() == "cuda":
+        return "bf16"
     cpu = torch.cpu
     return "bf16" if cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported() else "fp32"
 
@@ -52,8 +60,9 @@ class SubNetworks(Protocol):
 class TrainingSettings:
     """How to train. The learning rate rises over the `warmup` share of the steps and then falls to 0, both linearly.
 
-    `checkpoint_steps` is the number of steps between checkpoints. Weight decay is that of AdamW and applies to the
-    matrices only, not to embeddings, biases and norms. `distillation` is used where there is a teacher.
+    `threads` are those of the CPU. `checkpoint_steps` is the number of steps between checkpoints. Weight decay is that
+    of AdamW and applies to the matrices only, not to embeddings, biases and norms. `distillation` is used where there
+    is a teacher.
     """
 
     epochs: float
@@ -64,6 +73,7 @@ class TrainingSettings:
     seed: int = 0
     threads: int = 1
     precision: Precision = "fp32"
+    device: Device = "cpu"
     checkpoint_steps: int = 200
     distillation: Distillation = field(default_factory=Distillation)
 
@@ -95,9 +105,10 @@ def fit(
     With `sub_networks`, every step trains those of its prefixes as well, distilled from what the whole model says at
     that step (in-place distillation; Yu and Huang, arXiv 1903.05134).
 
-    Checkpoints go to `folder/checkpoints`. Killed at any point and called again with the same arguments, it ends in
-    the same weights, byte for byte, as an uninterrupted run with as many threads on the same CPU. The checkpoints
-    stay until `discard_checkpoints`, so that a kill between here and saving the model costs nothing either.
+    The models are on the CPU before and after. Checkpoints go to `folder/checkpoints`. Killed at any point and called
+    again with the same arguments, it ends in the same weights, byte for byte, as an uninterrupted run with as many
+    threads on the same CPU. The checkpoints stay until `discard_checkpoints`, so that a kill between here and saving
+    the model costs nothing either.
     `on_progress` gets (steps done, steps in all).
 
     Raises InputError where checkpoints of other data, settings or models are in the folder, and PrunetimeError where
@@ -107,6 +118,7 @@ def fit(
     _claim(checkpoints, _digest(model, data, settings, teacher, sub_networks))
     used, data = _with_used_vocabulary(data)
     with (
+        _on(settings.device, model, teacher),
         training_on(settings.threads),
         _word_rows(model, used),
         _word_rows(teacher, used) if teacher else nullcontext(),
@@ -154,7 +166,7 @@ class _Objective(nn.Module):
                 return loss
             return distilled_loss(loss, output, target, attention_mask, self._settings.distillation)
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.precision == "bf16"):
+        with torch.autocast(self._settings.device, torch.bfloat16, enabled=self._settings.precision == "bf16"):
             whole: Output = self.student(*inputs)
             with torch.no_grad():
                 target: Output | None = None if teacher is None else teacher(*inputs)
@@ -189,7 +201,7 @@ class _Loop(Trainer):
             save_steps=settings.checkpoint_steps,
             save_total_limit=2,  # while the newest is being written, the one before it must stay
             seed=settings.seed,
-            use_cpu=True,
+            use_cpu=settings.device == "cpu",
             logging_strategy="no",
             report_to=[],
             disable_tqdm=True,
@@ -272,6 +284,17 @@ def _with_used_vocabulary(data: TrainingData) -> tuple[NDArray[np.int32], Traini
 
 
 @contextmanager
+def _on(device: Device, *models: SequenceClassifier | None) -> Iterator[None]:
+    """Within, the models that are there are on the device."""
+    there = [model.to(device) for model in models if model]
+    try:
+        yield
+    finally:
+        for model in there:
+            model.cpu()
+
+
+@contextmanager
 def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[None]:
     """Within, the word table of `model` has only the rows `used`.
 
@@ -280,7 +303,7 @@ def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[N
     touches them all costs as much as a good part of the forward pass.
     """
     embedding, separator = model.embeddings.word, model.embeddings.separator
-    whole, rows = embedding.weight, torch.from_numpy(used.astype(np.int64))
+    whole, rows = embedding.weight, torch.from_numpy(used.astype(np.int64)).to(embedding.weight.device)
     embedding.weight = nn.Parameter(whole.detach()[rows])
     if separator is not None:
         model.embeddings.separator = int(np.searchsorted(used, separator)) if separator in used else None
