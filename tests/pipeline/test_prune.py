@@ -59,7 +59,7 @@ def check_front(run: Path) -> None:
             name: point[name] for name in ("predicted_us", "score")
         }
         assert 0 < point["ci95_us"][0] <= point["measured_us"] <= point["ci95_us"][1]
-        assert point["measured_us"] == pytest.approx(point["predicted_us"], rel=1.0)  # the machine may be busy
+        assert 1 / 3 < point["measured_us"] / point["predicted_us"] < 3  # the machine may be busy
     assert points[0]["measured_us"] < points[-1]["measured_us"]
     assert f"On the {len(points)} points that were timed" in (run / "report.html").read_text()
 

@@ -286,7 +286,12 @@ def test_measured_points_of_the_front_are_drawn_and_what_predictions_were_off_is
         )
     chosen = json.loads((run / "search.json").read_text())["chosen"]["genome"]
     assert [point["genome"] for point in points].count(chosen) == 1
-    (run / "front.json").write_text(json.dumps({"dense": {}, "points": []}))
+    assert "noisy" not in page.text.split("On the 6 points")[1].split("Finalists")[0]
+    front = json.loads((run / "front.json").read_text())
+    front["dense"]["noisy"] = True
+    (run / "front.json").write_text(json.dumps(front))
+    assert "6.4 % at worst. The machine was noisy then" in page_of(run).text
+    (run / "front.json").write_text(json.dumps(front | {"points": []}))
     with pytest.raises(InputError, match=r"front\.json is damaged"):
         render(run)
 
