@@ -141,13 +141,8 @@ def on_trajectories(prepared: Prepared, table: Sequence[Evaluation]) -> list[Gen
 
 def compare(seeds: Sequence[int], evaluations: int, methods: Mapping[str, Method]) -> dict[str, Any]:
     """Every method from every seed at every budget, on a surrogate of the table."""
-    latency = LatencyProfile.from_json(json.loads(PROFILE.read_text()))
-    space = Space(latency.key.dims)
-    with Archive(TABLE, json.loads(TABLE.read_text().splitlines()[0])["digest"]) as archive:
-        table = list(archive)
-    surrogate = Surrogate.fitted(space.levels, table, seed=1)
-    budget = Budget(share=1.0, seq_len=latency.key.tokens)
-    world = World(space, latency, budget, surrogate, load_scores(SCORES, space.dims))
+    table = recorded_table()
+    world = recorded_world(table)
     jobs = [(world, share, name, seed, evaluations) for share in SHARES for name in methods for seed in seeds]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         curves = dict(zip([job[1:4] for job in jobs], pool.map(_run, jobs), strict=True))
@@ -156,7 +151,21 @@ def compare(seeds: Sequence[int], evaluations: int, methods: Mapping[str, Method
         of_share = {name: np.array([curves[share, name, seed] for seed in seeds]) for name in methods}
         result[f"{share:.2f}"] = summary(of_share, evaluations)
     holm(result)
-    return result | {"surrogate": error(space.levels, table)}
+    return result | {"surrogate": error(world.space.levels, table)}
+
+
+def recorded_table() -> list[Evaluation]:
+    with Archive(TABLE, json.loads(TABLE.read_text().splitlines()[0])["digest"]) as archive:
+        return list(archive)
+
+
+def recorded_world(table: Sequence[Evaluation]) -> World:
+    """A surrogate of the `table`, with the profile and the importance that were recorded beside it."""
+    latency = LatencyProfile.from_json(json.loads(PROFILE.read_text()))
+    space = Space(latency.key.dims)
+    surrogate = Surrogate.fitted(space.levels, table, seed=1)
+    budget = Budget(share=1.0, seq_len=latency.key.tokens)
+    return World(space, latency, budget, surrogate, load_scores(SCORES, space.dims))
 
 
 @dataclass(frozen=True)

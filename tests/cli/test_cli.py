@@ -111,7 +111,7 @@ def test_profile_reports_its_error(inputs: Path, tmp_path: Path) -> None:
     result = answer("profile", "--model", inputs / "bert", "--seq-len", "24", "--specs", "5", *covered, "--out", out)
     assert result["dense_us"] > result["floor_us"] > 0
     assert result["noisy"] in (True, False)
-    assert set(result["error"]) == {"specs", "mape", "worst", "spearman", "within_5"}
+    assert set(result["error"]) == {"specs", "mape", "median", "worst", "spearman", "within_5"}
     profile = json.loads(out.read_text())
     assert (profile["key"]["tokens"], profile["key"]["precision"]) == (24, "int8")
     assert (profile["blocks"]["rows"], profile["tokens"]["counts"][-1]) == (32, 24)

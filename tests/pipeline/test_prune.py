@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from tiny import QUICK_PRUNETIME, last_object, prune_command, run_when_quiet
 
+from prunetime.pipeline.settings import EFFORTS
 from prunetime.tasks.synthetic import ad_relevance
 
-STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate", "tune", "verify")
+STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate", "front", "tune", "verify")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,34 @@ def test_the_result_is_measured_inside_the_budget(finished: tuple[Path, dict]) -
     assert {"all", "unseen:product_uid"} == set(verified["quality"])
     assert Path(result["report"]).read_text().startswith("<!DOCTYPE html>")
     assert not (out / "candidate").exists()
+
+
+def evaluated(run: Path) -> dict[tuple[int, ...], dict]:
+    lines = (run / "evaluations.jsonl").read_text().splitlines()[1:]
+    return {tuple(found["genome"]): found for found in map(json.loads, lines)}
+
+
+def check_front(run: Path) -> None:
+    """In front.json are, fastest first, the chosen evaluation and undominated ones, with what they measured."""
+    front = json.loads((run / "front.json").read_text())
+    search, found = json.loads((run / "search.json").read_text()), evaluated(run)
+    points = front["points"]
+    assert 2 <= len(points) <= 6
+    assert points == sorted(points, key=lambda point: point["predicted_us"])
+    assert search["chosen"]["genome"] in [point["genome"] for point in points]
+    for point in points:
+        assert point["genome"] in [*search["front"], search["chosen"]["genome"]]
+        assert {name: found[tuple(point["genome"])][name] for name in ("predicted_us", "score")} == {
+            name: point[name] for name in ("predicted_us", "score")
+        }
+        assert 0 < point["ci95_us"][0] <= point["measured_us"] <= point["ci95_us"][1]
+        assert 1 / 3 < point["measured_us"] / point["predicted_us"] < 3  # the machine may be busy
+    assert points[0]["measured_us"] < points[-1]["measured_us"]
+    assert f"On the {len(points)} points that were timed" in (run / "report.html").read_text()
+
+
+def test_points_of_the_front_are_measured(finished: tuple[Path, dict]) -> None:
+    check_front(finished[0])
 
 
 def test_the_artifact_scores_as_its_torch_twin_and_as_transformers(finished: tuple[Path, dict]) -> None:
@@ -112,14 +141,28 @@ def test_interrupting_leaves_a_run_that_resumes(inputs: Path, finished: tuple[Pa
     assert "run the same command again to resume" in errors
 
 
-def test_pick_takes_a_smaller_budget_off_the_archive(finished: tuple[Path, dict], tmp_path: Path) -> None:
-    pick = [*QUICK_PRUNETIME, "pick", str(finished[0]), "--latency", "55%", "--json",
-            "--out", str(tmp_path / "picked")]  # fmt: skip
-    ran = run_when_quiet(pick)
+def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_without_another_search(
+    finished: tuple[Path, dict], tmp_path: Path
+) -> None:
+    whole, out = finished[0], tmp_path / "picked"
+    ran = run_when_quiet([*QUICK_PRUNETIME, "pick", str(whole), "--latency", "49%", "--json", "--out", str(out)])
     assert ran.returncode == 0, ran.stderr
     result = last_object(ran.stdout)
-    assert result["pruned"]["params"] < result["dense"]["params"]
-    assert json.loads((tmp_path / "picked" / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.55
+    assert result["pruned"]["params"] < finished[1]["pruned"]["params"]
+    assert json.loads((out / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.49
+    assert (out / "evaluations.jsonl").read_bytes() == (whole / "evaluations.jsonl").read_bytes()
+    assert {path.stem for path in (out / "stages").iterdir()} == {
+        "profile",
+        "search",
+        "gate",
+        "front",
+        "tune",
+        "verify",
+    }
+    finalists = json.loads((out / "search.json").read_text())["finalists"]
+    assert 1 <= len(finalists) <= EFFORTS["quick"].finalists
+    assert {tuple(one["genome"]) for one in finalists} <= evaluated(whole).keys()
+    check_front(out)
 
 
 def test_a_budget_below_the_floor_is_refused_with_both_numbers_before_any_training(

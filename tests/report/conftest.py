@@ -17,12 +17,13 @@ from prunetime.artifact import write_json
 from prunetime.budget import Budget
 from prunetime.machine import this_machine
 from prunetime.mask import rank
+from prunetime.pipeline.front import POINTS, front_json, name_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.verify import judge, summaries
 from prunetime.runtime.latency import LatencyProfile, ProfileKey, ffn_level
 from prunetime.runtime.measure import summarise
 from prunetime.runtime.timing import SETTINGS, Timed
-from prunetime.search.archive import Archive, Evaluation
+from prunetime.search.archive import Archive, Evaluation, spread
 from prunetime.search.evolution import SearchSettings, finalists, rescore, search
 from prunetime.search.space import Genome, Space
 from prunetime.task import Task
@@ -68,6 +69,7 @@ def write_run(
             for kind in ("uniform", "depth")
         }
         front = [list(e.genome) for e in archive.front()]
+        points = spread(archive.front(), archive[chosen.genome], POINTS)
     spec = space.spec(chosen.genome)
     record = made_record(budget, dims, names)
     write_json(run / "run.json", record)
@@ -78,6 +80,7 @@ def write_run(
     found["chosen"], found["finalists"] = asdict(chosen), [asdict(e) for e in last]
     found["baselines"] = {kind: asdict(e) if e else None for kind, e in best.items()}
     write_json(run / "search.json", found)
+    write_json(run / "front.json", made_front(profile, points, budget))
     if attempts:
         write_json(run / "attempts.json", [{"measured_over_predicted": over} for over in attempts])
     gate = made_times(profile, spec, budget, 1.01)
@@ -142,6 +145,16 @@ def made_times(profile: LatencyProfile, spec: ArchSpec, budget: Budget, off: flo
             name: us * drift * (1.0 + rng.gamma(1.2, 0.008, (24, 40))) for name, us in middle.items()
         }
     return timed
+
+
+def made_front(profile: LatencyProfile, points: Sequence[Evaluation], budget: Budget) -> dict[str, Any]:
+    """The points take 1 % more than predicted, 2 % less, 3 % more, ..."""
+    space, samples = Space(profile.key.dims), {}
+    for index, point in enumerate(points):
+        off = 1.0 + 0.01 * (index + 1) * (-1) ** index
+        timed = made_times(profile, space.spec(point.genome), budget, off)[budget.scope, budget.condition]
+        samples |= {"dense": timed["dense"], name_of(point): timed["pruned"]}
+    return front_json(points, samples, budget.statistic, profile.floor_and_dense(budget)[1])
 
 
 def made_verification(

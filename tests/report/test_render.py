@@ -22,7 +22,16 @@ from prunetime.report.render import LayerDrawing, render
 MakeRun = Callable[..., Path]
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-FILES = ("run.json", "profile.json", "search.json", "evaluations.jsonl", "mask.json", "gate.json", "verify.json")
+FILES = (
+    "run.json",
+    "profile.json",
+    "search.json",
+    "evaluations.jsonl",
+    "mask.json",
+    "gate.json",
+    "front.json",
+    "verify.json",
+)
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
 
 
@@ -258,6 +267,33 @@ def test_what_the_policy_prefers_is_drawn_and_a_run_without_a_policy_has_no_such
     assert "generation 40, layer 1 heads: fewer 77.9%, more 1.0%" in page
     (run / "policy.json").unlink()
     assert "policy prefers" not in render(run).read_text()
+
+
+def test_measured_points_of_the_front_are_drawn_and_what_predictions_were_off_is_said(make_run: MakeRun) -> None:
+    run = make_run()
+    points = json.loads((run / "front.json").read_text())["points"]
+    assert len(points) == 6
+    page = page_of(run)
+    drawn = [attributes for attributes in page.all("polygon") if attributes.get("class") == "timed"]
+    assert len(drawn) == 2 * len(points) + 1  # for the page and for a phone, and in the legend
+    assert "On the 6 points that were timed, predictions are off by 3.5 % in the median and 6.4 % at worst" in page.text
+    for point, off in zip(points, ("−1.0", "+2.0", "−2.9", "+4.2", "−4.8", "+6.4"), strict=True):
+        assert f"{point['predicted_us']:,.0f} {point['measured_us']:,.0f}" in page.text
+        assert f"{off} %" in page.text
+        assert (
+            f"predicted {point['predicted_us']:,.0f} µs, measured {point['measured_us']:,.0f} µs"
+            in render(run).read_text()
+        )
+    chosen = json.loads((run / "search.json").read_text())["chosen"]["genome"]
+    assert [point["genome"] for point in points].count(chosen) == 1
+    assert "noisy" not in page.text.split("On the 6 points")[1].split("Finalists")[0]
+    front = json.loads((run / "front.json").read_text())
+    front["dense"]["noisy"] = True
+    (run / "front.json").write_text(json.dumps(front))
+    assert "6.4 % at worst. The machine was noisy then" in page_of(run).text
+    (run / "front.json").write_text(json.dumps(front | {"points": []}))
+    with pytest.raises(InputError, match=r"front\.json is damaged"):
+        render(run)
 
 
 @pytest.mark.parametrize("content", ["null", "[1]", '[{"generation": 1, "preferences": [[0.5, 0.5]]}]', "[{"])

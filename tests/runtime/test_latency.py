@@ -298,6 +298,15 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, content: str) -> N
         profiling.read(tmp_path / "profile.json", made_profile().key)
 
 
+def test_an_error_is_of_what_was_measured() -> None:
+    found = profiling.PredictionError.of(predicted=[0.20, 0.33, 0.392, 0.5], measured=[0.20, 0.30, 0.40, 0.5])
+    assert found.mape == pytest.approx(3.0)
+    assert found.median == pytest.approx(1.0)
+    assert found.worst == pytest.approx(10.0)
+    assert (found.specs, found.within_5) == (4, 0.75)
+    assert found.spearman == pytest.approx(1.0)
+
+
 def test_the_error_of_a_perfect_profile_is_small_and_of_a_wrong_one_large(recorded: LatencyProfile) -> None:
     specs = profiling.random_specs(DIMS, 6)
     wrong = replace(recorded, rest=(100 * recorded.units(ArchSpec.full(DIMS)),) * 2)

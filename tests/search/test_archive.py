@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetime.errors import InputError
-from prunetime.search.archive import Archive, Evaluation, elites
+from prunetime.search.archive import Archive, Evaluation, elites, spread
 
 FIRST = Evaluation((1, 2), 100.0, 0.7, "uniform")
 SECOND = Evaluation((0, 2), 80.0, 0.6, "evolution", 3, (1, 2))
@@ -104,6 +104,15 @@ def test_the_front_is_what_nothing_dominates(tmp_path_factory, rows):
             if not any(u <= us and s >= score and (u, s) != (us, score) for u, s in points)
         }
         assert [(e.predicted_us, e.score) for e in archive.front()] == sorted(undominated)
+
+
+def test_points_spread_over_a_front_have_its_ends_and_the_chosen_one():
+    front = [Evaluation((i, 0), us, us, "evolution") for i, us in enumerate([10.0, 11.0, 12.0, 29.0, 41.0, 50.0])]
+    beside = Evaluation((9, 9), 32.0, 0.0, "evolution")
+    assert [e.predicted_us for e in spread(front, beside, 3)] == [10.0, 32.0, 50.0]
+    assert [e.predicted_us for e in spread(front, front[4], 5)] == [10.0, 12.0, 29.0, 41.0, 50.0]
+    assert [e.predicted_us for e in spread(front, front[0], 2)] == [10.0, 50.0]
+    assert spread(front[:1], front[0], 6) == front[:1]
 
 
 @given(evaluations)

@@ -18,6 +18,7 @@ from prunetime.errors import BudgetError, InputError
 from prunetime.machine import this_machine
 from prunetime.pipeline import stages, verify
 from prunetime.pipeline.card import model_card
+from prunetime.pipeline.front import measure_front
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source, load_source, model_digest
@@ -169,6 +170,7 @@ def _into_budget(
         noisy = False
         last = len(attempts) + 1 == ATTEMPTS
         if verdict.measured <= SURE * verdict.limit or (last and verdict.ci95[0] <= verdict.limit):
+            measure_front(run, source, settings, latency, dense.manifest.plan)
             stages.tune(run, source, settings, dense, whole, {"model": settings.model, "seed": settings.seed})
             verdict = verify.verify(run, source, settings, dense)
             if verdict.met:

@@ -21,11 +21,11 @@ from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import THREADS
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import random_weights, setting_name
+from prunetime.runtime.latency import setting_name
 from prunetime.runtime.measure import Latency, pinned, ratio, summarise
 from prunetime.runtime.model import Model
 from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.timing import Job, Timed, calls_of, time_artifacts, time_settings
+from prunetime.runtime.timing import Job, Timed, calls_of_specs, time_artifacts, time_settings
 from prunetime.tasks.data import Examples
 from prunetime.tasks.metrics import Estimate, evaluate, evaluate_difference
 
@@ -123,10 +123,7 @@ def gate(run: Run, source: Source, budget: Budget, plan: Plan) -> Verdict:
 
     def work(progress: Progress) -> None:
         with pinned(budget.threads):
-            calls = {}
-            for name, spec in specs.items():
-                engine = Engine(config, random_weights(config, spec), budget.threads, spec=spec, plan=plan)
-                calls[name] = calls_of(engine, config, source.tokenizer, source.task.pair, budget)
+            calls = calls_of_specs(specs, config, source.tokenizer, source.task.pair, budget, plan)
             timed = time_settings(calls, Job({}, budget, ROUNDS // 2, CALLS // 2, seconds=0.0), progress)
         run.write("gate.json", asdict(judge(budget, timed)))
 

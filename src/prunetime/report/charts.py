@@ -12,7 +12,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from prunetime.mask import Bools, LayerMask
-from prunetime.report.findings import Evaluated, Interval, Preferences
+from prunetime.report.findings import Evaluated, Interval, Preferences, TimedPoint
 from prunetime.report.svg import (
     Scale,
     bar,
@@ -74,6 +74,7 @@ class SearchPlot:
     points: Sequence[Evaluated]
     front: Sequence[Evaluated]
     finalists: Sequence[Evaluated]
+    timed: Sequence[TimedPoint]
     chosen: Evaluated
     budget_us: float
     target_us: float
@@ -124,18 +125,23 @@ def intervals(
 
 
 def search_points(plot: SearchPlot, width: float) -> Markup:
-    """Predicted latency against quality of everything that was scored, the Pareto front and the budget."""
+    """Predicted latency against quality of everything that was scored, the Pareto front and the budget.
+
+    A diamond stands at the measured latency of a point, and a line leads to it from where it was predicted.
+    """
     height = 400.0 if width >= NARROW else 330.0
     left, right, top, bottom = 52.0, width - 20, 44.0, height - 42
     y = _quality_scale(plot, top, bottom)
-    x = Scale.around([*(one.predicted_us for one in plot.points), plot.budget_us, plot.target_us], left, right, 0.04)
+    predicted = (one.predicted_us for one in plot.points)
+    measured = (end for one in plot.timed for end in (one.measured.low, one.measured.high))
+    x = Scale.around([*predicted, *measured, plot.budget_us, plot.target_us], left, right, 0.04)
     edge = bottom - 4
 
-    def at(one: Evaluated) -> tuple[float, float]:
+    def at(one: Evaluated | TimedPoint) -> tuple[float, float]:
         return x(one.predicted_us), min(edge, y(plot.sign * one.score))
 
     content = [
-        *x_axis(x, top, bottom, "predicted latency, µs"),
+        *x_axis(x, top, bottom, "latency, µs: predicted; a diamond, measured"),
         *y_axis(y, left, right, plot.metric),
         *_limit(x, plot.target_us, (top - 2, bottom), "target", "target"),
         *_limit(x, plot.budget_us, (top - 16, bottom), "limit", "budget"),
@@ -148,9 +154,18 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
     content.append(polyline(_staircase(steps), "front"))
     content += [mark("circle", *at(one), 7.5, "finalist") for one in plot.finalists]
     content.append(mark("star", *at(plot.chosen), 10.0, "chosen", "Chosen. " + _describe(plot.chosen, plot)))
+    for point in plot.timed:
+        (start, y_at), end = at(point), x(point.measured.value)
+        content += [
+            line(start, y_at, end, y_at, "off"),
+            line(x(point.measured.low), y_at, x(point.measured.high), y_at, "whisker timed"),
+            mark("diamond", end, y_at, 5.5, "timed", _describe_timed(point)),
+        ]
     description = (
         f"{len(plot.points)} structures scored; {len(plot.front)} are on the Pareto front; the chosen one: "
         + _describe(plot.chosen, plot)
+        + "; timed: "
+        + "; ".join(map(_describe_timed, plot.timed))
     )
     return figure("Every structure the search scored", description, (width, height), content)
 
@@ -174,6 +189,7 @@ _MARKS = (
     *(("circle", f"evolution g{shade}", f"quarter {shade} of the children") for shade in range(1, GENERATIONS + 1)),
     ("circle", "finalist", "finalist"),
     ("star", "chosen", "chosen"),
+    ("diamond", "timed", "measured"),
 )
 
 
@@ -325,6 +341,11 @@ def _describe(one: Evaluated, plot: SearchPlot) -> str:
     origin = one.kind if one.kind != "evolution" else f"evolution, generation {one.generation}"
     layers = ", ".join(f"{heads}h+{rows}" for heads, rows in zip(one.heads, one.ffn, strict=True))
     return f"{plot.metric} {plot.sign * one.score:.4f}, {one.predicted_us:,.0f} µs ({origin}): {layers}"
+
+
+def _describe_timed(point: TimedPoint) -> str:
+    it = point.measured
+    return f"predicted {point.predicted_us:,.0f} µs, measured {it.value:,.0f} µs ({it.low:,.0f}–{it.high:,.0f})"
 
 
 def _numbers(kept: Bools) -> str:

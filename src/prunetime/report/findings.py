@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 from prunetime.arch import ArchSpec, Dims
@@ -134,6 +135,49 @@ class Search:
 
 
 @dataclass(frozen=True)
+class TimedPoint:
+    """A point of the Pareto front that was timed: `measured` in microseconds, at the clock of the prediction."""
+
+    counts: Counts
+    score: float
+    predicted_us: float
+    measured: Interval
+
+    @classmethod
+    def of(cls, data: Json, dims: Dims) -> TimedPoint:
+        measured = Interval.of(data["measured_us"], data["ci95_us"])
+        return cls(_counts(data["genome"], dims), number(data["score"]), number(data["predicted_us"]), measured)
+
+    @property
+    def error(self) -> float:
+        """By how much of what was measured the prediction is too high; below 0 where it is too low."""
+        return self.predicted_us / self.measured.value - 1.0
+
+
+@dataclass(frozen=True)
+class Front:
+    """`points` were timed in rounds with the dense encoder, which took `dense` in them."""
+
+    dense: Latency
+    points: tuple[TimedPoint, ...]
+
+    @classmethod
+    def of(cls, data: Json, dims: Dims) -> Front:
+        points = tuple(TimedPoint.of(point, dims) for point in data["points"])
+        if not points:
+            raise ValueError("no point of the front was timed")
+        return cls(_latency(data["dense"]), points)
+
+    @property
+    def median_error(self) -> float:
+        return median(abs(point.error) for point in self.points)
+
+    @property
+    def worst_error(self) -> float:
+        return max(abs(point.error) for point in self.points)
+
+
+@dataclass(frozen=True)
 class Preferences:
     """After a generation: for every gene, how likely the policy is to lower it and to raise it first."""
 
@@ -229,6 +273,7 @@ class Findings:
     mask: Mask
     profile: LatencyProfile
     search: Search
+    front: Front
     evaluated: tuple[Evaluated, ...]
     overs: tuple[float, ...]
     policy: tuple[Preferences, ...]
@@ -257,6 +302,7 @@ def read(folder: Path) -> Findings:
         mask,
         _read(folder / "profile.json", lambda data: _checked_profile(data, verified.budget, record.dims)),
         search,
+        _read(folder / "front.json", lambda data: Front.of(data, record.dims)),
         evaluated,
         _read(attempts, _overs) if attempts.exists() else (),
         _read(policy, lambda data: _policy(data, record.dims)) if policy.exists() else (),

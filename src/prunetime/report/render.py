@@ -42,7 +42,13 @@ def render(run: Path) -> Path:
 def html(found: Findings) -> str:
     """The page as text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"us": us, "quality": quality, "signed": signed, "percent": percent}
+    environment.filters |= {
+        "us": us,
+        "quality": quality,
+        "signed": signed,
+        "percent": percent,
+        "signed_percent": signed_percent,
+    }
     folder = files("prunetime.report")
     template = environment.from_string((folder / "template.html.j2").read_text(encoding="utf-8"))
     style = Markup((folder / "style.css").read_text(encoding="utf-8"))
@@ -64,6 +70,10 @@ def signed(value: float) -> str:
 
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def signed_percent(value: float) -> str:
+    return f"{100 * value:+.1f} %".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,7 @@ def _context(found: Findings) -> dict[str, Any]:
         "policy_chart": _sized(partial(charts.preferences, found.policy), WIDE) if found.policy else "",
         "prediction_chart": _sized(_prediction_chart(found), HALF),
         "legend": charts.search_legend(plot),
+        "profiled_dense_us": found.profile.floor_and_dense(verified.budget)[1],
         "verified_over_predicted": verdict.measured.value / _predicted(found),
         "overs": ", ".join(f"{over:.3f}" for over in found.overs),
         "effort": _effort(record.settings["effort"]),
@@ -259,6 +270,7 @@ def _search_plot(found: Findings) -> SearchPlot:
         points=found.evaluated,
         front=sorted((scored[c] for c in search.front if c in scored), key=lambda one: one.predicted_us),
         finalists=[scored[one.counts] for one in search.finalists if one.counts in scored],
+        timed=found.front.points,
         chosen=scored[search.chosen.counts],
         budget_us=budget.resolve(dense_us),
         target_us=search.target_us,

@@ -113,12 +113,13 @@ def polyline(points: Iterable[tuple[float, float]], class_: str) -> Markup:
 
 
 def mark(shape: str, x: float, y: float, radius: float, class_: str, title: str | None = None) -> Markup:
-    """A point drawn as a `circle`, `square`, `triangle` or `star`, with a tooltip."""
+    """A point drawn as a `circle`, `square`, `diamond`, `triangle` or `star`, with a tooltip."""
     children = [tag("title", title)] if title else []
     if shape == "circle":
         return tag("circle", *children, cx=x, cy=y, r=radius, class_=class_)
     corners = {
         "square": [(0.9, angle) for angle in (45, 135, 225, 315)],
+        "diamond": [(1.0, angle) for angle in (0, 90, 180, 270)],
         "triangle": [(1.15, angle) for angle in (-90, 30, 150)],
         "star": [(1.0 if i % 2 == 0 else 0.45, -90 + 36 * i) for i in range(10)],
     }[shape]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from prunetime.runtime import latency, recording
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.latency import Grain, LatencyProfile, ProfileKey, random_batch, random_weights
 from prunetime.runtime.measure import RETRY_SECONDS, Call, pinned, run_rounds, summarise
-from prunetime.runtime.timing import IDLE_US, Job, Timed, calls_of, time_settings
+from prunetime.runtime.timing import Job, Timed, calls_of_specs, time_budget, time_settings
 from prunetime.runtime.tokenize import Tokenizer
 
 Progress = Callable[[int, int], None]
@@ -36,14 +36,25 @@ _ERROR_CALLS = 6
 class PredictionError:
     """How far predictions are from measurements, both as shares of the dense model timed in the same minute.
 
-    `mape` is the mean absolute error in per cent, `within_5` the share of specs predicted within 5 %.
+    `mape`, `median` and `worst` are of the absolute error in per cent; `within_5` is the share of specs predicted
+    within 5 %.
     """
 
     specs: int
     mape: float
+    median: float
     worst: float
     spearman: float
     within_5: float
+
+    @classmethod
+    def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> PredictionError:
+        """From two or more specs' shares of dense, in the same order."""
+        errors = 100 * np.abs(np.array(predicted) / np.array(measured) - 1.0)
+        ranks = [np.argsort(np.argsort(values)) for values in (measured, predicted)]
+        spearman = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+        found = (float(errors.mean()), float(np.median(errors)), float(errors.max()))
+        return cls(len(errors), *found, spearman, float((errors <= 5.0).mean()))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,10 +83,7 @@ def record(
     table = recording.record(key, config, plan=plan, blocks=blocks, tokens=tokens, on_progress=on_progress)
     specs = {"floor": ArchSpec.floor(config.dims), "dense": ArchSpec.full(config.dims)}
     with pinned(budget.threads):
-        calls = {}
-        for name, spec in specs.items():
-            engine = Engine(config, random_weights(config, spec), budget.threads, plan=plan)
-            calls[name] = calls_of(engine, config, tokenizer, pair, budget)
+        calls = calls_of_specs(specs, config, tokenizer, pair, budget, plan)
         timed, noisy = _time_until_settled(calls, budget)
     measured = {}
     for (scope, condition), samples in timed.items():
@@ -105,27 +113,35 @@ def prediction_error(
     on_progress: Progress | None = None,
 ) -> PredictionError:
     """Error of `profile`, recorded for `plan`, on `specs`, each timed in turn with the dense encoder."""
-    dense_spec = ArchSpec.full(config.dims)
-    key = profile.key
+    measured = []
+    for share in shares_of_dense(profile.key, config, specs, plan=plan):
+        measured.append(share)
+        if on_progress:
+            on_progress(len(measured), len(specs))
+    dense = profile.units(ArchSpec.full(config.dims))
+    return PredictionError.of([profile.units(spec) / dense for spec in specs], measured)
+
+
+def shares_of_dense(
+    key: ProfileKey,
+    config: EncoderConfig,
+    specs: Sequence[ArchSpec],
+    *,
+    plan: Plan = Plan(),  # noqa: B008 (immutable)
+) -> Iterator[float]:
+    """Measured latency of each of `specs` in the setting of `key`, as a share of dense timed in turn with it."""
     batch = random_batch(config, key.batch, key.tokens)
-    measured, predicted = [], []
-    with pinned(key.threads):
-        dense = Engine(config, random_weights(config, dense_spec), key.threads, plan=plan)
-        for done, spec in enumerate(specs):
-            engine = Engine(config, random_weights(config, spec), key.threads, spec=spec, plan=plan)
-            calls = {"spec": partial(engine.logits, batch), "dense": partial(dense.logits, batch)}
-            samples = run_rounds(calls, _ERROR_ROUNDS, _ERROR_CALLS)
-            # Of calls that others interrupt, the longer model's are interrupted more often: the quick ones say more.
-            measured.append(np.percentile(samples["spec"], 25) / np.percentile(samples["dense"], 25))
-            predicted.append(profile.units(spec) / profile.units(dense_spec))
-            if on_progress:
-                on_progress(done + 1, len(specs))
-    errors = np.abs(np.array(predicted) / np.array(measured) - 1.0)
-    ranks = [np.argsort(np.argsort(values)) for values in (measured, predicted)]
-    spearman = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-    return PredictionError(
-        len(specs), 100 * float(errors.mean()), 100 * float(errors.max()), spearman, float((errors <= 0.05).mean())
-    )
+
+    def call_of(spec: ArchSpec) -> Call:
+        return partial(Engine(config, random_weights(config, spec), key.threads, spec=spec, plan=plan).logits, batch)
+
+    with pinned(key.threads):  # the threads of an engine stay where it was made
+        dense = call_of(ArchSpec.full(config.dims))
+    for spec in specs:
+        with pinned(key.threads):
+            samples = run_rounds({"spec": call_of(spec), "dense": dense}, _ERROR_ROUNDS, _ERROR_CALLS)
+        # Of calls that others interrupt, the longer model's are interrupted more often: the quick ones say more.
+        yield float(np.percentile(samples["spec"], 25) / np.percentile(samples["dense"], 25))
 
 
 def random_specs(
@@ -158,12 +174,10 @@ def _time_until_settled(calls: Mapping[str, Mapping[str, Call]], budget: Budget)
     start = time.monotonic()
     timed = time_settings(calls, Job({}, budget, _ROUNDS, _CALLS, seconds=0.0))
     deadline = time.monotonic() + min(RETRY_SECONDS / 2, time.monotonic() - start)
-    named = {name: by_scope[budget.scope] for name, by_scope in calls.items()}
     samples = timed[budget.scope, budget.condition]
     while noisy := any(summarise(values, budget.statistic).noisy for values in samples.values()):
         if time.monotonic() > deadline:
             break
-        idle_us = IDLE_US if budget.condition == "idle" else 0.0
-        more = run_rounds(named, _ROUNDS, _CALLS, idle_us=idle_us)
+        more = time_budget(calls, budget, _ROUNDS, _CALLS)
         samples = {name: np.concatenate((values, more[name])) for name, values in samples.items()}
     return timed | {(budget.scope, budget.condition): samples}, noisy

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from prunetime.arch import ArchSpec
 from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
 from prunetime.errors import PrunetimeError
+from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import random_batch
-from prunetime.runtime.measure import Call, Samples, one_round, pinned
+from prunetime.runtime.latency import random_batch, random_weights
+from prunetime.runtime.measure import Call, Samples, one_round, pinned, run_rounds
 from prunetime.runtime.model import load
 from prunetime.runtime.tokenize import Texts, Tokenizer
 
@@ -91,6 +93,12 @@ def time_settings(
     return {s: {name: np.stack(rows) for name, rows in by_name.items()} for s, by_name in collected.items()}
 
 
+def time_budget(calls: Mapping[str, Mapping[str, Call]], budget: Budget, rounds: int, count: int) -> dict[str, Samples]:
+    """Samples of `calls` (by name, then by scope) in the setting of `budget` alone, `count` calls a round."""
+    named = {name: by_scope[budget.scope] for name, by_scope in calls.items()}
+    return run_rounds(named, rounds, count, idle_us=IDLE_US if budget.condition == "idle" else 0.0)
+
+
 def calls_of(
     engine: Engine, config: EncoderConfig, tokenizer: Tokenizer, pair: bool, budget: Budget
 ) -> dict[str, Call]:
@@ -98,6 +106,22 @@ def calls_of(
     batch = random_batch(config, budget.batch, budget.seq_len)
     texts = [text_of(tokenizer, pair, budget.seq_len)] * budget.batch
     return {"ids": partial(engine.logits, batch), "text": lambda: engine.logits(tokenizer.encode(texts))}
+
+
+def calls_of_specs(
+    specs: Mapping[str, ArchSpec],
+    config: EncoderConfig,
+    tokenizer: Tokenizer,
+    pair: bool,
+    budget: Budget,
+    plan: Plan,
+) -> dict[str, dict[str, Call]]:
+    """What is timed of encoders with random weights, by name of their spec, then by scope."""
+    calls = {}
+    for name, spec in specs.items():
+        engine = Engine(config, random_weights(config, spec), budget.threads, spec=spec, plan=plan)
+        calls[name] = calls_of(engine, config, tokenizer, pair, budget)
+    return calls
 
 
 def text_of(tokenizer: Tokenizer, pair: bool, tokens: int) -> Texts:

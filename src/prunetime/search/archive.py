@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from prunetime.arch import strict_keys
 from prunetime.errors import InputError
 from prunetime.search.space import Genome
@@ -53,6 +55,18 @@ def elites(evaluations: Iterable[Evaluation], edges_us: Sequence[float]) -> list
         if 0 <= bin_index < len(edges_us) - 1:
             best.setdefault(bin_index, evaluation)
     return [best[index] for index in sorted(best)]
+
+
+def spread(front: Sequence[Evaluation], chosen: Evaluation, count: int) -> list[Evaluation]:
+    """At most `count` evaluations, fastest first, spread evenly over the latencies of `front`; one of them is `chosen`,
+    in place of what was nearest to it."""
+    targets = np.linspace(front[0].predicted_us, front[-1].predicted_us, count)
+    others = np.delete(targets, np.argmin(np.abs(targets - chosen.predicted_us)))
+    taken = [chosen]
+    for target in others:
+        left = (e for e in front if e not in taken)
+        taken += sorted(left, key=lambda e: abs(e.predicted_us - target))[:1]
+    return sorted(taken, key=lambda e: e.predicted_us)
 
 
 def preference(evaluation: Evaluation) -> tuple[float, float, Genome]:

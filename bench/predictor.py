@@ -1,0 +1,117 @@
+"""How far predicted latencies are off: MiniLM-L6, 48 tokens, one thread, in units of dense timed in the same rounds.
+
+    python bench/predictor.py --genomes 200 --json
+
+On random genomes from 15 to 100 % of dense, and on what searches end in: the best of the recorded table that are
+predicted to take at most 3 % less than a budget. What is measured is kept in --out, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from provenance import provenance
+from search import PROFILE, RESULTS, SHARES, recorded_table
+
+from prunetime.arch import ArchSpec
+from prunetime.artifact import write_json
+from prunetime.budget import Budget
+from prunetime.cli.progress import ConsoleReporter
+from prunetime.cli.runs import minilm_folder
+from prunetime.errors import ProfileError
+from prunetime.models import families
+from prunetime.pipeline.run import digest_of
+from prunetime.pipeline.source import tokenizer_of
+from prunetime.runtime import profiling
+from prunetime.runtime.latency import ProfileKey
+from prunetime.runtime.tokenize import Tokenizer
+from prunetime.search.archive import preference
+from prunetime.search.space import Genome, Space, fit_to
+
+BUDGET = Budget(share=1.0, seq_len=48)
+NEAR, FINALISTS = 0.03, 10
+
+
+class Predictor:
+    """A latency profile of MiniLM-L6 on this machine: that of the recorded table where it still holds."""
+
+    def __init__(self, out: Path, reporter: ConsoleReporter) -> None:
+        pretrained = families.load(str(minilm_folder()), outputs=2)
+        self.config, self.space, self.reporter = pretrained.config, Space(pretrained.config.dims), reporter
+        key = ProfileKey.here(self.config, BUDGET.threads, BUDGET.batch, BUDGET.seq_len)
+        recorded = out / "profile.json"
+        try:
+            self.profile = profiling.read(recorded if recorded.exists() else PROFILE, key)
+        except ProfileError as stale:
+            reporter.say(str(stale))
+            tokenizer = Tokenizer(tokenizer_of(pretrained.folder), BUDGET.seq_len)
+            with reporter.stage("Measure sub-layers") as progress:
+                self.profile = profiling.record(self.config, tokenizer, True, BUDGET, on_progress=progress)
+            write_json(recorded, self.profile.to_json())
+        self.measured = out / f"measured-{digest_of(asdict(key))[:12]}.jsonl"
+
+    def share(self, genome: Genome) -> float:
+        """Predicted, of dense."""
+        return self.profile.units(self.space.spec(genome)) / self.profile.units(ArchSpec.full(self.space.dims))
+
+    def random(self, count: int) -> list[Genome]:
+        found = []
+        for rng in (np.random.default_rng([0, number]) for number in range(count)):
+            fitted = fit_to(self.space.levels, self.share, self.space.random(rng), rng.uniform(0.15, 1.0), rng)
+            found += [fitted[0]] if fitted else []
+        return found
+
+    def finalists(self) -> list[Genome]:
+        """The best of the table for each budget."""
+        shares = {evaluation: self.share(evaluation.genome) for evaluation in recorded_table()}
+        found = []
+        for budget in SHARES:
+            near = sorted((e for e, share in shares.items() if (1 - NEAR) * budget < share <= budget), key=preference)
+            found += [e.genome for e in near[:FINALISTS]]
+        return found
+
+    def error(self, name: str, genomes: Sequence[Genome]) -> dict[str, Any]:
+        """Of predictions, on `genomes`; those not measured before are measured now."""
+        lines = self.measured.read_text().splitlines() if self.measured.exists() else []
+        known = {tuple(line["genome"]): line["share"] for line in map(json.loads, lines)}
+        missing = [genome for genome in dict.fromkeys(genomes) if genome not in known]
+        specs = [self.space.spec(genome) for genome in missing]
+        with self.measured.open("a") as file, self.reporter.stage(f"Measure {len(missing)} {name}") as progress:
+            shares = profiling.shares_of_dense(self.profile.key, self.config, specs)
+            for done, (genome, share) in enumerate(zip(missing, shares, strict=True), start=1):
+                known[genome] = share
+                file.write(json.dumps({"genome": genome, "share": share}) + "\n")
+                file.flush()
+                progress(done, len(missing))
+        predicted = [self.share(genome) for genome in genomes]
+        return profiling.PredictionError.of(predicted, [known[genome] for genome in genomes]).to_json()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--genomes", type=int, default=200, help="random ones")
+    parser.add_argument("--out", type=Path, default=Path("runs/predictor"))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    predictor = Predictor(options.out, ConsoleReporter())
+    sets = {"random": predictor.random(options.genomes), "finalists": predictor.finalists()}
+    result = {name: predictor.error(f"{name} genomes", genomes) for name, genomes in sets.items()}
+    for name, error in result.items():
+        print(
+            f"{name:10}{error['specs']:4} genomes: mean error {error['mape']:.1f} %, median {error['median']:.1f} %, "
+            f"worst {error['worst']:.1f} %, Spearman {error['spearman']:.4f}, {error['within_5']:.0%} within 5 %"
+        )
+    write_json(RESULTS / "predictor.json", provenance() | {"noisy": predictor.profile.noisy, "error": result})
+    if options.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
