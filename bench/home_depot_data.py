@@ -21,7 +21,7 @@ from prunetime.config import EncoderConfig
 from prunetime.mask import Scores
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.settings import Settings
-from prunetime.pipeline.source import Source, load_source
+from prunetime.pipeline.source import load_source
 from prunetime.pipeline.stages import whole_groups
 from prunetime.pruning.importance import load_scores
 from prunetime.runtime import profiling
@@ -136,9 +136,10 @@ def split_train(data: Path, out: Path) -> tuple[Path, Path]:
     return out / "fit.tsv", out / "choose.tsv"
 
 
-def source_of(data: Path, out: Path, model: Path) -> Source:
+def settings_of(data: Path, out: Path, model: Path) -> Settings:
+    """Of a run that fits and chooses on train and reads `dev` at its end; the split train is left in `out`."""
     fit, choose = split_train(data, out)
-    settings = Settings(
+    return Settings(
         model=str(model),
         data=str(fit),
         valid=str(choose),
@@ -150,7 +151,6 @@ def source_of(data: Path, out: Path, model: Path) -> Source:
         slices=("unseen:product_uid",),
         budget=Budget(share=1.0, seq_len=LENGTH),
     )
-    return load_source(settings, print)
 
 
 def prepare(data: Path, folder: Path) -> None:
@@ -159,7 +159,7 @@ def prepare(data: Path, folder: Path) -> None:
     models = {"l6": minilm_folder(), "l4": keep_layers(minilm_folder(), MINILM_L4, folder / "minilm-l4")}
     configs: Mapping[str, Any] = {}
     for name, checkpoint in models.items():
-        source = source_of(data, folder, checkpoint)
+        source = load_source(settings_of(data, folder, checkpoint), print)
         (folder / name).mkdir(exist_ok=True)
         prepared = Prepared(folder, name)
         prepared.save("pretrained", source.pretrained.model)

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from home_depot import settings_of
+from home_depot_data import LENGTH, settings_of
 from numpy.typing import NDArray
 from provenance import commit
 from scipy.stats import binomtest
@@ -36,6 +36,7 @@ from search_surrogate import Surrogate, error
 from prunetime.artifact import write_json
 from prunetime.budget import Budget
 from prunetime.cli.progress import ConsoleReporter
+from prunetime.cli.runs import minilm_folder
 from prunetime.machine import this_machine
 from prunetime.mask import Scores
 from prunetime.pipeline import stages
@@ -78,11 +79,13 @@ class Prepared:
 
 def prepare(data: Path, out: Path) -> Prepared:
     """Teacher, importance, elastic encoder and latency profile; the last and the importance are kept as results."""
-    settings = settings_of(data, out, EFFORT, min(SHARES))
+    settings = replace(
+        settings_of(data, out, minilm_folder()), effort=EFFORT, budget=Budget(share=min(SHARES), seq_len=LENGTH)
+    )
     run = Run(out, ConsoleReporter())
     with run.locked():
         source = load_source(settings, run.reporter.say)
-        latency = stages.profile(run, source, settings.budget, Plan(), None)
+        latency = stages.profile(run, source, settings, Plan(), None)
         inputs = {"teacher": f"home_depot {EFFORT.teacher_rows}"}
         dense = stages.teacher(run, source, settings, Plan(), inputs)
         stages.importance(run, source, settings, dense, inputs)

@@ -15,7 +15,6 @@ from prunetime.runtime.latency import LatencyProfile
 from prunetime.runtime.measure import Samples, pinned, ratio, summarise
 from prunetime.runtime.timing import calls_of_specs, time_budget
 from prunetime.search.archive import Archive, Evaluation, spread
-from prunetime.search.space import Space
 
 POINTS = 6
 ROUNDS, CALLS = 12, 10
@@ -29,7 +28,7 @@ def measure_front(run: Run, source: Source, settings: Settings, latency: Latency
         points = spread(archive.front(), chosen, POINTS)
 
     def work(_: Progress) -> None:
-        space, dense_us = Space(config.dims), latency.floor_and_dense(budget)[1]
+        space, dense_us = settings.space(config.dims), latency.floor_and_dense(budget)[1]
         specs = {name_of(point): space.spec(point.genome) for point in points} | {"dense": ArchSpec.full(config.dims)}
         with pinned(budget.threads):
             calls = calls_of_specs(specs, config, source.tokenizer, source.task.pair, budget, plan)
