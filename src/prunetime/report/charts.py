@@ -215,18 +215,20 @@ def best_so_far(plot: SearchPlot, width: float) -> Markup:
     return figure("Best structure inside the target so far", "; ".join(summary), (width, height), content)
 
 
-def preferences(policy: Sequence[Preferences], width: float) -> Markup:
+def preferences(policy: Sequence[Preferences], layers: int, width: float) -> Markup:
     """A square for every gene and generation, darker where the policy prefers to change it: its left half to lower it,
     its right half to raise it."""
     shown = [policy[round(i * (len(policy) - 1) / max(1, SHOWN - 1))] for i in range(min(SHOWN, len(policy)))]
-    genes = len(shown[0].shares)
+    names = [f"layer {layer} {part}" for layer in range(layers) for part in ("heads", "FFN")]
+    names += [f"layer {layer} tokens" for layer in range(len(shown[0].shares) - len(names))]
+    genes = len(names)
     row, top, left = 14.0, 8.0, 96.0
     column, bottom = (width - left - 14) / len(shown), top + row * genes
     most = max(max(pair) for one in shown for pair in one.shares) or 1.0
     content = []
     for gene in range(genes):
         y = top + row * gene
-        name = f"layer {gene // 2} {'FFN' if gene % 2 else 'heads'}"
+        name = names[gene]
         content.append(text(left - 8, y + 11, name, "end"))
         for index, one in enumerate(shown):
             said = (
@@ -245,7 +247,7 @@ def preferences(policy: Sequence[Preferences], width: float) -> Markup:
     last = [f"{shown[0].generation}", f"generation {shown[-1].generation}"]
     content += [text(left, bottom + 16, last[0], "start"), text(width - 14, bottom + 16, last[1], "end")]
     final = max(range(genes), key=lambda gene: sum(shown[-1].shares[gene]))
-    summary = f"in the end most often changed: layer {final // 2} {'FFN rows' if final % 2 else 'heads'}"
+    summary = f"in the end most often changed: {names[final]}"
     return figure("What the policy prefers to change", summary, (width, bottom + 24), content)
 
 
@@ -340,6 +342,7 @@ def _limit(x: Scale, us: float, span: tuple[float, float], class_: str, name: st
 def _describe(one: Evaluated, plot: SearchPlot) -> str:
     origin = one.kind if one.kind != "evolution" else f"evolution, generation {one.generation}"
     layers = ", ".join(f"{heads}h+{rows}" for heads, rows in zip(one.heads, one.ffn, strict=True))
+    layers += f"; eighths of tokens {' '.join(map(str, one.eighths))}" if one.eighths else ""
     return f"{plot.metric} {plot.sign * one.score:.4f}, {one.predicted_us:,.0f} µs ({origin}): {layers}"
 
 

@@ -18,7 +18,7 @@ from prunetime.runtime.latency import LatencyProfile, level_rows
 from prunetime.runtime.measure import Latency
 from prunetime.task import Task
 
-Counts = tuple[tuple[int, ...], tuple[int, ...]]
+Counts = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Heads of each layer, and FFN rows of each layer."""
 
 Json = dict[str, Any]
@@ -90,10 +90,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A structure that the search scored: `heads` and `ffn` rows kept in each layer, `score` higher is better."""
+    """A structure that the search scored: `heads` and `ffn` rows kept in each layer, and how many `eighths` of the
+    tokens in each but the last (empty where none are dropped by any); `score` higher is better."""
 
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
+    eighths: tuple[int, ...]
     predicted_us: float
     score: float
     kind: str
@@ -103,12 +105,12 @@ class Evaluated:
     def of(cls, data: Json, dims: Dims) -> Evaluated:
         if data["kind"] not in KINDS:
             raise ValueError(f"kind {data['kind']!r} is none of {', '.join(KINDS)}")
-        heads, ffn = _counts(data["genome"], dims)
-        return cls(heads, ffn, number(data["predicted_us"]), number(data["score"]), data["kind"], data["generation"])
+        counts = _counts(data["genome"], dims)
+        return cls(*counts, number(data["predicted_us"]), number(data["score"]), data["kind"], data["generation"])
 
     @property
     def counts(self) -> Counts:
-        return self.heads, self.ffn
+        return self.heads, self.ffn, self.eighths
 
 
 @dataclass(frozen=True)
@@ -354,10 +356,16 @@ def _read_evaluations(path: Path, dims: Dims) -> tuple[Evaluated, ...]:
 
 
 def _counts(genome: Any, dims: Dims) -> Counts:
-    """What a genome (heads and FFN tiles of each layer in turn) keeps."""
-    if len(genome) != 2 * dims.layers or not all(type(gene) is int for gene in genome):
+    """What a genome (heads and FFN tiles of each layer in turn, then levels of tokens) keeps."""
+    if len(genome) not in _genes(dims) or not all(type(gene) is int for gene in genome):
         raise ValueError(f"{genome!r} is no genome of {dims.layers} layers")
-    return tuple(genome[0::2]), tuple(level_rows(tiles, dims) for tiles in genome[1::2])
+    widths, tokens = genome[: 2 * dims.layers], genome[2 * dims.layers :]
+    return tuple(widths[0::2]), tuple(level_rows(t, dims) for t in widths[1::2]), tuple(1 + level for level in tokens)
+
+
+def _genes(dims: Dims) -> tuple[int, int]:
+    """How many genes there are without dropped tokens, and with."""
+    return 2 * dims.layers, 3 * dims.layers - 1
 
 
 def _checked_mask(data: Any, dims: Dims) -> Mask:
@@ -387,8 +395,8 @@ def _policy(data: Any, dims: Dims) -> tuple[Preferences, ...]:
     found = []
     for one in data:
         shares = tuple((number(lower), number(raised)) for lower, raised in one["preferences"])
-        if len(shares) != 2 * dims.layers:
-            raise ValueError(f"preferences of {len(shares)} genes, the encoder has {2 * dims.layers}")
+        if len(shares) not in _genes(dims):
+            raise ValueError(f"preferences of {len(shares)} genes, the encoder has {_genes(dims)[0]}")
         found.append(Preferences(int(one["generation"]), shares))
     return tuple(found)
 

@@ -176,7 +176,7 @@ def _context(found: Findings) -> dict[str, Any]:
         "parts_chart": _sized(partial(charts.microseconds, parts), HALF),
         "search_chart": _sized(partial(charts.search_points, plot), WIDE),
         "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
-        "policy_chart": _sized(partial(charts.preferences, found.policy), WIDE) if found.policy else "",
+        "policy_chart": _sized(partial(charts.preferences, found.policy, dims.layers), WIDE) if found.policy else "",
         "prediction_chart": _sized(_prediction_chart(found), HALF),
         "legend": charts.search_legend(plot),
         "profiled_dense_us": found.profile.floor_and_dense(verified.budget)[1],
