@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +31,7 @@ from prunetime.runtime.engine import Engine
 from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
 from prunetime.search.archive import Archive, preference
 from prunetime.search.elastic import Sandwich
-from prunetime.search.evaluate import ElasticScorer, ScoringRows
+from prunetime.search.evaluate import ElasticScorer, ScorerFor, ScoringRows
 from prunetime.search.evolution import SearchSettings, State, finalists, rescore, search
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
@@ -37,6 +39,7 @@ from prunetime.search.space import Genome, Space
 from prunetime.tasks.metrics import evaluate
 
 if TYPE_CHECKING:
+    from prunetime.search.cluster import Workers
     from prunetime.training.trainer import TrainingSettings
 
 THREADS = len(os.sched_getaffinity(0))
@@ -192,7 +195,14 @@ def elastic(
 
 
 def choose(
-    run: Run, source: Source, settings: Settings, whole: artifact.Artifact, latency: LatencyProfile, target_us: float
+    run: Run,
+    source: Source,
+    settings: Settings,
+    whole: artifact.Artifact,
+    latency: LatencyProfile,
+    target_us: float,
+    *,
+    workers: Workers | None = None,
 ) -> None:
     """Searches for the best sub-network of the elastic encoder `whole` predicted to take at most `target_us`.
 
@@ -210,27 +220,32 @@ def choose(
         return predict(space.spec(genome))
 
     def work(progress: Progress) -> None:
-        with Archive(run.path("evaluations.jsonl"), digest) as archive:
-            wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed)
-            scorer = scorer_of(source, whole, effort.score_rows, settings.seed)
-            genes = space.genes(latency_of, load_scores(run.path("importance.safetensors"), space.dims))
-            mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), settings.seed), latency_of)
-            log: list[dict[str, Any]] = []
+        with scoring(whole, workers) as scorer_for:
+            with Archive(run.path("evaluations.jsonl"), digest) as archive:
+                wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed)
+                scorer = scorer_for(scoring_rows(source, effort.score_rows, settings.seed), source.metric)
+                genes = space.genes(latency_of, load_scores(run.path("importance.safetensors"), space.dims))
+                mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), settings.seed), latency_of)
+                log: list[dict[str, Any]] = []
 
-            def note(state: State) -> None:
-                best = min(state.population, key=preference)
-                liked = cast(ReinforcedMutator, state.mutator).preferences(best.genome, target_us)
-                log.append({"generation": state.generations, "genome": best.genome, "preferences": liked.tolist()})
+                def note(state: State) -> None:
+                    best = min(state.population, key=preference)
+                    liked = cast(ReinforcedMutator, state.mutator).preferences(best.genome, target_us)
+                    log.append({"generation": state.generations, "genome": best.genome, "preferences": liked.tolist()})
 
-            search(space, predict, scorer, archive, wanted, mutator=mutator, on_progress=progress, on_generation=note)
-            run.write("policy.json", log)
-        leave_choice(run, source, settings, whole, target_us)
+                search(
+                    space, predict, scorer, archive, wanted, mutator=mutator, on_progress=progress, on_generation=note
+                )
+                run.write("policy.json", log)
+            leave_choice(run, source, settings, whole, target_us, scorer_for)
 
     inputs = {"archive": digest, "target_us": target_us, "evaluations": effort.evaluations, "seed": settings.seed}
     run.do("search", f"Search for the best within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
 
 
-def leave_choice(run: Run, source: Source, settings: Settings, whole: artifact.Artifact, target_us: float) -> None:
+def leave_choice(
+    run: Run, source: Source, settings: Settings, whole: artifact.Artifact, target_us: float, scorer_for: ScorerFor
+) -> None:
     """Scores the archive's finalists again on more rows, and leaves the best as `mask.json` and `search.json`."""
     effort, space = settings.effort, Space(whole.manifest.config.dims)
     with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:
@@ -241,7 +256,8 @@ def leave_choice(run: Run, source: Source, settings: Settings, whole: artifact.A
                 f"nothing in {run.path('evaluations.jsonl')} is predicted within {target_us:.0f} us; the fastest "
                 f"takes {fastest:.0f} us: run `prunetime prune` with this budget"
             )
-        final = rescore(space, chosen, scorer_of(source, whole, effort.finalist_rows, settings.seed))
+        rows = scoring_rows(source, effort.finalist_rows, settings.seed)
+        final = rescore(space, chosen, scorer_for(rows, source.metric))
         winner = final[0]
         best = {
             kind: min((e for e in archive.within(target_us) if e.kind == kind), key=lambda e: -e.score, default=None)
@@ -263,16 +279,30 @@ def leave_choice(run: Run, source: Source, settings: Settings, whole: artifact.A
     )
 
 
+@contextmanager
+def scoring(whole: artifact.Artifact, workers: Workers | None) -> Iterator[ScorerFor]:
+    """Within, sub-networks of the elastic encoder are scored by `workers`, or in this process where there are none."""
+    if workers is None:
+        yield partial(ElasticScorer, engine_of(whole))
+    else:
+        with workers.scoring(whole.manifest.config, whole.weights, whole.manifest.plan) as scorer_for:
+            yield scorer_for
+
+
 def scorer_of(source: Source, whole: artifact.Artifact, rows: int, seed: int) -> ElasticScorer:
-    """Scores sub-networks of the elastic encoder on up to `rows` valid rows, whole groups, drawn by `seed`."""
-    valid, manifest = source.roles.valid, whole.manifest
+    """Scores sub-networks of the elastic encoder on up to `rows` valid rows, in this process."""
+    return ElasticScorer(engine_of(whole), scoring_rows(source, rows, seed), source.metric)
+
+
+def engine_of(whole: artifact.Artifact) -> Engine:
+    return Engine(whole.manifest.config, whole.weights, THREADS, plan=whole.manifest.plan)
+
+
+def scoring_rows(source: Source, rows: int, seed: int) -> ScoringRows:
+    """Up to `rows` valid rows, whole groups, drawn by `seed`."""
+    valid = source.roles.valid
     chosen = whole_groups(valid.groups, rows, seed)
-    tokens = source.valid_tokens.select(chosen)
-    return ElasticScorer(
-        Engine(manifest.config, whole.weights, THREADS, plan=manifest.plan),
-        ScoringRows(tokens, valid.labels[chosen], valid.groups[chosen], source.task),
-        source.metric,
-    )
+    return ScoringRows(source.valid_tokens.select(chosen), valid.labels[chosen], valid.groups[chosen], source.task)
 
 
 def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
