@@ -112,9 +112,12 @@ def pick(run: Path, latency: str, out: Path, workers: int | None, as_json: bool)
     """Take the best model for another budget off the archive of a finished run."""
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.prune import pick as pick_from
+    from prunetime.training.together import leading
 
     budget, scoring = Budget.parse(latency), workers_of(workers)
-    emit_result(pick_from(run, budget, out, ConsoleReporter(), workers=scoring), as_json)
+    with leading() as first:
+        if first:
+            emit_result(pick_from(run, budget, out, ConsoleReporter(), workers=scoring), as_json)
 
 
 @main.command()
@@ -194,5 +197,8 @@ def _prune(
 ) -> None:
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.prune import prune as prune_into
+    from prunetime.training.together import leading
 
-    emit_result(prune_into(settings, out, ConsoleReporter(), profile, workers=workers), as_json)
+    with leading() as first:
+        if first:
+            emit_result(prune_into(settings, out, ConsoleReporter(), profile, workers=workers), as_json)

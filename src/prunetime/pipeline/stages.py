@@ -37,6 +37,7 @@ from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
 from prunetime.search.space import Genome, Space
 from prunetime.tasks.metrics import evaluate
+from prunetime.training.together import fit_on_every_rank
 
 if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
@@ -110,13 +111,13 @@ def teacher(run: Run, source: Source, settings: Settings, plan: Plan, inputs: Ma
     effort = settings.effort
 
     def work(progress: Progress) -> None:
-        from prunetime.training.trainer import discard_checkpoints, fit  # only here: transformers is slow to import
+        from prunetime.training.trainer import discard_checkpoints  # only here: transformers is slow to import
 
         model = source.pretrained.model
         if not settings.teacher_ready:
             data = source.training_data(effort.teacher_rows, settings.seed)
             training = training_settings(settings, effort.teacher_epochs, effort.learning_rate)
-            fit(model, data, training, run.path("work/teacher"), on_progress=progress)
+            fit_on_every_rank(model, data, training, run.path("work/teacher"), on_progress=progress)
         provenance = {"role": "teacher", "model": settings.model}
         write_artifact(run.path("teacher"), source, manifest_of(source, model, plan, provenance), weights_of(model))
         discard_checkpoints(run.path("work/teacher"))
@@ -130,8 +131,9 @@ def training_settings(settings: Settings, epochs: float, learning_rate: float) -
     """What teacher and sub-network are trained with."""
     from prunetime.training.trainer import TrainingSettings, best_precision
 
+    threads = max(1, THREADS // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's ranks of this machine
     return TrainingSettings(
-        epochs, learning_rate=learning_rate, seed=settings.seed, threads=THREADS, precision=best_precision()
+        epochs, learning_rate=learning_rate, seed=settings.seed, threads=threads, precision=best_precision()
     )
 
 
@@ -165,13 +167,15 @@ def elastic(
     sub_networks = Sandwich(config.dims, smallest)
 
     def work(progress: Progress) -> None:
-        from prunetime.training.trainer import discard_checkpoints, fit
+        from prunetime.training.trainer import discard_checkpoints
 
         scores = load_scores(run.path("importance.safetensors"), config.dims)
         model = from_weights(config, ordered(dense.weights, scores, config.dims))
         training = training_settings(settings, effort.elastic_epochs, effort.elastic_learning_rate)
         data = source.training_data(effort.elastic_rows, settings.seed + 1)
-        fit(model, data, training, run.path("work/elastic"), on_progress=progress, sub_networks=sub_networks)
+        fit_on_every_rank(
+            model, data, training, run.path("work/elastic"), on_progress=progress, sub_networks=sub_networks
+        )
         manifest = manifest_of(source, model, dense.manifest.plan, {"role": "elastic", "model": settings.model})
         write_artifact(run.path("elastic"), source, manifest, weights_of(model))
         discard_checkpoints(run.path("work/elastic"))
@@ -322,13 +326,13 @@ def tune(
     mask = Mask.from_json(run.read("mask.json"))
 
     def work(progress: Progress) -> None:
-        from prunetime.training.trainer import discard_checkpoints, fit
+        from prunetime.training.trainer import discard_checkpoints
 
         teacher_model = from_weights(config, dense.weights)
         student = from_weights(config, compact(whole.weights, mask, config.dims), spec=mask.spec())
         training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
         data = source.training_data(effort.tune_rows, settings.seed + 1)
-        fit(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
+        fit_on_every_rank(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
         manifest = manifest_of(source, student, dense.manifest.plan, provenance)
         weights = weights_of(student)
         plan = final_plan(source, settings, manifest, weights)
