@@ -97,8 +97,8 @@ def fit(
     that step (in-place distillation; Yu and Huang, arXiv 1903.05134).
 
     Checkpoints go to `folder/checkpoints`. Killed at any point and called again with the same arguments, it ends in
-    the same weights, byte for byte, as an uninterrupted run with as many threads and ranks on the same CPU. The checkpoints
-    stay until `discard_checkpoints`, so that a kill between here and saving the model costs nothing either.
+    the same weights, byte for byte, as an uninterrupted run with as many threads and ranks on the same CPU. The
+    checkpoints stay until `discard_checkpoints`, so that a kill between here and saving the model costs nothing either.
     `on_progress` gets (steps done, steps in all).
 
     Under torchrun every rank calls it with the same arguments, takes its share of every batch, and has the same weights
