@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from prunetime.arch import ArchSpec
@@ -57,13 +57,13 @@ class Workers:
         with _connected(self.count):
             threads = threads_each(_cores(), self.count)
             actor = ray.remote(_Worker).options(num_cpus=threads, max_restarts=-1, max_task_retries=RETRIES)
-            stored = ray.put(dict(weights))
             # The kernels of this process: scores must not depend on the CPU that computes them.
             isa = ReferenceKernel().isa
-            actors: list[Any] = [actor.remote(config, stored, plan, threads, isa) for _ in range(self.count)]
+            recipe = [ray.put((config, dict(weights), plan, threads, isa))]
+            actors: list[Any] = [actor.remote() for _ in range(self.count)]
             try:
-                _check_builds(actors)
-                yield partial(_Scorer, actors)
+                _check_builds(actors, recipe)
+                yield partial(_Scorer, actors, recipe)
             finally:
                 for each in actors:
                     ray.kill(each)
@@ -118,31 +118,34 @@ def _check_listening(address: str) -> None:
 
 
 class _Worker:
-    """What an actor runs. Ray makes it again, with the same arguments, where its process died."""
+    """What an actor runs. Its process may die and start anew at any time, so every call brings what it needs.
 
-    def __init__(self, config: EncoderConfig, weights: Weights, plan: Plan, threads: int, isa: str) -> None:
-        self._made_of = config, weights, threads, isa
-        self._plan = plan
+    `recipe` is the reference to what the engine is made of, in a list, so that Ray does not fetch it for every call.
+    """
 
-    @cached_property
-    def _engine(self) -> Engine:
-        return Engine(*self._made_of, plan=self._plan)
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
 
-    def build(self) -> str:
+    def build(self, recipe: list[Any]) -> str:
         """Of the engine, once it is ready."""
-        assert self._engine
+        self._made(recipe)
         return engine_build()
 
-    def score(self, rows: ScoringRows, metric: Metric, spec: ArchSpec) -> float:
-        (score,) = ElasticScorer(self._engine, rows, metric)([spec])
+    def score(self, recipe: list[Any], rows: ScoringRows, metric: Metric, spec: ArchSpec) -> float:
+        (score,) = ElasticScorer(self._made(recipe), rows, metric)([spec])
         return score
+
+    def _made(self, recipe: list[Any]) -> Engine:
+        if self._engine is None:
+            ((config, weights, plan, threads, isa),) = ray.get(recipe)
+            self._engine = Engine(config, weights, threads, isa, plan=plan)
+        return self._engine
 
 
 class _Scorer:
-    def __init__(self, actors: Sequence[Any], rows: ScoringRows, metric: Metric) -> None:
+    def __init__(self, actors: Sequence[Any], recipe: list[Any], rows: ScoringRows, metric: Metric) -> None:
         self._actors = actors
-        self._rows = ray.put(rows)
-        self._metric = metric
+        self._subject = recipe, ray.put(rows), metric
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """Whoever is idle takes the next spec; scores are handed on in the order of the specs."""
@@ -153,7 +156,7 @@ class _Scorer:
             while number not in scores:
                 while idle and waiting:
                     (taken, spec), actor = waiting.popleft(), idle.pop()
-                    running[actor.score.remote(self._rows, self._metric, spec)] = taken, actor
+                    running[actor.score.remote(*self._subject, spec)] = taken, actor
                 (answer,), _ = ray.wait(list(running))
                 done, actor = running.pop(answer)
                 scores[done] = _value(answer)
@@ -161,8 +164,8 @@ class _Scorer:
             yield scores.pop(number)
 
 
-def _check_builds(actors: Sequence[Any]) -> None:
-    builds = _value([actor.build.remote() for actor in actors])
+def _check_builds(actors: Sequence[Any], recipe: list[Any]) -> None:
+    builds = _value([actor.build.remote(recipe) for actor in actors])
     if set(builds) != {engine_build()}:
         raise InputError(
             f"the workers have engine builds {', '.join(sorted(set(builds)))}, this process has {engine_build()}: "
