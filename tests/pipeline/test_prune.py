@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -139,6 +140,31 @@ def test_interrupting_leaves_a_run_that_resumes(inputs: Path, finished: tuple[Pa
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "run the same command again to resume" in errors
+
+
+def test_workers_interrupted_and_none_after_them_end_in_the_same_search(
+    inputs: Path, finished: tuple[Path, dict], tmp_path: Path
+) -> None:
+    whole, out = finished[0], tmp_path / "run"
+    shutil.copytree(whole, out)
+    for name in ("evaluations.jsonl", "mask.json", "result.json", "stages/search.json"):
+        (out / name).unlink()
+    with_profile = prune_command(inputs, out, "--profile", str(whole / "profile.json"))
+    process = subprocess.Popen([*with_profile, "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    scored = out / "evaluations.jsonl"
+    while not scored.exists() or scored.read_bytes().count(b"\n") < 20:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Train all sub-networks at once: done before" in errors
+    assert errors.splitlines()[-1] == "error: interrupted; run the same command again to resume"
+    assert 20 <= scored.read_bytes().count(b"\n") < (whole / scored.name).read_bytes().count(b"\n")
+    ran = run_when_quiet(with_profile)
+    assert ran.returncode == 0, ran.stderr
+    for name in ("mask.json", "artifact/model.safetensors", "evaluations.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_without_another_search(

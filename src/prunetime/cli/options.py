@@ -21,6 +21,11 @@ slice_option = click.option(
 latency_option = click.option(
     "--latency", required=True, help="The budget: 1.9ms, 1900us, or a share of the dense model such as 40%."
 )
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Score candidates (8 a generation) on so many Ray actors, here or on the cluster of RAY_ADDRESS.",
+)
 artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 

@@ -22,12 +22,14 @@ from prunetime.cli.options import (
     setting_options,
     slice_option,
     text_option,
+    workers_option,
 )
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS
 
 if TYPE_CHECKING:
     from prunetime.pipeline.settings import Settings
+    from prunetime.search.cluster import Workers
 
 DEMO_DATA = "synthetic:ad-relevance?rows=24000&seed=0"
 
@@ -84,6 +86,7 @@ AS_GIVEN = (
 @click.option("--tokens", is_flag=True, help="Let the search drop tokens after a layer, too.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
+@workers_option
 @json_option
 def prune(**options: Any) -> None:
     """Prune a model into a latency budget, measured on this machine."""
@@ -98,20 +101,25 @@ def prune(**options: Any) -> None:
         effort=EFFORTS[options["effort"]],
         **{name: options[name] for name in AS_GIVEN},
     )
-    _prune(settings, options["out"], options["profile"], options["as_json"])
+    _prune(settings, options["out"], options["as_json"], options["profile"], workers_of(options["workers"]))
 
 
 @main.command()
 @run_argument
 @latency_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder of the new model.")
+@workers_option
 @json_option
-def pick(run: Path, latency: str, out: Path, as_json: bool) -> None:
+def pick(run: Path, latency: str, out: Path, workers: int | None, as_json: bool) -> None:
     """Take the best model for another budget off the archive of a finished run."""
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.prune import pick as pick_from
+    from prunetime.training.together import leading
 
-    emit_result(pick_from(run, Budget.parse(latency), out, ConsoleReporter()), as_json)
+    budget, scoring = Budget.parse(latency), workers_of(workers)
+    with leading() as first:
+        if first:
+            emit_result(pick_from(run, budget, out, ConsoleReporter(), workers=scoring), as_json)
 
 
 @main.command()
@@ -136,7 +144,7 @@ def demo(out: Path, latency: str, resume: bool, as_json: bool) -> None:
     )
     if not resume and (out / "run.json").exists():
         shutil.rmtree(out)
-    _prune(settings, out, None, as_json)
+    _prune(settings, out, as_json)
 
 
 @main.command()
@@ -177,8 +185,22 @@ def emit_result(result: dict[str, Any], as_json: bool) -> None:
     emit(result, as_json, "\n".join(lines))
 
 
-def _prune(settings: Settings, out: Path, profile: Path | None, as_json: bool) -> None:
+def workers_of(count: int | None) -> Workers | None:
+    """Raises InputError where Ray is not installed."""
+    if count is None:
+        return None
+    from prunetime.search.cluster import Workers  # only here: Ray is optional, and slow to import
+
+    return Workers(count)
+
+
+def _prune(
+    settings: Settings, out: Path, as_json: bool, profile: Path | None = None, workers: Workers | None = None
+) -> None:
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.prune import prune as prune_into
+    from prunetime.training.together import leading
 
-    emit_result(prune_into(settings, out, ConsoleReporter(), profile), as_json)
+    with leading() as first:
+        if first:
+            emit_result(prune_into(settings, out, ConsoleReporter(), profile, workers=workers), as_json)

@@ -135,7 +135,7 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """What the heads read, [batch, tokens, heads x head_dim], and the attention each token received if wanted."""
         query, key, value = (
-            self._linear(name, x, gates).reshape(*x.shape[:2], self.spec.heads, -1).transpose(1, 2)
+            torch.unflatten(self._linear(name, x, gates), 2, (self.spec.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
         dropout, received = self.dropout.p if self.training else 0.0, None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from prunetime.pipeline.source import Source, load_source, model_digest
 from prunetime.report.render import render
 from prunetime.runtime.latency import LatencyProfile
 
+if TYPE_CHECKING:
+    from prunetime.search.cluster import Workers
+
 ATTEMPTS = 3
 """Searches of one run: the first, and two with the predictor tightened."""
 
@@ -38,9 +41,17 @@ KEPT_FOR_PICK = ("plan.json", "profile.json", "evaluations.jsonl")
 MODELS_FOR_PICK = ("teacher", "elastic")
 
 
-def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | None = None) -> dict[str, Any]:
+def prune(
+    settings: Settings,
+    out: Path,
+    reporter: Reporter,
+    profile: Path | None = None,
+    *,
+    workers: Workers | None = None,
+) -> dict[str, Any]:
     """Runs the pipeline into the folder `out`, resuming what an earlier call with equal settings left there.
 
+    Candidates are scored by `workers`, or in this process where there are none: the same result.
     Returns the result that the command line prints as JSON.
 
     Raises:
@@ -59,15 +70,17 @@ def prune(settings: Settings, out: Path, reporter: Reporter, profile: Path | Non
         whole = stages.elastic(run, source, settings, dense, latency)
 
         def choose(target_us: float) -> None:
-            stages.choose(run, source, settings, whole, latency, target_us)
+            stages.choose(run, source, settings, whole, latency, target_us, workers=workers)
 
         return _into_budget(run, source, settings, (dense, whole), latency, choose)
 
 
-def pick(origin: Path, amount: Budget, out: Path, reporter: Reporter) -> dict[str, Any]:
+def pick(
+    origin: Path, amount: Budget, out: Path, reporter: Reporter, *, workers: Workers | None = None
+) -> dict[str, Any]:
     """Takes the best model for another budget off the archive of the finished run `origin`, tunes and verifies it.
 
-    The new budget is the run's with the time or share of `amount`.
+    The new budget is the run's with the time or share of `amount`. `workers` as for `prune`.
 
     Raises:
         InputError: `origin` is no finished run, or its archive has nothing inside the budget.
@@ -98,7 +111,8 @@ def pick(origin: Path, amount: Budget, out: Path, reporter: Reporter) -> dict[st
 
         def choose(target_us: float) -> None:
             def work(_: Progress) -> None:
-                stages.leave_choice(run, source, settings, whole, target_us)
+                with stages.scoring(whole, workers) as scorer_for:
+                    stages.leave_choice(run, source, settings, whole, target_us, scorer_for)
 
             inputs = {"archive": stages.archive_digest(run, settings), "target_us": target_us}
             run.do("search", f"Pick within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,14 +30,16 @@ from prunetime.runtime.engine import Engine
 from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
 from prunetime.search.archive import Archive, preference
 from prunetime.search.elastic import Sandwich
-from prunetime.search.evaluate import ElasticScorer, ScoringRows
+from prunetime.search.evaluate import ElasticScorer, ScorerFor, ScoringRows
 from prunetime.search.evolution import SearchSettings, State, finalists, rescore, search
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
 from prunetime.search.space import Genome
 from prunetime.tasks.metrics import evaluate
+from prunetime.training.together import fit_on_every_rank
 
 if TYPE_CHECKING:
+    from prunetime.search.cluster import Workers
     from prunetime.training.trainer import TrainingSettings
 
 THREADS = len(os.sched_getaffinity(0))
@@ -111,13 +115,13 @@ def teacher(run: Run, source: Source, settings: Settings, plan: Plan, inputs: Ma
     effort = settings.effort
 
     def work(progress: Progress) -> None:
-        from prunetime.training.trainer import discard_checkpoints, fit  # only here: transformers is slow to import
+        from prunetime.training.trainer import discard_checkpoints  # only here: transformers is slow to import
 
         model = source.pretrained.model
         if not settings.teacher_ready:
             data = source.training_data(effort.teacher_rows, settings.seed)
             training = training_settings(settings, effort.teacher_epochs, effort.learning_rate)
-            fit(model, data, training, run.path("work/teacher"), on_progress=progress)
+            fit_on_every_rank(model, data, training, run.path("work/teacher"), on_progress=progress)
         provenance = {"role": "teacher", "model": settings.model}
         write_artifact(run.path("teacher"), source, manifest_of(source, model, plan, provenance), weights_of(model))
         discard_checkpoints(run.path("work/teacher"))
@@ -131,11 +135,12 @@ def training_settings(settings: Settings, epochs: float, learning_rate: float) -
     """What teacher and sub-network are trained with."""
     from prunetime.training.trainer import TrainingSettings, best_device, best_precision
 
+    threads = max(1, THREADS // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's ranks of this machine
     return TrainingSettings(
         epochs,
         learning_rate=learning_rate,
         seed=settings.seed,
-        threads=THREADS,
+        threads=threads,
         precision=best_precision(),
         device=best_device(),
     )
@@ -171,13 +176,15 @@ def elastic(
     sub_networks = Sandwich(settings.space(config.dims), smallest, budget.seq_len)
 
     def work(progress: Progress) -> None:
-        from prunetime.training.trainer import discard_checkpoints, fit
+        from prunetime.training.trainer import discard_checkpoints
 
         scores = load_scores(run.path("importance.safetensors"), config.dims)
         model = from_weights(config, ordered(dense.weights, scores, config.dims))
         training = training_settings(settings, effort.elastic_epochs, effort.elastic_learning_rate)
         data = source.training_data(effort.elastic_rows, settings.seed + 1)
-        fit(model, data, training, run.path("work/elastic"), on_progress=progress, sub_networks=sub_networks)
+        fit_on_every_rank(
+            model, data, training, run.path("work/elastic"), on_progress=progress, sub_networks=sub_networks
+        )
         manifest = manifest_of(source, model, dense.manifest.plan, {"role": "elastic", "model": settings.model})
         write_artifact(run.path("elastic"), source, manifest, weights_of(model))
         discard_checkpoints(run.path("work/elastic"))
@@ -201,7 +208,14 @@ def elastic(
 
 
 def choose(
-    run: Run, source: Source, settings: Settings, whole: artifact.Artifact, latency: LatencyProfile, target_us: float
+    run: Run,
+    source: Source,
+    settings: Settings,
+    whole: artifact.Artifact,
+    latency: LatencyProfile,
+    target_us: float,
+    *,
+    workers: Workers | None = None,
 ) -> None:
     """Searches for the best sub-network of the elastic encoder `whole` predicted to take at most `target_us`.
 
@@ -219,27 +233,32 @@ def choose(
         return predict(space.spec(genome))
 
     def work(progress: Progress) -> None:
-        with Archive(run.path("evaluations.jsonl"), digest) as archive:
-            wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed)
-            scorer = scorer_of(source, whole, effort.score_rows, settings.seed)
-            genes = space.genes(latency_of, load_scores(run.path("importance.safetensors"), space.dims))
-            mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), settings.seed), latency_of)
-            log: list[dict[str, Any]] = []
+        with scoring(whole, workers) as scorer_for:
+            with Archive(run.path("evaluations.jsonl"), digest) as archive:
+                wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed)
+                scorer = scorer_for(scoring_rows(source, effort.score_rows, settings.seed), source.metric)
+                genes = space.genes(latency_of, load_scores(run.path("importance.safetensors"), space.dims))
+                mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), settings.seed), latency_of)
+                log: list[dict[str, Any]] = []
 
-            def note(state: State) -> None:
-                best = min(state.population, key=preference)
-                liked = cast(ReinforcedMutator, state.mutator).preferences(best.genome, target_us)
-                log.append({"generation": state.generations, "genome": best.genome, "preferences": liked.tolist()})
+                def note(state: State) -> None:
+                    best = min(state.population, key=preference)
+                    liked = cast(ReinforcedMutator, state.mutator).preferences(best.genome, target_us)
+                    log.append({"generation": state.generations, "genome": best.genome, "preferences": liked.tolist()})
 
-            search(space, predict, scorer, archive, wanted, mutator=mutator, on_progress=progress, on_generation=note)
-            run.write("policy.json", log)
-        leave_choice(run, source, settings, whole, target_us)
+                search(
+                    space, predict, scorer, archive, wanted, mutator=mutator, on_progress=progress, on_generation=note
+                )
+                run.write("policy.json", log)
+            leave_choice(run, source, settings, whole, target_us, scorer_for)
 
     inputs = {"archive": digest, "target_us": target_us, "evaluations": effort.evaluations, "seed": settings.seed}
     run.do("search", f"Search for the best within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
 
 
-def leave_choice(run: Run, source: Source, settings: Settings, whole: artifact.Artifact, target_us: float) -> None:
+def leave_choice(
+    run: Run, source: Source, settings: Settings, whole: artifact.Artifact, target_us: float, scorer_for: ScorerFor
+) -> None:
     """Scores the archive's finalists again on more rows, and leaves the best as `mask.json` and `search.json`."""
     effort, space = settings.effort, settings.space(whole.manifest.config.dims)
     with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:
@@ -250,7 +269,8 @@ def leave_choice(run: Run, source: Source, settings: Settings, whole: artifact.A
                 f"nothing in {run.path('evaluations.jsonl')} is predicted within {target_us:.0f} us; the fastest "
                 f"takes {fastest:.0f} us: run `prunetime prune` with this budget"
             )
-        final = rescore(space, chosen, scorer_of(source, whole, effort.finalist_rows, settings.seed))
+        rows = scoring_rows(source, effort.finalist_rows, settings.seed)
+        final = rescore(space, chosen, scorer_for(rows, source.metric))
         winner = final[0]
         best = {
             kind: min((e for e in archive.within(target_us) if e.kind == kind), key=lambda e: -e.score, default=None)
@@ -272,16 +292,30 @@ def leave_choice(run: Run, source: Source, settings: Settings, whole: artifact.A
     )
 
 
+@contextmanager
+def scoring(whole: artifact.Artifact, workers: Workers | None) -> Iterator[ScorerFor]:
+    """Within, sub-networks of the elastic encoder are scored by `workers`, or in this process where there are none."""
+    if workers is None:
+        yield partial(ElasticScorer, engine_of(whole))
+    else:
+        with workers.scoring(whole.manifest.config, whole.weights, whole.manifest.plan) as scorer_for:
+            yield scorer_for
+
+
 def scorer_of(source: Source, whole: artifact.Artifact, rows: int, seed: int) -> ElasticScorer:
-    """Scores sub-networks of the elastic encoder on up to `rows` valid rows, whole groups, drawn by `seed`."""
-    valid, manifest = source.roles.valid, whole.manifest
+    """Scores sub-networks of the elastic encoder on up to `rows` valid rows, in this process."""
+    return ElasticScorer(engine_of(whole), scoring_rows(source, rows, seed), source.metric)
+
+
+def engine_of(whole: artifact.Artifact) -> Engine:
+    return Engine(whole.manifest.config, whole.weights, THREADS, plan=whole.manifest.plan)
+
+
+def scoring_rows(source: Source, rows: int, seed: int) -> ScoringRows:
+    """Up to `rows` valid rows, whole groups, drawn by `seed`."""
+    valid = source.roles.valid
     chosen = whole_groups(valid.groups, rows, seed)
-    tokens = source.valid_tokens.select(chosen)
-    return ElasticScorer(
-        Engine(manifest.config, whole.weights, THREADS, plan=manifest.plan),
-        ScoringRows(tokens, valid.labels[chosen], valid.groups[chosen], source.task),
-        source.metric,
-    )
+    return ScoringRows(source.valid_tokens.select(chosen), valid.labels[chosen], valid.groups[chosen], source.task)
 
 
 def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
@@ -301,13 +335,13 @@ def tune(
     mask = Mask.from_json(run.read("mask.json"))
 
     def work(progress: Progress) -> None:
-        from prunetime.training.trainer import discard_checkpoints, fit
+        from prunetime.training.trainer import discard_checkpoints
 
         teacher_model = from_weights(config, dense.weights)
         student = from_weights(config, compact(whole.weights, mask, config.dims), spec=mask.spec())
         training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
         data = source.training_data(effort.tune_rows, settings.seed + 1)
-        fit(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
+        fit_on_every_rank(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
         manifest = manifest_of(source, student, dense.manifest.plan, provenance)
         weights = weights_of(student)
         plan = final_plan(source, settings, manifest, weights)

@@ -61,8 +61,8 @@ class Ragged:
             start = stop
 
     def padded(self, pad_id: int) -> tuple[Ints, Ints, Ints]:
-        """(ids, attention mask, types), each [rows, longest]."""
-        longest = int(self.lengths.max(initial=0))
+        """(ids, attention mask, types), each [rows, longest]; one column where there are no rows."""
+        longest = int(self.lengths.max(initial=1))
         mask = (np.arange(longest)[None, :] < self.lengths[:, None]).astype(np.int32)
         ids = np.full(mask.shape, pad_id, np.int32)
         types = np.zeros(mask.shape, np.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ class ScoringRows:
     labels: NDArray[Any]
     groups: NDArray[Any]
     task: Task
+
+
+ScorerFor = Callable[[ScoringRows, Metric], Scorer]
+"""Scores the sub-networks of one encoder by a metric of these rows."""
 
 
 class ElasticScorer:

@@ -54,7 +54,7 @@ class TrainingData:
         """The rows as padded tensors."""
         ids, mask, types = self.tokens.select(rows).padded(self.pad_id)
         dtype = np.int64 if self.task.kind == "classification" else np.float32
-        labels = self.labels[np.asarray(rows)].astype(dtype)
+        labels = self.labels[np.asarray(rows, np.int64)].astype(dtype)
         names = ("input_ids", "attention_mask", "token_type_ids")
         arrays = {name: array.astype(np.int64) for name, array in zip(names, (ids, mask, types), strict=True)}
         return {name: torch.from_numpy(array) for name, array in (arrays | {"labels": labels}).items()}

@@ -11,6 +11,8 @@ from torch.nn import functional
 from prunetime.errors import InputError
 from prunetime.models.encoder import Output
 from prunetime.models.tokens import take
+from prunetime.training.losses import mean_over_rows
+from prunetime.training.ranks import mean_over_ranks
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ def logits_distance(student: Tensor, teacher: Tensor, temperature: float) -> Ten
     """temperature^2 x KL(teacher || student) of the softened classes; the mean squared error of a single logit."""
     student, teacher = student.float(), teacher.float()
     if student.shape[1] == 1:
-        return functional.mse_loss(student, teacher)
+        return mean_over_rows((student - teacher)[:, 0].square())
     log_student = functional.log_softmax(student / temperature, dim=1)
     log_teacher = functional.log_softmax(teacher / temperature, dim=1)
-    return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    divergence = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True)
+    return temperature**2 * mean_over_rows(divergence.sum(1))
 
 
 def hidden_distance(
@@ -62,7 +65,7 @@ def hidden_distance(
     Relative, so that it is of the same scale in every layer and model. `kept` is the student's `Output.kept`; the
     teacher has all tokens.
     """
-    present, at, distances = tokens, None, []
+    present, at, distances, sizes = tokens, None, [], []
     for s, t, left in zip(student, teacher, (None, *(kept or (None,) * (len(student) - 1))), strict=True):
         if left is not None:
             own = left.clamp(min=0)
@@ -70,5 +73,6 @@ def hidden_distance(
             present = present.gather(1, own) * (left >= 0)
         expected = (t if at is None else take(t, at)).float()
         weights = present.unsqueeze(-1)
-        distances.append(((s.float() - expected).square() * weights).sum() / (expected.square() * weights).sum())
-    return torch.stack(distances).mean()
+        distances.append(((s.float() - expected).square() * weights).sum())
+        sizes.append((expected.square() * weights).sum())
+    return (torch.stack(distances) / mean_over_ranks(torch.stack(sizes))).mean()

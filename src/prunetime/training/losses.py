@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunetime.task import Task
+from prunetime.training.ranks import mean_over_ranks
 
 
 def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
@@ -18,3 +19,8 @@ def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     if task.kind == "relevance":
         return functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
     return functional.mse_loss(logits[:, 0], labels, reduction="none")
+
+
+def mean_over_rows(losses: Tensor) -> Tensor:
+    """The mean of `losses` [rows]; on several ranks, this one's part in the mean over the rows of all."""
+    return losses.sum() / mean_over_ranks(losses.new_tensor(len(losses)))

@@ -25,7 +25,8 @@ from prunetime.models.prefix import run_prefix
 from prunetime.task import Task
 from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
 from prunetime.training.distill import Distillation, distilled_loss
-from prunetime.training.losses import task_losses
+from prunetime.training.losses import mean_over_rows, task_losses
+from prunetime.training.ranks import Share, mean_over_ranks
 from prunetime.training.threads import training_on
 
 Precision = Literal["fp32", "bf16"]
@@ -107,15 +108,18 @@ def fit(
 
     The models are on the CPU before and after. Checkpoints go to `folder/checkpoints`. Killed at any point and called
     again with the same arguments, it ends in the same weights, byte for byte, as an uninterrupted run with as many
-    threads on the same CPU. The checkpoints stay until `discard_checkpoints`, so that a kill between here and saving
+    threads and ranks on the same CPU. The checkpoints stay until `discard_checkpoints`, so that a kill between here and saving
     the model costs nothing either.
     `on_progress` gets (steps done, steps in all).
+
+    Under torchrun every rank calls it with the same arguments, takes its share of every batch, and has the same weights
+    in the end: those of one process but for rounding and dropout. `folder` is one that all ranks see.
 
     Raises InputError where checkpoints of other data, settings or models are in the folder, and PrunetimeError where
     the loss is not finite any more.
     """
     checkpoints = folder / "checkpoints"
-    _claim(checkpoints, _digest(model, data, settings, teacher, sub_networks))
+    digest = _digest(model, data, settings, teacher, sub_networks)
     used, data = _with_used_vocabulary(data)
     with (
         _on(settings.device, model, teacher),
@@ -125,6 +129,8 @@ def fit(
     ):
         objective = _Objective(model, teacher, data.task, settings, sub_networks)
         trainer = _Loop(objective, data, settings, checkpoints, on_progress)
+        with trainer.args.main_process_first(local=False):
+            _claim(checkpoints, digest)
         newest = _newest(checkpoints)
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     model.eval()
@@ -155,13 +161,14 @@ class _Objective(nn.Module):
         self._sub_networks = sub_networks
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, labels: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, labels: Tensor, seed: int
     ) -> dict[str, Tensor]:
+        """`seed` is of the sub-networks of this step: those of every rank are the same."""
         inputs = (input_ids, attention_mask, token_type_ids)
         (teacher,) = self._teacher
 
         def loss_of(output: Output, target: Output | None) -> Tensor:
-            loss = task_losses(output.logits.float(), labels, self._task).mean()
+            loss = mean_over_rows(task_losses(output.logits.float(), labels, self._task))
             if target is None:
                 return loss
             return distilled_loss(loss, output, target, attention_mask, self._settings.distillation)
@@ -170,16 +177,13 @@ class _Objective(nn.Module):
             whole: Output = self.student(*inputs)
             with torch.no_grad():
                 target: Output | None = None if teacher is None else teacher(*inputs)
-            parts = [run_prefix(self.student, spec, inputs) for spec in self._drawn()]
+            parts = [run_prefix(self.student, spec, inputs) for spec in self._drawn(seed)]
         fixed = Output(whole.logits.detach(), tuple(state.detach() for state in whole.hidden_states))
         losses = [loss_of(whole, target), *(loss_of(part, fixed) for part in parts)]
         return {"loss": torch.stack(losses).mean()}
 
-    def _drawn(self) -> Sequence[ArchSpec]:
-        """The sub-networks of this step, a function of torch's random state."""
-        if self._sub_networks is None:
-            return ()
-        return self._sub_networks.draw(np.random.default_rng(int(torch.randint(2**62, ()))))
+    def _drawn(self, seed: int) -> Sequence[ArchSpec]:
+        return () if self._sub_networks is None else self._sub_networks.draw(np.random.default_rng(seed))
 
 
 class _Loop(Trainer):
@@ -207,6 +211,7 @@ class _Loop(Trainer):
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
+            ddp_find_unused_parameters=False,
         )
         optimizer = torch.optim.AdamW(
             _parameter_groups(objective.student, settings.weight_decay), settings.learning_rate, fused=True
@@ -221,14 +226,16 @@ class _Loop(Trainer):
         order = LengthBucketedBatches(
             self._data.tokens.lengths, settings.batch_size, settings.steps(len(self._data)), settings.seed
         )
-        loader = DataLoader(Rows(self._data), batch_sampler=order, collate_fn=_as_it_is)
-        prepared: DataLoader[Batch] = self.accelerator.prepare(loader)
-        return prepared
+        # Accelerate would give each rank whole batches, or drop those that are not full.
+        share = Share(order, self.args.process_index, self.args.world_size)
+        return DataLoader(Rows(self._data), batch_sampler=share, collate_fn=_as_it_is)
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         step = self.state.global_step
-        torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, step]).generate_state(1, np.uint64)[0]))
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        torch.manual_seed(_seed_of(self._settings.seed, step, self.args.process_index))
+        seeded: dict[str, Any] = {**inputs, "seed": _seed_of(self._settings.seed, step)}
+        # Of all ranks: where one of them fails, all do, and none waits for it.
+        loss = mean_over_ranks(super().training_step(model, seeded, num_items_in_batch))
         if not torch.isfinite(loss):
             raise PrunetimeError(
                 f"the training loss is {float(loss)} at step {step}: lower the learning rate "
@@ -239,7 +246,8 @@ class _Loop(Trainer):
 
 class _MarkComplete(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
 class _Progress(TrainerCallback):
@@ -249,6 +257,10 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if self._on_progress:
             self._on_progress(state.global_step, args.max_steps)
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _as_it_is(batch: Any) -> Any:

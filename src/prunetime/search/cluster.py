@@ -1,0 +1,191 @@
+"""Scoring on Ray: actors on this machine or on a cluster, each with an engine of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from prunetime.arch import ArchSpec
+from prunetime.config import EncoderConfig
+from prunetime.errors import InputError, PrunetimeError
+from prunetime.plan import Plan
+from prunetime.runtime.engine import Engine, ReferenceKernel, Weights, engine_build
+from prunetime.search.evaluate import ElasticScorer, ScorerFor, ScoringRows
+from prunetime.tasks.metrics import Metric
+
+try:
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+except ModuleNotFoundError as error:
+    raise InputError("workers need Ray, which is not installed: pip install 'prunetime[ray]'") from error
+
+RETRIES = 3
+"""A candidate whose worker died is scored again, by the worker that takes its place, at most so often."""
+
+CONNECT_SECONDS = 10.0
+
+START_SECONDS = 300.0
+"""After this long, a cluster that has not started all workers is too busy."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """`count` Ray actors, on the cluster of the environment variable RAY_ADDRESS, or else on a Ray of this machine.
+
+    Each has an equal share of the cores as threads, at least one.
+    """
+
+    count: int
+
+    @contextmanager
+    def scoring(self, config: EncoderConfig, weights: Weights, plan: Plan) -> Iterator[ScorerFor]:
+        """Within, the actors score sub-networks of the encoder `weights`, as `ElasticScorer` does in this process.
+
+        A scorer raises what an engine raises, and PrunetimeError where workers die again and again.
+
+        Raises:
+            InputError: there is no cluster at RAY_ADDRESS, or it has too few cores, or another build of the engine.
+            PrunetimeError: the workers did not start.
+        """
+        with _connected(self.count):
+            threads = threads_each(_cores(), self.count)
+            actor = ray.remote(_Worker).options(num_cpus=threads, max_restarts=-1, max_task_retries=RETRIES)
+            # The kernels of this process: scores must not depend on the CPU that computes them.
+            isa = ReferenceKernel().isa
+            recipe = [ray.put((config, dict(weights), plan, threads, isa))]
+            actors: list[Any] = [actor.remote() for _ in range(self.count)]
+            try:
+                _check_builds(actors, recipe)
+                yield partial(_Scorer, actors, recipe)
+            finally:
+                for each in actors:
+                    ray.kill(each)
+
+
+def _cores() -> list[int]:
+    """Of every machine of the cluster."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+
+
+def threads_each(nodes: Sequence[int], workers: int) -> int:
+    """The most threads that each of `workers` can have on machines with so many cores; a worker is on one machine.
+
+    Raises InputError where there are fewer cores than workers.
+    """
+    for threads in range(max(nodes, default=0), 0, -1):
+        if sum(cores // threads for cores in nodes) >= workers:
+            return threads
+    raise InputError(f"{workers} workers need a core each, and this Ray has {sum(nodes)}: ask for fewer --workers")
+
+
+@contextmanager
+def _connected(workers: int) -> Iterator[None]:
+    """Within, Ray is there; one that was there before stays."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address := os.environ.get("RAY_ADDRESS"):
+        _check_listening(address)
+        ray.init(address, **quiet)
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        cores = len(os.sched_getaffinity(0))
+        ray.init("local", num_cpus=max(cores, workers), include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_listening(address: str) -> None:
+    """Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InputError(f"no Ray cluster listens at RAY_ADDRESS {address}: {error}") from error
+
+
+class _Worker:
+    """What an actor runs. Its process may die and start anew at any time, so every call brings what it needs.
+
+    `recipe` is the reference to what the engine is made of, in a list, so that Ray does not fetch it for every call.
+    """
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+
+    def build(self, recipe: list[Any]) -> str:
+        """Of the engine, once it is ready."""
+        self._made(recipe)
+        return engine_build()
+
+    def score(self, recipe: list[Any], rows: ScoringRows, metric: Metric, spec: ArchSpec) -> float:
+        (score,) = ElasticScorer(self._made(recipe), rows, metric)([spec])
+        return score
+
+    def _made(self, recipe: list[Any]) -> Engine:
+        if self._engine is None:
+            ((config, weights, plan, threads, isa),) = ray.get(recipe)
+            self._engine = Engine(config, weights, threads, isa, plan=plan)
+        return self._engine
+
+
+class _Scorer:
+    def __init__(self, actors: Sequence[Any], recipe: list[Any], rows: ScoringRows, metric: Metric) -> None:
+        self._actors = actors
+        self._subject = recipe, ray.put(rows), metric
+
+    def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
+        """Whoever is idle takes the next spec; scores are handed on in the order of the specs."""
+        idle, waiting = list(self._actors), deque(enumerate(specs))
+        running: dict[Any, tuple[int, Any]] = {}
+        scores: dict[int, float] = {}
+        for number in range(len(specs)):
+            while number not in scores:
+                while idle and waiting:
+                    (taken, spec), actor = waiting.popleft(), idle.pop()
+                    running[actor.score.remote(*self._subject, spec)] = taken, actor
+                (answer,), _ = ray.wait(list(running))
+                done, actor = running.pop(answer)
+                scores[done] = _value(answer)
+                idle.append(actor)
+            yield scores.pop(number)
+
+
+def _check_builds(actors: Sequence[Any], recipe: list[Any]) -> None:
+    builds = _value([actor.build.remote(recipe) for actor in actors])
+    if set(builds) != {engine_build()}:
+        raise InputError(
+            f"the workers have engine builds {', '.join(sorted(set(builds)))}, this process has {engine_build()}: "
+            "install the same prunetime on every node, or scores would depend on who computes them"
+        )
+
+
+def _value(answer: Any) -> Any:
+    """What an actor answered, or answers (a list); raises what it raised."""
+    try:
+        return ray.get(answer, timeout=START_SECONDS)
+    except RayTaskError as error:
+        raise error.cause from error
+    except GetTimeoutError as error:
+        raise PrunetimeError(
+            f"Ray did not start the workers in {START_SECONDS:.0f} s: other jobs may hold its cores; ask for fewer "
+            "--workers, or run the same command again later"
+        ) from error
+    except RayError as error:
+        raise PrunetimeError(
+            f"a Ray worker died, and so did the {RETRIES} that took its place ({str(error).strip().splitlines()[-1]}); "
+            "memory may be short: ask for fewer --workers and run the same command again"
+        ) from error

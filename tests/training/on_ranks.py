@@ -1,0 +1,65 @@
+"""Trains on every rank, whole and in two pieces; leaves the loss of every step and the weights. See test_ranks.py."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import test_trainer
+import torch
+from test_trainer import SETTINGS, SUB_NETWORKS, dense, made
+
+from prunetime.models.encoder import SequenceClassifier, weights_of
+from prunetime.training.together import fit_on_every_rank, leading
+from prunetime.training.trainer import fit
+
+ROWS = 57
+"""Seven batches of eight rows and one of one, in which the second rank has none."""
+
+TRAININGS = {
+    "alone": ({}, {}),
+    "distilled": ({"teacher": True}, {}),
+    "elastic": ({}, {"sub_networks": SUB_NETWORKS}),
+}
+
+
+def train(name: str, folder: Path, stop_at: int = 0) -> tuple[SequenceClassifier, list[float]]:
+    """Without dropout, which is another on every rank."""
+    (distilled, options), losses, model = TRAININGS[name], [], dense(dropout=0.0)
+
+    def noted(module: torch.nn.Module, _: object, output: object) -> None:
+        if type(module).__name__ == "_Objective":
+            losses.append(output["loss"].item())
+
+    def stop(done: int, _: int) -> None:
+        if done == stop_at:
+            raise KeyboardInterrupt
+
+    hook = torch.nn.modules.module.register_module_forward_hook(noted)
+    teacher = test_trainer.half() if distilled else None
+    try:
+        fit(model, made(rows=ROWS), replace(SETTINGS, epochs=2.0), folder / name, teacher, stop, **options)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        hook.remove()
+    return model, losses
+
+
+def main(folder: Path) -> None:
+    with leading() as first:
+        if first:
+            model = dense(dropout=0.0)
+            fit_on_every_rank(model, made(rows=ROWS), replace(SETTINGS, epochs=2.0), folder / "led")
+            np.savez(folder / "led_0.npz", **weights_of(model))
+    for name in TRAININGS:
+        model, losses = train(name, folder)
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        np.savez(folder / f"{name}_{rank}.npz", losses=losses, **weights_of(model))
+    train("elastic", folder / "stopped", stop_at=13)
+    model, losses = train("elastic", folder / "stopped")
+    np.savez(folder / f"resumed_{rank}.npz", losses=losses, **weights_of(model))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
