@@ -108,8 +108,8 @@ def fit(
 
     The models are on the CPU before and after. Checkpoints go to `folder/checkpoints`. Killed at any point and called
     again with the same arguments, it ends in the same weights, byte for byte, as an uninterrupted run with as many
-    threads and ranks on the same CPU. The checkpoints stay until `discard_checkpoints`, so that a kill between here and saving
-    the model costs nothing either.
+    threads and ranks on the same CPU. The checkpoints stay until `discard_checkpoints`, so that a kill between here and
+    saving the model costs nothing either.
     `on_progress` gets (steps done, steps in all).
 
     Under torchrun every rank calls it with the same arguments, takes its share of every batch, and has the same weights
