@@ -13,6 +13,14 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 
+LONGEST = ("test_prune.py", "test_trainer.py", "test_precision.py", "test_forward.py")
+"""Files that take minutes, which come first: no worker is left alone with one in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_configure() -> None:
     """Gives a worker of pytest-xdist a core of its own, so that nothing pushes aside what it times."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")

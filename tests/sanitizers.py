@@ -1,7 +1,8 @@
 """Runs Python on an engine that is built with a sanitizer: `python tests/sanitizers.py address -m pytest tests/engine`.
 
-The build is kept in build/address (or thread, fuzz) and brought up to date. Python itself has no sanitizer in it, so
-the sanitizer's runtime is preloaded; `sanitized/sitecustomize.py` puts the build in the installed engine's place.
+The build is kept in build/address (or thread, fuzz) and brought up to date; that is all where nothing is to run. Python
+itself has no sanitizer in it, so the sanitizer's runtime is preloaded; `sanitized/sitecustomize.py` puts the build in
+the installed engine's place.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Sanitizer:
         compiler = shutil.which(self.compiler)
         if compiler is None:
             raise SystemExit(f"{self.compiler} is missing: install it")
-        flags = ";".join([*self.flags, "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS", "-Wno-error"])
+        flags = ";".join([*self.flags, "-g1", "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS", "-Wno-error"])
         settings = {
             "CMAKE_BUILD_TYPE": "Debug",
             "CMAKE_CXX_COMPILER": compiler,
@@ -108,5 +109,5 @@ if __name__ == "__main__":
     name = sys.argv[1]
     sanitizer = SANITIZERS[name]
     module = sanitizer.build(ROOT / "build" / name)
-    command = [sys.executable, *sys.argv[2:]]
-    os.execve(sys.executable, command, sanitizer.environment(module))
+    if sys.argv[2:]:
+        os.execve(sys.executable, [sys.executable, *sys.argv[2:]], sanitizer.environment(module))

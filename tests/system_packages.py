@@ -6,6 +6,7 @@ import sys
 PROGRAM_OF = {
     "chromium": "chromium",
     "clang": "clang++",  # for `make fuzz`
+    "postgresql": "pg_virtualenv",
     "qemu-user": "qemu-x86_64",
     "g++-aarch64-linux-gnu": "aarch64-linux-gnu-g++",
 }

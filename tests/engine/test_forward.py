@@ -195,9 +195,19 @@ def test_forward_equals_float64(case):
     check_every_isa(case)
 
 
-@pytest.mark.parametrize("lengths", [[1], [512], [511, 1, 33], [2] * 300, [100] * 11])
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_forward_of_long_and_many_sequences(lengths, precision):
+LENGTHS = ([1], [512], [511, 1, 33], [2] * 300, [100] * 11)
+GATED = (*itertools.product(["fp32"], LENGTHS), ("bf16", LENGTHS[1]), ("bf16", LENGTHS[4]), ("int8", LENGTHS[2]))
+"""Every batch in fp32, long or many sequences in the others; their other batches are slow, and like these."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "lengths"),
+    [
+        pytest.param(*case, marks=() if case in GATED else pytest.mark.full)
+        for case in itertools.product(PRECISIONS, LENGTHS)
+    ],
+)
+def test_forward_of_long_and_many_sequences(precision, lengths):
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=2, positions=512, vocabulary=50)
     spec = random_spec(config, rng, blocks=True, tokens=True)

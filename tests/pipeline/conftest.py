@@ -10,5 +10,5 @@ from prunetime.tasks.synthetic import ad_relevance
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     bert_folder(folder / "bert")
-    write_tsv(ad_relevance(1200, 0), folder / "ads.tsv")
+    write_tsv(ad_relevance(800, 0), folder / "ads.tsv")
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,9 +36,24 @@ SLICES = {"all": 2400, "unseen:product_uid": 1180, "brand=Behr": 212}
 MakeRun = Callable[..., Path]
 
 
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    """A run of some choices, written once: tests take copies."""
+    folder, known = tmp_path_factory.mktemp("runs"), {}
+
+    def write(**choices: Any) -> Path:
+        key = repr(choices)
+        if key not in known:
+            known[key] = folder / str(len(known))
+            write_run(known[key], **choices)
+        return known[key]
+
+    return write
+
+
 @pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
-    return lambda **choices: write_run(tmp_path / "run", **choices)
+def make_run(written: MakeRun, tmp_path: Path) -> MakeRun:
+    return lambda **choices: shutil.copytree(written(**choices), tmp_path / "run")
 
 
 def write_run(

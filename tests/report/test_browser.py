@@ -3,20 +3,13 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from browser import dom_of
 
 from prunetime.report.render import render
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--window-size=1400,1000",
-    "--virtual-time-budget=5000",
-)  # fmt: skip
 
 MEASURE = """
 const frame = document.querySelector('iframe');
@@ -52,11 +45,7 @@ def measured(page: Path, width: int, folder: Path) -> dict:
         f'<!DOCTYPE html><meta charset="utf-8"><title></title><iframe style="border:0;width:{width}px;height:900px">'
         f"</iframe><script>{MEASURE}\nframe.srcdoc = {source};</script>"
     )
-    profile = folder / f"browser-{width}"
-    command = ["chromium", *FLAGS, f"--user-data-dir={profile}", "--dump-dom", outer.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    shutil.rmtree(profile, ignore_errors=True)
-    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
+    title = re.search(r"<title>(.*?)</title>", dom_of(outer.as_uri(), folder), re.DOTALL)
     assert title
     assert title[1], "the page did not load in the frame"
     return json.loads(html.unescape(title[1]))

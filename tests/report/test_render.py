@@ -182,6 +182,7 @@ def test_layers_that_are_gone_and_no_slices(make_run: MakeRun) -> None:
     assert "unseen:" not in text.split("Reproduce and use")[0]
 
 
+TINY = Dims(layers=2, hidden=64, heads=2, head_dim=32, ffn=100, vocabulary=500, positions=64)
 MINILM = Dims(layers=6, hidden=384, heads=12, head_dim=32, ffn=1536, vocabulary=30522, positions=512)
 
 
@@ -195,11 +196,10 @@ def test_blocks_and_dropped_tokens_are_in_the_words_of_a_layer() -> None:
 
 
 def test_every_layer_gone_and_nothing_pruned(make_run: MakeRun, tmp_path: Path) -> None:
-    dims = Dims(layers=2, hidden=64, heads=2, head_dim=32, ffn=100, vocabulary=500, positions=64)
     budget = Budget(share=1.0, seq_len=16)
-    assert "0 of 2 heads kept" in page_of(make_run(dims=dims, budget=budget, genome=(0, 0, 0, 0), evaluations=30)).text
+    assert "0 of 2 heads kept" in page_of(make_run(dims=TINY, budget=budget, genome=(0, 0, 0, 0), evaluations=10)).text
     (tmp_path / "run").rename(tmp_path / "floor")
-    text = page_of(make_run(dims=dims, budget=budget, genome=(2, 4, 2, 4), evaluations=30)).text
+    text = page_of(make_run(dims=TINY, budget=budget, genome=(2, 4, 2, 4), evaluations=10)).text
     assert "100 of 100 FFN rows kept" in text
     assert "2 2 100 100" in text
 
@@ -249,7 +249,7 @@ def test_the_command_makes_the_same_settings(make_run: MakeRun, monkeypatch: pyt
     from prunetime.cli import runs
 
     budget = Budget(us=1234567.5, seq_len=33, scope="text", statistic="p99", condition="idle", batch=4, threads=2)
-    run = make_run(budget=budget, columns={"text": ["a b", "c'd"]}, genome=(1, 1) * 6, evaluations=20)
+    run = make_run(budget=budget, columns={"text": ["a b", "c'd"]}, dims=TINY, genome=(1, 1) * 2, evaluations=3)
     text = page_of(run).text
     command = text.split("Make this model again ")[1].split(" With the same profile")[0]
     received = []

@@ -1,24 +1,19 @@
 """The contract of a sampler: what any study may ask of it, for ours and for Optuna's own."""
 
 import math
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from studies import finish, mixed, opened, ours, worker
 
 from prunetime.errors import InputError
 from prunetime.search.samplers import PROPOSAL, ReinforcedEvolutionSampler
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def ours(seed=0):
-    return ReinforcedEvolutionSampler(population=10, batch=4, seed=seed)
-
 
 SAMPLERS = {
     "ours": ours,
@@ -27,21 +22,25 @@ SAMPLERS = {
     "random": lambda seed=0: RandomSampler(seed),
 }
 each = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-STORAGES = {
-    "memory": lambda _: InMemoryStorage(),
-    "journal": lambda folder: JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
-    "sqlite": lambda folder: RDBStorage(f"sqlite:///{folder}/study.db"),
-}
 
 
-def mixed(trial: optuna.Trial) -> float:
-    """Parameters of every kind; the best is at (7, 30, 0.5, 1e-3, "b")."""
-    heads, rows = trial.suggest_int("heads", 0, 12), trial.suggest_int("rows", 0, 48, step=2)
-    share, rate = trial.suggest_float("share", 0.0, 1.0), trial.suggest_float("rate", 1e-5, 1e-1, log=True)
-    kind, constant = trial.suggest_categorical("kind", ["a", "b", None]), trial.suggest_int("constant", 3, 3)
-    assert constant == 3
-    distance = abs(heads - 7) / 12 + abs(rows - 30) / 48 + abs(share - 0.5) + abs(math.log10(rate) + 3) / 4
-    return distance + 0.3 * (kind != "b")
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    """URL of a PostgreSQL server, which Debian's `pg_virtualenv` runs until its command ends."""
+    url = "postgresql+psycopg://$PGUSER:$PGPASSWORD@$PGHOST:$PGPORT/$PGDATABASE"
+    command = ["pg_virtualenv", "-t", "sh", "-c", f"echo {url}; cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        yield next(line.strip() for line in server.stdout if line.startswith("postgresql"))
+        server.communicate()
+
+
+@pytest.fixture(params=["journal", "sqlite", pytest.param("postgresql", marks=pytest.mark.system)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where several processes find the same studies."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgresql")
+    return f"sqlite:///{tmp_path}/study.db" if request.param == "sqlite" else f"{tmp_path}/journal.log"
 
 
 def bowl(trial: optuna.Trial) -> float:
@@ -69,14 +68,23 @@ def test_it_goes_the_way_the_study_goes(sampler, direction):
 
 
 @each
-@pytest.mark.parametrize("storage", STORAGES.values(), ids=STORAGES)
-def test_a_study_goes_on_from_its_storage(sampler, storage, tmp_path):
-    study = optuna.create_study(study_name="s", storage=storage(tmp_path), sampler=sampler())
+def test_another_sampler_goes_on_with_a_study(sampler):
+    study = optuna.create_study(sampler=sampler())
     study.optimize(bowl, n_trials=16)
-    same = study._storage if isinstance(study._storage, InMemoryStorage) else storage(tmp_path)
-    again = optuna.load_study(study_name="s", storage=same, sampler=sampler(1))
-    again.optimize(bowl, n_trials=8)
-    assert [trial.number for trial in again.trials] == list(range(24))
+    study.sampler = sampler(1)
+    study.optimize(bowl, n_trials=8)
+    assert [trial.number for trial in study.trials] == list(range(24))
+
+
+@each
+def test_a_study_goes_on_from_its_storage(sampler, url, tmp_path):
+    name = tmp_path.name
+    with opened(url) as storage:
+        optuna.create_study(study_name=name, storage=storage, sampler=sampler()).optimize(bowl, n_trials=16)
+    with opened(url) as storage:
+        again = optuna.load_study(study_name=name, storage=storage, sampler=sampler(1))
+        again.optimize(bowl, n_trials=8)
+        assert [trial.number for trial in again.trials] == list(range(24))
 
 
 @each
@@ -135,17 +143,33 @@ def of_ours(study: optuna.Study) -> list[dict]:
     return [trial.params for trial in study.trials]
 
 
-def test_the_same_seed_and_history_give_the_same_proposals_however_it_came_to_them(tmp_path):
-    whole = optuna.create_study(sampler=ours(3))
-    whole.optimize(mixed, n_trials=24)
-    storage = STORAGES["journal"](tmp_path)
-    for trials in (7, 8, 9):  # another process every time
-        part = optuna.create_study(study_name="s", storage=storage, sampler=ours(3), load_if_exists=True)
-        part.optimize(mixed, n_trials=trials)
-    assert of_ours(part) == of_ours(whole)
-    other = optuna.create_study(sampler=ours(4))
-    other.optimize(mixed, n_trials=24)
-    assert of_ours(other) != of_ours(whole)
+def optimised(sampler: ReinforcedEvolutionSampler) -> optuna.Study:
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(mixed, n_trials=24)
+    return study
+
+
+def test_the_same_seed_and_history_give_the_same_proposals_in_any_process(url, tmp_path):
+    with opened(url) as storage:
+        study = optuna.create_study(study_name=tmp_path.name, storage=storage)
+        for trials in (13, 11):
+            finish(worker(url, study.study_name, trials))
+        whole = optimised(ours())
+        assert of_ours(study) == of_ours(whole)
+        assert [trial.constraints for trial in study.trials] == [trial.constraints for trial in whole.trials]
+    assert of_ours(optimised(ours(4))) != of_ours(whole)
+
+
+@pytest.mark.system
+def test_a_fleet_shares_a_study(postgresql, tmp_path):
+    with opened(postgresql) as storage:
+        study = optuna.create_study(study_name=tmp_path.name, storage=storage)
+        for process in [worker(postgresql, study.study_name, 16) for _ in range(2)]:
+            finish(process)
+        trials = study.trials
+    assert [trial.number for trial in trials] == list(range(32))
+    assert all(trial.state == TrialState.COMPLETE for trial in trials)
+    assert sum(PROPOSAL in trial.system_attrs for trial in trials) >= 20
 
 
 def test_after_the_first_trials_it_proposes_children_of_better_parents_and_beats_random():

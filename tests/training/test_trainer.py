@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,8 +70,16 @@ def digest(model: SequenceClassifier) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in weights_of(model).items()}
 
 
-@pytest.mark.parametrize("task", [CLASSES, RELEVANCE, REGRESSION], ids=lambda task: task.kind)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("task", "precision"),
+    [
+        (CLASSES, "fp32"),
+        (RELEVANCE, "fp32"),
+        (REGRESSION, "bf16"),
+        *(pytest.param(*rest, marks=pytest.mark.full)
+          for rest in ((CLASSES, "bf16"), (RELEVANCE, "bf16"), (REGRESSION, "fp32"))),
+    ],
+)  # fmt: skip
 def test_it_learns_what_it_is_shown(tmp_path, task, precision):
     model = dense(task)
     data = made(task, rows=300)
@@ -134,11 +144,16 @@ def test_a_student_comes_closer_to_its_teacher_when_distilled(tmp_path):
     assert digest(teacher) == before
 
 
-@pytest.mark.parametrize("stopped_at", [1, 4, 5, 6, 13, 24])
-def test_interrupted_at_any_step_it_ends_in_the_same_bytes(tmp_path, stopped_at):
-    whole = dense()
-    fit(whole, made(), SETTINGS, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[SequenceClassifier, Path]:
+    """An uninterrupted run of `SETTINGS`, and its folder with the checkpoints."""
+    model, folder = dense(), tmp_path_factory.mktemp("finished")
+    fit(model, made(), SETTINGS, folder)
+    return model, folder
 
+
+@pytest.mark.parametrize("stopped_at", [1, 4, 5, 6, 13, 24])
+def test_interrupted_at_any_step_it_ends_in_the_same_bytes(tmp_path, finished, stopped_at):
     def interrupt(done: int, _: int) -> None:
         if done == stopped_at:
             raise KeyboardInterrupt
@@ -149,7 +164,7 @@ def test_interrupted_at_any_step_it_ends_in_the_same_bytes(tmp_path, stopped_at)
     resumed, steps = dense(), []
     fit(resumed, made(), SETTINGS, tmp_path / "stopped", on_progress=lambda done, of: steps.append((done, of)))
     assert steps[0] == ((stopped_at - 1) // 5 * 5 + 1, 24)
-    assert digest(resumed) == digest(whole)
+    assert digest(resumed) == digest(finished[0])
 
 
 def distilled(folder: Path, on_progress=None) -> SequenceClassifier:
@@ -196,19 +211,19 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(tmp_path):
     assert digest(resumed) == digest(whole)
 
 
-def test_finished_but_not_saved_it_is_done_at_once(tmp_path):
-    first, again, steps = dense(), dense(), []
-    fit(first, made(), SETTINGS, tmp_path)
+def test_finished_but_not_saved_it_is_done_at_once(tmp_path, finished):
+    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
+    again, steps = dense(), []
     fit(again, made(), SETTINGS, tmp_path, on_progress=lambda *done: steps.append(done))
-    assert digest(again) == digest(first)
+    assert digest(again) == digest(finished[0])
     assert len(steps) <= SETTINGS.checkpoint_steps
     discard_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("change", ["data", "settings", "model", "teacher", "tokens"])
-def test_checkpoints_of_other_inputs_are_refused(tmp_path, change):
-    fit(dense(), made(), SETTINGS, tmp_path)
+def test_checkpoints_of_other_inputs_are_refused(tmp_path, finished, change):
+    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
     data = made(seed=int(change == "data"))
     settings = dataclasses.replace(SETTINGS, seed=int(change == "settings"))
     teacher = dense() if change == "teacher" else None
@@ -261,9 +276,8 @@ def test_it_prints_nothing_and_reports_every_step(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_at_most_two_checkpoints_are_kept(tmp_path):
-    fit(dense(), made(), SETTINGS, tmp_path)
-    assert len(list((tmp_path / "checkpoints").glob("checkpoint-*"))) == 2
+def test_at_most_two_checkpoints_are_kept(finished):
+    assert len(list((finished[1] / "checkpoints").glob("checkpoint-*"))) == 2
 
 
 def test_the_number_of_threads_is_as_it_was(tmp_path):
@@ -335,14 +349,20 @@ def loss_of_prefix(model: SequenceClassifier, spec: ArchSpec, data: TrainingData
         return task_losses(run_prefix(model.eval(), spec, inputs).logits, labels, CLASSES).mean().item()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_sub_networks_learn_what_the_whole_knows_and_it_forgets_nothing(tmp_path, precision):
-    data, fresh = made(rows=300), made(rows=200, seed=9)
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> SequenceClassifier:
     model = dense()
-    fit(model, data, dataclasses.replace(SETTINGS, epochs=8.0), tmp_path / "whole")
+    fit(model, made(rows=300), dataclasses.replace(SETTINGS, epochs=8.0), tmp_path_factory.mktemp("whole"))
+    return model
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_sub_networks_learn_what_the_whole_knows_and_it_forgets_nothing(tmp_path, learned, precision):
+    data, fresh = made(rows=300), made(rows=200, seed=9)
+    model = copy.deepcopy(learned)
     before = loss_of_prefix(model, SHALLOW, fresh)
     settings = dataclasses.replace(SETTINGS, epochs=4.0, precision=precision)
-    fit(model, data, settings, tmp_path / "elastic", sub_networks=SUB_NETWORKS)
+    fit(model, data, settings, tmp_path, sub_networks=SUB_NETWORKS)
     assert loss_of_prefix(model, SHALLOW, fresh) < before / 5
     assert loss_of(model, fresh) < 0.02
 
