@@ -367,6 +367,15 @@ def test_sub_networks_learn_what_the_whole_knows_and_it_forgets_nothing(tmp_path
     assert loss_of(model, fresh) < 0.02
 
 
+def test_elastic_training_with_a_teacher_stays_nearer_to_what_it_knows(tmp_path, learned):
+    fresh, data = made(rows=200, seed=9), made(rows=300)
+    wrong = dataclasses.replace(data, labels=1 - data.labels)
+    alone, taught = copy.deepcopy(learned), copy.deepcopy(learned)
+    fit(alone, wrong, SETTINGS, tmp_path / "alone", sub_networks=SUB_NETWORKS)
+    fit(taught, wrong, SETTINGS, tmp_path / "taught", learned, sub_networks=SUB_NETWORKS)
+    assert loss_of(taught, fresh) < 0.9 * loss_of(alone, fresh)
+
+
 def test_elastic_training_interrupted_ends_in_the_same_bytes(tmp_path):
     whole = dense()
     fit(whole, made(), SETTINGS, tmp_path / "whole", sub_networks=SUB_NETWORKS)

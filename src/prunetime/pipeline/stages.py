@@ -166,9 +166,11 @@ def elastic(
 ) -> artifact.Artifact:
     """Trains the sub-networks of the teacher all at once, heads and rows in order of importance.
 
-    Leaves `elastic`, and in `elastic.json` what teacher, elastic encoder and its smallest sub-network score.
+    From half the budget to all of dense, so that the sub-networks of other budgets can be scored as well. The whole is
+    distilled from the teacher, for it has seen the labels already: on labels alone it learns the rows by heart
+    (docs/STATUS.md, "Measured").
 
-    From half the budget to all of dense, so that the sub-networks of other budgets can be scored as well.
+    Leaves `elastic`, and in `elastic.json` what teacher, elastic encoder and its smallest sub-network score.
     """
     effort, budget, config = settings.effort, settings.budget, dense.manifest.config
     _, dense_us = latency.floor_and_dense(budget)
@@ -182,9 +184,8 @@ def elastic(
         model = from_weights(config, ordered(dense.weights, scores, config.dims))
         training = training_settings(settings, effort.elastic_epochs, effort.elastic_learning_rate)
         data = source.training_data(effort.elastic_rows, settings.seed + 1)
-        fit_on_every_rank(
-            model, data, training, run.path("work/elastic"), on_progress=progress, sub_networks=sub_networks
-        )
+        teacher_model, folder = from_weights(config, dense.weights), run.path("work/elastic")
+        fit_on_every_rank(model, data, training, folder, teacher_model, progress, sub_networks=sub_networks)
         manifest = manifest_of(source, model, dense.manifest.plan, {"role": "elastic", "model": settings.model})
         write_artifact(run.path("elastic"), source, manifest, weights_of(model))
         discard_checkpoints(run.path("work/elastic"))

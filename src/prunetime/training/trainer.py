@@ -104,7 +104,7 @@ def fit(
     """Trains `model` in place, distilling from `teacher` where there is one.
 
     With `sub_networks`, every step trains those of its prefixes as well, distilled from what the whole model says at
-    that step (in-place distillation; Yu and Huang, arXiv 1903.05134).
+    that step (in-place distillation; Yu and Huang, arXiv 1903.05134); the whole is distilled from `teacher`.
 
     The models are on the CPU before and after. Checkpoints go to `folder/checkpoints`. Killed at any point and called
     again with the same arguments, it ends in the same weights, byte for byte, as an uninterrupted run with as many
