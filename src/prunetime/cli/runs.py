@@ -83,7 +83,9 @@ AS_GIVEN = (
     show_default=True,
     help="What heads and rows are ordered by.",
 )
-@click.option("--tokens", is_flag=True, help="Let the search drop tokens after a layer, too.")
+@click.option(
+    "--tokens", is_flag=True, help="Let the search drop tokens after a layer, too (such a model has no ONNX export)."
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
 @workers_option
