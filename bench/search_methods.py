@@ -81,6 +81,17 @@ def no_crossover(problem: Problem, seed: int, evaluations: int) -> list[Evaluati
     return evolved(problem, seed, evaluations, reinforced(problem, seed, PolicySettings()), crossover=0.0)
 
 
+def raw_gains(problem: Problem, seed: int, evaluations: int) -> list[Evaluation]:
+    """Ours with a policy that learns from gains as they are."""
+    return evolved(problem, seed, evaluations, reinforced(problem, seed, PolicySettings(standardised=False)))
+
+
+def latency_term(problem: Problem, seed: int, evaluations: int) -> list[Evaluation]:
+    """Ours with a reward that also likes what is faster than the budget; the hard limit alone is the default."""
+    mutator = reinforced(problem, seed, PolicySettings())
+    return evolved(problem, seed, evaluations, mutator, latency_weight=0.5)
+
+
 def evolution(problem: Problem, seed: int, evaluations: int) -> list[Evaluation]:
     """Ageing evolution with uniform mutation, one child at a time."""
     return evolved(problem, seed, evaluations, UniformMutator(problem.space.levels, problem.latency), **ONE_BY_ONE)
@@ -207,4 +218,6 @@ ABLATIONS: dict[str, Method] = {
     "no policy": no_policy,
     "no critic": no_critic,
     "no crossover": no_crossover,
+    "raw gains": raw_gains,
+    "latency term": latency_term,
 }

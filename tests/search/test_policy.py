@@ -74,14 +74,14 @@ def test_learning_is_a_function_of_its_arguments_and_leaves_the_policy_as_it_was
     assert np.abs(chances(one) - before).sum() > 0.1
 
 
-def test_gains_of_any_size_teach_the_same():
-    def after(scale: float) -> np.ndarray:
-        policy = taught(
-            Policy.fresh(GENES, PolicySettings(), 0), lambda a, chosen: scale * a.gene[chosen] - 3.0 * scale
-        )
+def test_gains_of_any_size_teach_the_same_where_they_are_standardised():
+    def after(scale: float, settings: PolicySettings) -> np.ndarray:
+        policy = taught(Policy.fresh(GENES, settings, 0), lambda a, chosen: scale * a.gene[chosen] - 3.0 * scale)
         return chances(policy)
 
-    np.testing.assert_allclose(after(1e-4), after(1e3), atol=0.01)
+    np.testing.assert_allclose(after(1e-4, PolicySettings()), after(1e3, PolicySettings()), atol=0.01)
+    raw = PolicySettings(standardised=False)
+    assert np.abs(after(1e-4, raw) - after(1.0, raw)).max() > 0.02
 
 
 def test_it_never_becomes_certain():

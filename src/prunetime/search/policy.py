@@ -35,9 +35,9 @@ class PolicySettings:
     levels of a gene is disfavoured; `limit` bounds what is learned on top, in logits.
 
     Every generation is followed by `updates` steps of Adam, each on `batch` edits drawn from those of the generation
-    and the `remembered` last ones of children that were evaluated. The `best` share of children teaches. An edit counts
-    as much as its probability has risen since, at most `truncated` times; the entropy of the policy is weighed by
-    `entropy`.
+    and the `remembered` last ones of children that were evaluated. The `best` share of children teaches, by gains that
+    are `standardised` within the generation. An edit counts as much as its probability has risen since, at most
+    `truncated` times; the entropy of the policy is weighed by `entropy`.
     """
 
     prior: float = 0.3
@@ -47,6 +47,7 @@ class PolicySettings:
     updates: int = 8
     batch: int = 96
     best: float = 0.1
+    standardised: bool = True
     remembered: int = 2000
     learning_rate: float = 0.02
     truncated: float = 2.0
@@ -195,14 +196,14 @@ class Lesson(NamedTuple):
 def learn(policy: Policy, lessons: Sequence[Lesson]) -> Policy:
     """The policy after the lessons of a generation; `policy` is unchanged.
 
-    Gains are standardised within the generation: raw ones have a size that depends on metric and budget. Only the
+    Gains are standardised within the generation: raw ones have a size that depends on the budget. Only the
     `best` share of them teaches: a search wants children that are very good, not good on average, as small changes are
     (risk-seeking policy gradient; Petersen et al., arXiv 1912.04871).
     """
     settings = policy.settings
     gains = np.array([lesson.gain for lesson in lessons])
-    standard = np.clip((gains - gains.mean()) / (gains.std() + TINY), 0.0, CLIPPED)
-    advantages = (standard * (gains >= np.quantile(gains, 1.0 - settings.best))).tolist()
+    size = (gains - gains.mean()) / (gains.std() + TINY) if settings.standardised else gains
+    advantages = (np.clip(size, 0.0, CLIPPED) * (gains >= np.quantile(gains, 1.0 - settings.best))).tolist()
     taught = [
         (edit, advantage, lesson.evaluated)
         for lesson, advantage in zip(lessons, advantages, strict=True)
