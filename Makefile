@@ -22,7 +22,7 @@ test-full: .venv/dev
 
 test-system: .venv/dev
 	$(BIN)/python tests/system_packages.py
-	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m pytest -m "system and not full"
 
 # The sanitized engines alone; they need so little that they are built while everything else is downloaded.
 sanitized: .venv/build

@@ -102,6 +102,7 @@ SANITIZERS = {
         # Without the two checks that atheris' runtime lacks.
         ("-fsanitize=address,undefined,fuzzer-no-link", "-fno-sanitize=vptr,function", *STRICT),
         libfuzzer,
+        portable=True,  # what it calls is the binding; the other tables are the address build's
     ),
 }
 

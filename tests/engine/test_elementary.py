@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from cases import gelu
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from rounding import U, assert_within, to_bf16
 
@@ -65,7 +66,7 @@ def as_bytes(rows):
     return (scale[:, None] * (q - zero[:, None]).astype(np.float32)).astype(np.float32)
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(seed=seeds, width=st.integers(1, 200), kind=st.sampled_from(["normal", "halves", "positive", "zero", "tiny"]))
 def test_bytes_are_the_same_on_every_table_and_in_numpy(seed, width, kind):
     rng = np.random.default_rng(seed)
@@ -82,7 +83,7 @@ def test_bytes_are_the_same_on_every_table_and_in_numpy(seed, width, kind):
 
 
 @isas
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(pattern=bits)
 def test_bf16_of_any_bits(isa, pattern):
     rows = np.array([pattern], np.uint32).view(np.float32)

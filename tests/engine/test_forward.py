@@ -18,7 +18,8 @@ from cases import (
     reference,
     reference_logits,
 )
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from rounding import NARROW_EXP_ERROR, U, assert_within, int8_scales, to_bf16, to_int8_rows, to_int8_weights
 
@@ -189,7 +190,7 @@ def check_every_isa(case: Case):
         assert_within(engine.logits(case.ragged), *results[key])
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(case=cases())
 def test_forward_equals_float64(case):
     check_every_isa(case)
@@ -233,7 +234,7 @@ def test_forgotten_weight_columns_are_outside_the_bound(wrong, precision):
 
 
 @isas
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(case=cases(head_rows=st.just("pooled")))
 def test_the_most_attended_tokens_are_kept(isa, case):
     case = replace(case, plan=Plan())
@@ -255,7 +256,7 @@ def assert_most_attended(score, kept, case, layer):
 
 
 @isas
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(case=cases(), data=st.data())
 def test_bits_do_not_depend_on_batch_order_or_threads(isa, case, data):
     engine, ragged = case.engine(isa=isa), case.ragged
@@ -288,7 +289,7 @@ def test_bits_do_not_depend_on_chunks(isa, precision):
 
 @isas
 @pytest.mark.parametrize("precision", PRECISIONS)
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(seed=seeds, data=st.data())
 def test_a_selected_part_equals_the_encoder_of_only_that_part(isa, precision, seed, data):
     """Bit for bit, but for int8: its weights keep the scales that they have in the whole encoder."""

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import gelu, layer_norm, softmax
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from rounding import (
     assert_within,
@@ -44,7 +45,7 @@ def test_every_table_of_this_cpu_is_tested():
 
 
 @isas
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(seed=seeds, m=st.integers(1, 40), k=st.integers(1, 80), n=st.integers(1, 150))
 def test_gemm(isa, seed, m, k, n):
     rng = np.random.default_rng(seed)
@@ -99,7 +100,7 @@ def check_in_precision(isa, precision, x, w, bias, stored=None, **options):
 
 @isas
 @precisions
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(seed=seeds, m=st.integers(1, 40), k=st.integers(1, 200), n=st.integers(1, 150))
 def test_gemm_in_every_precision(isa, precision, seed, m, k, n):
     rng = np.random.default_rng(seed)
@@ -119,7 +120,7 @@ def sparse_matrices(draw):
 
 @isas
 @precisions
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(seed=seeds, m=st.integers(1, 40), matrix=sparse_matrices())
 def test_gemm_of_kept_blocks(isa, precision, seed, m, matrix):
     rng = np.random.default_rng(seed)
@@ -268,7 +269,7 @@ def attend(isa, q, k, v):
 
 
 @isas
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(seed=seeds, length=st.integers(1, 100), d=st.sampled_from([1, 3, 16, 24, 32, 40, 64]), scale=st.floats(0.1, 8))
 def test_attention(isa, seed, length, d, scale):
     rng = np.random.default_rng(seed)
@@ -277,7 +278,7 @@ def test_attention(isa, seed, length, d, scale):
 
 
 @isas
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(seed=seeds, length=st.integers(1, 100), d=st.sampled_from([1, 3, 16, 24, 32, 40, 64]), scale=st.floats(0.1, 4))
 def test_attention_in_the_narrow_precision(isa, seed, length, d, scale):
     rng = np.random.default_rng(seed)
@@ -306,7 +307,7 @@ def test_attention_does_not_hide_a_score_that_overflowed(isa, sign):
 
 
 @isas
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(seed=seeds, length=st.integers(1, 100), d=st.sampled_from([3, 16, 32, 64]))
 def test_attention_received_is_the_sum_over_the_queries(isa, seed, length, d):
     q, k, v = np.random.default_rng(seed).standard_normal((3, length, d)).astype(np.float32)
@@ -327,7 +328,7 @@ def test_attention_that_forgets_a_key_is_rejected():
 
 
 @isas
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(seed=seeds, tokens=st.integers(1, 5), width=st.integers(1, 130), offset=st.sampled_from([0.0, 1.0, 50.0]))
 def test_add_and_norm(isa, seed, tokens, width, offset):
     rng = np.random.default_rng(seed)
@@ -338,7 +339,7 @@ def test_add_and_norm(isa, seed, tokens, width, offset):
 
 
 @isas
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(seed=seeds, width=st.integers(1, 130), data=st.data())
 def test_add_and_norm_of_some_rows(isa, seed, width, data):
     rng = np.random.default_rng(seed)
@@ -369,7 +370,7 @@ def test_a_layer_norm_that_divides_by_one_less_is_rejected():
 
 
 @isas
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(seed=seeds, length=st.integers(1, 20), width=st.integers(1, 130))
 def test_embed(isa, seed, length, width):
     rng = np.random.default_rng(seed)

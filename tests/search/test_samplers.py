@@ -40,7 +40,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where several processes find the same studies."""
     if request.param == "postgresql":
         return request.getfixturevalue("postgresql")
-    return f"sqlite:///{tmp_path}/study.db" if request.param == "sqlite" else f"{tmp_path}/journal.log"
+    return file_of(request.param, tmp_path)
+
+
+def file_of(kind: str, folder: Path) -> str:
+    return f"sqlite:///{folder}/study.db" if kind == "sqlite" else f"{folder}/journal.log"
 
 
 def bowl(trial: optuna.Trial) -> float:
@@ -149,7 +153,9 @@ def optimised(sampler: ReinforcedEvolutionSampler) -> optuna.Study:
     return study
 
 
-def test_the_same_seed_and_history_give_the_same_proposals_in_any_process(url, tmp_path):
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_the_same_seed_and_history_give_the_same_proposals_in_any_process(kind, tmp_path):
+    url = file_of(kind, tmp_path)
     with opened(url) as storage:
         study = optuna.create_study(study_name=tmp_path.name, storage=storage)
         for trials in (13, 11):
@@ -164,12 +170,12 @@ def test_the_same_seed_and_history_give_the_same_proposals_in_any_process(url, t
 def test_a_fleet_shares_a_study(postgresql, tmp_path):
     with opened(postgresql) as storage:
         study = optuna.create_study(study_name=tmp_path.name, storage=storage)
-        for process in [worker(postgresql, study.study_name, 16) for _ in range(2)]:
+        for process in [worker(postgresql, study.study_name, 12) for _ in range(2)]:
             finish(process)
         trials = study.trials
-    assert [trial.number for trial in trials] == list(range(32))
+    assert [trial.number for trial in trials] == list(range(24))
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
-    assert sum(PROPOSAL in trial.system_attrs for trial in trials) >= 20
+    assert sum(PROPOSAL in trial.system_attrs for trial in trials) >= 12
 
 
 def test_after_the_first_trials_it_proposes_children_of_better_parents_and_beats_random():
