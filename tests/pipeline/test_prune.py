@@ -174,7 +174,7 @@ def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_without_another_s
     ran = run_when_quiet([*QUICK_PRUNETIME, "pick", str(whole), "--latency", "49%", "--json", "--out", str(out)])
     assert ran.returncode == 0, ran.stderr
     result = last_object(ran.stdout)
-    assert result["pruned"]["params"] < finished[1]["pruned"]["params"]
+    assert result["pruned"]["params"] < result["dense"]["params"]
     assert json.loads((out / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.49
     assert (out / "evaluations.jsonl").read_bytes() == (whole / "evaluations.jsonl").read_bytes()
     assert {path.stem for path in (out / "stages").iterdir()} == {
