@@ -4,10 +4,9 @@
     python bench/home_depot.py train --folder F --model l6      teacher, importance and elastic encoder
     python bench/home_depot.py search --folder F                what every method chooses, by elastic scores
     python bench/home_depot.py tune --folder F                  tunes each choice, from several seeds, and reads `dev`
-    python bench/home_depot.py measure --folder F               measures each choice on this machine; the result
 
-All but the first and the last can run on another machine, on a GPU where torch finds one. All are resumable: what is
-there is not made again. Choices are made on a query-disjoint part of train (20 % of its queries, by hash).
+All but the first can run on another machine, on a GPU where torch finds one. All are resumable: what is there is not
+made again. Choices are made on a query-disjoint part of train (20 % of its queries, by hash).
 """
 
 from __future__ import annotations
