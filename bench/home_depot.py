@@ -94,7 +94,8 @@ def train(prepared: Prepared) -> None:
         model = from_weights(prepared.config, ordered(prepared.weights("teacher"), prepared.importance, dims))
         sandwich = Sandwich(prepared.space(), SMALLEST, LENGTH)
         settings = training("elastic", 1, 200)
-        fit(model, data, settings, work / "elastic", on_progress=progress("elastic"), sub_networks=sandwich)
+        teacher, tell = prepared.encoder("teacher"), progress("elastic")
+        fit(model, data, settings, work / "elastic", teacher, tell, sub_networks=sandwich)
         prepared.save("elastic", model)
     for step in ("teacher", "elastic"):
         discard_checkpoints(work / step)
