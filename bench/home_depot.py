@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,13 @@ import torch
 from home_depot_data import LENGTH, MODELS, Prepared, Rows, prepare
 from numpy.typing import NDArray
 from search_methods import METHODS, Problem, uniform_dropping
-from torch import Tensor
 
 from prunetime.arch import ArchSpec
 from prunetime.artifact import write_json
 from prunetime.mask import Mask
 from prunetime.models.compact import compact, ordered
-from prunetime.models.encoder import SequenceClassifier, from_weights
-from prunetime.models.prefix import run_prefix
+from prunetime.models.encoder import Output, SequenceClassifier, from_weights
+from prunetime.models.prefix import Inputs, run_prefix
 from prunetime.pruning.importance import measure_importance, save_scores
 from prunetime.search.archive import Evaluation, preference
 from prunetime.search.elastic import Sandwich
@@ -101,35 +100,42 @@ def train(prepared: Prepared) -> None:
         discard_checkpoints(work / step)
 
 
-class PrefixScorer:
-    """What `ElasticScorer` computes, in torch: on a GPU it is faster."""
+class Batches:
+    """Rows in padded batches, by length, where torch computes fastest."""
 
-    def __init__(self, model: SequenceClassifier, prepared: Prepared, rows: Rows) -> None:
-        self._device = best_device()
-        self._model = model.to(self._device).eval()
+    def __init__(self, prepared: Prepared, rows: Rows) -> None:
         self._rows, self._task = rows, prepared.task
         self._order = np.argsort(rows.tokens.lengths, kind="stable")
-        self._batches = [
-            tuple(torch.from_numpy(a.astype(np.int64)).to(self._device) for a in part.padded(prepared.pad_id))
+        self._inputs: list[Inputs] = [
+            tuple(torch.from_numpy(a.astype(np.int64)).to(best_device()) for a in part.padded(prepared.pad_id))
             for part in rows.tokens.select(self._order).batches(32_768)
         ]
 
-    def logits(self, spec: ArchSpec) -> NDArray[np.float32]:
-        """Logits of the rows, [rows, outputs]."""
+    def scores(self, forward: Callable[[Inputs], Output]) -> NDArray[np.float32]:
+        """Of every row, in the order of the rows."""
         with torch.no_grad():
-            found: list[Tensor] = [run_prefix(self._model, spec, batch).logits for batch in self._batches]
-        logits = torch.cat(found).cpu().numpy()
-        return np.asarray(logits[np.argsort(self._order)], np.float32)
+            logits = torch.cat([forward(inputs).logits for inputs in self._inputs]).cpu().numpy()
+        return self._task.scores(logits[np.argsort(self._order)])
+
+    def auc(self, scores: NDArray[np.float32]) -> float:
+        return AUC.value(scores, self._rows.labels, self._rows.groups)
+
+
+class PrefixScorer:
+    """What `ElasticScorer` computes, in torch: on a GPU it is faster."""
+
+    def __init__(self, model: SequenceClassifier, batches: Batches) -> None:
+        self._model, self._batches = model.to(best_device()).eval(), batches
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         for spec in specs:
-            yield AUC.value(self._task.scores(self.logits(spec)), self._rows.labels, self._rows.groups)
+            yield self._batches.auc(self._batches.scores(partial(run_prefix, self._model, spec)))
 
 
 @lru_cache(maxsize=4)
 def scorer(prepared: Prepared, count: int) -> PrefixScorer:
     """On so many rows to choose by."""
-    return PrefixScorer(prepared.encoder("elastic"), prepared, prepared.some("choose", count))
+    return PrefixScorer(prepared.encoder("elastic"), Batches(prepared, prepared.some("choose", count)))
 
 
 def problem_of(prepared: Prepared, space: Space, share: float) -> Problem:
@@ -284,19 +290,12 @@ def tune_one(folder: Path, model: str, choice: dict[str, Any], seed: int) -> dic
 
 def read_off(model: SequenceClassifier, prepared: Prepared) -> dict[str, Any]:
     """AUC on all rows to choose by, and the scores of the rows of `dev`."""
-    device = best_device()
-    model.to(device).eval()
+    model.to(best_device()).eval()
     found: dict[str, Any] = {}
     for part in ("choose", "dev"):
-        rows = prepared.rows(part)
-        order = np.argsort(rows.tokens.lengths, kind="stable")
-        with torch.no_grad():
-            logits = [
-                model(*(torch.from_numpy(a.astype(np.int64)).to(device) for a in batch.padded(prepared.pad_id))).logits
-                for batch in rows.tokens.select(order).batches(32_768)
-            ]
-        scores = prepared.task.scores(torch.cat(logits).cpu().numpy()[np.argsort(order)])
-        found[f"{part}_auc"] = AUC.value(scores, rows.labels, rows.groups)
+        batches = Batches(prepared, prepared.rows(part))
+        scores = batches.scores(lambda inputs: model(*inputs))
+        found[f"{part}_auc"] = batches.auc(scores)
         if part == "dev":
             found["dev_scores"] = [round(float(score), 6) for score in scores]
     return found

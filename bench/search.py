@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 from home_depot_data import LENGTH, settings_of
 from numpy.typing import NDArray
-from provenance import commit
+from provenance import provenance
 from scipy.stats import binomtest
 from search_methods import ABLATIONS, METHODS, Method, Problem
 from search_surrogate import Surrogate, error
@@ -37,7 +36,6 @@ from prunetime.artifact import write_json
 from prunetime.budget import Budget
 from prunetime.cli.progress import ConsoleReporter
 from prunetime.cli.runs import minilm_folder
-from prunetime.machine import this_machine
 from prunetime.mask import Scores
 from prunetime.pipeline import stages
 from prunetime.pipeline.run import Run, digest_of
@@ -254,9 +252,7 @@ def main() -> None:
                 reached, p = row["evaluations_to_reference"] or "-", found["sign_test"].get(name, 1.0)
                 print(f"{share} {name:14}{row['mean_best']:9.4f}   {low:.4f} to {high:.4f}   {reached:>5}   p {p:.4f}")
         print(result["surrogate"])
-        command = " ".join(["bench/search.py", *sys.argv[1:]])
-        provenance = {"machine": this_machine().to_json(), "commit": commit(), "command": command}
-        write_json(RESULTS / "search_surrogate.json", provenance | {"result": result})
+        write_json(RESULTS / "search_surrogate.json", provenance() | {"result": result})
         if options.json:
             print(json.dumps(result))
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -131,15 +132,22 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(
 
 
 def test_interrupting_leaves_a_run_that_resumes(inputs: Path, finished: tuple[Path, dict], tmp_path: Path) -> None:
-    with_profile = prune_command(inputs, tmp_path / "run", "--profile", str(finished[0] / "profile.json"))
-    process = subprocess.Popen(with_profile, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run" / "stages" / "profile.json").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    out = tmp_path / "run"
+    with_profile = prune_command(inputs, out, "--profile", str(finished[0] / "profile.json"))
+    errors = interrupted(with_profile, (out / "stages" / "profile.json").exists)
     assert "run the same command again to resume" in errors
+
+
+def interrupted(command: list[str], come_so_far: Callable[[], bool]) -> str:
+    """What the command says that gets Ctrl-C once it has come so far."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not come_so_far():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    return errors
 
 
 def test_workers_interrupted_and_none_after_them_end_in_the_same_search(
@@ -150,14 +158,10 @@ def test_workers_interrupted_and_none_after_them_end_in_the_same_search(
     for name in ("evaluations.jsonl", "mask.json", "result.json", "stages/search.json"):
         (out / name).unlink()
     with_profile = prune_command(inputs, out, "--profile", str(whole / "profile.json"))
-    process = subprocess.Popen([*with_profile, "--workers", "2"], stderr=subprocess.PIPE, text=True)
     scored = out / "evaluations.jsonl"
-    while not scored.exists() or scored.read_bytes().count(b"\n") < 20:
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    errors = interrupted(
+        [*with_profile, "--workers", "2"], lambda: scored.exists() and scored.read_bytes().count(b"\n") >= 20
+    )
     assert "Train all sub-networks at once: done before" in errors
     assert errors.splitlines()[-1] == "error: interrupted; run the same command again to resume"
     assert 20 <= scored.read_bytes().count(b"\n") < (whole / scored.name).read_bytes().count(b"\n")

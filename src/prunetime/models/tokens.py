@@ -27,10 +27,9 @@ def kinds_of(input_ids: Tensor, attention_mask: Tensor, separator: int | None) -
 def most_attended(received: Tensor, kinds: Tensor, share: float) -> Tensor:
     """Indices [batch, most kept], int64 and ascending, of the tokens that stay; -1 after the last of a sequence.
 
-    It has as many columns as a sequence without padding would keep: a GPU need not be asked for the longest.
-
     Of each sequence `share` of its tokens (see `tokens_kept`): by kind, then by the attention `received`
-    [batch, tokens], then the lower index.
+    [batch, tokens], then the lower index. There are as many columns as a sequence without padding would keep, so that a
+    GPU need not be asked for the longest.
     """
     length = kinds.shape[1]
     counts = (share * (kinds != PADDING).sum(1).double()).ceil().clamp(min=1)  # `tokens_kept` of every sequence
