@@ -3,6 +3,7 @@
     python bench/home_depot.py prepare --data DATA --folder F   tokens, weights and latency profiles, on this machine
     python bench/home_depot.py train --folder F --model l6      teacher, importance and elastic encoder
     python bench/home_depot.py search --folder F                what every method chooses, by elastic scores
+    python bench/home_depot.py sample --folder F                what the elastic encoder says with random genomes
     python bench/home_depot.py tune --folder F                  tunes each choice, from several seeds, and reads `dev`
 
 All but the first can run on another machine, on a GPU where torch finds one. All are resumable: what is there is not
@@ -16,7 +17,9 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ import numpy as np
 import torch
 from home_depot_data import LENGTH, MODELS, Prepared, Rows, prepare
 from numpy.typing import NDArray
-from search_methods import METHODS, Problem, uniform_dropping
+from search_methods import METHODS, Problem
 
 from prunetime.arch import ArchSpec
 from prunetime.artifact import write_json
@@ -37,17 +40,20 @@ from prunetime.pruning.importance import measure_importance, save_scores
 from prunetime.search.archive import Evaluation, preference
 from prunetime.search.elastic import Sandwich
 from prunetime.search.evolution import depth_baselines, uniform_baselines
-from prunetime.search.space import Genome, Space, fit_to
+from prunetime.search.space import Genome, fit_to
 from prunetime.tasks.metrics import metric
 from prunetime.training.trainer import TrainingSettings, best_device, discard_checkpoints, fit
 
 SHARES = (0.25, 0.40, 0.60)
 MARGIN = 0.95
-BATCH, LEARNING_RATE = 64, 1e-4
-EPOCHS = {"teacher": 2.0, "elastic": 1.0, "tune": 2.0}
+BATCH, LEARNING_RATE = {"teacher": 64, "elastic": 64, "tune": 128}, 1e-4
+EPOCHS = {"teacher": 2.0, "elastic": 2.0, "tune": 1.0}
 SMALLEST = 0.1
 EVALUATIONS = 300
 SEARCH_ROWS = 2_000
+SAMPLE = 100
+"""Random genomes of each budget."""
+
 FINALISTS = 16
 SEEDS = 3
 TRUST = 8
@@ -55,11 +61,23 @@ TRUST = 8
 
 AUC = metric("auc")
 
+CRITERIA = {"auc": "searched", "agreement": "searched by agreement"}
+"""What a search can go by, and the name of what it finds."""
+
+Judge = Callable[[NDArray[np.float32]], float]
+"""The quality that scores of rows stand for."""
+
+
+def one_thread() -> None:
+    """For a process that works beside others."""
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
+
 
 def training(step: str, seed: int, checkpoint_steps: int = 10**9) -> TrainingSettings:
     return TrainingSettings(
         EPOCHS[step],
-        batch_size=BATCH,
+        batch_size=BATCH[step],
         learning_rate=LEARNING_RATE,
         seed=seed,
         threads=torch.get_num_threads(),
@@ -124,28 +142,52 @@ class Batches:
 class PrefixScorer:
     """What `ElasticScorer` computes, in torch: on a GPU it is faster."""
 
-    def __init__(self, model: SequenceClassifier, batches: Batches) -> None:
-        self._model, self._batches = model.to(best_device()).eval(), batches
+    def __init__(self, model: SequenceClassifier, batches: Batches, judge: Judge) -> None:
+        self._model, self._batches, self.judge = model.to(best_device()).eval(), batches, judge
+
+    def says(self, spec: ArchSpec) -> NDArray[np.float32]:
+        """The scores of every row by the sub-network `spec`."""
+        return self._batches.scores(partial(run_prefix, self._model, spec))
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
-        for spec in specs:
-            yield self._batches.auc(self._batches.scores(partial(run_prefix, self._model, spec)))
+        return (self.judge(self.says(spec)) for spec in specs)
 
 
-@lru_cache(maxsize=4)
-def scorer(prepared: Prepared, count: int) -> PrefixScorer:
-    """On so many rows to choose by."""
-    return PrefixScorer(prepared.encoder("elastic"), Batches(prepared, prepared.some("choose", count)))
+def logit(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    p = np.clip(scores.astype(np.float64), 1e-7, 1.0 - 1e-7)
+    return np.asarray(np.log(p) - np.log1p(-p), np.float64)
 
 
-def problem_of(prepared: Prepared, space: Space, share: float) -> Problem:
+def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Of a constant it is 0: without any attention a model says the same of every row."""
+    deviations = a.std() * b.std()
+    return float(np.mean((a - a.mean()) * (b - b.mean())) / deviations) if deviations > 1e-6 else 0.0
+
+
+@lru_cache(maxsize=8)
+def scorer(prepared: Prepared, criterion: str, count: int) -> PrefixScorer:
+    """On so many rows to choose by: the AUC, or the correlation with the teacher's logits."""
+    batches = Batches(prepared, prepared.some("choose", count))
+    if criterion == "auc":
+        return PrefixScorer(prepared.encoder("elastic"), batches, batches.auc)
+    expected = logit(PrefixScorer(prepared.encoder("teacher"), batches, batches.auc).says(full(prepared)))
+    return PrefixScorer(prepared.encoder("elastic"), batches, lambda scores: correlation(logit(scores), expected))
+
+
+def full(prepared: Prepared) -> ArchSpec:
+    return ArchSpec.full(prepared.config.dims)
+
+
+def problem_of(prepared: Prepared, share: float, criterion: str = "auc") -> Problem:
+    space = prepared.space(tokens=False)
+
     @cache
     def latency(genome: Genome) -> float:
         return prepared.latency.predict(space.spec(genome), prepared.budget)
 
     @cache
     def score(genome: Genome) -> float:
-        (found,) = scorer(prepared, SEARCH_ROWS)([space.spec(genome)])
+        (found,) = scorer(prepared, criterion, SEARCH_ROWS)([space.spec(genome)])
         return found
 
     def scores(genomes: Sequence[Genome]) -> list[float]:
@@ -154,41 +196,49 @@ def problem_of(prepared: Prepared, space: Space, share: float) -> Problem:
     return Problem(space, latency, scores, prepared.importance, share * MARGIN * prepared.dense_us)
 
 
-Job = tuple[Prepared, float, str, bool, int, int]
-"""(model, share, method, whether tokens can be dropped, seed, evaluations)."""
+@dataclass(frozen=True)
+class Job:
+    """A search by one method."""
+
+    prepared: Prepared
+    share: float
+    method: str
+    criterion: str
+    seed: int
+    evaluations: int
+
+    @property
+    def name(self) -> str:
+        what = (self.prepared.model, f"{self.share:.2f}", self.method, self.criterion, self.seed, self.evaluations)
+        return "-".join(map(str, what))
 
 
 def run_method(job: Job) -> dict[str, Any]:
     """Everything that a method evaluated, in order."""
-    prepared, share, method, tokens, seed, evaluations = job
-    torch.set_num_threads(1)
+    one_thread()
     start = time.monotonic()
-    found = METHODS[method](problem_of(prepared, prepared.space(tokens), share), seed, evaluations)
+    problem = problem_of(job.prepared, job.share, job.criterion)
+    found = METHODS[job.method](problem, job.seed, job.evaluations)
     return {
-        "model": prepared.model,
-        "share": share,
-        "method": method,
-        "tokens": tokens,
-        "seed": seed,
+        "model": job.prepared.model,
+        "share": job.share,
+        "method": job.method,
+        "criterion": job.criterion,
+        "seed": job.seed,
         "evaluations": [e.to_json() for e in found],
         "seconds": time.monotonic() - start,
     }
 
 
-def name_of(job: Job) -> str:
-    prepared, share, method, tokens, seed, evaluations = job
-    return f"{prepared.model}-{share:.2f}-{method}-{'tokens' if tokens else 'widths'}-{seed}-{evaluations}"
-
-
 def run_all(folder: Path, jobs: Sequence[Job], workers: int, seconds: float) -> None:
     """Runs the jobs whose file is not there yet, until the time is up."""
     folder.mkdir(exist_ok=True)
-    left = [job for job in jobs if not (folder / f"{name_of(job)}.json").exists()]
+    left = [job for job in jobs if not (folder / f"{job.name}.json").exists()]
     start = time.monotonic()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(run_method, job): job for job in left}
         for done, future in enumerate(finished(pool, futures, seconds), start=1):
-            name, found = name_of(futures[future]), future.result()
+            name, found = futures[future].name, future.result()
             write_json(folder / f"{name}.json", found)
             print(f"{done}/{len(left)} {name} {found['seconds']:.0f} s, {time.monotonic() - start:.0f} s", flush=True)
 
@@ -204,59 +254,59 @@ def finished(pool: ProcessPoolExecutor, futures: Iterable[Future[Any]], seconds:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def search_jobs(folder: Path, models: Sequence[str]) -> list[Job]:
-    """What is to be tuned first; then the comparison of methods; then trajectories of all of them for the table."""
-    prepared = [Prepared(folder, model) for model in models]
-    final = [(p, s, m, t, 0, EVALUATIONS) for p in prepared for s in SHARES
-             for m, t in (("ours", True), ("ours", False))]  # fmt: skip
-    first = prepared[0]
-    live = [(first, 0.25, m, t, 100 + seed, 200) for t in (True, False) for seed in range(10)
-            for m in ("ours", "evolution", "random")]  # fmt: skip
-    table = [(first, s, m, True, seed, 200) for seed in range(2) for s in SHARES for m in METHODS]
-    return [*final, *live, *table]
+def final_jobs(prepared: Prepared) -> list[Job]:
+    return [Job(prepared, s, "ours", criterion, 0, EVALUATIONS) for s in SHARES for criterion in CRITERIA]
+
+
+def table_jobs(prepared: Prepared) -> list[Job]:
+    """Trajectories of all methods, and more random genomes."""
+    jobs = [Job(prepared, s, m, "auc", seed, 200) for seed in range(2) for s in SHARES for m in METHODS]
+    return jobs + [Job(prepared, s, "random", "auc", seed, 200) for seed in range(2, 5) for s in SHARES]
 
 
 def search(folder: Path, models: Sequence[str], workers: int, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    for model in models:
-        choose_all(Prepared(folder, model), folder / "runs", workers, deadline)
-    run_all(folder / "runs", search_jobs(folder, models), workers, deadline - time.monotonic())
+    prepared = [Prepared(folder, model) for model in models]
+    jobs = [job for each in prepared for job in final_jobs(each)]
+    run_all(folder / "runs", jobs, workers, seconds)
+    with ProcessPoolExecutor(len(prepared), mp_context=get_context("spawn")) as pool:
+        list(pool.map(choose_all, prepared, repeat(folder / "runs")))
 
 
-def choose_all(prepared: Prepared, runs: Path, workers: int, deadline: float) -> None:
+def choose_all(prepared: Prepared, runs: Path) -> None:
     """Leaves `choices.json`: the genome of every method at every share, and those that are to be trusted or not."""
     if prepared.path("choices.json").exists():
         return
-    jobs = [job for job in search_jobs(prepared.folder, [prepared.model]) if job[4] == 0 and job[5] == EVALUATIONS]
-    run_all(runs, jobs, min(workers, len(jobs)), deadline - time.monotonic())
+    one_thread()
     choices: list[dict[str, Any]] = []
+    space = prepared.space(tokens=False)
+    scorers = {(c, count): scorer(prepared, c, count) for c in CRITERIA for count in (SEARCH_ROWS, 10**9)}
 
-    def add(share: float, method: str, space: Space, genomes: Iterable[Genome], number: int = 0) -> None:
+    def add(share: float, method: str, genomes: Iterable[Genome], criterion: str = "auc", number: int = 0) -> None:
         specs = [space.spec(genome) for genome in genomes]
-        scores = list(scorer(prepared, 10**9)(specs))
-        best = int(np.argmax(scores))
-        predicted = prepared.latency.predict(specs[best], prepared.budget)
-        row = {"share": share, "method": method, "number": number, "score": scores[best], "predicted_us": predicted}
-        choices.append(row | {"spec": specs[best].to_json(), "candidates": len(specs)})
-        print(prepared.model, row, [(x.heads, x.ffn, x.tokens) for x in specs[best].layers])
+        scores = list(scorers[criterion, 10**9](specs))
+        best = specs[int(np.argmax(scores))]
+        predicted = prepared.latency.predict(best, prepared.budget)
+        said = {count: scorers["auc", count].says(best) for count in (SEARCH_ROWS, 10**9)}
+        elastic = {f"{name} {count}": by.judge(said[count]) for (name, count), by in scorers.items()}
+        row = {"share": share, "method": method, "number": number, "elastic": elastic, "predicted_us": predicted}
+        choices.append(row | {"spec": best.to_json(), "candidates": len(specs)})
+        print(prepared.model, row, [(x.heads, x.ffn) for x in best.layers], flush=True)
 
+    add(1.0, "dense", [space.levels])
     for share in SHARES:
-        for tokens in (True, False):
-            space = prepared.space(tokens)
-            problem = problem_of(prepared, space, share)
-            run = json.loads((runs / f"{name_of((prepared, share, 'ours', tokens, 0, EVALUATIONS))}.json").read_text())
+        problem = problem_of(prepared, share)
+        for criterion, method in CRITERIA.items():
+            (job,) = (j for j in final_jobs(prepared) if (j.share, j.criterion) == (share, criterion))
+            run = json.loads((runs / f"{job.name}.json").read_text())
             found = [Evaluation.from_json(e) for e in run["evaluations"]]
             inside = sorted((e for e in found if e.predicted_us <= problem.budget_us), key=preference)
-            add(share, "searched" if tokens else "searched widths", space, [e.genome for e in inside[:FINALISTS]])
-            if tokens and prepared.model == "l6":
+            add(share, method, [e.genome for e in inside[:FINALISTS]], criterion)
+            if criterion == "auc" and prepared.model == "l6":
                 for number, genome in enumerate(spread(problem, found)):
-                    add(share, "trust", space, [genome], number)
-        widths, dropping = prepared.space(tokens=False), prepared.space()
+                    add(share, "trust", [genome], number=number)
         inside = (lambda spec: prepared.latency.predict(spec, prepared.budget)), problem.budget_us
-        add(share, "uniform", widths, uniform_baselines(widths, *inside))
-        add(share, "depth", widths, depth_baselines(widths, *inside))
-        latency = problem_of(prepared, dropping, share).latency
-        add(share, "uniform tokens", dropping, uniform_dropping(dropping, latency, problem.budget_us))
+        add(share, "uniform", uniform_baselines(space, *inside))
+        add(share, "depth", depth_baselines(space, *inside))
     write_json(prepared.path("choices.json"), choices)
 
 
@@ -264,19 +314,39 @@ def spread(problem: Problem, found: Sequence[Evaluation]) -> list[Genome]:
     """Genomes within 3 % below the budget whose scores are spread evenly from poor to best."""
     rng = np.random.default_rng(5)
     near = {e.genome: e.score for e in found if 0.97 * problem.budget_us <= e.predicted_us <= problem.budget_us}
-    while len(near) < 60:
-        fitted = fit_to(problem.space.levels, problem.latency, problem.space.random(rng), problem.budget_us, rng)
-        if fitted and fitted[1] >= 0.97 * problem.budget_us:
-            near[fitted[0]] = problem.score([fitted[0]])[0]
+    near |= zip(genomes := near_budget(problem, 60 - len(near), rng), problem.score(genomes), strict=True)
     rising = sorted(near, key=near.__getitem__)
     # The worst of random genomes are of no interest: from the middle of all to the best.
     at = np.linspace(len(rising) // 2, len(rising) - 1, TRUST).round().astype(int)
     return [rising[i] for i in at]
 
 
+def near_budget(problem: Problem, count: int, rng: np.random.Generator) -> list[Genome]:
+    """Random genomes within 3 % below the budget."""
+    found: list[Genome] = []
+    while len(found) < count:
+        fitted = fit_to(problem.space.levels, problem.latency, problem.space.random(rng), problem.budget_us, rng)
+        if fitted and fitted[1] >= 0.97 * problem.budget_us:
+            found.append(fitted[0])
+    return found
+
+
+def sample(folder: Path, models: Sequence[str]) -> None:
+    """Leaves `sample.npz`: logits of all rows to choose by, of random genomes near each budget and of the teacher."""
+    for prepared in (Prepared(folder, model) for model in models):
+        rng, space = np.random.default_rng(6), prepared.space(tokens=False)
+        genomes = [g for share in SHARES for g in near_budget(problem_of(prepared, share), SAMPLE, rng)]
+        elastic, batches = scorer(prepared, "auc", 10**9), Batches(prepared, prepared.rows("choose"))
+        teacher = PrefixScorer(prepared.encoder("teacher"), batches, batches.auc)
+        logits = [logit(elastic.says(space.spec(genome))) for genome in genomes]
+        whole = {"teacher": logit(teacher.says(full(prepared))), "whole": logit(elastic.says(full(prepared)))}
+        arrays = {"logits": np.array(logits)} | whole
+        np.savez(prepared.path("sample.npz"), genomes=genomes, **{k: v.astype(np.float16) for k, v in arrays.items()})
+
+
 def tune_one(folder: Path, model: str, choice: dict[str, Any], seed: int) -> dict[str, Any]:
     """Tunes a choice like any other and reads `choose` and `dev`."""
-    torch.set_num_threads(1)
+    one_thread()
     prepared = Prepared(folder, model)
     spec, dims = ArchSpec.from_json(choice["spec"]), prepared.config.dims
     student = from_weights(
@@ -289,15 +359,14 @@ def tune_one(folder: Path, model: str, choice: dict[str, Any], seed: int) -> dic
 
 
 def read_off(model: SequenceClassifier, prepared: Prepared) -> dict[str, Any]:
-    """AUC on all rows to choose by, and the scores of the rows of `dev`."""
+    """AUC and scores of all rows to choose by and of `dev`."""
     model.to(best_device()).eval()
     found: dict[str, Any] = {}
     for part in ("choose", "dev"):
         batches = Batches(prepared, prepared.rows(part))
         scores = batches.scores(lambda inputs: model(*inputs))
         found[f"{part}_auc"] = batches.auc(scores)
-        if part == "dev":
-            found["dev_scores"] = [round(float(score), 6) for score in scores]
+        found[f"{part}_scores"] = [round(float(score), 5) for score in scores]
     return found
 
 
@@ -328,7 +397,7 @@ def tune(folder: Path, models: Sequence[str], workers: int, seconds: float) -> N
             file.write(json.dumps(row) + "\n")
             file.flush()
             shown = " ".join(str(row[k]) for k in keys)
-            print(f"{number}/{len(jobs)} {shown} elastic {row['score']:.4f} choose {row['choose_auc']:.4f} "
+            print(f"{number}/{len(jobs)} {shown} choose {row['choose_auc']:.4f} "
                   f"dev {row['dev_auc']:.4f}, {time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
 
 
@@ -338,7 +407,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("prepare", "train", "search", "tune"))
+    parser.add_argument("step", choices=("prepare", "train", "search", "sample", "table", "tune"))
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="folder with train.tsv and dev.tsv")
     parser.add_argument("--model", choices=MODELS, action="append", help="all by default")
@@ -349,8 +418,14 @@ def main() -> None:
     if options.step == "prepare":
         prepare(options.data, options.folder)
     elif options.step == "train":
+        torch.set_float32_matmul_precision("high")
         for model in models:
             train(Prepared(options.folder, model))
+    elif options.step == "sample":
+        sample(options.folder, models)
+    elif options.step == "table":
+        jobs = table_jobs(Prepared(options.folder, models[0]))
+        run_all(options.folder / "runs", jobs, options.workers, options.seconds)
     else:
         step = {"search": search, "tune": tune}[options.step]
         step(options.folder, models, options.workers, options.seconds)
