@@ -1,13 +1,15 @@
-"""MiniLM-L6, and four of its layers, on Home Depot at 60, 40 and 25 % of dense latency, after equal tuning.
+"""MiniLM-L6, and four of its layers, on Home Depot at 60, 40, 25 and 10 % of dense latency, after equal tuning.
 
     python bench/home_depot.py prepare --data DATA --folder F   tokens, weights and latency profiles, on this machine
     python bench/home_depot.py train --folder F --model l6      teacher, importance and elastic encoder
     python bench/home_depot.py search --folder F                what every method chooses, by elastic scores
     python bench/home_depot.py sample --folder F                what the elastic encoder says with random genomes
     python bench/home_depot.py tune --folder F                  tunes each choice, from several seeds, and reads `dev`
+    python bench/home_depot.py trajectories --folder F          what all methods score, for bench/search.py
 
 All but the first can run on another machine, on a GPU where torch finds one. All are resumable: what is there is not
 made again. Choices are made on a query-disjoint part of train (20 % of its queries, by hash).
+bench/home_depot_results.py says what came of it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from home_depot_data import LENGTH, MODELS, Prepared, Rows, prepare
+from home_depot_data import LENGTH, MARGIN, MODELS, SHARES, Prepared, Rows, prepare
 from numpy.typing import NDArray
 from search_methods import METHODS, Problem
 
@@ -44,11 +46,9 @@ from prunetime.search.space import Genome, fit_to
 from prunetime.tasks.metrics import metric
 from prunetime.training.trainer import TrainingSettings, best_device, discard_checkpoints, fit
 
-SHARES = (0.25, 0.40, 0.60)
-MARGIN = 0.95
 BATCH, LEARNING_RATE = {"teacher": 64, "elastic": 64, "tune": 128}, 1e-4
 EPOCHS = {"teacher": 2.0, "elastic": 2.0, "tune": 1.0}
-SMALLEST = 0.1
+SMALLEST = 0.05
 EVALUATIONS = 300
 SEARCH_ROWS = 2_000
 SAMPLE = 100
@@ -61,8 +61,13 @@ TRUST = 8
 
 AUC = metric("auc")
 
-CRITERIA = {"auc": "searched", "agreement": "searched by agreement"}
+BUDGETS = (0.10, *SHARES)
+
+CRITERIA = {"agreement": "searched", "auc": "searched by AUC"}
 """What a search can go by, and the name of what it finds."""
+
+ONCE = ("trust", "depth", "searched by AUC")
+"""Tuned from one seed only."""
 
 Judge = Callable[[NDArray[np.float32]], float]
 """The quality that scores of rows stand for."""
@@ -255,11 +260,11 @@ def finished(pool: ProcessPoolExecutor, futures: Iterable[Future[Any]], seconds:
 
 
 def final_jobs(prepared: Prepared) -> list[Job]:
-    return [Job(prepared, s, "ours", criterion, 0, EVALUATIONS) for s in SHARES for criterion in CRITERIA]
+    return [Job(prepared, s, "ours", criterion, 0, EVALUATIONS) for s in BUDGETS for criterion in CRITERIA]
 
 
-def table_jobs(prepared: Prepared) -> list[Job]:
-    """Trajectories of all methods, and more random genomes."""
+def trajectories(prepared: Prepared) -> list[Job]:
+    """Those of all methods, and more random genomes."""
     jobs = [Job(prepared, s, m, "auc", seed, 200) for seed in range(2) for s in SHARES for m in METHODS]
     return jobs + [Job(prepared, s, "random", "auc", seed, 200) for seed in range(2, 5) for s in SHARES]
 
@@ -293,7 +298,7 @@ def choose_all(prepared: Prepared, runs: Path) -> None:
         print(prepared.model, row, [(x.heads, x.ffn) for x in best.layers], flush=True)
 
     add(1.0, "dense", [space.levels])
-    for share in SHARES:
+    for share in BUDGETS:
         problem = problem_of(prepared, share)
         for criterion, method in CRITERIA.items():
             (job,) = (j for j in final_jobs(prepared) if (j.share, j.criterion) == (share, criterion))
@@ -301,8 +306,9 @@ def choose_all(prepared: Prepared, runs: Path) -> None:
             found = [Evaluation.from_json(e) for e in run["evaluations"]]
             inside = sorted((e for e in found if e.predicted_us <= problem.budget_us), key=preference)
             add(share, method, [e.genome for e in inside[:FINALISTS]], criterion)
-            if criterion == "auc" and prepared.model == "l6":
-                for number, genome in enumerate(spread(problem, found)):
+            if criterion == "agreement" and prepared.model == "l6" and share in SHARES:
+                genomes = [*spread(problem_of(prepared, share, criterion)), inside[0].genome]
+                for number, genome in enumerate(genomes):
                     add(share, "trust", [genome], number=number)
         inside = (lambda spec: prepared.latency.predict(spec, prepared.budget)), problem.budget_us
         add(share, "uniform", uniform_baselines(space, *inside))
@@ -310,15 +316,11 @@ def choose_all(prepared: Prepared, runs: Path) -> None:
     write_json(prepared.path("choices.json"), choices)
 
 
-def spread(problem: Problem, found: Sequence[Evaluation]) -> list[Genome]:
-    """Genomes within 3 % below the budget whose scores are spread evenly from poor to best."""
-    rng = np.random.default_rng(5)
-    near = {e.genome: e.score for e in found if 0.97 * problem.budget_us <= e.predicted_us <= problem.budget_us}
-    near |= zip(genomes := near_budget(problem, 60 - len(near), rng), problem.score(genomes), strict=True)
-    rising = sorted(near, key=near.__getitem__)
-    # The worst of random genomes are of no interest: from the middle of all to the best.
-    at = np.linspace(len(rising) // 2, len(rising) - 1, TRUST).round().astype(int)
-    return [rising[i] for i in at]
+def spread(problem: Problem) -> list[Genome]:
+    """All but one of the genomes to be trusted or not: random ones, spread evenly from the worst score to the best."""
+    genomes = near_budget(problem, SAMPLE, np.random.default_rng(5))
+    rising = [genomes[i] for i in np.argsort(problem.score(genomes))]
+    return [rising[i] for i in np.linspace(0, SAMPLE - 1, TRUST - 1).round().astype(int)]
 
 
 def near_budget(problem: Problem, count: int, rng: np.random.Generator) -> list[Genome]:
@@ -380,10 +382,10 @@ def tune(folder: Path, models: Sequence[str], workers: int, seconds: float) -> N
         for seed in range(SEEDS)
         for model in models
         for choice in json.loads((folder / model / "choices.json").read_text())
-        if (seed == 0 or choice["method"] != "trust")
+        if (seed == 0 or choice["method"] not in ONCE)
         and (model, choice["share"], choice["method"], choice["number"], seed) not in done
     ]
-    jobs.sort(key=lambda job: (job[2]["method"] == "trust", job[3]))
+    jobs.sort(key=lambda job: (job[3], job[2]["method"] == "trust"))
     start = time.monotonic()
     with out.open("a") as file, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for model in models:
@@ -407,7 +409,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("prepare", "train", "search", "sample", "table", "tune"))
+    parser.add_argument("step", choices=("prepare", "train", "search", "sample", "tune", "trajectories"))
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="folder with train.tsv and dev.tsv")
     parser.add_argument("--model", choices=MODELS, action="append", help="all by default")
@@ -423,8 +425,8 @@ def main() -> None:
             train(Prepared(options.folder, model))
     elif options.step == "sample":
         sample(options.folder, models)
-    elif options.step == "table":
-        jobs = table_jobs(Prepared(options.folder, models[0]))
+    elif options.step == "trajectories":
+        jobs = trajectories(Prepared(options.folder, models[0]))
         run_all(options.folder / "runs", jobs, options.workers, options.seconds)
     else:
         step = {"search": search, "tune": tune}[options.step]

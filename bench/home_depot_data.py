@@ -35,6 +35,10 @@ from prunetime.training.batches import TrainingData
 
 MODELS = ("l6", "l4")
 LENGTH = 48
+SHARES = (0.25, 0.40, 0.60)
+MARGIN = 0.95
+"""Searches aim so far inside a budget."""
+
 Weights = dict[str, NDArray[Any]]
 
 
@@ -100,10 +104,12 @@ class Prepared:
             tokens = Ragged(*(arrays[name].astype(np.int32) for name in ("ids", "types", "offsets")))
             return Rows(tokens, arrays["labels"].astype(np.int64), arrays["groups"], arrays["unseen"])
 
-    def some(self, part: str, count: int) -> Rows:
+    def part(self, part: str, count: int) -> NDArray[np.int64]:
         """Up to `count` rows of it, the same ones every time."""
-        rows = self.rows(part)
-        return rows.select(whole_groups(rows.groups, count, seed=0))
+        return whole_groups(self.rows(part).groups, count, seed=0)
+
+    def some(self, part: str, count: int) -> Rows:
+        return self.rows(part).select(self.part(part, count))
 
     def training_data(self, part: str) -> TrainingData:
         rows = self.rows(part)

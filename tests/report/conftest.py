@@ -92,7 +92,7 @@ def write_run(
     write_json(run / "policy.json", made_policy(dims, generations=40))
     write_json(run / "profile.json", profile.to_json())
     write_json(run / "mask.json", rank(made_importance(dims), spec).to_json())
-    found = {"metric": record["metric"], "higher_is_better": True, "target_us": settings.budget_us, "front": front}
+    found = {"target_us": settings.budget_us, "front": front}
     found["chosen"], found["finalists"] = asdict(chosen), [asdict(e) for e in last]
     found["baselines"] = {kind: asdict(e) if e else None for kind, e in best.items()}
     write_json(run / "search.json", found)
@@ -106,7 +106,7 @@ def write_run(
 
 
 class MadeScorer:
-    """An AUC that falls with what is pruned, more in some layers than in others, with noise of `deviation`."""
+    """An agreement that falls with what is pruned, more in some layers than in others, with noise of `deviation`."""
 
     def __init__(self, dims: Dims, deviation: float) -> None:
         self.dims, self.deviation = dims, deviation
@@ -233,6 +233,7 @@ def made_record(budget: Budget, dims: Dims, names: dict[str, Any]) -> dict[str, 
         "task": Task("classification", ("0", "1"), tuple(columns["text"]), budget.seq_len).to_json(),
         "columns": columns,
         "metric": "auc",
+        "higher_is_better": True,
         "rows": {"train": 19210, "valid": 2390, "test": 2400},
         "groups": {"train": 3840, "valid": 481, "test": 477},
         "dims": dims.to_json(),

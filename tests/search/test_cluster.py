@@ -21,11 +21,6 @@ from prunetime.search.cluster import RETRIES, Workers, threads_each
 from prunetime.search.evaluate import ElasticScorer, Scorer, ScorerFor, ScoringRows
 from prunetime.search.evolution import SearchSettings, search
 from prunetime.search.space import Space
-from prunetime.task import Task
-from prunetime.tasks.metrics import metric
-
-RMSE = metric("rmse")
-"""A metric that every bit of the answers changes."""
 
 
 class Problem(NamedTuple):
@@ -36,7 +31,7 @@ class Problem(NamedTuple):
 
     @property
     def here(self) -> Scorer:
-        return ElasticScorer(Engine(self.config, self.weights, 2, plan=Plan()), self.rows, RMSE)
+        return ElasticScorer(Engine(self.config, self.weights, 2, plan=Plan()), self.rows)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +40,7 @@ def problem() -> Problem:
     config = random_config(rng, layers=2, hidden=64, heads=4, head_dim=16, ffn=256, outputs=1)
     space = Space(config.dims)
     tokens = random_ragged(config, rng, rng.integers(1, 20, 300))
-    rows = ScoringRows(
-        tokens, rng.random(300).astype(np.float32), np.arange(300), Task("regression", (), ("text",), 32)
-    )
+    rows = ScoringRows(tokens, rng.random((300, 1)).astype(np.float32))
     specs = [space.spec(space.random(rng)) for _ in range(20)]
     return Problem(config, random_weights(config, ArchSpec.full(config.dims), rng), rows, specs)
 
@@ -77,7 +70,7 @@ def test_scores_are_those_of_this_process_in_order_for_any_number_of_workers(pro
     expected = list(problem.here(problem.specs))
     with Workers(count).scoring(problem.config, problem.weights, Plan()) as scorer_for:
         assert len(processes_of_workers()) == count
-        scorer = scorer_for(problem.rows, RMSE)
+        scorer = scorer_for(problem.rows)
         assert list(scorer(problem.specs)) == expected
         assert list(scorer(problem.specs[::-1])) == expected[::-1]
         assert list(scorer([])) == []
@@ -94,11 +87,11 @@ def test_a_search_ends_in_the_same_archive(problem: Problem, two: ScorerFor, tmp
             search(space, lambda spec: 1.0 + spec.weights(space.dims), scorer, archive, settings)
         return (tmp_path / name).read_bytes()
 
-    assert searched("workers", two(problem.rows, RMSE)) == searched("here", problem.here)
+    assert searched("workers", two(problem.rows)) == searched("here", problem.here)
 
 
 def test_workers_killed_in_the_middle_of_a_batch_lose_nothing(problem: Problem, two: ScorerFor) -> None:
-    scores = iter(two(problem.rows, RMSE)(problem.specs * 20))
+    scores = iter(two(problem.rows)(problem.specs * 20))
     found = [next(scores) for _ in range(30)]
     victim, other = processes_of_workers()
     victim.kill()
@@ -119,10 +112,10 @@ class Deadly:
 
 def test_errors_of_engines_and_deaths_again_and_again_are_said(problem: Problem, two: ScorerFor) -> None:
     with pytest.raises(EngineError, match="layers"):
-        list(two(problem.rows, RMSE)([ArchSpec(problem.specs[0].layers[:1])]))
+        list(two(problem.rows)([ArchSpec(problem.specs[0].layers[:1])]))
     with pytest.raises(PrunetimeError, match=rf"died, and so did the {RETRIES} .*fewer --workers"):
-        list(two(Deadly(), RMSE)(problem.specs[:1]))
-    assert list(two(problem.rows, RMSE)(problem.specs)) == list(problem.here(problem.specs))
+        list(two(Deadly())(problem.specs[:1]))
+    assert list(two(problem.rows)(problem.specs)) == list(problem.here(problem.specs))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -130,7 +123,7 @@ def test_workers_run_the_kernels_of_this_process(problem: Problem, monkeypatch: 
     usual = list(problem.here(problem.specs))
     monkeypatch.setenv("PRUNETIME_ISA", "portable")
     with Workers(1).scoring(problem.config, problem.weights, Plan()) as scorer_for:
-        found = list(scorer_for(problem.rows, RMSE)(problem.specs))
+        found = list(scorer_for(problem.rows)(problem.specs))
     assert found == list(problem.here(problem.specs)) != usual
 
 

@@ -67,12 +67,12 @@ def prune(
         latency = stages.profile(run, source, settings, plan, profile)
         dense = stages.teacher(run, source, settings, plan, inputs)
         stages.importance(run, source, settings, dense, inputs)
-        whole = stages.elastic(run, source, settings, dense, latency)
+        models = stages.Models(dense, stages.elastic(run, source, settings, dense, latency))
 
         def choose(target_us: float) -> None:
-            stages.choose(run, source, settings, whole, latency, target_us, workers=workers)
+            stages.choose(run, source, settings, models, latency, target_us, workers=workers)
 
-        return _into_budget(run, source, settings, (dense, whole), latency, choose)
+        return _into_budget(run, source, settings, models, latency, choose)
 
 
 def pick(
@@ -105,19 +105,19 @@ def pick(
             if not run.path(name).exists():
                 with artifact.replacing_folder(run.path(name)) as temporary:
                     shutil.copytree(before.path(name), temporary, dirs_exist_ok=True)
-        dense, whole = (artifact.read(run.path(name)) for name in MODELS_FOR_PICK)
-        plan = dense.manifest.plan
+        models = stages.Models(*(artifact.read(run.path(name)) for name in MODELS_FOR_PICK))
+        plan = models.teacher.manifest.plan
         latency = stages.profile(run, source, settings, plan, before.path("profile.json"))
 
         def choose(target_us: float) -> None:
             def work(_: Progress) -> None:
-                with stages.scoring(whole, workers) as scorer_for:
-                    stages.leave_choice(run, source, settings, whole, target_us, scorer_for)
+                with stages.scoring(models.elastic, workers) as scorer_for:
+                    stages.leave_choice(run, source, settings, models, target_us, scorer_for)
 
             inputs = {"archive": stages.archive_digest(run, settings), "target_us": target_us}
             run.do("search", f"Pick within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
 
-        return _into_budget(run, source, settings, (dense, whole), latency, choose)
+        return _into_budget(run, source, settings, models, latency, choose)
 
 
 def _begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
@@ -136,6 +136,7 @@ def _begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
         "task": source.task.to_json(),
         "columns": {"text": list(source.columns.text), "label": source.columns.label, "group": source.columns.group},
         "metric": source.metric.name,
+        "higher_is_better": source.metric.higher_is_better,
         "rows": {name: len(role) for name, role in roles.items()},
         "groups": {name: len(np.unique(role.groups)) for name, role in roles.items()},
         "dims": source.pretrained.config.dims.to_json(),
@@ -162,15 +163,12 @@ def _into_budget(
     run: Run,
     source: Source,
     settings: Settings,
-    models: tuple[artifact.Artifact, artifact.Artifact],
+    models: stages.Models,
     latency: LatencyProfile,
     choose: Callable[[float], None],
 ) -> dict[str, Any]:
-    """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats.
-
-    `models` are the teacher and the elastic encoder.
-    """
-    budget, (dense, whole) = settings.budget, models
+    """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats."""
+    budget, dense = settings.budget, models.teacher
     floor_us, dense_us = latency.floor_and_dense(budget)
     budget_us = budget.resolve(dense_us)
     while True:
@@ -185,7 +183,7 @@ def _into_budget(
         last = len(attempts) + 1 == ATTEMPTS
         if verdict.measured <= SURE * verdict.limit or (last and verdict.ci95[0] <= verdict.limit):
             measure_front(run, source, settings, latency, dense.manifest.plan)
-            stages.tune(run, source, settings, dense, whole, {"model": settings.model, "seed": settings.seed})
+            stages.tune(run, source, settings, models, {"model": settings.model, "seed": settings.seed})
             verdict = verify.verify(run, source, settings, dense)
             if verdict.met:
                 return _finish(run)

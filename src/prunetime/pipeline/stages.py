@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,6 @@ from prunetime.search.evolution import SearchSettings, State, finalists, rescore
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
 from prunetime.search.space import Genome
-from prunetime.tasks.metrics import evaluate
 from prunetime.training.together import fit_on_every_rank
 
 if TYPE_CHECKING:
@@ -48,8 +47,18 @@ THREADS = len(os.sched_getaffinity(0))
 SMALLEST = 0.05
 """Elastic training goes down to half the budget, but not below this share of the weights."""
 
+SCORE = "agreement"
+"""What a score is; archives of other scores are refused."""
+
 MARGIN = 0.97
 """The search aims this far inside the budget, because predictions are off by a few per cent."""
+
+
+class Models(NamedTuple):
+    """What a search starts from."""
+
+    teacher: artifact.Artifact
+    elastic: artifact.Artifact
 
 
 def search_plan(run: Run, source: Source, settings: Settings) -> Plan:
@@ -170,7 +179,7 @@ def elastic(
     distilled from the teacher, for it has seen the labels already: on labels alone it learns the rows by heart
     (docs/STATUS.md, "Measured").
 
-    Leaves `elastic`, and in `elastic.json` what teacher, elastic encoder and its smallest sub-network score.
+    Leaves `elastic`, and in `elastic.json` the metric of teacher, elastic encoder and its smallest sub-network.
     """
     effort, budget, config = settings.effort, settings.budget, dense.manifest.config
     _, dense_us = latency.floor_and_dense(budget)
@@ -189,12 +198,11 @@ def elastic(
         manifest = manifest_of(source, model, dense.manifest.plan, {"role": "elastic", "model": settings.model})
         write_artifact(run.path("elastic"), source, manifest, weights_of(model))
         discard_checkpoints(run.path("work/elastic"))
-        full, least = ArchSpec.full(config.dims), sub_networks.smallest_spec()
-        measured = [
-            *scorer_of(source, dense, effort.score_rows, settings.seed)([full]),
-            *scorer_of(source, artifact.read(run.path("elastic")), effort.score_rows, settings.seed)([full, least]),
-        ]
-        run.write("elastic.json", dict(zip(("teacher", "whole", "smallest"), measured, strict=True)))
+        value = metric_on_valid(source, effort.finalist_rows, settings.seed)
+        engine = engine_of(artifact.read(run.path("elastic")))
+        measured = {"teacher": value(engine_of(dense)), "whole": value(engine)}
+        engine.select(sub_networks.smallest_spec())
+        run.write("elastic.json", measured | {"smallest": value(engine)})
 
     teacher_manifest = run.path("teacher/manifest.json").read_text()
     importance_digest = digest_of_files([run.path("importance.safetensors")])
@@ -202,8 +210,8 @@ def elastic(
     run.do("elastic", "Train all sub-networks at once", inputs, ["elastic", "elastic.json"], work)
     found = run.read("elastic.json")
     run.reporter.say(
-        f"score on valid rows: teacher {found['teacher']:.4f}, elastic {found['whole']:.4f}, its smallest sub-network "
-        f"({smallest:.0%} of the weights) {found['smallest']:.4f}"
+        f"{source.metric.name} on valid rows: teacher {found['teacher']:.4f}, elastic {found['whole']:.4f}, "
+        f"its smallest sub-network ({smallest:.0%} of the weights) {found['smallest']:.4f}"
     )
     return artifact.read(run.path("elastic"))
 
@@ -212,19 +220,19 @@ def choose(
     run: Run,
     source: Source,
     settings: Settings,
-    whole: artifact.Artifact,
+    models: Models,
     latency: LatencyProfile,
     target_us: float,
     *,
     workers: Workers | None = None,
 ) -> None:
-    """Searches for the best sub-network of the elastic encoder `whole` predicted to take at most `target_us`.
+    """Searches the elastic encoder for the best sub-network predicted to take at most `target_us`.
 
     Leaves `search.json`, `mask.json`, and in `policy.json` what the policy would do first to the best member of the
     population after every generation: for every gene, how likely it is to be lowered and to be raised.
     What was evaluated is kept in `evaluations.jsonl`, which outlives a change of target.
     """
-    effort, space = settings.effort, settings.space(whole.manifest.config.dims)
+    effort, space = settings.effort, settings.space(models.elastic.manifest.config.dims)
     digest = archive_digest(run, settings)
 
     def predict(spec: ArchSpec) -> float:
@@ -234,10 +242,10 @@ def choose(
         return predict(space.spec(genome))
 
     def work(progress: Progress) -> None:
-        with scoring(whole, workers) as scorer_for:
+        with scoring(models.elastic, workers) as scorer_for:
             with Archive(run.path("evaluations.jsonl"), digest) as archive:
                 wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed)
-                scorer = scorer_for(scoring_rows(source, effort.score_rows, settings.seed), source.metric)
+                scorer = scorer_for(scoring_rows(source, models.teacher, effort.score_rows, settings.seed))
                 genes = space.genes(latency_of, load_scores(run.path("importance.safetensors"), space.dims))
                 mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), settings.seed), latency_of)
                 log: list[dict[str, Any]] = []
@@ -251,17 +259,17 @@ def choose(
                     space, predict, scorer, archive, wanted, mutator=mutator, on_progress=progress, on_generation=note
                 )
                 run.write("policy.json", log)
-            leave_choice(run, source, settings, whole, target_us, scorer_for)
+            leave_choice(run, source, settings, models, target_us, scorer_for)
 
     inputs = {"archive": digest, "target_us": target_us, "evaluations": effort.evaluations, "seed": settings.seed}
     run.do("search", f"Search for the best within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
 
 
 def leave_choice(
-    run: Run, source: Source, settings: Settings, whole: artifact.Artifact, target_us: float, scorer_for: ScorerFor
+    run: Run, source: Source, settings: Settings, models: Models, target_us: float, scorer_for: ScorerFor
 ) -> None:
     """Scores the archive's finalists again on more rows, and leaves the best as `mask.json` and `search.json`."""
-    effort, space = settings.effort, settings.space(whole.manifest.config.dims)
+    effort, space = settings.effort, settings.space(models.elastic.manifest.config.dims)
     with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:
         chosen = finalists(archive, target_us, effort.finalists)
         if not chosen:
@@ -270,8 +278,8 @@ def leave_choice(
                 f"nothing in {run.path('evaluations.jsonl')} is predicted within {target_us:.0f} us; the fastest "
                 f"takes {fastest:.0f} us: run `prunetime prune` with this budget"
             )
-        rows = scoring_rows(source, effort.finalist_rows, settings.seed)
-        final = rescore(space, chosen, scorer_for(rows, source.metric))
+        rows = scoring_rows(source, models.teacher, effort.finalist_rows, settings.seed)
+        final = rescore(space, chosen, scorer_for(rows))
         winner = final[0]
         best = {
             kind: min((e for e in archive.within(target_us) if e.kind == kind), key=lambda e: -e.score, default=None)
@@ -282,8 +290,6 @@ def leave_choice(
     run.write(
         "search.json",
         {
-            "metric": source.metric.name,
-            "higher_is_better": source.metric.higher_is_better,
             "target_us": target_us,
             "chosen": asdict(winner),
             "finalists": [asdict(e) for e in final],
@@ -303,20 +309,22 @@ def scoring(whole: artifact.Artifact, workers: Workers | None) -> Iterator[Score
             yield scorer_for
 
 
-def scorer_of(source: Source, whole: artifact.Artifact, rows: int, seed: int) -> ElasticScorer:
-    """Scores sub-networks of the elastic encoder on up to `rows` valid rows, in this process."""
-    return ElasticScorer(engine_of(whole), scoring_rows(source, rows, seed), source.metric)
+def engine_of(unpruned: artifact.Artifact) -> Engine:
+    return Engine(unpruned.manifest.config, unpruned.weights, THREADS, plan=unpruned.manifest.plan)
 
 
-def engine_of(whole: artifact.Artifact) -> Engine:
-    return Engine(whole.manifest.config, whole.weights, THREADS, plan=whole.manifest.plan)
+def scoring_rows(source: Source, teacher: artifact.Artifact, rows: int, seed: int) -> ScoringRows:
+    """Up to `rows` valid rows, whole groups, drawn by `seed`, and what the `teacher` says of them."""
+    tokens = source.valid_tokens.select(whole_groups(source.roles.valid.groups, rows, seed))
+    return ScoringRows(tokens, engine_of(teacher).logits(tokens))
 
 
-def scoring_rows(source: Source, rows: int, seed: int) -> ScoringRows:
-    """Up to `rows` valid rows, whole groups, drawn by `seed`."""
+def metric_on_valid(source: Source, rows: int, seed: int) -> Callable[[Engine], float]:
+    """The metric of an engine's answers on up to `rows` valid rows, whole groups, drawn by `seed`."""
     valid = source.roles.valid
     chosen = whole_groups(valid.groups, rows, seed)
-    return ScoringRows(source.valid_tokens.select(chosen), valid.labels[chosen], valid.groups[chosen], source.task)
+    tokens, labels, groups = source.valid_tokens.select(chosen), valid.labels[chosen], valid.groups[chosen]
+    return lambda engine: source.metric.value(source.task.scores(engine.logits(tokens)), labels, groups)
 
 
 def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
@@ -328,18 +336,16 @@ def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.
     return np.flatnonzero(np.isin(groups, drawn))
 
 
-def tune(
-    run: Run, source: Source, settings: Settings, dense: artifact.Artifact, whole: artifact.Artifact, provenance: Any
-) -> None:
-    """Distils the teacher `dense` into what `mask.json` keeps of `whole`, and leaves it as the artifact `candidate`."""
-    effort, config = settings.effort, dense.manifest.config
+def tune(run: Run, source: Source, settings: Settings, models: Models, provenance: Any) -> None:
+    """Distils the teacher into what `mask.json` keeps of the elastic encoder; leaves it as the artifact `candidate`."""
+    effort, config, dense = settings.effort, models.teacher.manifest.config, models.teacher
     mask = Mask.from_json(run.read("mask.json"))
 
     def work(progress: Progress) -> None:
         from prunetime.training.trainer import discard_checkpoints
 
         teacher_model = from_weights(config, dense.weights)
-        student = from_weights(config, compact(whole.weights, mask, config.dims), spec=mask.spec())
+        student = from_weights(config, compact(models.elastic.weights, mask, config.dims), spec=mask.spec())
         training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
         data = source.training_data(effort.tune_rows, settings.seed + 1)
         fit_on_every_rank(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
@@ -358,23 +364,20 @@ def final_plan(source: Source, settings: Settings, manifest: artifact.Manifest, 
     if settings.precision == "fp32":
         return Plan()
     budget, config = settings.budget, manifest.config
-    valid = source.roles.valid
-    rows = whole_groups(valid.groups, settings.effort.finalist_rows, settings.seed)
-    tokens = source.valid_tokens.select(rows)
+    value = metric_on_valid(source, settings.effort.finalist_rows, settings.seed)
     sign = 1.0 if source.metric.higher_is_better else -1.0
-
-    def value(engine: Engine) -> float:
-        scores = source.task.scores(engine.logits(tokens))
-        return sign * evaluate(source.metric, scores, valid.labels[rows], valid.groups[rows]).value
-
     quick = autoplan.Model(config, weights, manifest.spec, THREADS)
     exact = value(quick.engine(Plan()))
+
+    def loss(engine: Engine) -> float:
+        return sign * (exact - value(engine))
+
     if settings.precision != AUTO:
         plan = Plan.uniform(settings.precision)
-        return replace(plan, quality_loss=exact - value(quick.engine(plan)))
+        return replace(plan, quality_loss=loss(quick.engine(plan)))
     model = replace(quick, threads=budget.threads)
     batch = random_batch(config, budget.batch, budget.seq_len)
-    return autoplan.choose(model, batch, lambda engine: exact - value(engine), settings.max_loss)
+    return autoplan.choose(model, batch, loss, settings.max_loss)
 
 
 def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenance: Any) -> artifact.Manifest:
@@ -393,5 +396,6 @@ def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, we
 
 
 def archive_digest(run: Run, settings: Settings) -> str:
-    """What the scores in the archive depend on: the elastic encoder and the rows scored."""
-    return digest_of([run.path("elastic/manifest.json").read_text(), settings.effort.score_rows, settings.seed])
+    """What the scores in the archive depend on: teacher, elastic encoder and the rows scored."""
+    manifests = [run.path(f"{model}/manifest.json").read_text() for model in ("teacher", "elastic")]
+    return digest_of([SCORE, *manifests, settings.effort.score_rows, settings.seed])

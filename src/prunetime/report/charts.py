@@ -67,9 +67,12 @@ class Part:
     pruned_us: float
 
 
+AGREEMENT = "agreement"
+
+
 @dataclass(frozen=True)
 class SearchPlot:
-    """What the search's chart shows. Quality of a score is `sign` x score; `chosen` and the others are in `points`."""
+    """What the search's chart shows; `chosen` and the others are in `points`."""
 
     points: Sequence[Evaluated]
     front: Sequence[Evaluated]
@@ -78,8 +81,6 @@ class SearchPlot:
     chosen: Evaluated
     budget_us: float
     target_us: float
-    metric: str
-    sign: float
 
 
 def intervals(
@@ -138,22 +139,22 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
     edge = bottom - 4
 
     def at(one: Evaluated | TimedPoint) -> tuple[float, float]:
-        return x(one.predicted_us), min(edge, y(plot.sign * one.score))
+        return x(one.predicted_us), min(edge, y(one.score))
 
     content = [
         *x_axis(x, top, bottom, "latency, µs: predicted; a diamond, measured"),
-        *y_axis(y, left, right, plot.metric),
+        *y_axis(y, left, right, AGREEMENT),
         *_limit(x, plot.target_us, (top - 2, bottom), "target", "target"),
         *_limit(x, plot.budget_us, (top - 16, bottom), "limit", "budget"),
     ]
     last = max((one.generation for one in plot.points), default=0)
     for one in sorted(plot.points, key=lambda e: (e.kind != "evolution", e.generation)):
         shade = "" if one.kind != "evolution" else f" g{_shade(one.generation, last)}"
-        content.append(mark(SHAPES[one.kind], *at(one), 4.0, one.kind + shade, _describe(one, plot)))
+        content.append(mark(SHAPES[one.kind], *at(one), 4.0, one.kind + shade, _describe(one)))
     steps = [at(one) for one in plot.front]
     content.append(polyline(_staircase(steps), "front"))
     content += [mark("circle", *at(one), 7.5, "finalist") for one in plot.finalists]
-    content.append(mark("star", *at(plot.chosen), 10.0, "chosen", "Chosen. " + _describe(plot.chosen, plot)))
+    content.append(mark("star", *at(plot.chosen), 10.0, "chosen", "Chosen. " + _describe(plot.chosen)))
     for point in plot.timed:
         (start, y_at), end = at(point), x(point.measured.value)
         content += [
@@ -163,7 +164,7 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
         ]
     description = (
         f"{len(plot.points)} structures scored; {len(plot.front)} are on the Pareto front; the chosen one: "
-        + _describe(plot.chosen, plot)
+        + _describe(plot.chosen)
         + "; timed: "
         + "; ".join(map(_describe_timed, plot.timed))
     )
@@ -204,14 +205,14 @@ def best_so_far(plot: SearchPlot, width: float) -> Markup:
     y = _quality_scale(plot, top, bottom)
     x = Scale(0.0, 1.0 + len(plot.points), left, right)
     edge = bottom - 4
-    content = [*x_axis(x, top, bottom, "structures scored"), *y_axis(y, left, right, plot.metric)]
+    content = [*x_axis(x, top, bottom, "structures scored"), *y_axis(y, left, right, AGREEMENT)]
     for index, one in enumerate(plot.points, start=1):
         inside = "faint" if one.predicted_us <= plot.target_us else "faint outside"
-        at = min(edge, y(plot.sign * one.score))
-        content.append(mark(SHAPES[one.kind], x(index), at, 2.5, inside, _describe(one, plot)))
-    steps = [(x(index), min(edge, y(plot.sign * one.score))) for index, one in best]
+        at = min(edge, y(one.score))
+        content.append(mark(SHAPES[one.kind], x(index), at, 2.5, inside, _describe(one)))
+    steps = [(x(index), min(edge, y(one.score))) for index, one in best]
     content.append(polyline(_staircase([*steps, *((right, at) for _, at in steps[-1:])]), "front"))
-    summary = [f"{plot.metric} {plot.sign * one.score:.4f} after {index}" for index, one in best]
+    summary = [f"{AGREEMENT} {one.score:.4f} after {index}" for index, one in best]
     return figure("Best structure inside the target so far", "; ".join(summary), (width, height), content)
 
 
@@ -327,8 +328,8 @@ def _quality_scale(plot: SearchPlot, top: float, bottom: float) -> Scale:
     """Better is higher. Scores below Tukey's lower fence are left out, so that a failure does not hide the rest."""
     scores = sorted(one.score for one in plot.points)
     quarter, three = scores[len(scores) // 4], scores[3 * len(scores) // 4]
-    held = [plot.sign * score for score in scores if score >= quarter - 1.5 * (three - quarter)]
-    return Scale.around(held, *((bottom, top) if plot.sign > 0 else (top, bottom)))
+    held = [score for score in scores if score >= quarter - 1.5 * (three - quarter)]
+    return Scale.around(held, bottom, top)
 
 
 def _limit(x: Scale, us: float, span: tuple[float, float], class_: str, name: str) -> list[Markup]:
@@ -339,11 +340,11 @@ def _limit(x: Scale, us: float, span: tuple[float, float], class_: str, name: st
     return [line(at, top, at, bottom, class_), label]
 
 
-def _describe(one: Evaluated, plot: SearchPlot) -> str:
+def _describe(one: Evaluated) -> str:
     origin = one.kind if one.kind != "evolution" else f"evolution, generation {one.generation}"
     layers = ", ".join(f"{heads}h+{rows}" for heads, rows in zip(one.heads, one.ffn, strict=True))
     layers += f"; eighths of tokens {' '.join(map(str, one.eighths))}" if one.eighths else ""
-    return f"{plot.metric} {plot.sign * one.score:.4f}, {one.predicted_us:,.0f} µs ({origin}): {layers}"
+    return f"{AGREEMENT} {one.score:.4f}, {one.predicted_us:,.0f} µs ({origin}): {layers}"
 
 
 def _describe_timed(point: TimedPoint) -> str:

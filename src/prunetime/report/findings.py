@@ -91,7 +91,7 @@ class Setting:
 @dataclass(frozen=True)
 class Evaluated:
     """A structure that the search scored: `heads` and `ffn` rows kept in each layer, and how many `eighths` of the
-    tokens in each but the last (empty where none are dropped by any); `score` higher is better."""
+    tokens in each but the last (empty where none are dropped by any); `score` is its agreement with the teacher."""
 
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
@@ -117,7 +117,6 @@ class Evaluated:
 class Search:
     """What the search chose. Scores of `chosen` and `finalists` are on more rows than those of everything else."""
 
-    higher_is_better: bool
     target_us: float
     chosen: Evaluated
     finalists: tuple[Evaluated, ...]
@@ -127,7 +126,6 @@ class Search:
     @classmethod
     def of(cls, data: Json, dims: Dims) -> Search:
         return cls(
-            bool(data["higher_is_better"]),
             number(data["target_us"]),
             Evaluated.of(data["chosen"], dims),
             tuple(Evaluated.of(one, dims) for one in data["finalists"]),
@@ -195,6 +193,7 @@ class Record:
     task: Task
     columns: Json
     metric: str
+    higher_is_better: bool
     rows: Mapping[str, int]
     groups: Mapping[str, int]
     dims: Dims
@@ -212,6 +211,7 @@ class Record:
             Task.from_json(data["task"]),
             {**data["columns"]},
             str(data["metric"]),
+            bool(data["higher_is_better"]),
             {role: int(data["rows"][role]) for role in ("train", "valid", "test")},
             {role: int(data["groups"][role]) for role in ("train", "valid", "test")},
             Dims.from_json(data["dims"]),

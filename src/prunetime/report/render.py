@@ -170,7 +170,6 @@ def _context(found: Findings) -> dict[str, Any]:
         "dense_predicted_us": sum(part.dense_us for part in parts),
         "pruned_predicted_us": sum(part.pruned_us for part in parts),
         "ranked": _ranked(found),
-        "sign": plot.sign,
         "latency_chart": _sized(_latency_chart(found, dense, pruned), WIDE),
         "quality_chart": _sized(_quality_chart(found), WIDE),
         "parts_chart": _sized(partial(charts.microseconds, parts), HALF),
@@ -274,8 +273,6 @@ def _search_plot(found: Findings) -> SearchPlot:
         chosen=scored[search.chosen.counts],
         budget_us=budget.resolve(dense_us),
         target_us=search.target_us,
-        metric=found.record.metric,
-        sign=1.0 if search.higher_is_better else -1.0,
     )
 
 

@@ -18,7 +18,6 @@ from prunetime.errors import InputError, PrunetimeError
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine, ReferenceKernel, Weights, engine_build
 from prunetime.search.evaluate import ElasticScorer, ScorerFor, ScoringRows
-from prunetime.tasks.metrics import Metric
 
 try:
     import ray
@@ -131,8 +130,8 @@ class _Worker:
         self._made(recipe)
         return engine_build()
 
-    def score(self, recipe: list[Any], rows: ScoringRows, metric: Metric, spec: ArchSpec) -> float:
-        (score,) = ElasticScorer(self._made(recipe), rows, metric)([spec])
+    def score(self, recipe: list[Any], rows: ScoringRows, spec: ArchSpec) -> float:
+        (score,) = ElasticScorer(self._made(recipe), rows)([spec])
         return score
 
     def _made(self, recipe: list[Any]) -> Engine:
@@ -143,9 +142,9 @@ class _Worker:
 
 
 class _Scorer:
-    def __init__(self, actors: Sequence[Any], recipe: list[Any], rows: ScoringRows, metric: Metric) -> None:
+    def __init__(self, actors: Sequence[Any], recipe: list[Any], rows: ScoringRows) -> None:
         self._actors = actors
-        self._subject = recipe, ray.put(rows), metric
+        self._subject = recipe, ray.put(rows)
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """Whoever is idle takes the next spec; scores are handed on in the order of the specs."""
