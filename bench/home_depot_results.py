@@ -126,10 +126,7 @@ def main() -> None:
     tuned = read_lines(options.folder / "tuned.jsonl")
     table = [row for model in MODELS for row in quality(Prepared(options.folder, model), tuned)]
     for row in table:
-        low, high = row["all"]["ci95"]
-        line = (
-            f"{row['model']} {row['budget']:.2f} {row['method']:16}{row['all']['value']:.4f} ({low:.4f} to {high:.4f})"
-        )
+        line = f"{row['model']} {row['budget']:.2f} {row['method']:16}{row['all']['value']:.4f}"
         if over := row.get("all_over_uniform"):
             line += f", over uniform {over['value']:+.4f} ({over['ci95'][0]:+.4f} to {over['ci95'][1]:+.4f})"
         print(f"{line}, unseen {row['unseen']['value']:.4f}, measured {row['measured_share']}")
