@@ -2,8 +2,8 @@
 
     python bench/home_depot_results.py --folder F --json
 
-AUC on `dev`, read here only, with 95 % intervals of a bootstrap over queries, paired with uniform, over all tuning seeds;
-latency as a share of dense timed in the same rounds. Run it on the machine that the latency profiles are of.
+AUC on `dev`, read here only, mean over tuning seeds, with 95 % intervals of a bootstrap over queries, paired with
+uniform; latency as a share of dense timed in the same rounds. Run it on the machine that the latency profiles are of.
 """
 
 from __future__ import annotations
