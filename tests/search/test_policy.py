@@ -120,12 +120,21 @@ def test_children_are_of_the_space_and_use_their_target(kind, parents, target_us
     for parent, child in zip(parents, children, strict=True):
         assert child.predicted_us == latency(child.genome)
         assert len(child.edits) <= MOST_EDITS
-        if kind == "uniform":
-            assert child.predicted_us <= target_us
+        if not child.edits:
+            assert child.predicted_us <= target_us or child.genome == parent
         else:
             genes = [mutator.policy.actions.at(edit.chosen)[0] for edit in child.edits]
             assert len(set(genes)) == len(genes)
             assert {i for i, (a, b) in enumerate(zip(parent, child.genome, strict=True)) if a != b} == set(genes)
+
+
+def test_some_children_of_a_policy_are_left_to_uniform_mutation_and_teach_it_nothing():
+    mutator = reinforced()
+    children = mutator.propose([HALF] * 400, [100.0] * 400, np.random.default_rng(0))
+    explored = [child for child in children if not child.edits]
+    assert 0.4 < len(explored) / 400 < 0.6
+    assert mutator.learned([Lesson(child.edits, 1.0, True) for child in explored]) is mutator
+    assert mutator.learned([Lesson(child.edits, 1.0, True) for child in children]) is not mutator
 
 
 def test_preferences_are_the_chances_of_the_first_edit():

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ LENGTHS = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)
 """Length scales of the kernel, and noise as a share of it; the likeliest pair is taken."""
 
+TOP = 0.1
+"""Above the best score a guess goes on as the best share of scores rises."""
+
 LINEAR = 0.3
 """Weight of the linear kernel beside Matern's: a trend goes on where no genome was evaluated near."""
 
@@ -32,38 +36,50 @@ class Critic:
     """Gaussian process regression of scores on genomes (Rasmussen and Williams, "Gaussian Processes for Machine
     Learning", algorithm 2.1), the amplitude of the kernel being the likeliest.
 
-    `inputs` [evaluations, n] are what was evaluated, `weights` [evaluations] what each adds to a guess.
+    What is learned is not a score but the normal quantile of its rank: very poor genomes are far below the others, and
+    what matters is the order of the good ones. `inputs` [evaluations, n] are what was evaluated, `weights`
+    [evaluations] what each adds to a quantile; `quantiles`, rising, are those of the distinct `scores`.
     """
 
     levels: Genome
     inputs: Floats
     weights: Floats
     length: float
-    centre: float
+    quantiles: Floats
+    scores: Floats
 
     @classmethod
     def of(cls, levels: Genome, evaluations: Sequence[Evaluation]) -> Critic:
         """A critic that has seen `evaluations`, at least one."""
         inputs = _inputs(levels, [e.genome for e in evaluations])
-        scores = np.array([e.score for e in evaluations])
-        centred = scores - scores.mean()
+        scores, of_score, counts = np.unique([e.score for e in evaluations], return_inverse=True, return_counts=True)
+        shares_below = (np.cumsum(counts) - 0.5 * counts) / counts.sum()
+        quantiles = np.array([NormalDist().inv_cdf(share) for share in shares_below])
+        wanted = quantiles[of_score]
         with _BLAS.limit(limits=1, user_api="blas"):
             kernels = [(length, _kernel(inputs, inputs, length)) for length in LENGTHS]
-            fits = [(*_fit(kernel, noise, centred), length) for length, kernel in kernels for noise in NOISES]
+            fits = [(*_fit(kernel, noise, wanted), length) for length, kernel in kernels for noise in NOISES]
         _, weights, length = max(fits, key=lambda fit: fit[0])
-        return cls(levels, inputs, weights, length, float(scores.mean()))
+        return cls(levels, inputs, weights, length, quantiles, scores)
 
     def __call__(self, genomes: Sequence[Genome]) -> Floats:
         """The expected score of each genome."""
         with _BLAS.limit(limits=1, user_api="blas"):
             cross = _kernel(_inputs(self.levels, genomes), self.inputs, self.length)
-            return np.asarray(self.centre + cross @ self.weights, np.float64)
+            return self._score(cross @ self.weights)
+
+    def _score(self, quantiles: Floats) -> Floats:
+        """The scores that have these quantiles."""
+        best = -max(2, round(TOP * len(self.scores)))
+        rise = np.polyfit(self.quantiles[best:], self.scores[best:], 1)[0] if len(self.scores) > 1 else 0.0
+        above = np.maximum(quantiles - self.quantiles[-1], 0.0)
+        return np.asarray(np.interp(quantiles, self.quantiles, self.scores) + rise * above, np.float64)
 
 
-def _fit(kernel: Floats, noise: float, centred: Floats) -> tuple[float, Floats]:
+def _fit(kernel: Floats, noise: float, wanted: Floats) -> tuple[float, Floats]:
     """(log likelihood, up to a constant; weights)."""
     factor = np.linalg.cholesky(kernel + noise * np.eye(len(kernel)))
-    half = np.linalg.solve(factor, centred)
+    half = np.linalg.solve(factor, wanted)
     amplitude = float(half @ half) / len(half)
     likelihood = -0.5 * len(half) * math.log(max(amplitude, sys.float_info.min)) - float(np.log(np.diag(factor)).sum())
     return likelihood, np.linalg.solve(factor.T, half)

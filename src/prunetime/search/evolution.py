@@ -52,7 +52,7 @@ class SearchSettings:
     tournament: int = 6
     batch: int = 8
     crossover: float = 0.2
-    screened: int = 6
+    screened: int = 12
     elsewhere: float = 0.2
     latency_weight: float = 0.0
     seed: int = 0

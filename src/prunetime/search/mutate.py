@@ -18,6 +18,9 @@ Latency = Callable[[Genome], float]
 FREE_EDITS = 3
 """At most so many genes change for their own sake; what changes after them makes up for the latency."""
 
+EXPLORED = 0.5
+"""Share of children that are mutated uniformly beside a policy, so that its habits do not limit what can be found."""
+
 MOST_EDITS = 12
 """A child that does not fit its target latency after so many edits is dropped."""
 
@@ -65,12 +68,25 @@ class UniformMutator:
 
 @dataclass(frozen=True)
 class ReinforcedMutator:
-    """Every edit is drawn from a policy: one to three free ones, then such as bring the latency to the target."""
+    """Edits are drawn from a policy: one to three free ones, then such as bring the latency to the target.
+
+    A share of the children, `EXPLORED`, is left to uniform mutation; they teach the policy nothing.
+    """
 
     policy: Policy
     latency: Latency
 
     def propose(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
+        explored = rng.random(len(parents)) < EXPLORED
+        uniform = UniformMutator(self.policy.actions.levels, self.latency)
+        found: dict[int, Child] = {}
+        for part, mutate in ((explored, uniform.propose), (~explored, self._edited)):
+            rows = np.flatnonzero(part).tolist()
+            children = mutate([parents[i] for i in rows], [targets_us[i] for i in rows], rng)
+            found |= zip(rows, children, strict=True)
+        return [found[i] for i in range(len(parents))]
+
+    def _edited(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
         genomes, us = list(parents), [self.latency(parent) for parent in parents]
         edits: list[list[Edit]] = [[] for _ in parents]
         free = rng.integers(1, FREE_EDITS + 1, len(parents))
@@ -105,4 +121,5 @@ class ReinforcedMutator:
         return tuple(self.policy.actions.at(edit.chosen)[0] for edit in edits)
 
     def learned(self, lessons: Sequence[Lesson]) -> ReinforcedMutator:
-        return replace(self, policy=learn(self.policy, lessons))
+        taught = [lesson for lesson in lessons if lesson.edits]
+        return replace(self, policy=learn(self.policy, taught)) if taught else self

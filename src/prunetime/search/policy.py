@@ -77,9 +77,10 @@ class Edit(NamedTuple):
 
 
 class Actions:
-    """Every (gene, level): `gene` [actions], `level` [actions]."""
+    """Every (gene, level): `gene` [actions], `level` [actions]; `levels` are the highest of each gene."""
 
     def __init__(self, genes: Genes, settings: PolicySettings) -> None:
+        self.levels = genes.levels
         counts = np.array(genes.levels) + 1
         self.gene = np.repeat(np.arange(len(counts)), counts)
         self.level = np.concatenate([np.arange(count) for count in counts])
