@@ -1,6 +1,7 @@
 """The comparison of bench/search.py on real elastic scores, and the winners of its table scored really.
 
     python bench/search_live.py --folder F --seeds 10 --json
+    python bench/search_live.py --folder F --winners --json
 
 F is what bench/home_depot.py has worked in, up to its step `sample`. Live scores are the product's: agreement with the
 teacher, by the engine; the table's are AUC. All scores are kept in F/live.jsonl, so that a stopped run goes on.
@@ -124,15 +125,18 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=100, help="those below were used to tune the policy")
     parser.add_argument("--evaluations", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--winners", action="store_true", help="score the winners on the surrogate instead")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     subject = Subject(Prepared(options.folder, MODEL))
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    result = {f"{SHARE:.2f}": live(subject, seeds, options.evaluations)}
-    holm(result)
-    result["rescored"] = rescored(subject)
-    write_json(RESULTS / "search_live.json", provenance() | {"result": result})
+    if options.winners:
+        name, result = "search_winners.json", rescored(subject)
+    else:
+        name, result = "search_live.json", {f"{SHARE:.2f}": live(subject, seeds, options.evaluations)}
+        holm(result)
+    write_json(RESULTS / name, provenance() | {"result": result})
     if options.json:
         print(json.dumps(result))
 

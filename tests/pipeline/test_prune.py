@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,9 @@ def test_interrupting_leaves_a_run_that_resumes(inputs: Path, finished: tuple[Pa
 
 def interrupted(command: list[str], come_so_far: Callable[[], bool]) -> str:
     """What the command says that gets Ctrl-C once it has come so far."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Who runs the tests in the background of a shell has Ctrl-C ignored, and children inherit that.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
     while not come_so_far():
         assert process.poll() is None
         time.sleep(0.005)
