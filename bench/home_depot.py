@@ -17,10 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,22 +27,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from home_depot_data import LENGTH, MARGIN, MODELS, SHARES, Prepared, Rows, prepare
-from numpy.typing import NDArray
+from home_depot_data import LENGTH, MODELS, SHARES, Prepared, prepare
+from home_depot_scoring import EVERY_ROW, Batches, one_thread, problem_of, scorer, scores_of
 from search_methods import METHODS, Problem
 
 from prunetime.arch import ArchSpec
 from prunetime.artifact import write_json
 from prunetime.mask import Mask
 from prunetime.models.compact import compact, ordered
-from prunetime.models.encoder import Output, SequenceClassifier, from_weights
-from prunetime.models.prefix import Inputs, run_prefix
+from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pruning.importance import measure_importance, save_scores
 from prunetime.search.archive import Evaluation, preference
 from prunetime.search.elastic import Sandwich
 from prunetime.search.evolution import depth_baselines, uniform_baselines
 from prunetime.search.space import Genome, fit_to
-from prunetime.tasks.metrics import metric
 from prunetime.training.trainer import TrainingSettings, best_device, discard_checkpoints, fit
 
 BATCH, LEARNING_RATE = {"teacher": 64, "elastic": 64, "tune": 128}, 1e-4
@@ -59,8 +56,6 @@ SEEDS = 3
 TRUST = 8
 """Genomes of each budget that are tuned to see whether elastic scores order them rightly."""
 
-AUC = metric("auc")
-
 BUDGETS = (0.10, *SHARES)
 
 CRITERIA = {"agreement": "searched", "auc": "searched by AUC"}
@@ -68,15 +63,6 @@ CRITERIA = {"agreement": "searched", "auc": "searched by AUC"}
 
 ONCE = ("trust", "depth", "searched by AUC")
 """Tuned from one seed only."""
-
-Judge = Callable[[NDArray[np.float32]], float]
-"""The quality that scores of rows stand for."""
-
-
-def one_thread() -> None:
-    """For a process that works beside others."""
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
 
 
 def training(step: str, seed: int, checkpoint_steps: int = 10**9) -> TrainingSettings:
@@ -123,84 +109,6 @@ def train(prepared: Prepared) -> None:
         discard_checkpoints(work / step)
 
 
-class Batches:
-    """Rows in padded batches, by length, where torch computes fastest."""
-
-    def __init__(self, prepared: Prepared, rows: Rows) -> None:
-        self._rows, self._task = rows, prepared.task
-        self._order = np.argsort(rows.tokens.lengths, kind="stable")
-        self._inputs: list[Inputs] = [
-            tuple(torch.from_numpy(a.astype(np.int64)).to(best_device()) for a in part.padded(prepared.pad_id))
-            for part in rows.tokens.select(self._order).batches(32_768)
-        ]
-
-    def scores(self, forward: Callable[[Inputs], Output]) -> NDArray[np.float32]:
-        """Of every row, in the order of the rows."""
-        with torch.no_grad():
-            logits = torch.cat([forward(inputs).logits for inputs in self._inputs]).cpu().numpy()
-        return self._task.scores(logits[np.argsort(self._order)])
-
-    def auc(self, scores: NDArray[np.float32]) -> float:
-        return AUC.value(scores, self._rows.labels, self._rows.groups)
-
-
-class PrefixScorer:
-    """What `ElasticScorer` computes, in torch: on a GPU it is faster."""
-
-    def __init__(self, model: SequenceClassifier, batches: Batches, judge: Judge) -> None:
-        self._model, self._batches, self.judge = model.to(best_device()).eval(), batches, judge
-
-    def says(self, spec: ArchSpec) -> NDArray[np.float32]:
-        """The scores of every row by the sub-network `spec`."""
-        return self._batches.scores(partial(run_prefix, self._model, spec))
-
-    def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
-        return (self.judge(self.says(spec)) for spec in specs)
-
-
-def logit(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    p = np.clip(scores.astype(np.float64), 1e-7, 1.0 - 1e-7)
-    return np.asarray(np.log(p) - np.log1p(-p), np.float64)
-
-
-def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Of a constant it is 0: without any attention a model says the same of every row."""
-    deviations = a.std() * b.std()
-    return float(np.mean((a - a.mean()) * (b - b.mean())) / deviations) if deviations > 1e-6 else 0.0
-
-
-@lru_cache(maxsize=8)
-def scorer(prepared: Prepared, criterion: str, count: int) -> PrefixScorer:
-    """On so many rows to choose by: the AUC, or the correlation with the teacher's logits."""
-    batches = Batches(prepared, prepared.some("choose", count))
-    if criterion == "auc":
-        return PrefixScorer(prepared.encoder("elastic"), batches, batches.auc)
-    expected = logit(PrefixScorer(prepared.encoder("teacher"), batches, batches.auc).says(full(prepared)))
-    return PrefixScorer(prepared.encoder("elastic"), batches, lambda scores: correlation(logit(scores), expected))
-
-
-def full(prepared: Prepared) -> ArchSpec:
-    return ArchSpec.full(prepared.config.dims)
-
-
-def problem_of(prepared: Prepared, share: float, criterion: str = "auc") -> Problem:
-    space = prepared.space(tokens=False)
-
-    @cache
-    def latency(genome: Genome) -> float:
-        return prepared.latency.predict(space.spec(genome), prepared.budget)
-
-    @cache
-    def score(genome: Genome) -> float:
-        (found,) = scorer(prepared, criterion, SEARCH_ROWS)([space.spec(genome)])
-        return found
-
-    def scores(genomes: Sequence[Genome]) -> list[float]:
-        return [score(genome) for genome in genomes]
-
-    return Problem(space, latency, scores, prepared.importance, share * MARGIN * prepared.dense_us)
-
-
 @dataclass(frozen=True)
 class Job:
     """A search by one method."""
@@ -222,7 +130,7 @@ def run_method(job: Job) -> dict[str, Any]:
     """Everything that a method evaluated, in order."""
     one_thread()
     start = time.monotonic()
-    problem = problem_of(job.prepared, job.share, job.criterion)
+    problem = problem_of(job.prepared, job.share, scores_of(job.prepared, job.criterion, SEARCH_ROWS))
     found = METHODS[job.method](problem, job.seed, job.evaluations)
     return {
         "model": job.prepared.model,
@@ -259,8 +167,9 @@ def finished(pool: ProcessPoolExecutor, futures: Iterable[Future[Any]], seconds:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def final_jobs(prepared: Prepared) -> list[Job]:
-    return [Job(prepared, s, "ours", criterion, 0, EVALUATIONS) for s in BUDGETS for criterion in CRITERIA]
+def final(prepared: Prepared, share: float, criterion: str) -> Job:
+    """The search whose result is tuned."""
+    return Job(prepared, share, "ours", criterion, 0, EVALUATIONS)
 
 
 def trajectories(prepared: Prepared) -> list[Job]:
@@ -271,7 +180,7 @@ def trajectories(prepared: Prepared) -> list[Job]:
 
 def search(folder: Path, models: Sequence[str], workers: int, seconds: float) -> None:
     prepared = [Prepared(folder, model) for model in models]
-    jobs = [job for each in prepared for job in final_jobs(each)]
+    jobs = [final(each, share, criterion) for each in prepared for share in BUDGETS for criterion in CRITERIA]
     run_all(folder / "runs", jobs, workers, seconds)
     with ProcessPoolExecutor(len(prepared), mp_context=get_context("spawn")) as pool:
         list(pool.map(choose_all, prepared, repeat(folder / "runs")))
@@ -284,35 +193,30 @@ def choose_all(prepared: Prepared, runs: Path) -> None:
     one_thread()
     choices: list[dict[str, Any]] = []
     space = prepared.space(tokens=False)
-    scorers = {(c, count): scorer(prepared, c, count) for c in CRITERIA for count in (SEARCH_ROWS, 10**9)}
+    scores = {(c, count): scores_of(prepared, c, count) for c in CRITERIA for count in (SEARCH_ROWS, EVERY_ROW)}
 
-    def add(share: float, method: str, genomes: Iterable[Genome], criterion: str = "auc", number: int = 0) -> None:
-        specs = [space.spec(genome) for genome in genomes]
-        scores = list(scorers[criterion, 10**9](specs))
-        best = specs[int(np.argmax(scores))]
+    def add(share: float, method: str, genomes: Sequence[Genome], criterion: str = "auc", number: int = 0) -> None:
+        winner = genomes[int(np.argmax(scores[criterion, EVERY_ROW](genomes)))]
+        best = space.spec(winner)
         predicted = prepared.latency.predict(best, prepared.budget)
-        said = {count: scorers["auc", count].says(best) for count in (SEARCH_ROWS, 10**9)}
-        elastic = {f"{name} {count}": by.judge(said[count]) for (name, count), by in scorers.items()}
+        elastic = {f"{name} {count}": score([winner])[0] for (name, count), score in scores.items()}
         row = {"share": share, "method": method, "number": number, "elastic": elastic, "predicted_us": predicted}
-        choices.append(row | {"spec": best.to_json(), "candidates": len(specs)})
+        choices.append(row | {"spec": best.to_json(), "candidates": len(genomes)})
         print(prepared.model, row, [(x.heads, x.ffn) for x in best.layers], flush=True)
 
     add(1.0, "dense", [space.levels])
     for share in BUDGETS:
-        problem = problem_of(prepared, share)
+        problem = problem_of(prepared, share, scores["agreement", SEARCH_ROWS])
         for criterion, method in CRITERIA.items():
-            (job,) = (j for j in final_jobs(prepared) if (j.share, j.criterion) == (share, criterion))
-            run = json.loads((runs / f"{job.name}.json").read_text())
+            run = json.loads((runs / f"{final(prepared, share, criterion).name}.json").read_text())
             found = [Evaluation.from_json(e) for e in run["evaluations"]]
             inside = sorted((e for e in found if e.predicted_us <= problem.budget_us), key=preference)
             add(share, method, [e.genome for e in inside[:FINALISTS]], criterion)
             if criterion == "agreement" and prepared.model == "l6" and share in SHARES:
-                genomes = [*spread(problem_of(prepared, share, criterion)), inside[0].genome]
-                for number, genome in enumerate(genomes):
+                for number, genome in enumerate([*spread(problem), inside[0].genome]):
                     add(share, "trust", [genome], number=number)
-        inside = (lambda spec: prepared.latency.predict(spec, prepared.budget)), problem.budget_us
-        add(share, "uniform", uniform_baselines(space, *inside))
-        add(share, "depth", depth_baselines(space, *inside))
+        add(share, "uniform", uniform_baselines(space, problem.predict, problem.budget_us))
+        add(share, "depth", depth_baselines(space, problem.predict, problem.budget_us))
     write_json(prepared.path("choices.json"), choices)
 
 
@@ -336,13 +240,11 @@ def near_budget(problem: Problem, count: int, rng: np.random.Generator) -> list[
 def sample(folder: Path, models: Sequence[str]) -> None:
     """Leaves `sample.npz`: logits of all rows to choose by, of random genomes near each budget and of the teacher."""
     for prepared in (Prepared(folder, model) for model in models):
-        rng, space = np.random.default_rng(6), prepared.space(tokens=False)
-        genomes = [g for share in SHARES for g in near_budget(problem_of(prepared, share), SAMPLE, rng)]
-        elastic, batches = scorer(prepared, "auc", 10**9), Batches(prepared, prepared.rows("choose"))
-        teacher = PrefixScorer(prepared.encoder("teacher"), batches, batches.auc)
-        logits = [logit(elastic.says(space.spec(genome))) for genome in genomes]
-        whole = {"teacher": logit(teacher.says(full(prepared))), "whole": logit(elastic.says(full(prepared)))}
-        arrays = {"logits": np.array(logits)} | whole
+        rng, space, by = np.random.default_rng(6), prepared.space(tokens=False), scorer(prepared, EVERY_ROW)
+        score = scores_of(prepared, "agreement", EVERY_ROW)
+        genomes = [g for share in SHARES for g in near_budget(problem_of(prepared, share, score), SAMPLE, rng)]
+        logits = np.array([by.logits(space.spec(genome)) for genome in (*genomes, space.levels)])
+        arrays = {"logits": logits[:-1], "whole": logits[-1], "teacher": by.expected}
         np.savez(prepared.path("sample.npz"), genomes=genomes, **{k: v.astype(np.float16) for k, v in arrays.items()})
 
 
@@ -366,9 +268,9 @@ def read_off(model: SequenceClassifier, prepared: Prepared) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in ("choose", "dev"):
         batches = Batches(prepared, prepared.rows(part))
-        scores = batches.scores(lambda inputs: model(*inputs))
-        found[f"{part}_auc"] = batches.auc(scores)
-        found[f"{part}_scores"] = [round(float(score), 5) for score in scores]
+        logits = batches.logits(lambda inputs: model(*inputs))
+        found[f"{part}_auc"] = batches.auc(logits)
+        found[f"{part}_scores"] = [round(float(score), 5) for score in prepared.task.scores(logits)]
     return found
 
 

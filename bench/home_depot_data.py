@@ -104,12 +104,12 @@ class Prepared:
             tokens = Ragged(*(arrays[name].astype(np.int32) for name in ("ids", "types", "offsets")))
             return Rows(tokens, arrays["labels"].astype(np.int64), arrays["groups"], arrays["unseen"])
 
-    def part(self, part: str, count: int) -> NDArray[np.int64]:
-        """Up to `count` rows of it, the same ones every time."""
+    def chosen(self, part: str, count: int) -> NDArray[np.int64]:
+        """Indices of up to `count` rows of it, the same ones every time."""
         return whole_groups(self.rows(part).groups, count, seed=0)
 
     def some(self, part: str, count: int) -> Rows:
-        return self.rows(part).select(self.part(part, count))
+        return self.rows(part).select(self.chosen(part, count))
 
     def training_data(self, part: str) -> TrainingData:
         rows = self.rows(part)

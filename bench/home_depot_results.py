@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from home_depot import read_lines
 from home_depot_data import MODELS, Prepared, Rows
+from home_depot_scoring import AUC, EVERY_ROW
 from numpy.typing import NDArray
 from provenance import provenance
 from scipy.stats import kendalltau
@@ -26,11 +27,9 @@ from scipy.stats import kendalltau
 from prunetime.arch import ArchSpec
 from prunetime.artifact import write_json
 from prunetime.runtime import profiling
-from prunetime.tasks.metrics import metric
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 1_000
-AUC = metric("auc")
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -99,7 +98,7 @@ def trust(tuned: Sequence[Row]) -> Row:
     of_budget: Mapping[float, list[tuple[float, float]]] = defaultdict(list)
     for row in tuned:
         if row["method"] == "trust":
-            of_budget[row["share"]].append((row["elastic"]["agreement 1000000000"], row["choose_auc"]))
+            of_budget[row["share"]].append((row["elastic"][f"agreement {EVERY_ROW}"], row["choose_auc"]))
     points = [np.array(found) for _, found in sorted(of_budget.items())]
     rng = np.random.default_rng(0)
     drawn = [within([p[rng.integers(0, len(p), len(p))] for p in points]) for _ in range(RESAMPLES)]

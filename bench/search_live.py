@@ -13,23 +13,22 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from home_depot_data import MARGIN, SHARES, Prepared
+from home_depot_data import SHARES, Prepared
+from home_depot_scoring import AUC, problem_of
 from provenance import provenance
 from search import MODEL, RESULTS, holm, summary
-from search_methods import METHODS, Problem
+from search_methods import METHODS
 
 from prunetime.artifact import write_json
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
 from prunetime.search.evaluate import ElasticScorer, ScoringRows
 from prunetime.search.space import Genome
-from prunetime.tasks.metrics import metric
 
 LIVE = ("ours", "evolution", "random")
 LIVE_ROWS, TABLE_ROWS = 500, 2_000
@@ -67,34 +66,26 @@ class Subject:
         self.agreement, self.auc = Kept(file, "agreement", self._agreement()), Kept(file, "auc", self._auc())
 
     def _agreement(self) -> Callable[[Genome], float]:
-        rows, part = self.prepared.rows("choose"), self.prepared.part("choose", LIVE_ROWS)
         with np.load(self.prepared.path("sample.npz")) as sample:
-            odds = sample["teacher"][part].astype(np.float32)
-        chosen = ScoringRows(rows.tokens.select(part), np.stack([-odds / 2, odds / 2], axis=1))
-        scorer = ElasticScorer(self._engine, chosen)
+            expected = sample["teacher"][self.prepared.chosen("choose", LIVE_ROWS)].astype(np.float32)
+        rows = ScoringRows(self.prepared.some("choose", LIVE_ROWS).tokens, expected)
+        scorer = ElasticScorer(self._engine, rows)
         return lambda genome: next(scorer([self.space.spec(genome)]))
 
     def _auc(self) -> Callable[[Genome], float]:
-        rows, auc = self.prepared.some("choose", TABLE_ROWS), metric("auc")
+        rows = self.prepared.some("choose", TABLE_ROWS)
 
         def score(genome: Genome) -> float:
             self._engine.select(self.space.spec(genome))
             scores = self.prepared.task.scores(self._engine.logits(rows.tokens))
-            return auc.value(scores, rows.labels, rows.groups)
+            return AUC.value(scores, rows.labels, rows.groups)
 
         return score
 
-    def problem(self) -> Problem:
-        @cache
-        def latency(genome: Genome) -> float:
-            return self.prepared.latency.predict(self.space.spec(genome), self.prepared.budget)
-
-        budget_us = SHARE * MARGIN * self.prepared.dense_us
-        return Problem(self.space, latency, self.agreement, self.prepared.importance, budget_us)
-
 
 def live(subject: Subject, seeds: Sequence[int], evaluations: int) -> dict[str, Any]:
-    problem, curves, start = subject.problem(), dict[str, list[Any]](), time.monotonic()
+    problem = problem_of(subject.prepared, SHARE, subject.agreement)
+    curves, start = dict[str, list[Any]](), time.monotonic()
     for seed in seeds:
         for method in LIVE:
             found = METHODS[method](problem, seed, evaluations)

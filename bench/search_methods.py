@@ -18,7 +18,7 @@ from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import SearchSettings, depth_baselines, search, uniform_baselines
 from prunetime.search.mutate import Child, Mutator, ReinforcedMutator, UniformMutator
 from prunetime.search.policy import Lesson, Policy, PolicySettings
-from prunetime.search.space import TOKEN_LEVELS, Genome, Space, fit_to
+from prunetime.search.space import Genome, Space, fit_to
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,6 @@ def scored(problem: Problem, genomes: Sequence[Genome]) -> list[Evaluation]:
 def uniform(problem: Problem, _: int, __: int) -> list[Evaluation]:
     """Every equal-layer genome that no larger one inside the budget contains."""
     return scored(problem, uniform_baselines(problem.space, problem.predict, problem.budget_us))
-
-
-def uniform_dropping(space: Space, latency: Callable[[Genome], float], budget_us: float) -> list[Genome]:
-    """Equal-layer genomes of a space with dropped tokens, every level of tokens with the largest widths that fit it."""
-    widths, found = Space(space.dims), []
-    for level in range(1 + TOKEN_LEVELS):
-        tokens = (level,) * (space.dims.layers - 1)
-
-        def predict(spec: ArchSpec, tokens: Genome = tokens) -> float:
-            return latency((*widths.genome(spec), *tokens))
-
-        found += [(*genome, *tokens) for genome in uniform_baselines(widths, predict, budget_us)]
-    return found
 
 
 def depth(problem: Problem, _: int, __: int) -> list[Evaluation]:

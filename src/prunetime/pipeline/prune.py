@@ -38,7 +38,7 @@ find out after tuning costs many. At the last attempt, one that may fit is tuned
 RESULT = "result.json"
 
 KEPT_FOR_PICK = ("plan.json", "profile.json", "evaluations.jsonl")
-MODELS_FOR_PICK = ("teacher", "elastic")
+MODELS_FOR_PICK = stages.Models._fields
 
 
 def prune(

@@ -397,5 +397,5 @@ def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, we
 
 def archive_digest(run: Run, settings: Settings) -> str:
     """What the scores in the archive depend on: teacher, elastic encoder and the rows scored."""
-    manifests = [run.path(f"{model}/manifest.json").read_text() for model in ("teacher", "elastic")]
+    manifests = [run.path(f"{model}/manifest.json").read_text() for model in Models._fields]
     return digest_of([SCORE, *manifests, settings.effort.score_rows, settings.seed])
