@@ -272,6 +272,21 @@ def check(encoder: Any, batch: list[Any]) -> None:
     assert kept[:, offsets[:-1]].all(), "a first token was dropped"
 
 
+def check_between(encoder: Any, config: EncoderConfig, batch: list[Any], choices: Choices) -> None:
+    """A pass that goes on from a state that an earlier one left ends in the same bits; wrong arrays are refused."""
+    layers = [choices.of((*range(config.dims.layers), *INTEGERS)) for _ in range(2)]
+    states = [np.zeros((len(batch[0]), config.dims.hidden), np.float32) for _ in layers]
+    given = [changed(state, choices) if choices.index(4) == 3 else state for state in states]
+    with suppress(ValueError, TypeError):
+        logits = encoder.forward(*batch)
+        assert np.array_equal(encoder.forward_between(*batch, 0, None, dict(zip(layers, given, strict=True))), logits)
+        if given[1] is states[1]:
+            went_on = encoder.forward_between(*batch, layers[1], states[1], {})
+            assert np.array_equal(went_on, logits)
+    with suppress(ValueError, TypeError):
+        encoder.forward_between(*batch, layers[0], changed(states[0], choices), {})
+
+
 def test_one_input(data: bytes) -> None:
     choices = Choices(data)
     case = case_of(choices.index(24))
@@ -280,7 +295,9 @@ def test_one_input(data: bytes) -> None:
     except (ValueError, TypeError):  # EngineError and InputError are ValueErrors
         return
     for _ in range(1 + choices.index(3)):
-        check(encoder, batch_of(case.config, choices))
+        batch = batch_of(case.config, choices)
+        check(encoder, batch)
+        check_between(encoder, case.config, batch, choices)
         with suppress(ValueError, TypeError):
             select(encoder, choices)
 

@@ -172,14 +172,14 @@ class SharedEncoder {
 
   auto forward(nb::handle ids, nb::handle types, nb::handle offsets) {
     const Request request(ids, types, offsets);
-    return to_numpy(run(request, {}), {logit_rows(request), outputs()});
+    return to_numpy(run(request, {}, {}), {logit_rows(request), outputs()});
   }
 
   auto forward_timed(nb::handle ids, nb::handle types, nb::handle offsets) {
     const Request request(ids, types, offsets);
     const std::size_t slots = 2 * layers() + 2;
     std::vector<std::int64_t> nanoseconds(slots);
-    auto logits = run(request, {.sublayer_ns = nanoseconds.data()});
+    auto logits = run(request, {.sublayer_ns = nanoseconds.data()}, {});
     auto times = std::make_unique<double[]>(slots);
     std::copy(nanoseconds.begin(), nanoseconds.end(), times.get());
     return std::pair(to_numpy(std::move(logits), {logit_rows(request), outputs()}),
@@ -191,9 +191,27 @@ class SharedEncoder {
     const Request request(ids, types, offsets);
     const std::size_t tokens = request.ids.size();
     auto kept = std::make_unique<std::uint8_t[]>(layers() * tokens);
-    auto logits = run(request, {.kept = kept.get()});
+    auto logits = run(request, {.kept = kept.get()}, {});
     return std::pair(to_numpy(std::move(logits), {logit_rows(request), outputs()}),
                      to_numpy(std::move(kept), {layers(), tokens}));
+  }
+
+  // Logits of a pass that begins before layer `first` with `start`, the state that an earlier pass left there, or with
+  // None at the embedding. States are left in the arrays of `leave`, by the layer that they come into.
+  auto forward_between(nb::handle ids, nb::handle types, nb::handle offsets, int first, nb::handle start,
+                       const std::map<int, nb::handle>& leave) {
+    const Request request(ids, types, offsets);
+    std::vector<State> owners;
+    const auto state = [&](int layer, nb::handle value) {
+      return owners.emplace_back(state_of(layer, value, request.ids.size())).data();
+    };
+    const Encoder::Start from{start.is_none() ? 0 : first, start.is_none() ? nullptr : state(first, start)};
+    std::vector<float*> states(layers());
+    for (const auto& [layer, value] : leave) {
+      float* data = state(layer, value);
+      states[static_cast<std::size_t>(layer)] = data;
+    }
+    return to_numpy(run(request, {.states = states.data()}, from), {logit_rows(request), outputs()});
   }
 
   // Heads, attention output rows, FFN rows and FFN output rows stored of each layer.
@@ -216,7 +234,22 @@ class SharedEncoder {
     return encoder_->config().token_rows ? request.ids.size() : request.rows();
   }
 
-  std::unique_ptr<float[]> run(const Request& request, const Encoder::Trace& trace) {
+  // `value` as the state before `layer` of a batch of so many tokens.
+  State state_of(int layer, nb::handle value, std::size_t tokens) const {
+    State array;
+    const auto hidden = static_cast<std::size_t>(encoder_->config().hidden);
+    if (layer < 0 || layer >= encoder_->config().layers) {
+      throw Error("a state before layer " + std::to_string(layer) + " of " + std::to_string(layers()));
+    }
+    if (!nb::try_cast<State>(value, array, false) || !array.is_valid() || !is_aligned(array) ||
+        array.shape(0) != tokens || array.shape(1) != hidden) {
+      throw Error("a state is " + shown(value.type()) + "; it must be a contiguous, writable NumPy array of float32 [" +
+                  std::to_string(tokens) + ", " + std::to_string(hidden) + "]");
+    }
+    return array;
+  }
+
+  std::unique_ptr<float[]> run(const Request& request, const Encoder::Trace& trace, const Encoder::Start& start) {
     auto logits = std::make_unique<float[]>(logit_rows(request) * outputs());
     const nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
@@ -226,7 +259,7 @@ class SharedEncoder {
     offsets_.assign(request.offsets.data(), request.offsets.data() + request.offsets.size());
     const Batch batch{ids_.data(), types_.data(), offsets_.data(), static_cast<int>(request.rows())};
     batch.check(encoder_->config(), static_cast<std::int64_t>(ids_.size()));
-    encoder_->forward(batch, logits.get(), trace);
+    encoder_->forward(batch, logits.get(), trace, start);
     return logits;
   }
 
@@ -269,6 +302,8 @@ NB_MODULE(_engine, m) {
            nb::arg("offsets").none())
       .def("forward_kept", &SharedEncoder::forward_kept, nb::arg("ids").none(), nb::arg("types").none(),
            nb::arg("offsets").none())
+      .def("forward_between", &SharedEncoder::forward_between, nb::arg("ids").none(), nb::arg("types").none(),
+           nb::arg("offsets").none(), nb::arg("first"), nb::arg("start").none(), nb::arg("leave"))
       .def_prop_ro("layer_counts", &SharedEncoder::layer_counts)
       .def_prop_ro("isa", [](const SharedEncoder& e) { return e.encoder().isa(); })
       .def_prop_ro("threads", [](const SharedEncoder& e) { return e.encoder().threads(); })

@@ -61,7 +61,7 @@ class Encoder::Chunk {
         scratch_(scratch),
         team_(team) {}
 
-  void run(const Batch& batch, int first_row, int end_row, float* logits, const Trace& trace) {
+  void run(const Batch& batch, int first_row, int end_row, float* logits, const Trace& trace, const Start& start) {
     batch_ = &batch;
     first_token_ = batch.offsets[first_row];
     rows_ = end_row - first_row;
@@ -75,11 +75,16 @@ class Encoder::Chunk {
     for (int row = 0; row <= rows_; ++row) starts_[row] = batch.offsets[first_row + row] - first_token_;
 
     Stopwatch watch(trace.sublayer_ns);
-    int slot = 0;
-    embed();
-    watch.lap(slot++);
-    for (int i = 0; i < config_.layers; ++i) {
+    if (start.hidden == nullptr) {
+      embed();
+    } else {
+      resume(start);
+    }
+    watch.lap(0);
+    int slot = 1 + 2 * start.layer;
+    for (int i = start.layer; i < config_.layers; ++i) {
       const Layer& layer = model_.layers[static_cast<std::size_t>(i)];
+      if (trace.states != nullptr && trace.states[i] != nullptr) leave(trace.states[i]);
       if (layer.has_attention()) {
         attend(i, *layer.attention);
         watch.lap(slot);
@@ -125,6 +130,30 @@ class Encoder::Chunk {
       encode_hidden(-1, true, {starts_[first], starts_[end]});
     }
     team_.meet();
+  }
+
+  // The hidden rows as they came into a layer in an earlier pass.
+  void resume(const Start& start) {
+    const auto share = team_.share(tokens_);
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    const float* from = start.hidden + static_cast<std::ptrdiff_t>(first_token_) * config_.hidden;
+    for (int i = share.first; i < share.end; ++i) {
+      float* row = hidden_ + i * stride;
+      std::copy_n(from + static_cast<std::ptrdiff_t>(i) * config_.hidden, config_.hidden, row);
+      std::fill(row + config_.hidden, row + stride, 0.0F);
+      origin_[i] = first_token_ + i;
+    }
+    encode_hidden(start.layer - 1, true, share);
+    team_.meet();
+  }
+
+  // Each worker writes the rows that it has normalised last and will normalise next.
+  void leave(float* state) const {
+    const auto [first, end] = team_.share(tokens_);
+    for (int i = first; i < end; ++i) {
+      std::copy_n(hidden_ + i * row_stride(config_.hidden), config_.hidden,
+                  state + static_cast<std::ptrdiff_t>(first_token_ + i) * config_.hidden);
+    }
   }
 
   void attend(int index, const AttentionLayer& layer) {
@@ -436,24 +465,34 @@ bool Encoder::every_worker_gets_whole_sequences(const Batch& batch) const {
   return each >= kTokensToWorkAlone && longest <= each;
 }
 
-void Encoder::forward(const Batch& batch, float* logits, const Trace& trace) {
+void Encoder::check_state(int layer) const {
+  bool all = config().token_rows || layer <= model_.last_attention();
+  for (int i = 0; i < layer; ++i) all = all && !model_.plan.drops(i);
+  if (!all) throw Error("there is no state before layer " + std::to_string(layer) + ": not all tokens come into it");
+}
+
+void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, const Start& start) {
+  if (start.hidden != nullptr) check_state(start.layer);
+  for (int i = 0; trace.states != nullptr && i < config().layers; ++i) {
+    if (trace.states[i] != nullptr) check_state(i);
+  }
   if (trace.sublayer_ns != nullptr) std::fill_n(trace.sublayer_ns, 2 * config().layers + 2, 0);
   if (pool_.size() == 1 || every_worker_gets_whole_sequences(batch)) {
     next_row_.store(0);
     const int shares = pool_.size() * ((batch.tokens() - 1) / (pool_.size() * chunk_tokens_) + 1);
     const int chunk_tokens = (batch.tokens() + shares - 1) / shares;
     pool_.run([&](const Team& team) {
-      const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept};
-      run_chunks_alone(batch, chunk_tokens, team.index(), logits, own);
+      const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept, trace.states};
+      run_chunks_alone(batch, chunk_tokens, team.index(), logits, own, start);
       kernels_.leave();
     });
   } else {
     pool_.run([&](const Team& team) {
-      const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept};
+      const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept, trace.states};
       Chunk chunk(*this, workspaces_[0], scratch_[static_cast<std::size_t>(team.index())], team);
       for (int first = 0, end; first < batch.rows; first = end) {
         end = batch.end_of_chunk(first, chunk_tokens_);
-        chunk.run(batch, first, end, logits, own);
+        chunk.run(batch, first, end, logits, own, start);
         team.meet();
       }
       kernels_.leave();
@@ -469,14 +508,15 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace) {
   }
 }
 
-void Encoder::run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, const Trace& trace) {
+void Encoder::run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, const Trace& trace,
+                               const Start& start) {
   const auto index = static_cast<std::size_t>(worker);
   Chunk chunk(*this, workspaces_[index], scratch_[index], Team());
   int first = next_row_.load();
   while (first < batch.rows) {
     const int end = batch.end_of_chunk(first, chunk_tokens);
     if (!next_row_.compare_exchange_weak(first, end)) continue;  // another worker took it; `first` is now the next
-    chunk.run(batch, first, end, logits, trace);
+    chunk.run(batch, first, end, logits, trace, start);
     first = next_row_.load();
   }
 }

@@ -20,6 +20,14 @@ class Encoder {
     std::int64_t* sublayer_ns = nullptr;
     // [layers, tokens] 1 where a token is left after a layer.
     std::uint8_t* kept = nullptr;
+    // [layers] where the hidden rows [tokens, hidden] that come into a layer are written to, or null.
+    float* const* states = nullptr;
+  };
+  // Where a pass begins: before `layer`, with the `hidden` rows [tokens, hidden] that an earlier pass left as its
+  // state; null: at the embedding.
+  struct Start {
+    int layer = 0;
+    const float* hidden = nullptr;
   };
 
   // Throws Error where the weights are not an encoder of `config`, or `threads` is out of range.
@@ -32,8 +40,8 @@ class Encoder {
 
   // logits[rows, outputs], or [tokens, outputs] where the config says token_rows.
   // The batch must have passed check(). One call at a time. Allocates nothing.
-  // Throws Error where a logit is not a finite number.
-  void forward(const Batch& batch, float* logits, const Trace& trace);
+  // Throws Error where a logit is not a finite number, or a state is wanted where not all tokens come in.
+  void forward(const Batch& batch, float* logits, const Trace& trace, const Start& start);
   int logit_rows(const Batch& batch) const { return config().token_rows ? batch.tokens() : batch.rows; }
 
   const EncoderConfig& config() const { return model_.config; }
@@ -71,7 +79,9 @@ class Encoder {
   class Chunk;
 
   void take_workspaces();
-  void run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, const Trace& trace);
+  void check_state(int layer) const;
+  void run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, const Trace& trace,
+                        const Start& start);
   bool every_worker_gets_whole_sequences(const Batch& batch) const;
 
   const Kernels& kernels_;

@@ -39,6 +39,16 @@ def this_machine() -> Machine:
     return Machine(digest, cpu, cores, flags, system)
 
 
+def memory_bytes() -> int:
+    """What this process may use: the machine's memory or, where it is less, the limit of its control group (v2)."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # no such group, or the limit is "max"
+        return physical
+    return min(physical, limit)
+
+
 def _cpuinfo() -> dict[str, str]:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -82,7 +82,7 @@ void run() {
   const Batch batch{ids.data(), types.data(), offsets.data(), static_cast<int>(offsets.size()) - 1};
   batch.check(config, static_cast<std::int64_t>(ids.size()));
   std::vector<float> logits(static_cast<std::size_t>(encoder.logit_rows(batch) * config.outputs));
-  encoder.forward(batch, logits.data(), {});
+  encoder.forward(batch, logits.data(), {}, {});
   std::cerr << encoder.isa();
   std::cout.write(reinterpret_cast<const char*>(logits.data()), static_cast<std::streamsize>(4 * logits.size()));
 }

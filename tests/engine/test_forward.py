@@ -320,6 +320,60 @@ def test_a_selected_part_equals_the_encoder_of_only_that_part(isa, precision, se
     assert np.array_equal(engine.logits(ragged), everything)
 
 
+@isas
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("threads", [1, 3])
+@examples(10)
+@given(seed=seeds, data=st.data())
+def test_a_pass_that_goes_on_from_a_state_ends_in_the_same_bits(isa, precision, threads, seed, data):
+    rng = np.random.default_rng(seed)
+    config = random_config(rng, layers=4)
+    dims, last = config.dims, config.dims.layers - 1
+    ragged = random_ragged(config, rng, rng.integers(1, 30, data.draw(st.sampled_from([3, 60]))))
+    weights = random_weights(config, ArchSpec.full(dims), rng)
+    engine = Engine(config, weights, threads, isa, plan=Plan(MatrixPlan(precision)))
+    states = {layer: np.full((ragged.ids.size, dims.hidden), np.nan, np.float32) for layer in range(dims.layers)}
+    whole = ArchSpec.full(dims).with_layer(1, heads=data.draw(st.integers(0, dims.heads)))
+    engine.select(whole)
+    logits = engine.logits(ragged)
+    assert np.array_equal(engine.logits_between(ragged, None, states), logits)
+    for layer, state in states.items():
+        before = state.copy()
+        left = {last: np.empty_like(state)}
+        assert np.array_equal(engine.logits_between(ragged, (layer, state), left), logits)
+        assert np.array_equal(left[last], states[last])
+        assert np.array_equal(state, before)
+    other = whole.with_layer(last, ffn=0, heads=1)
+    engine.select(other)
+    expected = engine.logits(ragged)
+    for layer, state in states.items():
+        assert np.array_equal(engine.logits_between(ragged, (layer, state), {}), expected)
+
+
+def test_states_that_cannot_be_are_refused():
+    rng = np.random.default_rng(0)
+    config = random_config(rng, layers=3, rows="pooled")
+    dims, ragged = config.dims, random_ragged(config, rng, [5, 2])
+    engine = Engine(config, random_weights(config, ArchSpec.full(dims), rng))
+    logits, state = engine.logits(ragged), np.zeros((7, dims.hidden), np.float32)
+    read_only = state.copy()
+    read_only.flags.writeable = False
+    for wrong in (state[:6], state[:, 1:], state.astype(np.float64), state.T.copy().T, read_only, None, "state"):
+        with pytest.raises(EngineError, match=r"a state is .*float32 \[7, "):
+            engine.logits_between(ragged, None, {1: wrong})
+    for layer in (-1, 3, 2**31 - 1):
+        with pytest.raises(EngineError, match=rf"a state before layer {layer} of 3"):
+            engine.logits_between(ragged, (layer, state), {})
+    engine.select(ArchSpec.of(dims, [1, 1, 0], [0, 0, 32]))
+    with pytest.raises(EngineError, match="no state before layer 2: not all tokens"):
+        engine.logits_between(ragged, (2, state), {})
+    engine.select(ArchSpec.full(dims).with_layer(1, tokens=0.5))
+    with pytest.raises(EngineError, match="no state before layer 2: not all tokens"):
+        engine.logits_between(ragged, None, {1: state, 2: state.copy()})
+    engine.select(ArchSpec.full(dims))
+    assert np.array_equal(engine.logits(ragged), logits)
+
+
 def first_heads_and_rows(weights, spec, head_dim):
     """The encoder of only the first heads and FFN rows of every layer."""
     part = dict(weights)

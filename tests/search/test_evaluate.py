@@ -1,18 +1,22 @@
+import time
+
 import numpy as np
 import pytest
 import torch
 from cases import random_config, random_ragged, random_weights
+from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from prunetime.arch import ArchSpec
+from prunetime.errors import EngineError
 from prunetime.mask import PARTS, rank
 from prunetime.models.compact import ordered
 from prunetime.models.encoder import from_weights
 from prunetime.models.gates import from_mask
 from prunetime.runtime.engine import Engine
-from prunetime.search.evaluate import ElasticScorer, ScoringRows, agreement
+from prunetime.search.evaluate import ElasticScorer, ScoringRows, agreement, prefixes_with_states
 from prunetime.search.space import Space
 
 
@@ -40,6 +44,70 @@ def test_it_scores_what_gated_torch_scores(outputs):
     scores = list(ElasticScorer(Engine(config, whole), rows)(specs))
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
     assert len(set(np.round(scores, 6))) > 4
+
+
+@examples(15)
+@given(seed=st.integers(0, 2**31), most=st.sampled_from([0, 1, 2, 5, 1000]))
+def test_what_a_candidate_shares_with_another_changes_no_bit_of_its_score(seed, most):
+    rng = np.random.default_rng(seed)
+    config = random_config(rng, layers=4)
+    dims, space = config.dims, Space(config.dims, tokens=config.rows == "pooled")
+    engine = Engine(config, random_weights(config, ArchSpec.full(dims), rng))
+    tokens = random_ragged(config, rng, [3, 9, 1, 17])
+    rows = ScoringRows(tokens, rng.normal(size=engine.logits(tokens).shape).astype(np.float32))
+    genomes = [space.random(rng), space.levels]
+    for _ in range(20):  # mutation of one gene: most layers are another candidate's
+        genome = list(genomes[rng.integers(len(genomes))])
+        gene = int(rng.integers(len(genome)))
+        genome[gene] = int(rng.integers(space.levels[gene] + 1))
+        genomes.append(tuple(genome))
+    specs = [space.spec(genome) for genome in genomes]
+    shared = ElasticScorer(engine, rows, most * 4 * tokens.ids.size * dims.hidden)
+    assert list(shared(specs)) == [next(ElasticScorer(engine, rows, 0)([spec])) for spec in specs]
+    assert list(shared(specs[:3])) == [next(ElasticScorer(engine, rows, 0)([spec])) for spec in specs[:3]]
+
+
+def test_layers_are_shared_up_to_the_last_attention_and_the_first_dropped_token():
+    dims = random_config(np.random.default_rng(0), layers=4).dims
+    whole = ArchSpec.full(dims)
+    assert [len(prefix) for prefix in prefixes_with_states(whole)] == [1, 2, 3]
+    assert [len(prefix) for prefix in prefixes_with_states(whole.with_layer(3, heads=0))] == [1, 2]
+    assert [len(prefix) for prefix in prefixes_with_states(whole.with_layer(1, tokens=0.5))] == [1]
+    assert prefixes_with_states(whole.with_layer(0, tokens=0.5)) == prefixes_with_states(ArchSpec.floor(dims)) == []
+
+
+def test_a_candidate_that_shares_layers_takes_less_time():
+    rng = np.random.default_rng(0)
+    config = random_config(rng, layers=8, hidden=128, heads=4, head_dim=32, ffn=512, outputs=1, rows="pooled")
+    whole = ArchSpec.full(config.dims)
+    tokens = random_ragged(config, rng, [16] * 60)
+    rows = ScoringRows(tokens, rng.normal(size=(60, 1)).astype(np.float32))
+    engine = Engine(config, random_weights(config, whole, rng))
+    scorer = ElasticScorer(engine, rows)
+    first, second = [], []
+    for heads in (1, 2, 3, 4, 1):
+        changed = whole.with_layer(0, heads=heads, ffn=32 * heads)
+        for times, spec in ((first, changed), (second, changed.with_layer(7, ffn=32))):
+            start = time.perf_counter()
+            list(scorer([spec]))
+            times.append(time.perf_counter() - start)
+    assert min(second[:4]) < 0.5 * min(first[:4])
+    assert first[4] < 0.5 * min(first[:4])
+
+
+def test_a_pass_that_failed_leaves_no_state():
+    rng = np.random.default_rng(0)
+    config = random_config(rng, layers=3, rows="pooled", outputs=1)
+    engine = Engine(config, random_weights(config, ArchSpec.full(config.dims), rng))
+    tokens = random_ragged(config, rng, [4, 4])
+    rows = ScoringRows(tokens, rng.normal(size=(2, 1)).astype(np.float32))
+    expected = list(ElasticScorer(engine, rows)([ArchSpec.full(config.dims)]))
+    scorer, offsets = ElasticScorer(engine, rows), tokens.offsets.copy()
+    tokens.offsets[1] = 99
+    with pytest.raises(EngineError):
+        list(scorer([ArchSpec.full(config.dims)]))
+    tokens.offsets[:] = offsets
+    assert list(scorer([ArchSpec.full(config.dims)])) == expected
 
 
 def test_agreement_of_one_logit_is_its_correlation_and_of_two_that_of_the_log_odds():

@@ -19,6 +19,9 @@ from prunetime.runtime.ragged import Ragged
 
 Weights = Mapping[str, NDArray[Any]]
 
+State = NDArray[np.float32]
+"""The hidden rows [tokens, hidden] of a batch that come into a layer."""
+
 ReferenceKernel = _engine.ReferenceKernel
 """A unit of time: `ReferenceKernel(isa="").run()` does a fixed piece of work on one thread, some 300 us with AVX2."""
 
@@ -95,6 +98,26 @@ class Engine:
         heads, ffn, tokens = ([getattr(layer, name) for layer in spec.layers] for name in ("heads", "ffn", "tokens"))
         try:
             self._encoder.select(heads, ffn, tokens)
+        except (ValueError, TypeError) as error:
+            raise EngineError(str(error)) from None
+
+    def logits_between(
+        self, batch: Ragged, start: tuple[int, State] | None, leave: Mapping[int, State]
+    ) -> NDArray[np.float32]:
+        """Logits, the same bits as from `logits`, of a pass that begins and leaves states in between.
+
+        It begins at the layer `start` with the state that an earlier pass over `batch` left there, with the same layers
+        before it; or at the embedding, where `start` is None. The states that come into the layers of `leave` are
+        written to the arrays there.
+
+        Raises:
+            EngineError: as `logits`; or a state is of another shape or type, or of a layer into which not all tokens
+                come.
+        """
+        try:
+            return self._encoder.forward_between(
+                batch.ids, batch.types, batch.offsets, *(start or (0, None)), dict(leave)
+            )
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
 

@@ -15,9 +15,10 @@ from typing import Any
 from prunetime.arch import ArchSpec
 from prunetime.config import EncoderConfig
 from prunetime.errors import InputError, PrunetimeError
+from prunetime.machine import memory_bytes
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine, ReferenceKernel, Weights, engine_build
-from prunetime.search.evaluate import ElasticScorer, ScorerFor, ScoringRows
+from prunetime.search.evaluate import STATES_SHARE, ElasticScorer, ScorerFor, ScoringRows
 
 try:
     import ray
@@ -59,7 +60,7 @@ class Workers:
             # The kernels of this process: scores must not depend on the CPU that computes them.
             isa = ReferenceKernel().isa
             recipe = [ray.put((config, dict(weights), plan, threads, isa))]
-            actors: list[Any] = [actor.remote() for _ in range(self.count)]
+            actors: list[Any] = [actor.remote(self.count) for _ in range(self.count)]
             try:
                 _check_builds(actors, recipe)
                 yield partial(_Scorer, actors, recipe)
@@ -119,19 +120,26 @@ def _check_listening(address: str) -> None:
 class _Worker:
     """What an actor runs. Its process may die and start anew at any time, so every call brings what it needs.
 
-    `recipe` is the reference to what the engine is made of, in a list, so that Ray does not fetch it for every call.
+    `recipe` is the reference to what the engine is made of and `rows` that to the `ScoringRows`, each in a list, so
+    that Ray does not fetch it for every call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int) -> None:
+        self._states_bytes = int(STATES_SHARE * memory_bytes() / workers)
         self._engine: Engine | None = None
+        self._scorer: tuple[list[Any], ElasticScorer] | None = None
 
     def build(self, recipe: list[Any]) -> str:
         """Of the engine, once it is ready."""
         self._made(recipe)
         return engine_build()
 
-    def score(self, recipe: list[Any], rows: ScoringRows, spec: ArchSpec) -> float:
-        (score,) = ElasticScorer(self._made(recipe), rows)([spec])
+    def score(self, recipe: list[Any], rows: list[Any], spec: ArchSpec) -> float:
+        if self._scorer is None or self._scorer[0] != rows:
+            self._scorer = None  # its states leave before others come
+            (fetched,) = ray.get(rows)
+            self._scorer = rows, ElasticScorer(self._made(recipe), fetched, self._states_bytes)
+        (score,) = self._scorer[1]([spec])
         return score
 
     def _made(self, recipe: list[Any]) -> Engine:
@@ -144,7 +152,7 @@ class _Worker:
 class _Scorer:
     def __init__(self, actors: Sequence[Any], recipe: list[Any], rows: ScoringRows) -> None:
         self._actors = actors
-        self._subject = recipe, ray.put(rows)
+        self._subject = recipe, [ray.put(rows)]
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """Whoever is idle takes the next spec; scores are handed on in the order of the specs."""

@@ -7,15 +7,18 @@ AUC on 2,000 rows gains nothing on others (docs/STATUS.md, "Measured").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec
-from prunetime.runtime.engine import Engine
+from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.machine import memory_bytes
+from prunetime.runtime.engine import Engine, State
 from prunetime.runtime.ragged import Ragged
 
 
@@ -38,6 +41,8 @@ class ScoringRows:
 ScorerFor = Callable[[ScoringRows], Scorer]
 """Scores the sub-networks of one encoder on these rows."""
 
+Layers = tuple[LayerSpec, ...]
+
 
 def agreement(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     """Correlation, -1 to 1, of two models' logits [rows, outputs]; of two classes, that of their log odds.
@@ -59,16 +64,68 @@ def _centred(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.where(np.abs(centred).max(initial=0.0) > 1e-6 * np.abs(logits).max(initial=0.0), centred, 0.0)
 
 
-class ElasticScorer:
-    """Runs prefixes of an elastic encoder, packed once, on the rows that choose."""
+STATES_SHARE = 1 / 4
+"""Of the memory, for the states that scorers keep."""
 
-    def __init__(self, engine: Engine, rows: ScoringRows) -> None:
-        """`engine` has the weights of the unpruned encoder, heads and rows in order of importance."""
+
+class ElasticScorer:
+    """Runs prefixes of an elastic encoder, packed once, on the rows that choose.
+
+    A candidate whose first layers are those of one that was scored before goes on from what came out of them. A search
+    changes a few genes at a time, so that this saves half of the work (docs/STATUS.md, "Measured").
+    """
+
+    def __init__(self, engine: Engine, rows: ScoringRows, states_bytes: int | None = None) -> None:
+        """`engine` has the weights of the unpruned encoder, heads and rows in order of importance.
+
+        What comes out of layers is kept in `states_bytes` at most, by default a quarter of the memory.
+        """
         self._engine = engine
         self._rows = rows
+        most = int(STATES_SHARE * memory_bytes()) if states_bytes is None else states_bytes
+        self._states = _States((rows.tokens.ids.size, engine.config.dims.hidden), most)
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """The agreement of the engine's logits with those expected."""
         for spec in specs:
             self._engine.select(spec)
-            yield agreement(self._engine.logits(self._rows.tokens), self._rows.expected)
+            prefixes = prefixes_with_states(spec)
+            start, leave = self._states.before(prefixes)
+            logits = self._engine.logits_between(self._rows.tokens, start, leave)
+            self._states.keep(prefixes, leave)
+            yield agreement(logits, self._rows.expected)
+
+
+def prefixes_with_states(spec: ArchSpec) -> list[Layers]:
+    """The first layers of `spec`, at least one, after which another attention reads all tokens; the shortest first."""
+    attend = [index for index, layer in enumerate(spec.layers) if layer.has_attention]
+    drop = [index for index, layer in enumerate(spec.layers) if layer.tokens < 1.0]
+    return [spec.layers[:count] for count in range(1, min([max(attend, default=0), *drop]) + 1)]
+
+
+class _States:
+    """What came out of the first layers of candidates, of those that were asked for last."""
+
+    def __init__(self, shape: tuple[int, int], most_bytes: int) -> None:
+        self._shape = shape
+        self._most = most_bytes // (4 * math.prod(shape))
+        self._kept: OrderedDict[Layers, State] = OrderedDict()
+
+    def before(self, prefixes: Sequence[Layers]) -> tuple[tuple[int, State] | None, dict[int, State]]:
+        """For `Engine.logits_between`: the state after the longest of `prefixes` that is there, and arrays for those of
+        longer ones, in the place of the states that nobody asked for the longest."""
+        known = [prefix for prefix in prefixes if prefix in self._kept]
+        for prefix in known:
+            self._kept.move_to_end(prefix)
+        start = (len(known[-1]), self._kept[known[-1]]) if known else None
+        after = start[0] if start else 0
+        missing = [len(prefix) for prefix in prefixes if len(prefix) > after][: max(0, self._most - len(known[-1:]))]
+        freed = []
+        while len(self._kept) + len(missing) > self._most:
+            freed.append(self._kept.popitem(last=False)[1])
+        arrays = freed + [np.empty(self._shape, np.float32) for _ in missing[len(freed) :]]
+        return start, dict(zip(missing, arrays, strict=True))
+
+    def keep(self, prefixes: Sequence[Layers], states: Mapping[int, State]) -> None:
+        """Those that `before` gave arrays for, which have been written now."""
+        self._kept |= {prefix: states[len(prefix)] for prefix in prefixes if len(prefix) in states}

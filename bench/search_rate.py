@@ -1,0 +1,96 @@
+"""Genomes scored an hour: MiniLM-L6 on 2,000 rows of Home Depot at 40 % of dense latency, int8.
+
+    python bench/search_rate.py --folder F --json
+
+F is what bench/home_depot.py has worked in, up to its step `search`: the genomes of its search by agreement are scored
+in their order, and random ones, which hardly share layers. In this process and by Ray workers, on all cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from home_depot import final, near_budget
+from home_depot_data import Prepared
+from home_depot_scoring import problem_of
+from provenance import provenance
+from search import MODEL, RESULTS
+
+from prunetime.arch import ArchSpec
+from prunetime.artifact import write_json
+from prunetime.pipeline.stages import THREADS
+from prunetime.plan import Plan
+from prunetime.runtime.engine import Engine
+from prunetime.search.archive import Evaluation
+from prunetime.search.cluster import Workers
+from prunetime.search.evaluate import ElasticScorer, ScorerFor, ScoringRows
+from prunetime.search.space import Genome
+
+SHARE, ROWS, RANDOM = 0.40, 2_000, 30
+SCORERS: dict[str, dict[str, int]] = {
+    "here": {},
+    "here, nothing shared": {"states_bytes": 0},
+    "1 worker": {"workers": 1},
+    "2 workers": {"workers": 2},
+    "4 workers": {"workers": 4},
+}
+
+
+def genomes_of(prepared: Prepared) -> dict[str, list[Genome]]:
+    job = final(prepared, SHARE, "agreement")
+    run = json.loads((prepared.folder / "runs" / f"{job.name}.json").read_text())
+    problem = problem_of(prepared, SHARE, lambda genomes: [0.0 for _ in genomes])
+    return {
+        "random": near_budget(problem, RANDOM, np.random.default_rng(7)),
+        "search": [Evaluation.from_json(e).genome for e in run["evaluations"]],
+    }
+
+
+@contextmanager
+def scoring(prepared: Prepared, workers: int = 0, states_bytes: int | None = None) -> Iterator[ScorerFor]:
+    weights, plan = prepared.weights("elastic"), Plan.uniform("int8")
+    if workers:
+        with Workers(workers).scoring(prepared.config, weights, plan) as scorer_for:
+            yield scorer_for
+    else:
+        engine = Engine(prepared.config, weights, THREADS, plan=plan)
+        yield partial(ElasticScorer, engine, states_bytes=states_bytes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    prepared = Prepared(options.folder, MODEL)
+    space, tokens = prepared.space(tokens=False), prepared.some("choose", ROWS).tokens
+    rows = ScoringRows(
+        tokens, np.random.default_rng(0).normal(size=(len(tokens), prepared.config.outputs)).astype("f4")
+    )
+    result: dict[str, Any] = {"rows": len(tokens), "tokens": tokens.ids.size, "genomes_an_hour": {}}
+    for kind, genomes in genomes_of(prepared).items():
+        specs = [space.spec(genome) for genome in genomes]
+        of_kind = result["genomes_an_hour"].setdefault(kind, {})
+        for name, how in SCORERS.items():
+            with scoring(prepared, **how) as scorer_for:
+                scorer = scorer_for(rows)
+                list(scorer([ArchSpec.full(space.dims)]))
+                start = time.perf_counter()
+                list(scorer(specs))
+                of_kind[name] = round(3600 * len(specs) / (time.perf_counter() - start))
+            print(f"{len(specs)} {kind:8}{name:22}{of_kind[name]:8} an hour", flush=True)
+    write_json(RESULTS / "search_rate.json", provenance() | {"result": result})
+    if options.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
