@@ -33,8 +33,7 @@ from search_methods import METHODS, Problem
 
 from prunetime.arch import ArchSpec
 from prunetime.artifact import write_json
-from prunetime.mask import Mask
-from prunetime.models.compact import compact, ordered
+from prunetime.models.compact import compact, ordered, prefix_mask
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pruning.importance import measure_importance, save_scores
 from prunetime.search.archive import Evaluation, preference
@@ -253,9 +252,8 @@ def tune_one(folder: Path, model: str, choice: dict[str, Any], seed: int) -> dic
     one_thread()
     prepared = Prepared(folder, model)
     spec, dims = ArchSpec.from_json(choice["spec"]), prepared.config.dims
-    student = from_weights(
-        prepared.config, compact(prepared.weights("elastic"), Mask.first(spec, dims), dims), spec=spec
-    )
+    elastic = prepared.weights("elastic")
+    student = from_weights(prepared.config, compact(elastic, prefix_mask(elastic, spec, dims), dims), spec=spec)
     work = folder / "work" / f"{model}-{choice['share']}-{choice['method']}-{choice['number']}-{seed}"
     fit(student, prepared.training_data("fit"), training("tune", 10 + seed), work, teacher=prepared.encoder("teacher"))
     discard_checkpoints(work)

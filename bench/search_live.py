@@ -26,8 +26,7 @@ from search_methods import METHODS
 
 from prunetime.artifact import write_json
 from prunetime.plan import Plan
-from prunetime.runtime.engine import Engine
-from prunetime.search.evaluate import ElasticScorer, ScoringRows
+from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows
 from prunetime.search.space import Genome
 
 LIVE = ("ours", "evolution", "random")
@@ -59,9 +58,8 @@ class Subject:
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self.space = prepared, prepared.space(tokens=False)
-        self._engine = Engine(
-            prepared.config, prepared.weights("elastic"), torch.get_num_threads(), plan=Plan.uniform("int8")
-        )
+        weights, threads = prepared.weights("elastic"), torch.get_num_threads()
+        self._elastic = Elastic(prepared.config, weights, threads, Plan.uniform("int8"))
         file = prepared.folder / "live.jsonl"
         self.agreement, self.auc = Kept(file, "agreement", self._agreement()), Kept(file, "auc", self._auc())
 
@@ -69,15 +67,15 @@ class Subject:
         with np.load(self.prepared.path("sample.npz")) as sample:
             expected = sample["teacher"][self.prepared.chosen("choose", LIVE_ROWS)].astype(np.float32)
         rows = ScoringRows(self.prepared.some("choose", LIVE_ROWS).tokens, expected)
-        scorer = ElasticScorer(self._engine, rows)
+        scorer = ElasticScorer(self._elastic, rows)
         return lambda genome: next(scorer([self.space.spec(genome)]))
 
     def _auc(self) -> Callable[[Genome], float]:
         rows = self.prepared.some("choose", TABLE_ROWS)
 
         def score(genome: Genome) -> float:
-            self._engine.select(self.space.spec(genome))
-            scores = self.prepared.task.scores(self._engine.logits(rows.tokens))
+            self._elastic.engine.select(self.space.spec(genome))
+            scores = self.prepared.task.scores(self._elastic.engine.logits(rows.tokens))
             return AUC.value(scores, rows.labels, rows.groups)
 
         return score

@@ -28,10 +28,9 @@ from prunetime.arch import ArchSpec
 from prunetime.artifact import write_json
 from prunetime.pipeline.stages import THREADS
 from prunetime.plan import Plan
-from prunetime.runtime.engine import Engine
 from prunetime.search.archive import Evaluation
 from prunetime.search.cluster import Workers
-from prunetime.search.evaluate import ElasticScorer, ScorerFor, ScoringRows
+from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
 from prunetime.search.space import Genome
 
 SHARE, ROWS, RANDOM = 0.40, 2_000, 30
@@ -61,8 +60,7 @@ def scoring(prepared: Prepared, workers: int = 0, states_bytes: int | None = Non
         with Workers(workers).scoring(prepared.config, weights, plan) as scorer_for:
             yield scorer_for
     else:
-        engine = Engine(prepared.config, weights, THREADS, plan=plan)
-        yield partial(ElasticScorer, engine, states_bytes=states_bytes)
+        yield partial(ElasticScorer, Elastic(prepared.config, weights, THREADS, plan), states_bytes=states_bytes)
 
 
 def main() -> None:

@@ -10,7 +10,15 @@ import prunetime
 ROOT = Path(prunetime.__file__).parent
 WORDS = {"errors", "arch", "config", "task", "mask", "plan", "blocks", "budget", "artifact", "machine", "tensors"}
 MAKING = {"models", "training", "pruning", "search", "export", "rivals", "tasks"}
-TORCH_FREE = {"tasks.table", "tasks.catalogue", "tasks.synthetic", "tasks.hub", "tasks.sources", "tasks.metrics"}
+TORCH_FREE = {
+    "search.space",
+    "tasks.table",
+    "tasks.catalogue",
+    "tasks.synthetic",
+    "tasks.hub",
+    "tasks.sources",
+    "tasks.metrics",
+}
 
 
 def layer(module: str) -> int:

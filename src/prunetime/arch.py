@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -17,8 +17,11 @@ MATRICES = ("query", "key", "value", "attention_output", "ffn_input", "ffn_outpu
 
 ATTENTION_MATRICES, FFN_MATRICES = MATRICES[:4], MATRICES[4:]
 
-GRAINS = ((32, 32), (32, 16), (16, 16), (32, 1))
-"""The (rows, columns) that blocks of weights may have."""
+Grain = tuple[int, int]
+"""The (rows, columns) of a block of weights."""
+
+GRAINS: tuple[Grain, ...] = ((32, 32), (32, 16), (16, 16), (32, 1))
+"""Those that blocks may have."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,18 @@ class LayerSpec:
     def blocks_of(self, matrix: str) -> KeptBlocks | None:
         """What is kept of `matrix`, or None where it is dense."""
         return next((block for block in self.blocks if block.matrix == matrix), None)
+
+    def in_blocks(
+        self, dims: Dims, grain: Grain, share: Callable[[str], float], matrices: Iterable[str] = MATRICES
+    ) -> LayerSpec:
+        """This layer with a `share` (of a matrix, by name) of the blocks of `grain` kept in those of `matrices` that
+        it has."""
+        blocks = {block.matrix: block for block in self.blocks}
+        for matrix, shape in self.matrix_shapes(dims).items():
+            if matrix in matrices:
+                count = math.prod(block_grid(shape, *grain))
+                blocks[matrix] = KeptBlocks(matrix, *grain, round(share(matrix) * count))
+        return replace(self, blocks=tuple(blocks.values()))
 
     def describe_blocks(self, dims: Dims, matrices: Iterable[str] = MATRICES) -> str:
         """For people, what is kept of those of `matrices` that are in blocks: `query 5 of 16 32x32`; or nothing."""

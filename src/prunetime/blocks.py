@@ -35,6 +35,15 @@ def to_blocks(weight: Floats, kept: NDArray[np.bool_], rows: int, columns: int) 
     return np.ascontiguousarray(tiles[kept]), np.flatnonzero(kept).astype(np.int32)
 
 
+def block_norms(weight: Floats, rows: int, columns: int) -> NDArray[np.float64]:
+    """Sums of squares [row blocks, column blocks] of the blocks of `weight` [out, in]."""
+    grid = block_grid((weight.shape[0], weight.shape[1]), rows, columns)
+    padded = np.zeros((grid[0] * rows, grid[1] * columns))
+    padded[: weight.shape[0], : weight.shape[1]] = np.square(weight, dtype=np.float64)
+    found: NDArray[np.float64] = padded.reshape(grid[0], rows, grid[1], columns).sum((1, 3))
+    return found
+
+
 def to_dense(blocks: Floats, block_index: Indices, shape: tuple[int, int], name: str = "matrix") -> Floats:
     """The matrix of `shape` (out, in) that has `blocks` where `block_index` says, and zeros elsewhere.
 

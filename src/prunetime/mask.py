@@ -92,12 +92,6 @@ class Mask:
         heads, rows, ffn = (np.ones(width, np.bool_) for width in (dims.heads, dims.hidden, dims.ffn))
         return cls((LayerMask(heads, rows, ffn, rows),) * dims.layers)
 
-    @classmethod
-    def first(cls, spec: ArchSpec, dims: Dims) -> Mask:
-        """Keeps the first heads and rows of every layer, as many as `spec` says."""
-        falling = {name: -np.arange(width, dtype=np.float64) for name, width in part_widths(dims).items()}
-        return rank([falling] * dims.layers, spec)
-
     def spec(self) -> ArchSpec:
         return ArchSpec(tuple(layer.spec() for layer in self.layers))
 
@@ -131,7 +125,10 @@ def rank(scores: Scores, spec: ArchSpec) -> Mask:
     layers = []
     for layer_scores, layer in zip(scores, spec.layers, strict=True):
         heads, attention_rows, ffn, ffn_rows = (_top(layer_scores[name], getattr(layer, name), name) for name in PARTS)
-        blocks = {block.matrix: _top_blocks(layer_scores, block) for block in layer.blocks}
+        missing = [block.matrix for block in layer.blocks if block.matrix not in layer_scores]
+        if missing:
+            raise InputError(f"no scores of the blocks of {', '.join(missing)}, of which the spec keeps some")
+        blocks = {block.matrix: largest_blocks(layer_scores[block.matrix], block) for block in layer.blocks}
         layers.append(LayerMask(heads, attention_rows, ffn, ffn_rows, blocks, layer.tokens))
     return Mask(tuple(layers))
 
@@ -146,20 +143,18 @@ def by_importance(scores: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.argsort(-scores, kind="stable")
 
 
+def largest_blocks(scores: NDArray[np.float64], block: KeptBlocks) -> BlockMask:
+    """Those of the highest `scores` [row blocks, column blocks], as many as `block` says."""
+    kept = _top(scores.ravel(), block.kept, f"blocks of {block.matrix}").reshape(scores.shape)
+    return BlockMask(block.rows, block.columns, kept)
+
+
 def _read_only(kept: Any, dimensions: int, name: str) -> Bools:
     array = np.array(kept, dtype=np.bool_)
     if array.ndim != dimensions:
         raise InputError(f"mask of {name} has shape {array.shape}; it must have {dimensions} dimensions")
     array.setflags(write=False)
     return array
-
-
-def _top_blocks(scores: Mapping[str, NDArray[np.float64]], block: KeptBlocks) -> BlockMask:
-    if block.matrix not in scores:
-        raise InputError(f"no scores of the blocks of {block.matrix}, of which the spec keeps {block.kept}")
-    grid = scores[block.matrix]
-    kept = _top(grid.ravel(), block.kept, f"blocks of {block.matrix}").reshape(grid.shape)
-    return BlockMask(block.rows, block.columns, kept)
 
 
 def _top(scores: NDArray[np.float64], count: int, name: str) -> Bools:

@@ -5,8 +5,8 @@ from cases import random_config, random_ragged, random_weights
 
 from prunetime.arch import ArchSpec
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, Mask, rank
-from prunetime.models.compact import compact, ordered
+from prunetime.mask import PARTS, rank
+from prunetime.models.compact import compact, ordered, prefix_mask
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.models.gates import from_mask
 from prunetime.models.prefix import run_prefix
@@ -22,11 +22,14 @@ def made(seed: int = 0):
     return rng, config, weights, inputs
 
 
+@pytest.mark.parametrize("blocks", [None, (32, 16), (32, 1)])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_prefix_is_the_gated_and_the_compact_encoder_and_trains_the_weights_it_has(seed):
+def test_a_prefix_is_the_gated_and_the_compact_encoder_and_trains_the_weights_it_has(seed, blocks):
     rng, config, weights, inputs = made(seed)
-    spec = Space(config.dims).spec(Space(config.dims).random(rng))
-    mask = Mask.first(spec, config.dims)
+    space = Space(config.dims, blocks=blocks)
+    spec = space.spec(space.random(rng))
+    mask = prefix_mask(weights, spec, config.dims)
+    assert mask.spec() == spec
     model = from_weights(config, weights, dropout=0.0)
     found = run_prefix(model, spec, inputs)
     expected = model(*inputs, gates=from_mask(mask))
@@ -42,8 +45,9 @@ def test_a_prefix_is_the_gated_and_the_compact_encoder_and_trains_the_weights_it
     kept = compact({**zeros, **gradients}, mask, config.dims)
     for name, parameter in alone.named_parameters():
         np.testing.assert_allclose(kept[name], parameter.grad.numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
+    sizes = {name.replace(".blocks", ".weight"): p.numel() for name, p in alone.named_parameters()}
     reached = {name: int((array != 0).sum()) for name, array in gradients.items()}
-    assert all(count <= dict(alone.named_parameters())[name].numel() for name, count in reached.items() if count)
+    assert all(count <= sizes[name] for name, count in reached.items() if count)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -61,11 +65,28 @@ def test_ordered_it_computes_the_same_and_what_rank_keeps_comes_first(seed):
         torch.testing.assert_close(run_prefix(whole, spec, inputs).logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_blocks_kept_are_those_of_the_largest_norm_of_what_heads_and_rows_leave():
+    _, config, weights, _ = made()
+    space = Space(config.dims, blocks=(32, 16))
+    mask = prefix_mask(weights, space.spec((2, 2) * 3 + (1,) * 6), config.dims)
+    for index, layer in enumerate(mask.layers):
+        for matrix, inner in (("ffn_output", 64), ("attention_output", 2 * config.dims.head_dim)):
+            weight, kept = weights[f"layers.{index}.{matrix}.weight"][:, :inner], layer.blocks[matrix].kept
+            norms = np.array([
+                [np.linalg.norm(weight[i : i + 32, j : j + 16]) for j in range(0, inner, 16)]
+                for i in range(0, config.dims.hidden, 32)
+            ])  # fmt: skip
+            assert kept.sum() == round(kept.size / 4) > 0
+            assert norms[kept].min() > norms[~kept].max()
+
+
 def test_tokens_are_dropped_in_a_prefix_as_in_the_compact_encoder():
     _, config, weights, inputs = made()
     spec = ArchSpec.of(config.dims, [4, 2, 3], [96, 32, 64]).with_layer(0, tokens=0.5)
     model = from_weights(config, weights).eval()
-    alone = from_weights(config, compact(weights, Mask.first(spec, config.dims), config.dims), spec=spec).eval()
+    alone = from_weights(
+        config, compact(weights, prefix_mask(weights, spec, config.dims), config.dims), spec=spec
+    ).eval()
     with torch.no_grad():
         torch.testing.assert_close(run_prefix(model, spec, inputs).logits, alone(*inputs).logits, rtol=1e-4, atol=1e-5)
 
@@ -87,7 +108,7 @@ def test_what_is_no_prefix_is_refused():
     with pytest.raises(InputError, match="compact"):
         run_prefix(compacted, half, inputs)
     model = from_weights(config, weights)
-    with pytest.raises(InputError, match="output rows or blocks"):
+    with pytest.raises(InputError, match="prunes output rows"):
         run_prefix(model, full.with_layer(0, ffn_rows=0), inputs)
     with pytest.raises(InputError, match="already"):
         ordered(weights_of(compacted), [], config.dims)

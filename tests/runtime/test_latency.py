@@ -27,7 +27,6 @@ from prunetime.runtime.latency import (
     ProfileKey,
     TokenShares,
     ffn_level,
-    in_blocks,
     level_rows,
     precision_name,
     sublayers,
@@ -114,7 +113,7 @@ def test_a_larger_encoder_is_predicted_slower(recorded: LatencyProfile) -> None:
 
 def test_fewer_blocks_and_fewer_tokens_are_predicted_faster(recorded: LatencyProfile) -> None:
     full = ArchSpec.full(DIMS)
-    few = ArchSpec(tuple(in_blocks(layer, DIMS, GRAIN, lambda _: 0.1) for layer in full.layers))
+    few = ArchSpec(tuple(layer.in_blocks(DIMS, GRAIN, lambda _: 0.1) for layer in full.layers))
     assert recorded.units(few) < recorded.units(full)
     assert recorded.units(full.with_layer(0, tokens=0.25)) < recorded.units(full)
 
@@ -139,7 +138,7 @@ def test_nothing_is_pooled_where_the_head_reads_every_token() -> None:
 def test_blocks_save_per_level_and_tokens_take_their_share() -> None:
     profile, full = made_profile(blocks=BLOCKS, tokens=TOKENS), ArchSpec.full(DIMS)
     half = {"ffn_input": 0.75, "ffn_output": 0.25}  # half of the weights of the two together
-    layer = in_blocks(replace(full.layers[0], heads=0), DIMS, (32, 16), half.__getitem__)
+    layer = replace(full.layers[0], heads=0).in_blocks(DIMS, (32, 16), half.__getitem__)
     kept = (
         sum(block.kept / math.prod(block.grid(layer.matrix_shapes(DIMS)[block.matrix])) for block in layer.blocks) / 2
     )
@@ -205,7 +204,7 @@ def test_the_parts_of_a_prediction_add_up() -> None:
 
 def test_what_a_profile_was_not_recorded_for_is_refused() -> None:
     full = ArchSpec.full(DIMS)
-    blocks = ArchSpec(tuple(in_blocks(layer, DIMS, (16, 16), lambda _: 0.5) for layer in full.layers))
+    blocks = ArchSpec(tuple(layer.in_blocks(DIMS, (16, 16), lambda _: 0.5) for layer in full.layers))
     with pytest.raises(ProfileError, match=r"layer 0 has query in blocks of 16x16, .* has no blocks.*--blocks 16x16"):
         made_profile().predict(blocks, BUDGET)
     with pytest.raises(ProfileError, match=r"has blocks of 32x16: record it .*--blocks 16x16"):

@@ -15,10 +15,9 @@ from prunetime.arch import ArchSpec
 from prunetime.config import EncoderConfig
 from prunetime.errors import EngineError, InputError, PrunetimeError
 from prunetime.plan import Plan
-from prunetime.runtime.engine import Engine
 from prunetime.search.archive import Archive
 from prunetime.search.cluster import RETRIES, Workers, threads_each
-from prunetime.search.evaluate import ElasticScorer, Scorer, ScorerFor, ScoringRows
+from prunetime.search.evaluate import Elastic, ElasticScorer, Scorer, ScorerFor, ScoringRows
 from prunetime.search.evolution import SearchSettings, search
 from prunetime.search.space import Space
 
@@ -31,7 +30,7 @@ class Problem(NamedTuple):
 
     @property
     def here(self) -> Scorer:
-        return ElasticScorer(Engine(self.config, self.weights, 2, plan=Plan()), self.rows)
+        return ElasticScorer(Elastic(self.config, self.weights, 2), self.rows)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from prunetime.search.space import TOKEN_LEVELS, Space
 DIMS = Dims(layers=4, hidden=64, heads=8, head_dim=8, ffn=512, vocabulary=50, positions=32)
 SPACE = Space(DIMS)
 DROPPING = Space(DIMS, tokens=True)
+IN_BLOCKS = Space(DIMS, blocks=(32, 16))
 LENGTH = 24
 DENSE = ArchSpec.full(DIMS).flops(DIMS, LENGTH)
 
@@ -21,7 +22,7 @@ def share(spec: ArchSpec) -> float:
     return spec.flops(DIMS, LENGTH) / DENSE
 
 
-@given(st.sampled_from([SPACE, DROPPING]), st.floats(0.05, 1.0), st.integers(0, 2**32 - 1))
+@given(st.sampled_from([SPACE, DROPPING, IN_BLOCKS]), st.floats(0.05, 1.0), st.integers(0, 2**32 - 1))
 def test_the_smallest_comes_first_and_the_others_lie_between_it_and_dense(space, smallest, seed):
     first, *others = Sandwich(space, smallest, LENGTH).draw(np.random.default_rng(seed))
     assert len(others) == 2
@@ -29,8 +30,8 @@ def test_the_smallest_comes_first_and_the_others_lie_between_it_and_dense(space,
     assert abs(share(first) - smallest) < 0.07
     for spec in others:
         spec.check(DIMS)
-        # An eighth of the tokens is a larger step than a head or a tile.
-        assert smallest - (0.2 if space.tokens else 0.07) < share(spec) <= 1.0
+        # An eighth of the tokens or blocks is a larger step than a head or a tile.
+        assert smallest - (0.07 if space == SPACE else 0.2) < share(spec) <= 1.0
 
 
 def test_sizes_are_spread_and_layers_uneven():
@@ -50,6 +51,12 @@ def test_half_of_those_of_a_space_with_dropped_tokens_keep_all_of_them():
     assert 0.4 < whole < 0.7
     assert all(spec.layers[-1].tokens == 1.0 for spec in drawn)
     assert len({layer.tokens for spec in drawn for layer in spec.layers}) == 1 + TOKEN_LEVELS
+
+
+def test_half_of_those_of_a_space_with_blocks_keep_all_of_them():
+    rng = np.random.default_rng(0)
+    drawn = [spec for _ in range(100) for spec in Sandwich(IN_BLOCKS, 0.1, LENGTH).draw(rng)[1:]]
+    assert 0.4 < np.mean([not any(layer.blocks for layer in spec.layers) for spec in drawn]) < 0.7
 
 
 def test_it_is_a_function_of_the_generator_and_says_what_it_is():

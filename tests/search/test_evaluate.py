@@ -11,20 +11,19 @@ from hypothesis.extra.numpy import arrays
 
 from prunetime.arch import ArchSpec
 from prunetime.errors import EngineError
-from prunetime.mask import PARTS, rank
-from prunetime.models.compact import ordered
+from prunetime.mask import PARTS
+from prunetime.models.compact import ordered, prefix_mask
 from prunetime.models.encoder import from_weights
 from prunetime.models.gates import from_mask
-from prunetime.runtime.engine import Engine
-from prunetime.search.evaluate import ElasticScorer, ScoringRows, agreement, prefixes_with_states
+from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows, agreement, prefixes_with_states
 from prunetime.search.space import Space
 
 
-@pytest.mark.parametrize("outputs", [1, 2, 3])
-def test_it_scores_what_gated_torch_scores(outputs):
+@pytest.mark.parametrize(("outputs", "blocks"), [(1, None), (2, None), (3, None), (1, (16, 16)), (2, (32, 1))])
+def test_it_scores_what_gated_torch_scores(outputs, blocks):
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=3, outputs=outputs)
-    dims, space = config.dims, Space(config.dims, tokens=True)
+    dims, space = config.dims, Space(config.dims, tokens=True, blocks=blocks)
     weights = random_weights(config, ArchSpec.full(dims), rng)
     widths = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
     importance = [{part: rng.random(width) for part, width in widths.items()} for _ in range(dims.layers)]
@@ -33,16 +32,16 @@ def test_it_scores_what_gated_torch_scores(outputs):
     specs = [ArchSpec.full(dims), ArchSpec.floor(dims), *(space.spec(space.random(rng)) for _ in range(6))]
 
     whole = ordered(weights, importance, dims)
-    model = from_weights(config, weights).eval()
+    model = from_weights(config, whole).eval()
     ids, mask, types = (torch.from_numpy(array.astype(np.int64)) for array in tokens.padded(0))
     expected = []
     for spec in specs:
         with torch.no_grad():
-            logits = model(ids, mask, types, gates=from_mask(rank(importance, spec))).logits.numpy()
+            logits = model(ids, mask, types, gates=from_mask(prefix_mask(whole, spec, dims))).logits.numpy()
         expected.append(agreement(logits, rows.expected))
 
-    scores = list(ElasticScorer(Engine(config, whole), rows)(specs))
-    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+    scores = list(ElasticScorer(Elastic(config, whole), rows)(specs))
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
     assert len(set(np.round(scores, 6))) > 4
 
 
@@ -52,9 +51,9 @@ def test_what_a_candidate_shares_with_another_changes_no_bit_of_its_score(seed, 
     rng = np.random.default_rng(seed)
     config = random_config(rng, layers=4)
     dims, space = config.dims, Space(config.dims, tokens=config.rows == "pooled")
-    engine = Engine(config, random_weights(config, ArchSpec.full(dims), rng))
+    elastic = Elastic(config, random_weights(config, ArchSpec.full(dims), rng))
     tokens = random_ragged(config, rng, [3, 9, 1, 17])
-    rows = ScoringRows(tokens, rng.normal(size=engine.logits(tokens).shape).astype(np.float32))
+    rows = ScoringRows(tokens, rng.normal(size=elastic.engine.logits(tokens).shape).astype(np.float32))
     genomes = [space.random(rng), space.levels]
     for _ in range(20):  # mutation of one gene: most layers are another candidate's
         genome = list(genomes[rng.integers(len(genomes))])
@@ -62,9 +61,9 @@ def test_what_a_candidate_shares_with_another_changes_no_bit_of_its_score(seed, 
         genome[gene] = int(rng.integers(space.levels[gene] + 1))
         genomes.append(tuple(genome))
     specs = [space.spec(genome) for genome in genomes]
-    shared = ElasticScorer(engine, rows, most * 4 * tokens.ids.size * dims.hidden)
-    assert list(shared(specs)) == [next(ElasticScorer(engine, rows, 0)([spec])) for spec in specs]
-    assert list(shared(specs[:3])) == [next(ElasticScorer(engine, rows, 0)([spec])) for spec in specs[:3]]
+    shared = ElasticScorer(elastic, rows, most * 4 * tokens.ids.size * dims.hidden)
+    assert list(shared(specs)) == [next(ElasticScorer(elastic, rows, 0)([spec])) for spec in specs]
+    assert list(shared(specs[:3])) == [next(ElasticScorer(elastic, rows, 0)([spec])) for spec in specs[:3]]
 
 
 def test_layers_are_shared_up_to_the_last_attention_and_the_first_dropped_token():
@@ -82,8 +81,8 @@ def test_a_candidate_that_shares_layers_takes_less_time():
     whole = ArchSpec.full(config.dims)
     tokens = random_ragged(config, rng, [16] * 60)
     rows = ScoringRows(tokens, rng.normal(size=(60, 1)).astype(np.float32))
-    engine = Engine(config, random_weights(config, whole, rng))
-    scorer = ElasticScorer(engine, rows)
+    elastic = Elastic(config, random_weights(config, whole, rng))
+    scorer = ElasticScorer(elastic, rows)
     first, second = [], []
     for heads in (1, 2, 3, 4, 1):
         changed = whole.with_layer(0, heads=heads, ffn=32 * heads)
@@ -98,11 +97,11 @@ def test_a_candidate_that_shares_layers_takes_less_time():
 def test_a_pass_that_failed_leaves_no_state():
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=3, rows="pooled", outputs=1)
-    engine = Engine(config, random_weights(config, ArchSpec.full(config.dims), rng))
+    elastic = Elastic(config, random_weights(config, ArchSpec.full(config.dims), rng))
     tokens = random_ragged(config, rng, [4, 4])
     rows = ScoringRows(tokens, rng.normal(size=(2, 1)).astype(np.float32))
-    expected = list(ElasticScorer(engine, rows)([ArchSpec.full(config.dims)]))
-    scorer, offsets = ElasticScorer(engine, rows), tokens.offsets.copy()
+    expected = list(ElasticScorer(elastic, rows)([ArchSpec.full(config.dims)]))
+    scorer, offsets = ElasticScorer(elastic, rows), tokens.offsets.copy()
     tokens.offsets[1] = 99
     with pytest.raises(EngineError):
         list(scorer([ArchSpec.full(config.dims)]))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetime.arch import ArchSpec, Dims
+from prunetime.arch import FFN_MATRICES, GRAINS, ArchSpec, Dims
 from prunetime.errors import InputError
 from prunetime.search.space import Space
 
@@ -16,7 +16,7 @@ def dims(layers: int = 3, heads: int = 4, ffn: int = 128) -> Dims:
 
 
 sizes = st.builds(dims, st.integers(1, 5), st.integers(1, 6), st.integers(1, 200))
-spaces = st.builds(Space, sizes, st.booleans())
+spaces = st.builds(Space, sizes, st.booleans(), st.sampled_from([None, *GRAINS]))
 
 
 @given(spaces, st.integers(0, 2**32 - 1))
@@ -25,7 +25,10 @@ def test_every_genome_is_a_spec_that_fits_and_comes_back(space, seed):
     spec = space.spec(genome)
     spec.check(space.dims)
     assert space.spec(space.genome(spec)) == spec
-    assert space.genome(spec) == genome or any(not layer.has_attention for layer in spec.layers)
+    back = space.genome(spec)
+    assert space.parts(back)[0] == space.parts(genome)[0]
+    assert back == genome or space.blocks or any(not layer.has_attention for layer in spec.layers)
+    assert len(space.names) == len(set(space.names)) == len(genome)
 
 
 @given(spaces)
@@ -41,6 +44,15 @@ def test_tokens_are_kept_in_eighths_by_every_layer_but_the_last():
     without_attention = space.spec((0, 4, 4, 4, 4, 4, 0, 5))
     assert [layer.tokens for layer in without_attention.layers] == [1.0, 6 / 8, 1.0]
     assert space.genome(without_attention) == (0, 4, 4, 4, 4, 4, 7, 5)
+
+
+def test_blocks_are_kept_in_eighths_by_every_sublayer_that_is_there():
+    space = Space(dims(layers=2), tokens=True, blocks=(32, 16))
+    assert space.levels == (4, 4, 4, 4, 7, 7, 7, 7, 7)
+    spec = space.spec((4, 4, 0, 2, 7, 7, 0, 3, 3))
+    assert spec.layers[0].describe_blocks(space.dims) == "ffn_input 2 of 16 32x16, ffn_output 2 of 16 32x16"
+    assert [(block.matrix, block.kept) for block in spec.layers[1].blocks] == [(name, 4) for name in FFN_MATRICES]
+    assert space.genome(spec) == (4, 4, 0, 2, 7, 7, 0, 7, 3)
 
 
 def test_a_width_that_is_no_multiple_of_the_tile_is_the_last_level():
@@ -63,11 +75,12 @@ def test_uniform_genomes_are_every_pair_of_levels_once():
     assert all(len(set(pairwise(genome[0::2]))) == 1 for genome in genomes)
 
 
-def test_uniform_and_depth_genomes_keep_all_tokens():
-    space = Space(dims(), tokens=True)
+def test_uniform_and_depth_genomes_keep_all_tokens_and_blocks():
+    space = Space(dims(), tokens=True, blocks=(16, 16))
     genomes = [*space.uniform(), *space.depth(2, limit=10)]
     assert len(genomes) == 5 * 5 + 3
-    assert all(layer.tokens == 1.0 for genome in genomes for layer in space.spec(genome).layers)
+    layers = [layer for genome in genomes for layer in space.spec(genome).layers]
+    assert all(layer.tokens == 1.0 and not layer.blocks for layer in layers)
 
 
 @pytest.mark.parametrize("kept", range(5))

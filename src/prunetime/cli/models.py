@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from prunetime import artifact as artifacts
-from prunetime.arch import GRAINS
 from prunetime.budget import Budget
 from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
     artifact_argument,
+    blocks_option,
     columns_of,
     group_option,
     json_option,
@@ -25,8 +25,6 @@ from prunetime.cli.options import (
 )
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Plan, Precision
-
-grains = {f"{rows}x{columns}": (rows, columns) for rows, columns in GRAINS}
 
 
 @main.command()
@@ -127,7 +125,7 @@ def inspect(artifact: Path, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the profile is written.")
 @click.option("--specs", type=click.IntRange(3), default=100, show_default=True, help="Random specs its error is from.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of every matrix.")
-@click.option("--blocks", type=click.Choice(list(grains)), help="Cover matrices in blocks of this size too.")
+@blocks_option("Cover matrices in blocks of this size too.")
 @click.option("--tokens", is_flag=True, help="Cover dropped tokens too.")
 @json_option
 def profile(model: str, out: Path, specs: int, precision: Precision, as_json: bool, **options: Any) -> None:
@@ -138,7 +136,7 @@ def profile(model: str, out: Path, specs: int, precision: Precision, as_json: bo
     from prunetime.runtime import profiling
     from prunetime.runtime.tokenize import Tokenizer
 
-    plan, grain, tokens = Plan.uniform(precision), grains.get(options.pop("blocks")), options.pop("tokens")
+    plan, grain, tokens = Plan.uniform(precision), options.pop("blocks"), options.pop("tokens")
     budget = Budget(share=1.0, **options)
     pretrained = families.load(model, outputs=2)
     check_length(budget.seq_len, pretrained)

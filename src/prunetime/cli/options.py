@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from prunetime.arch import GRAINS
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, last.")
@@ -52,6 +54,13 @@ def judged_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def blocks_option(what: str) -> Callable[[Command], Command]:
+    """A size of blocks, as (rows, columns)."""
+    sizes = {f"{rows}x{columns}": (rows, columns) for rows, columns in GRAINS}
+    chosen = click.Choice(list(sizes))
+    return click.option("--blocks", type=chosen, callback=lambda *args: sizes.get(args[2]), help=what)
 
 
 def columns_of(text: str | None) -> tuple[str, ...] | None:

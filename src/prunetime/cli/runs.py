@@ -11,6 +11,7 @@ import click
 from prunetime.budget import Budget
 from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
+    blocks_option,
     columns_of,
     group_option,
     json_option,
@@ -47,6 +48,7 @@ AS_GIVEN = (
     "max_loss",
     "importance",
     "tokens",
+    "blocks",
 )
 
 
@@ -86,6 +88,7 @@ AS_GIVEN = (
 @click.option(
     "--tokens", is_flag=True, help="Let the search drop tokens after a layer, too (such a model has no ONNX export)."
 )
+@blocks_option("Let the search keep only the largest blocks of this size in matrices, too.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
 @workers_option

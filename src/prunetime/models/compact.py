@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec
-from prunetime.blocks import to_blocks
+from prunetime.blocks import block_norms, to_blocks
 from prunetime.errors import InputError
-from prunetime.mask import LayerMask, Mask, Scores, by_importance
+from prunetime.mask import LayerMask, Mask, Scores, by_importance, part_widths, rank
 
 Weights = dict[str, NDArray[Any]]
 
@@ -55,6 +55,23 @@ def ordered(weights: Mapping[str, NDArray[Any]], scores: Scores, dims: Dims) -> 
         move(f"layers.{index}", heads.ravel(), ("query", "key", "value"), "attention_output")
         move(f"layers.{index}", by_importance(layer["ffn"]), ("ffn_input",), "ffn_output")
     return moved
+
+
+def prefix_mask(weights: Mapping[str, NDArray[Any]], spec: ArchSpec, dims: Dims) -> Mask:
+    """What the sub-network `spec` of the unpruned encoder `weights` keeps: the first heads and FFN rows of every layer
+    and, of a matrix in blocks, those of the largest norm."""
+    layers = []
+    for index, layer in enumerate(spec.layers):
+        scores: dict[str, NDArray[np.float64]] = {
+            part: -np.arange(width, dtype=np.float64) for part, width in part_widths(dims).items()
+        }
+        shapes = layer.matrix_shapes(dims)
+        for block in layer.blocks:
+            rows, columns = shapes[block.matrix]
+            weight = weights[f"layers.{index}.{block.matrix}.weight"][:rows, :columns]
+            scores[block.matrix] = block_norms(weight, block.rows, block.columns)
+        layers.append(scores)
+    return rank(layers, spec)
 
 
 def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerMask, dims: Dims) -> Weights:

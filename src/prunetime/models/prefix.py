@@ -1,10 +1,12 @@
-"""Sub-networks of one encoder that share its weights: the first heads and rows of every layer, as many as a spec says.
+"""Sub-networks of one encoder that share its weights: the first heads and rows of every layer, as many as a spec says,
+and of matrices in blocks those of the largest norm.
 
 Once `compact.ordered` has put what matters most first, the prefixes are the best sub-networks of their sizes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -13,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
+from prunetime.blocks import block_norms
 from prunetime.config import EncoderConfig
 from prunetime.errors import InputError
+from prunetime.mask import largest_blocks
 from prunetime.models.encoder import Layer, Output, SequenceClassifier, encode
+from prunetime.models.gates import BlockGates
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]
 
@@ -26,28 +31,38 @@ def run_prefix(model: SequenceClassifier, spec: ArchSpec, inputs: Inputs) -> Out
 
     `inputs` are (input_ids, attention_mask, token_type_ids), as in `SequenceClassifier`.
 
-    Raises InputError where the model is pruned, or the spec does not fit it or prunes output rows or blocks.
+    Raises InputError where the model is pruned, or the spec does not fit it or prunes output rows.
     """
     config = model.config
     if model.spec != ArchSpec.full(config.dims):
         raise InputError("prefixes are of an unpruned encoder; this one is compact")
     config.check(spec)
     heads, rows = ([getattr(layer, part) for layer in spec.layers] for part in ("heads", "ffn"))
-    if [replace(layer, tokens=1.0) for layer in spec.layers] != list(ArchSpec.of(config.dims, heads, rows).layers):
-        raise InputError(f"{spec} prunes output rows or blocks; a prefix keeps the first heads and FFN rows")
+    whole = [replace(layer, blocks=(), tokens=1.0) for layer in spec.layers]
+    if whole != list(ArchSpec.of(config.dims, heads, rows).layers):
+        raise InputError(f"{spec} prunes output rows; a prefix keeps the first heads and FFN rows")
+    shapes = [
+        _without_weights(config, replace(kept, blocks=()), model.embeddings.dropout.p).train(model.training)
+        for kept in spec.layers
+    ]
     layers = [
-        partial(_run, layer, _without_weights(config, kept, model.embeddings.dropout.p).train(model.training))
-        for layer, kept in zip(model.layers, spec.layers, strict=True)
+        partial(_run, layer, shape, kept.blocks)
+        for layer, shape, kept in zip(model.layers, shapes, spec.layers, strict=True)
     ]
     return encode(model.embeddings, layers, model.head, inputs)
 
 
-def _run(layer: nn.Module, shape: Layer, *inputs: Any) -> Any:
-    """Runs `shape` on the first rows and columns of the weights of `layer`, as many as it has."""
+def _run(layer: nn.Module, shape: Layer, blocks: Sequence[KeptBlocks], *inputs: Any) -> Any:
+    """Runs `shape` on the first rows and columns of the weights of `layer`, as many as it has, and of them `blocks`."""
     whole = dict(layer.named_parameters())
     weights = {
         name: whole[name][tuple(slice(size) for size in empty.shape)] for name, empty in shape.named_parameters()
     }
+    for kept in blocks:
+        weight = weights[f"{kept.matrix}.weight"]
+        scores = block_norms(weight.detach().cpu().numpy(), kept.rows, kept.columns)
+        gates = BlockGates.of(largest_blocks(scores, kept))
+        weights[f"{kept.matrix}.weight"] = weight * gates.spread((len(weight), len(weight.T))).to(weight.device)
     return functional_call(shape, weights, inputs)
 
 

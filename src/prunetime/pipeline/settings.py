@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, get_args
 
-from prunetime.arch import Dims, strict_keys
+from prunetime.arch import GRAINS, Dims, Grain, strict_keys
 from prunetime.budget import Budget
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Precision
@@ -58,7 +58,8 @@ class Settings:
 
     `slices` name parts of the test rows that are reported as well (`unseen:product_uid`). `precision` is that of every
     matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
-    `importance` is what heads and rows are ordered by; with `tokens` the search chooses tokens to drop, too.
+    `importance` is what heads and rows are ordered by; with `tokens` the search chooses tokens to drop, too, and with
+    `blocks` (rows and columns of one) how many of them to keep in the matrices.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Settings:
     max_loss: float = 0.002
     importance: Criterion = "fisher"
     tokens: bool = False
+    blocks: Grain | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in (*PRECISIONS, AUTO):
@@ -86,29 +88,33 @@ class Settings:
             raise InputError(f"max_loss is {self.max_loss!r}; it must be a share of the metric from 0 to 1")
         if self.importance not in get_args(Criterion):
             raise InputError(f"importance is {self.importance!r}; it must be {' or '.join(get_args(Criterion))}")
+        if self.blocks is not None and self.blocks not in GRAINS:
+            raise InputError(f"blocks are {self.blocks!r}; they must be of one of the sizes {GRAINS}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2147483647")
 
     def space(self, dims: Dims) -> Space:
         """What the search chooses from."""
-        return Space(dims, self.tokens)
+        return Space(dims, self.tokens, self.blocks)
 
     def with_budget(self, budget: Budget) -> Settings:
         return replace(self, budget=budget)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"text": list(self.text) if self.text else None, "slices": list(self.slices)}
+        pairs = {name: list(value) if (value := getattr(self, name)) else None for name in ("text", "blocks")}
+        return asdict(self) | pairs | {"slices": list(self.slices)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
         values = strict_keys(cls, data)
-        text = values.get("text")
+        text, blocks = values.get("text"), values.get("blocks")
         return cls(
             **{
                 **values,
                 "budget": Budget.from_json(values["budget"]),
                 "effort": Effort(**strict_keys(Effort, values["effort"])),
                 "text": tuple(text) if text else None,
+                "blocks": tuple(blocks) if blocks else None,
                 "slices": tuple(values.get("slices", ())),
             }
         )

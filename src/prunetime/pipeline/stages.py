@@ -18,7 +18,7 @@ from prunetime import __version__, artifact
 from prunetime.arch import ArchSpec
 from prunetime.errors import InputError
 from prunetime.mask import Mask
-from prunetime.models.compact import compact, ordered
+from prunetime.models.compact import compact, ordered, prefix_mask
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.run import Progress, Run, digest_of, digest_of_files
 from prunetime.pipeline.settings import AUTO, Settings
@@ -30,7 +30,7 @@ from prunetime.runtime.engine import Engine
 from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
 from prunetime.search.archive import Archive, preference
 from prunetime.search.elastic import Sandwich
-from prunetime.search.evaluate import ElasticScorer, ScorerFor, ScoringRows
+from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
 from prunetime.search.evolution import SearchSettings, State, finalists, rescore, search
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
@@ -87,11 +87,12 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
             wanted of a head that reads every token's row.
         InputError: the budget is below the latency of the model with every layer gone.
     """
-    config, budget, tokens = source.pretrained.config, settings.budget, settings.tokens
+    config, budget = source.pretrained.config, settings.budget
+    covered: Any = {"blocks": settings.blocks, "tokens": settings.tokens}
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
     inputs = {
         "key": digest_of(asdict(key)),
-        "tokens": tokens,
+        **covered,
         "given": given.read_text() if given and given.is_file() else None,
     }
 
@@ -100,7 +101,7 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
             recorded = profiling.read(given, key)
         else:
             tokenizer, pair = source.tokenizer, source.task.pair
-            recorded = profiling.record(config, tokenizer, pair, budget, plan=plan, tokens=tokens, on_progress=progress)
+            recorded = profiling.record(config, tokenizer, pair, budget, plan=plan, **covered, on_progress=progress)
         run.write("profile.json", recorded.to_json())
 
     run.do("profile", "Profile this machine" if given is None else f"Read {given}", inputs, ["profile.json"], work)
@@ -286,7 +287,7 @@ def leave_choice(
             for kind in ("uniform", "depth")
         }
         front = [list(e.genome) for e in archive.front()]
-    run.write("mask.json", Mask.first(space.spec(winner.genome), space.dims).to_json())
+    run.write("mask.json", prefix_mask(models.elastic.weights, space.spec(winner.genome), space.dims).to_json())
     run.write(
         "search.json",
         {
@@ -303,7 +304,7 @@ def leave_choice(
 def scoring(whole: artifact.Artifact, workers: Workers | None) -> Iterator[ScorerFor]:
     """Within, sub-networks of the elastic encoder are scored by `workers`, or in this process where there are none."""
     if workers is None:
-        yield partial(ElasticScorer, engine_of(whole))
+        yield partial(ElasticScorer, Elastic(whole.manifest.config, whole.weights, THREADS, whole.manifest.plan))
     else:
         with workers.scoring(whole.manifest.config, whole.weights, whole.manifest.plan) as scorer_for:
             yield scorer_for

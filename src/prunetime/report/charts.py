@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from prunetime.arch import LayerSpec
 from prunetime.mask import Bools, LayerMask
 from prunetime.report.findings import Evaluated, Interval, Preferences, TimedPoint
 from prunetime.report.svg import (
@@ -216,12 +217,10 @@ def best_so_far(plot: SearchPlot, width: float) -> Markup:
     return figure("Best structure inside the target so far", "; ".join(summary), (width, height), content)
 
 
-def preferences(policy: Sequence[Preferences], layers: int, width: float) -> Markup:
+def preferences(policy: Sequence[Preferences], names: Sequence[str], width: float) -> Markup:
     """A square for every gene and generation, darker where the policy prefers to change it: its left half to lower it,
     its right half to raise it."""
     shown = [policy[round(i * (len(policy) - 1) / max(1, SHOWN - 1))] for i in range(min(SHOWN, len(policy)))]
-    names = [f"layer {layer} {part}" for layer in range(layers) for part in ("heads", "FFN")]
-    names += [f"layer {layer} tokens" for layer in range(len(shown[0].shares) - len(names))]
     genes = len(names)
     row, top, left = 14.0, 8.0, 96.0
     column, bottom = (width - left - 14) / len(shown), top + row * genes
@@ -342,9 +341,16 @@ def _limit(x: Scale, us: float, span: tuple[float, float], class_: str, name: st
 
 def _describe(one: Evaluated) -> str:
     origin = one.kind if one.kind != "evolution" else f"evolution, generation {one.generation}"
-    layers = ", ".join(f"{heads}h+{rows}" for heads, rows in zip(one.heads, one.ffn, strict=True))
-    layers += f"; eighths of tokens {' '.join(map(str, one.eighths))}" if one.eighths else ""
+    layers = ", ".join(map(_describe_layer, one.spec.layers))
     return f"{AGREEMENT} {one.score:.4f}, {one.predicted_us:,.0f} µs ({origin}): {layers}"
+
+
+def _describe_layer(layer: LayerSpec) -> str:
+    """Heads and FFN rows; and of what is left of them the weights in kept blocks, and the tokens."""
+    found = f"{layer.heads}h+{layer.ffn}"
+    if layer.blocks:
+        found += f" ({sum(block.kept * block.rows * block.columns for block in layer.blocks):,} weights in blocks)"
+    return found + (f" ({layer.tokens:.1%} of the tokens)" if layer.tokens < 1.0 else "")
 
 
 def _describe_timed(point: TimedPoint) -> str:

@@ -14,12 +14,10 @@ from prunetime.arch import ArchSpec, Dims
 from prunetime.budget import Budget
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.mask import Mask
-from prunetime.runtime.latency import LatencyProfile, level_rows
+from prunetime.runtime.latency import LatencyProfile
 from prunetime.runtime.measure import Latency
+from prunetime.search.space import Space
 from prunetime.task import Task
-
-Counts = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Heads of each layer, and FFN rows of each layer."""
 
 Json = dict[str, Any]
 Part = TypeVar("Part")
@@ -90,27 +88,20 @@ class Setting:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A structure that the search scored: `heads` and `ffn` rows kept in each layer, and how many `eighths` of the
-    tokens in each but the last (empty where none are dropped by any); `score` is its agreement with the teacher."""
+    """A structure that the search scored; `score` is its agreement with the teacher."""
 
-    heads: tuple[int, ...]
-    ffn: tuple[int, ...]
-    eighths: tuple[int, ...]
+    spec: ArchSpec
     predicted_us: float
     score: float
     kind: str
     generation: int
 
     @classmethod
-    def of(cls, data: Json, dims: Dims) -> Evaluated:
+    def of(cls, data: Json, space: Space) -> Evaluated:
         if data["kind"] not in KINDS:
             raise ValueError(f"kind {data['kind']!r} is none of {', '.join(KINDS)}")
-        counts = _counts(data["genome"], dims)
-        return cls(*counts, number(data["predicted_us"]), number(data["score"]), data["kind"], data["generation"])
-
-    @property
-    def counts(self) -> Counts:
-        return self.heads, self.ffn, self.eighths
+        spec = _spec(data["genome"], space)
+        return cls(spec, number(data["predicted_us"]), number(data["score"]), data["kind"], data["generation"])
 
 
 @dataclass(frozen=True)
@@ -121,16 +112,16 @@ class Search:
     chosen: Evaluated
     finalists: tuple[Evaluated, ...]
     baselines: Mapping[str, Evaluated | None]
-    front: frozenset[Counts]
+    front: frozenset[ArchSpec]
 
     @classmethod
-    def of(cls, data: Json, dims: Dims) -> Search:
+    def of(cls, data: Json, space: Space) -> Search:
         return cls(
             number(data["target_us"]),
-            Evaluated.of(data["chosen"], dims),
-            tuple(Evaluated.of(one, dims) for one in data["finalists"]),
-            {kind: Evaluated.of(one, dims) if one else None for kind, one in data["baselines"].items()},
-            frozenset(_counts(genome, dims) for genome in data["front"]),
+            Evaluated.of(data["chosen"], space),
+            tuple(Evaluated.of(one, space) for one in data["finalists"]),
+            {kind: Evaluated.of(one, space) if one else None for kind, one in data["baselines"].items()},
+            frozenset(_spec(genome, space) for genome in data["front"]),
         )
 
 
@@ -138,15 +129,15 @@ class Search:
 class TimedPoint:
     """A point of the Pareto front that was timed: `measured` in microseconds, at the clock of the prediction."""
 
-    counts: Counts
+    spec: ArchSpec
     score: float
     predicted_us: float
     measured: Interval
 
     @classmethod
-    def of(cls, data: Json, dims: Dims) -> TimedPoint:
+    def of(cls, data: Json, space: Space) -> TimedPoint:
         measured = Interval.of(data["measured_us"], data["ci95_us"])
-        return cls(_counts(data["genome"], dims), number(data["score"]), number(data["predicted_us"]), measured)
+        return cls(_spec(data["genome"], space), number(data["score"]), number(data["predicted_us"]), measured)
 
     @property
     def error(self) -> float:
@@ -162,8 +153,8 @@ class Front:
     points: tuple[TimedPoint, ...]
 
     @classmethod
-    def of(cls, data: Json, dims: Dims) -> Front:
-        points = tuple(TimedPoint.of(point, dims) for point in data["points"])
+    def of(cls, data: Json, space: Space) -> Front:
+        points = tuple(TimedPoint.of(point, space) for point in data["points"])
         if not points:
             raise ValueError("no point of the front was timed")
         return cls(_latency(data["dense"]), points)
@@ -196,7 +187,7 @@ class Record:
     higher_is_better: bool
     rows: Mapping[str, int]
     groups: Mapping[str, int]
-    dims: Dims
+    space: Space
     warnings: tuple[str, ...]
     machine: Json
     versions: Mapping[str, str]
@@ -214,7 +205,7 @@ class Record:
             bool(data["higher_is_better"]),
             {role: int(data["rows"][role]) for role in ("train", "valid", "test")},
             {role: int(data["groups"][role]) for role in ("train", "valid", "test")},
-            Dims.from_json(data["dims"]),
+            _space(data["settings"], Dims.from_json(data["dims"])),
             tuple(str(warning) for warning in data["warnings"]),
             {**data["machine"]},
             {str(name): str(version) for name, version in data["versions"].items()},
@@ -285,15 +276,15 @@ def read(folder: Path) -> Findings:
     """Reads and checks a run folder; raises InputError naming the file that is missing or damaged."""
     record = _read(folder / "run.json", Record.of)
     verified = _read(folder / "verify.json", Verification.of)
-    mask = _read(folder / "mask.json", lambda data: _checked_mask(data, record.dims))
+    mask = _read(folder / "mask.json", lambda data: _checked_mask(data, record.space.dims))
     if mask.spec() != verified.spec:
         raise InputError(
             f"{folder / 'verify.json'} is of another structure than mask.json: the run has not come to its end; "
             "run `prunetime prune` again to finish it"
         )
-    search = _read(folder / "search.json", lambda data: Search.of(data, record.dims))
-    evaluated = _read_evaluations(folder / "evaluations.jsonl", record.dims)
-    if search.chosen.counts not in {one.counts for one in evaluated}:
+    search = _read(folder / "search.json", lambda data: Search.of(data, record.space))
+    evaluated = _read_evaluations(folder / "evaluations.jsonl", record.space)
+    if search.chosen.spec not in {one.spec for one in evaluated}:
         raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
     attempts, policy = folder / "attempts.json", folder / "policy.json"
     return Findings(
@@ -302,12 +293,12 @@ def read(folder: Path) -> Findings:
         verified,
         _read(folder / "gate.json", Verdict.of),
         mask,
-        _read(folder / "profile.json", lambda data: _checked_profile(data, verified.budget, record.dims)),
+        _read(folder / "profile.json", lambda data: _checked_profile(data, verified.budget, record.space.dims)),
         search,
-        _read(folder / "front.json", lambda data: Front.of(data, record.dims)),
+        _read(folder / "front.json", lambda data: Front.of(data, record.space)),
         evaluated,
         _read(attempts, _overs) if attempts.exists() else (),
-        _read(policy, lambda data: _policy(data, record.dims)) if policy.exists() else (),
+        _read(policy, lambda data: _policy(data, record.space)) if policy.exists() else (),
     )
 
 
@@ -343,29 +334,27 @@ def _reason(error: BaseException) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
 
 
-def _read_evaluations(path: Path, dims: Dims) -> tuple[Evaluated, ...]:
+def _read_evaluations(path: Path, space: Space) -> tuple[Evaluated, ...]:
     """The evaluations in their order; the first line is the archive's header, one torn by a crash is left out."""
-    evaluated: dict[Counts, Evaluated] = {}
+    evaluated: dict[ArchSpec, Evaluated] = {}
     for index, line in enumerate(_text_of(path).split("\n")[1:-1], start=2):
         try:
-            one = Evaluated.of(json.loads(line), dims)
+            one = Evaluated.of(json.loads(line), space)
         except _DAMAGE as error:
             raise InputError(f"{path}: line {index} is damaged ({_reason(error)}); restore the file") from error
-        evaluated[one.counts] = one
+        evaluated[one.spec] = one
     return tuple(evaluated.values())
 
 
-def _counts(genome: Any, dims: Dims) -> Counts:
-    """What a genome (heads and FFN tiles of each layer in turn, then levels of tokens) keeps."""
-    if len(genome) not in _genes(dims) or not all(type(gene) is int for gene in genome):
-        raise ValueError(f"{genome!r} is no genome of {dims.layers} layers")
-    widths, tokens = genome[: 2 * dims.layers], genome[2 * dims.layers :]
-    return tuple(widths[0::2]), tuple(level_rows(t, dims) for t in widths[1::2]), tuple(1 + level for level in tokens)
+def _space(settings: Json, dims: Dims) -> Space:
+    blocks = settings["blocks"]
+    return Space(dims, bool(settings["tokens"]), tuple(blocks) if blocks else None)
 
 
-def _genes(dims: Dims) -> tuple[int, int]:
-    """How many genes there are without dropped tokens, and with."""
-    return 2 * dims.layers, 3 * dims.layers - 1
+def _spec(genome: Any, space: Space) -> ArchSpec:
+    if not all(type(gene) is int for gene in genome):
+        raise ValueError(f"{genome!r} is no genome of whole numbers")
+    return space.spec(tuple(genome))
 
 
 def _checked_mask(data: Any, dims: Dims) -> Mask:
@@ -391,12 +380,12 @@ def _latency(data: Json) -> Latency:
     return latency
 
 
-def _policy(data: Any, dims: Dims) -> tuple[Preferences, ...]:
+def _policy(data: Any, space: Space) -> tuple[Preferences, ...]:
     found = []
     for one in data:
         shares = tuple((number(lower), number(raised)) for lower, raised in one["preferences"])
-        if len(shares) not in _genes(dims):
-            raise ValueError(f"preferences of {len(shares)} genes, the encoder has {_genes(dims)[0]}")
+        if len(shares) != len(space.levels):
+            raise ValueError(f"preferences of {len(shares)} genes, the search space has {len(space.levels)}")
         found.append(Preferences(int(one["generation"]), shares))
     return tuple(found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +22,7 @@ from prunetime.report.charts import Line, Part, SearchPlot
 from prunetime.report.findings import Evaluated, Findings, Interval, read
 from prunetime.report.svg import tag
 from prunetime.runtime.measure import Latency
+from prunetime.search.space import Space
 
 PAGE = "report.html"
 
@@ -78,12 +79,14 @@ def signed_percent(value: float) -> str:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A row of the table of structures: `first` is the score while searching, `again` on the finalists' rows."""
+    """A row of the table of structures: `first` is the score while searching, `again` on the finalists' rows, and
+    `by_layer` what is kept, by column."""
 
     name: str
     found: Evaluated
     first: float
     again: float | None
+    by_layer: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def command(settings: dict[str, Any], out: str) -> str:
 
 def _context(found: Findings) -> dict[str, Any]:
     """What the template reads."""
-    verified, record, dims = found.verified, found.record, found.record.dims
+    verified, record, dims = found.verified, found.record, found.record.space.dims
     statistic = verified.budget.statistic
     dense, pruned = (interval_of(latency, statistic) for latency in (verified.judged.dense, verified.judged.pruned))
     parts, plot, verdict = _parts(found), _search_plot(found), verified.verdict
@@ -175,7 +178,9 @@ def _context(found: Findings) -> dict[str, Any]:
         "parts_chart": _sized(partial(charts.microseconds, parts), HALF),
         "search_chart": _sized(partial(charts.search_points, plot), WIDE),
         "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
-        "policy_chart": _sized(partial(charts.preferences, found.policy, dims.layers), WIDE) if found.policy else "",
+        "policy_chart": _sized(partial(charts.preferences, found.policy, found.record.space.names), WIDE)
+        if found.policy
+        else "",
         "prediction_chart": _sized(_prediction_chart(found), HALF),
         "legend": charts.search_legend(plot),
         "profiled_dense_us": found.profile.floor_and_dense(verified.budget)[1],
@@ -255,22 +260,22 @@ def _prediction_chart(found: Findings) -> Callable[[float], Markup]:
 
 def _parts(found: Findings) -> list[Part]:
     """Predicted microseconds of every sub-layer, dense and pruned."""
-    budget, dims = found.verified.budget, found.record.dims
+    budget, dims = found.verified.budget, found.record.space.dims
     dense, pruned = (found.profile.parts(spec, budget) for spec in (ArchSpec.full(dims), found.verified.spec))
     names = ["embed, head", *(f"{index} {label}" for index in range(dims.layers) for label in ("attention", "FFN"))]
     return [Part(name, dense.get(slot, 0.0), pruned.get(slot, 0.0)) for slot, name in enumerate(names)]
 
 
 def _search_plot(found: Findings) -> SearchPlot:
-    scored = {one.counts: one for one in found.evaluated}
+    scored = {one.spec: one for one in found.evaluated}
     search, budget = found.search, found.verified.budget
     _, dense_us = found.profile.floor_and_dense(budget)
     return SearchPlot(
         points=found.evaluated,
         front=sorted((scored[c] for c in search.front if c in scored), key=lambda one: one.predicted_us),
-        finalists=[scored[one.counts] for one in search.finalists if one.counts in scored],
+        finalists=[scored[one.spec] for one in search.finalists if one.spec in scored],
         timed=found.front.points,
-        chosen=scored[search.chosen.counts],
+        chosen=scored[search.chosen.spec],
         budget_us=budget.resolve(dense_us),
         target_us=search.target_us,
     )
@@ -278,18 +283,27 @@ def _search_plot(found: Findings) -> SearchPlot:
 
 def _ranked(found: Findings) -> list[Ranked]:
     """The finalists, best first, and the best of each kind of baseline."""
-    first = {one.counts: one.score for one in found.evaluated}
     search = found.search
-    chosen = search.chosen.counts
-    rows = [
-        Ranked("chosen" if one.counts == chosen else "finalist", one, first.get(one.counts, one.score), one.score)
-        for one in search.finalists
+    first = {one.spec: one.score for one in found.evaluated}
+    again = {one.spec: one.score for one in search.finalists}
+    named = [("chosen" if one.spec == search.chosen.spec else "finalist", one) for one in search.finalists]
+    named += [(f"best {kind}", one) for kind, one in search.baselines.items() if one]
+    return [
+        Ranked(name, one, first.get(one.spec, one.score), again.get(one.spec), _by_layer(one.spec, found.record.space))
+        for name, one in named
     ]
-    again = {one.counts: one.score for one in search.finalists}
-    for kind, one in search.baselines.items():
-        if one:
-            rows.append(Ranked(f"best {kind}", one, first.get(one.counts, one.score), again.get(one.counts)))
-    return rows
+
+
+def _by_layer(spec: ArchSpec, space: Space) -> dict[str, list[str]]:
+    """What a structure of `space` keeps in each layer."""
+    kept = {"Heads": [f"{layer.heads}" for layer in spec.layers], "FFN rows": [f"{layer.ffn}" for layer in spec.layers]}
+    if space.tokens:
+        kept["Tokens"] = [f"{layer.tokens:.0%}" for layer in spec.layers]
+    if space.blocks:
+        whole = [max(1, replace(layer, blocks=()).weights(space.dims)) for layer in spec.layers]
+        weights = [layer.weights(space.dims) for layer in spec.layers]
+        kept["Weights in blocks"] = [f"{left / of:.0%}" for left, of in zip(weights, whole, strict=True)]
+    return kept
 
 
 def _score_command(found: Findings) -> str:

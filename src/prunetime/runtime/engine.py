@@ -114,10 +114,9 @@ class Engine:
             EngineError: as `logits`; or a state is of another shape or type, or of a layer into which not all tokens
                 come.
         """
+        first, state = start or (0, None)
         try:
-            return self._encoder.forward_between(
-                batch.ids, batch.types, batch.offsets, *(start or (0, None)), dict(leave)
-            )
+            return self._encoder.forward_between(batch.ids, batch.types, batch.offsets, first, state, dict(leave))
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
 

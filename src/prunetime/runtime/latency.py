@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -24,9 +24,7 @@ from prunetime.arch import (
     TILE,
     ArchSpec,
     Dims,
-    KeptBlocks,
     LayerSpec,
-    block_grid,
     strict_keys,
 )
 from prunetime.artifact import weight_shapes
@@ -42,9 +40,6 @@ from prunetime.runtime.ragged import Ragged
 Kind = Literal["attention", "ffn", "pooled_attention", "pooled_ffn"]
 """Of a sub-layer. The pooled ones: the last attention, of which only the first token's row is computed, and every
 feed-forward sub-layer from there on, which runs on that row alone."""
-
-Grain = tuple[int, int]
-"""(rows, columns) of the blocks of a matrix."""
 
 
 @dataclass(frozen=True)
@@ -340,14 +335,6 @@ def ffn_level(rows: int) -> int:
 def level_rows(level: int, dims: Dims) -> int:
     """FFN rows of a level."""
     return min(level * TILE, dims.ffn)
-
-
-def in_blocks(layer: LayerSpec, dims: Dims, grain: Grain, share: Callable[[str], float]) -> LayerSpec:
-    """`layer` with a `share` (of a matrix, by name) of the blocks of `grain` kept in every matrix."""
-    blocks = []
-    for matrix, shape in layer.matrix_shapes(dims).items():
-        blocks.append(KeptBlocks(matrix, *grain, round(share(matrix) * math.prod(block_grid(shape, *grain)))))
-    return replace(layer, blocks=tuple(blocks))
 
 
 def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[Any]]:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from prunetime.arch import ArchSpec, Dims
+from prunetime.arch import ArchSpec, Dims, Grain
 from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
 from prunetime.errors import InputError, ProfileError
 from prunetime.plan import Plan
 from prunetime.runtime import latency, recording
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import Grain, LatencyProfile, ProfileKey, random_batch, random_weights
+from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
 from prunetime.runtime.measure import RETRY_SECONDS, Call, pinned, run_rounds, summarise
 from prunetime.runtime.timing import Job, Timed, calls_of_specs, time_budget, time_settings
 from prunetime.runtime.tokenize import Tokenizer
@@ -163,7 +163,7 @@ def random_specs(
             if tokens and layer.has_attention and rng.random() < 0.5:
                 spec = spec.with_layer(index, tokens=float(rng.uniform(0.5, 1.0)))
             if blocks:
-                layer = latency.in_blocks(spec.layers[index], dims, blocks, lambda _: 20.0 ** -rng.random())
+                layer = spec.layers[index].in_blocks(dims, blocks, lambda _: 20.0 ** -rng.random())
                 spec = spec.with_layer(index, blocks=layer.blocks)
         specs.append(spec)
     return specs

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, tokens_kept
+from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Grain, tokens_kept
 from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.plan import Plan
@@ -19,14 +19,12 @@ from prunetime.runtime.engine import Engine, ReferenceKernel
 from prunetime.runtime.latency import (
     KINDS,
     BlockSavings,
-    Grain,
     Kind,
     LatencyProfile,
     ProfileKey,
     Sublayer,
     TokenShares,
     ffn_level,
-    in_blocks,
     level_rows,
     random_batch,
     random_weights,
@@ -181,7 +179,7 @@ def block_specs(key: ProfileKey, grain: Grain, rng: np.random.Generator) -> list
         for index, layer in enumerate(spec.layers):
             places = ((1 + 2 * index, ATTENTION_MATRICES), (2 + 2 * index, FFN_MATRICES))
             shares = {matrix: density[slot] for slot, matrices in places if slot in density for matrix in matrices}
-            spec = spec.with_layer(index, blocks=in_blocks(layer, key.dims, grain, shares.__getitem__).blocks)
+            spec = spec.with_layer(index, blocks=layer.in_blocks(key.dims, grain, shares.__getitem__).blocks)
         specs.append(spec)
     return specs
 

@@ -17,8 +17,8 @@ from prunetime.config import EncoderConfig
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.machine import memory_bytes
 from prunetime.plan import Plan
-from prunetime.runtime.engine import Engine, ReferenceKernel, Weights, engine_build
-from prunetime.search.evaluate import STATES_SHARE, ElasticScorer, ScorerFor, ScoringRows
+from prunetime.runtime.engine import ReferenceKernel, Weights, engine_build
+from prunetime.search.evaluate import STATES_SHARE, Elastic, ElasticScorer, ScorerFor, ScoringRows
 
 try:
     import ray
@@ -46,7 +46,7 @@ class Workers:
 
     @contextmanager
     def scoring(self, config: EncoderConfig, weights: Weights, plan: Plan) -> Iterator[ScorerFor]:
-        """Within, the actors score sub-networks of the encoder `weights`, as `ElasticScorer` does in this process.
+        """Within, the actors score sub-networks of an elastic encoder, as `ElasticScorer` does in this process.
 
         A scorer raises what an engine raises, and PrunetimeError where workers die again and again.
 
@@ -59,11 +59,11 @@ class Workers:
             actor = ray.remote(_Worker).options(num_cpus=threads, max_restarts=-1, max_task_retries=RETRIES)
             # The kernels of this process: scores must not depend on the CPU that computes them.
             isa = ReferenceKernel().isa
-            recipe = [ray.put((config, dict(weights), plan, threads, isa))]
+            elastic = [ray.put(Elastic(config, dict(weights), threads, plan, isa))]
             actors: list[Any] = [actor.remote(self.count) for _ in range(self.count)]
             try:
-                _check_builds(actors, recipe)
-                yield partial(_Scorer, actors, recipe)
+                _check_builds(actors, elastic)
+                yield partial(_Scorer, actors, elastic)
             finally:
                 for each in actors:
                     ray.kill(each)
@@ -120,39 +120,38 @@ def _check_listening(address: str) -> None:
 class _Worker:
     """What an actor runs. Its process may die and start anew at any time, so every call brings what it needs.
 
-    `recipe` is the reference to what the engine is made of and `rows` that to the `ScoringRows`, each in a list, so
-    that Ray does not fetch it for every call.
+    `elastic` and `rows` are references to an `Elastic` and `ScoringRows`, each in a list, so that Ray does not fetch it
+    for every call.
     """
 
     def __init__(self, workers: int) -> None:
         self._states_bytes = int(STATES_SHARE * memory_bytes() / workers)
-        self._engine: Engine | None = None
+        self._elastic: Elastic | None = None
         self._scorer: tuple[list[Any], ElasticScorer] | None = None
 
-    def build(self, recipe: list[Any]) -> str:
+    def build(self, elastic: list[Any]) -> str:
         """Of the engine, once it is ready."""
-        self._made(recipe)
+        _ = self._fetched(elastic).engine
         return engine_build()
 
-    def score(self, recipe: list[Any], rows: list[Any], spec: ArchSpec) -> float:
+    def score(self, elastic: list[Any], rows: list[Any], spec: ArchSpec) -> float:
         if self._scorer is None or self._scorer[0] != rows:
             self._scorer = None  # its states leave before others come
             (fetched,) = ray.get(rows)
-            self._scorer = rows, ElasticScorer(self._made(recipe), fetched, self._states_bytes)
+            self._scorer = rows, ElasticScorer(self._fetched(elastic), fetched, self._states_bytes)
         (score,) = self._scorer[1]([spec])
         return score
 
-    def _made(self, recipe: list[Any]) -> Engine:
-        if self._engine is None:
-            ((config, weights, plan, threads, isa),) = ray.get(recipe)
-            self._engine = Engine(config, weights, threads, isa, plan=plan)
-        return self._engine
+    def _fetched(self, elastic: list[Any]) -> Elastic:
+        if self._elastic is None:
+            (self._elastic,) = ray.get(elastic)
+        return self._elastic
 
 
 class _Scorer:
-    def __init__(self, actors: Sequence[Any], recipe: list[Any], rows: ScoringRows) -> None:
+    def __init__(self, actors: Sequence[Any], elastic: list[Any], rows: ScoringRows) -> None:
         self._actors = actors
-        self._subject = recipe, [ray.put(rows)]
+        self._subject = elastic, [ray.put(rows)]
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """Whoever is idle takes the next spec; scores are handed on in the order of the specs."""
@@ -171,8 +170,8 @@ class _Scorer:
             yield scores.pop(number)
 
 
-def _check_builds(actors: Sequence[Any], recipe: list[Any]) -> None:
-    builds = _value([actor.build.remote(recipe) for actor in actors])
+def _check_builds(actors: Sequence[Any], elastic: list[Any]) -> None:
+    builds = _value([actor.build.remote(elastic) for actor in actors])
     if set(builds) != {engine_build()}:
         raise InputError(
             f"the workers have engine builds {', '.join(sorted(set(builds)))}, this process has {engine_build()}: "

@@ -22,8 +22,8 @@ class Sandwich:
 
     The smallest is the uniform structure of the share `smallest` of the operations. The others are random structures
     of a share between that and 1, uniform in its logarithm, half of them near a uniform one, and half of those of a
-    space with dropped tokens without dropping any. Shares are of the operations on sequences of `length` tokens and not
-    of latency, so that training does not depend on the machine.
+    space with dropped tokens or blocks with all of them. Shares are of the operations on sequences of `length` tokens
+    and not of latency, so that training does not depend on the machine.
     """
 
     space: Space

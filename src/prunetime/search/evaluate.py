@@ -11,14 +11,18 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.config import EncoderConfig
 from prunetime.machine import memory_bytes
-from prunetime.runtime.engine import Engine, State
+from prunetime.models.compact import compact, prefix_mask
+from prunetime.plan import Plan
+from prunetime.runtime.engine import Engine, State, Weights
 from prunetime.runtime.ragged import Ragged
 
 
@@ -68,32 +72,58 @@ STATES_SHARE = 1 / 4
 """Of the memory, for the states that scorers keep."""
 
 
+@dataclass(frozen=True)
+class Elastic:
+    """An encoder whose prefixes are sub-networks, run by `plan` on so many `threads`; `weights` have heads and rows in
+    order of importance. `isa` as for `Engine`."""
+
+    config: EncoderConfig
+    weights: Weights
+    threads: int = 1
+    plan: Plan = Plan()  # noqa: RUF009 (immutable)
+    isa: str | None = None
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Of the whole encoder, which can `select` any sub-network without blocks."""
+        return Engine(self.config, self.weights, self.threads, self.isa, plan=self.plan)
+
+    def part(self, spec: ArchSpec) -> Engine:
+        """Of one sub-network, which may have blocks."""
+        dims = self.config.dims
+        weights = compact(self.weights, prefix_mask(self.weights, spec, dims), dims)
+        return Engine(self.config, weights, self.threads, self.isa, spec=spec, plan=self.plan)
+
+
 class ElasticScorer:
-    """Runs prefixes of an elastic encoder, packed once, on the rows that choose.
+    """Runs sub-networks of an elastic encoder on the rows that choose: prefixes of weights packed once, but those in
+    blocks, which are packed one by one.
 
     A candidate whose first layers are those of one that was scored before goes on from what came out of them. A search
     changes a few genes at a time, so that this saves half of the work (docs/STATUS.md, "Measured").
     """
 
-    def __init__(self, engine: Engine, rows: ScoringRows, states_bytes: int | None = None) -> None:
-        """`engine` has the weights of the unpruned encoder, heads and rows in order of importance.
-
-        What comes out of layers is kept in `states_bytes` at most, by default a quarter of the memory.
-        """
-        self._engine = engine
+    def __init__(self, elastic: Elastic, rows: ScoringRows, states_bytes: int | None = None) -> None:
+        """What comes out of layers is kept in `states_bytes` at most, by default a quarter of the memory."""
+        self._elastic = elastic
         self._rows = rows
         most = int(STATES_SHARE * memory_bytes()) if states_bytes is None else states_bytes
-        self._states = _States((rows.tokens.ids.size, engine.config.dims.hidden), most)
+        self._states = _States((rows.tokens.ids.size, elastic.config.dims.hidden), most)
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """The agreement of the engine's logits with those expected."""
         for spec in specs:
-            self._engine.select(spec)
-            prefixes = prefixes_with_states(spec)
-            start, leave = self._states.before(prefixes)
-            logits = self._engine.logits_between(self._rows.tokens, start, leave)
-            self._states.keep(prefixes, leave)
+            in_blocks = any(layer.blocks for layer in spec.layers)
+            logits = self._elastic.part(spec).logits(self._rows.tokens) if in_blocks else self._logits(spec)
             yield agreement(logits, self._rows.expected)
+
+    def _logits(self, spec: ArchSpec) -> NDArray[np.float32]:
+        self._elastic.engine.select(spec)
+        prefixes = prefixes_with_states(spec)
+        start, leave = self._states.before(prefixes)
+        logits = self._elastic.engine.logits_between(self._rows.tokens, start, leave)
+        self._states.keep(prefixes, leave)
+        return logits
 
 
 def prefixes_with_states(spec: ArchSpec) -> list[Layers]:

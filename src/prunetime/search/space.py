@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import TILE, ArchSpec, Dims
+from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, TILE, ArchSpec, Dims, Grain, LayerSpec
 from prunetime.errors import InputError
 from prunetime.mask import Scores
 
 Genome = tuple[int, ...]
-"""(heads of layer 0, FFN tiles of layer 0, heads of layer 1, FFN tiles of layer 1, ...) and, in a space with dropped
-tokens, the level of kept tokens of every layer but the last."""
+"""(heads of layer 0, FFN tiles of layer 0, heads of layer 1, FFN tiles of layer 1, ...); in a space with dropped tokens
+the level of kept tokens of every layer but the last; and in one with blocks the levels of kept blocks of attention and
+FFN of every layer, as the widths."""
 
 TOKEN_LEVELS = 7
 """A layer keeps (1 + level) eighths of the tokens that come in."""
+
+BLOCK_LEVELS = 7
+"""A sub-layer keeps (1 + level) eighths of the blocks of its matrices; at the highest level they are dense."""
+
+SUBLAYERS = (ATTENTION_MATRICES, FFN_MATRICES)
+"""Their matrices, in the order of a layer's genes."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,8 @@ USED = 0.97
 
 @dataclass(frozen=True)
 class Space:
-    """Heads 0..H and FFN rows in tiles for every layer, and with `tokens` the share of tokens that every layer but the
-    last keeps; all output rows kept.
+    """Heads 0..H and FFN rows in tiles for every layer; with `tokens` the share of tokens that every layer but the last
+    keeps, with `blocks` (rows and columns of one) the share of them that every sub-layer keeps; all output rows kept.
 
     A full FFN width that is no multiple of the tile is the last level. The head reads what the last layer leaves, so
     that dropping tokens there saves nothing.
@@ -55,15 +62,33 @@ class Space:
 
     dims: Dims
     tokens: bool = False
+    blocks: Grain | None = None
 
     @cached_property
     def levels(self) -> Genome:
         """The highest value of each gene."""
         widths = (self.dims.heads, math.ceil(self.dims.ffn / TILE)) * self.dims.layers
-        return widths + (TOKEN_LEVELS,) * (self.dims.layers - 1) * self.tokens
+        tokens = (TOKEN_LEVELS,) * (self.dims.layers - 1) * self.tokens
+        return widths + tokens + (BLOCK_LEVELS,) * 2 * self.dims.layers * (self.blocks is not None)
+
+    def parts(self, genome: Genome) -> tuple[Genome, Genome, Genome]:
+        """The genes of widths, of tokens and of blocks."""
+        widths = 2 * self.dims.layers
+        tokens = widths + (self.dims.layers - 1) * self.tokens
+        return genome[:widths], genome[widths:tokens], genome[tokens:]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What each gene is of: `layer 0 heads`."""
+        layers, (_, of_tokens, of_blocks) = range(self.dims.layers), self.parts(self.levels)
+        widths = [f"layer {layer} {part}" for layer in layers for part in ("heads", "FFN")]
+        tokens = [f"layer {layer} tokens" for layer in layers]
+        blocks = [f"layer {layer} {part} blocks" for layer in layers for part in ("attention", "FFN")]
+        return (*widths, *tokens[: len(of_tokens)], *blocks[: len(of_blocks)])
 
     def spec(self, genome: Genome) -> ArchSpec:
-        """Where a layer has no attention to choose by, all tokens stay, whatever the gene says.
+        """Where a layer has no attention to choose by, all tokens stay, and where a sub-layer is gone, there are no
+        blocks, whatever the genes say.
 
         Raises InputError where a gene is outside its levels.
         """
@@ -71,18 +96,36 @@ class Space:
             0 <= gene <= level for gene, level in zip(genome, self.levels, strict=True)
         ):
             raise InputError(f"genome {genome} is outside the space: genes go from 0 to {self.levels}")
-        of_widths, of_tokens = genome[: 2 * self.dims.layers], genome[2 * self.dims.layers :]
+        of_widths, of_tokens, of_blocks = self.parts(genome)
         spec = ArchSpec.of(self.dims, of_widths[0::2], (min(t * TILE, self.dims.ffn) for t in of_widths[1::2]))
         for index, level in enumerate(of_tokens):
             if spec.layers[index].has_attention:
                 spec = spec.with_layer(index, tokens=(1 + level) / (1 + TOKEN_LEVELS))
+        for gene, level in enumerate(of_blocks):
+            layer = self._with_blocks(spec.layers[gene // 2], gene % 2, level)
+            spec = spec.with_layer(gene // 2, blocks=layer.blocks)
         return spec
+
+    def _with_blocks(self, layer: LayerSpec, sublayer: int, level: int) -> LayerSpec:
+        if self.blocks is None or level == BLOCK_LEVELS:
+            return layer
+        return layer.in_blocks(self.dims, self.blocks, lambda _: (1 + level) / (1 + BLOCK_LEVELS), SUBLAYERS[sublayer])
+
+    def _block_level(self, layer: LayerSpec, sublayer: int) -> int:
+        """The highest that gives the blocks of `layer`; the highest of all where none does."""
+        wanted = [block for block in layer.blocks if block.matrix in SUBLAYERS[sublayer]]
+        levels = range(BLOCK_LEVELS, -1, -1)
+        bare = replace(layer, blocks=())
+        found = (level for level in levels if list(self._with_blocks(bare, sublayer, level).blocks) == wanted)
+        return next(found, BLOCK_LEVELS)
 
     def genome(self, spec: ArchSpec) -> Genome:
         """Raises InputError where the spec is not in this space."""
         widths = tuple(gene for layer in spec.layers for gene in (layer.heads, math.ceil(layer.ffn / TILE)))
         kept = [round(layer.tokens * (1 + TOKEN_LEVELS)) - 1 for layer in spec.layers[:-1]]
         genome = (*widths, *kept) if self.tokens else widths
+        if self.blocks:
+            genome += tuple(self._block_level(layer, sublayer) for layer in spec.layers for sublayer in range(2))
         if len(spec.layers) != self.dims.layers or self.spec(genome) != spec:
             raise InputError(
                 f"{spec} is not in the search space: it has output rows, blocks or tokens pruned, or partial tiles"
@@ -95,8 +138,8 @@ class Space:
         `scores` are importance. Once elastic training has had its way, the first heads and rows do most of what all of
         them did, and a part that seemed to matter little matters more: so `mass` is the root of the importance of all
         heads (rows) of a layer, times the fourth root of the share that is kept. On 549 recorded genomes of MiniLM-L6
-        on Home Depot these powers order scores best (`bench/results/search_table.jsonl`). Of tokens the same power is
-        kept; all tokens of a layer matter as much as an average part does.
+        on Home Depot these powers order scores best (`bench/results/search_table.jsonl`). Of tokens and blocks the same
+        power is kept; all tokens of a layer matter as much as an average part does, all blocks as what they are of.
         """
         full, layers = self.levels, range(self.dims.layers)
 
@@ -111,15 +154,18 @@ class Space:
 
         rising = [part for layer in scores for part in (kept(layer["heads"], 1), kept(layer["ffn"], TILE))]
         mass = [part[-1] ** 0.5 * (part / max(part[-1], TINY)) ** 0.25 for part in rising]
-        shares = np.arange(1, 2 + TOKEN_LEVELS) / (1 + TOKEN_LEVELS)
-        of_tokens = full[2 * len(layers) :]
-        mass += [np.mean([part[-1] for part in mass]) * shares**0.25] * len(of_tokens)
+        _, of_tokens, of_blocks = self.parts(full)
+        of_eighths = (np.arange(1, 9) / 8) ** 0.25
+        whole = [part[-1] for part in mass]
+        mass += [np.mean(whole) * of_eighths] * len(of_tokens)
+        mass += [part * of_eighths for part in whole[: len(of_blocks)]]
         total = sum(part[-1] for part in mass)
         place = [i / max(1, len(layers) - 1) for i in layers]
+        of_sublayers = [at for at in place for _ in SUBLAYERS]
         return Genes(
             full,
-            (0, 1) * len(layers) + (2,) * len(of_tokens),
-            (*(at for at in place for _ in range(2)), *place[: len(of_tokens)]),
+            (0, 1) * len(layers) + (2,) * len(of_tokens) + (3, 4) * (len(of_blocks) // 2),
+            (*of_sublayers, *place[: len(of_tokens)], *of_sublayers[: len(of_blocks)]),
             tuple(costs(gene) for gene in range(len(full))),
             tuple(part / max(total, TINY) for part in mass),
         )
@@ -129,7 +175,7 @@ class Space:
         return tuple(int(gene) for gene in rng.integers(0, np.array(self.levels) + 1))
 
     def uniform(self) -> Iterator[Genome]:
-        """All layers equal and all tokens kept: every pair of levels."""
+        """All layers equal, all tokens and blocks kept: every pair of levels."""
         heads, tiles = self.levels[:2]
         for pair in product(range(heads + 1), range(tiles + 1)):
             yield pair * self.dims.layers + self.levels[2 * self.dims.layers :]
@@ -142,8 +188,8 @@ class Space:
         else:
             rng = np.random.default_rng(kept)
             choices = {tuple(np.sort(rng.permutation(len(layers))[:kept]).tolist()) for _ in range(limit)}
-        full, tokens = self.levels[:2], self.levels[2 * len(layers) :]
-        return sorted((*(gene for i in layers for gene in (full if i in c else (0, 0))), *tokens) for c in choices)
+        full, rest = self.levels[:2], self.levels[2 * len(layers) :]
+        return sorted((*(gene for i in layers for gene in (full if i in c else (0, 0))), *rest) for c in choices)
 
 
 def fit_to(
