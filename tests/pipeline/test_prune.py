@@ -67,6 +67,12 @@ def check_front(run: Path) -> None:
     assert f"On the {len(points)} points that were timed" in (run / "report.html").read_text()
 
 
+def test_the_search_drops_tokens_and_blocks(finished: tuple[Path, dict]) -> None:
+    genomes = np.array(list(evaluated(finished[0])))  # of two layers: four widths, one of tokens, four of blocks
+    assert genomes.shape[1] == 4 + 1 + 4
+    assert (genomes[:, 4:].min(0) < 7).all()
+
+
 def test_points_of_the_front_are_measured(finished: tuple[Path, dict]) -> None:
     check_front(finished[0])
 
