@@ -22,11 +22,11 @@ from home_depot_data import MODELS, Prepared, Rows
 from home_depot_scoring import AUC, EVERY_ROW
 from numpy.typing import NDArray
 from provenance import provenance
-from scipy.stats import kendalltau
 
 from prunetime.arch import ArchSpec
 from prunetime.artifact import write_json
 from prunetime.runtime import profiling
+from prunetime.search.trust import Trust
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 1_000
@@ -91,30 +91,14 @@ def measured(prepared: Prepared, choices: Mapping[tuple[float, str], Row]) -> di
 
 
 def trust(tuned: Sequence[Row]) -> Row:
-    """Kendall's tau between elastic score and AUC (on rows to choose by) after tuning: within budgets, and of all.
-
-    The interval resamples the genomes of each budget.
-    """
+    """Between elastic score and AUC (on rows to choose by) after tuning."""
     of_budget: Mapping[float, list[tuple[float, float]]] = defaultdict(list)
     for row in tuned:
         if row["method"] == "trust":
             of_budget[row["share"]].append((row["elastic"][f"agreement {EVERY_ROW}"], row["choose_auc"]))
-    points = [np.array(found) for _, found in sorted(of_budget.items())]
-    rng = np.random.default_rng(0)
-    drawn = [within([p[rng.integers(0, len(p), len(p))] for p in points]) for _ in range(RESAMPLES)]
-    return {
-        "genomes": {str(budget): len(found) for budget, found in sorted(of_budget.items())},
-        "tau_of_budget": [float(kendalltau(*p.T).statistic) for p in points],
-        "tau_within": {"value": within(points), "ci95": np.nanpercentile(drawn, (2.5, 97.5)).tolist()},
-        "tau_overall": float(kendalltau(*np.concatenate(points).T).statistic),
-    }
-
-
-def within(points: Sequence[Floats]) -> float:
-    """Tau of the pairs [genomes, 2] of each budget, pooled: concordant less discordant, as a share of both."""
-    signs = [np.sign(np.subtract.outer(x, x) * np.subtract.outer(y, y)).ravel() for x, y in (p.T for p in points)]
-    pooled = np.concatenate(signs)
-    return float(pooled.sum() / np.abs(pooled).sum())
+    points = {budget: np.array(found) for budget, found in sorted(of_budget.items())}
+    genomes = {str(budget): len(found) for budget, found in points.items()}
+    return {"genomes": genomes} | Trust.of(list(points.values())).to_json()
 
 
 def main() -> None:

@@ -73,7 +73,8 @@ def prune_command(inputs: Path, out: Path, *more: str) -> list[str]:
     return [
         *QUICK_PRUNETIME, "prune", "--model", str(inputs / "bert"), "--data", str(inputs / "ads.tsv"),
         "--text", "query,title", "--label", "label", "--group", "query", "--slice", "unseen:product_uid",
-        "--latency", "70%", "--tokens", "--blocks", "16x16", "--seq-len", "24", "--effort", "quick", "--out", str(out), "--json", *more,
+        "--latency", "70%", "--tokens", "--blocks", "16x16", "--seq-len", "24", "--effort", "quick", "--out", str(out),
+        "--json", *more,
     ]  # fmt: skip
 
 

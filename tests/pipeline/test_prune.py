@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -202,6 +203,36 @@ def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_without_another_s
     assert 1 <= len(finalists) <= EFFORTS["quick"].finalists
     assert {tuple(one["genome"]) for one in finalists} <= evaluated(whole).keys()
     check_front(out)
+
+
+def test_trust_tunes_a_sample_and_says_in_the_report_how_far_scores_order_it(
+    finished: tuple[Path, dict], tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    assert "prunetime trust" in (run / "report.html").read_text()
+    few = "from prunetime.pipeline import trust; trust.SHARES, trust.GENOMES, trust.DRAWN = (1.0, 0.8), 3, 6; "
+    command = [sys.executable, "-c", f"{few}from prunetime.cli import main; main()", "trust", str(run), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(run.glob("trust/*.json"))) < 3:  # the sample, and two that are tuned
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in run.glob("trust/*.json")}
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found = last_object(ran.stdout)
+    assert [point["share"] for point in found["points"]] == [1.0] * 3 + [0.8] * 3
+    assert found["ci95"][0] <= found["within"] <= found["ci95"][1]
+    for share in (1.0, 0.8):
+        scores = [point["score"] for point in found["points"] if point["share"] == share]
+        assert scores == sorted(set(scores))
+    assert all(0.4 < point["quality"] <= 1.0 for point in found["points"])
+    report = (run / "report.html").read_text()
+    assert "Trust in scores" in report
+    assert f"{found['overall']:.2f}".replace("-", "−") in report
+    assert "prunetime trust" not in report
 
 
 def test_a_budget_below_the_floor_is_refused_with_both_numbers_before_any_training(

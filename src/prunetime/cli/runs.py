@@ -155,6 +155,26 @@ def demo(out: Path, latency: str, resume: bool, as_json: bool) -> None:
 @main.command()
 @run_argument
 @json_option
+def trust(run: Path, as_json: bool) -> None:
+    """Tune 24 structures of a finished run to see how far its scores can be trusted; the report then says it.
+
+    Each takes as long as the run's own tuning; the same command resumes.
+    """
+    from prunetime.cli.progress import ConsoleReporter
+    from prunetime.pipeline.trust import trust as trust_in
+
+    found = trust_in(run, ConsoleReporter())
+    low, high = found["ci95"]
+    lines = [
+        f"Kendall's tau within budgets {found['within']:.2f} ({low:.2f} to {high:.2f}), overall {found['overall']:.2f}",
+        f"report    {found['report']}",
+    ]
+    emit(found, as_json, "\n".join(lines))
+
+
+@main.command()
+@run_argument
+@json_option
 def report(run: Path, as_json: bool) -> None:
     """Write the HTML report of a run again."""
     from prunetime.report.render import render

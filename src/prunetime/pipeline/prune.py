@@ -60,7 +60,7 @@ def prune(
     """
     run = Run(out, reporter)
     with run.locked():
-        source, inputs = _begin(run, settings)
+        source, inputs = begin(run, settings)
         if result := _finished(run):
             return result
         plan = stages.search_plan(run, source, settings)
@@ -96,7 +96,7 @@ def pick(
         raise InputError(f"{origin} is no finished run: it lacks {', '.join(missing)}; run `prunetime prune` first")
     run = Run(out, reporter)
     with run.locked():
-        source, _ = _begin(run, settings)
+        source, _ = begin(run, settings)
         if result := _finished(run):
             return result
         for name in KEPT_FOR_PICK:
@@ -120,7 +120,7 @@ def pick(
         return _into_budget(run, source, settings, models, latency, choose)
 
 
-def _begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
+def begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
     """Loads the sources and writes `run.json`, or checks that the one there is of the same run."""
     with run.reporter.stage("Load model and data"):
         source = load_source(settings, run.reporter.say)

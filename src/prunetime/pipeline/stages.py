@@ -339,18 +339,13 @@ def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.
 
 def tune(run: Run, source: Source, settings: Settings, models: Models, provenance: Any) -> None:
     """Distils the teacher into what `mask.json` keeps of the elastic encoder; leaves it as the artifact `candidate`."""
-    effort, config, dense = settings.effort, models.teacher.manifest.config, models.teacher
     mask = Mask.from_json(run.read("mask.json"))
 
     def work(progress: Progress) -> None:
         from prunetime.training.trainer import discard_checkpoints
 
-        teacher_model = from_weights(config, dense.weights)
-        student = from_weights(config, compact(models.elastic.weights, mask, config.dims), spec=mask.spec())
-        training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
-        data = source.training_data(effort.tune_rows, settings.seed + 1)
-        fit_on_every_rank(student, data, training, run.path("work/tune"), teacher=teacher_model, on_progress=progress)
-        manifest = manifest_of(source, student, dense.manifest.plan, provenance)
+        student = tuned(source, settings, models, mask, run.path("work/tune"), progress)
+        manifest = manifest_of(source, student, models.teacher.manifest.plan, provenance)
         weights = weights_of(student)
         plan = final_plan(source, settings, manifest, weights)
         write_artifact(run.path("candidate"), source, replace(manifest, plan=plan), weights)
@@ -358,6 +353,19 @@ def tune(run: Run, source: Source, settings: Settings, models: Models, provenanc
 
     inputs = {"mask": mask.to_json(), "archive": archive_digest(run, settings), "provenance": provenance}
     run.do("tune", "Tune the sub-network", inputs, ["candidate"], work)
+
+
+def tuned(
+    source: Source, settings: Settings, models: Models, mask: Mask, folder: Path, progress: Progress
+) -> SequenceClassifier:
+    """What `mask` keeps of the elastic encoder, distilled from the teacher; checkpoints go to `folder`."""
+    effort, config = settings.effort, models.teacher.manifest.config
+    student = from_weights(config, compact(models.elastic.weights, mask, config.dims), spec=mask.spec())
+    training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
+    data = source.training_data(effort.tune_rows, settings.seed + 1)
+    teacher_model = from_weights(config, models.teacher.weights)
+    fit_on_every_rank(student, data, training, folder, teacher=teacher_model, on_progress=progress)
+    return student
 
 
 def final_plan(source: Source, settings: Settings, manifest: artifact.Manifest, weights: artifact.Weights) -> Plan:

@@ -169,6 +169,24 @@ class Front:
 
 
 @dataclass(frozen=True)
+class TrustInScores:
+    """Kendall's tau between agreement and the metric after tuning: `within` budgets (shares of the run's), `overall`,
+    and of each budget, with how many structures there were of it."""
+
+    within: Interval
+    overall: float
+    of_budget: tuple[tuple[float, int, float], ...]
+
+    @classmethod
+    def of(cls, data: Json) -> TrustInScores:
+        shares = [number(point["share"]) for point in data["points"]]
+        budgets = list(dict.fromkeys(shares))
+        taus = [number(tau) for tau in data["of_budget"]]
+        of_budget = ((share, shares.count(share), tau) for share, tau in zip(budgets, taus, strict=True))
+        return cls(Interval.of(data["within"], data["ci95"]), number(data["overall"]), tuple(of_budget))
+
+
+@dataclass(frozen=True)
 class Preferences:
     """After a generation: for every gene, how likely the policy is to lower it and to raise it first."""
 
@@ -270,6 +288,7 @@ class Findings:
     evaluated: tuple[Evaluated, ...]
     overs: tuple[float, ...]
     policy: tuple[Preferences, ...]
+    trust: TrustInScores | None
 
 
 def read(folder: Path) -> Findings:
@@ -286,7 +305,7 @@ def read(folder: Path) -> Findings:
     evaluated = _read_evaluations(folder / "evaluations.jsonl", record.space)
     if search.chosen.spec not in {one.spec for one in evaluated}:
         raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
-    attempts, policy = folder / "attempts.json", folder / "policy.json"
+    attempts, policy, trust = (folder / f"{name}.json" for name in ("attempts", "policy", "trust"))
     return Findings(
         folder,
         record,
@@ -299,6 +318,7 @@ def read(folder: Path) -> Findings:
         evaluated,
         _read(attempts, _overs) if attempts.exists() else (),
         _read(policy, lambda data: _policy(data, record.space)) if policy.exists() else (),
+        _read(trust, TrustInScores.of) if trust.exists() else None,
     )
 
 

@@ -47,6 +47,7 @@ def html(found: Findings) -> str:
         "us": us,
         "quality": quality,
         "signed": signed,
+        "tau": tau,
         "percent": percent,
         "signed_percent": signed_percent,
     }
@@ -67,6 +68,10 @@ def quality(value: float) -> str:
 
 def signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "−")
+
+
+def tau(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def percent(value: float) -> str:
@@ -131,6 +136,7 @@ def command(settings: dict[str, Any], out: str) -> str:
         *((f"--{name}", getattr(budget, name)) for name in ("statistic", "scope", "condition")),
         *((f"--{name.replace('_', '-')}", getattr(budget, name)) for name in ("seq_len", "batch", "threads")),
         *((f"--{name.replace('_', '-')}", settings[name]) for name in ("precision", "max_loss", "importance", "seed")),
+        ("--blocks", "x".join(map(str, settings["blocks"])) if settings["blocks"] else None),
         ("--effort", settings["effort"]["name"]),
         ("--out", out),
     ]
@@ -138,8 +144,7 @@ def command(settings: dict[str, Any], out: str) -> str:
     for name, value in options:
         if value is not None:
             words += [name, str(value)]
-    if settings["teacher_ready"]:
-        words.append("--teacher-ready")
+    words += [f"--{name.replace('_', '-')}" for name in ("teacher_ready", "tokens") if settings[name]]
     return shlex.join(words)
 
 
@@ -160,6 +165,7 @@ def _context(found: Findings) -> dict[str, Any]:
         "us": us,
         "quality": quality,
         "signed": signed,
+        "tau": tau,
         "model_name": "/".join(Path(record.settings["model"]).parts[-2:]).lstrip("/"),
         "amount": partial(_amount, verdict.share),
         "spare": 1.0 - verdict.measured.value / verdict.limit,
@@ -189,6 +195,7 @@ def _context(found: Findings) -> dict[str, Any]:
         "effort": _effort(record.settings["effort"]),
         "command": command(record.settings, str(found.folder)),
         "score_command": _score_command(found),
+        "trust_command": shlex.join(["prunetime", "trust", str(found.folder)]),
         "profile_path": shlex.quote(str(found.folder / "profile.json")),
         "artifact_path": repr(artifact),
         "example": repr(("a text", "another text") if record.task.pair else "a text"),
