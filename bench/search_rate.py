@@ -2,8 +2,8 @@
 
     python bench/search_rate.py --folder F --json
 
-F is what bench/home_depot.py has worked in, up to its step `search`: the genomes of its search by agreement are scored
-in their order, and random ones, which hardly share layers. In this process and by Ray workers, on all cores.
+F is what bench/home_depot.py has worked in, up to its step `search`: the 300 genomes of its search by agreement are
+scored in their order, in this process and by Ray workers, on all cores. And random ones, which hardly share layers.
 """
 
 from __future__ import annotations
@@ -34,12 +34,9 @@ from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, Scoring
 from prunetime.search.space import Genome
 
 SHARE, ROWS, RANDOM = 0.40, 2_000, 30
-SCORERS: dict[str, dict[str, int]] = {
-    "here": {},
-    "here, nothing shared": {"states_bytes": 0},
-    "1 worker": {"workers": 1},
-    "2 workers": {"workers": 2},
-    "4 workers": {"workers": 4},
+SCORERS: dict[str, dict[str, dict[str, int]]] = {
+    "random": {"here, nothing shared": {"states_bytes": 0}, "here": {}},
+    "search": {"here": {}, "1 worker": {"workers": 1}, "2 workers": {"workers": 2}, "4 workers": {"workers": 4}},
 }
 
 
@@ -77,7 +74,7 @@ def main() -> None:
     for kind, genomes in genomes_of(prepared).items():
         specs = [space.spec(genome) for genome in genomes]
         of_kind = result["genomes_an_hour"].setdefault(kind, {})
-        for name, how in SCORERS.items():
+        for name, how in SCORERS[kind].items():
             with scoring(prepared, **how) as scorer_for:
                 scorer = scorer_for(rows)
                 list(scorer([ArchSpec.full(space.dims)]))
