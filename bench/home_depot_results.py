@@ -30,6 +30,7 @@ from prunetime.search.trust import Trust
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 1_000
+PASSES = 5
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -82,11 +83,14 @@ def quality(prepared: Prepared, tuned: Sequence[Row]) -> list[Row]:
 
 
 def measured(prepared: Prepared, choices: Mapping[tuple[float, str], Row]) -> dict[tuple[float, str], float]:
-    """Of dense; once for every structure."""
+    """Of dense; for every structure the median of some passes, because a neighbour of the machine can spoil one."""
     specs = {key: row["spec"] for key, row in choices.items() if "spec" in row and key[1] != "dense"}
     distinct = {json.dumps(spec): ArchSpec.from_json(spec) for spec in specs.values()}
-    timed = profiling.shares_of_dense(prepared.latency.key, prepared.config, list(distinct.values()))
-    shares = dict(zip(distinct, timed, strict=True))
+    passes = [
+        list(profiling.shares_of_dense(prepared.latency.key, prepared.config, list(distinct.values())))
+        for _ in range(PASSES)
+    ]
+    shares = dict(zip(distinct, np.median(passes, axis=0).tolist(), strict=True))
     return {key: shares[json.dumps(spec)] for key, spec in specs.items()}
 
 

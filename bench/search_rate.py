@@ -1,8 +1,9 @@
 """Genomes scored an hour: MiniLM-L6 on 2,000 rows of Home Depot at 40 % of dense latency, int8.
 
-    python bench/search_rate.py --folder F --json
+    python bench/search_rate.py --folder F --json                      by this process, and by Ray workers
+    python bench/search_rate.py --folder F --evaluations 1000 --json   a whole search, as with the effort `thorough`
 
-F is what bench/home_depot.py has worked in, up to its step `search`: the 300 genomes of its search by agreement are
+F is what bench/home_depot.py has worked in, up to its step `sample`: the 300 genomes of its search by agreement are
 scored in their order, in this process and by Ray workers, on all cores. And random ones, which hardly share layers.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from home_depot_data import Prepared
 from home_depot_scoring import problem_of
 from provenance import provenance
 from search import MODEL, RESULTS
+from search_methods import METHODS
 
 from prunetime.arch import ArchSpec
 from prunetime.artifact import write_json
@@ -60,29 +62,64 @@ def scoring(prepared: Prepared, workers: int = 0, states_bytes: int | None = Non
         yield partial(ElasticScorer, Elastic(prepared.config, weights, THREADS, plan), states_bytes=states_bytes)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    prepared = Prepared(options.folder, MODEL)
-    space, tokens = prepared.space(tokens=False), prepared.some("choose", ROWS).tokens
-    rows = ScoringRows(
-        tokens, np.random.default_rng(0).normal(size=(len(tokens), prepared.config.outputs)).astype("f4")
-    )
-    result: dict[str, Any] = {"rows": len(tokens), "tokens": tokens.ids.size, "genomes_an_hour": {}}
+def replayed(prepared: Prepared, rows: ScoringRows) -> dict[str, dict[str, int]]:
+    """Genomes an hour by kind of genomes and way of scoring."""
+    space, rates = prepared.space(tokens=False), dict[str, dict[str, int]]()
     for kind, genomes in genomes_of(prepared).items():
-        specs = [space.spec(genome) for genome in genomes]
-        of_kind = result["genomes_an_hour"].setdefault(kind, {})
         for name, how in SCORERS[kind].items():
             with scoring(prepared, **how) as scorer_for:
                 scorer = scorer_for(rows)
                 list(scorer([ArchSpec.full(space.dims)]))
                 start = time.perf_counter()
-                list(scorer(specs))
-                of_kind[name] = round(3600 * len(specs) / (time.perf_counter() - start))
-            print(f"{len(specs)} {kind:8}{name:22}{of_kind[name]:8} an hour", flush=True)
-    write_json(RESULTS / "search_rate.json", provenance() | {"result": result})
+                list(scorer([space.spec(genome) for genome in genomes]))
+                rate = round(3600 * len(genomes) / (time.perf_counter() - start))
+            rates.setdefault(kind, {})[name] = rate
+            print(f"{len(genomes)} {kind:8}{name:22}{rate:8} an hour", flush=True)
+    return rates
+
+
+def searched(prepared: Prepared, rows: ScoringRows, evaluations: int) -> dict[str, float]:
+    """Of a search, with what it takes itself."""
+    space, start, done = prepared.space(tokens=False), time.perf_counter(), 0
+    with scoring(prepared) as scorer_for:
+        scorer = scorer_for(rows)
+
+        def score(genomes: Sequence[Genome]) -> list[float]:
+            nonlocal done
+            done += len(genomes)
+            if done % 50 < len(genomes):
+                print(f"{done} of {evaluations}, {time.perf_counter() - start:.0f} s", flush=True)
+            return list(scorer([space.spec(genome) for genome in genomes]))
+
+        found = METHODS["ours"](problem_of(prepared, SHARE, score), 0, evaluations)
+    seconds = time.perf_counter() - start
+    return {
+        "evaluations": len(found),
+        "seconds": seconds,
+        "an_hour": round(3600 * len(found) / seconds),
+        "best": max(e.score for e in found),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--evaluations", type=int, help="of a whole search")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    prepared = Prepared(options.folder, MODEL)
+    with np.load(prepared.path("sample.npz")) as sample:
+        expected = sample["teacher"][prepared.chosen("choose", ROWS)].astype(np.float32)
+    rows = ScoringRows(prepared.some("choose", ROWS).tokens, expected)
+    name, result = "genomes_an_hour", dict[str, Any]()
+    if options.evaluations:
+        name, result = "search", searched(prepared, rows, options.evaluations)
+    else:
+        result = replayed(prepared, rows)
+    out = RESULTS / "search_rate.json"
+    before = json.loads(out.read_text()) if out.exists() else {}
+    of_rows = {"rows": len(rows.tokens), "tokens": rows.tokens.ids.size}
+    write_json(out, before | {name: provenance() | of_rows | {"result": result}})
     if options.json:
         print(json.dumps(result))
 

@@ -7,9 +7,7 @@ AUC on 2,000 rows gains nothing on others (docs/STATUS.md, "Measured").
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -17,13 +15,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.arch import ArchSpec
 from prunetime.config import EncoderConfig
 from prunetime.machine import memory_bytes
 from prunetime.models.compact import compact, prefix_mask
 from prunetime.plan import Plan
-from prunetime.runtime.engine import Engine, State, Weights
+from prunetime.runtime.engine import Engine, Weights
 from prunetime.runtime.ragged import Ragged
+from prunetime.search.states import States, prefixes_with_states
 
 
 class Scorer(Protocol):
@@ -44,8 +43,6 @@ class ScoringRows:
 
 ScorerFor = Callable[[ScoringRows], Scorer]
 """Scores the sub-networks of one encoder on these rows."""
-
-Layers = tuple[LayerSpec, ...]
 
 
 def agreement(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
@@ -108,7 +105,7 @@ class ElasticScorer:
         self._elastic = elastic
         self._rows = rows
         most = int(STATES_SHARE * memory_bytes()) if states_bytes is None else states_bytes
-        self._states = _States((rows.tokens.ids.size, elastic.config.dims.hidden), most)
+        self._states = States((rows.tokens.ids.size, elastic.config.dims.hidden), most)
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """The agreement of the engine's logits with those expected."""
@@ -124,38 +121,3 @@ class ElasticScorer:
         logits = self._elastic.engine.logits_between(self._rows.tokens, start, leave)
         self._states.keep(prefixes, leave)
         return logits
-
-
-def prefixes_with_states(spec: ArchSpec) -> list[Layers]:
-    """The first layers of `spec`, at least one, after which another attention reads all tokens; the shortest first."""
-    attend = [index for index, layer in enumerate(spec.layers) if layer.has_attention]
-    drop = [index for index, layer in enumerate(spec.layers) if layer.tokens < 1.0]
-    return [spec.layers[:count] for count in range(1, min([max(attend, default=0), *drop]) + 1)]
-
-
-class _States:
-    """What came out of the first layers of candidates, of those that were asked for last."""
-
-    def __init__(self, shape: tuple[int, int], most_bytes: int) -> None:
-        self._shape = shape
-        self._most = most_bytes // (4 * math.prod(shape))
-        self._kept: OrderedDict[Layers, State] = OrderedDict()
-
-    def before(self, prefixes: Sequence[Layers]) -> tuple[tuple[int, State] | None, dict[int, State]]:
-        """For `Engine.logits_between`: the state after the longest of `prefixes` that is there, and arrays for those of
-        longer ones, in the place of the states that nobody asked for the longest."""
-        known = [prefix for prefix in prefixes if prefix in self._kept]
-        for prefix in known:
-            self._kept.move_to_end(prefix)
-        start = (len(known[-1]), self._kept[known[-1]]) if known else None
-        after = start[0] if start else 0
-        missing = [len(prefix) for prefix in prefixes if len(prefix) > after][: max(0, self._most - len(known[-1:]))]
-        freed = []
-        while len(self._kept) + len(missing) > self._most:
-            freed.append(self._kept.popitem(last=False)[1])
-        arrays = freed + [np.empty(self._shape, np.float32) for _ in missing[len(freed) :]]
-        return start, dict(zip(missing, arrays, strict=True))
-
-    def keep(self, prefixes: Sequence[Layers], states: Mapping[int, State]) -> None:
-        """Those that `before` gave arrays for, which have been written now."""
-        self._kept |= {prefix: states[len(prefix)] for prefix in prefixes if len(prefix) in states}

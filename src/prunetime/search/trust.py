@@ -19,7 +19,7 @@ class Trust:
     """Kendall's tau between score and quality: of the pairs `within` the budgets, pooled, with the 95 % interval of a
     bootstrap over the sub-networks of each budget; in each budget (`of_budget`); and of all pairs (`overall`).
 
-    A pair that is tied in either does not count; tau is nan where there is no other.
+    A pair that is tied in either does not count; tau is 0 where there is no other.
     """
 
     within: float
@@ -34,7 +34,7 @@ class Trust:
         drawn = [
             tau([points[rng.integers(0, len(points), len(points))] for points in budgets]) for _ in range(RESAMPLES)
         ]
-        low, high = np.nanpercentile(drawn, (2.5, 97.5)).tolist()
+        low, high = np.percentile(drawn, (2.5, 97.5)).tolist()
         of_budget = tuple(tau([points]) for points in budgets)
         return cls(tau(budgets), (low, high), of_budget, tau([np.concatenate(list(budgets))]))
 
@@ -46,4 +46,4 @@ def tau(groups: Sequence[Floats]) -> float:
     """Concordant less discordant pairs of the points [n, 2] of each group, pooled, as a share of both."""
     signs = [np.sign(np.subtract.outer(x, x) * np.subtract.outer(y, y)) for x, y in (points.T for points in groups)]
     decided = sum(float(np.abs(each).sum()) for each in signs)
-    return sum(float(each.sum()) for each in signs) / decided if decided else float("nan")
+    return sum(float(each.sum()) for each in signs) / decided if decided else 0.0
