@@ -181,7 +181,7 @@ def test_workers_interrupted_and_none_after_them_end_in_the_same_search(
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_without_another_search(
+def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_and_asks_its_critic(
     finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
     whole, out = finished[0], tmp_path / "picked"
@@ -190,9 +190,13 @@ def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_without_another_s
     result = last_object(ran.stdout)
     assert result["pruned"]["params"] < result["dense"]["params"]
     assert json.loads((out / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.49
-    assert (out / "evaluations.jsonl").read_bytes() == (whole / "evaluations.jsonl").read_bytes()
+    assert (out / "evaluations.jsonl").read_bytes().startswith((whole / "evaluations.jsonl").read_bytes())
+    proposed = {tuple(genome) for genome in json.loads((out / "proposed.json").read_text())["genomes"]}
+    assert evaluated(out).keys() - evaluated(whole).keys() == proposed
+    assert 1 <= len(proposed) <= EFFORTS["quick"].finalists
     assert {path.stem for path in (out / "stages").iterdir()} == {
         "profile",
+        "propose",
         "search",
         "gate",
         "front",
@@ -201,7 +205,7 @@ def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_without_another_s
     }
     finalists = json.loads((out / "search.json").read_text())["finalists"]
     assert 1 <= len(finalists) <= EFFORTS["quick"].finalists
-    assert {tuple(one["genome"]) for one in finalists} <= evaluated(whole).keys()
+    assert {tuple(one["genome"]) for one in finalists} <= evaluated(out).keys()
     check_front(out)
 
 

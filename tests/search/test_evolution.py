@@ -73,8 +73,8 @@ def test_children_use_the_budget_and_some_are_for_other_budgets(tmp_path):
     _, archive = run(tmp_path / "a.jsonl", evaluations=300)
     shares = np.array([e.predicted_us / 100.0 for e in archive if e.generation > 0])
     at_budget = (shares > 0.9) & (shares <= 1.0)
-    assert at_budget.mean() > 0.7
-    assert 0.1 < ((shares < 0.9) | (shares > 1.0)).mean() < 0.3
+    assert at_budget.mean() > 0.55
+    assert 0.2 < ((shares < 0.9) | (shares > 1.0)).mean() < 0.5
     assert shares.max() <= ELSEWHERE_BINS[-1]
 
 

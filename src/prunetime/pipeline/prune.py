@@ -80,7 +80,8 @@ def pick(
 ) -> dict[str, Any]:
     """Takes the best model for another budget off the archive of the finished run `origin`, tunes and verifies it.
 
-    The new budget is the run's with the time or share of `amount`. `workers` as for `prune`.
+    Scored are only what the critic of the search expects most of there, as many as there are finalists, and the
+    finalists. The new budget is the run's with the time or share of `amount`. `workers` as for `prune`.
 
     Raises:
         InputError: `origin` is no finished run, or its archive has nothing inside the budget.
@@ -100,7 +101,8 @@ def pick(
         if result := _finished(run):
             return result
         for name in KEPT_FOR_PICK:
-            shutil.copyfile(before.path(name), run.path(name))
+            if not run.path(name).exists():  # what was picked is added to the evaluations
+                artifact.write_text(run.path(name), before.path(name).read_text(encoding="utf-8"))
         for name in MODELS_FOR_PICK:
             if not run.path(name).exists():
                 with artifact.replacing_folder(run.path(name)) as temporary:
@@ -110,8 +112,11 @@ def pick(
         latency = stages.profile(run, source, settings, plan, before.path("profile.json"))
 
         def choose(target_us: float) -> None:
-            def work(_: Progress) -> None:
+            proposed = stages.propose(run, settings, models, latency, target_us)
+
+            def work(progress: Progress) -> None:
                 with stages.scoring(models.elastic, workers) as scorer_for:
+                    stages.score_proposed(run, source, settings, models, proposed, scorer_for, on_progress=progress)
                     stages.leave_choice(run, source, settings, models, target_us, scorer_for)
 
             inputs = {"archive": stages.archive_digest(run, settings), "target_us": target_us}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -28,12 +28,13 @@ from prunetime.pruning.importance import load_scores, measure_importance, save_s
 from prunetime.runtime import autoplan, profiling
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
-from prunetime.search.archive import Archive, preference
+from prunetime.search.archive import Archive, Evaluation, preference
 from prunetime.search.elastic import Sandwich
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
 from prunetime.search.evolution import SearchSettings, State, finalists, rescore, search
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
+from prunetime.search.promising import promising
 from prunetime.search.space import Genome
 from prunetime.training.together import fit_on_every_rank
 
@@ -264,6 +265,54 @@ def choose(
 
     inputs = {"archive": digest, "target_us": target_us, "evaluations": effort.evaluations, "seed": settings.seed}
     run.do("search", f"Search for the best within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
+
+
+def propose(
+    run: Run, settings: Settings, models: Models, latency: LatencyProfile, target_us: float
+) -> list[Evaluation]:
+    """What the search's critic expects most of within `target_us`, as many as there are finalists; without scores.
+
+    Leaves them in `proposed.json`, so that a killed run goes on with the same ones.
+    """
+    space, digest = settings.space(models.elastic.manifest.config.dims), archive_digest(run, settings)
+
+    def latency_of(genome: Genome) -> float:
+        return latency.predict(space.spec(genome), settings.budget)
+
+    def work(_: Progress) -> None:
+        with Archive(run.path("evaluations.jsonl"), digest) as archive:
+            visited = list(archive)
+        generation = 1 + max((e.generation for e in visited), default=0)
+        found = promising(space.levels, latency_of, visited, target_us, settings.effort.finalists)
+        run.write("proposed.json", {"generation": generation, "genomes": found})
+
+    inputs = {"archive": digest, "target_us": target_us}
+    run.do("propose", "Ask the critic of the search", inputs, ["proposed.json"], work)
+    proposed = run.read("proposed.json")
+    genomes = [tuple(genome) for genome in proposed["genomes"]]
+    return [Evaluation(g, latency_of(g), np.nan, "evolution", proposed["generation"]) for g in genomes]
+
+
+def score_proposed(
+    run: Run,
+    source: Source,
+    settings: Settings,
+    models: Models,
+    proposed: Sequence[Evaluation],
+    scorer_for: ScorerFor,
+    *,
+    on_progress: Progress,
+) -> None:
+    """Adds them to the archive, with their scores."""
+    space = settings.space(models.elastic.manifest.config.dims)
+    scorer = scorer_for(scoring_rows(source, models.teacher, settings.effort.score_rows, settings.seed))
+    with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:
+        missing = [e for e in proposed if e.genome not in archive]
+        for done, (evaluation, score) in enumerate(
+            zip(missing, scorer([space.spec(e.genome) for e in missing]), strict=True), start=1
+        ):
+            archive.add(replace(evaluation, score=score))
+            on_progress(done, len(missing))
 
 
 def leave_choice(

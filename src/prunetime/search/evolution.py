@@ -53,7 +53,7 @@ class SearchSettings:
     batch: int = 8
     crossover: float = 0.2
     screened: int = 12
-    elsewhere: float = 0.2
+    elsewhere: float = 0.4
     latency_weight: float = 0.0
     seed: int = 0
 
