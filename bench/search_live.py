@@ -34,6 +34,13 @@ LIVE_ROWS, TABLE_ROWS = 500, 2_000
 SHARE = 0.25
 
 
+def scoring_rows(prepared: Prepared, count: int) -> ScoringRows:
+    """So many rows to choose by, and what the teacher says of them."""
+    with np.load(prepared.path("sample.npz")) as sample:
+        expected = sample["teacher"][prepared.chosen("choose", count)].astype(np.float32)
+    return ScoringRows(prepared.some("choose", count).tokens, expected)
+
+
 class Kept:
     """Scores by genome, each computed once and kept in a file under a name."""
 
@@ -64,10 +71,7 @@ class Subject:
         self.agreement, self.auc = Kept(file, "agreement", self._agreement()), Kept(file, "auc", self._auc())
 
     def _agreement(self) -> Callable[[Genome], float]:
-        with np.load(self.prepared.path("sample.npz")) as sample:
-            expected = sample["teacher"][self.prepared.chosen("choose", LIVE_ROWS)].astype(np.float32)
-        rows = ScoringRows(self.prepared.some("choose", LIVE_ROWS).tokens, expected)
-        scorer = ElasticScorer(self._elastic, rows)
+        scorer = ElasticScorer(self._elastic, scoring_rows(self.prepared, LIVE_ROWS))
         return lambda genome: next(scorer([self.space.spec(genome)]))
 
     def _auc(self) -> Callable[[Genome], float]:

@@ -24,6 +24,7 @@ from home_depot_data import Prepared
 from home_depot_scoring import problem_of
 from provenance import provenance
 from search import MODEL, RESULTS
+from search_live import scoring_rows
 from search_methods import METHODS
 
 from prunetime.arch import ArchSpec
@@ -108,9 +109,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     prepared = Prepared(options.folder, MODEL)
-    with np.load(prepared.path("sample.npz")) as sample:
-        expected = sample["teacher"][prepared.chosen("choose", ROWS)].astype(np.float32)
-    rows = ScoringRows(prepared.some("choose", ROWS).tokens, expected)
+    rows = scoring_rows(prepared, ROWS)
     name, result = "genomes_an_hour", dict[str, Any]()
     if options.evaluations:
         name, result = "search", searched(prepared, rows, options.evaluations)

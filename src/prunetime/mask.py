@@ -125,9 +125,9 @@ def rank(scores: Scores, spec: ArchSpec) -> Mask:
     layers = []
     for layer_scores, layer in zip(scores, spec.layers, strict=True):
         heads, attention_rows, ffn, ffn_rows = (_top(layer_scores[name], getattr(layer, name), name) for name in PARTS)
-        missing = [block.matrix for block in layer.blocks if block.matrix not in layer_scores]
-        if missing:
-            raise InputError(f"no scores of the blocks of {', '.join(missing)}, of which the spec keeps some")
+        for block in layer.blocks:
+            if block.matrix not in layer_scores:
+                raise InputError(f"no scores of the blocks of {block.matrix}, of which the spec keeps {block.kept}")
         blocks = {block.matrix: largest_blocks(layer_scores[block.matrix], block) for block in layer.blocks}
         layers.append(LayerMask(heads, attention_rows, ffn, ffn_rows, blocks, layer.tokens))
     return Mask(tuple(layers))

@@ -184,7 +184,7 @@ def test_ranking_keeps_the_highest_scores_in_the_counts_of_the_spec(spec: ArchSp
 def test_ranking_without_scores_of_the_blocks_is_refused() -> None:
     spec = ArchSpec((LayerSpec.full(DIMS),)).with_layer(0, blocks=(KeptBlocks("key", 32, 32, 2),))
     widths = dict(zip(PARTS, (DIMS.heads, DIMS.hidden, DIMS.ffn, DIMS.hidden), strict=True))
-    with pytest.raises(InputError, match="no scores of the blocks of key, of which the spec keeps some"):
+    with pytest.raises(InputError, match="no scores of the blocks of key, of which the spec keeps 2"):
         rank([{name: np.zeros(width) for name, width in widths.items()}], spec)
 
 

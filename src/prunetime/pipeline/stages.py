@@ -31,11 +31,11 @@ from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, 
 from prunetime.search.archive import Archive, Evaluation, preference
 from prunetime.search.elastic import Sandwich
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
-from prunetime.search.evolution import SearchSettings, State, finalists, rescore, search
+from prunetime.search.evolution import SearchSettings, State, finalists, rescore, score_into, search
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
 from prunetime.search.promising import promising
-from prunetime.search.space import Genome
+from prunetime.search.space import Genome, Space
 from prunetime.training.together import fit_on_every_rank
 
 if TYPE_CHECKING:
@@ -240,8 +240,7 @@ def choose(
     def predict(spec: ArchSpec) -> float:
         return latency.predict(spec, settings.budget)
 
-    def latency_of(genome: Genome) -> float:
-        return predict(space.spec(genome))
+    latency_of = predictor(settings, space, latency)
 
     def work(progress: Progress) -> None:
         with scoring(models.elastic, workers) as scorer_for:
@@ -267,6 +266,11 @@ def choose(
     run.do("search", f"Search for the best within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
 
 
+def predictor(settings: Settings, space: Space, latency: LatencyProfile) -> Callable[[Genome], float]:
+    """The predicted microseconds of a genome."""
+    return lambda genome: latency.predict(space.spec(genome), settings.budget)
+
+
 def propose(
     run: Run, settings: Settings, models: Models, latency: LatencyProfile, target_us: float
 ) -> list[Evaluation]:
@@ -275,9 +279,7 @@ def propose(
     Leaves them in `proposed.json`, so that a killed run goes on with the same ones.
     """
     space, digest = settings.space(models.elastic.manifest.config.dims), archive_digest(run, settings)
-
-    def latency_of(genome: Genome) -> float:
-        return latency.predict(space.spec(genome), settings.budget)
+    latency_of = predictor(settings, space, latency)
 
     def work(_: Progress) -> None:
         with Archive(run.path("evaluations.jsonl"), digest) as archive:
@@ -307,12 +309,7 @@ def score_proposed(
     space = settings.space(models.elastic.manifest.config.dims)
     scorer = scorer_for(scoring_rows(source, models.teacher, settings.effort.score_rows, settings.seed))
     with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:
-        missing = [e for e in proposed if e.genome not in archive]
-        for done, (evaluation, score) in enumerate(
-            zip(missing, scorer([space.spec(e.genome) for e in missing]), strict=True), start=1
-        ):
-            archive.add(replace(evaluation, score=score))
-            on_progress(done, len(missing))
+        score_into(archive, space, proposed, scorer, on_progress)
 
 
 def leave_choice(

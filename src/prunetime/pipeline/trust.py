@@ -70,9 +70,7 @@ def _sample(run: Run, source: Source, settings: Settings, models: stages.Models)
     space = settings.space(models.elastic.manifest.config.dims)
     latency = LatencyProfile.from_json(run.read("profile.json"))
     digest, target_us = stages.archive_digest(run, settings), run.read("search.json")["target_us"]
-
-    def predict(genome: Genome) -> float:
-        return latency.predict(space.spec(genome), settings.budget)
+    predict = stages.predictor(settings, space, latency)
 
     def work(progress: Progress) -> None:
         rows = stages.scoring_rows(source, models.teacher, settings.effort.score_rows, settings.seed)

@@ -8,7 +8,7 @@ AUC on 2,000 rows gains nothing on others (docs/STATUS.md, "Measured").
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -77,7 +77,7 @@ class Elastic:
     config: EncoderConfig
     weights: Weights
     threads: int = 1
-    plan: Plan = Plan()  # noqa: RUF009 (immutable)
+    plan: Plan = field(default_factory=Plan)
     isa: str | None = None
 
     @cached_property

@@ -25,6 +25,8 @@ from prunetime.search.space import Genome, Space, fit_to
 Predict = Callable[[ArchSpec], float]
 """Latency of a spec in microseconds."""
 
+Progress = Callable[[int, int], None]
+
 BASELINE_CHOICES = 20
 """At most this many depth-only choices are scored (all of them up to 6 layers)."""
 
@@ -257,6 +259,22 @@ def finalists(archive: Archive, budget_us: float, count: int) -> list[Evaluation
     return archive.within(budget_us)[:count]
 
 
+def score_into(
+    archive: Archive, space: Space, candidates: Sequence[Evaluation], scorer: Scorer, on_progress: Progress
+) -> None:
+    """Adds those of `candidates` that are not in the archive, each as soon as it is scored.
+
+    `on_progress` gets how many are there after each, and how many there are.
+    """
+    missing = [c for c in candidates if c.genome not in archive]
+    scores = scorer([space.spec(c.genome) for c in missing])
+    for done, (candidate, score) in enumerate(zip(missing, scores, strict=True), len(candidates) - len(missing) + 1):
+        if not math.isfinite(score):
+            raise PrunetimeError(f"the score of {candidate.genome} is {score}; a score must be a finite number")
+        archive.add(replace(candidate, score=float(score)))
+        on_progress(done, len(candidates))
+
+
 def rescore(space: Space, evaluations: Sequence[Evaluation], scorer: Scorer) -> list[Evaluation]:
     """`evaluations` with the score of `scorer`, best first.
 
@@ -351,15 +369,13 @@ class _Run:
     def score(self, candidates: Iterable[Evaluation]) -> list[Evaluation]:
         """The candidates not visited yet, as many as are left to evaluate, with scores from archive or scorer."""
         chosen = [c for c in candidates if c.genome not in self.visited][: self.left]
-        missing = [c for c in chosen if c.genome not in self._archive]
-        done = self.settings.evaluations - self.left + len(chosen) - len(missing)
-        for candidate, score in zip(missing, self._scorer([self.space.spec(c.genome) for c in missing]), strict=True):
-            if not math.isfinite(score):
-                raise PrunetimeError(f"the score of {candidate.genome} is {score}; a score must be a finite number")
-            self._archive.add(replace(candidate, score=float(score)))
-            done += 1
+        before = self.settings.evaluations - self.left
+
+        def progress(done: int, _: int) -> None:
             if self._on_progress:
-                self._on_progress(done, self.settings.evaluations)
+                self._on_progress(before + done, self.settings.evaluations)
+
+        score_into(self._archive, self.space, chosen, self._scorer, progress)
         scored = [self._archive[c.genome] for c in chosen]
         self.visited.update((e.genome, e) for e in scored)
         return scored
