@@ -16,7 +16,7 @@ from prunetime import __version__, artifact
 from prunetime.budget import Budget
 from prunetime.errors import BudgetError, InputError
 from prunetime.machine import this_machine
-from prunetime.pipeline import stages, verify
+from prunetime.pipeline import choosing, stages, verify
 from prunetime.pipeline.card import model_card
 from prunetime.pipeline.front import measure_front
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
@@ -70,7 +70,7 @@ def prune(
         models = stages.Models(dense, stages.elastic(run, source, settings, dense, latency))
 
         def choose(target_us: float) -> None:
-            stages.choose(run, source, settings, models, latency, target_us, workers=workers)
+            choosing.choose(run, source, settings, models, latency, target_us, workers=workers)
 
         return _into_budget(run, source, settings, models, latency, choose)
 
@@ -112,12 +112,12 @@ def pick(
         latency = stages.profile(run, source, settings, plan, before.path("profile.json"))
 
         def choose(target_us: float) -> None:
-            proposed = stages.propose(run, settings, models, latency, target_us)
+            proposed = choosing.propose(run, settings, models, latency, target_us)
 
             def work(progress: Progress) -> None:
-                with stages.scoring(models.elastic, workers) as scorer_for:
-                    stages.score_proposed(run, source, settings, models, proposed, scorer_for, on_progress=progress)
-                    stages.leave_choice(run, source, settings, models, target_us, scorer_for)
+                with choosing.scoring(models.elastic, workers) as scorer_for:
+                    choosing.score_proposed(run, source, settings, models, proposed, scorer_for, on_progress=progress)
+                    choosing.leave_choice(run, source, settings, models, target_us, scorer_for)
 
             inputs = {"archive": stages.archive_digest(run, settings), "target_us": target_us}
             run.do("search", f"Pick within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)

@@ -13,7 +13,7 @@ from prunetime import artifact
 from prunetime.errors import InputError
 from prunetime.models.compact import prefix_mask
 from prunetime.models.encoder import weights_of
-from prunetime.pipeline import stages
+from prunetime.pipeline import choosing, stages
 from prunetime.pipeline.prune import begin
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
@@ -70,12 +70,15 @@ def _sample(run: Run, source: Source, settings: Settings, models: stages.Models)
     space = settings.space(models.elastic.manifest.config.dims)
     latency = LatencyProfile.from_json(run.read("profile.json"))
     digest, target_us = stages.archive_digest(run, settings), run.read("search.json")["target_us"]
-    predict = stages.predictor(settings, space, latency)
+    predict = choosing.predictor(settings, space, latency)
 
     def work(progress: Progress) -> None:
-        rows = stages.scoring_rows(source, models.teacher, settings.effort.score_rows, settings.seed)
+        rows = choosing.scoring_rows(source, models.teacher, settings.effort.score_rows, settings.seed)
         sample: list[dict[str, Any]] = []
-        with Archive(run.path("evaluations.jsonl"), digest) as archive, stages.scoring(models.elastic, None) as scorers:
+        with (
+            Archive(run.path("evaluations.jsonl"), digest) as archive,
+            choosing.scoring(models.elastic, None) as scorers,
+        ):
             for share in SHARES:
                 near = Near(space, predict, share * target_us)
                 genomes = near.drawn(np.random.default_rng([settings.seed, len(sample)]))
