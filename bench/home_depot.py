@@ -273,7 +273,7 @@ def read_off(model: SequenceClassifier, prepared: Prepared) -> dict[str, Any]:
 
 
 def tune(folder: Path, models: Sequence[str], workers: int, seconds: float) -> None:
-    """Appends to `tuned.jsonl`: first every choice from seed 0, then the other seeds."""
+    """Appends to `tuned.jsonl`: what is compared from every seed, then what is tuned from one, then what is to be trusted."""
     out = folder / "tuned.jsonl"
     keys = ("model", "share", "method", "number", "seed")
     done = {tuple(row[k] for k in keys) for row in read_lines(out)}
@@ -285,7 +285,7 @@ def tune(folder: Path, models: Sequence[str], workers: int, seconds: float) -> N
         if (seed == 0 or choice["method"] not in ONCE)
         and (model, choice["share"], choice["method"], choice["number"], seed) not in done
     ]
-    jobs.sort(key=lambda job: (job[3], job[2]["method"] == "trust"))
+    jobs.sort(key=lambda job: (job[2]["method"] == "trust", job[2]["method"] in ONCE))
     start = time.monotonic()
     with out.open("a") as file, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for model in models:
