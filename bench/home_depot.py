@@ -195,6 +195,8 @@ def choose_all(prepared: Prepared, runs: Path) -> None:
     scores = {(c, count): scores_of(prepared, c, count) for c in CRITERIA for count in (SEARCH_ROWS, EVERY_ROW)}
 
     def add(share: float, method: str, genomes: Sequence[Genome], criterion: str = "auc", number: int = 0) -> None:
+        if not genomes:  # not even one layer is in budget
+            return
         winner = genomes[int(np.argmax(scores[criterion, EVERY_ROW](genomes)))]
         best = space.spec(winner)
         predicted = prepared.latency.predict(best, prepared.budget)
