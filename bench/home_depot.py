@@ -275,7 +275,7 @@ def read_off(model: SequenceClassifier, prepared: Prepared) -> dict[str, Any]:
 
 
 def tune(folder: Path, models: Sequence[str], workers: int, seconds: float) -> None:
-    """Appends to `tuned.jsonl`: what is compared from every seed, then what is tuned from one, then what is to be trusted."""
+    """Appends to `tuned.jsonl`: what is compared from every seed, then what is tuned from one, then the trusted."""
     out = folder / "tuned.jsonl"
     keys = ("model", "share", "method", "number", "seed")
     done = {tuple(row[k] for k in keys) for row in read_lines(out)}

@@ -29,7 +29,7 @@ from prunetime.runtime.latency import LatencyProfile
 from prunetime.runtime.ragged import Ragged
 from prunetime.search.space import Space
 from prunetime.task import Task
-from prunetime.tasks.data import group_ids
+from prunetime.tasks.data import Examples, group_ids
 from prunetime.tasks.roles import group_hash_split
 from prunetime.training.batches import TrainingData
 
@@ -176,18 +176,22 @@ def prepare(data: Path, folder: Path) -> None:
             artifact.write_json(prepared.path("profile.json"), recorded.to_json())
     roles = {"fit": source.roles.train, "choose": source.roles.valid, "dev": source.roles.test}
     for part, examples in roles.items():
-        tokens = source.tokenizer.encode(examples.texts)
         unseen = np.zeros(len(examples), np.bool_)
         if part != "fit":
             unseen = np.isin(examples.rows, source.slices[0].select(examples, source.roles.train).rows)
-        np.savez_compressed(
-            folder / f"{part}.npz",
-            ids=tokens.ids.astype(np.uint16),
-            types=tokens.types.astype(np.uint8),
-            offsets=tokens.offsets,
-            labels=examples.labels.astype(np.uint8),
-            groups=examples.groups,
-            unseen=unseen,
-        )
+        write_rows(folder / f"{part}.npz", examples, source.tokenizer.encode(examples.texts), unseen)
     setting = {"configs": configs, "task": source.task.to_json(), "pad_id": source.pretrained.pad_token_id}
     artifact.write_json(folder / "setting.json", setting)
+
+
+def write_rows(path: Path, examples: Examples, tokens: Ragged, unseen: NDArray[np.bool_]) -> None:
+    """What `Prepared.rows` reads."""
+    np.savez_compressed(
+        path,
+        ids=tokens.ids.astype(np.uint16),
+        types=tokens.types.astype(np.uint8),
+        offsets=tokens.offsets,
+        labels=examples.labels.astype(np.uint8),
+        groups=examples.groups,
+        unseen=unseen,
+    )
