@@ -49,11 +49,12 @@ def wordpiece(texts: list[str], vocabulary: int = 400) -> Tokenizer:
     return tokenizer
 
 
-def bert_folder(folder: Path, seed: int = 0, positions: int = 64) -> Path:
-    """A random 2-layer BERT with a tokenizer for the generated ads, as `save_pretrained` leaves it."""
+def bert_folder(folder: Path, seed: int = 0, positions: int = 64, texts: list[str] | None = None) -> Path:
+    """A random 2-layer BERT with a tokenizer for `texts`, by default of the generated ads, as `save_pretrained` leaves
+    it."""
     folder.mkdir(parents=True)
-    table = ad_relevance(200, 0)
-    tokenizer = wordpiece(table.columns["query"] + table.columns["title"])
+    columns = ad_relevance(200, 0).columns
+    tokenizer = wordpiece(columns["query"] + columns["title"] if texts is None else texts)
     tokenizer.save(str(folder / "tokenizer.json"))
     torch.manual_seed(seed)
     config = BertConfig(

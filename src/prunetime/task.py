@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.arch import strict_keys
+from prunetime.config import Rows
 from prunetime.errors import InputError
 
-Kind = Literal["classification", "relevance", "regression"]
+Kind = Literal["classification", "relevance", "regression", "question-answering"]
+
+DOC_STRIDE = 128
+"""As in the `run_qa` example of transformers and its pipeline: at most half of a window."""
+
+
+class Answer(NamedTuple):
+    """A part of a context, `start` characters into it. `score` is the probability that a model gives it."""
+
+    text: str
+    start: int
+    score: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,9 @@ class Task:
       probability of the second.
     - `relevance`: one logit for a graded label in 0..1; the score is its sigmoid.
     - `regression`: one logit for any float; the score is the logit.
+    - `question-answering`: of every token two logits, that the answer starts and that it ends there. The texts are a
+      question and a context, which holds the answer; a long context is read in windows of `max_length` tokens, of which
+      neighbours share `doc_stride`. The score is an `Answer`.
 
     `text` names the one or two text columns, in order. `max_length` is in tokens, special tokens included.
     """
@@ -31,6 +46,7 @@ class Task:
     labels: tuple[str, ...]
     text: tuple[str, ...]
     max_length: int
+    doc_stride: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -45,18 +61,29 @@ class Task:
             raise InputError(f"a task has one or two text columns, got {list(self.text)}")
         if self.max_length < 3:
             raise InputError(f"max_length is {self.max_length}: a sequence has at least 3 tokens")
+        self._check_windows()
 
     @property
     def outputs(self) -> int:
         """Number of logits."""
-        return len(self.labels) if self.kind == "classification" else 1
+        return {"classification": len(self.labels), "question-answering": 2}.get(self.kind, 1)
+
+    @property
+    def rows(self) -> Rows:
+        """What the head reads, as in `EncoderConfig`."""
+        return "tokens" if self.kind == "question-answering" else "pooled"
 
     @property
     def pair(self) -> bool:
         return len(self.text) == 2
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores of `logits` [rows, outputs]: [rows], or [rows, classes] with more than two classes."""
+        """Scores of `logits` [rows, outputs]: [rows], or [rows, classes] with more than two classes.
+
+        Raises InputError for question answering: what its logits say depends on the texts (`runtime.inputs`).
+        """
+        if self.rows == "tokens":
+            raise InputError(f"logits of {self.kind} are of tokens: its scores are made from texts")
         if self.kind == "regression":
             return logits[:, 0]
         if self.kind == "relevance":
@@ -65,6 +92,19 @@ class Task:
             return sigmoid(logits[:, 1] - logits[:, 0])
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def _check_windows(self) -> None:
+        if self.kind != "question-answering":
+            if self.doc_stride is not None:
+                raise InputError(f"doc_stride is {self.doc_stride}, but {self.kind} reads no windows: leave it out")
+            return
+        if len(self.text) != 2:
+            raise InputError(f"{self.kind} has two texts, the question and its context; got {list(self.text)}")
+        if type(self.doc_stride) is not int or not 0 <= self.doc_stride < self.max_length - 4:
+            raise InputError(
+                f"doc_stride is {self.doc_stride!r}; windows of {self.max_length} tokens can share 0 to "
+                f"{self.max_length - 5} of them: give a smaller one, or longer windows"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"labels": list(self.labels), "text": list(self.text)}

@@ -236,7 +236,7 @@ def test_a_head_on_every_token_loads(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings))
     weights = random_weights(config, spec, rng)
     save_file({name: torch.from_numpy(array) for name, array in weights.items()}, tmp_path / "model.safetensors")
-    loaded = load(str(tmp_path), 2)
+    loaded = load(str(tmp_path), 2, rows="tokens")
     assert (loaded.has_head, loaded.config) == (True, config)
     assert loaded.model(torch.zeros(1, 7, dtype=torch.long), torch.ones(1, 7)).logits.shape == (1, 7, 2)
 

@@ -185,7 +185,7 @@ def test_a_task_that_does_not_fit_the_head(rng):
 def test_rows_per_token_are_refused(rng):
     config = random_config(rng, layers=1, outputs=1, rows="tokens")
     spec = ArchSpec.full(config.dims)
-    with pytest.raises(InputError, match="the model gives tokens rows; our class for transformers classifies"):
+    with pytest.raises(InputError, match="the model gives tokens rows; a regression task needs pooled rows"):
         config_json(config, spec, REGRESSION)
     with pytest.raises(InputError, match="the model gives tokens rows"):
         PrunetimeForSequenceClassification(PrunetimeConfig.of(config, spec))

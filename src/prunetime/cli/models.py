@@ -25,6 +25,7 @@ from prunetime.cli.options import (
 )
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Plan, Precision
+from prunetime.task import Answer
 
 
 @main.command()
@@ -33,7 +34,10 @@ from prunetime.plan import PRECISIONS, Plan, Precision
 @click.option("--pair", help="The second text of a pair.")
 @json_option
 def score(artifact: Path, text: str | None, pair: str | None, as_json: bool) -> None:
-    """Score a text or a pair, or every line of standard input (a pair's two texts separated by a tab)."""
+    """Score a text or a pair, or every line of standard input (a pair's two texts separated by a tab).
+
+    Where the model answers questions, a pair is a question and its context.
+    """
     from prunetime.runtime.model import load
 
     model = load(artifact)
@@ -43,13 +47,13 @@ def score(artifact: Path, text: str | None, pair: str | None, as_json: bool) -> 
         rows = [tuple(line.rstrip("\r\n").split("\t")) for line in _utf8_lines()]
         if not rows:
             raise InputError("nothing on standard input: give --text, or one text (or pair) per line")
-    scores = model.score(rows).tolist()
-    emit({"scores": scores}, as_json, "\n".join(json.dumps(value) for value in scores))
+    scores = [each._asdict() if isinstance(each, Answer) else each for each in model.score(rows).tolist()]
+    emit({"scores": scores}, as_json, "\n".join(json.dumps(value, ensure_ascii=False) for value in scores))
 
 
 @main.command("eval")
 @artifact_argument
-@click.option("--data", required=True, help="TSV, CSV, JSONL or Parquet file, hub dataset id, or synthetic: name.")
+@click.option("--data", required=True, help="TSV, CSV, JSONL, Parquet or SQuAD JSON file, hub id, or synthetic: name.")
 @text_option
 @label_option
 @group_option

@@ -16,7 +16,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 text_option = click.option("--text", help="Text column, or two separated by a comma. Guessed when unambiguous.")
 label_option = click.option("--label", help="Label column. Guessed when unambiguous.")
 group_option = click.option("--group", help="Column whose equal values stay together when data is split.")
-metric_option = click.option("--metric", help="auc, pr_auc, accuracy, f1, mcc, spearman, ndcg@10, mrr, ...")
+metric_option = click.option("--metric", help="auc, pr_auc, accuracy, f1, mcc, spearman, ndcg@10, mrr, exact, ...")
 slice_option = click.option(
     "--slice", "slices", multiple=True, help="Also report on a part: unseen:COLUMN or COLUMN=VALUE."
 )

@@ -55,7 +55,7 @@ AS_GIVEN = (
 @main.command()
 @click.option("--model", required=True, help="Folder of a Hugging Face model, or a hub id.")
 @click.option(
-    "--data", required=True, help="TSV, CSV, JSONL or Parquet file, hub dataset id, or synthetic:ad-relevance."
+    "--data", required=True, help="TSV, CSV, JSONL, Parquet or SQuAD JSON file, hub id, or synthetic:ad-relevance."
 )
 @click.option("--valid", help="Data to choose on; a part of --data by default.")
 @click.option("--test", help="Data read once, at the end; a part of --data or --valid by default.")

@@ -24,6 +24,9 @@ from prunetime.models.tokens import PADDING, kinds_of, most_attended, take, take
 INITIAL_DEVIATION = 0.02
 """Standard deviation of fresh weights (BERT, arXiv 1810.04805)."""
 
+NO_CHOICE = -1e4
+"""The logits of padding: a softmax over the tokens of a row gives it nothing, in every precision."""
+
 HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
@@ -32,8 +35,8 @@ HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Output(NamedTuple):
-    """`logits` [batch, outputs] (or [batch, tokens, outputs] with a row per token); `hidden_states` [batch, tokens,
-    hidden] after the embeddings and after each layer.
+    """`logits` [batch, outputs] (or [batch, tokens, outputs] with a row per token, `NO_CHOICE` for padding);
+    `hidden_states` [batch, tokens, hidden] after the embeddings and after each layer.
 
     `kept` has for each layer the tokens that it left of those that came in, ascending indices [batch, most] filled up
     with -1, or None where it leaves all.
@@ -233,7 +236,10 @@ def encode(
         x, kinds, chosen = layer(states[-1], kinds, own_gates, own_kept)
         states.append(x)
         left.append(chosen)
-    return Output(head(states[-1]), tuple(states), tuple(left))
+    logits = head(states[-1])
+    if logits.dim() == 3:
+        logits = logits.masked_fill(attention_mask.unsqueeze(-1) == 0, NO_CHOICE)
+    return Output(logits, tuple(states), tuple(left))
 
 
 def initialise(module: nn.Module) -> None:

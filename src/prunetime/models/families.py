@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunetime.arch import ArchSpec, Dims
-from prunetime.config import RUNNABLE, EncoderConfig
+from prunetime.config import RUNNABLE, EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
@@ -28,14 +28,14 @@ DEFAULT_LAYER_NORM_EPS = 1e-12
 class Names:
     """What the checkpoints and config.json of a family call things.
 
-    `sizes` maps our sizes to keys of config.json. `encoder` and `head` map our modules (`{}` is the layer's index) to
-    the checkpoint's; those of `encoder` follow `prefix` in checkpoints that were saved with a task head. `fixed` are
-    the settings in config.json that have only one supported value.
+    `sizes` maps our sizes to keys of config.json. `encoder` and `head` (by the rows that it reads) map our modules
+    (`{}` is the layer's index) to the checkpoint's; those of the encoder follow `prefix` in checkpoints that were saved
+    with a task head. `fixed` are the settings in config.json that have only one supported value.
     """
 
     sizes: Mapping[str, str]
     encoder: Mapping[str, str]
-    head: Mapping[str, str]
+    head: Mapping[Rows, Mapping[str, str]]
     prefix: str
     fixed: Mapping[str, object]
 
@@ -64,9 +64,11 @@ NAMES = {
             "layers.{}.ffn_input": "encoder.layer.{}.intermediate.dense",
             "layers.{}.ffn_output": "encoder.layer.{}.output.dense",
             "layers.{}.ffn_norm": "encoder.layer.{}.output.LayerNorm",
-            "head.dense": "pooler.dense",
         },
-        head={"head.output": "classifier"},
+        head={
+            "pooled": {"head.dense": "pooler.dense", "head.output": "classifier"},
+            "tokens": {"head.output": "qa_outputs"},
+        },
         prefix="bert.",
         fixed={"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False},
     ),
@@ -93,10 +95,13 @@ class Pretrained:
     pad_token_id: int
 
 
-def load(model: str, outputs: int, seed: int = 0) -> Pretrained:
+def load(model: str, outputs: int, seed: int = 0, rows: Rows = "pooled") -> Pretrained:
     """Load `model`, a folder written by `save_pretrained` or by prunetime, or a hub id, with `outputs` logits.
 
-    A fresh head depends on `seed` only. The hub is `HF_ENDPOINT`; with `HF_HUB_OFFLINE=1` only its cache is read.
+    `rows` is what the head reads: `pooled` is that of `...ForSequenceClassification`, `tokens` with two outputs that of
+    `...ForQuestionAnswering`. A fresh head depends on `seed` only.
+
+    The hub is `HF_ENDPOINT`; with `HF_HUB_OFFLINE=1` only its cache is read.
     Raises InputError where there is no such model, its architecture is not supported, or its files are damaged.
     """
     folder = folder_of(model)
@@ -105,13 +110,15 @@ def load(model: str, outputs: int, seed: int = 0) -> Pretrained:
     if family == OWN_MODEL_TYPE:
         config, spec = _own_config(settings, folder)
         tensors = read_tensors(folder)
+        if config.rows != rows:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     elif family in RUNNABLE:
         config, spec = _family_config(settings, family, outputs, folder), None
-        tensors = _our_names(read_tensors(folder), NAMES[family])
+        tensors = _our_names(read_tensors(folder), NAMES[family], rows)
     else:
         supported = ", ".join((*RUNNABLE, OWN_MODEL_TYPE))
         raise InputError(f"{folder}: architecture {family!r} is not supported; supported: {supported}")
-    config = replace(config, outputs=outputs)
+    config = replace(config, outputs=outputs, rows=rows)
     has_head = _has_head(tensors, config)
     if not has_head:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.output.")}
@@ -165,9 +172,9 @@ def _family_config(settings: Mapping[str, Any], family: str, outputs: int, folde
     )
 
 
-def _our_names(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+def _our_names(tensors: Mapping[str, Tensor], names: Names, rows: Rows) -> dict[str, Tensor]:
     """The tensors of the encoder and its head under our names; what else the checkpoint has is left out."""
-    ours = {theirs: our for our, theirs in {**names.encoder, **names.head}.items()}
+    ours = {theirs: our for our, theirs in {**names.encoder, **names.head[rows]}.items()}
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         for legacy, modern in LEGACY_NORM.items():

@@ -2,19 +2,21 @@
 
     import prunetime.models.hf
     model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model = AutoModelForQuestionAnswering.from_pretrained(folder)  # of a model that answers questions
 
 The tensors have the names of the engine's, so one `model.safetensors` serves both.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -22,13 +24,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     initialization,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 from prunetime.arch import ArchSpec
 from prunetime.artifact import INDEX_ARRAYS
-from prunetime.config import EncoderConfig
+from prunetime.config import EncoderConfig, Rows
 from prunetime.errors import InputError
-from prunetime.models.encoder import INITIAL_DEVIATION, encode, parts
+from prunetime.models.encoder import INITIAL_DEVIATION, Output, encode, parts
 from prunetime.models.families import OWN_MODEL_TYPE
 from prunetime.models.sparse import BlockLinear
 from prunetime.task import Task
@@ -57,16 +59,18 @@ class PrunetimeConfig(PreTrainedConfig):
         return cls(encoder=config.to_json(), spec=spec.to_json(), **labels)
 
 
-class PrunetimeForSequenceClassification(PreTrainedModel):
-    """`SequenceClassifier` as transformers wants it; the loss follows `config.problem_type`."""
+class PrunetimePreTrainedModel(PreTrainedModel):
+    """`SequenceClassifier` as transformers wants it. `rows` are those that the head of each class reads."""
 
     config_class = PrunetimeConfig
+    rows: ClassVar[Rows]
     _supports_sdpa = True
 
     def __init__(self, config: PrunetimeConfig) -> None:
         super().__init__(config)
         encoder = EncoderConfig.from_json({**(config.encoder or {}), "outputs": config.num_labels})
-        _pooled(encoder)
+        if encoder.rows != self.rows:
+            raise InputError(f"the model gives {encoder.rows} rows; {type(self).__name__} needs {self.rows} rows")
         self.embeddings, self.layers, self.head = parts(encoder, ArchSpec.from_json(config.spec or []), config.dropout)
         self.post_init()  # type: ignore[no-untyped-call]  # transformers has no type for it
 
@@ -82,6 +86,20 @@ class PrunetimeForSequenceClassification(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word
 
+    def _run(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Output:
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return encode(self.embeddings, self.layers, self.head, (input_ids, attention_mask, token_type_ids))
+
+    def _states(self, output: Output, wanted: bool | None) -> tuple[Tensor, ...] | None:
+        """The hidden states where they are `wanted`; None leaves it to the config."""
+        return output.hidden_states if (self.config.output_hidden_states if wanted is None else wanted) else None
+
+
+class PrunetimeForSequenceClassification(PrunetimePreTrainedModel):
+    """Of pooled rows; the loss follows `config.problem_type`."""
+
+    rows = "pooled"
+
     def forward(
         self,
         input_ids: Tensor,
@@ -92,13 +110,11 @@ class PrunetimeForSequenceClassification(PreTrainedModel):
         **_: Any,
     ) -> SequenceClassifierOutput:
         """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], `labels` [batch]."""
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        output = encode(self.embeddings, self.layers, self.head, (input_ids, attention_mask, token_type_ids))
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output = self._run(input_ids, attention_mask, token_type_ids)
         return SequenceClassifierOutput(
             loss=None if labels is None else self._loss(output.logits, labels),
             logits=output.logits,
-            hidden_states=output.hidden_states if wanted else None,
+            hidden_states=self._states(output, output_hidden_states),
         )
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -113,17 +129,53 @@ class PrunetimeForSequenceClassification(PreTrainedModel):
         return one_output_loss(logits[:, 0], labels.reshape(-1).to(logits.dtype))
 
 
-def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
-    """The config.json with which `AutoModelForSequenceClassification.from_pretrained` loads the model's folder.
+class PrunetimeForQuestionAnswering(PrunetimePreTrainedModel):
+    """Of a row per token, with two outputs: that the answer starts and that it ends there. Padding is no choice."""
 
-    Raises InputError where the task has another number of outputs than the model, or the model a row per token.
+    rows = "tokens"
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> QuestionAnsweringModelOutput:
+        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], the positions [batch]; one outside of
+        the tokens counts for nothing in the loss, as in transformers."""
+        output = self._run(input_ids, attention_mask, token_type_ids)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            tokens = input_ids.shape[1]
+            labels = torch.stack((start_positions, end_positions), dim=1).long().clamp(0, tokens)
+            loss = torch.stack(
+                [functional.cross_entropy(output.logits[..., i], labels[:, i], ignore_index=tokens) for i in (0, 1)]
+            ).mean()
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=output.logits[..., 0],
+            end_logits=output.logits[..., 1],
+            hidden_states=self._states(output, output_hidden_states),
+        )
+
+
+def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
+    """The config.json with which `AutoModelForSequenceClassification` (or `...ForQuestionAnswering`, for such a task)
+    loads the model's folder.
+
+    Raises InputError where the task has another number of outputs than the model, or reads other rows.
     """
-    _pooled(config)
+    if task.rows != config.rows:
+        raise InputError(f"the model gives {config.rows} rows; a {task.kind} task needs {task.rows} rows")
     if task.outputs != config.outputs:
         raise InputError(f"a {task.kind} task of {task.outputs} outputs for a model of {config.outputs}")
+    architecture = PrunetimeForSequenceClassification if task.rows == "pooled" else PrunetimeForQuestionAnswering
     settings: dict[str, Any] = {
-        "problem_type": PROBLEM_TYPES[task.kind],
-        "architectures": [PrunetimeForSequenceClassification.__name__],
+        "problem_type": PROBLEM_TYPES.get(task.kind),
+        "architectures": [architecture.__name__],
     }
     if task.labels:
         settings["id2label"] = dict(enumerate(task.labels))
@@ -131,13 +183,7 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
     return str(PrunetimeConfig.of(config, spec, **settings).to_json_string()).encode()
 
 
-def _pooled(config: EncoderConfig) -> None:
-    if config.rows != "pooled":
-        raise InputError(
-            f"the model gives {config.rows} rows; our class for transformers classifies sequences, from pooled rows"
-        )
-
-
 AutoConfig.register(OWN_MODEL_TYPE, PrunetimeConfig)
 AutoModelForSequenceClassification.register(PrunetimeConfig, PrunetimeForSequenceClassification)
+AutoModelForQuestionAnswering.register(PrunetimeConfig, PrunetimeForQuestionAnswering)
 AutoTokenizer.register(PrunetimeConfig, fast_tokenizer_class=PreTrainedTokenizerFast)

@@ -6,6 +6,7 @@ from typing import Any
 
 from prunetime.artifact import Manifest
 from prunetime.budget import Budget
+from prunetime.task import Task
 
 
 def model_card(manifest: Manifest, result: dict[str, Any]) -> str:
@@ -15,7 +16,7 @@ def model_card(manifest: Manifest, result: dict[str, Any]) -> str:
     lines = [
         "---",
         "library_name: prunetime",
-        f"pipeline_tag: {'text-ranking' if task.pair else 'text-classification'}",
+        f"pipeline_tag: {_pipeline_tag(task)}",
         "---",
         f"# {manifest.provenance['model']}, pruned by prunetime",
         "",
@@ -48,3 +49,10 @@ def model_card(manifest: Manifest, result: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _pipeline_tag(task: Task) -> str:
+    """What the Hugging Face hub calls the task."""
+    if task.kind == "question-answering":
+        return task.kind
+    return "text-ranking" if task.pair else "text-classification"

@@ -15,7 +15,7 @@ from prunetime.errors import InputError
 from prunetime.models import families
 from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.settings import Settings
-from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.inputs import Inputs, read
 from prunetime.runtime.tokenize import Tokenizer
 from prunetime.task import Task
 from prunetime.tasks.data import Columns, Examples, examples, guess_columns, task_of
@@ -39,19 +39,20 @@ class Source:
     slices: tuple[Slice, ...]
 
     @cached_property
-    def train_tokens(self) -> Ragged:
-        return self.tokenizer.encode(self.roles.train.texts)
+    def train(self) -> Inputs:
+        return read(self.tokenizer, self.task, self.roles.train.texts)
 
     @cached_property
-    def valid_tokens(self) -> Ragged:
-        return self.tokenizer.encode(self.roles.valid.texts)
+    def valid(self) -> Inputs:
+        return read(self.tokenizer, self.task, self.roles.valid.texts)
 
-    def training_data(self, rows: int, seed: int) -> TrainingData:
-        """Up to `rows` train rows, drawn without replacement by `seed`."""
-        order = np.random.default_rng(seed).permutation(len(self.roles.train))[:rows]
+    def training_data(self, examples: int, seed: int) -> TrainingData:
+        """Up to `examples` of the train role, drawn without replacement by `seed`."""
+        order = np.random.default_rng(seed).permutation(len(self.roles.train))[:examples]
         chosen = np.sort(order)
-        labels = self.roles.train.labels[chosen]
-        return TrainingData(self.train_tokens.select(chosen), labels, self.task, self.pretrained.pad_token_id)
+        inputs = self.train.select(chosen)
+        labels = inputs.targets(self.roles.train.labels[chosen])
+        return TrainingData(inputs.tokens, labels, self.task, self.pretrained.pad_token_id)
 
 
 def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
@@ -74,7 +75,7 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
     )
     for warning in roles.warnings:
         say(warning)
-    pretrained = families.load(settings.model, task.outputs, settings.seed)
+    pretrained = families.load(settings.model, task.outputs, settings.seed, task.rows)
     if settings.teacher_ready and not pretrained.has_head:
         raise InputError(
             f"{settings.model} has no head of {task.outputs} outputs, so it is no teacher for this task: "

@@ -216,8 +216,8 @@ def metric_on_valid(source: Source, rows: int, seed: int) -> Callable[[Engine], 
     """The metric of an engine's answers on up to `rows` valid rows, whole groups, drawn by `seed`."""
     valid = source.roles.valid
     chosen = whole_groups(valid.groups, rows, seed)
-    tokens, labels, groups = source.valid_tokens.select(chosen), valid.labels[chosen], valid.groups[chosen]
-    return lambda engine: source.metric.value(source.task.scores(engine.logits(tokens)), labels, groups)
+    inputs, labels, groups = source.valid.select(chosen), valid.labels[chosen], valid.groups[chosen]
+    return lambda engine: source.metric.value(inputs.scores(engine.logits(inputs.tokens)), labels, groups)
 
 
 def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:

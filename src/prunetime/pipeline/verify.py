@@ -21,6 +21,7 @@ from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import THREADS
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
+from prunetime.runtime.inputs import read
 from prunetime.runtime.latency import setting_name
 from prunetime.runtime.measure import Latency, pinned, ratio, summarise
 from prunetime.runtime.model import Model
@@ -74,7 +75,8 @@ def parity(source: Source, candidate: artifact.Artifact) -> float:
 
     Raises PrunetimeError above the tolerance: the two do not run the same model.
     """
-    tokens = source.valid_tokens.select(np.arange(min(PARITY_ROWS, len(source.valid_tokens))))
+    valid = source.valid.tokens
+    tokens = valid.select(np.arange(min(PARITY_ROWS, len(valid))))
     model = from_weights(candidate.manifest.config, candidate.weights, spec=candidate.manifest.spec)
     expected = torch_logits(model, tokens, source.pretrained.pad_token_id)
     got = Engine(candidate.manifest.config, candidate.weights, spec=candidate.manifest.spec).logits(tokens)
@@ -88,21 +90,22 @@ def parity(source: Source, candidate: artifact.Artifact) -> float:
 
 
 def torch_logits(model: SequenceClassifier, tokens: Ragged, pad_id: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Logits [rows, outputs] of a torch model."""
+    """Logits [rows, outputs] of a torch model, or [tokens, outputs] with a row per token: as the engine gives them."""
     model.eval()
-    with torch.no_grad():
-        parts = [
-            model(*(torch.from_numpy(array.astype(np.int64)) for array in part.padded(pad_id))).logits.numpy()
-            for part in tokens.batches(2048)
-        ]
+    parts = []
+    for part in tokens.batches(2048):
+        inputs = [torch.from_numpy(array.astype(np.int64)) for array in part.padded(pad_id)]
+        with torch.no_grad():
+            logits = model(*inputs).logits
+        parts.append((logits if logits.dim() == 2 else logits[inputs[1] == 1]).numpy())
     return np.concatenate(parts)
 
 
 def quality(source: Source, models: dict[str, Model]) -> dict[str, Any]:
     """Metric of the engine's answers on the test rows, and on every slice; `difference` is pruned minus dense."""
     test = source.roles.test
-    tokens = source.tokenizer.encode(test.texts)
-    scores = {name: model.score_tokens(tokens) for name, model in models.items()}
+    inputs = read(source.tokenizer, source.task, test.texts)
+    scores = {name: inputs.scores(model.engine.logits(inputs.tokens)) for name, model in models.items()}
     parts: dict[str, Examples] = {"all": test}
     parts |= {part.name: part.select(test, source.roles.train) for part in source.slices}
     row_of = {int(row): index for index, row in enumerate(test.rows)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from prunetime import artifact
 from prunetime.errors import InputError
 from prunetime.runtime.engine import Engine
+from prunetime.runtime.inputs import Inputs, read
 from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.tokenize import Texts, Tokenizer
 
@@ -24,15 +26,23 @@ class Model:
         manifest = source.manifest
         self.engine = Engine(manifest.config, source.weights, threads, spec=manifest.spec, plan=manifest.plan)
 
-    def score(self, texts: Sequence[str | Texts]) -> NDArray[np.float32]:
+    def score(self, texts: Sequence[str | Texts]) -> NDArray[Any]:
         """Scores of texts (or pairs, for a task of two texts): [rows], or [rows, classes] with over two classes.
 
-        Raises InputError for an empty text, or a pair where the task has one text, or the reverse.
+        They are float32 or, of (question, context) pairs, an `Answer` each (objects).
+
+        Raises InputError for an empty text, a pair where the task has one text, or the reverse, and for a question that
+        is too long for a window.
         """
-        return self.score_tokens(self.tokenize(texts))
+        inputs = self.read(texts)
+        return inputs.scores(self.engine.logits(inputs.tokens))
 
     def tokenize(self, texts: Sequence[str | Texts]) -> Ragged:
-        """Token ids of `texts`; raises InputError as `score` does."""
+        """Token ids of `texts` (of pairs of a question and a context, of all windows); raises InputError as `score`."""
+        return self.read(texts).tokens
+
+    def read(self, texts: Sequence[str | Texts]) -> Inputs:
+        """The rows that the model reads of `texts`; raises InputError as `score` does."""
         expected = self.manifest.task.text
         rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         for number, row in enumerate(rows):
@@ -43,10 +53,10 @@ class Model:
                 )
             if not all(part.strip() for part in row):
                 raise InputError(f"text {number} is empty: every one of {', '.join(expected)} needs some text")
-        return self.tokenizer.encode(rows)
+        return read(self.tokenizer, self.manifest.task, rows)
 
     def score_tokens(self, tokens: Ragged) -> NDArray[np.float32]:
-        """Scores of token ids, as `score` gives for texts."""
+        """Scores of token ids, as `score` gives for texts; not of question answering, whose answers are of texts."""
         return self.manifest.task.scores(self.engine.logits(tokens))
 
 

@@ -42,13 +42,17 @@ class Ragged:
 
     def select(self, rows: Sequence[int] | NDArray[np.integer]) -> Ragged:
         """The sequences `rows`, in that order."""
+        return self.select_tokens(rows)[0]
+
+    def select_tokens(self, rows: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, Ints]:
+        """The sequences `rows`, in that order, and where their tokens are in `ids`."""
         rows = np.asarray(rows, np.int64)
         lengths = self.lengths[rows]
         offsets = np.zeros(len(rows) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
         starts = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         source = starts + np.arange(offsets[-1], dtype=np.int32)
-        return Ragged(self.ids[source], self.types[source], offsets)
+        return Ragged(self.ids[source], self.types[source], offsets), source
 
     def batches(self, tokens: int) -> Iterator[Ragged]:
         """Consecutive parts of at most `tokens` tokens each (a longer sequence is a part of its own)."""

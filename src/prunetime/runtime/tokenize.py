@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import tokenizers
 
@@ -19,12 +20,13 @@ class Tokenizer:
     def __init__(self, content: bytes, max_length: int) -> None:
         """From the bytes of a `tokenizer.json`; raises InputError where they are none. `max_length` is in tokens."""
         self.max_length = max_length
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # tokenizers raises bare Exception for every kind of broken content
-            raise InputError(f"the tokenizer cannot be read: {error}") from error
-        self._tokenizer.no_padding()
+        self._content = content
+        self._tokenizer = _uncut(content)
         self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+
+    @cached_property
+    def _whole(self) -> tokenizers.Tokenizer:
+        return _uncut(self._content)
 
     @property
     def vocabulary(self) -> int:
@@ -41,3 +43,17 @@ class Tokenizer:
         else:
             encodings = self._tokenizer.encode_batch(inputs)
         return Ragged.of([e.ids for e in encodings], [e.type_ids for e in encodings])
+
+    def encode_whole(self, pairs: Sequence[Texts]) -> list[tokenizers.Encoding]:
+        """Pairs as the tokenizers library has them (which text every token is of, and where), at their full lengths."""
+        return self._whole.encode_batch([(pair[0], pair[1]) for pair in pairs])
+
+
+def _uncut(content: bytes) -> tokenizers.Tokenizer:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # tokenizers raises bare Exception for every kind of broken content
+        raise InputError(f"the tokenizer cannot be read: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

@@ -35,7 +35,8 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class ScoringRows:
-    """The rows that choose: `tokens` of [rows] sequences, and `expected` [rows, outputs], the teacher's logits."""
+    """The rows that choose: `tokens` of [rows] sequences, and `expected` [rows, outputs] ([tokens, outputs] with a row
+    of logits per token), the teacher's logits."""
 
     tokens: Ragged
     expected: NDArray[np.float32]
@@ -45,13 +46,18 @@ ScorerFor = Callable[[ScoringRows], Scorer]
 """Scores the sub-networks of one encoder on these rows."""
 
 
-def agreement(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def agreement(
+    logits: NDArray[np.float32], expected: NDArray[np.float32], offsets: NDArray[np.int32] | None = None
+) -> float:
     """Correlation, -1 to 1, of two models' logits [rows, outputs]; of two classes, that of their log odds.
 
     Pearson's, of all logits less the mean of their row (which a softmax does not see; not where there is one output)
     and of their output. 0 where a model says the same of every row, as one without any attention does.
+
+    Of logits [tokens, outputs] of sequences at `offsets` (see `Ragged`), every output is a softmax over the tokens of a
+    sequence, and it is their mean that is left out.
     """
-    a, b = _centred(logits), _centred(expected)
+    a, b = (_centred(one) if offsets is None else _centred_by_sequence(one, offsets) for one in (logits, expected))
     sizes = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(np.vdot(a, b)) / sizes if sizes else 0.0
 
@@ -63,6 +69,12 @@ def _centred(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     centred: NDArray[np.float64] = logits - logits.mean(axis=0)
     # What is left of equal rows is rounding.
     return np.where(np.abs(centred).max(initial=0.0) > 1e-6 * np.abs(logits).max(initial=0.0), centred, 0.0)
+
+
+def _centred_by_sequence(logits: NDArray[np.float32], offsets: NDArray[np.int32]) -> NDArray[np.float64]:
+    lengths = np.diff(offsets)[:, None]
+    means = np.add.reduceat(logits.astype(np.float64), offsets[:-1], axis=0) / lengths
+    return np.asarray(logits - np.repeat(means, lengths[:, 0], axis=0))
 
 
 STATES_SHARE = 1 / 4
@@ -109,10 +121,11 @@ class ElasticScorer:
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """The agreement of the engine's logits with those expected."""
+        offsets = self._rows.tokens.offsets if self._elastic.config.rows == "tokens" else None
         for spec in specs:
             in_blocks = any(layer.blocks for layer in spec.layers)
             logits = self._elastic.part(spec).logits(self._rows.tokens) if in_blocks else self._logits(spec)
-            yield agreement(logits, self._rows.expected)
+            yield agreement(logits, self._rows.expected, offsets)
 
     def _logits(self, spec: ArchSpec) -> NDArray[np.float32]:
         self._elastic.engine.select(spec)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.errors import InputError
-from prunetime.task import Kind, Task
+from prunetime.task import DOC_STRIDE, Kind, Task
+from prunetime.tasks.answers import gold_answers, is_squad
 from prunetime.tasks.table import Table
 
 MAX_CLASSES = 1000
@@ -40,7 +41,7 @@ class Examples:
     """Rows of `table` as the task sees them, all of length [rows].
 
     - `texts`: one or two texts of each row
-    - `labels`: int64 class indices into `task.labels`, or float32
+    - `labels`: int64 class indices into `task.labels`, float32, or (question answering) tuples of `Answer`
     - `groups`: int64 ids; equal where the group's text is, in whatever table or order
     - `rows`: which rows of `table` these are
     - `group`: the column of the groups; None where a row's group is its first text
@@ -78,7 +79,8 @@ def guess_columns(
 ) -> tuple[Columns, str]:
     """The columns given, the others guessed from names and values, and a sentence that says what was guessed.
 
-    The sentence is empty when nothing was. Raises InputError for a given column that is missing and where more than
+    Questions with a context and `answers` are taken as such, a context a group. The sentence is empty when nothing was
+    guessed. Raises InputError for a given column that is missing and where more than
     one guess is possible.
     """
     for name in (*text, *filter(None, (label, group))):
@@ -86,32 +88,42 @@ def guess_columns(
     if len(text) > 2 or len(set(text)) != len(text):
         raise InputError(f"--text {','.join(text)}: one or two different columns hold text")
     guessed = []
+    squad = label in (None, "answers") and is_squad(table)
     if label is None:
-        label = _guess_label(table, taken=(*text, group))
+        label = "answers" if squad else _guess_label(table, taken=(*text, group))
         guessed.append(f"label = {label}")
     if not text:
-        text = _guess_text(table, label)
+        text = ("question", "context") if squad else _guess_text(table, label)
         guessed.append(f"text = {','.join(text)}")
     if group is None:
-        named = [name for name in GROUP_NAMES if name in table.columns and name != label]
+        names = ("context",) if squad else GROUP_NAMES
+        named = [name for name in names if name in table.columns and name != label]
         group = named[0] if len(named) == 1 else None
         guessed.append(f"group = {group}" if group else f"a row's group is its {text[0]}")
     sentence = f"Guessed from the columns of {table.name}: {'; '.join(guessed)}." if guessed else ""
     return Columns(tuple(text), label, group), sentence
 
 
-def task_of(table: Table, columns: Columns, max_length: int, kind: Kind | None = None) -> Task:
+def task_of(
+    table: Table, columns: Columns, max_length: int, kind: Kind | None = None, *, doc_stride: int | None = None
+) -> Task:
     """The task that the labels of `table`, the training data, are of.
 
     Without `kind`: whole numbers, 0.0/1.0 and names are classes (sorted, whole numbers by value); other numbers are
-    relevance if all lie in 0..1, and regression if not. `max_length` is in tokens. Raises InputError for empty, NaN
-    or infinite labels, for one class only, and for labels that are not of `kind`.
+    relevance if all lie in 0..1, and regression if not; objects are answers. `max_length` is in tokens. Windows of
+    question answering share `doc_stride` of them, by default 128 or half of `max_length`. Raises InputError for empty,
+    NaN or infinite labels, for one class only, and for labels that are not of `kind`.
     """
     texts = _label_texts(table, columns.label)
     where = f"{table.name}, column {columns.label!r}"
     numbers = _numbers(where, texts)
     if kind is None:
         kind = _kind_of(texts, numbers)
+    if kind == "question-answering":
+        shared = min(DOC_STRIDE, max_length // 2) if doc_stride is None else doc_stride
+        return Task(kind, (), columns.text, max_length, shared)
+    if doc_stride is not None:
+        raise InputError(f"{where}: a task of {kind} reads no windows; leave --doc-stride out")
     if kind == "classification":
         names = sorted({_class_name(text) for text in texts}, key=_class_order)
         if len(names) < 2:
@@ -133,7 +145,7 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
     """The rows of `table`, checked.
 
     Raises InputError, naming rows (the first row of data is row 1), for an empty text, a label that is empty, NaN or
-    not one of the task's, and where all rows have the same label.
+    not one of the task's, where all rows have the same label, and for answers as `gold_answers` does.
     """
     texts = list(zip(*(_texts(table, name) for name in columns.text), strict=True))
     where = f"{table.name}, column {columns.label!r}"
@@ -148,6 +160,8 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
                 f"{', '.join(task.labels)}"
             )
         labels = np.array([index[_class_name(text)] for text in label_texts], np.int64)
+    elif task.kind == "question-answering":
+        labels = gold_answers(where, label_texts, [context for _, context in texts])
     else:
         numbers = _numbers(where, label_texts)
         if numbers is None:
@@ -156,7 +170,7 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
         if task.kind == "relevance":
             _check_relevance(where, numbers)
         labels = np.array(numbers, np.float32)
-    if len(np.unique(labels)) < 2:
+    if task.kind != "question-answering" and len(np.unique(labels)) < 2:
         raise InputError(f"{where}: one class only, every label is {label_texts[0]!r}; give rows of at least two")
     groups = _texts(table, columns.group) if columns.group else [row[0] for row in texts]
     return Examples(table, texts, labels, group_ids(groups), np.arange(len(texts), dtype=np.int64), columns.group)
@@ -239,6 +253,8 @@ def _number(text: str) -> float | None:
 
 
 def _kind_of(texts: list[str], numbers: list[float] | None) -> Kind:
+    if texts[0].startswith("{"):
+        return "question-answering"
     if numbers is None or set(numbers) <= {0.0, 1.0} or all(re.fullmatch(r"[+-]?[0-9]+", text) for text in texts):
         return "classification"
     return "relevance" if min(numbers) >= 0.0 and max(numbers) <= 1.0 else "regression"

@@ -7,7 +7,7 @@ the bootstrap is a resample.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.errors import InputError
-from prunetime.task import Task
+from prunetime.task import Answer, Task
+from prunetime.tasks.answers import exact_match, f1
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,10 +45,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Metric:
-    """`tasks` are those it can judge: binary, multiclass, relevance, regression. See `metric` for the names.
+    """`tasks` are those it can judge: binary, multiclass, relevance, regression, question-answering. See `metric` for
+    the names.
 
-    Scores are what `Task.scores` gives, [rows] or [rows, classes]. Binary metrics read a graded label (float, 0..1)
-    as good from 0.5 on.
+    Scores are what `Task.scores` gives, [rows] or [rows, classes], or `Answer`s. Binary metrics read a graded label
+    (float, 0..1) as good from 0.5 on.
     """
 
     name: str
@@ -74,8 +76,8 @@ class Metric:
 
 
 def metric(name: str) -> Metric:
-    """The metric called `name`: auc, pr_auc, accuracy, f1, mcc, spearman, rmse, mrr, ndcg@K as in ndcg@10,
-    defect_rate@COVERAGE as in defect_rate@0.5."""
+    """The metric called `name`: auc, pr_auc, accuracy, f1, mcc, spearman, rmse, mrr, exact, ndcg@K as in ndcg@10,
+    defect_rate@COVERAGE as in defect_rate@0.5. Of answers, f1 is that of their words."""
     if name in _METRICS and "@" not in name:
         return _METRICS[name]
     kind, _, parameter = name.partition("@")
@@ -90,8 +92,8 @@ def metric(name: str) -> Metric:
 
 
 def default_metric(task: Task) -> Metric:
-    """ROC AUC for two classes, accuracy for more, Spearman's correlation for relevance and regression."""
-    return metric({"binary": "auc", "multiclass": "accuracy"}.get(_situation(task), "spearman"))
+    """ROC AUC for two classes, accuracy for more, Spearman for relevance and regression, F1 for answers."""
+    return metric({"binary": "auc", "multiclass": "accuracy", _ANSWERS: "f1"}.get(_situation(task), "spearman"))
 
 
 def evaluate(
@@ -137,7 +139,8 @@ def _checked(scores: Scores, labels: Labels, groups: NDArray[Any]) -> tuple[Ints
     """Each row's group as an index, and the number of groups."""
     if not len(scores) == len(labels) == len(groups) or not len(labels):
         raise InputError(f"{len(scores)} scores, {len(labels)} labels, {len(groups)} groups: one of each per row")
-    bad = np.flatnonzero(~np.isfinite(scores).reshape(len(scores), -1).all(axis=1))
+    numbers = scores.reshape(len(scores), -1) if scores.dtype != object else np.array([[one.score] for one in scores])
+    bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
     if len(bad):
         raise InputError(f"the score of row {int(bad[0]) + 1} is not finite (of {len(bad)} rows)")
     unique, inverse = np.unique(groups, return_inverse=True)
@@ -250,11 +253,16 @@ def _accuracy(confusion: Floats) -> Floats:
     return np.asarray(np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2)))
 
 
-def _f1(confusion: Floats) -> Floats:
+def _f1(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    prepare = _mean_of(f1) if scores.dtype == object else _of_confusion(_class_f1)
+    return prepare(scores, labels, inverse)
+
+
+def _class_f1(confusion: Floats) -> Floats:
     """Of class 1 with two classes; with more, the mean over classes that occur."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
-    f1 = _ratio(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
-    return np.asarray(np.nan_to_num(f1[:, 1])) if f1.shape[1] == 2 else _mean_of_defined(f1.T)
+    by_class = _ratio(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
+    return np.asarray(np.nan_to_num(by_class[:, 1])) if by_class.shape[1] == 2 else _mean_of_defined(by_class.T)
 
 
 def _mcc(confusion: Floats) -> Floats:
@@ -291,6 +299,18 @@ def _rmse(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
     squares = np.bincount(inverse, weights=(scores.astype(np.float64) - labels) ** 2)
     rows = np.bincount(inverse).astype(np.float64)
     return lambda counts: np.sqrt((counts @ squares) / (counts @ rows))
+
+
+def _mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
+    """The mean over questions of a value of the answer and the gold ones."""
+
+    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+        values = [of_answer(answer, gold) for answer, gold in zip(scores, labels, strict=True)]
+        totals = np.bincount(inverse, weights=values)
+        rows = np.bincount(inverse).astype(np.float64)
+        return lambda counts: np.asarray((counts @ totals) / (counts @ rows))
+
+    return prepare
 
 
 def _per_group(of_group: Callable[[Floats, Floats], float]) -> Prepare:
@@ -363,6 +383,7 @@ def _mean_of_defined(values: Floats) -> Floats:
     return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
 
 
+_ANSWERS = "question-answering"
 _BINARY = ("binary", "relevance")
 _CLASSES = ("binary", "multiclass", "relevance")
 _METRICS = {
@@ -371,7 +392,8 @@ _METRICS = {
         Metric("auc", True, _CLASSES, _auc),
         Metric("pr_auc", True, _BINARY, _pr_auc),
         Metric("accuracy", True, _CLASSES, _of_confusion(_accuracy)),
-        Metric("f1", True, _CLASSES, _of_confusion(_f1)),
+        Metric("f1", True, (*_CLASSES, _ANSWERS), _f1),
+        Metric("exact", True, (_ANSWERS,), _mean_of(exact_match)),
         Metric("mcc", True, _CLASSES, _of_confusion(_mcc)),
         Metric("spearman", True, ("binary", "relevance", "regression"), _spearman),
         Metric("rmse", False, ("binary", "relevance", "regression"), _rmse),

@@ -14,11 +14,16 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from prunetime.errors import InputError
+from prunetime.tasks.answers import parse_squad
 from prunetime.tasks.synthetic import ad_relevance
+from prunetime.tasks.synthetic_questions import question_answering
 from prunetime.tasks.table import Table
 
+SYNTHETIC = {"ad-relevance": ad_relevance, "question-answering": question_answering}
+"""The generated tasks: tables from a number of rows and a seed."""
+
 SYNTHETIC_ROWS = 24_000
-"""Enough for a test part (a tenth) of 2,000 pairs."""
+"""Enough for a test part (a tenth) of 2,000 rows."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 
@@ -26,9 +31,10 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 def read_table(source: str, split: str = "train") -> Table:
     """The table that `source` names.
 
-    - a file: `.tsv` (UTF-8, header, tab-separated, no quoting), `.csv` (RFC 4180), `.jsonl`, each also with `.gz`,
-      or `.parquet`
-    - `synthetic:ad-relevance`, with options as in `synthetic:ad-relevance?rows=24000&seed=3`
+    - a file: `.tsv` (UTF-8, header, tab-separated, no quoting), `.csv` (RFC 4180), `.jsonl`, `.json` (SQuAD v1.1), each
+      also with `.gz`, or `.parquet`
+    - `synthetic:ad-relevance` or `synthetic:question-answering`, with options as in
+      `synthetic:ad-relevance?rows=24000&seed=3`
     - `owner/name` or `owner/name:config`: a dataset of the hub (HF_ENDPOINT is honoured), of which the files of
       `split` (train, validation or test) are read
 
@@ -129,7 +135,11 @@ def parse_parquet(data: bytes, name: str) -> Table:
     return Table.of_rows(name, table.column_names, list(zip(*columns, strict=True)))
 
 
-_TEXT_PARSERS = {".tsv": parse_tsv, ".csv": parse_csv, ".jsonl": parse_jsonl}
+def parse_json(data: bytes, name: str) -> Table:
+    return parse_squad(_text(data, name), name)
+
+
+_TEXT_PARSERS = {".tsv": parse_tsv, ".csv": parse_csv, ".jsonl": parse_jsonl, ".json": parse_json}
 
 _PARSERS: dict[str, Callable[[bytes, str], Table]] = {
     **_TEXT_PARSERS,
@@ -182,8 +192,9 @@ def _joined(name: str, tables: list[Table]) -> Table:
 
 def _synthetic(source: str) -> Table:
     name, _, query = source.removeprefix("synthetic:").partition("?")
-    if name != "ad-relevance":
-        raise InputError(f"{source}: no such generated task; there is synthetic:ad-relevance")
+    if name not in SYNTHETIC:
+        there_are = " and ".join(f"synthetic:{known}" for known in SYNTHETIC)
+        raise InputError(f"{source}: no such generated task; there are {there_are}")
     options = {"rows": SYNTHETIC_ROWS, "seed": 0}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in options:
@@ -191,4 +202,4 @@ def _synthetic(source: str) -> Table:
         if not re.fullmatch(r"[0-9]{1,12}", value):
             raise InputError(f"{source}: {key} is {value!r}; it must be a whole number of at least 0")
         options[key] = int(value)
-    return ad_relevance(options["rows"], options["seed"])
+    return SYNTHETIC[name](options["rows"], options["seed"])

@@ -19,7 +19,7 @@ from prunetime.runtime.ragged import Ragged
 from prunetime.task import Task
 
 Batch = dict[str, Tensor]
-"""`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows]."""
+"""`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows] ([rows, 2] of answers)."""
 
 WINDOW = 50
 """Batches whose rows are sorted by length together: enough for almost no padding, few enough to stay random."""
@@ -27,7 +27,9 @@ WINDOW = 50
 
 @dataclass(frozen=True)
 class TrainingData:
-    """`tokens` with one label per row: a class index for classification, a float otherwise."""
+    """`tokens` with one label per row: a class index for classification, a float for relevance and regression, and for
+    question answering the two tokens, counted from the row's first, at which the answer starts and ends (0 and 0 where
+    it is not there)."""
 
     tokens: Ragged
     labels: NDArray[Any]
@@ -43,6 +45,8 @@ class TrainingData:
         classes = self.task.outputs
         if self.task.kind == "classification" and not np.all(np.isin(self.labels, np.arange(classes))):
             raise InputError(f"labels of a classification are class indices from 0 to {classes - 1}")
+        if self.task.kind == "question-answering":
+            self._check_positions()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -53,11 +57,16 @@ class TrainingData:
     def batch(self, rows: Sequence[int] | NDArray[np.integer]) -> Batch:
         """The rows as padded tensors."""
         ids, mask, types = self.tokens.select(rows).padded(self.pad_id)
-        dtype = np.int64 if self.task.kind == "classification" else np.float32
+        dtype = np.int64 if self.task.kind in ("classification", "question-answering") else np.float32
         labels = self.labels[np.asarray(rows, np.int64)].astype(dtype)
         names = ("input_ids", "attention_mask", "token_type_ids")
         arrays = {name: array.astype(np.int64) for name, array in zip(names, (ids, mask, types), strict=True)}
         return {name: torch.from_numpy(array) for name, array in (arrays | {"labels": labels}).items()}
+
+    def _check_positions(self) -> None:
+        shape, lengths = (len(self.tokens), 2), self.tokens.lengths[:, None]
+        if self.labels.shape != shape or not np.all((self.labels >= 0) & (self.labels < lengths)):
+            raise InputError(f"labels of question answering are positions of tokens in their rows, {list(shape)}")
 
     def digest(self) -> str:
         """sha256 over everything in it."""

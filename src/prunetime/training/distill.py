@@ -47,14 +47,17 @@ def distilled_loss(
 
 
 def logits_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """temperature^2 x KL(teacher || student) of the softened classes; the mean squared error of a single logit."""
+    """temperature^2 x KL(teacher || student) of the softened classes; the mean squared error of a single logit.
+
+    Of logits [rows, tokens, outputs] every output chooses among the tokens of a row; their divergences are averaged.
+    """
     student, teacher = student.float(), teacher.float()
     if student.shape[1] == 1:
         return mean_over_rows((student - teacher)[:, 0].square())
     log_student = functional.log_softmax(student / temperature, dim=1)
     log_teacher = functional.log_softmax(teacher / temperature, dim=1)
     divergence = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True)
-    return temperature**2 * mean_over_rows(divergence.sum(1))
+    return temperature**2 * mean_over_rows(divergence.sum(1).flatten())
 
 
 def hidden_distance(

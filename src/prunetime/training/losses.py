@@ -10,10 +10,13 @@ from prunetime.training.ranks import mean_over_ranks
 
 
 def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Loss of every row, [rows], of float32 `logits` [rows, outputs].
+    """Loss of every row, [rows], of float32 `logits` [rows, outputs] or, of answers, [rows, tokens, outputs].
 
-    Cross entropy of class indices; binary cross entropy of graded labels; squared error of floats.
+    Cross entropy of class indices; binary cross entropy of graded labels; squared error of floats; for `labels`
+    [rows, 2] of answers the mean of the cross entropies of where they start and end, of all the row's tokens.
     """
+    if task.kind == "question-answering":
+        return functional.cross_entropy(logits, labels, reduction="none").mean(1)
     if task.kind == "classification":
         return functional.cross_entropy(logits, labels, reduction="none")
     if task.kind == "relevance":

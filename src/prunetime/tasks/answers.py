@@ -1,0 +1,137 @@
+"""Question answering on SQuAD v1.1: its JSON format, and how its official script judges an answer.
+
+Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", arXiv 1606.05250.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.errors import InputError
+from prunetime.task import Answer
+from prunetime.tasks.table import Table
+
+COLUMNS = ("id", "title", "context", "question", "answers")
+"""As the `datasets` library has them: `answers` is an object of two lists, `text` and `answer_start`."""
+
+UNANSWERABLE = "prunetime answers from the context, as in SQuAD v1.1: remove questions without an answer"
+
+
+def parse_squad(text: str, name: str) -> Table:
+    """The questions of a SQuAD v1.1 file with the columns `COLUMNS`, a row each; messages call the file `name`.
+
+    Raises InputError where it is no JSON or has another form. Answers are checked by `gold_answers`.
+    """
+    try:
+        content = json.loads(text)
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name}: {error.reason} (half of a surrogate pair); remove it") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{name}: not JSON ({error}); a SQuAD file is one object, records a line are .jsonl"
+        ) from error
+    rows = []
+    for i, article in enumerate(_part(content, "data", list, name)):
+        at_article = f"{name}, article {i + 1}"
+        for j, paragraph in enumerate(_part(article, "paragraphs", list, at_article)):
+            at = f"{at_article}, paragraph {j + 1}"
+            context = _part(paragraph, "context", str, at)
+            for k, asked in enumerate(_part(paragraph, "qas", list, at)):
+                at_question = f"{at}, question {k + 1}"
+                question = _part(asked, "question", str, at_question)
+                answers = _part(asked, "answers", list, at_question)
+                lists: dict[str, list[Any]] = {
+                    "text": [_part(answer, "text", str, at_question) for answer in answers],
+                    "answer_start": [_part(answer, "answer_start", int, at_question) for answer in answers],
+                }
+                title = str(article.get("title", ""))
+                row = (str(asked.get("id", "")), title, context, question, json.dumps(lists, ensure_ascii=False))
+                rows.append(row)
+    return Table.of_rows(name, COLUMNS, rows)
+
+
+def _part(holder: Any, key: str, kind: type, where: str) -> Any:
+    value = holder.get(key) if isinstance(holder, dict) else None
+    if type(value) is not kind:
+        names = {list: "list", str: "text", int: "whole number"}
+        found = (
+            f"it has {', '.join(map(repr, list(holder)[:8])) or 'none'}" if isinstance(holder, dict) else "no object"
+        )
+        raise InputError(
+            f"{where}: no {names[kind]} {key!r} ({found}); SQuAD v1.1 has data > paragraphs > context and qas > "
+            "question and answers > text and answer_start"
+        )
+    return value
+
+
+def is_squad(table: Table) -> bool:
+    """Whether the columns are those of question answering."""
+    return set(COLUMNS[2:]) <= table.columns.keys() and table.columns["answers"][0].lstrip().startswith("{")
+
+
+def gold_answers(where: str, values: Sequence[str], contexts: Sequence[str]) -> NDArray[Any]:
+    """The answers to each question, tuples of `Answer`, [questions] of objects, from `answers` as in `COLUMNS`.
+
+    Raises InputError, naming rows, for what is no such object, no answer, an empty one, and one that is not in its
+    context where it says.
+    """
+    found = [_gold(f"{where}, row {row + 1}", *pair) for row, pair in enumerate(zip(values, contexts, strict=True))]
+    return np.fromiter(found, object, len(found))
+
+
+def _gold(where: str, value: str, context: str) -> tuple[Answer, ...]:
+    try:
+        lists = json.loads(value)
+        pairs = list(zip(lists["text"], lists["answer_start"], strict=True))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{where}: {value[:60]!r} is no object of two lists of one length, text and answer_start"
+        ) from error
+    if not pairs:
+        raise InputError(f"{where}: no answer; {UNANSWERABLE}")
+    for text, start in pairs:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}: the answer {text!r} is empty or no text; {UNANSWERABLE}")
+        if type(start) is not int or not 0 <= start < len(context) or not context.startswith(text, start):
+            there = context.find(text)
+            says = f"the context of {len(context)} characters does not have it there"
+            hint = f"; it has it at {there}" if there >= 0 else "; nor anywhere"
+            raise InputError(
+                f"{where}: answer {text[:40]!r} at {start!r}, but {says}{hint}: answer_start counts characters, not "
+                "bytes or words"
+            )
+    return tuple(Answer(text, start) for text, start in pairs)
+
+
+def normalized_answer(text: str) -> str:
+    """In lower case, without punctuation (of ASCII), articles and superfluous white space; as the official script."""
+    bare = "".join(character for character in text.lower() if character not in _PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+_PUNCTUATION = frozenset(string.punctuation)
+
+
+def exact_match(answer: Answer, gold: Sequence[Answer]) -> float:
+    """1 where the answer is one of `gold` but for normalisation, else 0."""
+    return float(normalized_answer(answer.text) in {normalized_answer(one.text) for one in gold})
+
+
+def f1(answer: Answer, gold: Sequence[Answer]) -> float:
+    """The harmonic mean of precision and recall of the answer's words, for the one of `gold` where it is largest."""
+    said = Counter(normalized_answer(answer.text).split())
+    return max(_f1(said, Counter(normalized_answer(one.text).split())) for one in gold)
+
+
+def _f1(said: Counter[str], gold: Counter[str]) -> float:
+    same = (said & gold).total()
+    return 2 * same / (said.total() + gold.total()) if same else 0.0
