@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -23,6 +23,7 @@ from prunetime.cli.options import (
     setting_options,
     text_option,
 )
+from prunetime.config import Rows
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Plan, Precision
 from prunetime.task import Answer
@@ -131,8 +132,15 @@ def inspect(artifact: Path, as_json: bool) -> None:
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of every matrix.")
 @blocks_option("Cover matrices in blocks of this size too.")
 @click.option("--tokens", is_flag=True, help="Cover dropped tokens too.")
+@click.option(
+    "--rows",
+    type=click.Choice(get_args(Rows)),
+    default="pooled",
+    show_default=True,
+    help="What the head reads: the first token's row, or every token's, as for question answering.",
+)
 @json_option
-def profile(model: str, out: Path, specs: int, precision: Precision, as_json: bool, **options: Any) -> None:
+def profile(model: str, out: Path, specs: int, precision: Precision, rows: Rows, as_json: bool, **options: Any) -> None:
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.models import families
@@ -142,7 +150,7 @@ def profile(model: str, out: Path, specs: int, precision: Precision, as_json: bo
 
     plan, grain, tokens = Plan.uniform(precision), options.pop("blocks"), options.pop("tokens")
     budget = Budget(share=1.0, **options)
-    pretrained = families.load(model, outputs=2)
+    pretrained = families.load(model, outputs=2, rows=rows)
     check_length(budget.seq_len, pretrained)
     tokenizer = Tokenizer(tokenizer_of(pretrained.folder), budget.seq_len)
     reporter, config = ConsoleReporter(), pretrained.config

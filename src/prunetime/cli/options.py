@@ -17,6 +17,11 @@ text_option = click.option("--text", help="Text column, or two separated by a co
 label_option = click.option("--label", help="Label column. Guessed when unambiguous.")
 group_option = click.option("--group", help="Column whose equal values stay together when data is split.")
 metric_option = click.option("--metric", help="auc, pr_auc, accuracy, f1, mcc, spearman, ndcg@10, mrr, exact, ...")
+doc_stride_option = click.option(
+    "--doc-stride",
+    type=click.IntRange(0),
+    help="Tokens that windows of a long context share, for question answering. By default 128, or half of --seq-len.",
+)
 slice_option = click.option(
     "--slice", "slices", multiple=True, help="Also report on a part: unseen:COLUMN or COLUMN=VALUE."
 )

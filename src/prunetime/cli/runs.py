@@ -13,6 +13,7 @@ from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
     blocks_option,
     columns_of,
+    doc_stride_option,
     group_option,
     json_option,
     judged_options,
@@ -41,6 +42,7 @@ AS_GIVEN = (
     "test",
     "label",
     "group",
+    "doc_stride",
     "metric",
     "teacher_ready",
     "seed",
@@ -67,6 +69,7 @@ AS_GIVEN = (
 @latency_option
 @judged_options
 @setting_options
+@doc_stride_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; the same command resumes it.")
 @click.option("--teacher-ready", is_flag=True, help="The model is fine-tuned on the task already.")
 @click.option("--profile", type=click.Path(path_type=Path), help="A profile recorded by `prunetime profile`.")

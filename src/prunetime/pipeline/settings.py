@@ -56,7 +56,8 @@ EFFORTS = {
 class Settings:
     """One run of `prunetime prune`. `data`, `valid` and `test` are files, hub ids or `synthetic:` names.
 
-    `slices` name parts of the test rows that are reported as well (`unseen:product_uid`). `precision` is that of every
+    `slices` name parts of the test rows that are reported as well (`unseen:product_uid`). `doc_stride` is that of
+    `Task`; without it, question answering has the usual one. `precision` is that of every
     matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
     `importance` is what heads and rows are ordered by; with `tokens` the search chooses tokens to drop, too, and with
     `blocks` (rows and columns of one) how many of them to keep in the matrices.
@@ -70,6 +71,7 @@ class Settings:
     text: tuple[str, ...] | None = None
     label: str | None = None
     group: str | None = None
+    doc_stride: int | None = None
     metric: str | None = None
     slices: tuple[str, ...] = ()
     teacher_ready: bool = False

@@ -64,7 +64,7 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
         say(guess)
     for part in parsed:
         train_table.column(part.column)
-    task = task_of(train_table, columns, settings.budget.seq_len)
+    task = task_of(train_table, columns, settings.budget.seq_len, doc_stride=settings.doc_stride)
     chosen = metric(settings.metric) if settings.metric else default_metric(task)
     chosen.check(task)
     roles = split_roles(

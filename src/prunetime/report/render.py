@@ -136,6 +136,7 @@ def command(settings: dict[str, Any], out: str) -> str:
         *((f"--{name}", getattr(budget, name)) for name in ("statistic", "scope", "condition")),
         *((f"--{name.replace('_', '-')}", getattr(budget, name)) for name in ("seq_len", "batch", "threads")),
         *((f"--{name.replace('_', '-')}", settings[name]) for name in ("precision", "max_loss", "importance", "seed")),
+        ("--doc-stride", settings.get("doc_stride")),
         ("--blocks", "x".join(map(str, settings["blocks"])) if settings["blocks"] else None),
         ("--effort", settings["effort"]["name"]),
         ("--out", out),
