@@ -32,7 +32,20 @@ def compact(weights: Mapping[str, NDArray[Any]], mask: Mask, dims: Dims) -> Weig
     kept = {name: array for name, array in weights.items() if not name.startswith("layers.")}
     for index, layer in enumerate(mask.layers):
         kept |= _compact_layer(weights, f"layers.{index}", layer, dims)
-    return kept
+    return in_blocks(kept, mask)
+
+
+def in_blocks(weights: Mapping[str, NDArray[Any]], mask: Mask) -> Weights:
+    """The encoder `weights`, of which `mask` has left heads and rows already, with its matrices in the blocks it keeps.
+
+    Raises InputError where these are no blocks of the matrices.
+    """
+    stored = dict(weights)
+    for index, layer in enumerate(mask.layers):
+        for matrix, blocks in layer.blocks.items():
+            name, own = f"layers.{index}.{matrix}", (blocks.kept, blocks.rows, blocks.columns)
+            stored[f"{name}.blocks"], stored[f"{name}.block_index"] = to_blocks(stored.pop(f"{name}.weight"), *own)
+    return stored
 
 
 def ordered(weights: Mapping[str, NDArray[Any]], scores: Scores, dims: Dims) -> Weights:
@@ -78,13 +91,7 @@ def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerM
     kept: Weights = {}
 
     def take(name: str, rows: NDArray[np.intp], columns: NDArray[np.intp] | slice = slice(None)) -> None:
-        weight, blocks = weights[f"{layer}.{name}.weight"][rows][:, columns], mask.blocks.get(name)
-        if blocks is None:
-            kept[f"{layer}.{name}.weight"] = np.ascontiguousarray(weight)
-        else:
-            kept[f"{layer}.{name}.blocks"], kept[f"{layer}.{name}.block_index"] = to_blocks(
-                weight, blocks.kept, blocks.rows, blocks.columns
-            )
+        kept[f"{layer}.{name}.weight"] = np.ascontiguousarray(weights[f"{layer}.{name}.weight"][rows][:, columns])
         kept[f"{layer}.{name}.bias"] = weights[f"{layer}.{name}.bias"][rows]
 
     def finish(part: str, rows: NDArray[np.intp]) -> None:

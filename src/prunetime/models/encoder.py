@@ -39,12 +39,14 @@ class Output(NamedTuple):
     `hidden_states` [batch, tokens, hidden] after the embeddings and after each layer.
 
     `kept` has for each layer the tokens that it left of those that came in, ascending indices [batch, most] filled up
-    with -1, or None where it leaves all.
+    with -1, or None where it leaves all. `attention_scores`, where they were asked for, are what the softmax of each
+    layer is of, [batch, heads, tokens, tokens]; None where the attention is gone.
     """
 
     logits: Tensor
     hidden_states: tuple[Tensor, ...]
     kept: tuple[Tensor | None, ...] = ()
+    attention_scores: tuple[Tensor | None, ...] = ()
 
 
 class Embeddings(nn.Module):
@@ -102,15 +104,16 @@ class Layer(nn.Module):
             self.register_buffer("ffn_rows", _first_rows(spec.ffn_rows, dims.hidden))
 
     def forward(
-        self, x: Tensor, kinds: Tensor, gates: LayerGates | None, kept: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The tokens left of `x` [batch, tokens, hidden], their kinds [batch, tokens], and which ones were kept.
+        self, x: Tensor, kinds: Tensor, gates: LayerGates | None, kept: Tensor | None, want_scores: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The tokens left of `x` [batch, tokens, hidden], their kinds [batch, tokens], which ones were kept, and the
+        attention scores if wanted.
 
         `kept`, as in `Output`, chooses them in place of the attention that they received.
         """
-        share = self.spec.tokens if gates is None else gates.tokens
+        share, scores = self.spec.tokens if gates is None else gates.tokens, None
         if self.spec.has_attention:
-            context, received = self._context(x, kinds, gates, share < 1.0 and kept is None)
+            context, received, scores = self._context(x, kinds, gates, share < 1.0 and kept is None, want_scores)
             update = self._linear("attention_output", context, gates)
             update = _gated(update, None if gates is None else gates.attention_rows)
             changed = self.attention_norm(_add_rows(x, self.attention_rows, self.dropout(update)))
@@ -124,7 +127,7 @@ class Layer(nn.Module):
             update = _gated(update, None if gates is None else gates.ffn_rows)
             changed = self.ffn_norm(_add_rows(x, self.ffn_rows, self.dropout(update)))
             x = where_alive(gates.ffn, gates.ffn_rows, changed, x) if gates else changed
-        return x, kinds, kept
+        return x, kinds, kept, scores
 
     def _linear(self, name: str, x: Tensor, gates: LayerGates | None) -> Tensor:
         linear: nn.Linear | BlockLinear = getattr(self, name)
@@ -134,26 +137,27 @@ class Layer(nn.Module):
         return functional.linear(x, gates.weight(name, linear.weight), linear.bias)
 
     def _context(
-        self, x: Tensor, kinds: Tensor, gates: LayerGates | None, want_received: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the heads read, [batch, tokens, heads x head_dim], and the attention each token received if wanted."""
+        self, x: Tensor, kinds: Tensor, gates: LayerGates | None, want_received: bool, want_scores: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What the heads read, [batch, tokens, heads x head_dim], and, if wanted, the attention that each token
+        received and the scores."""
         query, key, value = (
             torch.unflatten(self._linear(name, x, gates), 2, (self.spec.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
-        dropout, received = self.dropout.p if self.training else 0.0, None
+        dropout, received, scores = self.dropout.p if self.training else 0.0, None, None
         real = kinds != PADDING
-        if want_received:
+        if want_received or want_scores:
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
             probabilities = scores.masked_fill(~real[:, None, None, :], -torch.inf).softmax(-1)
-            received = _received(probabilities.detach(), real, gates)
+            received = _received(probabilities.detach(), real, gates) if want_received else None
             context = functional.dropout(probabilities, dropout) @ value
         else:
             context = functional.scaled_dot_product_attention(query, key, value, real[:, None, None, :], dropout)
         context = context.transpose(1, 2)
         if gates:
             context = context * over_tokens(gates.heads).unsqueeze(-1)
-        return context.flatten(2), received
+        return context.flatten(2), received, scores if want_scores else None
 
 
 class Head(nn.Module):
@@ -195,10 +199,12 @@ class SequenceClassifier(nn.Module):
         token_type_ids: Tensor | None = None,
         gates: Sequence[LayerGates] | None = None,
         kept: Sequence[Tensor | None] | None = None,
+        want_scores: bool = False,
     ) -> Output:
         """`input_ids`, `attention_mask` (0 for padding) and `token_type_ids` are [batch, tokens].
 
         `kept` (one per layer, as in `Output`) are the tokens to keep; where it is None the layer chooses by itself.
+        `want_scores`: the output has attention scores, which cost time.
 
         Raises InputError for a sequence longer than the position table, and for `gates` (one per layer) on an
         encoder that is pruned already.
@@ -206,7 +212,7 @@ class SequenceClassifier(nn.Module):
         if gates is not None and self.spec != ArchSpec.full(self.config.dims):
             raise InputError("gates apply to an unpruned encoder; this one is compact")
         inputs = (input_ids, attention_mask, token_type_ids)
-        return encode(self.embeddings, self.layers, self.head, inputs, gates, kept)
+        return encode(self.embeddings, self.layers, self.head, inputs, gates, kept, want_scores=want_scores)
 
 
 def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> tuple[Embeddings, nn.ModuleList, Head]:
@@ -220,26 +226,30 @@ def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> tuple[Embedd
 
 def encode(
     embeddings: Embeddings,
-    layers: Iterable[Callable[..., tuple[Tensor, Tensor, Tensor | None]]],
+    layers: Iterable[Callable[..., tuple[Tensor, Tensor, Tensor | None, Tensor | None]]],
     head: Head,
     inputs: tuple[Tensor, Tensor, Tensor | None],
     gates: Sequence[LayerGates] | None = None,
     kept: Sequence[Tensor | None] | None = None,
+    *,
+    want_scores: bool = False,
 ) -> Output:
     """The forward pass on `inputs`: (input_ids, attention_mask, token_type_ids), as in `SequenceClassifier`."""
     input_ids, attention_mask, token_type_ids = inputs
     kinds = kinds_of(input_ids, attention_mask, embeddings.separator)
     states = [embeddings(input_ids, token_type_ids)]
     left: list[Tensor | None] = []
+    scores: list[Tensor | None] = []
     for index, layer in enumerate(layers):
         own_gates, own_kept = (None if of_layers is None else of_layers[index] for of_layers in (gates, kept))
-        x, kinds, chosen = layer(states[-1], kinds, own_gates, own_kept)
+        x, kinds, chosen, of_layer = layer(states[-1], kinds, own_gates, own_kept, want_scores)
         states.append(x)
         left.append(chosen)
+        scores.append(of_layer)
     logits = head(states[-1])
     if logits.dim() == 3:
         logits = logits.masked_fill(attention_mask.unsqueeze(-1) == 0, NO_CHOICE)
-    return Output(logits, tuple(states), tuple(left))
+    return Output(logits, tuple(states), tuple(left), tuple(scores) if want_scores else ())
 
 
 def initialise(module: nn.Module) -> None:

@@ -1,7 +1,8 @@
-"""Distillation: how far a student's logits and hidden states are from its teacher's."""
+"""Distillation: how far a student's logits, hidden states and attention scores are from its teacher's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,32 +18,46 @@ from prunetime.training.ranks import mean_over_ranks
 
 @dataclass(frozen=True)
 class Distillation:
-    """Weights of the terms of the distilled loss: task + logits + hidden states, as in MLPruning (arXiv 2105.14636).
+    """Weights of the terms of the distilled loss: task + logits + hidden states + attention scores, as in MLPruning
+    (arXiv 2105.14636).
 
     `logits` weighs the divergence at `temperature` (Hinton et al., arXiv 1503.02531), `hidden` the squared error of
-    the hidden states after the embeddings and after each layer (TinyBERT, arXiv 1909.10351).
+    the hidden states after the embeddings and after each layer, and `attention` that of what the softmax of each layer
+    is of (TinyBERT, arXiv 1909.10351); the last is off by default: it wants a student with all heads of its teacher.
     """
 
     task: float = 1.0
     logits: float = 1.0
     hidden: float = 1.0
+    attention: float = 0.0
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
-        if min(self.task, self.logits, self.hidden) < 0 or self.temperature <= 0:
+        if min(self.task, self.logits, self.hidden, self.attention) < 0 or self.temperature <= 0:
             raise InputError(f"{self}: weights must be at least 0 and the temperature above 0")
 
 
 def distilled_loss(
-    task_loss: Tensor, student: Output, teacher: Output, tokens: Tensor, weights: Distillation
+    task_loss: Tensor,
+    student: Output,
+    teacher: Output,
+    tokens: Tensor,
+    weights: Distillation,
+    heads: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
-    """The weighted sum for one batch, a scalar; `tokens` [rows, tokens] is 1 where there is a token, 0 for padding."""
+    """The weighted sum for one batch, a scalar; `tokens` [rows, tokens] is 1 where there is a token, 0 for padding.
+
+    `heads` (a mask [heads] for each layer, None for all) are those whose attention scores count.
+    """
     loss = weights.task * task_loss
     if weights.logits:
         loss = loss + weights.logits * logits_distance(student.logits, teacher.logits, weights.temperature)
     if weights.hidden:
         states, kept = (student.hidden_states, teacher.hidden_states), student.kept
         loss = loss + weights.hidden * hidden_distance(*states, tokens, kept)
+    if weights.attention:
+        scores = student.attention_scores, teacher.attention_scores
+        loss = loss + weights.attention * attention_distance(*scores, tokens, heads)
     return loss
 
 
@@ -79,3 +94,29 @@ def hidden_distance(
         distances.append(((s.float() - expected).square() * weights).sum())
         sizes.append((expected.square() * weights).sum())
     return (torch.stack(distances) / mean_over_ranks(torch.stack(sizes))).mean()
+
+
+def attention_distance(
+    student: Sequence[Tensor | None],
+    teacher: Sequence[Tensor | None],
+    tokens: Tensor,
+    heads: Sequence[Tensor | None] | None = None,
+) -> Tensor:
+    """Mean over layers of |student - teacher|^2 / |teacher|^2 of attention scores [rows, heads, tokens, tokens], both
+    summed over pairs of tokens and over `heads`; a layer without attention counts as equal.
+
+    Raises InputError where student and teacher have not the same number of heads.
+    """
+    pairs = tokens[:, None, :, None] * tokens[:, None, None, :]
+    distances, sizes = [], []
+    for s, t, kept in zip(student, teacher, heads or (None,) * len(student), strict=True):
+        if s is None or t is None:
+            continue
+        if s.shape != t.shape:
+            raise InputError(f"attention scores {tuple(s.shape)} cannot be distilled from {tuple(t.shape)}")
+        weights = pairs if kept is None else pairs * kept.detach()[:, None, None]
+        distances.append(((s - t).float().square() * weights).sum())
+        sizes.append((t.float().square() * weights).sum())
+    if not distances:
+        return tokens.new_zeros((), dtype=torch.float32)
+    return (torch.stack(distances) / mean_over_ranks(torch.stack(sizes))).sum() / len(student)

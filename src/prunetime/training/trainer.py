@@ -22,6 +22,7 @@ from prunetime.arch import ArchSpec
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.models.encoder import Output, SequenceClassifier
 from prunetime.models.prefix import run_prefix
+from prunetime.pruning.multilevel import Kept, LearnedMasks, Multilevel, linears_of
 from prunetime.task import Task
 from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
 from prunetime.training.distill import Distillation, distilled_loss
@@ -100,11 +101,14 @@ def fit(
     on_progress: Callable[[int, int], None] | None = None,
     *,
     sub_networks: SubNetworks | None = None,
-) -> None:
+    multilevel: Multilevel | None = None,
+) -> Kept | None:
     """Trains `model` in place, distilling from `teacher` where there is one.
 
     With `sub_networks`, every step trains those of its prefixes as well, distilled from what the whole model says at
     that step (in-place distillation; Yu and Huang, arXiv 1903.05134); the whole is distilled from `teacher`.
+
+    With `multilevel`, masks of that step are learned with the weights, which end up masked. Returned is what they keep.
 
     The models are on the CPU before and after. Checkpoints go to `folder/checkpoints`. Killed at any point and called
     again with the same arguments, it ends in the same weights, byte for byte, as an uninterrupted run with as many
@@ -119,21 +123,23 @@ def fit(
     the loss is not finite any more.
     """
     checkpoints = folder / "checkpoints"
-    digest = _digest(model, data, settings, teacher, sub_networks)
+    digest = _digest(model, data, settings, teacher, f"{sub_networks!r} {multilevel and multilevel.digest()}")
     used, data = _with_used_vocabulary(data)
     with (
         _on(settings.device, model, teacher),
         training_on(settings.threads),
         _word_rows(model, used),
         _word_rows(teacher, used) if teacher else nullcontext(),
+        _masked(model, multilevel) as masks,
     ):
-        objective = _Objective(model, teacher, data.task, settings, sub_networks)
+        objective = _Objective(model, teacher, data.task, settings, sub_networks, masks)
         trainer = _Loop(objective, data, settings, checkpoints, on_progress)
         with trainer.args.main_process_first(local=False):
             _claim(checkpoints, digest)
         newest = _newest(checkpoints)
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     model.eval()
+    return masks.kept() if masks else None
 
 
 def discard_checkpoints(folder: Path) -> None:
@@ -151,9 +157,11 @@ class _Objective(nn.Module):
         task: Task,
         settings: TrainingSettings,
         sub_networks: SubNetworks | None,
+        masks: LearnedMasks | None,
     ) -> None:
         super().__init__()
         self.student = student
+        self.masks = masks
         # A tuple keeps the teacher out of the parameters, the state dict and the reach of train().
         self._teacher = (teacher.eval() if teacher else None,)
         self._task = task
@@ -167,20 +175,27 @@ class _Objective(nn.Module):
         inputs = (input_ids, attention_mask, token_type_ids)
         (teacher,) = self._teacher
 
-        def loss_of(output: Output, target: Output | None) -> Tensor:
+        def loss_of(output: Output, target: Output | None, distillation: Distillation) -> Tensor:
             loss = mean_over_rows(task_losses(output.logits.float(), labels, self._task))
             if target is None:
                 return loss
-            return distilled_loss(loss, output, target, attention_mask, self._settings.distillation)
+            heads = self.masks.heads() if self.masks else None
+            return distilled_loss(loss, output, target, attention_mask, distillation, heads)
 
+        if self.masks:
+            self.masks.refresh()
+        distillation = self._settings.distillation
+        want_scores = teacher is not None and distillation.attention > 0
         with torch.autocast(self._settings.device, torch.bfloat16, enabled=self._settings.precision == "bf16"):
-            whole: Output = self.student(*inputs)
+            whole: Output = self.student(*inputs, want_scores=want_scores)
             with torch.no_grad():
-                target: Output | None = None if teacher is None else teacher(*inputs)
+                target: Output | None = None if teacher is None else teacher(*inputs, want_scores=want_scores)
             parts = [run_prefix(self.student, spec, inputs) for spec in self._drawn(seed)]
         fixed = Output(whole.logits.detach(), tuple(state.detach() for state in whole.hidden_states))
-        losses = [loss_of(whole, target), *(loss_of(part, fixed) for part in parts)]
-        return {"loss": torch.stack(losses).mean()}
+        in_place = replace(distillation, attention=0.0)  # of other heads
+        losses = [loss_of(whole, target, distillation), *(loss_of(part, fixed, in_place) for part in parts)]
+        loss = torch.stack(losses).mean()
+        return {"loss": loss + self.masks.penalty() if self.masks else loss}
 
     def _drawn(self, seed: int) -> Sequence[ArchSpec]:
         return () if self._sub_networks is None else self._sub_networks.draw(np.random.default_rng(seed))
@@ -213,11 +228,15 @@ class _Loop(Trainer):
             dataloader_pin_memory=False,
             ddp_find_unused_parameters=False,
         )
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(objective.student, settings.weight_decay), settings.learning_rate, fused=True
-        )
+        groups = _parameter_groups(objective.student, settings.weight_decay)
+        if objective.masks:
+            learned = list(objective.masks.parameters())
+            groups.append({"params": learned, "lr": objective.masks.step.learning_rate, "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, settings.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(settings.warmup, steps))
         callbacks = [_MarkComplete(), _Progress(on_progress)]
+        if objective.masks:
+            callbacks.append(_Settle(objective.masks))
         super().__init__(objective, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))
         self.remove_callback(PrinterCallback)
 
@@ -257,6 +276,15 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if self._on_progress:
             self._on_progress(state.global_step, args.max_steps)
+
+
+class _Settle(TrainerCallback):
+    def __init__(self, masks: LearnedMasks) -> None:
+        self._masks = masks
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        if state.global_step == math.ceil(self._masks.step.learning * args.max_steps):
+            self._masks.settle()
 
 
 def _seed_of(*numbers: int) -> int:
@@ -327,14 +355,27 @@ def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[N
         embedding.weight, model.embeddings.separator = whole, separator
 
 
+@contextmanager
+def _masked(model: SequenceClassifier, step: Multilevel | None) -> Iterator[LearnedMasks | None]:
+    """Within, the matrices of `model` are masked; after it, the masks are part of the weights."""
+    if step is None:
+        yield None
+        return
+    masks = LearnedMasks(step, linears_of(model.layers))
+    try:
+        yield masks
+    finally:
+        masks.detach()
+
+
 def _digest(
     model: SequenceClassifier,
     data: TrainingData,
     settings: TrainingSettings,
     teacher: SequenceClassifier | None,
-    sub_networks: SubNetworks | None,
+    beside: str,
 ) -> str:
-    total = hashlib.sha256(f"{data.digest()} {asdict(settings)} {sub_networks!r}".encode())
+    total = hashlib.sha256(f"{data.digest()} {asdict(settings)} {beside}".encode())
     for module in (model, *([teacher] if teacher else [])):
         total.update(f"{module.config} {module.spec}".encode())
         for name, tensor in module.state_dict().items():

@@ -1,0 +1,35 @@
+"""What learned masks start from: parts in the order of a criterion. Without one, from zeros, masks are learned by the
+movement of their weights alone (movement pruning, arXiv 2005.07683)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.arch import ArchSpec, Dims, Grain
+from prunetime.blocks import block_norms
+from prunetime.mask import Scores
+
+
+def ranks(scores: Scores) -> Scores:
+    """Each part's scores as ranks, evenly from 0 (the lowest) to 1: comparable with what training adds to them."""
+    return [{name: _ranks(values) for name, values in layer.items()} for layer in scores]
+
+
+def magnitudes(weights: Mapping[str, NDArray[Any]], spec: ArchSpec, dims: Dims, grain: Grain) -> Scores:
+    """Sums of squares of all blocks of `grain` of the dense encoder `weights`, which is of `spec`."""
+    return [
+        {
+            matrix: block_norms(weights[f"layers.{index}.{matrix}.weight"], *grain)
+            for matrix in layer.matrix_shapes(dims)
+        }
+        for index, layer in enumerate(spec.layers)
+    ]
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    order = values.ravel().argsort(kind="stable").argsort()
+    return (order / max(1, values.size - 1)).reshape(values.shape)

@@ -1,0 +1,73 @@
+"""What learned masks cost, differentiable in their keep ratios, and the adaptive regularisation that walks it down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from prunetime.arch import ArchSpec, Dims
+from prunetime.budget import Budget
+from prunetime.runtime.latency import LatencyProfile
+
+STRENGTH = 20_000.0
+LEAST = 50.0
+NEAR, WEIGHT_NEAR = 3e-4, 10.0
+"""As in MLPruning's training runs (github.com/yaozhewei/MLPruning, masked_run_glue.py): the weight falls with the
+square of the distance, down to `LEAST`; a squared distance below `NEAR` weighs only `WEIGHT_NEAR`."""
+
+
+class Cost(Protocol):
+    """What a structure costs; its `repr` says all that this depends on. `dense` is that of the unpruned encoder."""
+
+    @property
+    def dense(self) -> float: ...
+
+    def __call__(self, spec: ArchSpec) -> float: ...
+
+
+@dataclass(frozen=True)
+class WeightsKept:
+    """Weights in the layer matrices of an encoder of `dims`."""
+
+    dims: Dims
+
+    @property
+    def dense(self) -> float:
+        return self(ArchSpec.full(self.dims))
+
+    def __call__(self, spec: ArchSpec) -> float:
+        return float(spec.weights(self.dims))
+
+
+@dataclass(frozen=True)
+class Microseconds:
+    """Predicted latency in the setting of `budget`."""
+
+    profile: LatencyProfile
+    budget: Budget
+
+    @property
+    def dense(self) -> float:
+        return self.profile.floor_and_dense(self.budget)[1]
+
+    def __call__(self, spec: ArchSpec) -> float:
+        return self.profile.predict(spec, self.budget)
+
+
+def share_of(ratios: Tensor, share: float, slopes: Sequence[float]) -> Tensor:
+    """`share`, a number, as a function of the keep `ratios` [n], by which it changes as fast as `slopes` [n] say."""
+    return share + ratios.new_tensor(slopes) @ (ratios - ratios.detach())
+
+
+def regularisation(share: Tensor, target: float) -> Tensor:
+    """weight x (share - target)^2 while the share of the cost that is kept is above `target`, else zero.
+
+    The weight adapts to the distance: large far away, small near (MLPruning, arXiv 2105.14636, section 3).
+    """
+    excess = (share - target).clamp(min=0.0)
+    squared = float(excess.detach()) ** 2
+    weight = max(STRENGTH * squared / (1.0 - target) ** 2, LEAST) if squared >= NEAR else WEIGHT_NEAR
+    return weight * excess.square()
