@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
@@ -23,6 +24,7 @@ from transformers.utils import logging
 from prunetime.arch import ArchSpec
 from prunetime.config import RUNNABLE
 from prunetime.errors import InputError
+from prunetime.models.encoder import NO_CHOICE
 from prunetime.models.families import NAMES, load
 from prunetime.models.hf import config_json
 from prunetime.task import Task
@@ -239,6 +241,44 @@ def test_a_head_on_every_token_loads(tmp_path):
     loaded = load(str(tmp_path), 2, rows="tokens")
     assert (loaded.has_head, loaded.config) == (True, config)
     assert loaded.model(torch.zeros(1, 7, dtype=torch.long), torch.ones(1, 7)).logits.shape == (1, 7, 2)
+
+
+def test_a_head_that_answers_questions_loads(tmp_path):
+    model = bert(BertForQuestionAnswering, num_labels=2)
+    model.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path), 2, rows="tokens")
+    assert (loaded.has_head, loaded.config.rows) == (True, "tokens")
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    with torch.no_grad():
+        found, expected = loaded.model.eval()(ids, mask).logits, model.eval()(ids, mask)
+    for output, name in enumerate(("start_logits", "end_logits")):
+        torch.testing.assert_close(found[mask == 1][:, output], expected[name][mask == 1], rtol=0, atol=1e-5)
+    assert (found[mask == 0] == NO_CHOICE).all()
+    assert not load(str(tmp_path), 2).has_head
+
+
+@pytest.mark.parametrize("cls", [BertModel, BertForSequenceClassification, BertForTokenClassification])
+def test_other_checkpoints_get_a_fresh_head_for_answers(tmp_path, cls):
+    bert(cls, num_labels=2).save_pretrained(tmp_path)
+    loaded, again = (load(str(tmp_path), 2, seed, "tokens") for seed in (1, 1))
+    assert not loaded.has_head
+    assert loaded.model.head.dense is None
+    torch.testing.assert_close(loaded.model.head.output.weight, again.model.head.output.weight)
+    assert loaded.model.head.output.weight.abs().max() < 0.2
+
+
+def test_our_own_folder_of_other_rows_gets_a_fresh_head(tmp_path):
+    rng = np.random.default_rng(2)
+    config = random_config(rng, layers=1, outputs=2, rows="pooled")
+    spec = ArchSpec.full(config.dims)
+    task = Task("classification", ("no", "yes"), ("text",), 16)
+    (tmp_path / "config.json").write_bytes(config_json(config, spec, task))
+    weights = random_weights(config, spec, rng)
+    save_file({name: torch.from_numpy(array) for name, array in weights.items()}, tmp_path / "model.safetensors")
+    loaded = load(str(tmp_path), 2, rows="tokens")
+    assert (loaded.has_head, loaded.config.rows) == (False, "tokens")
+    assert load(str(tmp_path), 2).has_head
 
 
 def test_every_runnable_family_has_its_names():

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,28 @@ import torch
 from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
 from safetensors.numpy import load_file, save_file
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForQuestionAnswering,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.utils import logging
 
 from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
 from prunetime.errors import InputError
 from prunetime.models.encoder import SequenceClassifier
-from prunetime.models.hf import PrunetimeConfig, PrunetimeForSequenceClassification, config_json
+from prunetime.models.families import load
+from prunetime.models.hf import (
+    PrunetimeConfig,
+    PrunetimeForQuestionAnswering,
+    PrunetimeForSequenceClassification,
+    config_json,
+)
 from prunetime.task import Task
 
 logging.disable_progress_bar()
@@ -22,6 +38,7 @@ logging.disable_progress_bar()
 CLASSES = Task("classification", ("no", "maybe", "yes"), ("text",), 16)
 RELEVANCE = Task("relevance", (), ("query", "title"), 16)
 REGRESSION = Task("regression", (), ("text",), 16)
+ANSWERS = Task("question-answering", (), ("question", "context"), 16, 4)
 
 
 @pytest.fixture
@@ -183,12 +200,52 @@ def test_a_task_that_does_not_fit_the_head(rng):
 
 
 def test_rows_per_token_are_refused(rng):
-    config = random_config(rng, layers=1, outputs=1, rows="tokens")
+    config = random_config(rng, layers=1, outputs=2, rows="tokens")
     spec = ArchSpec.full(config.dims)
     with pytest.raises(InputError, match="the model gives tokens rows; a regression task needs pooled rows"):
         config_json(config, spec, REGRESSION)
-    with pytest.raises(InputError, match="the model gives tokens rows"):
+    with pytest.raises(InputError, match="gives tokens rows; PrunetimeForSequenceClassification needs pooled rows"):
         PrunetimeForSequenceClassification(PrunetimeConfig.of(config, spec))
+    with pytest.raises(InputError, match="gives pooled rows; PrunetimeForQuestionAnswering needs tokens rows"):
+        PrunetimeForQuestionAnswering(PrunetimeConfig.of(replace(config, rows="pooled"), spec))
+    with pytest.raises(InputError, match="the model gives pooled rows; a question-answering task needs tokens rows"):
+        config_json(replace(config, rows="pooled"), spec, ANSWERS)
+
+
+def test_a_pruned_folder_that_answers_questions_loads_and_saves_unchanged(tmp_path, rng):
+    config = random_config(rng, layers=2, heads=4, head_dim=16, ffn=96, outputs=2, rows="tokens")
+    spec = random_spec(config, rng, blocks=True)
+    weights = random_weights(config, spec, rng)
+    write_folder(tmp_path / "one", config, spec, weights, ANSWERS)
+    ragged = random_ragged(config, rng, [4, 30])
+    expected = reference_logits(config, weights, ragged, spec)
+    model, report = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "one", output_loading_info=True)
+    assert not any(report.values())
+    model.save_pretrained(tmp_path / "two")
+    again = load_file(tmp_path / "two" / "model.safetensors")
+    assert all(np.array_equal(again[name], array) for name, array in weights.items())
+    ids, mask, types = (torch.from_numpy(array) for array in ragged.padded(0))
+    with torch.no_grad():
+        output = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "two")(ids, mask, types)
+    for i, logits in enumerate((output.start_logits, output.end_logits)):
+        np.testing.assert_allclose(logits[mask == 1], expected[:, i], rtol=0, atol=1e-5)
+
+
+def test_logits_and_loss_of_answers_are_those_of_transformers(tmp_path, rng):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    reference = BertForQuestionAnswering(BertConfig(**sizes, intermediate_size=96, initializer_range=0.2)).eval()
+    reference.save_pretrained(tmp_path)
+    pretrained = load(str(tmp_path), 2, rows="tokens")
+    model = PrunetimeForQuestionAnswering(PrunetimeConfig.of(pretrained.config, pretrained.model.spec)).eval()
+    model.load_state_dict(pretrained.model.state_dict())
+    ids = torch.from_numpy(rng.integers(0, 50, (3, 5)))
+    positions = {"start_positions": torch.tensor([0, 2, 9]), "end_positions": torch.tensor([1, 4, 9])}
+    found, expected = model(ids, **positions), reference(ids, **positions)  # the third is outside: it does not count
+    for name in ("loss", "start_logits", "end_logits"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    assert model(ids).loss is None
+    assert len(model(ids, output_hidden_states=True).hidden_states) == 2
 
 
 def test_the_same_config_gives_the_same_bytes(rng):

@@ -207,12 +207,12 @@ def test_rows_of_other_tasks_are_their_texts():
 
 
 def test_what_no_window_can_hold_is_refused():
-    long = r"question 2 \(.\? \? .*has 40 tokens, so that a window of 48 has room for 5 .* and windows share 5"
+    long = r"question '\? \? .*has 40 tokens, so that a window of 48 has room for 5 .* and windows share 5"
     with pytest.raises(InputError, match=long):
         windows_of([("?", "me"), ("? " * 40, "a red sofa")], 48, 5)
     with pytest.raises(InputError, match="room for 0 of the context, and windows share 0: shorten it, or give"):
         windows_of([("? " * 60, "a red sofa")], 48, 0)
-    with pytest.raises(InputError, match=r"question 1 .* its context has no token"):
+    with pytest.raises(InputError, match=r"question 'who': its context has no token"):
         windows_of([("who", "\u200b\u0000")], 48, 5)
 
 

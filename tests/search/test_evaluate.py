@@ -1,4 +1,5 @@
 import time
+from itertools import pairwise
 
 import numpy as np
 import psutil
@@ -135,6 +136,31 @@ def test_agreement_sees_neither_what_a_softmax_does_not_nor_scale_nor_offset(log
         assert agreement(logits, logits) == pytest.approx(1.0, abs=1e-6) or found == 0.0
         moved = (np.float32(scale) * (logits + shift) + np.array([1, -2, 3], np.float32)).astype(np.float32)
         assert agreement(moved, expected) == pytest.approx(found, abs=1e-3)
+
+
+@given(seed=st.integers(0, 2**31), scale=st.floats(0.1, 10.0))
+def test_agreement_of_rows_per_token_sees_what_a_softmax_over_the_tokens_of_a_sequence_does(seed, scale):
+    rng = np.random.default_rng(seed)
+    offsets = np.array([0, 4, 5, 14], np.int32)
+    logits, expected = rng.normal(size=(2, 14, 2)).astype(np.float32)
+    shift = np.repeat(rng.normal(0, 9, (3, 2)), np.diff(offsets), axis=0).astype(np.float32)
+    found = agreement(logits, expected, offsets)
+    assert agreement(np.float32(scale) * logits + shift, expected, offsets) == pytest.approx(found, abs=1e-4)
+    assert agreement(logits, logits + shift, offsets) == pytest.approx(1.0, abs=1e-5)
+    assert agreement(logits, -logits, offsets) == pytest.approx(-1.0)
+    a, b = (np.concatenate([x[i:j] - x[i:j].mean(0) for i, j in pairwise(offsets)]) for x in (logits, expected))
+    assert found == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1], abs=1e-5)
+
+
+def test_a_scorer_of_rows_per_token_compares_within_sequences():
+    rng = np.random.default_rng(3)
+    config = random_config(rng, layers=2, outputs=2, rows="tokens")
+    whole = ArchSpec.full(config.dims)
+    elastic = Elastic(config, random_weights(config, whole, rng))
+    tokens = random_ragged(config, rng, [7, 3, 12])
+    shift = np.repeat([[50, 0], [0, 50], [-50, 50]], tokens.lengths, axis=0).astype(np.float32)
+    rows = ScoringRows(tokens, elastic.engine.logits(tokens) + shift)
+    assert list(ElasticScorer(elastic, rows)([whole])) == [pytest.approx(1.0, abs=1e-4)]
 
 
 def test_who_says_the_same_of_every_row_agrees_with_nobody():

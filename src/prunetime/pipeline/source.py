@@ -89,7 +89,19 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
             f"the tokenizer of {settings.model} has {tokenizer.vocabulary} tokens, "
             f"the model's table {pretrained.config.dims.vocabulary}: they do not belong together"
         )
-    return Source(pretrained, tokenizer, tokenizer_json, task, chosen, columns, roles, parsed)
+    source = Source(pretrained, tokenizer, tokenizer_json, task, chosen, columns, roles, parsed)
+    if task.kind == "question-answering":
+        _check_questions(source)
+    return source
+
+
+def _check_questions(source: Source) -> None:
+    """Raises InputError for a question that fits no window, of any role: hours later would be too late."""
+    for role in (source.roles.train, source.roles.valid, source.roles.test):
+        try:
+            read(source.tokenizer, source.task, role.texts)
+        except InputError as error:
+            raise InputError(f"{role.table.name}: {error}") from error
 
 
 def check_length(tokens: int, pretrained: families.Pretrained) -> None:

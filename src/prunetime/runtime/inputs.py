@@ -120,10 +120,7 @@ def read(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts]) -> Inputs:
     """
     if task.kind != "question-answering":
         return Inputs(task, tokenizer.encode(texts))
-    cut = [
-        _cut(encoding, task, f"question {number} ({question[:40]!r})")
-        for number, (encoding, (question, _)) in enumerate(zip(tokenizer.encode_whole(texts), texts, strict=True), 1)
-    ]
+    cut = [_cut(*pair, task) for pair in zip(tokenizer.encode_whole(texts), texts, strict=True)]
     windows = [window for of_example in cut for window in of_example]
     tokens = Ragged.of([window.ids for window in windows], [window.types for window in windows])
     owner = np.repeat(np.arange(len(cut)), [len(of_example) for of_example in cut])
@@ -147,8 +144,9 @@ class _Window:
     characters: NDArray[np.int32]
 
 
-def _cut(encoding: tokenizers.Encoding, task: Task, where: str) -> list[_Window]:
+def _cut(encoding: tokenizers.Encoding, texts: Texts, task: Task) -> list[_Window]:
     """The windows of a question with its context."""
+    where = f"question {texts[0][:60]!r}"
     of_text = np.array([-1 if text is None else text for text in encoding.sequence_ids])
     (context,) = np.nonzero(of_text == 1)
     if not len(context):
