@@ -12,11 +12,8 @@ from prunetime.arch import ArchSpec, Dims
 from prunetime.budget import Budget
 from prunetime.runtime.latency import LatencyProfile
 
-STRENGTH = 20_000.0
-LEAST = 50.0
-NEAR, WEIGHT_NEAR = 3e-4, 10.0
-"""As in MLPruning's training runs (github.com/yaozhewei/MLPruning, masked_run_glue.py): the weight falls with the
-square of the distance, down to `LEAST`; a squared distance below `NEAR` weighs only `WEIGHT_NEAR`."""
+STRENGTH, LEAST = 20_000.0, 50.0
+"""As in MLPruning's training runs (github.com/yaozhewei/MLPruning, masked_run_glue.py)."""
 
 
 class Cost(Protocol):
@@ -68,6 +65,5 @@ def regularisation(share: Tensor, target: float) -> Tensor:
     The weight adapts to the distance: large far away, small near (MLPruning, arXiv 2105.14636, section 3).
     """
     excess = (share - target).clamp(min=0.0)
-    squared = float(excess.detach()) ** 2
-    weight = max(STRENGTH * squared / (1.0 - target) ** 2, LEAST) if squared >= NEAR else WEIGHT_NEAR
-    return weight * excess.square()
+    far = excess.item() / (1.0 - target)
+    return max(STRENGTH * far**2, LEAST) * excess.square()

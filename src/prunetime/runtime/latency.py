@@ -153,7 +153,9 @@ class LatencyProfile:
     measured_us: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def predict(self, spec: ArchSpec, budget: Budget) -> float:
-        """Microseconds of `spec` in the setting of `budget`, every output row kept.
+        """Microseconds of `spec` in the setting of `budget`.
+
+        Output rows were not timed: what is pruned of them saves its part of the products of its sub-layer.
 
         Raises:
             ProfileError: `spec` has blocks, or drops tokens, and the profile was recorded without.
@@ -202,10 +204,12 @@ class LatencyProfile:
             share = float(np.interp(tokens, self.tokens.counts, self.tokens.share[kind]))
             # Of an attention, the products with weights are proportional to tokens; the scores grow with their square.
             multiplied = tokens / self.key.tokens if kind == "attention" else share
-        dense = units = table[sublayer.level] * share
+        half = sublayer.level // 2
+        per_level = (table[sublayer.level] - table[half]) / max(1, sublayer.level - half)
+        dense = units = table[sublayer.level] * share - (1.0 - sublayer.rows) * per_level * sublayer.level * multiplied
         if self.blocks and sublayer.density is not None:
             saved = np.interp(sublayer.density, self.blocks.densities, self.blocks.saved[kind])
-            units -= float(saved) * sublayer.level * multiplied
+            units -= float(saved) * sublayer.level * multiplied * sublayer.rows
         if self.tokens and sublayer.drops:
             units += self.tokens.drop_cost * dense - self.tokens.drop_saves * units * (1.0 - sublayer.kept / tokens)
         return units
@@ -265,13 +269,15 @@ class Sublayer:
 
     `slot` is its place in `Engine.timed`, `level` its heads or its tiles of FFN rows, `density` the share of its
     weights in kept blocks (None: no matrix of it is in blocks); of a pooled attention those of key and value, which
-    alone are multiplied by every token. `tokens` of each sequence come in and `kept` are left.
+    alone are multiplied by every token. `rows` is the share of its products that the output rows kept leave. `tokens`
+    of each sequence come in and `kept` are left.
     """
 
     slot: int
     kind: Kind
     level: int
     density: float | None
+    rows: float
     tokens: int
     kept: int
 
@@ -296,12 +302,15 @@ def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
             kept = 1 if pools else layer.tokens_kept(tokens)
             kind: Kind = "pooled_attention" if pools else "attention"
             density = _density(layer, ("key", "value") if pools else ATTENTION_MATRICES, key.dims)
-            yield Sublayer(1 + 2 * index, kind, layer.heads, density, tokens, kept)
+            # Beside the four matrices, of `hidden` columns a head's row each, there are scores and what they weigh.
+            products = 4.0 * key.dims.hidden + 2.0 * tokens
+            rows = 1.0 if pools else 1.0 - (key.dims.hidden - layer.attention_rows) / products
+            yield Sublayer(1 + 2 * index, kind, layer.heads, density, rows, tokens, kept)
             tokens = kept
         if layer.has_ffn:
             density = _density(layer, FFN_MATRICES, key.dims)
-            kind = "ffn" if index < last else "pooled_ffn"
-            yield Sublayer(2 + 2 * index, kind, ffn_level(layer.ffn), density, tokens, tokens)
+            kind, rows = "ffn" if index < last else "pooled_ffn", (1.0 + layer.ffn_rows / key.dims.hidden) / 2.0
+            yield Sublayer(2 + 2 * index, kind, ffn_level(layer.ffn), density, rows, tokens, tokens)
 
 
 def precision_name(plan: Plan, layers: int) -> str:
