@@ -56,7 +56,9 @@ def artifact(squad: tuple[Path, list[dict]]) -> Path:
     """In this process, because that takes half of the time."""
     folder, _ = squad
     given = ["--data", folder / "train.json", "--valid", folder / "dev.json", "--latency", "75%", "--effort", "quick"]
-    command = ["prune", "--model", folder / "bert", *given, "--seq-len", SEQ_LEN, "--doc-stride", 24]
+    model = ["--model", folder / "bert", "--seq-len", SEQ_LEN]
+    call("profile", *model, "--rows", "tokens", "--specs", 3, "--out", folder / "profile.json")
+    command = ["prune", *model, *given, "--doc-stride", 24, "--profile", folder / "profile.json"]
     with pytest.MonkeyPatch.context() as quick:
         for module, name, value in QUICK:
             quick.setattr(module, name, value)
@@ -74,6 +76,7 @@ def artifact(squad: tuple[Path, list[dict]]) -> Path:
     assert verified["quality"]["all"]["pruned"]["rows"] < 90  # half of dev's contexts, in questions and not in windows
     report = (folder / "run" / "report.html").read_text()
     assert "--doc-stride 24" in report
+    assert "pipeline_tag: question-answering" in (folder / "run" / "artifact" / "model_card.md").read_text()
     return Path(result["artifact"])
 
 

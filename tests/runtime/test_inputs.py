@@ -197,6 +197,11 @@ def test_selected_questions_have_their_windows():
     assert part.contexts == alone.contexts
 
 
+def test_no_questions_have_no_answers():
+    found = windows_of([], 48, 16)
+    assert len(found.tokens) == len(found.scores(np.zeros((0, 2), np.float32))) == 0
+
+
 def test_rows_of_other_tasks_are_their_texts():
     classes = Task("classification", ("a", "b"), ("text",), 16)
     found = read(Tokenizer(CONTENT, 16), classes, [("red",), ("blue",), ("green couch",)])

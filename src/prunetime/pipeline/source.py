@@ -40,11 +40,21 @@ class Source:
 
     @cached_property
     def train(self) -> Inputs:
-        return read(self.tokenizer, self.task, self.roles.train.texts)
+        return self._read(self.roles.train)
 
     @cached_property
     def valid(self) -> Inputs:
-        return read(self.tokenizer, self.task, self.roles.valid.texts)
+        return self._read(self.roles.valid)
+
+    @cached_property
+    def test(self) -> Inputs:
+        return self._read(self.roles.test)
+
+    def _read(self, role: Examples) -> Inputs:
+        try:
+            return read(self.tokenizer, self.task, role.texts)
+        except InputError as error:
+            raise InputError(f"{role.table.name}: {error}") from error
 
     def training_data(self, examples: int, seed: int) -> TrainingData:
         """Up to `examples` of the train role, drawn without replacement by `seed`."""
@@ -91,17 +101,9 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
         )
     source = Source(pretrained, tokenizer, tokenizer_json, task, chosen, columns, roles, parsed)
     if task.kind == "question-answering":
-        _check_questions(source)
+        # A question that fits no window is refused here: hours later would be too late.
+        _ = source.train, source.valid, source.test
     return source
-
-
-def _check_questions(source: Source) -> None:
-    """Raises InputError for a question that fits no window, of any role: hours later would be too late."""
-    for role in (source.roles.train, source.roles.valid, source.roles.test):
-        try:
-            read(source.tokenizer, source.task, role.texts)
-        except InputError as error:
-            raise InputError(f"{role.table.name}: {error}") from error
 
 
 def check_length(tokens: int, pretrained: families.Pretrained) -> None:

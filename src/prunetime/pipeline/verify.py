@@ -21,7 +21,6 @@ from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import THREADS
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.inputs import read
 from prunetime.runtime.latency import setting_name
 from prunetime.runtime.measure import Latency, pinned, ratio, summarise
 from prunetime.runtime.model import Model
@@ -103,8 +102,7 @@ def torch_logits(model: SequenceClassifier, tokens: Ragged, pad_id: int) -> np.n
 
 def quality(source: Source, models: dict[str, Model]) -> dict[str, Any]:
     """Metric of the engine's answers on the test rows, and on every slice; `difference` is pruned minus dense."""
-    test = source.roles.test
-    inputs = read(source.tokenizer, source.task, test.texts)
+    test, inputs = source.roles.test, source.test
     scores = {name: inputs.scores(model.engine.logits(inputs.tokens)) for name, model in models.items()}
     parts: dict[str, Examples] = {"all": test}
     parts |= {part.name: part.select(test, source.roles.train) for part in source.slices}

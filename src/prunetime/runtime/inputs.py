@@ -124,7 +124,7 @@ def read(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts]) -> Inputs:
     windows = [window for of_example in cut for window in of_example]
     tokens = Ragged.of([window.ids for window in windows], [window.types for window in windows])
     owner = np.repeat(np.arange(len(cut)), [len(of_example) for of_example in cut])
-    characters = np.concatenate([window.characters for window in windows])
+    characters = np.concatenate([np.empty((0, 2), np.int32), *(window.characters for window in windows)])
     return Windows(task, tokens, owner, characters, [context for _, context in texts])
 
 
