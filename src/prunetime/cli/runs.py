@@ -51,6 +51,7 @@ AS_GIVEN = (
     "importance",
     "tokens",
     "blocks",
+    "method",
 )
 
 
@@ -91,7 +92,16 @@ AS_GIVEN = (
 @click.option(
     "--tokens", is_flag=True, help="Let the search drop tokens after a layer, too (such a model has no ONNX export)."
 )
-@blocks_option("Let the search keep only the largest blocks of this size in matrices, too.")
+@blocks_option(
+    "Keep only blocks of this size in matrices, too: the largest (search), or those learned (32x32 by default)."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["search", "multilevel"]),
+    default="search",
+    show_default=True,
+    help="Search the best structure, or learn masks of heads, rows and blocks while training.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
 @workers_option

@@ -77,7 +77,13 @@ def choose(
             leave_choice(run, source, settings, models, target_us, scorer_for)
 
     inputs = {"archive": digest, "target_us": target_us, "evaluations": effort.evaluations, "seed": settings.seed}
-    run.do("search", f"Search for the best within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
+    run.do(
+        "search",
+        f"Search for the best within {target_us:.0f} us",
+        inputs,
+        ["search.json", "mask.json", "chosen.json"],
+        work,
+    )
 
 
 def predictor(settings: Settings, space: Space, latency: LatencyProfile) -> Callable[[Genome], float]:
@@ -148,6 +154,7 @@ def leave_choice(
         }
         front = [list(e.genome) for e in archive.front()]
     run.write("mask.json", prefix_mask(models.elastic.weights, space.spec(winner.genome), space.dims).to_json())
+    leave_chosen(run, archive_digest(run, settings), winner.predicted_us)
     run.write(
         "search.json",
         {
@@ -158,6 +165,11 @@ def leave_choice(
             "front": front,
         },
     )
+
+
+def leave_chosen(run: Run, origin: str, predicted_us: float) -> None:
+    """What a choice says of `mask.json`: the digest of what it was made from, and what it is predicted to take."""
+    run.write("chosen.json", {"origin": origin, "predicted_us": predicted_us})
 
 
 @contextmanager

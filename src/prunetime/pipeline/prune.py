@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from prunetime import __version__, artifact
 from prunetime.budget import Budget
 from prunetime.errors import BudgetError, InputError
 from prunetime.machine import this_machine
+from prunetime.mask import Mask
 from prunetime.pipeline import choosing, stages, verify
 from prunetime.pipeline.card import model_card
 from prunetime.pipeline.front import measure_front
+from prunetime.pipeline.learning import Learning
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source, load_source, model_digest
@@ -67,12 +70,12 @@ def prune(
         latency = stages.profile(run, source, settings, plan, profile)
         dense = stages.teacher(run, source, settings, plan, inputs)
         stages.importance(run, source, settings, dense, inputs)
-        models = stages.Models(dense, stages.elastic(run, source, settings, dense, latency))
-
-        def choose(target_us: float) -> None:
-            choosing.choose(run, source, settings, models, latency, target_us, workers=workers)
-
-        return _into_budget(run, source, settings, models, latency, choose)
+        if settings.method == "multilevel":
+            way = _learned(run, source, settings, dense, latency)
+        else:
+            models = stages.Models(dense, stages.elastic(run, source, settings, dense, latency))
+            way = _searched(run, source, settings, models, latency, workers)
+        return _into_budget(run, source, settings, dense, latency, way)
 
 
 def pick(
@@ -89,6 +92,7 @@ def pick(
     """
     before = Run(origin, reporter)
     settings = Settings.from_json(before.read("run.json")["settings"])
+    check_searched(origin, settings)
     budget = replace(settings.budget, us=amount.us, share=amount.share)
     settings = settings.with_budget(budget)
     needed = (*KEPT_FOR_PICK, *MODELS_FOR_PICK)
@@ -120,9 +124,56 @@ def pick(
                     choosing.leave_choice(run, source, settings, models, target_us, scorer_for)
 
             inputs = {"archive": stages.archive_digest(run, settings), "target_us": target_us}
-            run.do("search", f"Pick within {target_us:.0f} us", inputs, ["search.json", "mask.json"], work)
+            run.do(
+                "search", f"Pick within {target_us:.0f} us", inputs, ["search.json", "mask.json", "chosen.json"], work
+            )
 
-        return _into_budget(run, source, settings, models, latency, choose)
+        way = Way(choose, partial(stages.kept_of, models.elastic), searched=True)
+        return _into_budget(run, source, settings, models.teacher, latency, way)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a structure is found: `choose` leaves the best predicted to take so many microseconds as `mask.json`, with
+    `chosen.json`; `begin` gives its weights, to be tuned; `searched` says whether an archive of others is left, too."""
+
+    choose: Callable[[float], None]
+    begin: Callable[[Mask], artifact.Weights]
+    searched: bool
+
+
+def _searched(
+    run: Run,
+    source: Source,
+    settings: Settings,
+    models: stages.Models,
+    latency: LatencyProfile,
+    workers: Workers | None,
+) -> Way:
+    def choose(target_us: float) -> None:
+        choosing.choose(run, source, settings, models, latency, target_us, workers=workers)
+
+    return Way(choose, partial(stages.kept_of, models.elastic), searched=True)
+
+
+def _learned(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, latency: LatencyProfile) -> Way:
+    assert settings.grain is not None
+    learning = Learning(run, source, settings, latency, settings.grain)
+    rows = learning.rows(dense)
+
+    def begin(_: Mask) -> artifact.Weights:
+        return dict(artifact.read(run.path("blocks")).weights)
+
+    return Way(partial(learning.blocks, rows), begin, searched=False)
+
+
+def check_searched(origin: Path, settings: Settings) -> None:
+    """Raises InputError where the run `origin` has no archive, because it did not search."""
+    if settings.method != "search":
+        raise InputError(
+            f"{origin} was made with --method {settings.method}, which learns one structure and leaves no archive of "
+            "others: run `prunetime prune` with the other budget"
+        )
 
 
 def begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
@@ -168,12 +219,12 @@ def _into_budget(
     run: Run,
     source: Source,
     settings: Settings,
-    models: stages.Models,
+    dense: artifact.Artifact,
     latency: LatencyProfile,
-    choose: Callable[[float], None],
+    way: Way,
 ) -> dict[str, Any]:
     """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats."""
-    budget, dense = settings.budget, models.teacher
+    budget = settings.budget
     floor_us, dense_us = latency.floor_and_dense(budget)
     budget_us = budget.resolve(dense_us)
     while True:
@@ -182,13 +233,14 @@ def _into_budget(
         target_us = budget_us * stages.MARGIN / max(1.0, over)
         if attempts and target_us <= floor_us:
             raise BudgetError(f"{attempts[-1]['failure']}; tightened by that, the prediction leaves no model at all")
-        choose(target_us)
+        way.choose(target_us)
         verdict = verify.gate(run, source, budget, dense.manifest.plan)
         noisy = False
         last = len(attempts) + 1 == ATTEMPTS
         if verdict.measured <= SURE * verdict.limit or (last and verdict.ci95[0] <= verdict.limit):
-            measure_front(run, source, settings, latency, dense.manifest.plan)
-            stages.tune(run, source, settings, models, {"model": settings.model, "seed": settings.seed})
+            if way.searched:
+                measure_front(run, source, settings, latency, dense.manifest.plan)
+            stages.tune(run, source, settings, dense, way.begin, {"model": settings.model, "seed": settings.seed})
             verdict = verify.verify(run, source, settings, dense)
             if verdict.met:
                 return _finish(run)
@@ -202,7 +254,7 @@ def _into_budget(
                 run.forget(stage)
             why = "the machine is too noisy to judge: run it again when it is quiet" if noisy else "giving up"
             raise BudgetError(f"{failure}; {why}")
-        predicted_share = run.read("search.json")["chosen"]["predicted_us"] / budget_us
+        predicted_share = run.read("chosen.json")["predicted_us"] / budget_us
         over = verdict.measured / verdict.limit / predicted_share
         attempts.append({"measured_over_predicted": over, "failure": failure})
         run.write("attempts.json", attempts)

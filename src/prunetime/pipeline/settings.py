@@ -15,6 +15,11 @@ from prunetime.search.space import Space
 
 AUTO: Final = "auto"
 
+Method = Literal["search", "multilevel"]
+
+LEARNED_GRAIN: Grain = (32, 32)
+"""Of blocks that are learned, where none is asked for."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -60,7 +65,8 @@ class Settings:
     `Task`; without it, question answering has the usual one. `precision` is that of every
     matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
     `importance` is what heads and rows are ordered by; with `tokens` the search chooses tokens to drop, too, and with
-    `blocks` (rows and columns of one) how many of them to keep in the matrices.
+    `blocks` (rows and columns of one) how many of them to keep in the matrices. The `method` multilevel learns masks of
+    heads, rows and blocks in place of searching.
     """
 
     model: str
@@ -82,6 +88,7 @@ class Settings:
     importance: Criterion = "fisher"
     tokens: bool = False
     blocks: Grain | None = None
+    method: Method = "search"
 
     def __post_init__(self) -> None:
         if self.precision not in (*PRECISIONS, AUTO):
@@ -92,8 +99,17 @@ class Settings:
             raise InputError(f"importance is {self.importance!r}; it must be {' or '.join(get_args(Criterion))}")
         if self.blocks is not None and self.blocks not in GRAINS:
             raise InputError(f"blocks are {self.blocks!r}; they must be of one of the sizes {GRAINS}")
+        if self.method not in get_args(Method):
+            raise InputError(f"method is {self.method!r}; it must be {' or '.join(get_args(Method))}")
+        if self.method == "multilevel" and self.tokens:
+            raise InputError("--tokens is of the search: --method multilevel learns heads, rows and blocks")
         if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2147483647")
+
+    @property
+    def grain(self) -> Grain | None:
+        """Of the blocks that the pruned model may have."""
+        return self.blocks or (LEARNED_GRAIN if self.method == "multilevel" else None)
 
     def space(self, dims: Dims) -> Space:
         """What the search chooses from."""

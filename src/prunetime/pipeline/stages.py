@@ -79,7 +79,7 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
         InputError: the budget is below the latency of the model with every layer gone.
     """
     config, budget = source.pretrained.config, settings.budget
-    covered: Any = {"blocks": settings.blocks, "tokens": settings.tokens}
+    covered: Any = {"blocks": settings.grain, "tokens": settings.tokens}
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
     inputs = {
         "key": digest_of(asdict(key)),
@@ -229,35 +229,54 @@ def whole_groups(groups: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.
     return np.flatnonzero(np.isin(groups, drawn))
 
 
-def tune(run: Run, source: Source, settings: Settings, models: Models, provenance: Any) -> None:
-    """Distils the teacher into what `mask.json` keeps of the elastic encoder; leaves it as the artifact `candidate`."""
+def tune(
+    run: Run,
+    source: Source,
+    settings: Settings,
+    dense: artifact.Artifact,
+    begin: Callable[[Mask], artifact.Weights],
+    provenance: Any,
+) -> None:
+    """Distils the teacher into what `mask.json` keeps; leaves it as the artifact `candidate`.
+
+    `begin` gives the weights of what a mask keeps, before they are tuned.
+    """
     mask = Mask.from_json(run.read("mask.json"))
 
     def work(progress: Progress) -> None:
         from prunetime.training.trainer import discard_checkpoints
 
-        student = tuned(source, settings, models, mask, run.path("work/tune"), progress)
-        manifest = manifest_of(source, student, models.teacher.manifest.plan, provenance)
+        student = from_weights(dense.manifest.config, begin(mask), spec=mask.spec())
+        distil(source, settings, dense, student, run.path("work/tune"), progress)
+        manifest = manifest_of(source, student, dense.manifest.plan, provenance)
         weights = weights_of(student)
         plan = final_plan(source, settings, manifest, weights)
         write_artifact(run.path("candidate"), source, replace(manifest, plan=plan), weights)
         discard_checkpoints(run.path("work/tune"))
 
-    inputs = {"mask": mask.to_json(), "archive": archive_digest(run, settings), "provenance": provenance}
+    inputs = {"mask": mask.to_json(), "chosen": run.read("chosen.json"), "provenance": provenance}
     run.do("tune", "Tune the sub-network", inputs, ["candidate"], work)
 
 
-def tuned(
-    source: Source, settings: Settings, models: Models, mask: Mask, folder: Path, progress: Progress
-) -> SequenceClassifier:
-    """What `mask` keeps of the elastic encoder, distilled from the teacher; checkpoints go to `folder`."""
-    effort, config = settings.effort, models.teacher.manifest.config
-    student = from_weights(config, compact(models.elastic.weights, mask, config.dims), spec=mask.spec())
+def kept_of(elastic: artifact.Artifact, mask: Mask) -> artifact.Weights:
+    """The weights of what `mask` keeps of the elastic encoder."""
+    return compact(elastic.weights, mask, elastic.manifest.config.dims)
+
+
+def distil(
+    source: Source,
+    settings: Settings,
+    dense: artifact.Artifact,
+    student: SequenceClassifier,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Trains `student`, distilled from the teacher; checkpoints go to `folder`."""
+    effort = settings.effort
     training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
     data = source.training_data(effort.tune_rows, settings.seed + 1)
-    teacher_model = from_weights(config, models.teacher.weights)
+    teacher_model = from_weights(dense.manifest.config, dense.weights)
     fit_on_every_rank(student, data, training, folder, teacher=teacher_model, on_progress=progress)
-    return student
 
 
 def final_plan(source: Source, settings: Settings, manifest: artifact.Manifest, weights: artifact.Weights) -> Plan:

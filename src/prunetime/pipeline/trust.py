@@ -12,9 +12,9 @@ import numpy as np
 from prunetime import artifact
 from prunetime.errors import InputError
 from prunetime.models.compact import prefix_mask
-from prunetime.models.encoder import weights_of
+from prunetime.models.encoder import from_weights, weights_of
 from prunetime.pipeline import choosing, stages
-from prunetime.pipeline.prune import begin
+from prunetime.pipeline.prune import begin, check_searched
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
@@ -51,6 +51,7 @@ def trust(origin: Path, reporter: Reporter) -> dict[str, Any]:
     """
     run = Run(origin, reporter)
     settings = Settings.from_json(run.read("run.json")["settings"])
+    check_searched(origin, settings)
     with run.locked():
         source, _ = begin(run, settings)
         models = stages.Models(*(artifact.read(run.path(name)) for name in stages.Models._fields))
@@ -131,7 +132,8 @@ def _quality(run: Run, source: Source, settings: Settings, models: stages.Models
     name = digest_of(genome)[:12]
 
     def work(progress: Progress) -> None:
-        student = stages.tuned(source, settings, models, mask, run.path(f"work/trust-{name}"), progress)
+        student = from_weights(config, stages.kept_of(models.elastic, mask), spec=mask.spec())
+        stages.distil(source, settings, models.teacher, student, run.path(f"work/trust-{name}"), progress)
         engine = Engine(config, weights_of(student), stages.THREADS, spec=student.spec)
         value = stages.metric_on_valid(source, settings.effort.finalist_rows, settings.seed)(engine)
         run.write(f"trust/{name}.json", value)

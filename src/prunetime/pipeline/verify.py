@@ -151,7 +151,7 @@ def verify(run: Run, source: Source, settings: Settings, dense: artifact.Artifac
             "verdict": asdict(verdict),
             "latency": summaries(timed, budget.statistic),
             "parity": difference,
-            "predicted_us": run.read("search.json")["chosen"]["predicted_us"],
+            "predicted_us": run.read("chosen.json")["predicted_us"],
             "spec": candidate.manifest.spec.to_json(),
             "machine": this_machine().to_json(),
         }

@@ -275,7 +275,10 @@ class Verification:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything the report shows. `overs` is measured over predicted of every attempt that was over the budget."""
+    """Everything the report shows. `overs` is measured over predicted of every attempt that was over the budget.
+
+    Where masks were learned, there was no search: nothing was `evaluated`, and there is no `front`.
+    """
 
     folder: Path
     record: Record
@@ -283,8 +286,8 @@ class Findings:
     gate: Verdict
     mask: Mask
     profile: LatencyProfile
-    search: Search
-    front: Front
+    search: Search | None
+    front: Front | None
     evaluated: tuple[Evaluated, ...]
     overs: tuple[float, ...]
     policy: tuple[Preferences, ...]
@@ -301,10 +304,14 @@ def read(folder: Path) -> Findings:
             f"{folder / 'verify.json'} is of another structure than mask.json: the run has not come to its end; "
             "run `prunetime prune` again to finish it"
         )
-    search = _read(folder / "search.json", lambda data: Search.of(data, record.space))
-    evaluated = _read_evaluations(folder / "evaluations.jsonl", record.space)
-    if search.chosen.spec not in {one.spec for one in evaluated}:
-        raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
+    search, front = None, None
+    evaluated: tuple[Evaluated, ...] = ()
+    if record.settings["method"] == "search":
+        search = _read(folder / "search.json", lambda data: Search.of(data, record.space))
+        front = _read(folder / "front.json", lambda data: Front.of(data, record.space))
+        evaluated = _read_evaluations(folder / "evaluations.jsonl", record.space)
+        if search.chosen.spec not in {one.spec for one in evaluated}:
+            raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
     attempts, policy, trust = (folder / f"{name}.json" for name in ("attempts", "policy", "trust"))
     return Findings(
         folder,
@@ -314,7 +321,7 @@ def read(folder: Path) -> Findings:
         mask,
         _read(folder / "profile.json", lambda data: _checked_profile(data, verified.budget, record.space.dims)),
         search,
-        _read(folder / "front.json", lambda data: Front.of(data, record.space)),
+        front,
         evaluated,
         _read(attempts, _overs) if attempts.exists() else (),
         _read(policy, lambda data: _policy(data, record.space)) if policy.exists() else (),

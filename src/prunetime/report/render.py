@@ -19,7 +19,7 @@ from prunetime.budget import Budget
 from prunetime.mask import LayerMask
 from prunetime.report import charts
 from prunetime.report.charts import Line, Part, SearchPlot
-from prunetime.report.findings import Evaluated, Findings, Interval, read
+from prunetime.report.findings import Evaluated, Findings, Interval, Search, read
 from prunetime.report.svg import tag
 from prunetime.runtime.measure import Latency
 from prunetime.search.space import Space
@@ -135,7 +135,10 @@ def command(settings: dict[str, Any], out: str) -> str:
         ("--latency", amount),
         *((f"--{name}", getattr(budget, name)) for name in ("statistic", "scope", "condition")),
         *((f"--{name.replace('_', '-')}", getattr(budget, name)) for name in ("seq_len", "batch", "threads")),
-        *((f"--{name.replace('_', '-')}", settings[name]) for name in ("precision", "max_loss", "importance", "seed")),
+        *(
+            (f"--{name.replace('_', '-')}", settings[name])
+            for name in ("precision", "max_loss", "importance", "method", "seed")
+        ),
         ("--doc-stride", settings.get("doc_stride")),
         ("--blocks", "x".join(map(str, settings["blocks"])) if settings["blocks"] else None),
         ("--effort", settings["effort"]["name"]),
@@ -154,7 +157,7 @@ def _context(found: Findings) -> dict[str, Any]:
     verified, record, dims = found.verified, found.record, found.record.space.dims
     statistic = verified.budget.statistic
     dense, pruned = (interval_of(latency, statistic) for latency in (verified.judged.dense, verified.judged.pruned))
-    parts, plot, verdict = _parts(found), _search_plot(found), verified.verdict
+    parts, verdict = _parts(found), verified.verdict
     specs = {"dense": ArchSpec.full(dims), "pruned": verified.spec}
     artifact = str(found.folder / "artifact")
     return {
@@ -179,17 +182,13 @@ def _context(found: Findings) -> dict[str, Any]:
         "layers": [LayerDrawing.of(mask, dims) for mask in found.mask.layers],
         "dense_predicted_us": sum(part.dense_us for part in parts),
         "pruned_predicted_us": sum(part.pruned_us for part in parts),
-        "ranked": _ranked(found),
         "latency_chart": _sized(_latency_chart(found, dense, pruned), WIDE),
         "quality_chart": _sized(_quality_chart(found), WIDE),
         "parts_chart": _sized(partial(charts.microseconds, parts), HALF),
-        "search_chart": _sized(partial(charts.search_points, plot), WIDE),
-        "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
         "policy_chart": _sized(partial(charts.preferences, found.policy, found.record.space.names), WIDE)
         if found.policy
         else "",
         "prediction_chart": _sized(_prediction_chart(found), HALF),
-        "legend": charts.search_legend(plot),
         "profiled_dense_us": found.profile.floor_and_dense(verified.budget)[1],
         "verified_over_predicted": verdict.measured.value / _predicted(found),
         "overs": ", ".join(f"{over:.3f}" for over in found.overs),
@@ -199,6 +198,7 @@ def _context(found: Findings) -> dict[str, Any]:
         "trust_command": shlex.join(["prunetime", "trust", str(found.folder)]),
         "profile_path": shlex.quote(str(found.folder / "profile.json")),
         "artifact_path": repr(artifact),
+        **(_of_search(found, found.search) if found.search else {}),
         "example": repr(("a text", "another text") if record.task.pair else "a text"),
     }
 
@@ -274,24 +274,34 @@ def _parts(found: Findings) -> list[Part]:
     return [Part(name, dense.get(slot, 0.0), pruned.get(slot, 0.0)) for slot, name in enumerate(names)]
 
 
-def _search_plot(found: Findings) -> SearchPlot:
+def _of_search(found: Findings, search: Search) -> dict[str, Any]:
+    """What the template reads of a search."""
+    plot = _search_plot(found, search)
+    return {
+        "ranked": _ranked(found, search),
+        "search_chart": _sized(partial(charts.search_points, plot), WIDE),
+        "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
+        "legend": charts.search_legend(plot),
+    }
+
+
+def _search_plot(found: Findings, search: Search) -> SearchPlot:
     scored = {one.spec: one for one in found.evaluated}
-    search, budget = found.search, found.verified.budget
+    budget = found.verified.budget
     _, dense_us = found.profile.floor_and_dense(budget)
     return SearchPlot(
         points=found.evaluated,
         front=sorted((scored[c] for c in search.front if c in scored), key=lambda one: one.predicted_us),
         finalists=[scored[one.spec] for one in search.finalists if one.spec in scored],
-        timed=found.front.points,
+        timed=found.front.points if found.front else (),
         chosen=scored[search.chosen.spec],
         budget_us=budget.resolve(dense_us),
         target_us=search.target_us,
     )
 
 
-def _ranked(found: Findings) -> list[Ranked]:
+def _ranked(found: Findings, search: Search) -> list[Ranked]:
     """The finalists, best first, and the best of each kind of baseline."""
-    search = found.search
     first = {one.spec: one.score for one in found.evaluated}
     again = {one.spec: one.score for one in search.finalists}
     named = [("chosen" if one.spec == search.chosen.spec else "finalist", one) for one in search.finalists]

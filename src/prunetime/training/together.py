@@ -13,6 +13,7 @@ from prunetime.errors import PrunetimeError
 
 if TYPE_CHECKING:
     from prunetime.models.encoder import SequenceClassifier
+    from prunetime.pruning.multilevel import Kept, Multilevel
     from prunetime.training.batches import TrainingData
     from prunetime.training.trainer import SubNetworks, TrainingSettings
 
@@ -53,21 +54,23 @@ def fit_on_every_rank(
     on_progress: Callable[[int, int], None] | None = None,
     *,
     sub_networks: SubNetworks | None = None,
-) -> None:
+    multilevel: Multilevel | None = None,
+) -> Kept | None:
     """`trainer.fit`, of which every rank that follows does its share; to be called inside `leading`."""
     from prunetime.training.trainer import fit  # only here: transformers is slow to import
 
-    _told((model, data, settings, folder, teacher, sub_networks))
-    fit(model, data, settings, folder, teacher, on_progress, sub_networks=sub_networks)
+    special: dict[str, Any] = {"sub_networks": sub_networks, "multilevel": multilevel}
+    _told((model, data, settings, folder, teacher, special))
+    return fit(model, data, settings, folder, teacher, on_progress, **special)
 
 
 def _follow() -> None:
     while job := _told(None):
         from prunetime.training.trainer import fit
 
-        *arguments, sub_networks = job
+        *arguments, special = job
         with suppress(PrunetimeError):  # the first rank has it as well, and says it
-            fit(*arguments, sub_networks=sub_networks)
+            fit(*arguments, **special)
 
 
 def _told(job: Any) -> Any:
