@@ -1,1 +1,1 @@
-"""Labelled data and how well it is answered: tables, roles, metrics and the generated task. No torch here."""
+"""Labelled data and how well it is answered: tables, roles, metrics and generated tasks. No torch here."""
