@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Command, run
 from tiny import QUICK_PRUNETIME, last_object, prune_command, run_when_quiet
 
 from prunetime.pipeline.settings import EFFORTS
@@ -24,9 +25,19 @@ STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate
 @pytest.fixture(scope="module")
 def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    ran = run_when_quiet(prune_command(inputs, out))
+    alone = partial(subprocess.run, capture_output=True, text=True)
+    ran = run_when_quiet(prune_command(inputs, out), alone)
     assert ran.returncode == 0, ran.stderr
     return out, last_object(ran.stdout)
+
+
+def with_the_teacher_of(whole: Path, out: Path) -> Path:
+    """The folder of a run that goes on from a finished run's teacher, which no budget changes."""
+    (out / "stages").mkdir(parents=True)
+    shutil.copytree(whole / "teacher", out / "teacher")
+    for name in ("importance.safetensors", "stages/teacher.json", "stages/importance.json"):
+        shutil.copy(whole / name, out / name)
+    return out
 
 
 def test_the_result_is_measured_inside_the_budget(finished: tuple[Path, dict]) -> None:
@@ -101,13 +112,14 @@ def test_the_artifact_scores_as_its_torch_twin_and_as_transformers(finished: tup
 def test_a_finished_run_is_not_done_again(inputs: Path, finished: tuple[Path, dict]) -> None:
     out, result = finished
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
-    ran = subprocess.run(prune_command(inputs, out), capture_output=True, text=True, check=True)
+    ran = run(prune_command(inputs, out))
+    assert ran.returncode == 0, ran.stderr
     assert last_object(ran.stdout) == result
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_another_command_in_the_same_folder_is_refused(inputs: Path, finished: tuple[Path, dict]) -> None:
-    ran = subprocess.run(prune_command(inputs, finished[0], "--seed", "1"), capture_output=True, text=True)
+    ran = run(prune_command(inputs, finished[0], "--seed", "1"))
     assert ran.returncode == 2
     assert "holds another run: its seed differ" in ran.stderr
     assert last_object(ran.stdout)["exit_code"] == 2
@@ -122,9 +134,7 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(
     for before in (out / "run.json", *(out / "stages" / f"{stage}.json" for stage in STAGES[:-1])):
         if before.exists():  # a short stage ended before the kill
             continue
-        process = subprocess.Popen(
-            with_profile, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        process = Command(with_profile)
         deadline = time.monotonic() + 120
         while not before.exists():
             assert process.poll() is None
@@ -132,7 +142,7 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(
             time.sleep(0.01)
         time.sleep(0.15)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.finish()
     ran = run_when_quiet(with_profile)
     assert ran.returncode == 0, ran.stderr
     for name in ("mask.json", "artifact/model.safetensors", "evaluations.jsonl"):
@@ -148,16 +158,14 @@ def test_interrupting_leaves_a_run_that_resumes(inputs: Path, finished: tuple[Pa
 
 def interrupted(command: list[str], come_so_far: Callable[[], bool]) -> str:
     """What the command says that gets Ctrl-C once it has come so far."""
-    # Who runs the tests in the background of a shell has Ctrl-C ignored, and children inherit that.
-    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
+    process = Command(command)
     while not come_so_far():
         assert process.poll() is None
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    return errors
+    os.kill(process.pid, signal.SIGINT)
+    ran = process.finish(timeout=60)
+    assert ran.returncode == 130
+    return ran.stderr
 
 
 def test_workers_interrupted_and_none_after_them_end_in_the_same_search(
@@ -212,18 +220,18 @@ def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_and_asks_its_crit
 def test_trust_tunes_a_sample_and_says_in_the_report_how_far_scores_order_it(
     finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    run = shutil.copytree(finished[0], tmp_path / "run")
-    assert "prunetime trust" in (run / "report.html").read_text()
+    out = shutil.copytree(finished[0], tmp_path / "run")
+    assert "prunetime trust" in (out / "report.html").read_text()
     few = "from prunetime.pipeline import trust; trust.SHARES, trust.GENOMES, trust.DRAWN = (1.0, 0.8), 3, 6; "
-    command = [sys.executable, "-c", f"{few}from prunetime.cli import main; main()", "trust", str(run), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list(run.glob("trust/*.json"))) < 3:  # the sample, and two that are tuned
+    command = [sys.executable, "-c", f"{few}from prunetime.cli import main; main()", "trust", str(out), "--json"]
+    process = Command(command)
+    while len(list(out.glob("trust/*.json"))) < 3:  # the sample, and two that are tuned
         assert process.poll() is None
         time.sleep(0.05)
-    process.kill()
-    process.wait()
-    before = {path: path.stat().st_mtime_ns for path in run.glob("trust/*.json")}
-    ran = subprocess.run(command, capture_output=True, text=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.finish()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("trust/*.json")}
+    ran = run(command)
     assert ran.returncode == 0, ran.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = last_object(ran.stdout)
@@ -233,7 +241,7 @@ def test_trust_tunes_a_sample_and_says_in_the_report_how_far_scores_order_it(
         scores = [point["score"] for point in found["points"] if point["share"] == share]
         assert scores == sorted(set(scores))
     assert all(0.4 < point["quality"] <= 1.0 for point in found["points"])
-    report = (run / "report.html").read_text()
+    report = (out / "report.html").read_text()
     assert "Trust in scores" in report
     assert f"{found['overall']:.2f}".replace("-", "−") in report
     assert "prunetime trust" not in report
@@ -243,9 +251,7 @@ def test_a_budget_below_the_floor_is_refused_with_both_numbers_before_any_traini
     inputs: Path, finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
     profile = ("--profile", str(finished[0] / "profile.json"))
-    ran = subprocess.run(
-        prune_command(inputs, tmp_path / "run", *profile, "--latency", "1us"), capture_output=True, text=True
-    )
+    ran = run(prune_command(inputs, tmp_path / "run", *profile, "--latency", "1us"))
     assert ran.returncode == 2
     floor = json.loads((tmp_path / "run" / "profile.json").read_text())["measured_us"]["ids/hot/p50"][0]
     assert f"budget of 1 us is not above the floor of {floor:.0f} us" in ran.stderr
@@ -256,9 +262,7 @@ def test_a_stale_profile_is_refused(inputs: Path, finished: tuple[Path, dict], t
     data = json.loads((finished[0] / "profile.json").read_text())
     data["key"]["machine"] = "another"
     (tmp_path / "old.json").write_text(json.dumps(data))
-    ran = subprocess.run(
-        prune_command(inputs, tmp_path / "run", "--profile", str(tmp_path / "old.json")), capture_output=True, text=True
-    )
+    ran = run(prune_command(inputs, tmp_path / "run", "--profile", str(tmp_path / "old.json")))
     assert ran.returncode == 2
     assert "its machine is another" in ran.stderr
 
@@ -275,8 +279,9 @@ def test_a_predictor_that_is_far_off_is_tightened_until_the_budget_is_met(
 ) -> None:
     dense_us = finished[1]["dense"]["p50_us"]
     profile = with_wrong_latencies(finished[0] / "profile.json", 0.2, 0.4 * dense_us, tmp_path / "profile.json")
-    out = tmp_path / "run"
-    ran = run_when_quiet(prune_command(inputs, out, "--profile", str(profile), "--latency", f"{0.45 * dense_us:.1f}us"))
+    out = with_the_teacher_of(finished[0], tmp_path / "run")
+    more = ("--profile", str(profile), "--latency", f"{0.45 * dense_us:.1f}us")
+    ran = run_when_quiet(prune_command(inputs, out, *more))
     assert ran.returncode == 0, ran.stderr
     assert "searching again with the predictor tightened" in ran.stderr
     assert json.loads((out / "attempts.json").read_text())[0]["measured_over_predicted"] > 1.2
@@ -287,10 +292,8 @@ def test_a_budget_that_cannot_be_met_fails_with_both_numbers_and_no_artifact(
     inputs: Path, finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
     profile = with_wrong_latencies(finished[0] / "profile.json", 0.001, 0.01, tmp_path / "profile.json")
-    out = tmp_path / "run"
-    ran = subprocess.run(
-        prune_command(inputs, out, "--profile", str(profile), "--latency", "0.5us"), capture_output=True, text=True
-    )
+    out = with_the_teacher_of(finished[0], tmp_path / "run")
+    ran = run(prune_command(inputs, out, "--profile", str(profile), "--latency", "0.5us"))
     assert ran.returncode == 3, ran.stderr
     assert "the budget is 0.5 us" in ran.stderr
     assert "the pruned model measured" in ran.stderr
@@ -301,10 +304,13 @@ def test_a_budget_that_cannot_be_met_fails_with_both_numbers_and_no_artifact(
 def test_a_budget_on_the_tail_from_text_after_a_pause_is_judged_in_that_setting(
     inputs: Path, finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
+    out = with_the_teacher_of(finished[0], tmp_path / "run")
     setting = ("--statistic", "p99", "--scope", "text", "--condition", "idle", "--latency", "1s")
     profile = ("--profile", str(finished[0] / "profile.json"))
-    ran = run_when_quiet(prune_command(inputs, out, *setting, *profile))
+    command = prune_command(inputs, out, *setting, *profile)
+    few = "verify.ROUNDS, front.CALLS = 8, 1; "  # every call comes after 20 ms
+    command[2] = command[2].replace("from prunetime.cli", f"{few}from prunetime.cli")
+    ran = run_when_quiet(command)
     assert ran.returncode == 0, ran.stderr
     verified = json.loads((out / "verify.json").read_text())
     assert verified["verdict"]["measured"] == verified["latency"]["text/idle"]["pruned"]["p99_us"]
