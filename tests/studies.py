@@ -1,4 +1,4 @@
-"""Studies that tests optimise, here or in a process of their own: `python tests/studies.py URL NAME TRIALS`."""
+"""Studies that tests optimise, here or in a process of their own: `python tests/studies.py NAME TRIALS URL...`."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def mixed(trial: optuna.Trial) -> float:
     return distance + 0.3 * (kind != "b")
 
 
-def worker(url: str, name: str, trials: int) -> subprocess.Popen[str]:
-    """Another process that optimises `mixed` with our sampler of seed 0; a warning ends it."""
-    command = [sys.executable, "-W", "error", str(Path(__file__).resolve()), url, name, str(trials)]
+def worker(name: str, trials: int, *urls: str) -> subprocess.Popen[str]:
+    """Another process that optimises `mixed` with our sampler of seed 0, at each url; a warning ends it."""
+    command = [sys.executable, "-W", "error", str(Path(__file__).resolve()), name, str(trials), *urls]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -57,6 +57,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 if __name__ == "__main__":
-    url, name, trials = sys.argv[1:]
-    with opened(url) as storage:
-        optuna.load_study(study_name=name, storage=storage, sampler=ours()).optimize(mixed, n_trials=int(trials))
+    name, trials, *urls = sys.argv[1:]
+    for url in urls:
+        with opened(url) as storage:
+            optuna.load_study(study_name=name, storage=storage, sampler=ours()).optimize(mixed, n_trials=int(trials))

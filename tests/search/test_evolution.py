@@ -53,7 +53,7 @@ def test_it_finds_nearly_the_best_there_is(tmp_path):
     every = [(a, b, c, d) for a in range(5) for b in range(9) for c in range(5) for d in range(9)]
     optimum = max(s for g, s in zip(every, scorer(map(space.spec, every)), strict=True) if predict(space.spec(g)) <= 45)
     with Archive(tmp_path / "a.jsonl", "d") as archive:
-        best = search(space, predict, scorer, archive, SearchSettings(45.0, 200, population=24, tournament=5))
+        best = search(space, predict, scorer, archive, SearchSettings(45.0, 100, population=24, tournament=5))
     assert best.score > 0.98 * optimum
 
 

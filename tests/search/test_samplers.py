@@ -153,16 +153,19 @@ def optimised(sampler: ReinforcedEvolutionSampler) -> optuna.Study:
     return study
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
-def test_the_same_seed_and_history_give_the_same_proposals_in_any_process(kind, tmp_path):
-    url = file_of(kind, tmp_path)
-    with opened(url) as storage:
-        study = optuna.create_study(study_name=tmp_path.name, storage=storage)
-        for trials in (13, 11):
-            finish(worker(url, study.study_name, trials))
-        whole = optimised(ours())
-        assert of_ours(study) == of_ours(whole)
-        assert [trial.constraints for trial in study.trials] == [trial.constraints for trial in whole.trials]
+def test_the_same_seed_and_history_give_the_same_proposals_in_any_process(tmp_path):
+    urls = [file_of(kind, tmp_path) for kind in ("journal", "sqlite")]
+    for url in urls:
+        with opened(url) as storage:
+            optuna.create_study(study_name=tmp_path.name, storage=storage)
+    for trials in (13, 11):
+        finish(worker(tmp_path.name, trials, *urls))
+    whole = optimised(ours())
+    for url in urls:
+        with opened(url) as storage:
+            study = optuna.load_study(study_name=tmp_path.name, storage=storage)
+            assert of_ours(study) == of_ours(whole)
+            assert [trial.constraints for trial in study.trials] == [trial.constraints for trial in whole.trials]
     assert of_ours(optimised(ours(4))) != of_ours(whole)
 
 
@@ -170,7 +173,7 @@ def test_the_same_seed_and_history_give_the_same_proposals_in_any_process(kind, 
 def test_a_fleet_shares_a_study(postgresql, tmp_path):
     with opened(postgresql) as storage:
         study = optuna.create_study(study_name=tmp_path.name, storage=storage)
-        for process in [worker(postgresql, study.study_name, 12) for _ in range(2)]:
+        for process in [worker(study.study_name, 12, postgresql) for _ in range(2)]:
             finish(process)
         trials = study.trials
     assert [trial.number for trial in trials] == list(range(24))

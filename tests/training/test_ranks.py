@@ -17,15 +17,16 @@ Trained = dict[str, NDArray[np.float32]]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Where so many ranks left what they trained."""
-    folders = {}
-    for ranks in (1, 2):
-        folders[ranks] = tmp_path_factory.mktemp(f"ranks{ranks}")
-        environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-        command = [*TORCHRUN, str(ranks), str(HERE / "on_ranks.py"), str(folders[ranks])]
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr
-
+    """Where one process, this one, and two ranks left what they trained."""
+    folders = {ranks: tmp_path_factory.mktemp(f"ranks{ranks}") for ranks in (1, 2)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        from on_ranks import main
+    main(folders[1])
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    command = [*TORCHRUN, "2", str(HERE / "on_ranks.py"), str(folders[2])]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
     return folders
 
 
