@@ -14,9 +14,9 @@ from prunetime.arch import MATRICES, ArchSpec, Dims, LayerSpec
 from prunetime.errors import InputError
 from prunetime.mask import Mask
 from prunetime.models.compact import compact, in_blocks
-from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
+from prunetime.models.encoder import SequenceClassifier, from_weights, linears_of, weights_of
 from prunetime.pruning.criteria import magnitudes, ranks
-from prunetime.pruning.multilevel import LearnedMasks, Multilevel, learning_rate, linears_of, mask_of
+from prunetime.pruning.multilevel import LearnedMasks, Multilevel, learning_rate, mask_of
 from prunetime.pruning.regularise import LEAST, STRENGTH, WeightsKept, regularisation, share_of
 from prunetime.runtime.ragged import Ragged
 from prunetime.task import Task

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.arch import MATRICES, ArchSpec, LayerSpec
 from prunetime.blocks import check_blocks
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
@@ -250,6 +250,15 @@ def encode(
     if logits.dim() == 3:
         logits = logits.masked_fill(attention_mask.unsqueeze(-1) == 0, NO_CHOICE)
     return Output(logits, tuple(states), tuple(left), tuple(scores) if want_scores else ())
+
+
+Linears = Sequence[Mapping[str, nn.Linear]]
+"""The matrices that every layer has, by their names in `MATRICES`."""
+
+
+def linears_of(layers: Iterable[nn.Module]) -> Linears:
+    """Of the dense matrices in `layers`."""
+    return [{name: getattr(layer, name) for name in MATRICES if hasattr(layer, name)} for layer in layers]
 
 
 def initialise(module: nn.Module) -> None:

@@ -113,8 +113,8 @@ def load(model: str, outputs: int, seed: int = 0, rows: Rows = "pooled") -> Pret
         if config.rows != rows:
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     elif family in RUNNABLE:
-        config, spec = _family_config(settings, family, outputs, folder), None
-        tensors = _our_names(read_tensors(folder), NAMES[family], rows)
+        config, spec = family_config(settings, family, outputs, str(folder)), None
+        tensors = our_names(read_tensors(folder), NAMES[family], rows)
     else:
         supported = ", ".join((*RUNNABLE, OWN_MODEL_TYPE))
         raise InputError(f"{folder}: architecture {family!r} is not supported; supported: {supported}")
@@ -144,23 +144,27 @@ def _own_config(settings: Mapping[str, Any], folder: Path) -> tuple[EncoderConfi
         raise InputError(f"{folder}: config.json has no usable encoder and spec: {error!r}") from error
 
 
-def _family_config(settings: Mapping[str, Any], family: str, outputs: int, folder: Path) -> EncoderConfig:
+def family_config(settings: Mapping[str, Any], family: str, outputs: int, where: str) -> EncoderConfig:
+    """What config.json's `settings` say of a model of `family`, called `where` in messages.
+
+    Raises InputError where they are not supported, or damaged.
+    """
     names = NAMES[family]
     for key, value in names.fixed.items():
         if settings.get(key) not in (None, value):
-            raise InputError(f"{folder}: {key} {settings[key]!r} is not supported for {family}; only {value!r} is")
+            raise InputError(f"{where}: {key} {settings[key]!r} is not supported for {family}; only {value!r} is")
     missing = [key for key in names.sizes.values() if key not in settings]
     if missing:
-        raise InputError(f"{folder}: config.json lacks {', '.join(missing)}")
+        raise InputError(f"{where}: config.json lacks {', '.join(missing)}")
     sizes = {name: settings[key] for name, key in names.sizes.items()}
     wrong = [f"{names.sizes[name]} {size!r}" for name, size in sizes.items() if type(size) is not int or size < 1]
     if wrong:
-        raise InputError(f"{folder}: config.json has {', '.join(wrong)}; it must be a whole number of at least 1")
+        raise InputError(f"{where}: config.json has {', '.join(wrong)}; it must be a whole number of at least 1")
     if sizes["hidden"] % sizes["heads"]:
-        raise InputError(f"{folder}: hidden size {sizes['hidden']} is no multiple of its {sizes['heads']} heads")
+        raise InputError(f"{where}: hidden size {sizes['hidden']} is no multiple of its {sizes['heads']} heads")
     eps = settings.get("layer_norm_eps", DEFAULT_LAYER_NORM_EPS)
     if not isinstance(eps, float):
-        raise InputError(f"{folder}: config.json has layer_norm_eps {eps!r}; it must be a number above 0 and below 1")
+        raise InputError(f"{where}: config.json has layer_norm_eps {eps!r}; it must be a number above 0 and below 1")
     token_types, embedding = sizes.pop("token_types", 1), sizes.pop("embedding", sizes["hidden"])
     return EncoderConfig(
         family=family,
@@ -172,7 +176,7 @@ def _family_config(settings: Mapping[str, Any], family: str, outputs: int, folde
     )
 
 
-def _our_names(tensors: Mapping[str, Tensor], names: Names, rows: Rows) -> dict[str, Tensor]:
+def our_names(tensors: Mapping[str, Tensor], names: Names, rows: Rows) -> dict[str, Tensor]:
     """The tensors of the encoder and its head under our names; what else the checkpoint has is left out."""
     ours = {theirs: our for our, theirs in {**names.encoder, **names.head[rows]}.items()}
     renamed: dict[str, Tensor] = {}

@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prunetime.arch import MATRICES, TILE, ArchSpec, Dims, Grain, KeptBlocks, LayerSpec, block_grid
+from prunetime.arch import TILE, ArchSpec, Dims, Grain, KeptBlocks, LayerSpec, block_grid
 from prunetime.errors import InputError
 from prunetime.mask import PARTS, BlockMask, LayerMask, Mask, Scores, part_widths
+from prunetime.models.encoder import Linears
 from prunetime.models.gates import SIDES, BlockGates
 from prunetime.pruning.regularise import Cost, regularisation, share_of
 from prunetime.pruning.topk import TopKMask
-
-Linears = Sequence[Mapping[str, nn.Linear]]
-"""The matrices that every layer has, by their names in `MATRICES`."""
 
 Kept = list[dict[str, NDArray[np.bool_]]]
 """What masks keep, for every layer: by part [n], or by matrix [row blocks, column blocks]."""
@@ -135,14 +133,11 @@ class LearnedMasks(nn.Module):
 
     def _counts(self, shift: float = 0.0) -> list[int]:
         """What each mask keeps, all thresholds raised by `shift`."""
-        ratios = self._ratios(shift).tolist()  # at once: each of these waits for the device
+        ratios = (self._thresholds() + shift).sigmoid().tolist()  # at once: each of these waits for the device
         return [mask.kept(ratio) for mask, ratio in zip(self._masks, ratios, strict=True)]
 
-    def _ratios(self, shift: float = 0.0) -> Tensor:
-        thresholds = torch.stack([mask.threshold for mask in self._masks])
-        if thresholds.requires_grad:  # far from the target they would drown all other gradients where norms are clipped
-            thresholds.register_hook(_at_most_one)  # type: ignore[no-untyped-call]
-        return (thresholds + shift).sigmoid()
+    def _thresholds(self) -> Tensor:
+        return torch.stack([mask.threshold for mask in self._masks])
 
     def _spec(self, counts: Iterable[int]) -> ArchSpec:
         each = iter(counts)
@@ -171,15 +166,22 @@ class LearnedMasks(nn.Module):
         return self._spec(int(mask.detach().sum()) for layer in self._now for mask in layer.values())
 
     def penalty(self) -> Tensor:
-        """The regularisation of the masks of the last `refresh`; zero once they have settled."""
-        ratios = self._ratios()
+        """The regularisation of the masks of the last `refresh`; zero once they have settled.
+
+        It is scaled down to a gradient of norm 1 at most: far from the target it would drown all others where norms are
+        clipped, as `transformers.Trainer` does.
+        """
+        thresholds = self._thresholds()
         if bool(self.settled):  # DDP wants a gradient of every parameter
-            return 0.0 * torch.stack([ratios.sum(), *(mask.scores.sum() for mask in self._masks)]).sum()
+            return 0.0 * torch.stack([thresholds.sum(), *(mask.scores.sum() for mask in self._masks)]).sum()
         counts = self._counts()
         share = self._share(self._spec(counts))
         if share <= self._target:
-            return 0.0 * ratios.sum()
-        return regularisation(share_of(ratios, share, self._slopes(counts)), self._target)
+            return 0.0 * thresholds.sum()
+        loss = regularisation(share_of(thresholds.sigmoid(), share, self._slopes(counts)), self._target)
+        (gradient,) = torch.autograd.grad(loss, thresholds, retain_graph=True)
+        scaled: Tensor = loss / gradient.norm().clamp(min=1.0)
+        return scaled
 
     def _slopes(self, counts: list[int]) -> list[float]:
         """By how much the share changes with each keep ratio: differences over a tile to either side.
@@ -240,11 +242,6 @@ class _Masked(nn.Module):
         return self._masks[0].masked(self._layer, self._matrix, parameter)
 
 
-def _at_most_one(gradient: Tensor) -> Tensor:
-    scaled: Tensor = gradient / gradient.norm().clamp(min=1.0)
-    return scaled
-
-
 def learning_rate(steps: int, learning: float = Multilevel.learning) -> float:
     """MLPruning's rate or, where there are too few of `steps` to come down to a small target at it, a higher one."""
     return max(Multilevel.learning_rate, DESCENT / (learning * steps / 2))
@@ -258,8 +255,3 @@ def mask_of(step: Multilevel, kept: Kept, base: Mask) -> Mask:
     grain, layers = step.grain, zip(base.layers, kept, strict=True)
     blocks = ((layer, {matrix: BlockMask(*grain, k) for matrix, k in own.items()}) for layer, own in layers)
     return Mask(tuple(replace(layer, blocks=own) for layer, own in blocks))
-
-
-def linears_of(layers: Iterable[nn.Module]) -> Linears:
-    """The matrices of the layers of an encoder in `prunetime.models`."""
-    return [{name: getattr(layer, name) for name in MATRICES if hasattr(layer, name)} for layer in layers]

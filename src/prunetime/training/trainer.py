@@ -20,9 +20,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from prunetime.arch import ArchSpec
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.models.encoder import Output, SequenceClassifier
+from prunetime.models.encoder import Output, SequenceClassifier, linears_of
 from prunetime.models.prefix import run_prefix
-from prunetime.pruning.multilevel import Kept, LearnedMasks, Multilevel, linears_of
+from prunetime.pruning.multilevel import Kept, LearnedMasks, Multilevel
 from prunetime.task import Task
 from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
 from prunetime.training.distill import Distillation, distilled_loss

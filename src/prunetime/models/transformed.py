@@ -1,0 +1,79 @@
+"""The encoder inside a model of transformers, in our words, and back: for training scripts that are not ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from prunetime.arch import MATRICES, ArchSpec
+from prunetime.config import RUNNABLE, EncoderConfig, Rows
+from prunetime.errors import InputError
+from prunetime.models.compact import Weights
+from prunetime.models.encoder import Linears, linears_of
+from prunetime.models.families import NAMES, family_config, our_names
+from prunetime.models.hf import (
+    PrunetimeConfig,
+    PrunetimeForQuestionAnswering,
+    PrunetimeForSequenceClassification,
+    PrunetimePreTrainedModel,
+)
+
+CLASSES: dict[Rows, type[PrunetimePreTrainedModel]] = {
+    "pooled": PrunetimeForSequenceClassification,
+    "tokens": PrunetimeForQuestionAnswering,
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What a model of transformers is to us."""
+
+    config: EncoderConfig
+    spec: ArchSpec
+    linears: Linears
+
+
+def encoder_of(model: PreTrainedModel) -> Encoder:
+    """Raises InputError where the model is of a family or with a head that is not supported."""
+    if isinstance(model, PrunetimePreTrainedModel):
+        config, spec = EncoderConfig.from_json(model.config.encoder), ArchSpec.from_json(model.config.spec)
+        return Encoder(config, spec, linears_of(model.layers))
+    family, name = model.config.model_type, type(model).__name__
+    rows = next((rows for rows, own in CLASSES.items() if name.endswith(own.__name__.removeprefix("Prunetime"))), None)
+    if family not in RUNNABLE or rows is None:
+        raise InputError(
+            f"{name} of family {family!r} is not supported: masks are learned of sequence classifiers and models that "
+            f"answer questions, of {', '.join(RUNNABLE)}"
+        )
+    config = family_config(model.config.to_dict(), family, int(model.config.num_labels or 0), name)
+    names = NAMES[family]
+    linears: list[dict[str, Any]] = [
+        {
+            matrix: model.get_submodule(names.prefix + names.encoder[f"layers.{{}}.{matrix}"].format(index))
+            for matrix in MATRICES
+        }
+        for index in range(config.dims.layers)
+    ]
+    return Encoder(replace(config, rows=rows), ArchSpec.full(config.dims), linears)
+
+
+def weights_from(model: PreTrainedModel, config: EncoderConfig) -> Weights:
+    """The weights of the model by our names."""
+    tensors = model.state_dict()
+    if not isinstance(model, PrunetimePreTrainedModel):
+        tensors = our_names(tensors, NAMES[config.family], config.rows)
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def model_of(
+    config: EncoderConfig, spec: ArchSpec, weights: Weights, like: PreTrainedModel
+) -> PrunetimePreTrainedModel:
+    """The model of transformers that has these weights, with the labels of `like`."""
+    kept = ("id2label", "label2id", "problem_type")
+    settings: dict[str, Any] = {name: getattr(like.config, name) for name in kept}
+    model = CLASSES[config.rows](PrunetimeConfig.of(config, spec, **settings))
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return model

@@ -1,0 +1,156 @@
+"""Masks learned in an ordinary training script, with transformers' own Trainer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
+
+from prunetime.arch import ArchSpec
+from prunetime.errors import InputError
+from prunetime.models.transformed import encoder_of
+from prunetime.pruning.callback import MultilevelPruning
+
+CONFIG = BertConfig(
+    vocab_size=60,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=256,
+    max_position_embeddings=16,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
+ROWS = 48
+FAST = {"learning_rate": 0.3}
+
+
+def bert(kind: type[PreTrainedModel] = BertForSequenceClassification) -> PreTrainedModel:
+    torch.manual_seed(1)
+    return kind(CONFIG)
+
+
+def rows(**labels: int) -> list[dict[str, torch.Tensor]]:
+    rng = np.random.default_rng(0)
+    names = labels or {"labels": 2}
+    return [
+        {
+            "input_ids": torch.from_numpy(rng.integers(3, 60, 12)),
+            "attention_mask": torch.tensor([1] * 9 + [0] * 3),
+            **{name: torch.tensor(int(rng.integers(0, most))) for name, most in names.items()},
+        }
+        for _ in range(ROWS)
+    ]
+
+
+def arguments(folder: Path, **changes: object) -> TrainingArguments:
+    given = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "save_strategy": "no"}
+    given |= {"report_to": [], "disable_tqdm": True, "use_cpu": True, "output_dir": str(folder), "seed": 3}
+    return TrainingArguments(**(given | changes))
+
+
+def trainer(
+    model: PreTrainedModel, pruning: MultilevelPruning, settings: TrainingArguments, data: list | None = None
+) -> Trainer:
+    optimizers = (pruning.optimizer(settings), None)
+    return Trainer(model, settings, train_dataset=data or rows(), callbacks=[pruning], optimizers=optimizers)
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    data = rows()
+    inputs = {name: torch.stack([row[name] for row in data]) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        return model.eval()(**inputs).logits
+
+
+def weights_kept(model: PreTrainedModel) -> float:
+    found = encoder_of(model)
+    return found.spec.weights(found.config.dims) / ArchSpec.full(found.config.dims).weights(found.config.dims)
+
+
+def test_both_steps_leave_a_model_that_computes_what_was_trained_and_loads_anywhere(tmp_path: Path) -> None:
+    model, teacher = bert(), bert()
+    pruning = MultilevelPruning(model, 0.6, teacher=teacher, **FAST)
+    trainer(model, pruning, arguments(tmp_path)).train()
+    masked = logits(model)
+    model = pruning.compact()
+    torch.testing.assert_close(logits(model), masked, atol=1e-5, rtol=0)
+    assert weights_kept(model) <= 0.6
+
+    pruning = MultilevelPruning(model, 0.3, (16, 16), **FAST)
+    trainer(model, pruning, arguments(tmp_path)).train()
+    masked, last = logits(model), pruning.compact()
+    torch.testing.assert_close(logits(last), masked, atol=1e-5, rtol=0)
+    assert 0.29 < weights_kept(last) <= 0.3
+    last.save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(loaded), logits(last))
+
+
+def test_after_the_step_the_model_of_the_script_has_no_masks_left(tmp_path: Path) -> None:
+    model, names = bert(), list(bert().state_dict())
+    pruning = MultilevelPruning(model, 0.6, **FAST)
+    trainer(model, pruning, arguments(tmp_path)).train()
+    masked, _ = logits(model), pruning.compact()
+    assert list(model.state_dict()) == names
+    assert torch.equal(logits(model), masked)
+
+
+def test_accumulated_batches_learn_what_whole_ones_do(tmp_path: Path) -> None:
+    found = []
+    for changes in ({}, {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}):
+        model = bert()
+        pruning = MultilevelPruning(model, 0.5, teacher=bert(), **FAST)
+        trainer(model, pruning, arguments(tmp_path, max_steps=8, **changes)).train()
+        found.append((pruning.share, logits(model)))
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], atol=2e-3, rtol=0)
+
+
+def test_a_training_that_is_resumed_ends_in_the_same_model(tmp_path: Path) -> None:
+    found = []
+    for again in (False, True):
+        model = bert()
+        pruning = MultilevelPruning(model, 0.5, **FAST)
+        settings = arguments(tmp_path, save_strategy="steps", save_steps=10)
+        last = tmp_path / "checkpoint-10"
+        trainer(model, pruning, settings).train(resume_from_checkpoint=str(last) if again else None)
+        found.append(pruning.compact())
+    for name, tensor in found[0].state_dict().items():
+        assert torch.equal(tensor, found[1].state_dict()[name]), name
+
+
+def test_it_learns_under_autocast(tmp_path: Path) -> None:
+    model = bert()
+    pruning = MultilevelPruning(model, 0.5, teacher=bert(), **FAST)
+    trainer(model, pruning, arguments(tmp_path, bf16=True, max_steps=6)).train()
+    assert pruning.share <= 0.5
+
+
+def test_a_model_that_answers_questions_is_pruned_as_well(tmp_path: Path) -> None:
+    model, data = bert(BertForQuestionAnswering), rows(start_positions=9, end_positions=9)
+    pruning = MultilevelPruning(model, 0.5, (16, 16), bert(BertForQuestionAnswering), **FAST)
+    trainer(model, pruning, arguments(tmp_path, max_steps=6), data).train()
+    inputs = {name: torch.stack([row[name] for row in data]) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        masked = model.eval()(**inputs).start_logits[:, :9]  # the padding is no answer to ours
+        pruned = pruning.compact().eval()(**inputs).start_logits[:, :9]
+    torch.testing.assert_close(pruned, masked, atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_pruned_is_refused() -> None:
+    with pytest.raises(InputError, match="weights is 0"):
+        MultilevelPruning(bert(), 0.0)
+    from transformers import BertForMaskedLM
+
+    with pytest.raises(InputError, match="BertForMaskedLM of family 'bert' is not supported"):
+        MultilevelPruning(bert(BertForMaskedLM), 0.5)
