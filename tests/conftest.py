@@ -13,8 +13,11 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 
-LONGEST = ("test_prune.py", "test_trainer.py", "test_precision.py", "test_forward.py")
-"""Files that take minutes, which come first: no worker is left alone with one in the end."""
+LONGEST = (
+    *("test_prune.py", "test_trainer.py", "test_precision.py", "test_multilevel.py", "test_cluster.py"),
+    *("test_samplers.py", "test_ranks.py", "test_forward.py"),
+)
+"""Files that take half a minute or more, which come first: no worker is left alone with one in the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ from prunetime.models import families
 from prunetime.models.hf import config_json
 from prunetime.plan import Plan
 from prunetime.rivals import bench
-from prunetime.runtime import measure
+from prunetime.runtime import measure, profiling, recording
 from prunetime.runtime.latency import random_weights
 from prunetime.task import Task
 from prunetime.tasks.synthetic import ad_relevance
@@ -105,7 +105,10 @@ def test_an_exported_model_gives_the_same_scores(inputs: Path, tmp_path: Path) -
     np.testing.assert_allclose(session.run(None, feed)[0], model.engine.logits(tokens), atol=1e-4)
 
 
-def test_profile_reports_its_error(inputs: Path, tmp_path: Path) -> None:
+def test_profile_reports_its_error(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "_CALLS", 5)
+    for module in (profiling, recording):
+        monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
     out = tmp_path / "profile.json"
     covered = ("--precision", "int8", "--blocks", "32x32", "--tokens")
     result = answer("profile", "--model", inputs / "bert", "--seq-len", "24", "--specs", "5", *covered, "--out", out)
