@@ -5,7 +5,7 @@ BIN := .venv/bin
 SANITIZED := $(BIN)/python tests/sanitizers.py
 ENGINE := $(shell find engine -type f) pyproject.toml constraints.txt
 # Modules are compiled when they are first imported, and most never are: a third of the time to install. But then what
-# was compiled must be kept: without, every process that imports torch and transformers takes 12 s more.
+# was compiled must be kept: without, every process that imports torch and transformers takes 11 s more.
 export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
 # A worker for every core (tests/conftest.py keeps it there), and a file's tests to one worker.
