@@ -3,7 +3,7 @@
     python bench/multilevel.py prepare --data DATA --folder F    tokens and weights; DATA has home_depot, qqp, mnli
     python bench/multilevel.py learn --folder F --workers N      teachers, then masks, all with as many steps
     python bench/multilevel.py results --folder F --json         quality with intervals, weights, latency measured here
-    python bench/multilevel.py speed --json                      BERT-base shapes at the learned keep ratios, end to end
+    python bench/multilevel.py --speed --json                    BERT-base shapes at the learned keep ratios, end to end
 
 `learn` can run on another machine, on a GPU where torch finds one, and is resumable: what is there is not made again.
 `dev` is read once for each model; nothing is chosen by it.
@@ -27,8 +27,10 @@ from home_depot import finished, progress, read_lines
 from home_depot_data import Prepared, write_rows
 from home_depot_data import prepare as prepare_home_depot
 from home_depot_scoring import Batches, one_thread
+from multilevel_speed import speed
+from provenance import provenance
 
-from prunetime.arch import Grain
+from prunetime.arch import ArchSpec, Grain
 from prunetime.artifact import write_json
 from prunetime.cli.runs import minilm_folder
 from prunetime.mask import Mask
@@ -39,8 +41,11 @@ from prunetime.pruning.criteria import magnitudes, ranks
 from prunetime.pruning.importance import measure_importance, save_scores
 from prunetime.pruning.multilevel import Multilevel, learning_rate, mask_of
 from prunetime.pruning.regularise import WeightsKept
+from prunetime.runtime import profiling
+from prunetime.runtime.latency import ProfileKey
 from prunetime.runtime.tokenize import Tokenizer
 from prunetime.tasks.data import examples, guess_columns, task_of
+from prunetime.tasks.metrics import evaluate, metric
 from prunetime.tasks.sources import read_table
 from prunetime.training.distill import Distillation
 from prunetime.training.trainer import TrainingSettings, best_device, discard_checkpoints, fit
@@ -113,6 +118,10 @@ def train_teacher(prepared: Prepared) -> None:
     if not prepared.path("importance.safetensors").exists():
         save_scores(measure_importance(prepared.encoder("teacher"), data), prepared.path("importance.safetensors"))
 
+
+SPEED_LENGTH, PASSES = 48, 3
+
+RESULT = Path(__file__).parent / "results" / "multilevel.json"
 
 KEY = ("data", "target", "levels", "variant")
 
@@ -208,18 +217,79 @@ def grid(folder: Path) -> list[Job]:
     return jobs + [Job(folder, FULL[0], smallest, LEVELS[-1], variant) for variant in list(VARIANTS)[1:]]
 
 
+METRICS = {"home_depot": "auc", "qqp": "accuracy", "mnli": "accuracy"}
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """A row for every model: quality with its interval, what it retains, weights, latency measured here."""
+    rows = read_lines(folder / "learned.jsonl")
+    dense = {row["data"]: row for row in rows if row["levels"] == "dense"}
+    found = []
+    for row in rows:
+        prepared = Prepared(folder / row["data"], MODEL)
+        dev, judge = prepared.rows("dev"), metric(METRICS[row["data"]])
+        scores, of_dense = (
+            prepared.task.scores(np.array(r["dev_logits"], np.float32)) for r in (row, dense[row["data"]])
+        )
+        quality = evaluate(judge, scores, dev.labels, dev.groups)
+        counts = np.bincount(dev.labels)
+        chance = 0.5 if judge.name == "auc" else float(counts.max() / counts.sum())
+        whole = judge.value(of_dense, dev.labels, dev.groups)
+        entry = {name: row[name] for name in KEY} | {"metric": judge.name, "value": quality.value, "ci95": quality.ci95}
+        entry |= {"chance": chance, "retained": (quality.value - chance) / (whole - chance)}
+        if row["data"] == "qqp":  # of unequal classes, accuracy hides much of what a model knows
+            auc = metric("auc")
+            both = [auc.value(s, dev.labels, dev.groups) - 0.5 for s in (scores, of_dense)]
+            entry |= {"auc": both[0] + 0.5, "auc_retained": both[0] / both[1]}
+        found.append(entry | ({} if row["levels"] == "dense" else {"kept": row["kept"], "spec": row["spec"]}))
+    pruned = [entry for entry in found if "spec" in entry]
+    for entry, share in zip(pruned, measured_shares([ArchSpec.from_json(e["spec"]) for e in pruned]), strict=True):
+        entry["share_of_dense"] = share
+    return found
+
+
+def measured_shares(specs: list[ArchSpec]) -> list[float]:
+    """Latency as a share of dense timed in turn with it: fp32, one sequence of `SPEED_LENGTH` tokens, one thread."""
+    config = families.load(str(minilm_folder()), 2).config
+    key = ProfileKey.here(config, 1, 1, SPEED_LENGTH)
+    return np.median([list(profiling.shares_of_dense(key, config, specs)) for _ in range(PASSES)], axis=0).tolist()
+
+
+def smallest_of_both() -> ArchSpec:
+    """What both levels kept of Home Depot at the smallest target."""
+    wanted = dict(zip(KEY, (FULL[0], TARGETS[-1], LEVELS[-1], next(iter(VARIANTS))), strict=True))
+    rows = json.loads(RESULT.read_text())["quality"]
+    return ArchSpec.from_json(next(row["spec"] for row in rows if all(row[k] == v for k, v in wanted.items())))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("prepare", "learn"))
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("step", choices=("prepare", "learn", "results"), nargs="?")
+    parser.add_argument("--speed", action="store_true", help="instead of a step")
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--data", type=Path, help="folder with the data sets")
     parser.add_argument("--workers", type=int, default=1, help="processes that learn")
     parser.add_argument("--seconds", type=float, default=1e6, help="after which `learn` stops, to be resumed")
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.step == "prepare":
+    if options.speed:
+        found = provenance() | speed(smallest_of_both(), families.load(str(minilm_folder()), 2).config.dims)
+        write_json(RESULT.with_name("multilevel_speed.json"), found)
+        print(json.dumps(found) if options.json else json.dumps(found, indent=2))
+    elif options.step == "prepare":
         prepare(options.data, options.folder)
-    else:
+    elif options.step == "learn":
         learn_all(options.folder, options.workers, options.seconds)
+    elif options.step == "results":
+        table = results(options.folder)
+        for row in table:
+            what = [str(row[name]) for name in KEY]
+            print(*what, f"{row['value']:.4f} retained {row['retained']:.3f}, measured {row.get('share_of_dense')}")
+        write_json(RESULT, provenance() | {"quality": table})
+        if options.json:
+            print(json.dumps(table))
+    else:
+        parser.error("give a step, or --speed")
 
 
 if __name__ == "__main__":

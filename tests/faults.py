@@ -10,6 +10,7 @@ import numpy as np
 
 from prunetime.models import compact as compacting
 from prunetime.models import encoder
+from prunetime.pruning import topk
 from prunetime.runtime import latency, measure, tokenize
 from prunetime.runtime.latency import ProfileKey
 from prunetime.tasks import roles
@@ -61,6 +62,20 @@ def let_padding_be_an_answer() -> None:
     encoder.NO_CHOICE = 0.0
 
 
+def turn_the_gradient_of_masks_around() -> None:
+    whole = topk._TopK.backward
+    topk._TopK.backward = staticmethod(lambda ctx, gradient: (*(-each for each in whole(ctx, gradient)[:2]), None))
+
+
+def keep_parts_of_tiles() -> None:
+    topk.TopKMask.kept = lambda self, ratio: max(1, round(ratio * self.scores.numel()))
+
+
+def pack_the_wrong_blocks() -> None:
+    whole = compacting.to_blocks
+    compacting.to_blocks = lambda weight, kept, *grain: whole(weight, np.roll(kept, 1, axis=1), *grain)
+
+
 FAULTS: dict[str, tuple[Callable[[], None], str]] = {
     "swapped rows in compact": (swap_two_rows_in_compact, "tests/models/test_parity.py"),
     "pooled rows": (forget_pooled_rows, "tests/runtime/test_latency.py"),
@@ -68,6 +83,9 @@ FAULTS: dict[str, tuple[Callable[[], None], str]] = {
     "label leakage": (split_by_row, "tests/tasks/test_roles.py"),
     "dependent samples": (bootstrap_single_samples, "tests/runtime/test_measure.py"),
     "cut text": (cut_the_first_text, "tests/runtime/test_tokenize.py"),
+    "mask gradient": (turn_the_gradient_of_masks_around, "tests/pruning/test_topk.py"),
+    "tile rounding": (keep_parts_of_tiles, "tests/pruning/test_multilevel.py"),
+    "block packing": (pack_the_wrong_blocks, "tests/pruning/test_multilevel.py"),
     "padding": (let_padding_be_an_answer, "tests/training/test_question_answering.py"),
 }
 """By name: what plants it, and the tests that must fail then. Faults in kernels are planted in tests/engine."""
