@@ -64,10 +64,10 @@ TEACHER_STEPS, STEPS, BATCH = 900, 550, 64
 """`STEPS` are those of each of the two steps; one level alone has them both."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "from zeros": {"scores": None},
+    "as it is": {"learning": 0.6},
+    "from zeros": {"scores": None, "learning": 0.6},
     "learning 0.4": {"learning": 0.4},
-    "16x16": {"grain": (16, 16)},
+    "16x16": {"grain": (16, 16), "learning": 0.6},
 }
 """Changes of the steps; all but the first are tried with both levels on Home Depot at the smallest target only."""
 

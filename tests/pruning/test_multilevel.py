@@ -152,7 +152,7 @@ def test_a_killed_training_ends_in_the_same_masks_and_weights(tmp_path: Path) ->
     step = rows_step(learning_rate=0.3)
     whole, want = dense(), None
     want = learned(whole, step, tmp_path / "whole")
-    for stop_at in (15, 37):  # before it settles, at step 29, and after
+    for stop_at in (15, 37):  # before it settles, at step 20, and after
         with pytest.raises(KeyboardInterrupt):
             learned(dense(), step, tmp_path / str(stop_at), stop)
         model = dense()

@@ -16,7 +16,7 @@ from prunetime.pipeline.choosing import leave_chosen
 from prunetime.pipeline.run import Progress, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
-from prunetime.pruning.criteria import magnitudes, ranks
+from prunetime.pruning.criteria import ranks
 from prunetime.pruning.importance import load_scores
 from prunetime.pruning.multilevel import Multilevel, learning_rate, mask_of
 from prunetime.pruning.regularise import Microseconds
@@ -74,8 +74,7 @@ class Learning:
 
         def work(progress: Progress) -> None:
             mask = Mask.from_json(self.run.read("rows.json"))
-            scores = ranks(magnitudes(rows.weights, mask.spec(), config.dims, self.grain))
-            step = Multilevel(config.dims, mask.spec(), self.cost, target_us, self.grain, scores)
+            step = Multilevel(config.dims, mask.spec(), self.cost, target_us, self.grain)
             model = from_weights(config, rows.weights, spec=mask.spec())
             mask = self._learn(model, rows, step, mask, progress)
             self.run.write("mask.json", mask.to_json())

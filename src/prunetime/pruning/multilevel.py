@@ -55,7 +55,7 @@ class Multilevel:
     target: float
     grain: Grain | None = None
     scores: Scores | None = None
-    learning: float = 0.6
+    learning: float = 0.4
     learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
