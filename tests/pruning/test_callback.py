@@ -1,5 +1,8 @@
 """Masks learned in an ordinary training script, with transformers' own Trainer."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +130,21 @@ def test_a_training_that_is_resumed_ends_in_the_same_model(tmp_path: Path) -> No
         found.append(pruning.compact())
     for name, tensor in found[0].state_dict().items():
         assert torch.equal(tensor, found[1].state_dict()[name]), name
+
+
+def test_two_ranks_learn_what_one_process_does(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    words = [*command, str(here / "callback_on_ranks.py"), str(tmp_path), "4"]
+    ran = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    model = bert()
+    pruning = MultilevelPruning(model, 0.5, teacher=bert(), **FAST)
+    trainer(model, pruning, arguments(tmp_path, max_steps=8)).train()
+    found = torch.load(tmp_path / "found.pt")
+    assert found["share"] == pruning.share
+    torch.testing.assert_close(found["logits"], logits(model), atol=2e-3, rtol=0)
 
 
 def test_it_learns_under_autocast(tmp_path: Path) -> None:

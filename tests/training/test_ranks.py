@@ -37,7 +37,7 @@ def found(trained: dict[int, Path], name: str) -> tuple[Trained, Trained, Traine
     return one, first, second
 
 
-@pytest.mark.parametrize("name", ["alone", "distilled", "elastic"])
+@pytest.mark.parametrize("name", ["alone", "distilled", "elastic", "masked"])
 def test_two_ranks_have_the_loss_curve_and_the_weights_of_one(trained: dict[int, Path], name: str) -> None:
     one, first, second = found(trained, name)
     assert len(one["losses"]) == 16
