@@ -21,7 +21,7 @@ from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.plan import MatrixPlan, Plan
 from prunetime.runtime import latency, profiling, recording
-from prunetime.runtime.latency import (
+from prunetime.runtime.latency import ROWS_SAVE, (
     BlockSavings,
     LatencyProfile,
     ProfileKey,
@@ -153,17 +153,17 @@ def test_blocks_save_per_level_and_tokens_take_their_share() -> None:
 def test_output_rows_save_their_part_of_the_products() -> None:
     profile, full = made_profile(blocks=BLOCKS), ArchSpec.full(DIMS)
     dense = profile.units(full)
-    assert profile.units(full.with_layer(0, ffn_rows=DIMS.hidden // 2)) == pytest.approx(dense - 0.25 * 8)
+    assert profile.units(full.with_layer(0, ffn_rows=DIMS.hidden // 2)) == pytest.approx(dense - ROWS_SAVE * 0.25 * 8)
     rows = DIMS.hidden - DIMS.hidden // 2
     products = 4 * DIMS.hidden + 2 * LENGTH  # of a head: four matrices, scores and what they weigh
     assert profile.units(full.with_layer(0, attention_rows=DIMS.hidden // 2)) == pytest.approx(
-        dense - rows / products * 2.0 * DIMS.heads
+        dense - ROWS_SAVE * rows / products * 2.0 * DIMS.heads
     )
     pooled = full.with_layer(2, attention_rows=DIMS.hidden // 2)
     assert profile.units(pooled) == dense
     layer = replace(full.layers[0], ffn_rows=DIMS.hidden // 2).in_blocks(DIMS, GRAIN, lambda _: 0.5)
     in_blocks = full.with_layer(0, ffn_rows=DIMS.hidden // 2, blocks=[b for b in layer.blocks if "ffn" in b.matrix])
-    assert profile.units(in_blocks) == pytest.approx(dense - 0.25 * 8 - 0.75 * 0.5 * 8 * 0.75)
+    assert profile.units(in_blocks) == pytest.approx(dense - ROWS_SAVE * 0.25 * 8 - 0.75 * 0.5 * 8 * 0.75)
 
 
 def test_a_model_that_fills_the_caches_is_slower_than_its_parts() -> None:
