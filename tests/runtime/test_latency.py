@@ -21,7 +21,8 @@ from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.plan import MatrixPlan, Plan
 from prunetime.runtime import latency, profiling, recording
-from prunetime.runtime.latency import ROWS_SAVE, (
+from prunetime.runtime.latency import (
+    ROWS_SAVE,
     BlockSavings,
     LatencyProfile,
     ProfileKey,
