@@ -110,6 +110,23 @@ def test_there_is_no_archive(
         again(finished[0], tmp_path / "other")
 
 
+def test_auto_keeps_the_best_of_all_ways(inputs: Path, finished: tuple[Path, dict], tmp_path: Path) -> None:
+    words = command(inputs, tmp_path / "both", "--profile", str(finished[0] / "profile.json"))
+    ran = run_when_quiet([*words[:-1], "auto"])
+    assert ran.returncode == 0, ran.stderr
+    result, out = last_object(ran.stdout), tmp_path / "both"
+    assert result["method"] == max(result["valid"], key=result["valid"].__getitem__)
+    kept = out / result["method"] / "artifact/model.safetensors"
+    assert Path(result["artifact"], "model.safetensors").read_bytes() == kept.read_bytes()
+    assert Path(result["report"]).read_bytes() == (out / result["method"] / "report.html").read_bytes()
+    assert set(result["valid"]) == {"search", "multilevel", "joined"}
+    searched, joined = (json.loads((out / "joined" / name).read_text()) for name in ("rows.json", "mask.json"))
+    assert [layer["heads"] for layer in searched] == [layer["heads"] for layer in joined]
+    assert "Fine-tune the dense teacher: done before" in ran.stderr
+    with pytest.raises(InputError, match=r"holds several runs, of --method auto: take .*search"):
+        pick(out, Budget.parse("30%"), tmp_path / "other", REPORTER)
+
+
 def test_the_report_says_that_masks_were_learned(finished: tuple[Path, dict]) -> None:
     page = (finished[0] / "report.html").read_text()
     assert "Learned masks" in page

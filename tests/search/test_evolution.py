@@ -57,6 +57,16 @@ def test_it_finds_nearly_the_best_there_is(tmp_path):
     assert best.score > 0.98 * optimum
 
 
+def test_seeds_are_in_the_first_population_fitted_to_the_budget(tmp_path):
+    best, _ = run(tmp_path / "a.jsonl")
+    assert best.predicted_us >= USED * 100.0
+    _, archive = run(tmp_path / "b.jsonl", seed=1, evaluations=60, changes={"seeds": (best.genome,)})
+    assert best.genome in {e.genome for e in archive if e.generation == 0}
+    _, archive = run(tmp_path / "c.jsonl", seed=1, evaluations=60, changes={"seeds": (SPACE.levels,)})
+    first = [e for e in archive if e.generation == 0 and e.kind == "evolution"]
+    assert all(e.predicted_us <= 100.0 for e in first)
+
+
 def test_evaluations_are_distinct_genomes_baselines_included(tmp_path):
     scorer = Uneven()
     seen = []

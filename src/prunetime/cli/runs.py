@@ -97,10 +97,10 @@ AS_GIVEN = (
 )
 @click.option(
     "--method",
-    type=click.Choice(["search", "multilevel"]),
+    type=click.Choice(["search", "multilevel", "auto"]),
     default="search",
     show_default=True,
-    help="Search the best structure, or learn masks of heads, rows and blocks while training.",
+    help="Search the best structure; or learn masks of heads, rows and blocks; or both, and joined: the best is kept.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
@@ -236,8 +236,11 @@ def _prune(
     settings: Settings, out: Path, as_json: bool, profile: Path | None = None, workers: Workers | None = None
 ) -> None:
     from prunetime.cli.progress import ConsoleReporter
-    from prunetime.pipeline.prune import prune as prune_into
+    from prunetime.pipeline.auto import prune_all_ways
+    from prunetime.pipeline.prune import prune as prune_one
     from prunetime.training.together import leading
+
+    prune_into = prune_all_ways if settings.method == "auto" else prune_one
 
     with leading() as first:
         if first:

@@ -41,12 +41,14 @@ def choose(
     target_us: float,
     *,
     workers: Workers | None = None,
+    seeds: Sequence[Genome] = (),
 ) -> None:
     """Searches the elastic encoder for the best sub-network predicted to take at most `target_us`.
 
     Leaves `search.json`, `mask.json`, and in `policy.json` what the policy would do first to the best member of the
     population after every generation: for every gene, how likely it is to be lowered and to be raised.
-    What was evaluated is kept in `evaluations.jsonl`, which outlives a change of target.
+    `seeds` are in the first population, fitted to the target. What was evaluated is kept in `evaluations.jsonl`, which
+    outlives a change of target.
     """
     effort, space = settings.effort, settings.space(models.elastic.manifest.config.dims)
     digest = archive_digest(run, settings)
@@ -59,7 +61,7 @@ def choose(
     def work(progress: Progress) -> None:
         with scoring(models.elastic, workers) as scorer_for:
             with Archive(run.path("evaluations.jsonl"), digest) as archive:
-                wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed)
+                wanted = SearchSettings(target_us, effort.evaluations, seed=settings.seed, seeds=tuple(seeds))
                 scorer = scorer_for(scoring_rows(source, models.teacher, effort.score_rows, settings.seed))
                 genes = space.genes(latency_of, load_scores(run.path("importance.safetensors"), space.dims))
                 mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), settings.seed), latency_of)

@@ -3,13 +3,16 @@ arXiv 2105.14636)."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from prunetime import artifact
 from prunetime.arch import ArchSpec, Grain
+from prunetime.errors import InputError
 from prunetime.mask import Mask
-from prunetime.models.compact import compact, in_blocks
+from prunetime.models.compact import compact, in_blocks, prefix_mask
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline import stages
 from prunetime.pipeline.choosing import leave_chosen
@@ -21,6 +24,7 @@ from prunetime.pruning.importance import load_scores
 from prunetime.pruning.multilevel import Multilevel, learning_rate, mask_of
 from prunetime.pruning.regularise import Microseconds
 from prunetime.runtime.latency import LatencyProfile
+from prunetime.search.archive import Archive
 from prunetime.training.distill import Distillation
 from prunetime.training.together import fit_on_every_rank
 
@@ -48,13 +52,17 @@ class Learning:
     def cost(self) -> Microseconds:
         return Microseconds(self.latency, self.settings.budget)
 
-    def rows(self, dense: artifact.Artifact) -> artifact.Artifact:
-        """Learns masks of heads and rows of the teacher; leaves what they keep as `rows`, and `rows.json`, the mask."""
-        config = dense.manifest.config
+    @property
+    def rows_us(self) -> float:
+        """The microseconds to which heads and rows go."""
         floor_us, dense_us = self.latency.floor_and_dense(self.settings.budget)
         wanted_us = self.settings.budget.resolve(dense_us) * stages.MARGIN
         left = max(0.0, min(1.0, (wanted_us - floor_us) / (dense_us - floor_us)))
-        target_us = floor_us + (dense_us - floor_us) * left**OF_ROWS
+        return float(floor_us + (dense_us - floor_us) * left**OF_ROWS)
+
+    def rows(self, dense: artifact.Artifact) -> artifact.Artifact:
+        """Learns masks of heads and rows of the teacher; leaves what they keep as `rows`, and `rows.json`, the mask."""
+        config, target_us = dense.manifest.config, self.rows_us
 
         def work(progress: Progress) -> None:
             scores = ranks(load_scores(self.run.path("importance.safetensors"), config.dims))
@@ -65,6 +73,37 @@ class Learning:
             self._leave("rows", dense, compact(weights_of(model), mask, config.dims), mask.spec())
 
         self._do("rows", "teacher", target_us, ["rows", "rows.json"], work)
+        return artifact.read(self.run.path("rows"))
+
+    def searched_rows(self, searched: Path, dense: artifact.Artifact) -> artifact.Artifact:
+        """Takes as `rows` the best that the finished search in the folder `searched` has in that latency, tuned.
+
+        Raises InputError where all that it has drops tokens, or has blocks already.
+        """
+        other, config = Run(searched, self.run.reporter), dense.manifest.config
+        theirs, elastic = Settings.from_json(other.read("run.json")["settings"]), artifact.read(searched / "elastic")
+        space, digest = theirs.space(config.dims), stages.archive_digest(other, theirs)
+        with Archive(other.path("evaluations.jsonl"), digest) as archive:
+            specs = [space.spec(evaluation.genome) for evaluation in archive.within(self.rows_us)]
+        plain = [spec for spec in specs if not any(layer.blocks or layer.tokens < 1.0 for layer in spec.layers)]
+        if not plain:
+            raise InputError(
+                f"the search in {searched} has nothing of heads and rows alone within {self.rows_us:.0f} us"
+            )
+        mask = prefix_mask(elastic.weights, plain[0], config.dims)
+
+        def work(progress: Progress) -> None:
+            from prunetime.training.trainer import discard_checkpoints
+
+            student = from_weights(config, stages.kept_of(elastic, mask), spec=mask.spec())
+            stages.distil(self.source, self.settings, dense, student, self.run.path("work/rows"), progress)
+            self.run.write("rows.json", mask.to_json())
+            self._leave("rows", dense, weights_of(student), mask.spec())
+            discard_checkpoints(self.run.path("work/rows"))
+
+        title = f"Tune what the search found within {self.rows_us:.0f} us"
+        inputs = [digest, mask.to_json(), self._digest("teacher", self.rows_us)]
+        self.run.do("learn-rows", title, inputs, ["rows", "rows.json"], work)
         return artifact.read(self.run.path("rows"))
 
     def blocks(self, rows: artifact.Artifact, target_us: float) -> None:
@@ -115,3 +154,8 @@ class Learning:
     def _digest(self, teacher: str, target_us: float) -> str:
         manifest = self.run.path(f"{teacher}/manifest.json").read_text()
         return digest_of([manifest, target_us, self.grain, asdict(self.settings.effort), self.settings.seed])
+
+
+def learned_rows(folder: Path) -> ArchSpec:
+    """The heads and rows that were learned in the run in `folder`."""
+    return Mask.from_json(json.loads((folder / "rows.json").read_text(encoding="utf-8"))).spec()

@@ -21,7 +21,7 @@ from prunetime.mask import Mask
 from prunetime.pipeline import choosing, stages, verify
 from prunetime.pipeline.card import model_card
 from prunetime.pipeline.front import measure_front
-from prunetime.pipeline.learning import Learning
+from prunetime.pipeline.learning import Learning, learned_rows
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source, load_source, model_digest
@@ -40,6 +40,9 @@ find out after tuning costs many. At the last attempt, one that may fit is tuned
 
 RESULT = "result.json"
 
+NOT_OF_THE_TEACHER = ("budget", "slices", "method", "tokens", "blocks")
+"""Settings that teacher and importance do not depend on."""
+
 KEPT_FOR_PICK = ("plan.json", "profile.json", "evaluations.jsonl")
 MODELS_FOR_PICK = stages.Models._fields
 
@@ -51,9 +54,12 @@ def prune(
     profile: Path | None = None,
     *,
     workers: Workers | None = None,
+    other: Path | None = None,
 ) -> dict[str, Any]:
     """Runs the pipeline into the folder `out`, resuming what an earlier call with equal settings left there.
 
+    `other` is a run of the other method: learning takes heads and rows of its search, or a search begins with the keep
+    ratios that it learned.
     Candidates are scored by `workers`, or in this process where there are none: the same result.
     Returns the result that the command line prints as JSON.
 
@@ -64,17 +70,17 @@ def prune(
     run = Run(out, reporter)
     with run.locked():
         source, inputs = begin(run, settings)
-        if result := _finished(run):
+        if result := finished(run):
             return result
         plan = stages.search_plan(run, source, settings)
         latency = stages.profile(run, source, settings, plan, profile)
         dense = stages.teacher(run, source, settings, plan, inputs)
         stages.importance(run, source, settings, dense, inputs)
         if settings.method == "multilevel":
-            way = _learned(run, source, settings, dense, latency)
+            way = _learned(run, source, settings, dense, latency, other)
         else:
             models = stages.Models(dense, stages.elastic(run, source, settings, dense, latency))
-            way = _searched(run, source, settings, models, latency, workers)
+            way = _searched(run, source, settings, models, latency, workers=workers, other=other)
         return _into_budget(run, source, settings, dense, latency, way)
 
 
@@ -102,7 +108,7 @@ def pick(
     run = Run(out, reporter)
     with run.locked():
         source, _ = begin(run, settings)
-        if result := _finished(run):
+        if result := finished(run):
             return result
         for name in KEPT_FOR_PICK:
             if not run.path(name).exists():  # what was picked is added to the evaluations
@@ -148,18 +154,29 @@ def _searched(
     settings: Settings,
     models: stages.Models,
     latency: LatencyProfile,
+    *,
     workers: Workers | None,
+    other: Path | None,
 ) -> Way:
+    seeds = [settings.space(source.pretrained.config.dims).widened(learned_rows(other))] if other else []
+
     def choose(target_us: float) -> None:
-        choosing.choose(run, source, settings, models, latency, target_us, workers=workers)
+        choosing.choose(run, source, settings, models, latency, target_us, workers=workers, seeds=seeds)
 
     return Way(choose, partial(stages.kept_of, models.elastic), searched=True)
 
 
-def _learned(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, latency: LatencyProfile) -> Way:
+def _learned(
+    run: Run,
+    source: Source,
+    settings: Settings,
+    dense: artifact.Artifact,
+    latency: LatencyProfile,
+    other: Path | None,
+) -> Way:
     assert settings.grain is not None
     learning = Learning(run, source, settings, latency, settings.grain)
-    rows = learning.rows(dense)
+    rows = learning.searched_rows(other, dense) if other else learning.rows(dense)
 
     def begin(_: Mask) -> artifact.Weights:
         return dict(artifact.read(run.path("blocks")).weights)
@@ -169,6 +186,8 @@ def _learned(run: Run, source: Source, settings: Settings, dense: artifact.Artif
 
 def check_searched(origin: Path, settings: Settings) -> None:
     """Raises InputError where the run `origin` has no archive, because it did not search."""
+    if settings.method == "auto":
+        raise InputError(f"{origin} holds several runs, of --method auto: take {origin / 'search'}")
     if settings.method != "search":
         raise InputError(
             f"{origin} was made with --method {settings.method}, which learns one structure and leaves no archive of "
@@ -184,11 +203,12 @@ def begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
         inputs = {
             "model": model_digest(source),
             "data": digest_of([[role.texts, role.labels.tolist()] for role in roles.values()]),
-            "settings": settings.to_json() | {"budget": None, "slices": None},
+            "settings": settings.to_json() | dict.fromkeys(NOT_OF_THE_TEACHER),
         }
+    given = settings.to_json()
     record: dict[str, Any] = {
-        "settings": settings.to_json(),
-        "digest": digest_of(inputs | {"budget": settings.budget.to_json()}),
+        "settings": given,
+        "digest": digest_of(inputs | {"settings": given | {"slices": None}}),
         "task": source.task.to_json(),
         "columns": {"text": list(source.columns.text), "label": source.columns.label, "group": source.columns.group},
         "metric": source.metric.name,
@@ -282,7 +302,7 @@ def _finish(run: Run) -> dict[str, Any]:
     return result
 
 
-def _finished(run: Run) -> dict[str, Any] | None:
+def finished(run: Run) -> dict[str, Any] | None:
     """The result of a run that had come to its end before."""
     if not (run.path(RESULT).exists() and run.path("artifact").exists()):
         return None

@@ -15,7 +15,7 @@ from prunetime.search.space import Space
 
 AUTO: Final = "auto"
 
-Method = Literal["search", "multilevel"]
+Method = Literal["search", "multilevel", "auto"]
 
 LEARNED_GRAIN: Grain = (32, 32)
 """Of blocks that are learned, where none is asked for."""
@@ -66,7 +66,7 @@ class Settings:
     matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
     `importance` is what heads and rows are ordered by; with `tokens` the search chooses tokens to drop, too, and with
     `blocks` (rows and columns of one) how many of them to keep in the matrices. The `method` multilevel learns masks of
-    heads, rows and blocks in place of searching.
+    heads, rows and blocks in place of searching; auto does both (`pipeline.auto`) and keeps the better.
     """
 
     model: str

@@ -33,6 +33,9 @@ BASELINE_CHOICES = 20
 SEEDED = 0.25
 """Share of the initial population taken from the best baselines."""
 
+WAYS_TO_FIT = 4
+"""In which a seed that is over the budget, or well below it, is shrunk or grown at random."""
+
 ELSEWHERE_BINS = np.linspace(0.5, 1.1, 7)
 """Edges of the latency bins of children for other budgets than the searched one, in budgets."""
 
@@ -46,6 +49,7 @@ class SearchSettings:
     population, crossed with the best of another tournament for a `crossover` share of the children. A generation has
     `batch` children: those of `screened` times as many proposals of which a critic expects most. A share of them,
     `elsewhere`, is aimed at other budgets, so that the archive can answer those too. `latency_weight` is w of `Reward`.
+    `seeds` are in the first population, in some ways fitted to the budget.
     """
 
     budget_us: float
@@ -58,6 +62,7 @@ class SearchSettings:
     elsewhere: float = 0.4
     latency_weight: float = 0.0
     seed: int = 0
+    seeds: tuple[Genome, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.budget_us > 0:
@@ -313,10 +318,11 @@ def _initial(run: _Run, mutator: Mutator) -> State:
     base = max((e.score for e in run.score([run.candidate(g, kind="uniform") for g in uniform])), default=0.0)
     run.score([run.candidate(g, kind="depth") for g in depth])
     population = sorted(run.visited.values(), key=preference)[: int(SEEDED * settings.population)]
+    population += run.score([run.candidate(genome) for genome in _fitted_seeds(run)])
     rng = np.random.default_rng([settings.seed, 0])
     fresh: dict[Genome, Evaluation] = {}
     for _ in range(ATTEMPTS * settings.population):
-        if len(population) + len(fresh) == settings.population:
+        if len(population) + len(fresh) >= settings.population:
             break
         fitted = fit_to(space.levels, run.latency, space.random(rng), settings.budget_us, rng)
         if fitted and fitted[0] not in run.visited:
@@ -330,6 +336,13 @@ def _initial(run: _Run, mutator: Mutator) -> State:
         tuple(population),
         dict(run.visited),
     )
+
+
+def _fitted_seeds(run: _Run) -> list[Genome]:
+    rng = np.random.default_rng([run.settings.seed, 2])
+    seeds = [seed for seed in run.settings.seeds for _ in range(WAYS_TO_FIT)]
+    fitted = (fit_to(run.space.levels, run.latency, seed, run.settings.budget_us, rng) for seed in seeds)
+    return list(dict.fromkeys(found[0] for found in fitted if found))
 
 
 class _Run:

@@ -132,6 +132,11 @@ class Space:
             )
         return genome
 
+    def widened(self, spec: ArchSpec) -> Genome:
+        """The genome of the heads and FFN rows of `spec`, with everything else kept."""
+        widths = tuple(gene for layer in spec.layers for gene in (layer.heads, math.ceil(layer.ffn / TILE)))
+        return widths + self.levels[len(widths) :]
+
     def genes(self, cost: Callable[[Genome], float], scores: Scores) -> Genes:
         """`cost` is that of a genome; what a gene adds to it is taken beside full others.
 

@@ -218,7 +218,6 @@ class _Loop(Trainer):
             max_steps=steps,
             per_device_train_batch_size=settings.batch_size,
             save_steps=settings.checkpoint_steps,
-            save_total_limit=2,  # while the newest is being written, the one before it must stay
             seed=settings.seed,
             use_cpu=settings.device == "cpu",
             logging_strategy="no",
@@ -264,9 +263,15 @@ class _Loop(Trainer):
 
 
 class _MarkComplete(TrainerCallback):
+    """Marks a checkpoint that is whole, and removes all but the newest two."""
+
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            folder = Path(str(args.output_dir))
+            (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            # Not by Trainer's own `save_total_limit`, which goes by the times of files and warns where they are close.
+            for old in _oldest_first(folder)[:-2]:
+                shutil.rmtree(old)
 
 
 class _Progress(TrainerCallback):
@@ -399,5 +404,8 @@ def _claim(checkpoints: Path, digest: str) -> None:
 
 
 def _newest(checkpoints: Path) -> Path | None:
-    found = checkpoints.glob("checkpoint-*")
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return next(reversed(_oldest_first(checkpoints)), None)
+
+
+def _oldest_first(checkpoints: Path) -> list[Path]:
+    return sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))

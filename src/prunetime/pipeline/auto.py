@@ -1,0 +1,110 @@
+"""`--method auto`: learned masks, a search that begins with what they keep, and blocks learned on what that found. Each
+is measured inside the budget, and the best one is kept."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunetime import artifact
+from prunetime.errors import BudgetError
+from prunetime.pipeline import stages
+from prunetime.pipeline.prune import RESULT, begin, finished, prune
+from prunetime.pipeline.run import Reporter, Run
+from prunetime.pipeline.settings import Method, Settings
+from prunetime.report.render import PAGE
+from prunetime.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    from prunetime.search.cluster import Workers
+
+
+@dataclass(frozen=True)
+class Way:
+    """A run of `method`, that begins with what the run in the folder `other` came to."""
+
+    method: Method
+    other: str | None = None
+
+
+WAYS = {
+    "multilevel": Way("multilevel"),
+    "search": Way("search", "multilevel"),
+    "joined": Way("multilevel", "search"),
+}
+"""By folder, in the order in which they are run."""
+
+SHARED = ("plan.json", "teacher", "importance.safetensors")
+"""What both begin with; of a stage that is named like one of them without its ending."""
+
+
+def prune_all_ways(
+    settings: Settings,
+    out: Path,
+    reporter: Reporter,
+    profile: Path | None = None,
+    *,
+    workers: Workers | None = None,
+) -> dict[str, Any]:
+    """Prunes as `prune` does into a folder of `out` for each of `WAYS`; `out` gets artifact and report of the one whose
+    metric on valid rows is best. Resumable.
+
+    Returns its result, with its `method` and what each has on `valid` rows.
+
+    Raises:
+        InputError: something given cannot be used, or `out` holds a run with other settings.
+        BudgetError: none found a model inside the budget.
+    """
+    run = Run(out, reporter)
+    with run.locked():
+        source, _ = begin(run, settings)
+        if result := finished(run):
+            return result
+        value = stages.metric_on_valid(source, settings.effort.finalist_rows, settings.seed)
+        results: dict[str, dict[str, Any]] = {}
+        values: dict[str, float] = {}
+        failures = []
+        for name, way in WAYS.items():
+            own = replace(settings, method=way.method, tokens=settings.tokens and way.method == "search")
+            other = out / way.other if way.other else None
+            reporter.say(f"{name}, in {out / name}")
+            if other:
+                _share(other, out / name)
+            try:
+                results[name] = prune(own, out / name, reporter, profile, workers=workers, other=other)
+            except BudgetError as error:
+                failures.append(f"{name}: {error}")
+                continue
+            found = artifact.read(out / name / "artifact")
+            manifest = found.manifest
+            engine = Engine(manifest.config, found.weights, stages.THREADS, spec=manifest.spec, plan=manifest.plan)
+            values[name] = value(engine)
+        if not results:
+            raise BudgetError("; ".join(failures))
+        sign = 1.0 if source.metric.higher_is_better else -1.0
+        best = max(results, key=lambda name: sign * values[name])
+        of_each = ", ".join(f"{name} {values[name]:.4f}" for name in results)
+        reporter.say(f"{source.metric.name} on valid rows: {of_each}; {best} is kept")
+        with artifact.replacing_folder(run.path("artifact")) as temporary:
+            shutil.copytree(out / best / "artifact", temporary, dirs_exist_ok=True)
+        shutil.copy(out / best / PAGE, run.path(PAGE))
+        folders = {"artifact": str(run.path("artifact")), "report": str(run.path(PAGE))}
+        result = results[best] | folders | {"method": best, "valid": values}
+        run.write(RESULT, result)
+        return result
+
+
+def _share(first: Path, other: Path) -> None:
+    """Gives the run `other` the teacher of `first`, whose stage has the same inputs."""
+    names = [*SHARED, *(f"stages/{name.partition('.')[0]}.json" for name in SHARED)]
+    if (other / names[-1]).exists() or not all((first / name).exists() for name in names):
+        return
+    (other / "stages").mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (first / name).is_dir():
+            with artifact.replacing_folder(other / name) as temporary:
+                shutil.copytree(first / name, temporary, dirs_exist_ok=True)
+        else:
+            shutil.copy(first / name, other / name)
