@@ -5,9 +5,11 @@ from cases import random_config, random_ragged, random_weights
 
 from prunetime.arch import ArchSpec
 from prunetime.errors import InputError
-from prunetime.mask import PARTS
-from prunetime.models.encoder import from_weights
+from prunetime.mask import PARTS, LayerMask, Mask
+from prunetime.models.compact import compact
+from prunetime.models.encoder import from_weights, weights_of
 from prunetime.models.gates import ones
+from prunetime.pruning.criteria import ranks
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
 from prunetime.task import Task
 from prunetime.training.batches import TrainingData
@@ -41,6 +43,32 @@ def made(kind: str = "classification", rows: int = 40):
 
 def flat(scores):
     return np.concatenate([layer[name] for layer in scores for name in PARTS])
+
+
+def test_magnitudes_are_the_squares_of_all_weights_that_leave_with_a_part():
+    model, data = made()
+    found = measure_importance(model, data, "magnitude")
+    config = model.config
+    for layer, scores in enumerate(found):
+        for name in PARTS:
+            part = int(np.argmin(scores[name]))
+            mask = Mask.full(config.dims)
+            kept = {other: getattr(mask.layers[layer], other).copy() for other in PARTS}
+            kept[name][part] = False
+            gone = LayerMask(*(kept[other] for other in PARTS))
+            left = [*mask.layers[:layer], gone, *mask.layers[layer + 1 :]]
+            both = (weights_of(model), compact(weights_of(model), Mask(tuple(left)), config.dims))
+            before, after = (
+                sum(np.square(w.astype(float)).sum() for key, w in of.items() if "layers." in key and w.ndim == 2)
+                for of in both
+            )
+            assert before - after == pytest.approx(scores[name][part], rel=1e-4)
+
+
+def test_before_anything_has_moved_nothing_matters():
+    model, data = made()
+    assert not flat(measure_importance(model, data, "movement")).any()
+    assert not flat(ranks(measure_importance(model, data, "movement"))).any()
 
 
 @pytest.mark.parametrize(("criterion", "of_gradient"), [("fisher", np.square), ("taylor", np.abs)])

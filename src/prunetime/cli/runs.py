@@ -84,10 +84,10 @@ AS_GIVEN = (
 @click.option("--max-loss", default=0.002, show_default=True, help="Of the metric on valid rows, for --precision auto.")
 @click.option(
     "--importance",
-    type=click.Choice(["fisher", "taylor"]),
+    type=click.Choice(["fisher", "taylor", "magnitude", "movement"]),
     default="fisher",
     show_default=True,
-    help="What heads and rows are ordered by.",
+    help="What heads and rows are ordered by; masks that are learned begin with it (movement: with nothing).",
 )
 @click.option(
     "--tokens", is_flag=True, help="Let the search drop tokens after a layer, too (such a model has no ONNX export)."

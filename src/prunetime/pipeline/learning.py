@@ -19,7 +19,7 @@ from prunetime.pipeline.choosing import leave_chosen
 from prunetime.pipeline.run import Progress, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
-from prunetime.pruning.criteria import ranks
+from prunetime.pruning.criteria import magnitudes, ranks
 from prunetime.pruning.importance import load_scores
 from prunetime.pruning.multilevel import Multilevel, learning_rate, mask_of
 from prunetime.pruning.regularise import Microseconds
@@ -113,7 +113,10 @@ class Learning:
 
         def work(progress: Progress) -> None:
             mask = Mask.from_json(self.run.read("rows.json"))
-            step = Multilevel(config.dims, mask.spec(), self.cost, target_us, self.grain)
+            scores = None
+            if self.settings.importance == "magnitude":
+                scores = ranks(magnitudes(rows.weights, mask.spec(), config.dims, self.grain))
+            step = Multilevel(config.dims, mask.spec(), self.cost, target_us, self.grain, scores)
             model = from_weights(config, rows.weights, spec=mask.spec())
             mask = self._learn(model, rows, step, mask, progress)
             self.run.write("mask.json", mask.to_json())

@@ -64,9 +64,10 @@ class Settings:
     `slices` name parts of the test rows that are reported as well (`unseen:product_uid`). `doc_stride` is that of
     `Task`; without it, question answering has the usual one. `precision` is that of every
     matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
-    `importance` is what heads and rows are ordered by; with `tokens` the search chooses tokens to drop, too, and with
-    `blocks` (rows and columns of one) how many of them to keep in the matrices. The `method` multilevel learns masks of
-    heads, rows and blocks in place of searching; auto does both (`pipeline.auto`) and keeps the better.
+    `importance` is what heads and rows are ordered by (masks that are learned begin so); with `tokens` the search
+    chooses tokens to drop, too, and with `blocks` (rows and columns of one) how many of them to keep in the matrices.
+    The `method` multilevel learns masks of heads, rows and blocks in place of searching; auto does both
+    (`pipeline.auto`) and keeps the better.
     """
 
     model: str
@@ -97,6 +98,8 @@ class Settings:
             raise InputError(f"max_loss is {self.max_loss!r}; it must be a share of the metric from 0 to 1")
         if self.importance not in get_args(Criterion):
             raise InputError(f"importance is {self.importance!r}; it must be {' or '.join(get_args(Criterion))}")
+        if self.importance == "movement" and self.method != "multilevel":
+            raise InputError("--importance movement orders nothing before masks are learned: use --method multilevel")
         if self.blocks is not None and self.blocks not in GRAINS:
             raise InputError(f"blocks are {self.blocks!r}; they must be of one of the sizes {GRAINS}")
         if self.method not in get_args(Method):

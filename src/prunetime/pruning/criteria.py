@@ -15,7 +15,10 @@ from prunetime.mask import Scores
 
 
 def ranks(scores: Scores) -> Scores:
-    """Each part's scores as ranks, evenly from 0 (the lowest) to 1: comparable with what training adds to them."""
+    """Each part's scores as ranks, evenly from 0 (the lowest) to 1: comparable with what training adds to them.
+
+    Those that are all equal order nothing and become zeros.
+    """
     return [{name: _ranks(values) for name, values in layer.items()} for layer in scores]
 
 
@@ -31,5 +34,7 @@ def magnitudes(weights: Mapping[str, NDArray[Any]], spec: ArchSpec, dims: Dims, 
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if values.min() == values.max():
+        return np.zeros_like(values)
     order = values.ravel().argsort(kind="stable").argsort()
     return (order / max(1, values.size - 1)).reshape(values.shape)

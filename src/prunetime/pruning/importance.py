@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
@@ -15,7 +16,8 @@ from torch import Tensor
 from prunetime.arch import Dims
 from prunetime.errors import InputError
 from prunetime.mask import PARTS, Scores, part_widths
-from prunetime.models.encoder import SequenceClassifier
+from prunetime.models.compact import Weights
+from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.gates import ones
 from prunetime.training.batches import TrainingData
 from prunetime.training.losses import task_losses
@@ -24,9 +26,10 @@ from prunetime.training.threads import training_on
 BATCH = 32
 
 
-Criterion = Literal["fisher", "taylor"]
+Criterion = Literal["fisher", "taylor", "magnitude", "movement"]
 
 OF_GRADIENT: dict[Criterion, Callable[[Tensor], Tensor]] = {"fisher": torch.square, "taylor": torch.abs}
+"""What is averaged of the gradients of gates, for criteria that look at data."""
 
 
 def measure_importance(
@@ -44,9 +47,15 @@ def measure_importance(
     `fisher`: the diagonal of the empirical Fisher information, the mean over samples of (dLoss/dgate)^2 (Kwon et al.,
     "A Fast Post-Training Pruning Framework for Transformers", arXiv 2204.09656, section 4.1). `taylor`: what closing a
     gate changes in the loss to first order, the mean of |dLoss/dgate| (Michel et al., arXiv 1905.10650, section 4.1).
+    Without data, `magnitude`: the sum of squares of a part's weights (Han et al., arXiv 1506.02626), and
+    `movement`: nothing matters yet, so that learned masks go by how weights move alone (Sanh et al., arXiv 2005.07683).
     `on_progress` gets (rows done, rows in all).
     """
     dims = model.config.dims
+    if criterion == "magnitude":
+        return _magnitudes(weights_of(model), dims)
+    if criterion == "movement":
+        return [{name: np.zeros(width) for name, width in part_widths(dims).items()} for _ in range(dims.layers)]
     widths = part_widths(dims)
     scores: Scores = [{name: np.zeros(width) for name, width in widths.items()} for _ in range(dims.layers)]
     chosen = np.random.default_rng(seed).permutation(len(data))[:rows]
@@ -67,6 +76,26 @@ def measure_importance(
                 on_progress(min(start + BATCH, len(chosen)), len(chosen))
     model.train(training)
     return [{name: total / len(chosen) for name, total in layer.items()} for layer in scores]
+
+
+def _magnitudes(weights: Weights, dims: Dims) -> Scores:
+    def squares(layer: int, matrix: str, axis: int) -> NDArray[np.float64]:
+        weight: NDArray[np.float64] = weights[f"layers.{layer}.{matrix}.weight"].astype(np.float64)
+        return np.asarray(np.square(weight).sum(axis), np.float64)
+
+    scores: Scores = []
+    for layer in range(dims.layers):
+        inner = sum(squares(layer, matrix, 1) for matrix in ("query", "key", "value"))
+        inner = np.asarray(inner + squares(layer, "attention_output", 0))
+        scores.append(
+            {
+                "heads": inner.reshape(dims.heads, dims.head_dim).sum(1),
+                "attention_rows": squares(layer, "attention_output", 1),
+                "ffn": squares(layer, "ffn_input", 1) + squares(layer, "ffn_output", 0),
+                "ffn_rows": squares(layer, "ffn_output", 1),
+            }
+        )
+    return scores
 
 
 def save_scores(scores: Scores, path: Path) -> None:
