@@ -3,10 +3,9 @@ import pytest
 import torch
 from cases import random_config, random_ragged, random_weights
 
-from prunetime.arch import ArchSpec
+from prunetime.arch import MATRICES, ArchSpec
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, LayerMask, Mask
-from prunetime.models.compact import compact
+from prunetime.mask import PARTS
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.models.gates import ones
 from prunetime.pruning.criteria import ranks
@@ -47,22 +46,15 @@ def flat(scores):
 
 def test_magnitudes_are_the_squares_of_all_weights_that_leave_with_a_part():
     model, data = made()
-    found = measure_importance(model, data, "magnitude")
-    config = model.config
-    for layer, scores in enumerate(found):
-        for name in PARTS:
-            part = int(np.argmin(scores[name]))
-            mask = Mask.full(config.dims)
-            kept = {other: getattr(mask.layers[layer], other).copy() for other in PARTS}
-            kept[name][part] = False
-            gone = LayerMask(*(kept[other] for other in PARTS))
-            left = [*mask.layers[:layer], gone, *mask.layers[layer + 1 :]]
-            both = (weights_of(model), compact(weights_of(model), Mask(tuple(left)), config.dims))
-            before, after = (
-                sum(np.square(w.astype(float)).sum() for key, w in of.items() if "layers." in key and w.ndim == 2)
-                for of in both
-            )
-            assert before - after == pytest.approx(scores[name][part], rel=1e-4)
+    weights = {name: array.astype(float) for name, array in weights_of(model).items()}
+    scores = measure_importance(model, data, "magnitude")[1]
+    matrix = {name: weights[f"layers.1.{name}.weight"] for name in MATRICES}
+    head = [*(matrix[name][16:32] for name in ("query", "key", "value")), matrix["attention_output"][:, 16:32]]
+    assert scores["heads"][1] == pytest.approx(sum(np.square(part).sum() for part in head))
+    assert scores["attention_rows"][5] == pytest.approx(np.square(matrix["attention_output"][5]).sum())
+    both = matrix["ffn_input"][7], matrix["ffn_output"][:, 7]
+    assert scores["ffn"][7] == pytest.approx(sum(np.square(part).sum() for part in both))
+    assert scores["ffn_rows"][3] == pytest.approx(np.square(matrix["ffn_output"][3]).sum())
 
 
 def test_before_anything_has_moved_nothing_matters():
