@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,19 @@ class Command:
         stdout, stderr = (Path(self._said.name, name).read_text(encoding="utf-8") for name in SAID)
         self._said.cleanup()
         return Ran(self._command, self._process.exitcode, stdout, stderr)
+
+
+def kill_soon_after(file: Path, command: Sequence[str], seconds: float) -> None:
+    """Runs the command and kills it with all its children so many seconds after it has left `file`."""
+    process = Command(command)
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.finish()
 
 
 def run(command: Sequence[str]) -> Ran:

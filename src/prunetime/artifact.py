@@ -270,6 +270,13 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def copy_folder(source: Path, folder: Path) -> None:
+    """Makes `folder`, in place of what was there, a copy of `source`; raises InputError as `replacing_folder` does."""
+    with replacing_folder(folder) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON whole or not at all; raises InputError where it cannot."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")

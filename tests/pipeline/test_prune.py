@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import Command, run
+from forked import Command, kill_soon_after, run
 from tiny import QUICK_PRUNETIME, last_object, prune_command, run_when_quiet
 
 from prunetime.pipeline.settings import EFFORTS
@@ -134,15 +134,7 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(
     for before in (out / "run.json", *(out / "stages" / f"{stage}.json" for stage in STAGES[:-1])):
         if before.exists():  # a short stage ended before the kill
             continue
-        process = Command(with_profile)
-        deadline = time.monotonic() + 120
-        while not before.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(0.15)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.finish()
+        kill_soon_after(before, with_profile, 0.15)
     ran = run_when_quiet(with_profile)
     assert ran.returncode == 0, ran.stderr
     for name in ("mask.json", "artifact/model.safetensors", "evaluations.jsonl"):

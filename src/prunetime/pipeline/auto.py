@@ -15,7 +15,7 @@ from prunetime.pipeline.prune import RESULT, begin, finished, prune
 from prunetime.pipeline.run import Reporter, Run
 from prunetime.pipeline.settings import Method, Settings
 from prunetime.report.render import PAGE
-from prunetime.runtime.engine import Engine
+from prunetime.runtime.model import load
 
 if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
@@ -77,18 +77,14 @@ def prune_all_ways(
             except BudgetError as error:
                 failures.append(f"{name}: {error}")
                 continue
-            found = artifact.read(out / name / "artifact")
-            manifest = found.manifest
-            engine = Engine(manifest.config, found.weights, stages.THREADS, spec=manifest.spec, plan=manifest.plan)
-            values[name] = value(engine)
+            values[name] = value(load(out / name / "artifact", stages.THREADS).engine)
         if not results:
             raise BudgetError("; ".join(failures))
         sign = 1.0 if source.metric.higher_is_better else -1.0
         best = max(results, key=lambda name: sign * values[name])
         of_each = ", ".join(f"{name} {values[name]:.4f}" for name in results)
         reporter.say(f"{source.metric.name} on valid rows: {of_each}; {best} is kept")
-        with artifact.replacing_folder(run.path("artifact")) as temporary:
-            shutil.copytree(out / best / "artifact", temporary, dirs_exist_ok=True)
+        artifact.copy_folder(out / best / "artifact", run.path("artifact"))
         shutil.copy(out / best / PAGE, run.path(PAGE))
         folders = {"artifact": str(run.path("artifact")), "report": str(run.path(PAGE))}
         result = results[best] | folders | {"method": best, "valid": values}
@@ -104,7 +100,6 @@ def _share(first: Path, other: Path) -> None:
     (other / "stages").mkdir(parents=True, exist_ok=True)
     for name in names:
         if (first / name).is_dir():
-            with artifact.replacing_folder(other / name) as temporary:
-                shutil.copytree(first / name, temporary, dirs_exist_ok=True)
+            artifact.copy_folder(first / name, other / name)
         else:
             shutil.copy(first / name, other / name)

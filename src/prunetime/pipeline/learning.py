@@ -3,7 +3,6 @@ arXiv 2105.14636)."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,8 +156,3 @@ class Learning:
     def _digest(self, teacher: str, target_us: float) -> str:
         manifest = self.run.path(f"{teacher}/manifest.json").read_text()
         return digest_of([manifest, target_us, self.grain, asdict(self.settings.effort), self.settings.seed])
-
-
-def learned_rows(folder: Path) -> ArchSpec:
-    """The heads and rows that were learned in the run in `folder`."""
-    return Mask.from_json(json.loads((folder / "rows.json").read_text(encoding="utf-8"))).spec()

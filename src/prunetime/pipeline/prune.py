@@ -21,7 +21,7 @@ from prunetime.mask import Mask
 from prunetime.pipeline import choosing, stages, verify
 from prunetime.pipeline.card import model_card
 from prunetime.pipeline.front import measure_front
-from prunetime.pipeline.learning import Learning, learned_rows
+from prunetime.pipeline.learning import Learning
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source, load_source, model_digest
@@ -115,8 +115,7 @@ def pick(
                 artifact.write_text(run.path(name), before.path(name).read_text(encoding="utf-8"))
         for name in MODELS_FOR_PICK:
             if not run.path(name).exists():
-                with artifact.replacing_folder(run.path(name)) as temporary:
-                    shutil.copytree(before.path(name), temporary, dirs_exist_ok=True)
+                artifact.copy_folder(before.path(name), run.path(name))
         models = stages.Models(*(artifact.read(run.path(name)) for name in MODELS_FOR_PICK))
         plan = models.teacher.manifest.plan
         latency = stages.profile(run, source, settings, plan, before.path("profile.json"))
@@ -158,7 +157,10 @@ def _searched(
     workers: Workers | None,
     other: Path | None,
 ) -> Way:
-    seeds = [settings.space(source.pretrained.config.dims).widened(learned_rows(other))] if other else []
+    space, seeds = settings.space(source.pretrained.config.dims), []
+    if other:
+        learned = Mask.from_json(Run(other, run.reporter).read("rows.json"))
+        seeds = [space.widened(learned.spec())]
 
     def choose(target_us: float) -> None:
         choosing.choose(run, source, settings, models, latency, target_us, workers=workers, seeds=seeds)

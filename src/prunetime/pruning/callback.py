@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -69,7 +68,7 @@ class MultilevelPruning(TrainerCallback):
         groups: list[dict[str, Any]] = [
             {"params": [p for p in weights if p.ndim > 1], "weight_decay": arguments.weight_decay},
             {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-            {"params": list(self._masks.parameters()), "weight_decay": 0.0, "lr": self._step.learning_rate},
+            self._masks.parameter_group(),
         ]
         return torch.optim.AdamW(groups, arguments.learning_rate)
 
@@ -94,9 +93,8 @@ class MultilevelPruning(TrainerCallback):
         kept = in_blocks(weights, mask) if of_blocks else compact(weights, mask, config.dims)
         return model_of(config, spec, kept, self._model)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ARG002
-        if state.global_step == math.ceil(self._step.learning * state.max_steps):
-            self._masks.settle()
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ARG002 (Trainer gives it)
+        self._masks.end_step(state.global_step, state.max_steps)
 
     def _before(
         self, _: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]

@@ -7,6 +7,7 @@ that it computes exactly what the pruned encoder will.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -115,6 +116,7 @@ class LearnedMasks(nn.Module):
         self._target = step.target / step.cost.dense
         self._share = lru_cache(maxsize=4096)(lambda spec: step.cost(spec) / step.cost.dense)
         self._now: list[dict[str, Tensor]] = []
+        self._counts_now: list[int] = []
         self.refresh()
         for layer, matrices in enumerate(linears):
             for matrix, linear in matrices.items():
@@ -123,13 +125,12 @@ class LearnedMasks(nn.Module):
 
     def refresh(self) -> None:
         """Computes the masks from scores and thresholds, as they now are."""
-        masks = iter(self._computed())
-        self._now = [{name: next(masks) for name in layer} for layer in self._named]
-
-    def _computed(self) -> list[Tensor]:
         if bool(self.settled):
-            return [mask.fixed for mask in self._masks]
-        return [mask(count) for mask, count in zip(self._masks, self._counts(), strict=True)]
+            masks = iter([mask.fixed for mask in self._masks])
+        else:
+            self._counts_now = self._counts()
+            masks = iter([mask(count) for mask, count in zip(self._masks, self._counts_now, strict=True)])
+        self._now = [{name: next(masks) for name in layer} for layer in self._named]
 
     def _counts(self, shift: float = 0.0) -> list[int]:
         """What each mask keeps, all thresholds raised by `shift`."""
@@ -174,7 +175,7 @@ class LearnedMasks(nn.Module):
         thresholds = self._thresholds()
         if bool(self.settled):  # DDP wants a gradient of every parameter
             return 0.0 * torch.stack([thresholds.sum(), *(mask.scores.sum() for mask in self._masks)]).sum()
-        counts = self._counts()
+        counts = self._counts_now
         share = self._share(self._spec(counts))
         if share <= self._target:
             return 0.0 * thresholds.sum()
@@ -196,21 +197,33 @@ class LearnedMasks(nn.Module):
             slopes.append((high - low) * parts / max(1, near[1] - near[0]))
         return slopes
 
+    def parameter_group(self) -> dict[str, Any]:
+        """For an optimizer: scores and thresholds have a learning rate of their own, and do not decay."""
+        return {"params": list(self.parameters()), "lr": self.step.learning_rate, "weight_decay": 0.0}
+
+    def end_step(self, done: int, of: int) -> None:
+        """To be called after each step of training; settles after as many as the masks are learned in."""
+        if done == math.ceil(self.step.learning * of):
+            self.settle()
+
     def settle(self) -> None:
         """Fixes the masks at the target: all thresholds are raised or lowered alike until it is just met.
 
         Raises InputError where the masks cannot come down to it.
         """
+
+        def share(shift: float) -> float:
+            return self._share(self._spec(self._counts(shift)))
+
         low, high = -SHIFT, SHIFT
-        if self._share(self._spec(self._counts(low))) > self._target:
-            least = self._share(self._spec(self._counts(low)))
+        if (least := share(low)) > self._target:
             raise InputError(
                 f"masks keep at least {least:.1%} of the dense encoder's cost, the target is {self._target:.1%}: give "
                 "a larger budget, or finer blocks"
             )
         for _ in range(40):
             middle = (low + high) / 2
-            inside = self._share(self._spec(self._counts(middle))) <= self._target
+            inside = share(middle) <= self._target
             low, high = (middle, high) if inside else (low, middle)
         with torch.no_grad():
             for mask, count in zip(self._masks, self._counts(low), strict=True):

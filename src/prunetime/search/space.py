@@ -121,7 +121,7 @@ class Space:
 
     def genome(self, spec: ArchSpec) -> Genome:
         """Raises InputError where the spec is not in this space."""
-        widths = tuple(gene for layer in spec.layers for gene in (layer.heads, math.ceil(layer.ffn / TILE)))
+        widths = _widths(spec)
         kept = [round(layer.tokens * (1 + TOKEN_LEVELS)) - 1 for layer in spec.layers[:-1]]
         genome = (*widths, *kept) if self.tokens else widths
         if self.blocks:
@@ -134,7 +134,7 @@ class Space:
 
     def widened(self, spec: ArchSpec) -> Genome:
         """The genome of the heads and FFN rows of `spec`, with everything else kept."""
-        widths = tuple(gene for layer in spec.layers for gene in (layer.heads, math.ceil(layer.ffn / TILE)))
+        widths = _widths(spec)
         return widths + self.levels[len(widths) :]
 
     def genes(self, cost: Callable[[Genome], float], scores: Scores) -> Genes:
@@ -195,6 +195,10 @@ class Space:
             choices = {tuple(np.sort(rng.permutation(len(layers))[:kept]).tolist()) for _ in range(limit)}
         full, rest = self.levels[:2], self.levels[2 * len(layers) :]
         return sorted((*(gene for i in layers for gene in (full if i in c else (0, 0))), *rest) for c in choices)
+
+
+def _widths(spec: ArchSpec) -> Genome:
+    return tuple(gene for layer in spec.layers for gene in (layer.heads, math.ceil(layer.ffn / TILE)))
 
 
 def fit_to(

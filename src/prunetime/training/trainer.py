@@ -229,8 +229,7 @@ class _Loop(Trainer):
         )
         groups = _parameter_groups(objective.student, settings.weight_decay)
         if objective.masks:
-            learned = list(objective.masks.parameters())
-            groups.append({"params": learned, "lr": objective.masks.step.learning_rate, "weight_decay": 0.0})
+            groups.append(objective.masks.parameter_group())
         optimizer = torch.optim.AdamW(groups, settings.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(settings.warmup, steps))
         callbacks = [_MarkComplete(), _Progress(on_progress)]
@@ -288,8 +287,7 @@ class _Settle(TrainerCallback):
         self._masks = masks
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        if state.global_step == math.ceil(self._masks.step.learning * args.max_steps):
-            self._masks.settle()
+        self._masks.end_step(state.global_step, args.max_steps)
 
 
 def _seed_of(*numbers: int) -> int:
