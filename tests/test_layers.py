@@ -12,6 +12,7 @@ WORDS = {"errors", "arch", "config", "task", "mask", "plan", "blocks", "budget",
 MAKING = {"models", "training", "pruning", "search", "export", "rivals", "tasks"}
 TORCH_FREE = {
     "search.space",
+    "pruning.methods",
     "tasks.table",
     "tasks.catalogue",
     "tasks.answers",

@@ -118,8 +118,30 @@ def test_auto_keeps_the_best_of_all_ways(inputs: Path, finished: tuple[Path, dic
         pick(out, Budget.parse("30%"), tmp_path / "other", REPORTER)
 
 
+@pytest.mark.parametrize("method", ["group-lasso", "polarisation", "identity-priors"])
+def test_other_pruners_take_the_same_road(inputs: Path, method: str, tmp_path: Path) -> None:
+    """Whole sub-layers of two layers are too coarse for every budget; 90 % leaves them room."""
+    words = [*command(inputs, tmp_path / method, "--latency", "90%")[:-1], method]
+    if method != "group-lasso":
+        at = words.index("--blocks")
+        del words[at : at + 2]
+    ran = run_when_quiet(words)
+    assert ran.returncode == 0, ran.stderr
+    spec = ArchSpec.from_json(last_object(ran.stdout)["spec"])
+    blocks = [bool(layer.blocks) for layer in spec.layers]
+    assert all(blocks) if method == "group-lasso" else not any(blocks)
+    if method == "identity-priors":
+        assert not all(layer.has_attention and layer.has_ffn for layer in spec.layers)
+    assert f"--method {method}" in (tmp_path / method / "report.html").read_text()
+
+
 def test_the_report_says_that_masks_were_learned(finished: tuple[Path, dict]) -> None:
     page = (finished[0] / "report.html").read_text()
     assert "Learned masks" in page
+    assert "MLPruning, arXiv 2105.14636" in page
+    for level in ("rows", "learned"):
+        drawn = json.loads((finished[0] / f"{level}-ratios.json").read_text())
+        assert f"How much of {drawn['of']} was kept" in page
+        assert f"{drawn['masks'][0]} {drawn['ratios'][-1][0]:.0%}" in page
     assert "--method multilevel" in page
     assert "Pareto front" not in page

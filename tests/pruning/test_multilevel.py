@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prunetime.arch import MATRICES, ArchSpec, Dims, LayerSpec
+from prunetime.arch import ArchSpec, Dims, LayerSpec
 from prunetime.errors import InputError
 from prunetime.mask import Mask
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import SequenceClassifier, from_weights, linears_of, weights_of
-from prunetime.pruning.criteria import magnitudes, ranks
-from prunetime.pruning.multilevel import LearnedMasks, Multilevel, learning_rate, mask_of
+from prunetime.pruning.criteria import ranks
+from prunetime.pruning.masks import MaskStep, mask_of
+from prunetime.pruning.pruners import learning_rate, masks_on
 from prunetime.pruning.regularise import LEAST, STRENGTH, WeightsKept, regularisation, share_of
 from prunetime.runtime.ragged import Ragged
 from prunetime.task import Task
@@ -45,12 +46,12 @@ def dense() -> SequenceClassifier:
     return SequenceClassifier(CONFIG)
 
 
-def rows_step(share: float = 0.5, **changes: object) -> Multilevel:
-    return Multilevel(DIMS, ArchSpec.full(DIMS), COST, share * COST.dense, **changes)
+def rows_step(share: float = 0.5, **changes: object) -> MaskStep:
+    return MaskStep(DIMS, ArchSpec.full(DIMS), COST, share * COST.dense, **changes)
 
 
-def blocks_step(base: ArchSpec, share: float = 0.3, **changes: object) -> Multilevel:
-    return Multilevel(DIMS, base, COST, share * COST.dense, GRAIN, **changes)
+def blocks_step(base: ArchSpec, share: float = 0.3, **changes: object) -> MaskStep:
+    return MaskStep(DIMS, base, COST, share * COST.dense, GRAIN, **changes)
 
 
 def linears(dims: Dims) -> list[dict[str, nn.Linear]]:
@@ -70,14 +71,14 @@ def logits(model: SequenceClassifier) -> torch.Tensor:
 SETTINGS = TrainingSettings(6.0, batch_size=8, learning_rate=1e-3, checkpoint_steps=10)
 
 
-def learned(model: SequenceClassifier, step: Multilevel, folder: Path, stop: Stop | None = None, **changes: object):
+def learned(model: SequenceClassifier, step: MaskStep, folder: Path, stop: Stop | None = None, **changes: object):
     settings = dataclasses.replace(SETTINGS, **changes)
-    return fit(model, data(), settings, folder, dense(), stop, multilevel=step)
+    return fit(model, data(), settings, folder, dense(), stop, mask_step=step)
 
 
 def test_what_is_learned_computes_the_same_pruned_as_masked_in_both_steps(tmp_path: Path) -> None:
     model, step = dense(), rows_step(learning_rate=0.3)
-    mask = mask_of(step, learned(model, step, tmp_path / "rows"), Mask.full(DIMS))
+    mask = mask_of(step, learned(model, step, tmp_path / "rows").kept, Mask.full(DIMS))
     weights = compact(weights_of(model), mask, DIMS)
     torch.testing.assert_close(logits(from_weights(CONFIG, weights)), logits(model), atol=1e-5, rtol=0)
     assert COST(mask.spec()) <= 0.5 * COST.dense
@@ -85,7 +86,7 @@ def test_what_is_learned_computes_the_same_pruned_as_masked_in_both_steps(tmp_pa
     model = from_weights(CONFIG, weights)
     step = blocks_step(mask.spec(), learning_rate=0.3)
     teacher = from_weights(CONFIG, weights)
-    whole = mask_of(step, fit(model, data(), SETTINGS, tmp_path / "blocks", teacher, multilevel=step), mask)
+    whole = mask_of(step, fit(model, data(), SETTINGS, tmp_path / "blocks", teacher, mask_step=step).kept, mask)
     stored = in_blocks(weights_of(model), whole)
     torch.testing.assert_close(logits(from_weights(CONFIG, stored)), logits(model), atol=1e-5, rtol=0)
     assert whole.spec().layers[0].heads == mask.spec().layers[0].heads
@@ -95,7 +96,7 @@ def test_what_is_learned_computes_the_same_pruned_as_masked_in_both_steps(tmp_pa
 
 def test_training_walks_to_the_target_by_itself() -> None:
     """Before masks settle: by the gradient of the regularisation, against a loss that wants to keep everything."""
-    masks = LearnedMasks(blocks_step(ArchSpec.full(DIMS), 0.3), linears_of(dense().layers))
+    masks = masks_on(blocks_step(ArchSpec.full(DIMS), 0.3), linears_of(dense().layers))
     optimizer = torch.optim.AdamW(masks.parameters(), 0.05, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 400)
     for _ in range(400):
@@ -113,20 +114,19 @@ def test_training_walks_to_the_target_by_itself() -> None:
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_masks_settle_at_the_target(seed: int, share: float, grain: tuple[int, int] | None) -> None:
     rng, cost = np.random.default_rng(seed), WeightsKept(MINILM)
-    step = Multilevel(MINILM, ArchSpec.full(MINILM), cost, share * cost.dense, grain)
-    masks = LearnedMasks(step, linears(MINILM))
-    for mask in masks._masks:
-        mask.threshold.data.fill_(rng.normal(0, 1))
-        mask.scores.data.copy_(torch.from_numpy(rng.normal(size=tuple(mask.scores.shape))))
+    step = MaskStep(MINILM, ArchSpec.full(MINILM), cost, share * cost.dense, grain)
+    masks = masks_on(step, linears(MINILM))
+    for learned_ones in (masks.thresholds, masks.scores):
+        learned_ones.data.copy_(torch.from_numpy(rng.normal(size=len(learned_ones))))
     masks.settle()
     assert share * 0.98 <= masks.share <= share
-    assert masks.spec() == mask_of(step, masks.kept(), Mask.full(MINILM)).spec()
+    assert masks.spec() == mask_of(step, masks.learned().kept, Mask.full(MINILM)).spec()
     masks.spec().check(MINILM)
     assert masks.penalty().item() == 0.0
 
 
 def test_a_target_that_masks_cannot_reach_is_refused() -> None:
-    masks = LearnedMasks(rows_step(0.01), linears_of(dense().layers))
+    masks = masks_on(rows_step(0.01), linears_of(dense().layers))
     with pytest.raises(InputError, match=r"keep at least .*% .*, the target is 1.0%: give a larger budget"):
         masks.settle()
 
@@ -134,9 +134,9 @@ def test_a_target_that_masks_cannot_reach_is_refused() -> None:
 def test_masks_that_have_settled_stay_while_weights_are_trained(tmp_path: Path) -> None:
     """A training that ends as it settles has the masks of one that goes on for as long again."""
     short, long = (rows_step(learning=share, learning_rate=0.3) for share in (1.0, 0.5))
-    first = learned(dense(), short, tmp_path / "short", epochs=3.0, warmup=0.0)
+    first = learned(dense(), short, tmp_path / "short", epochs=3.0, warmup=0.0).kept
     model = dense()
-    kept = learned(model, long, tmp_path / "long", warmup=0.0)
+    kept = learned(model, long, tmp_path / "long", warmup=0.0).kept
     assert [set(layer) for layer in first] == [set(layer) for layer in kept]
     gone = ~kept[0]["ffn"]
     assert gone.any()
@@ -156,8 +156,9 @@ def test_a_killed_training_ends_in_the_same_masks_and_weights(tmp_path: Path) ->
         with pytest.raises(KeyboardInterrupt):
             learned(dense(), step, tmp_path / str(stop_at), stop)
         model = dense()
-        kept = learned(model, step, tmp_path / str(stop_at))
-        for a, b in zip(want, kept, strict=True):
+        found = learned(model, step, tmp_path / str(stop_at))
+        assert np.array_equal(want.ratios, found.ratios)
+        for a, b in zip(want.kept, found.kept, strict=True):
             assert all(np.array_equal(a[name], b[name]) for name in a)
         assert all(
             torch.equal(a, b) for a, b in zip(whole.state_dict().values(), model.state_dict().values(), strict=True)
@@ -180,7 +181,7 @@ def test_a_share_changes_with_keep_ratios_as_its_slopes_say() -> None:
 
 def test_slopes_are_those_of_the_weights() -> None:
     """Of one keep ratio, the weights of all that it is of: d(share)/d(ratio) = weights that depend on it / ratio."""
-    masks = LearnedMasks(rows_step(), linears_of(dense().layers))
+    masks = masks_on(rows_step(), linears_of(dense().layers))
     counts = [2, 32, 128, 64, 4, 64, 256, 64]
     heads, rows, ffn, ffn_rows = masks._slopes(counts)[:4]
     inner, hidden = 2 * 16, 64
@@ -195,22 +196,12 @@ def test_slopes_are_those_of_the_weights() -> None:
 
 def test_parts_that_matter_most_at_first_are_kept_where_training_says_nothing() -> None:
     scores = [{"heads": np.array([0.1, 0.4, 0.2, 0.3]), "ffn": np.arange(256.0)} for _ in range(2)]
-    masks = LearnedMasks(rows_step(0.6, scores=ranks(scores)), linears_of(dense().layers))
+    masks = masks_on(rows_step(0.6, scores=ranks(scores)), linears_of(dense().layers))
     masks.settle()
-    kept = masks.kept()[0]
+    kept = masks.learned().kept[0]
     assert not kept["ffn"].all()
     assert np.array_equal(kept["ffn"], np.sort(kept["ffn"]))
     assert kept["heads"][1]
-
-
-def test_the_first_scores_of_blocks_are_their_magnitudes() -> None:
-    weights = weights_of(dense())
-    scores = ranks(magnitudes(weights, ArchSpec.full(DIMS), DIMS, GRAIN))
-    weight = weights["layers.0.ffn_input.weight"]
-    norms = np.square(weight).reshape(16, 16, 4, 16).sum((1, 3))
-    assert set(scores[0]) == set(MATRICES)
-    assert scores[0]["ffn_input"].argmax() == norms.argmax()
-    assert scores[0]["ffn_input"].max() == 1.0
 
 
 def test_distilling_attention_moves_only_the_heads_that_are_kept(tmp_path: Path) -> None:

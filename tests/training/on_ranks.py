@@ -11,7 +11,7 @@ from test_trainer import SETTINGS, SUB_NETWORKS, dense, made
 
 from prunetime.arch import ArchSpec
 from prunetime.models.encoder import SequenceClassifier, weights_of
-from prunetime.pruning.multilevel import Multilevel
+from prunetime.pruning.masks import MaskStep
 from prunetime.pruning.regularise import WeightsKept
 from prunetime.training.together import fit_on_every_rank, leading
 from prunetime.training.trainer import fit
@@ -21,13 +21,13 @@ ROWS = 57
 
 DIMS = test_trainer.config().dims
 COST = WeightsKept(DIMS)
-MASKS = Multilevel(DIMS, ArchSpec.full(DIMS), COST, 0.5 * COST.dense, (16, 16), learning_rate=0.3)
+MASKS = MaskStep(DIMS, ArchSpec.full(DIMS), COST, 0.5 * COST.dense, (16, 16), learning_rate=0.3)
 
 TRAININGS = {
     "alone": ({}, {}),
     "distilled": ({"teacher": True}, {}),
     "elastic": ({}, {"sub_networks": SUB_NETWORKS}),
-    "masked": ({"teacher": True}, {"multilevel": MASKS}),
+    "masked": ({"teacher": True}, {"mask_step": MASKS}),
 }
 
 

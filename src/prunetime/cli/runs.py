@@ -97,10 +97,12 @@ AS_GIVEN = (
 )
 @click.option(
     "--method",
-    type=click.Choice(["search", "multilevel", "auto"]),
+    type=click.Choice(["search", "multilevel", "group-lasso", "polarisation", "identity-priors", "auto"]),
     default="search",
     show_default=True,
-    help="Search the best structure; or learn masks of heads, rows and blocks; or both, and joined: the best is kept.",
+    help="Search the best structure; or learn masks: multilevel of heads, rows and blocks, group-lasso of blocks, "
+    "polarisation of heads and rows, identity-priors of whole sub-layers; or (auto) search and multilevel, each and "
+    "joined: the best is kept.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from prunetime.arch import Dims
+from prunetime.arch import Dims, Grain, block_grid
 from prunetime.errors import InputError
 from prunetime.mask import PARTS, BlockMask, Mask, part_widths
 
@@ -40,6 +41,15 @@ class BlockGates:
         """The multiplier of every weight of a matrix of `shape`."""
         each = self.values.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
         return each[: shape[0], : shape[1]]
+
+
+def block_sums(values: Tensor, grain: Grain) -> Tensor:
+    """Sums [row blocks, column blocks] over the blocks of `grain` of `values` [out, in]."""
+    (high, wide), (rows, columns) = values.shape, grain
+    grid = block_grid((high, wide), *grain)
+    over = (0, grid[1] * columns - wide, 0, grid[0] * rows - high)
+    whole = functional.pad(values, over) if any(over) else values
+    return whole.reshape(grid[0], rows, grid[1], columns).sum((1, 3))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from prunetime.errors import BudgetError
 from prunetime.pipeline import stages
 from prunetime.pipeline.prune import RESULT, begin, finished, prune
 from prunetime.pipeline.run import Reporter, Run
-from prunetime.pipeline.settings import Method, Settings
+from prunetime.pipeline.settings import Settings
+from prunetime.pruning.methods import Method
 from prunetime.report.render import PAGE
 from prunetime.runtime.model import load
 

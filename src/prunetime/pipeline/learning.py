@@ -1,16 +1,15 @@
-"""The stages that learn masks in place of searching: of heads and rows, then of blocks of what these leave (MLPruning,
-arXiv 2105.14636)."""
+"""The stages that learn masks in place of searching: of one level, or of heads and rows and then of blocks of what
+these leave (MLPruning, arXiv 2105.14636)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from prunetime import artifact
-from prunetime.arch import ArchSpec, Grain
+from prunetime.arch import ArchSpec
 from prunetime.errors import InputError
-from prunetime.mask import Mask
+from prunetime.mask import Mask, Scores
 from prunetime.models.compact import compact, in_blocks, prefix_mask
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline import stages
@@ -18,34 +17,63 @@ from prunetime.pipeline.choosing import leave_chosen
 from prunetime.pipeline.run import Progress, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
-from prunetime.pruning.criteria import magnitudes, ranks
+from prunetime.pruning.block_importance import measure_block_importance
+from prunetime.pruning.criteria import ranks
 from prunetime.pruning.importance import load_scores
-from prunetime.pruning.multilevel import Multilevel, learning_rate, mask_of
+from prunetime.pruning.masks import Learned, MaskStep, mask_of
+from prunetime.pruning.methods import LEARNED, LearnedMethod, Level
+from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import Microseconds
 from prunetime.runtime.latency import LatencyProfile
 from prunetime.search.archive import Archive
 from prunetime.training.distill import Distillation
 from prunetime.training.together import fit_on_every_rank
 
+OF_BLOCKS = ("magnitude",)
+
 OF_ROWS = 0.75
-"""Heads and rows leave this power of the share that is to be left in the end of the latency above the floor: most of it
-is theirs, because at the same size they lose less than blocks do (docs/STATUS.md, "Measured")."""
+"""Of two levels, heads and rows leave this power of the share that is to be left in the end of the latency above the
+floor: most of it is theirs, because at the same size they lose less than blocks do (docs/STATUS.md, "Measured")."""
 
 EPOCHS = 2.0
-"""For each step, times those of tuning."""
+"""For each level, times those of tuning."""
 
-STEPS = {"rows": "heads and rows", "blocks": "blocks"}
+OF = {"rows": "heads and rows", "blocks": "blocks"}
+
+
+@dataclass(frozen=True)
+class Left:
+    """What learning a level leaves in the run folder."""
+
+    artifact: str
+    mask: str
+    ratios: str
+
+
+ROWS, LAST = Left("rows", "rows.json", "rows-ratios.json"), Left("learned", "mask.json", "learned-ratios.json")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a level begins with: the artifact called `name`, which is what `mask` keeps of the teacher."""
+
+    name: str
+    model: artifact.Artifact
+    mask: Mask
 
 
 @dataclass(frozen=True)
 class Learning:
-    """Both steps of a run."""
+    """All levels of a run."""
 
     run: Run
     source: Source
     settings: Settings
     latency: LatencyProfile
-    grain: Grain
+
+    @property
+    def method(self) -> LearnedMethod:
+        return LEARNED[self.settings.method]
 
     @property
     def cost(self) -> Microseconds:
@@ -53,7 +81,7 @@ class Learning:
 
     @property
     def rows_us(self) -> float:
-        """The microseconds to which heads and rows go."""
+        """The microseconds to which heads and rows go where blocks follow."""
         floor_us, dense_us = self.latency.floor_and_dense(self.settings.budget)
         wanted_us = self.settings.budget.resolve(dense_us) * stages.MARGIN
         left = max(0.0, min(1.0, (wanted_us - floor_us) / (dense_us - floor_us)))
@@ -61,17 +89,7 @@ class Learning:
 
     def rows(self, dense: artifact.Artifact) -> artifact.Artifact:
         """Learns masks of heads and rows of the teacher; leaves what they keep as `rows`, and `rows.json`, the mask."""
-        config, target_us = dense.manifest.config, self.rows_us
-
-        def work(progress: Progress) -> None:
-            scores = ranks(load_scores(self.run.path("importance.safetensors"), config.dims))
-            step = Multilevel(config.dims, ArchSpec.full(config.dims), self.cost, target_us, scores=scores)
-            model = from_weights(config, dense.weights)
-            mask = self._learn(model, dense, step, Mask.full(config.dims), progress)
-            self.run.write("rows.json", mask.to_json())
-            self._leave("rows", dense, compact(weights_of(model), mask, config.dims), mask.spec())
-
-        self._do("rows", "teacher", target_us, ["rows", "rows.json"], work)
+        self._learn("rows", Start("teacher", dense, Mask.full(dense.manifest.config.dims)), self.rows_us, ROWS)
         return artifact.read(self.run.path("rows"))
 
     def searched_rows(self, searched: Path, dense: artifact.Artifact) -> artifact.Artifact:
@@ -105,43 +123,62 @@ class Learning:
         self.run.do("learn-rows", title, inputs, ["rows", "rows.json"], work)
         return artifact.read(self.run.path("rows"))
 
-    def blocks(self, rows: artifact.Artifact, target_us: float) -> None:
-        """Learns masks of blocks of what `rows` has, distilled from it; leaves what they keep as `blocks`, the mask of
-        both steps as `mask.json`, and `chosen.json`."""
-        config = rows.manifest.config
+    def last(self, dense: artifact.Artifact, rows: artifact.Artifact | None, target_us: float) -> None:
+        """Learns masks of the last level, of the teacher or of what heads and `rows` left of it; leaves what they keep
+        as `learned`, the mask of all levels as `mask.json`, and `chosen.json`."""
+        start = Start("teacher", dense, Mask.full(dense.manifest.config.dims))
+        if rows:
+            start = Start("rows", rows, Mask.from_json(self.run.read("rows.json")))
+        self._learn(self.method.levels[-1], start, target_us, LAST)
+        predicted_us = self.cost(Mask.from_json(self.run.read("mask.json")).spec())
+        leave_chosen(self.run, self._digest(start.name, target_us), predicted_us)
+
+    def _learn(self, level: Level, start: Start, target_us: float, left: Left) -> None:
+        """Learns masks of one level of `start`, distilled from it."""
+        config = start.model.manifest.config
 
         def work(progress: Progress) -> None:
-            mask = Mask.from_json(self.run.read("rows.json"))
-            scores = None
-            if self.settings.importance == "magnitude":
-                scores = ranks(magnitudes(rows.weights, mask.spec(), config.dims, self.grain))
-            step = Multilevel(config.dims, mask.spec(), self.cost, target_us, self.grain, scores)
-            model = from_weights(config, rows.weights, spec=mask.spec())
-            mask = self._learn(model, rows, step, mask, progress)
-            self.run.write("mask.json", mask.to_json())
-            self._leave("blocks", rows, in_blocks(weights_of(model), mask), mask.spec())
-            leave_chosen(self.run, self._digest("rows", target_us), self.cost(mask.spec()))
+            model = from_weights(config, start.model.weights, spec=start.mask.spec())
+            scores = ranks(self._first_scores(level, model))
+            grain, pruner = self.settings.grain if level == "blocks" else None, self.method.pruner
+            step = MaskStep(config.dims, start.mask.spec(), self.cost, target_us, grain, scores, pruner=pruner)
+            learned = self._train(model, start, step, progress)
+            mask = mask_of(step, learned.kept, start.mask)
+            weights = weights_of(model)
+            kept = in_blocks(weights, mask) if grain else compact(weights, mask, config.dims)
+            self.run.write(left.mask, mask.to_json())
+            names = [f"{layer} {name.replace('_', ' ')}" for layer, own in enumerate(learned.kept) for name in own]
+            ratios = learned.ratios.astype(float).round(4).tolist()
+            self.run.write(left.ratios, {"of": OF[level], "target_us": target_us, "masks": names, "ratios": ratios})
+            self._leave(left.artifact, start.model, kept, mask.spec())
 
-        self._do("blocks", "rows", target_us, ["blocks", "mask.json", "chosen.json"], work)
+        title = f"Learn which {OF[level]} to keep, down to {target_us:.0f} us"
+        self.run.do(f"learn-{level}", title, self._digest(start.name, target_us), [*astuple(left)], work)
 
-    def _learn(
-        self, model: SequenceClassifier, teacher: artifact.Artifact, step: Multilevel, mask: Mask, progress: Progress
-    ) -> Mask:
-        """Trains `model` and masks of it, distilled from `teacher`; returns what is kept with what `mask` has kept."""
+    def _first_scores(self, level: Level, model: SequenceClassifier) -> Scores:
+        settings = self.settings
+        if level == "rows":
+            return load_scores(self.run.path("importance.safetensors"), model.config.dims)
+        assert settings.grain is not None
+        data = self.source.training_data(settings.effort.importance_rows, settings.seed)
+        of_blocks = settings.importance if settings.importance in OF_BLOCKS else "movement"
+        return measure_block_importance(model, data, settings.grain, of_blocks)
+
+    def _train(self, model: SequenceClassifier, start: Start, step: MaskStep, progress: Progress) -> Learned:
         from prunetime.training.trainer import discard_checkpoints
 
         effort, settings = self.settings.effort, self.settings
         data = self.source.training_data(effort.tune_rows, settings.seed + 2)
         training = stages.training_settings(settings, EPOCHS * effort.tune_epochs, effort.tune_learning_rate)
         training = replace(training, distillation=Distillation(attention=1.0))
-        step = replace(step, learning_rate=learning_rate(training.steps(len(data))))
+        step = replace(step, learning_rate=learning_rate(training.steps(len(data)), step.pruner))
         folder = self.run.path(f"work/learn-{'blocks' if step.grain else 'rows'}")
-        manifest = teacher.manifest
-        teacher_model = from_weights(manifest.config, teacher.weights, spec=manifest.spec)
-        kept = fit_on_every_rank(model, data, training, folder, teacher_model, progress, multilevel=step)
-        assert kept is not None
+        manifest = start.model.manifest
+        teacher = from_weights(manifest.config, start.model.weights, spec=manifest.spec)
+        learned = fit_on_every_rank(model, data, training, folder, teacher, progress, mask_step=step)
+        assert learned is not None
         discard_checkpoints(folder)
-        return mask_of(step, kept, mask)
+        return learned
 
     def _leave(self, name: str, teacher: artifact.Artifact, weights: artifact.Weights, spec: ArchSpec) -> None:
         model = from_weights(teacher.manifest.config, weights, spec=spec)
@@ -149,10 +186,6 @@ class Learning:
         manifest = stages.manifest_of(self.source, model, teacher.manifest.plan, provenance)
         stages.write_artifact(self.run.path(name), self.source, manifest, weights)
 
-    def _do(self, name: str, teacher: str, target_us: float, outputs: list[str], work: Any) -> None:
-        title = f"Learn which {STEPS[name]} to keep, down to {target_us:.0f} us"
-        self.run.do(f"learn-{name}", title, self._digest(teacher, target_us), outputs, work)
-
-    def _digest(self, teacher: str, target_us: float) -> str:
-        manifest = self.run.path(f"{teacher}/manifest.json").read_text()
-        return digest_of([manifest, target_us, self.grain, asdict(self.settings.effort), self.settings.seed])
+    def _digest(self, start: str, target_us: float) -> str:
+        manifest = self.run.path(f"{start}/manifest.json").read_text()
+        return digest_of([manifest, target_us, self.settings.grain, asdict(self.settings.effort), self.settings.seed])

@@ -21,10 +21,11 @@ from prunetime.mask import Mask
 from prunetime.pipeline import choosing, stages, verify
 from prunetime.pipeline.card import model_card
 from prunetime.pipeline.front import measure_front
-from prunetime.pipeline.learning import Learning
+from prunetime.pipeline.learning import LAST, Learning
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source, load_source, model_digest
+from prunetime.pruning.methods import LEARNED
 from prunetime.report.render import render
 from prunetime.runtime.latency import LatencyProfile
 
@@ -76,7 +77,7 @@ def prune(
         latency = stages.profile(run, source, settings, plan, profile)
         dense = stages.teacher(run, source, settings, plan, inputs)
         stages.importance(run, source, settings, dense, inputs)
-        if settings.method == "multilevel":
+        if settings.method in LEARNED:
             way = _learned(run, source, settings, dense, latency, other)
         else:
             models = stages.Models(dense, stages.elastic(run, source, settings, dense, latency))
@@ -176,14 +177,14 @@ def _learned(
     latency: LatencyProfile,
     other: Path | None,
 ) -> Way:
-    assert settings.grain is not None
-    learning = Learning(run, source, settings, latency, settings.grain)
-    rows = learning.searched_rows(other, dense) if other else learning.rows(dense)
+    learning, rows = Learning(run, source, settings, latency), None
+    if len(learning.method.levels) > 1:
+        rows = learning.searched_rows(other, dense) if other else learning.rows(dense)
 
     def begin(_: Mask) -> artifact.Weights:
-        return dict(artifact.read(run.path("blocks")).weights)
+        return dict(artifact.read(run.path(LAST.artifact)).weights)
 
-    return Way(partial(learning.blocks, rows), begin, searched=False)
+    return Way(partial(learning.last, dense, rows), begin, searched=False)
 
 
 def check_searched(origin: Path, settings: Settings) -> None:

@@ -11,11 +11,10 @@ from prunetime.budget import Budget
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Precision
 from prunetime.pruning.importance import Criterion
+from prunetime.pruning.methods import LEARNED, Method
 from prunetime.search.space import Space
 
 AUTO: Final = "auto"
-
-Method = Literal["search", "multilevel", "auto"]
 
 LEARNED_GRAIN: Grain = (32, 32)
 """Of blocks that are learned, where none is asked for."""
@@ -66,8 +65,8 @@ class Settings:
     matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
     `importance` is what heads and rows are ordered by (masks that are learned begin so); with `tokens` the search
     chooses tokens to drop, too, and with `blocks` (rows and columns of one) how many of them to keep in the matrices.
-    The `method` multilevel learns masks of heads, rows and blocks in place of searching; auto does both
-    (`pipeline.auto`) and keeps the better.
+    A `method` of `LEARNED` learns masks in place of searching; auto does multilevel, search and both joined
+    (`pipeline.auto`) and keeps the best.
     """
 
     model: str
@@ -98,21 +97,25 @@ class Settings:
             raise InputError(f"max_loss is {self.max_loss!r}; it must be a share of the metric from 0 to 1")
         if self.importance not in get_args(Criterion):
             raise InputError(f"importance is {self.importance!r}; it must be {' or '.join(get_args(Criterion))}")
-        if self.importance == "movement" and self.method != "multilevel":
-            raise InputError("--importance movement orders nothing before masks are learned: use --method multilevel")
         if self.blocks is not None and self.blocks not in GRAINS:
             raise InputError(f"blocks are {self.blocks!r}; they must be of one of the sizes {GRAINS}")
         if self.method not in get_args(Method):
             raise InputError(f"method is {self.method!r}; it must be {' or '.join(get_args(Method))}")
-        if self.method == "multilevel" and self.tokens:
-            raise InputError("--tokens is of the search: --method multilevel learns heads, rows and blocks")
+        learned = LEARNED.get(self.method)
+        if self.importance == "movement" and not learned:
+            raise InputError("--importance movement orders nothing before masks are learned: use --method multilevel")
+        if learned and self.tokens:
+            raise InputError(f"--tokens is of the search: --method {self.method} learns {learned.of}")
+        if learned and self.blocks and "blocks" not in learned.levels:
+            raise InputError(f"--blocks is of no use to --method {self.method}, which learns {learned.of}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2147483647")
 
     @property
     def grain(self) -> Grain | None:
         """Of the blocks that the pruned model may have."""
-        return self.blocks or (LEARNED_GRAIN if self.method == "multilevel" else None)
+        learned = LEARNED.get(self.method)
+        return self.blocks or (LEARNED_GRAIN if learned and "blocks" in learned.levels else None)
 
     def space(self, dims: Dims) -> Space:
         """What the search chooses from."""

@@ -15,8 +15,9 @@ from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import Output
 from prunetime.models.hf import PrunetimePreTrainedModel
 from prunetime.models.transformed import encoder_of, model_of, weights_from
-from prunetime.pruning.multilevel import LearnedMasks, Multilevel, mask_of
+from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.regularise import WeightsKept
+from prunetime.pruning.topk import TopK
 from prunetime.training.distill import Distillation, distilled_loss
 
 LABELS = ("labels", "start_positions", "end_positions")
@@ -33,7 +34,7 @@ class MultilevelPruning(TrainerCallback):
 
     `weights` is the share of the dense encoder's layer weights to be kept: in heads and rows, or, with `grain`, in
     blocks of that size. The model's loss gets the regularisation, and `distillation` from `teacher` where there is one.
-    `scores` say what is kept first, as in `Multilevel`, and `changes` are its other settings.
+    `scores` say what is kept first, as in `MaskStep`, and `changes` are its other settings.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class MultilevelPruning(TrainerCallback):
         self._model, self._encoder = model, encoder_of(model)
         config, base = self._encoder.config, self._encoder.spec
         cost = WeightsKept(config.dims)
-        self._step = Multilevel(config.dims, base, cost, weights * cost.dense, grain, scores, **changes)
-        self._masks = LearnedMasks(self._step, self._encoder.linears)
+        self._step = MaskStep(config.dims, base, cost, weights * cost.dense, grain, scores, **changes)
+        self._masks = TopK(self._step, self._encoder.linears)
         model.add_module("multilevel", self._masks)  # for checkpoints, and for gradients over ranks
         model.accepts_loss_kwargs = False  # type: ignore[assignment]  # so that Trainer averages over what it accumulates
         self._teacher = None if teacher is None else teacher.eval().requires_grad_(False)
@@ -87,7 +88,7 @@ class MultilevelPruning(TrainerCallback):
             hook.remove()
         del self._model.multilevel, self._model.accepts_loss_kwargs
         config, spec = self._encoder.config, self._masks.spec()
-        mask = mask_of(self._step, self._masks.kept(), Mask.full(config.dims))
+        mask = mask_of(self._step, self._masks.learned().kept, Mask.full(config.dims))
         weights = weights_from(self._model, config)
         of_blocks = self._step.grain is not None
         kept = in_blocks(weights, mask) if of_blocks else compact(weights, mask, config.dims)

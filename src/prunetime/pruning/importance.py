@@ -19,7 +19,7 @@ from prunetime.mask import PARTS, Scores, part_widths
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.gates import ones
-from prunetime.training.batches import TrainingData
+from prunetime.training.batches import Batch, TrainingData
 from prunetime.training.losses import task_losses
 from prunetime.training.threads import training_on
 
@@ -58,24 +58,44 @@ def measure_importance(
         return [{name: np.zeros(width) for name, width in part_widths(dims).items()} for _ in range(dims.layers)]
     widths = part_widths(dims)
     scores: Scores = [{name: np.zeros(width) for name, width in widths.items()} for _ in range(dims.layers)]
+
+    def add(batch: Batch) -> None:
+        labels = batch.pop("labels")
+        gates = ones(dims, len(labels))
+        losses = task_losses(model(**batch, gates=gates).logits, labels, data.task)
+        gradients = iter(torch.autograd.grad(losses.sum(), [getattr(g, name) for g in gates for name in PARTS]))
+        for layer in scores:
+            for name in PARTS:
+                layer[name] += OF_GRADIENT[criterion](next(gradients).double()).sum(0).numpy()
+
+    with training_on(threads):
+        seen = look_at(model, data, (rows, seed, BATCH), add, on_progress)
+    return [{name: total / seen for name, total in layer.items()} for layer in scores]
+
+
+def look_at(
+    model: SequenceClassifier,
+    data: TrainingData,
+    sample: tuple[int, int, int],
+    each: Callable[[Batch], None],
+    on_progress: Callable[[int, int], None] | None,
+) -> int:
+    """Calls `each` with batches of rows drawn from `data`, the model without dropout; returns how many rows they had.
+
+    `sample` is (rows, seed, rows of a batch); all rows where there are no more. `on_progress` gets (rows done, rows in
+    all).
+    """
+    rows, seed, at_once = sample
     chosen = np.random.default_rng(seed).permutation(len(data))[:rows]
     chosen = chosen[np.argsort(data.tokens.lengths[chosen], kind="stable")]
     training = model.training
     model.eval()
-    with training_on(threads):
-        for start in range(0, len(chosen), BATCH):
-            batch = data.batch(chosen[start : start + BATCH])
-            labels = batch.pop("labels")
-            gates = ones(dims, len(labels))
-            losses = task_losses(model(**batch, gates=gates).logits, labels, data.task)
-            gradients = iter(torch.autograd.grad(losses.sum(), [getattr(g, name) for g in gates for name in PARTS]))
-            for layer in scores:
-                for name in PARTS:
-                    layer[name] += OF_GRADIENT[criterion](next(gradients).double()).sum(0).numpy()
-            if on_progress:
-                on_progress(min(start + BATCH, len(chosen)), len(chosen))
+    for start in range(0, len(chosen), at_once):
+        each(data.batch(chosen[start : start + at_once]))
+        if on_progress:
+            on_progress(min(start + at_once, len(chosen)), len(chosen))
     model.train(training)
-    return [{name: total / len(chosen) for name, total in layer.items()} for layer in scores]
+    return len(chosen)
 
 
 def _magnitudes(weights: Weights, dims: Dims) -> Scores:

@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from prunetime.models.encoder import Linears
+from prunetime.pruning.masks import LearnedMasks, MaskStep, highest
 
 KEPT_AT_FIRST = 0.98
 """The keep ratio that a threshold starts from."""
+
+SHIFT = 40.0
+"""More than thresholds are ever apart."""
 
 
 def kept_of(ratio: float, parts: int, tile: int = 1) -> int:
@@ -20,34 +25,56 @@ def kept_of(ratio: float, parts: int, tile: int = 1) -> int:
     return min(parts, tile * math.ceil(ratio * parts / tile))
 
 
-class TopKMask(nn.Module):
-    """A mask of ones for the highest `scores` (ties: the lower index), zeros elsewhere.
+class TopK(LearnedMasks):
+    """Of each mask the highest `scores` are kept, as many as sigmoid(`threshold`) says in whole tiles.
 
-    As many are kept as sigmoid(`threshold`) says, in whole tiles of `tile` parts. Both are parameters; scores start at
-    zero where none are given. `fixed` is a mask that is no longer learned.
+    Both are parameters. A level is by how much all thresholds are lowered.
     """
 
-    fixed: Tensor
+    descent: ClassVar[float] = 6.0
 
-    def __init__(self, shape: tuple[int, ...], tile: int = 1, scores: NDArray[np.float64] | None = None) -> None:
-        super().__init__()
-        self.tile = tile
-        first = torch.zeros(shape) if scores is None else torch.tensor(scores, dtype=torch.float32).reshape(shape)
+    def __init__(self, step: MaskStep, linears: Linears) -> None:
+        super().__init__(step, linears)
+        first = first_scores(self)
         self.scores = nn.Parameter(first)
-        self.register_buffer("fixed", torch.ones(shape))
-        self.threshold = nn.Parameter(torch.logit(torch.tensor(KEPT_AT_FIRST)))
+        self.thresholds = nn.Parameter(torch.logit(torch.full_like(first[: len(self.sizes)], KEPT_AT_FIRST)))
+        self._counts_now: list[int] = []
 
-    def kept(self, ratio: float) -> int:
-        """How many parts the keep ratio keeps."""
-        return kept_of(ratio, self.scores.numel(), self.tile)
+    def masks(self) -> list[Tensor]:
+        self._counts_now = self.counts(0.0)
+        each = zip(self.order(), self.thresholds.unbind(), self._counts_now, strict=True)
+        return [top_k(scores, threshold, kept) for scores, threshold, kept in each]
 
-    def forward(self, kept: int) -> Tensor:
-        """The mask of the `kept` highest scores, in their shape, with the straight-through gradient to both parameters.
+    def pressure(self) -> Tensor:
+        return self.regularisation(self.thresholds.sigmoid(), self._counts_now, self.thresholds)
 
-        `kept` is what `kept` says of the threshold; whoever has many masks reads all thresholds at once.
-        """
-        mask: Tensor = _TopK.apply(self.scores, self.threshold, kept)  # type: ignore[no-untyped-call]
-        return mask
+    def order(self) -> list[Tensor]:
+        return self.views(self.scores)
+
+    def levels(self) -> tuple[float, float]:
+        return -SHIFT, SHIFT
+
+    def counts(self, level: float) -> list[int]:
+        ratios = (self.thresholds - level).sigmoid().tolist()  # at once: each of these waits for the device
+        return [kept_of(*each) for each in zip(ratios, self.sizes, self.tiles, strict=True)]
+
+
+def first_scores(masks: LearnedMasks) -> Tensor:
+    """The scores of the step of `masks` for all their parts, or zeros."""
+    given = masks.step.scores or [{}] * len(masks.names)
+    zeros = [mask.numpy() for mask in masks.views(torch.zeros(len(masks.fixed)))]
+    names = [(layer, name) for layer, own in enumerate(masks.names) for name in own]
+    arrays = [given[layer].get(name, zero) for (layer, name), zero in zip(names, zeros, strict=True)]
+    return masks.fixed.new_tensor(np.concatenate([array.ravel() for array in arrays]))
+
+
+def top_k(scores: Tensor, threshold: Tensor, kept: int) -> Tensor:
+    """The mask of the `kept` highest scores, in their shape, with the straight-through gradient to both.
+
+    `kept` is what the threshold says; whoever has many masks reads all thresholds at once.
+    """
+    mask: Tensor = _TopK.apply(scores, threshold, kept)  # type: ignore[no-untyped-call]
+    return mask
 
 
 class _TopK(torch.autograd.Function):
@@ -56,8 +83,7 @@ class _TopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, _threshold: Tensor, kept: int) -> Tensor:
-        mask = torch.zeros_like(scores)
-        mask.view(-1)[scores.flatten().argsort(descending=True, stable=True)[:kept]] = 1.0
+        mask = highest(scores, kept)
         ctx.save_for_backward(mask)
         return mask
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from prunetime.arch import LayerSpec
 from prunetime.mask import Bools, LayerMask
-from prunetime.report.findings import Evaluated, Interval, Preferences, TimedPoint
+from prunetime.report.findings import Evaluated, Interval, LearnedLevel, Preferences, TimedPoint
 from prunetime.report.svg import (
     Scale,
     bar,
@@ -249,6 +249,29 @@ def preferences(policy: Sequence[Preferences], names: Sequence[str], width: floa
     final = max(range(genes), key=lambda gene: sum(shown[-1].shares[gene]))
     summary = f"in the end most often changed: {names[final]}"
     return figure("What the policy prefers to change", summary, (width, bottom + 24), content)
+
+
+def keep_ratios(level: LearnedLevel, width: float) -> Markup:
+    """A line of squares for every mask, the fainter the less it kept at that moment; its last keep ratio beside it."""
+    row, top, left, right = 14.0, 8.0, 124.0, 56.0
+    column, bottom = (width - left - right) / len(level.ratios), top + row * len(level.masks)
+    content = []
+    for index, name in enumerate(level.masks):
+        y = top + row * index
+        kept = [moment[index] for moment in level.ratios]
+        for at, ratio in enumerate(kept):
+            title = tag("title", f"{name}, {(at + 1) / len(kept):.0%} of the steps: {ratio:.1%} kept")
+            box = {"x": left + column * at, "y": y, "width": column + 0.3, "height": row - 1}
+            content.append(tag("rect", title, **box, class_="kept", fill_opacity=f"{ratio:.2f}"))
+        content += [
+            text(left - 8, y + 11, name, "end"),
+            text(width - right + 8, y + 11, f"{kept[-1]:.0%}", "start", "value"),
+        ]
+    content += [text(left, bottom + 16, "first step"), text(width - right, bottom + 16, "last step", "end")]
+    summary = "kept in the end: " + ", ".join(
+        f"{n} {r:.0%}" for n, r in zip(level.masks, level.ratios[-1], strict=True)
+    )
+    return figure(f"How much of {level.of} was kept", summary, (width, bottom + 24), content)
 
 
 def microseconds(parts: Sequence[Part], width: float) -> Markup:

@@ -195,6 +195,25 @@ class Preferences:
 
 
 @dataclass(frozen=True)
+class LearnedLevel:
+    """Masks that were learned `of` something, down to `target_us`: the `ratios` that each of `masks` kept, a row for
+    every moment from the first to the last step."""
+
+    of: str
+    target_us: float
+    masks: tuple[str, ...]
+    ratios: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of_json(cls, data: Json) -> LearnedLevel:
+        ratios = tuple(tuple(number(ratio) for ratio in moment) for moment in data["ratios"])
+        masks = tuple(str(name) for name in data["masks"])
+        if not ratios or any(len(moment) != len(masks) for moment in ratios):
+            raise ValueError(f"keep ratios are not of {len(masks)} masks")
+        return cls(str(data["of"]), number(data["target_us"]), masks, ratios)
+
+
+@dataclass(frozen=True)
 class Record:
     """`run.json`: what was asked for, of which data, on which machine."""
 
@@ -277,7 +296,7 @@ class Verification:
 class Findings:
     """Everything the report shows. `overs` is measured over predicted of every attempt that was over the budget.
 
-    Where masks were learned, there was no search: nothing was `evaluated`, and there is no `front`.
+    Where masks were `learned`, there was no search: nothing was `evaluated`, and there is no `front`.
     """
 
     folder: Path
@@ -292,6 +311,7 @@ class Findings:
     overs: tuple[float, ...]
     policy: tuple[Preferences, ...]
     trust: TrustInScores | None
+    learned: tuple[LearnedLevel, ...]
 
 
 def read(folder: Path) -> Findings:
@@ -312,6 +332,7 @@ def read(folder: Path) -> Findings:
         evaluated = _read_evaluations(folder / "evaluations.jsonl", record.space)
         if search.chosen.spec not in {one.spec for one in evaluated}:
             raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
+    ratios = [folder / f"{level}-ratios.json" for level in ("rows", "learned")]
     attempts, policy, trust = (folder / f"{name}.json" for name in ("attempts", "policy", "trust"))
     return Findings(
         folder,
@@ -326,6 +347,7 @@ def read(folder: Path) -> Findings:
         _read(attempts, _overs) if attempts.exists() else (),
         _read(policy, lambda data: _policy(data, record.space)) if policy.exists() else (),
         _read(trust, TrustInScores.of) if trust.exists() else None,
+        tuple(_read(path, LearnedLevel.of_json) for path in ratios if path.exists()) if not search else (),
     )
 
 

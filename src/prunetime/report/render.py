@@ -17,6 +17,7 @@ from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Dims
 from prunetime.artifact import write_text
 from prunetime.budget import Budget
 from prunetime.mask import LayerMask
+from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
 from prunetime.report.charts import Line, Part, SearchPlot
 from prunetime.report.findings import Evaluated, Findings, Interval, Search, read
@@ -198,7 +199,7 @@ def _context(found: Findings) -> dict[str, Any]:
         "trust_command": shlex.join(["prunetime", "trust", str(found.folder)]),
         "profile_path": shlex.quote(str(found.folder / "profile.json")),
         "artifact_path": repr(artifact),
-        **(_of_search(found, found.search) if found.search else {}),
+        **(_of_search(found, found.search) if found.search else _of_learning(found)),
         "example": repr(("a text", "another text") if record.task.pair else "a text"),
     }
 
@@ -283,6 +284,12 @@ def _of_search(found: Findings, search: Search) -> dict[str, Any]:
         "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
         "legend": charts.search_legend(plot),
     }
+
+
+def _of_learning(found: Findings) -> dict[str, Any]:
+    """What the template reads of learned masks."""
+    charts_of = ((_sized(partial(charts.keep_ratios, level), WIDE), level) for level in found.learned)
+    return {"learned": LEARNED[found.record.settings["method"]], "learned_charts": list(charts_of)}
 
 
 def _search_plot(found: Findings, search: Search) -> SearchPlot:

@@ -119,4 +119,5 @@ def attention_distance(
         sizes.append((t.float().square() * weights).sum())
     if not distances:
         return tokens.new_zeros((), dtype=torch.float32)
-    return (torch.stack(distances) / mean_over_ranks(torch.stack(sizes))).sum() / len(student)
+    there = mean_over_ranks(torch.stack(sizes)).clamp(min=torch.finfo(torch.float32).tiny)  # 0 where no head counts
+    return (torch.stack(distances) / there).sum() / len(student)

@@ -13,7 +13,7 @@ from prunetime.errors import PrunetimeError
 
 if TYPE_CHECKING:
     from prunetime.models.encoder import SequenceClassifier
-    from prunetime.pruning.multilevel import Kept, Multilevel
+    from prunetime.pruning.masks import Learned, MaskStep
     from prunetime.training.batches import TrainingData
     from prunetime.training.trainer import SubNetworks, TrainingSettings
 
@@ -54,12 +54,12 @@ def fit_on_every_rank(
     on_progress: Callable[[int, int], None] | None = None,
     *,
     sub_networks: SubNetworks | None = None,
-    multilevel: Multilevel | None = None,
-) -> Kept | None:
+    mask_step: MaskStep | None = None,
+) -> Learned | None:
     """`trainer.fit`, of which every rank that follows does its share; to be called inside `leading`."""
     from prunetime.training.trainer import fit  # only here: transformers is slow to import
 
-    special: dict[str, Any] = {"sub_networks": sub_networks, "multilevel": multilevel}
+    special: dict[str, Any] = {"sub_networks": sub_networks, "mask_step": mask_step}
     _told((model, data, settings, folder, teacher, special))
     return fit(model, data, settings, folder, teacher, on_progress, **special)
 

@@ -22,7 +22,8 @@ from prunetime.arch import ArchSpec
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.models.encoder import Output, SequenceClassifier, linears_of
 from prunetime.models.prefix import run_prefix
-from prunetime.pruning.multilevel import Kept, LearnedMasks, Multilevel
+from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
+from prunetime.pruning.pruners import masks_on
 from prunetime.task import Task
 from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
 from prunetime.training.distill import Distillation, distilled_loss
@@ -101,14 +102,14 @@ def fit(
     on_progress: Callable[[int, int], None] | None = None,
     *,
     sub_networks: SubNetworks | None = None,
-    multilevel: Multilevel | None = None,
-) -> Kept | None:
+    mask_step: MaskStep | None = None,
+) -> Learned | None:
     """Trains `model` in place, distilling from `teacher` where there is one.
 
     With `sub_networks`, every step trains those of its prefixes as well, distilled from what the whole model says at
     that step (in-place distillation; Yu and Huang, arXiv 1903.05134); the whole is distilled from `teacher`.
 
-    With `multilevel`, masks of that step are learned with the weights, which end up masked. Returned is what they keep.
+    With `mask_step`, masks are learned with the weights, which end up masked. Returned is what that came to.
 
     The models are on the CPU before and after. Checkpoints go to `folder/checkpoints`. Killed at any point and called
     again with the same arguments, it ends in the same weights, byte for byte, as an uninterrupted run with as many
@@ -123,14 +124,14 @@ def fit(
     the loss is not finite any more.
     """
     checkpoints = folder / "checkpoints"
-    digest = _digest(model, data, settings, teacher, f"{sub_networks!r} {multilevel and multilevel.digest()}")
+    digest = _digest(model, data, settings, teacher, f"{sub_networks!r} {mask_step and mask_step.digest()}")
     used, data = _with_used_vocabulary(data)
     with (
         _on(settings.device, model, teacher),
         training_on(settings.threads),
         _word_rows(model, used),
         _word_rows(teacher, used) if teacher else nullcontext(),
-        _masked(model, multilevel) as masks,
+        _masked(model, mask_step) as masks,
     ):
         objective = _Objective(model, teacher, data.task, settings, sub_networks, masks)
         trainer = _Loop(objective, data, settings, checkpoints, on_progress)
@@ -139,7 +140,7 @@ def fit(
         newest = _newest(checkpoints)
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     model.eval()
-    return masks.kept() if masks else None
+    return masks.learned() if masks else None
 
 
 def discard_checkpoints(folder: Path) -> None:
@@ -187,7 +188,8 @@ class _Objective(nn.Module):
         distillation = self._settings.distillation
         want_scores = teacher is not None and distillation.attention > 0
         with torch.autocast(self._settings.device, torch.bfloat16, enabled=self._settings.precision == "bf16"):
-            whole: Output = self.student(*inputs, want_scores=want_scores)
+            gates = self.masks.gates() if self.masks else None
+            whole: Output = self.student(*inputs, gates=gates, want_scores=want_scores)
             with torch.no_grad():
                 target: Output | None = None if teacher is None else teacher(*inputs, want_scores=want_scores)
             parts = [run_prefix(self.student, spec, inputs) for spec in self._drawn(seed)]
@@ -359,12 +361,12 @@ def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[N
 
 
 @contextmanager
-def _masked(model: SequenceClassifier, step: Multilevel | None) -> Iterator[LearnedMasks | None]:
+def _masked(model: SequenceClassifier, step: MaskStep | None) -> Iterator[LearnedMasks | None]:
     """Within, the matrices of `model` are masked; after it, the masks are part of the weights."""
     if step is None:
         yield None
         return
-    masks = LearnedMasks(step, linears_of(model.layers))
+    masks = masks_on(step, linears_of(model.layers))
     try:
         yield masks
     finally:

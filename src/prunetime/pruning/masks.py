@@ -1,4 +1,4 @@
-"""Learned multilevel masks: heads and rows first, then blocks of what these leave (MLPruning, arXiv 2105.14636).
+"""Masks that are learned with the weights they are of, whichever pruner learns them.
 
 A mask multiplies the weights of its matrix while they are trained; a row that is masked is masked with its bias, so
 that it computes exactly what the pruned encoder will.
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from prunetime.arch import TILE, ArchSpec, Dims, Grain, KeptBlocks, LayerSpec, b
 from prunetime.errors import InputError
 from prunetime.mask import PARTS, BlockMask, LayerMask, Mask, Scores, part_widths
 from prunetime.models.encoder import Linears
-from prunetime.models.gates import SIDES, BlockGates
+from prunetime.models.gates import SIDES, BlockGates, LayerGates
+from prunetime.pruning.methods import Pruner
 from prunetime.pruning.regularise import Cost, regularisation, share_of
-from prunetime.pruning.topk import TopKMask
 
 Kept = list[dict[str, NDArray[np.bool_]]]
 """What masks keep, for every layer: by part [n], or by matrix [row blocks, column blocks]."""
@@ -33,21 +33,18 @@ Kept = list[dict[str, NDArray[np.bool_]]]
 TILES = {"attention_rows": TILE, "ffn": TILE, "ffn_rows": TILE}
 """How many of a part are kept or left out together, where it is more than one."""
 
-DESCENT = 6.0
-"""How far a threshold falls from where it starts to a keep ratio of a tenth, about; a step of AdamW is its rate."""
-
-SHIFT = 40.0
-"""More than thresholds are ever apart."""
+MOMENTS = 60
+"""Of a training, for which keep ratios are recorded."""
 
 
 @dataclass(frozen=True)
-class Multilevel:
-    """One of the two steps: masks of heads and rows or, with `grain`, of the blocks of that size in all matrices.
+class MaskStep:
+    """Masks to be learned of heads and rows or, with `grain`, of the blocks of that size in all matrices.
 
-    They are learned until `cost` is down to `target` (in the same units), from `scores`, which say what is kept first,
-    or from zeros; after `learning` of the steps the masks stay as they are, at the target, and the weights are
-    tuned. `base` is the structure of the encoder to be trained: for heads and rows an unpruned one. `learning_rate` is
-    that of scores and thresholds (MLPruning's).
+    They are learned by `pruner` until `cost` is down to `target` (in the same units), from `scores`, which say what is
+    kept first, or from zeros; after `learning` of the steps the masks stay as they are, at the target, and the weights
+    are tuned. `base` is the structure of the encoder to be trained: for heads and rows an unpruned one.
+    `learning_rate` is that of what is learned beside the weights (MLPruning's).
     """
 
     dims: Dims
@@ -58,6 +55,7 @@ class Multilevel:
     scores: Scores | None = None
     learning: float = 0.4
     learning_rate: float = 1e-2
+    pruner: Pruner = "top-k"
 
     def __post_init__(self) -> None:
         if self.grain is None and self.base != ArchSpec.full(self.dims):
@@ -66,11 +64,15 @@ class Multilevel:
             raise InputError("blocks are learned of dense matrices; this encoder has blocks already")
         if not 0.0 < self.learning <= 1.0 or not self.learning_rate > 0.0:
             raise InputError(f"learning is {self.learning} and its rate {self.learning_rate}: 0..1, and above 0")
+        if self.pruner == "group-lasso" and self.grain is None:
+            raise InputError("group-lasso is of blocks: give their size")
+        if self.pruner == "identity-priors" and self.grain is not None:
+            raise InputError("identity-priors drops whole sub-layers: it has no blocks")
 
     def digest(self) -> str:
         """Of everything in it."""
         total = hashlib.sha256(f"{self.dims} {self.base} {self.cost} {self.target} {self.grain}".encode())
-        total.update(f"{self.learning} {self.learning_rate}".encode())
+        total.update(f"{self.learning} {self.learning_rate} {self.pruner}".encode())
         for layer in self.scores or ():
             for name, scores in layer.items():
                 total.update(name.encode() + np.ascontiguousarray(scores).tobytes())
@@ -97,52 +99,90 @@ class Multilevel:
         return ArchSpec(tuple(replace(layer, blocks=tuple(kept)) for layer, kept in blocks))
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a step came to: what its masks keep, and the keep `ratios` [moments, masks] on the way there.
+
+    The masks are in the order of `kept`; moments are evenly spread over the training, those that had no step left out.
+    """
+
+    kept: Kept
+    ratios: NDArray[np.float32]
+
+
 class LearnedMasks(nn.Module):
-    """The masks of one step, on the weights of `linears` until `detach`; `refresh` comes before every forward pass."""
+    """The masks of one step, on the weights of `linears` until `detach`; `refresh` comes before every forward pass.
+
+    What is learned is a pruner's: it gives `masks` while they are learned, the `pressure` that brings them down, and
+    the `order` in which parts are kept once they settle. Here, masks are all ones until then.
+    """
 
     settled: Tensor
+    fixed: Tensor
+    history: Tensor
 
-    def __init__(self, step: Multilevel, linears: Linears) -> None:
+    descent: ClassVar[float] = 1.0
+    """How far a learned number falls, about, until what it stands for is gone; a step of AdamW is its rate."""
+
+    def __init__(self, step: MaskStep, linears: Linears) -> None:
         super().__init__()
-        self.step, self._linears = step, linears
-        self._named = [
-            {name: TopKMask(shape, TILES.get(name, 1), first.get(name)) for name, shape in step.masks_of(layer).items()}
-            for layer, first in zip(step.base.layers, step.scores or [{}] * len(linears), strict=True)
-        ]
-        self._masks = [mask for layer in self._named for mask in layer.values()]
-        self.layers = nn.ModuleList(nn.ModuleDict(layer) for layer in self._named)
+        self.step, self.linears = step, linears
+        shapes = [step.masks_of(layer) for layer in step.base.layers]
+        self.names = [list(layer) for layer in shapes]
+        self.tiles = [TILES.get(name, 1) for layer in shapes for name in layer]
+        self._shapes = [shape for layer in shapes for shape in layer.values()]
+        self.sizes = [math.prod(shape) for shape in self._shapes]
+        self.register_buffer("fixed", torch.ones(sum(self.sizes)))
         self.register_buffer("settled", torch.tensor(False))
+        self.register_buffer("history", torch.full((MOMENTS, len(self.sizes)), torch.nan))
         self.to(next(linear.weight.device for layer in linears for linear in layer.values()))
         self._target = step.target / step.cost.dense
         self._share = lru_cache(maxsize=4096)(lambda spec: step.cost(spec) / step.cost.dense)
-        self._now: list[dict[str, Tensor]] = []
-        self._counts_now: list[int] = []
-        self.refresh()
+        self._now = self._by_name(self.views(self.fixed))
         for layer, matrices in enumerate(linears):
             for matrix, linear in matrices.items():
                 for parameter in step.parameters:
                     parametrize.register_parametrization(linear, parameter, _Masked(self, layer, matrix))
 
+    def masks(self) -> list[Tensor]:
+        """As they are while they are learned, in the order of `names`."""
+        return self.views(self.fixed)
+
+    def pressure(self) -> Tensor:
+        """What is added to the loss while masks are learned."""
+        raise NotImplementedError
+
+    def order(self) -> list[Tensor]:
+        """The scores of all parts, comparable between masks: the highest are kept."""
+        raise NotImplementedError
+
+    def levels(self) -> tuple[float, float]:
+        """At the first everything is kept, and at the last as little as possible."""
+        scores = torch.cat([scores.flatten() for scores in self.order()])
+        return float(scores.min()) - 1.0, float(scores.max()) + 1.0
+
+    def counts(self, level: float) -> list[int]:
+        """How much of each mask is kept at a level: what scores above it, in whole tiles."""
+        above = [int((scores > level).sum()) for scores in self.order()]
+        return [
+            min(size, tile * math.ceil(n / tile)) for n, size, tile in zip(above, self.sizes, self.tiles, strict=True)
+        ]
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """`flat` [all parts] in the shapes of the masks."""
+        return [part.view(shape) for part, shape in zip(torch.split(flat, self.sizes), self._shapes, strict=True)]
+
     def refresh(self) -> None:
-        """Computes the masks from scores and thresholds, as they now are."""
-        if bool(self.settled):
-            masks = iter([mask.fixed for mask in self._masks])
-        else:
-            self._counts_now = self._counts()
-            masks = iter([mask(count) for mask, count in zip(self._masks, self._counts_now, strict=True)])
-        self._now = [{name: next(masks) for name in layer} for layer in self._named]
+        """Computes the masks from what is learned, as it now is."""
+        self._now = self._by_name(self.views(self.fixed) if bool(self.settled) else self.masks())
 
-    def _counts(self, shift: float = 0.0) -> list[int]:
-        """What each mask keeps, all thresholds raised by `shift`."""
-        ratios = (self._thresholds() + shift).sigmoid().tolist()  # at once: each of these waits for the device
-        return [mask.kept(ratio) for mask, ratio in zip(self._masks, ratios, strict=True)]
-
-    def _thresholds(self) -> Tensor:
-        return torch.stack([mask.threshold for mask in self._masks])
+    def _by_name(self, masks: Iterable[Tensor]) -> list[dict[str, Tensor]]:
+        each = iter(masks)
+        return [{name: next(each) for name in layer} for layer in self.names]
 
     def _spec(self, counts: Iterable[int]) -> ArchSpec:
         each = iter(counts)
-        return self.step.spec([{name: next(each) for name in layer} for layer in self._named])
+        return self.step.spec([{name: next(each) for name in layer} for layer in self.names])
 
     def masked(self, layer: int, matrix: str, parameter: Tensor) -> Tensor:
         """A weight or bias of a matrix times its mask."""
@@ -157,6 +197,16 @@ class LearnedMasks(nn.Module):
         """For every layer the heads [heads] that are kept now; None where all are."""
         return [layer.get("heads") for layer in self._now]
 
+    def gates(self) -> list[LayerGates] | None:
+        """Those that take the LayerNorm of sub-layers that are gone with them; None where all are there."""
+        if self.step.grain is not None or not bool(self.settled):
+            return None
+        there = torch.stack([mask.any() for layer in self._now for mask in layer.values()])
+        if bool(there.all()):
+            return None
+        parts: list[Any] = [[layer[part] for part in PARTS] for layer in self._now]
+        return [LayerGates(*layer) for layer in parts]
+
     @property
     def share(self) -> float:
         """Of the dense encoder's cost, what is kept now."""
@@ -164,23 +214,25 @@ class LearnedMasks(nn.Module):
 
     def spec(self) -> ArchSpec:
         """The structure as it is now."""
-        return self._spec(int(mask.detach().sum()) for layer in self._now for mask in layer.values())
+        return self._spec(int(mask.detach().count_nonzero()) for layer in self._now for mask in layer.values())
 
     def penalty(self) -> Tensor:
-        """The regularisation of the masks of the last `refresh`; zero once they have settled.
+        """What is added to the loss; zero once the masks have settled."""
+        if bool(self.settled):  # DDP wants a gradient of every parameter
+            return 0.0 * torch.stack([self.fixed.sum(), *(learned.sum() for learned in self.parameters())]).sum()
+        return self.pressure()
+
+    def regularisation(self, ratios: Tensor, counts: list[int], learned: Tensor) -> Tensor:
+        """That of keep `ratios` [masks], at which so many are kept, `learned` being what they are computed from.
 
         It is scaled down to a gradient of norm 1 at most: far from the target it would drown all others where norms are
         clipped, as `transformers.Trainer` does.
         """
-        thresholds = self._thresholds()
-        if bool(self.settled):  # DDP wants a gradient of every parameter
-            return 0.0 * torch.stack([thresholds.sum(), *(mask.scores.sum() for mask in self._masks)]).sum()
-        counts = self._counts_now
         share = self._share(self._spec(counts))
         if share <= self._target:
-            return 0.0 * thresholds.sum()
-        loss = regularisation(share_of(thresholds.sigmoid(), share, self._slopes(counts)), self._target)
-        (gradient,) = torch.autograd.grad(loss, thresholds, retain_graph=True)
+            return 0.0 * ratios.sum()
+        loss = regularisation(share_of(ratios, share, self._slopes(counts)), self._target)
+        (gradient,) = torch.autograd.grad(loss, learned, retain_graph=True)
         scaled: Tensor = loss / gradient.norm().clamp(min=1.0)
         return scaled
 
@@ -190,58 +242,60 @@ class LearnedMasks(nn.Module):
         A mask that keeps one tile is not closed for this: a sub-layer that is gone is no neighbour of one that is not.
         """
         slopes = []
-        for index, (mask, count) in enumerate(zip(self._masks, counts, strict=True)):
-            parts = mask.scores.numel()
-            near = [max(min(count, mask.tile), count - mask.tile), min(parts, count + mask.tile)]
+        for index, (parts, tile, count) in enumerate(zip(self.sizes, self.tiles, counts, strict=True)):
+            near = [max(min(count, tile), count - tile), min(parts, count + tile)]
             low, high = (self._share(self._spec([*counts[:index], n, *counts[index + 1 :]])) for n in near)
             slopes.append((high - low) * parts / max(1, near[1] - near[0]))
         return slopes
 
     def parameter_group(self) -> dict[str, Any]:
-        """For an optimizer: scores and thresholds have a learning rate of their own, and do not decay."""
+        """For an optimizer: what is learned has a learning rate of its own, and does not decay."""
         return {"params": list(self.parameters()), "lr": self.step.learning_rate, "weight_decay": 0.0}
 
     def end_step(self, done: int, of: int) -> None:
         """To be called after each step of training; settles after as many as the masks are learned in."""
         if done == math.ceil(self.step.learning * of):
             self.settle()
+        now = [mask.detach().mean() for layer in self._now for mask in layer.values()]
+        self.history[(done - 1) * MOMENTS // of] = torch.stack(now)
 
     def settle(self) -> None:
-        """Fixes the masks at the target: all thresholds are raised or lowered alike until it is just met.
+        """Fixes the masks at the target: at the first level at which it is met.
 
         Raises InputError where the masks cannot come down to it.
         """
 
-        def share(shift: float) -> float:
-            return self._share(self._spec(self._counts(shift)))
+        def share(level: float) -> float:
+            return self._share(self._spec(self.counts(level)))
 
-        low, high = -SHIFT, SHIFT
-        if (least := share(low)) > self._target:
-            raise InputError(
-                f"masks keep at least {least:.1%} of the dense encoder's cost, the target is {self._target:.1%}: give "
-                "a larger budget, or finer blocks"
-            )
-        for _ in range(40):
-            middle = (low + high) / 2
-            inside = share(middle) <= self._target
-            low, high = (middle, high) if inside else (low, middle)
         with torch.no_grad():
-            for mask, count in zip(self._masks, self._counts(low), strict=True):
-                mask.fixed.copy_(mask(count))
+            low, high = self.levels()
+            if (least := share(high)) > self._target:
+                raise InputError(
+                    f"masks keep at least {least:.1%} of the dense encoder's cost, the target is {self._target:.1%}: "
+                    "give a larger budget, or finer blocks"
+                )
+            for _ in range(40):
+                middle = (low + high) / 2
+                low, high = (low, middle) if share(middle) <= self._target else (middle, high)
+            for mask, scores, count in zip(self.views(self.fixed), self.order(), self.counts(high), strict=True):
+                mask.copy_(highest(scores, count))
         self.settled.fill_(True)
         self.refresh()
 
     def detach(self) -> None:
         """Leaves the masked weights as they are, without masks."""
         self.refresh()
-        for layer in self._linears:
+        for layer in self.linears:
             for linear in layer.values():
                 for parameter in self.step.parameters:
                     parametrize.remove_parametrizations(linear, parameter)
 
-    def kept(self) -> Kept:
-        """What the masks keep now."""
-        return [{name: mask.detach().cpu().numpy() > 0 for name, mask in layer.items()} for layer in self._now]
+    def learned(self) -> Learned:
+        """What the step came to."""
+        kept = [{name: mask.detach().cpu().numpy() > 0 for name, mask in layer.items()} for layer in self._now]
+        ratios = self.history[~self.history[:, 0].isnan()]
+        return Learned(kept, ratios.cpu().numpy())
 
 
 class _Masked(nn.Module):
@@ -255,12 +309,14 @@ class _Masked(nn.Module):
         return self._masks[0].masked(self._layer, self._matrix, parameter)
 
 
-def learning_rate(steps: int, learning: float = Multilevel.learning) -> float:
-    """MLPruning's rate or, where there are too few of `steps` to come down to a small target at it, a higher one."""
-    return max(Multilevel.learning_rate, DESCENT / (learning * steps / 2))
+def highest(scores: Tensor, kept: int) -> Tensor:
+    """Ones for the `kept` highest `scores` (ties: the lower index), zeros elsewhere, in their shape."""
+    mask = torch.zeros_like(scores)
+    mask.view(-1)[scores.flatten().argsort(descending=True, stable=True)[:kept]] = 1.0
+    return mask
 
 
-def mask_of(step: Multilevel, kept: Kept, base: Mask) -> Mask:
+def mask_of(step: MaskStep, kept: Kept, base: Mask) -> Mask:
     """What a step kept, as a mask of the unpruned encoder; `base` is what the encoder that it trained was."""
     if step.grain is None:
         parts: list[Any] = [[layer[part] for part in PARTS] for layer in kept]

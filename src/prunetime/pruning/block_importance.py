@@ -1,0 +1,60 @@
+"""How much each block of weights matters to the loss: what `importance` says of heads and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from prunetime.arch import Grain, block_grid
+from prunetime.mask import Scores
+from prunetime.models.encoder import SequenceClassifier, linears_of
+from prunetime.models.gates import block_sums
+from prunetime.pruning.importance import OF_GRADIENT, Criterion, look_at
+from prunetime.training.batches import Batch, TrainingData
+from prunetime.training.losses import task_losses
+from prunetime.training.threads import training_on
+
+
+def measure_block_importance(
+    model: SequenceClassifier,
+    data: TrainingData,
+    grain: Grain,
+    criterion: Criterion = "fisher",
+    rows: int = 512,
+    seed: int = 0,
+    *,
+    threads: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Of a gate on each block of `grain` in the dense matrices of `model`, pruned or not, what `measure_importance`
+    says of those on heads and rows: by matrix [row blocks, column blocks].
+
+    The gradient of a gate is the sum of weight x dLoss/dweight over its block, for one sample at a time.
+    """
+    weights = [{name: linear.weight for name, linear in layer.items()} for layer in linears_of(model.layers)]
+    if criterion == "magnitude":
+        return _arrays(weights, lambda weight: block_sums(weight.square(), grain))
+    totals = [
+        {name: torch.zeros(block_grid((len(weight), len(weight.T)), *grain)).double() for name, weight in layer.items()}
+        for layer in weights
+    ]
+
+    def add(batch: Batch) -> None:
+        labels = batch.pop("labels")
+        loss = task_losses(model(**batch).logits, labels, data.task).sum()
+        gradients = iter(torch.autograd.grad(loss, [weight for layer in weights for weight in layer.values()]))
+        for total, layer in zip(totals, weights, strict=True):
+            for name, weight in layer.items():
+                total[name] += OF_GRADIENT[criterion](block_sums(weight * next(gradients), grain))
+
+    seen = 1
+    if criterion != "movement":
+        with training_on(threads):
+            seen = look_at(model, data, (rows, seed, 1), add, on_progress)
+    return _arrays(totals, lambda total: total / seen)
+
+
+def _arrays(layers: Sequence[Mapping[str, Tensor]], of: Callable[[Tensor], Tensor]) -> Scores:
+    return [{name: of(values.detach()).numpy() for name, values in layer.items()} for layer in layers]

@@ -1,0 +1,40 @@
+"""Reweighted group lasso: a penalty on the norms of blocks, the harder the smaller they are, and then those that are
+left small are gone (Li et al., "Efficient Transformer-based Large Scale Language Representations using
+Hardware-friendly Block Structured Pruning", arXiv 2009.08065)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunetime.models.encoder import Linears
+from prunetime.models.gates import block_sums
+from prunetime.pruning.masks import LearnedMasks, MaskStep
+
+STRENGTH = 1.0
+SMOOTHING = 0.1
+"""Keeps the penalty of a block that is gone from growing without end; of a mean block's norm."""
+
+
+class GroupLasso(LearnedMasks):
+    """Norms are relative to the mean of the matrix's blocks at first; what is penalised is each over its own square, as
+    it was a step ago, so that all blocks but the largest are driven to nothing."""
+
+    def __init__(self, step: MaskStep, linears: Linears) -> None:
+        weights = [linear.weight for layer in linears for linear in layer.values()]  # before masks are put on them
+        super().__init__(step, linears)
+        self._weights = tuple(weights)  # they are parameters of the encoder, not of this
+        with torch.no_grad():
+            self._first = [norms.mean() for norms in self._norms()]
+
+    def _norms(self) -> list[Tensor]:
+        assert self.step.grain is not None
+        sums = [block_sums(weight.square(), self.step.grain) for weight in self._weights]
+        return [squares.clamp(min=1e-12).sqrt() for squares in sums]
+
+    def order(self) -> list[Tensor]:
+        return [norms / first for norms, first in zip(self._norms(), self._first, strict=True)]
+
+    def pressure(self) -> Tensor:
+        norms = torch.cat([norms.flatten() for norms in self.order()])
+        return STRENGTH * (norms / (norms.detach().square() + SMOOTHING)).mean()

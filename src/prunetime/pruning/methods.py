@@ -1,0 +1,51 @@
+"""The ways in which a structure is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["search", "multilevel", "group-lasso", "polarisation", "identity-priors", "auto"]
+
+Pruner = Literal["top-k", "group-lasso", "polarisation", "identity-priors"]
+
+Level = Literal["rows", "blocks"]
+
+
+@dataclass(frozen=True)
+class LearnedMethod:
+    """Masks are learned by `pruner` in the place of a search: of one level after the other. `summary` is for people."""
+
+    pruner: Pruner
+    levels: tuple[Level, ...]
+    of: str
+    summary: str
+
+
+LEARNED: Mapping[str, LearnedMethod] = {
+    "multilevel": LearnedMethod(
+        "top-k",
+        ("rows", "blocks"),
+        "heads and rows, then blocks",
+        "how much of each is kept is learned as a threshold on learned scores (MLPruning, arXiv 2105.14636)",
+    ),
+    "group-lasso": LearnedMethod(
+        "group-lasso",
+        ("blocks",),
+        "blocks",
+        "small ones were driven to nothing by a reweighted group lasso (arXiv 2009.08065)",
+    ),
+    "polarisation": LearnedMethod(
+        "polarisation",
+        ("rows",),
+        "heads and rows",
+        "soft gates were driven apart, to nothing or one (GDP, arXiv 2109.02220)",
+    ),
+    "identity-priors": LearnedMethod(
+        "identity-priors",
+        ("rows",),
+        "whole sub-layers",
+        "those that add least to their input are left out (SNIP, arXiv 2010.01791)",
+    ),
+}
