@@ -13,72 +13,45 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import pickle
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from home_depot import finished, progress, read_lines
-from home_depot_data import settings_of
 from home_depot_scoring import one_thread
+from multilevel_data import DATA_SETS, Prepared, prepare
 from multilevel_speed import speed
-from numpy.typing import NDArray
 from provenance import provenance
-from safetensors.numpy import load_file, save_file
 
 from prunetime.arch import ArchSpec, Grain
 from prunetime.artifact import write_json
 from prunetime.budget import Budget
 from prunetime.cli.runs import minilm_folder
-from prunetime.config import EncoderConfig
-from prunetime.mask import Mask, Scores
+from prunetime.mask import Mask
 from prunetime.models import families
 from prunetime.models.compact import compact
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.learning import OF_ROWS
-from prunetime.pipeline.settings import Settings
-from prunetime.pipeline.source import load_source
 from prunetime.pruning.block_importance import measure_block_importance
 from prunetime.pruning.criteria import ranks
-from prunetime.pruning.importance import load_scores, measure_importance, save_scores
+from prunetime.pruning.importance import measure_importance, save_scores
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import WeightsKept
 from prunetime.runtime import profiling
-from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.latency import LatencyProfile, ProfileKey
 from prunetime.runtime.tokenize import Tokenizer
-from prunetime.tasks.metrics import evaluate, metric
-from prunetime.training.batches import TrainingData
-from prunetime.training.distill import Distillation
-from prunetime.training.trainer import TrainingSettings, best_device, best_precision, discard_checkpoints, fit
+from prunetime.training.trainer import discard_checkpoints, fit
 
 FULL, ENDS = ("home_depot", "qqp"), ("mnli", "squad")
 """Sets of the whole grid, and those of which only the smallest target is learned."""
 
 TARGETS, LEVELS = (0.5, 0.3, 0.2), ("rows", "blocks", "both")
 GRAIN: Grain = (32, 32)
-LENGTH = {"home_depot": 48, "qqp": 64, "mnli": 128, "squad": 256}
-FILES = {"squad": ("train_wiki_subset.json", "dev.json")}
-METRICS = {"home_depot": ("auc",), "qqp": ("accuracy", "auc"), "mnli": ("accuracy",), "squad": ("f1", "exact")}
-"""The first is what counts. Of unequal classes, accuracy hides much of what a model knows."""
-
-ROWS = {"squad": 4_000}
-MOST_ROWS = 20_000
-"""Of train, drawn at random; all of Home Depot."""
-
-BATCH = {"squad": 16}
-BATCH_OF_PAIRS = 64
-TEACHER_STEPS, STEPS = 900, 550
-"""`STEPS` are those of each of the two steps; one level alone has them both."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -92,88 +65,12 @@ RESULT = Path(__file__).parent / "results" / "multilevel.json"
 KEY = ("data", "target", "levels", "variant")
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is known of one data set: rows to `fit`, and `dev` to judge by."""
-
-    config: EncoderConfig
-    fit: TrainingData
-    dev: Inputs
-    labels: NDArray[Any]
-    groups: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One data set's folder."""
-
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def batch(self) -> int:
-        return BATCH.get(self.name, BATCH_OF_PAIRS)
-
-    @cached_property
-    def part(self) -> Part:
-        found: Part = pickle.loads(self.path("part.pickle").read_bytes())
-        return found
-
-    def path(self, name: str) -> Path:
-        return self.folder / name
-
-    def encoder(self, name: str) -> SequenceClassifier:
-        """`pretrained` or `teacher`."""
-        return from_weights(self.part.config, load_file(self.path(f"{name}.safetensors")))
-
-    def save(self, name: str, model: SequenceClassifier) -> None:
-        save_file(weights_of(model), self.path(f"{name}.safetensors"))
-
-    @property
-    def importance(self) -> Scores:
-        return load_scores(self.path("importance.safetensors"), self.part.config.dims)
-
-    def training(self, steps: int, seed: int) -> TrainingSettings:
-        return TrainingSettings(
-            steps / math.ceil(len(self.part.fit) / self.batch),
-            batch_size=self.batch,
-            learning_rate=1e-4,
-            seed=seed,
-            threads=torch.get_num_threads(),
-            precision=best_precision(),
-            device=best_device(),
-            checkpoint_steps=100,
-            distillation=Distillation(attention=1.0),
-        )
-
-
-def prepare(data: Path, folder: Path) -> None:
-    for name, length in LENGTH.items():
-        prepared = Prepared(folder / name)
-        prepared.folder.mkdir(parents=True, exist_ok=True)
-        if name == "home_depot":
-            settings = settings_of(data / name, prepared.folder, minilm_folder())
-        else:
-            train, dev = (str(data / name / file) for file in FILES.get(name, ("train.tsv", "dev.tsv")))
-            settings = Settings(str(minilm_folder()), train, Budget(share=1.0, seq_len=length), test=dev)
-        source = load_source(settings, print)
-        most = len(source.roles.train) if name == "home_depot" else ROWS.get(name, MOST_ROWS)
-        fitted, dev_rows = source.training_data(most, 0), source.roles.test
-        part = Part(source.pretrained.config, fitted, source.test, dev_rows.labels, dev_rows.groups)
-        prepared.path("part.pickle").write_bytes(pickle.dumps(part))
-        prepared.save("pretrained", source.pretrained.model)
-        print(name, len(fitted), "rows to fit,", len(dev_rows), "to judge by")
-
-
 def train_teacher(prepared: Prepared) -> None:
     """The dense model, and the importance of its heads and rows."""
     one_thread()
     if not prepared.path("teacher.safetensors").exists():
         model, work = prepared.encoder("pretrained"), prepared.path("work")
-        training = prepared.training(TEACHER_STEPS, 0)
+        training = prepared.training(prepared.data_set.teacher_steps, 0)
         fit(model, prepared.part.fit, training, work, on_progress=progress(prepared.name))
         prepared.save("teacher", model)
         discard_checkpoints(work)
@@ -194,6 +91,10 @@ class Job:
     @property
     def key(self) -> tuple[str, float, str, str]:
         return self.prepared.name, self.target, self.levels, self.variant
+
+    @property
+    def name(self) -> str:
+        return "/".join(map(str, self.key))
 
     @property
     def change(self) -> dict[str, Any]:
@@ -222,17 +123,18 @@ def learn(job: Job) -> dict[str, Any]:
     found = dict(zip(KEY, job.key, strict=True)) | {"kept": cost(mask.spec()) / cost.dense}
     return found | {
         "spec": mask.spec().to_json(),
-        "quality": judged(prepared, model),
+        "quality": prepared.judged(model),
         "seconds": time.monotonic() - start,
     }
 
 
 def one_step(job: Job, model: SequenceClassifier, mask: Mask, teacher: SequenceClassifier, step: MaskStep) -> Mask:
     """Trains `model`, which `mask` has left, and masks of it; returns what both leave."""
-    steps = STEPS if job.levels == "both" else 2 * STEPS
-    step, prepared = replace(step, learning_rate=learning_rate(steps)), job.prepared
-    what = f"{prepared.name}-{job.target}-{job.levels}-{job.variant}-{'blocks' if step.grain else 'rows'}"
-    work = prepared.path(f"work/{what}")
+    prepared = job.prepared
+    steps = prepared.data_set.steps * (1 if job.levels == "both" else 2)
+    step = replace(step, learning_rate=learning_rate(steps))
+    what = f"{job.name}: {'blocks' if step.grain else 'rows'}"
+    work = prepared.path("work") / what.replace("/", "-")
     training = prepared.training(steps, 1)
     learned = fit(model, prepared.part.fit, training, work, teacher, progress(what), mask_step=step)
     assert learned is not None
@@ -240,30 +142,12 @@ def one_step(job: Job, model: SequenceClassifier, mask: Mask, teacher: SequenceC
     return mask_of(step, learned.kept, mask)
 
 
-def judged(prepared: Prepared, model: SequenceClassifier) -> dict[str, dict[str, Any]]:
-    """The metrics of what `model` says of `dev`, with their intervals."""
-    part = prepared.part
-    scores = part.dev.scores(np.concatenate(list(logits(model, part))))
-    found = {name: evaluate(metric(name), scores, part.labels, part.groups) for name in METRICS[prepared.name]}
-    return {name: {"value": each.value, "ci95": each.ci95} for name, each in found.items()}
-
-
-def logits(model: SequenceClassifier, part: Part) -> Iterator[NDArray[np.float32]]:
-    """Of every row of `dev`, batch by batch; those of rows of tokens one after another, without padding."""
-    placed = model.to(best_device()).eval()
-    for tokens in part.dev.tokens.batches(16_384):
-        inputs = [torch.from_numpy(a.astype(np.int64)).to(best_device()) for a in tokens.padded(part.fit.pad_id)]
-        with torch.no_grad():
-            found: NDArray[np.float32] = placed(*inputs).logits.cpu().numpy()
-        yield found if found.ndim == 2 else found[inputs[1].cpu().numpy() > 0]
-    model.cpu()
-
-
 def learn_all(folder: Path, workers: int, seconds: float, only: str) -> None:
-    """Appends to `learned.jsonl`, smallest targets first."""
+    """Appends to `learned.jsonl`, smallest targets first, what has `only` in its name."""
     out = folder / "learned.jsonl"
     done = {tuple(row[name] for name in KEY) for row in read_lines(out)}
-    start, sets = time.monotonic(), [Prepared(folder / name) for name in (*FULL, *ENDS)]
+    wanted = [job for job in grid(folder) if only in job.name and job.key not in done]
+    start, sets = time.monotonic(), list(dict.fromkeys(job.prepared for job in wanted))
     with out.open("a") as file, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
 
         def add(row: dict[str, Any]) -> None:
@@ -273,11 +157,9 @@ def learn_all(folder: Path, workers: int, seconds: float, only: str) -> None:
         list(pool.map(train_teacher, sets))
         for job in (Job(prepared, 1.0, "dense") for prepared in sets):
             if job.key not in done:
-                quality = judged(job.prepared, job.prepared.encoder("teacher"))
+                quality = job.prepared.judged(job.prepared.encoder("teacher"))
                 add(dict(zip(KEY, job.key, strict=True)) | {"quality": quality})
-        jobs = [
-            pool.submit(learn, job) for job in grid(sets) if job.key not in done and only in "/".join(map(str, job.key))
-        ]
+        jobs = [pool.submit(learn, job) for job in wanted]
         for number, future in enumerate(finished(pool, jobs, seconds), start=1):
             row = future.result()
             add(row)
@@ -285,11 +167,12 @@ def learn_all(folder: Path, workers: int, seconds: float, only: str) -> None:
             print(f"{number}/{len(jobs)}", *what, f"{time.monotonic() - start:.0f} s", flush=True)
 
 
-def grid(sets: list[Prepared]) -> list[Job]:
+def grid(folder: Path) -> list[Job]:
     """What is learned, smallest targets first."""
-    full, smallest = sets[: len(FULL)], TARGETS[-1]
+    full, ends = ([Prepared(folder / name) for name in names] for names in (FULL, ENDS))
+    smallest = TARGETS[-1]
     jobs = [Job(each, target, levels) for target in reversed(TARGETS) for each in full for levels in LEVELS]
-    jobs += [Job(each, smallest, levels) for each in sets[len(FULL) :] for levels in LEVELS]
+    jobs += [Job(each, smallest, levels) for each in ends for levels in LEVELS]
     return jobs + [Job(full[0], smallest, LEVELS[-1], variant) for variant in list(VARIANTS)[1:]]
 
 
@@ -299,11 +182,10 @@ def results(folder: Path) -> list[dict[str, Any]]:
     dense = {row["data"]: row["quality"] for row in rows if row["levels"] == "dense"}
     found = []
     for row in rows:
-        part = Prepared(folder / row["data"]).part
+        prepared = Prepared(folder / row["data"])
         entry = {name: row[name] for name in KEY}
         for name, quality in row["quality"].items():
-            counts = np.bincount(part.labels) if part.fit.task.kind == "classification" else np.ones(1)
-            chance = {"auc": 0.5, "accuracy": float(counts.max() / counts.sum())}.get(name, 0.0)
+            chance = prepared.chance(name)
             retained = (quality["value"] - chance) / (dense[row["data"]][name]["value"] - chance)
             entry[name] = quality | {"chance": chance, "retained": retained}
         found.append(entry | ({} if row["levels"] == "dense" else {"kept": row["kept"], "spec": row["spec"]}))
@@ -357,7 +239,7 @@ def main() -> None:
     elif options.step == "results":
         table = results(options.folder)
         for row in table:
-            name = METRICS[row["data"]][0]
+            name = DATA_SETS[row["data"]].metrics[0]
             what = [str(row[name]) for name in KEY]
             print(
                 *what,
