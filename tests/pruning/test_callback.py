@@ -20,8 +20,10 @@ from transformers import (
 
 from prunetime.arch import ArchSpec
 from prunetime.errors import InputError
-from prunetime.models.transformed import encoder_of
+from prunetime.models.encoder import from_weights
+from prunetime.models.transformed import AttentionScores, encoder_of, weights_from
 from prunetime.pruning.callback import MultilevelPruning
+from prunetime.training.distill import Distillation
 
 CONFIG = BertConfig(
     vocab_size=60,
@@ -163,6 +165,30 @@ def test_a_model_that_answers_questions_is_pruned_as_well(tmp_path: Path) -> Non
         masked = model.eval()(**inputs).start_logits[:, :9]  # the padding is no answer to ours
         pruned = pruning.compact().eval()(**inputs).start_logits[:, :9]
     torch.testing.assert_close(pruned, masked, atol=1e-5, rtol=0)
+
+
+def test_attention_scores_are_distilled_as_our_own_encoder_gives_them(tmp_path: Path) -> None:
+    model, teacher = bert().eval(), bert()
+    seen, data = AttentionScores(model), rows()
+    logits(model)
+    config = encoder_of(model).config
+    ours = from_weights(config, weights_from(model, config)).eval()
+    inputs = [torch.stack([row[name] for row in data]) for name in ("input_ids", "attention_mask")]
+    for a, b in zip(seen.take(), ours(*inputs, want_scores=True).attention_scores, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    seen.remove()
+
+    with torch.no_grad():
+        teacher.bert.encoder.layer[0].attention.self.query.weight *= 3.0
+    found = []
+    for attention in (0.0, 10.0):
+        model = bert()
+        pruning = MultilevelPruning(model, 0.9, teacher=teacher, distillation=Distillation(attention=attention), **FAST)
+        trainer(model, pruning, arguments(tmp_path)).train()
+        pruning.compact()
+        first, second = (each.bert.encoder.layer[0].attention.self.query.weight for each in (model, teacher))
+        found.append((first - second).norm().item())
+    assert found[1] < found[0]
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:

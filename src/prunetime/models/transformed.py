@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunetime.arch import MATRICES, ArchSpec
@@ -58,6 +61,35 @@ def encoder_of(model: PreTrainedModel) -> Encoder:
         for index in range(config.dims.layers)
     ]
     return Encoder(replace(config, rows=rows), ArchSpec.full(config.dims), linears)
+
+
+class AttentionScores:
+    """What the softmax of each layer is of, in the last forward pass of a model; until `remove`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        encoder = encoder_of(model)
+        self._head_dim, self._seen = encoder.config.dims.head_dim, [dict[str, Tensor]() for _ in encoder.linears]
+        self._hooks = [
+            layer[matrix].register_forward_hook(partial(self._look, seen, matrix))
+            for seen, layer in zip(self._seen, encoder.linears, strict=True)
+            for matrix in ("query", "key")
+            if matrix in layer
+        ]
+
+    def _look(self, seen: dict[str, Tensor], matrix: str, _: nn.Module, __: Any, output: Tensor) -> None:
+        seen[matrix] = torch.unflatten(output, 2, (-1, self._head_dim)).transpose(1, 2)
+
+    def take(self) -> tuple[Tensor | None, ...]:
+        """[batch, heads, tokens, tokens] of every layer; None where the attention is gone. To be called once a pass."""
+        scale = math.sqrt(self._head_dim)
+        found = tuple(seen["query"] @ seen["key"].transpose(-1, -2) / scale if seen else None for seen in self._seen)
+        for seen in self._seen:
+            seen.clear()
+        return found
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
 
 def weights_from(model: PreTrainedModel, config: EncoderConfig) -> Weights:

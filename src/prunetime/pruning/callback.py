@@ -14,7 +14,7 @@ from prunetime.mask import Mask, Scores
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import Output
 from prunetime.models.hf import PrunetimePreTrainedModel
-from prunetime.models.transformed import encoder_of, model_of, weights_from
+from prunetime.models.transformed import AttentionScores, encoder_of, model_of, weights_from
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.regularise import WeightsKept
 from prunetime.pruning.topk import TopK
@@ -58,6 +58,9 @@ class MultilevelPruning(TrainerCallback):
         model.accepts_loss_kwargs = False  # type: ignore[assignment]  # so that Trainer averages over what it accumulates
         self._teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self._distillation = distillation
+        self._scores: list[AttentionScores | None] = [None, None]
+        if self._teacher is not None and distillation.attention:
+            self._scores = [AttentionScores(model), AttentionScores(self._teacher)]
         self._hooks = [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after, with_kwargs=True),
@@ -86,6 +89,8 @@ class MultilevelPruning(TrainerCallback):
         self._masks.detach()
         for hook in self._hooks:
             hook.remove()
+        for scores in filter(None, self._scores):
+            scores.remove()
         del self._model.multilevel, self._model.accepts_loss_kwargs
         config, spec = self._encoder.config, self._masks.spec()
         mask = mask_of(self._step, self._masks.learned().kept, Mask.full(config.dims))
@@ -112,15 +117,17 @@ class MultilevelPruning(TrainerCallback):
         loss = output["loss"]
         if self._teacher is not None:
             inputs = {name: value for name, value in named.items() if name not in LABELS}
+            of_student, of_teacher = self._scores
             with torch.no_grad():
-                teacher = _output(self._teacher.to(loss.device)(*arguments, **inputs))
+                expected = _output(self._teacher.to(loss.device)(*arguments, **inputs), of_teacher)
             tokens = named.get("attention_mask")
             tokens = torch.ones_like(named["input_ids"]) if tokens is None else tokens
-            loss = distilled_loss(loss, _output(output), teacher, tokens, self._distillation)
+            student = _output(output, of_student)
+            loss = distilled_loss(loss, student, expected, tokens, self._distillation, self._masks.heads())
         output["loss"] = loss + self._masks.penalty()
         return output
 
 
-def _output(found: Any) -> Output:
+def _output(found: Any, scores: AttentionScores | None) -> Output:
     logits = found["logits"] if "logits" in found else torch.stack((found["start_logits"], found["end_logits"]), dim=-1)
-    return Output(logits, tuple(found["hidden_states"]))
+    return Output(logits, tuple(found["hidden_states"]), attention_scores=scores.take() if scores else ())
