@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from prunetime.arch import LayerSpec
 from prunetime.mask import Bools, LayerMask
-from prunetime.report.findings import Evaluated, Interval, LearnedLevel, Preferences, TimedPoint
+from prunetime.report.structures import Evaluated, LearnedLevel, Preferences, TimedPoint
 from prunetime.report.svg import (
     Scale,
     bar,
@@ -28,6 +28,7 @@ from prunetime.report.svg import (
     x_axis,
     y_axis,
 )
+from prunetime.report.values import Interval
 
 NARROW = 400
 """Below this width labels stand above what they name."""

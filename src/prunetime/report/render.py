@@ -20,8 +20,10 @@ from prunetime.mask import LayerMask
 from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
 from prunetime.report.charts import Line, Part, SearchPlot
-from prunetime.report.findings import Evaluated, Findings, Interval, Search, read
+from prunetime.report.findings import Findings, read
+from prunetime.report.structures import Evaluated, Search
 from prunetime.report.svg import tag
+from prunetime.report.values import Interval
 from prunetime.runtime.measure import Latency
 from prunetime.search.space import Space
 

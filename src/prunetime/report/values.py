@@ -1,0 +1,40 @@
+"""What the files of a run are made of, read and checked: raises ValueError where something is none of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from prunetime.runtime.measure import Latency
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: Any, ci95: Any) -> Interval:
+        low, high = ci95
+        return cls(number(value), number(low), number(high))
+
+
+def number(value: Any) -> float:
+    """`value` as a finite float; raises ValueError where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
+
+
+def latency_of(data: Json) -> Latency:
+    """A latency of finite microseconds."""
+    latency = Latency.from_json(data)
+    for value in (latency.p50_us, latency.p99_us, *latency.p50_ci95_us, *latency.p99_ci95_us):
+        number(value)
+    return latency
