@@ -77,6 +77,11 @@ class Task:
     def pair(self) -> bool:
         return len(self.text) == 2
 
+    @property
+    def ranks(self) -> bool:
+        """Whether the score of a pair is one number, the higher the better."""
+        return self.pair and (self.kind in ("relevance", "regression") or len(self.labels) == 2)
+
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores of `logits` [rows, outputs]: [rows], or [rows, classes] with more than two classes.
 

@@ -3,7 +3,7 @@ arXiv 2109.02220)."""
 
 from __future__ import annotations
 
-import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from prunetime.models.encoder import Linears
 from prunetime.pruning.masks import LearnedMasks, MaskStep
 from prunetime.pruning.topk import first_scores, kept_of
 
-SOFT, HARD = 0.1, 1e-4
-"""What the smoothing falls from and to while gates are learned: at the last, a gate is nearly 0 or nearly 1."""
+SOFT, HARD = 0.1, 1e-3
+"""What the smoothing falls from and to in the second half of the steps in which gates are learned: in the first they
+come down to the target, and in the end a gate is nearly 0 or nearly 1."""
 
 
 class Polarisation(LearnedMasks):
@@ -21,6 +22,8 @@ class Polarisation(LearnedMasks):
     higher, the more the part matters at first."""
 
     smoothing: Tensor
+
+    descent: ClassVar[float] = 2.0
 
     def __init__(self, step: MaskStep, linears: Linears) -> None:
         super().__init__(step, linears)
@@ -40,6 +43,6 @@ class Polarisation(LearnedMasks):
         return self.views(self.numbers.detach().square())
 
     def end_step(self, done: int, of: int) -> None:
-        learned = min(1.0, done / (self.step.learning * of))
-        self.smoothing.fill_(math.exp(math.log(SOFT) + learned * (math.log(HARD) - math.log(SOFT))))
+        second_half = min(1.0, max(0.0, 2.0 * done / (self.step.learning * of) - 1.0))
+        self.smoothing.fill_(SOFT * (HARD / SOFT) ** second_half)
         super().end_step(done, of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from prunetime.runtime.engine import Engine
 from prunetime.runtime.inputs import Inputs, read
 from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.tokenize import Texts, Tokenizer
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A document by its `index` among those that were given."""
+
+    index: int
+    score: float
 
 
 class Model:
@@ -43,8 +52,12 @@ class Model:
 
     def read(self, texts: Sequence[str | Texts]) -> Inputs:
         """The rows that the model reads of `texts`; raises InputError as `score` does."""
+        return read(self.tokenizer, self.manifest.task, self.checked(texts))
+
+    def checked(self, texts: Sequence[str | Texts]) -> list[Texts]:
+        """`texts` as tuples of the task's texts; raises InputError as `score` does."""
         expected = self.manifest.task.text
-        rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+        rows: list[Texts] = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         for number, row in enumerate(rows):
             if len(row) != len(expected):
                 raise InputError(
@@ -53,7 +66,23 @@ class Model:
                 )
             if not all(part.strip() for part in row):
                 raise InputError(f"text {number} is empty: every one of {', '.join(expected)} needs some text")
-        return read(self.tokenizer, self.manifest.task, rows)
+        return rows
+
+    def predict(self, texts: Sequence[str | Texts]) -> NDArray[Any]:
+        """`score`, under the name that a CrossEncoder of sentence-transformers has it by."""
+        return self.score(texts)
+
+    def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[Ranked]:
+        """The `documents`, best first, at most `top_k`; of equal ones the first.
+
+        Raises InputError as `score`, and where the model does not score pairs by one number.
+        """
+        task = self.manifest.task
+        if not task.ranks:
+            raise InputError(f"a model of {task.kind} with {len(task.text)} text ranks nothing: it takes pairs to rank")
+        scores = self.score([(query, document) for document in documents]) if documents else np.zeros(0, np.float32)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [Ranked(int(index), float(scores[index])) for index in order]
 
     def score_tokens(self, tokens: Ragged) -> NDArray[np.float32]:
         """Scores of token ids, as `score` gives for texts; not of question answering, whose answers are of texts."""

@@ -44,6 +44,14 @@ class Tokenizer:
             encodings = self._tokenizer.encode_batch(inputs)
         return Ragged.of([e.ids for e in encodings], [e.type_ids for e in encodings])
 
+    def single(self, text: str) -> tokenizers.Encoding:
+        """The tokens of one text alone, without special tokens, uncut."""
+        return self._whole.encode(text, add_special_tokens=False)
+
+    def joined(self, first: tokenizers.Encoding, second: tokenizers.Encoding | None = None) -> tokenizers.Encoding:
+        """What `encode` makes of the texts of which these are the `single` tokens."""
+        return self._tokenizer.post_process(first, second)
+
     def encode_whole(self, pairs: Sequence[Texts]) -> list[tokenizers.Encoding]:
         """Pairs as the tokenizers library has them (which text every token is of, and where), at their full lengths."""
         return self._whole.encode_batch([(pair[0], pair[1]) for pair in pairs])

@@ -1,0 +1,91 @@
+"""The command that serves models over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prunetime.cli.main import main
+from prunetime.errors import InputError
+
+if TYPE_CHECKING:
+    from prunetime.serve.app import App
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True, metavar="[NAME=]ARTIFACT...")
+@click.option(
+    "--family",
+    "families",
+    multiple=True,
+    metavar="NAME=MODEL,MODEL...",
+    help="Models under one name, the largest first: the smaller ones answer under pressure.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any that is free.")
+@click.option("--uds", type=click.Path(path_type=Path), help="A unix socket, in place of host and port.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine.")
+@click.option(
+    "--key-file", type=click.Path(path_type=Path), help="Bearer keys, one a line; without it, this machine only."
+)
+@click.option("--model-root", type=click.Path(path_type=Path), help="Where models may be loaded from by request.")
+@click.option("--open-metrics", is_flag=True, help="/metrics answers without a key.")
+@click.option("--timeout", default=10.0, show_default=True, help="Seconds a request may take at most.")
+@click.option("--queue-tokens", default=65_536, show_default=True, help="Tokens that may wait.")
+@click.option("--batch-tokens", default=2_048, show_default=True, help="Tokens computed at a time.")
+@click.option("--cache-mb", default=64, show_default=True, help="For tokens of texts seen before, each model; 0: none.")
+@click.option("--tls-cert", type=click.Path(path_type=Path))
+@click.option("--tls-key", type=click.Path(path_type=Path))
+def serve(**options: Any) -> None:
+    """Serve models over HTTP: Open Inference Protocol v2, /predict, /rerank, /v1/rerank."""
+    from prunetime.serve.run import serve as run
+    from prunetime.serve.settings import ServeSettings
+
+    settings = ServeSettings(
+        models=tuple(_named(given) for given in options["models"]),
+        families=tuple(_family(given) for given in options["families"]),
+        cache_bytes=options["cache_mb"] << 20,
+        certificate=options["tls_cert"],
+        private_key=options["tls_key"],
+        **{
+            name: options[name]
+            for name in (
+                "host",
+                "port",
+                "uds",
+                "threads",
+                "key_file",
+                "model_root",
+                "open_metrics",
+                "timeout",
+                "queue_tokens",
+                "batch_tokens",
+            )
+        },
+    )
+
+    def ready(app: App, port: int | None) -> None:
+        scheme = "https" if settings.certificate else "http"
+        where = f"unix:{settings.uds}" if settings.uds else f"{scheme}://{settings.host}:{port}"
+        names = ", ".join(hosted.label for hosted in app.models)
+        click.echo(f"serving {names} at {where}", err=True)
+
+    run(settings, ready)
+
+
+def _named(given: str) -> tuple[str, Path]:
+    """`NAME=ARTIFACT`, or a folder, whose name (or its parent's, of `RUN/artifact`) it is called by."""
+    name, equals, folder = given.partition("=")
+    if equals and "/" not in name:
+        return name, Path(folder)
+    path = Path(given)
+    return (path.resolve().parent if path.name == "artifact" else path.resolve()).name, path
+
+
+def _family(given: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, members = given.partition("=")
+    if not equals or not members:
+        raise InputError(f"--family {given}: give NAME=MODEL,MODEL...")
+    return name, tuple(members.split(","))

@@ -1,0 +1,115 @@
+"""The ASGI application: from a path to an answer, with keys, request ids, logs and counters."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+
+from prunetime.errors import InputError
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.http import Answer, Receive, Request, Scope, Send
+from prunetime.serve.keys import Keys
+from prunetime.serve.messages import Failure
+from prunetime.serve.metrics import Metrics
+from prunetime.serve.models import Models
+from prunetime.serve.operations import Operations, router_of
+from prunetime.serve.protocols import Protocols
+from prunetime.serve.service import Service
+from prunetime.serve.settings import ServeSettings
+
+LOG = logging.getLogger("prunetime.serve")
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class App:
+    """All models of `settings`, behind one ASGI callable.
+
+    Raises InputError where a model or the key file cannot be used.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics | None = None) -> None:
+        self.settings = settings
+        self.keys = Keys(settings.key_file)
+        self.models = Models(settings.threads, settings.cache_bytes, settings.model_root)
+        for name, folder in settings.models:
+            try:
+                self.models.give(name, folder)
+            except RefusedError as error:
+                raise InputError(f"model {name}: {error}") from None
+        self.metrics = metrics or Metrics()
+        self.service = Service(settings, self.models, self.metrics)
+        self.router = router_of([*Protocols(self.service).routes(), *Operations(self.service).routes()])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+
+    def reload(self) -> list[str]:
+        """Reads keys and all models again, as SIGHUP asks for; returns what was refused, in whose place the old one
+        stays."""
+        refused = []
+        works: list[tuple[str, Callable[[], object]]] = [("keys", self.keys.reload)]
+        works += [(name, partial(self.models.swap, name)) for name in self.models.names]
+        for name, work in works:
+            try:
+                work()
+            except (RefusedError, InputError) as error:
+                refused.append(f"{name}: {error}")
+        return refused
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                self.service.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, settings = time.perf_counter(), self.settings
+        request = Request(scope, receive, "", settings.body_bytes)
+        given = request.headers.get("x-request-id", "")
+        request.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        path = "unknown"
+        try:
+            route, request.path = self.router.find(scope["method"], scope["path"])
+            path = route.path
+            if not route.open:
+                self.keys.check(request.headers.get("authorization"))
+            answer = await route.answer(request)
+        except RefusedError as error:
+            answer = _refusal(error, request.id)
+        except Exception:
+            LOG.exception("request %s failed", request.id)
+            answer = _refusal(RefusedError("internal", "an error of the server; its log says more"), request.id)
+        if answer.status != 499:
+            if scope["method"] == "HEAD":
+                answer = Answer(b"", answer.status, answer.kind, answer.headers)
+            await answer.send(send, {"x-request-id": request.id})
+        # Only now: nobody waits for it.
+        self.metrics.requests.labels(path, str(answer.status)).inc()
+        for count in request.afterwards:
+            count()
+        if LOG.isEnabledFor(logging.INFO):
+            spent = round(1e3 * (time.perf_counter() - began), 3)
+            said = {"id": request.id, "method": scope["method"], "route": path, "status": answer.status, "ms": spent}
+            LOG.info("%s", json.dumps(said))
+
+
+def _refusal(error: RefusedError, request_id: str) -> Answer:
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    if error.code == "unauthorized":
+        headers["www-authenticate"] = "Bearer"
+    return Answer.of(Failure(str(error), error.code, request_id), error.status, headers)

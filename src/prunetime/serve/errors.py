@@ -1,0 +1,57 @@
+"""What the server refuses, and with which status: one table."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prunetime.errors import PrunetimeError
+
+Code = Literal[
+    "bad_request",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "method_not_allowed",
+    "conflict",
+    "too_large",
+    "unsupported_encoding",
+    "unusable",
+    "overloaded",
+    "client_left",
+    "internal",
+    "not_ready",
+    "deadline",
+    "stopping",
+]
+
+STATUS: dict[Code, int] = {
+    "bad_request": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "conflict": 409,
+    "too_large": 413,
+    "unsupported_encoding": 415,
+    "unusable": 422,
+    "overloaded": 429,
+    "client_left": 499,
+    "internal": 500,
+    "not_ready": 503,
+    "deadline": 503,
+    "stopping": 503,
+}
+"""`unusable` is what is well formed and cannot be scored. 499 is never sent: nobody is there to read it."""
+
+
+class RefusedError(PrunetimeError):
+    """A request that is not answered; `retry_after` seconds, where it makes sense to come again."""
+
+    def __init__(self, code: Code, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code: Code = code
+        self.retry_after = retry_after
+
+    @property
+    def status(self) -> int:
+        return STATUS[self.code]

@@ -1,0 +1,162 @@
+"""Requests and answers over ASGI, and the way from a path to what answers it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from prunetime.serve.errors import Code, RefusedError
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+Part = TypeVar("Part")
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes back: a `body` of `kind`, and headers."""
+
+    body: bytes
+    status: int = 200
+    kind: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+        """`content`, of structs, lists and numbers, as JSON."""
+        return cls(msgspec.json.encode(content), status, JSON, headers or {})
+
+    async def send(self, send: Send, more: Mapping[str, str]) -> None:
+        named = {"content-type": self.kind, "content-length": str(len(self.body)), **more, **self.headers}
+        headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@dataclass
+class Request:
+    """`id` is the client's, or one of ours; `path` holds the named parts of the path."""
+
+    scope: Scope
+    receive: Receive
+    id: str
+    most_bytes: int
+    path: dict[str, str] = field(default_factory=dict)
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
+    """What is done once the answer is sent."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if not hasattr(self, "_headers"):
+            self._headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in self.scope["headers"]}
+        return self._headers
+
+    async def body(self) -> bytes:
+        """Raises RefusedError where it is too large or compressed, or the client has left."""
+        coded = self.headers.get("content-encoding", "identity")
+        if coded != "identity":
+            raise RefusedError("unsupported_encoding", f"a body in {coded[:40]} is not read: send it as it is")
+        if int(self.headers.get("content-length", "0")) > self.most_bytes:
+            raise self._too_large()
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise RefusedError("client_left", "the client has left")
+            part = message.get("body", b"")
+            size += len(part)
+            if size > self.most_bytes:
+                raise self._too_large()
+            if not message.get("more_body") and not parts:
+                return bytes(part)
+            parts.append(part)
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    async def json(self, kind: type[Part]) -> Part:
+        """The body as a `kind`; raises RefusedError where it is none."""
+        return decoded(await self.body(), kind)
+
+    async def gone(self) -> None:
+        """Returns once the client has left."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    def seconds(self, default: float) -> float:
+        """How long the answer may take: the header `x-request-timeout-ms`, or the default where that is less."""
+        given = self.headers.get("x-request-timeout-ms")
+        if given is None:
+            return default
+        try:
+            found = float(given) / 1e3
+        except ValueError:
+            found = -1.0
+        if not 0.0 < found < float("inf"):
+            raise RefusedError("bad_request", f"x-request-timeout-ms is {given[:40]!r}: give milliseconds above 0")
+        return min(found, default)
+
+    def _too_large(self) -> RefusedError:
+        return RefusedError("too_large", f"the body is larger than the limit of {self.most_bytes} bytes")
+
+
+def decoded(body: bytes, kind: type[Part]) -> Part:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise RefusedError("unusable", str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RefusedError("bad_request", f"the body is no JSON: {error}") from None
+
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """`path` has its named parts in braces; `open` ones answer without a key."""
+
+    method: str
+    path: str
+    answer: Handler
+    open: bool = False
+    summary: str = ""
+    takes: Any = None
+    gives: Any = None
+    refuses: tuple[Code, ...] = ()
+
+
+class Router:
+    """Finds the route of a request: fixed paths by name, the others by pattern."""
+
+    def __init__(self, routes: list[Route]) -> None:
+        self.routes = routes
+        self._fixed = {(route.method, route.path): route for route in routes if "{" not in route.path}
+        self._patterns = [(re.compile(_pattern(route.path)), route) for route in routes if "{" in route.path]
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        """The route and the named parts of the path; raises RefusedError where there is none."""
+        method = "GET" if method == "HEAD" else method
+        if route := self._fixed.get((method, path)):
+            return route, {}
+        others = {route.method for route in self._fixed.values() if route.path == path}
+        for pattern, route in self._patterns:
+            if match := pattern.fullmatch(path):
+                if route.method == method:
+                    return route, match.groupdict()
+                others.add(route.method)
+        if others:
+            raise RefusedError("method_not_allowed", f"{path[:200]} takes {', '.join(sorted(others))}, not {method}")
+        raise RefusedError("not_found", f"there is nothing at {path[:200]}")
+
+
+def _pattern(path: str) -> str:
+    parts = re.split(r"{(\w+)}", path)
+    return "".join(f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part) for index, part in enumerate(parts))

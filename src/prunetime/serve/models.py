@@ -1,0 +1,167 @@
+"""The models that are served: several by name, each in versions, loaded and unloaded while others answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from prunetime.errors import InputError, PrunetimeError
+from prunetime.runtime.inputs import Inputs
+from prunetime.runtime.model import Model, load
+from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.tokenize import Texts
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.scheduler import Speed
+from prunetime.serve.texts import TextCache
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+WARM_UPS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Hosted:
+    """A version of a model, ready to score."""
+
+    name: str
+    version: str
+    folder: Path
+    model: Model
+    speed: Speed
+    cache: TextCache | None
+    loaded: float = field(default_factory=time.time)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}/{self.version}"
+
+    def read(self, rows: Sequence[str | Texts]) -> Inputs:
+        """The rows that the model reads of texts; raises RefusedError where it cannot."""
+        try:
+            if self.cache is None or self.model.manifest.task.kind == "question-answering":
+                return self.model.read(rows)
+            return Inputs(self.model.manifest.task, self.cache.encode(self.model.checked(rows)))
+        except InputError as error:
+            raise RefusedError("unusable", str(error)) from None
+
+
+class Models:
+    """Models by name. A family is a name for several of them, the largest first, of which one answers.
+
+    `folders` are the artifacts by name that are there from the first. What else is loaded must be under `root`.
+    """
+
+    def __init__(self, threads: int, cache_bytes: int, root: Path | None = None) -> None:
+        self._threads, self._cache_bytes = threads, cache_bytes
+        self._root = root.resolve() if root else None
+        self._given: set[Path] = set()
+        self._versions: dict[str, dict[str, Hosted]] = {}
+        self._lock = Lock()  # of loading: who answers only reads
+
+    def __iter__(self) -> Iterator[Hosted]:
+        for versions in list(self._versions.values()):
+            yield from versions.values()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._versions
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._versions)
+
+    def versions(self, name: str) -> Mapping[str, Hosted]:
+        """The oldest first; raises RefusedError where there is none of the name."""
+        found = self._versions.get(name)
+        if not found:
+            known = ", ".join(self._versions) or "none"
+            raise RefusedError("not_found", f"no model {name[:80]!r} is loaded; there is {known}")
+        return found
+
+    def get(self, name: str | None = None, version: str | None = None) -> Hosted:
+        """The newest version where none is asked for, and the first model where no name is."""
+        if name is None:
+            if not self._versions:
+                raise RefusedError("not_ready", "no model is loaded", 1.0)
+            name = next(iter(self._versions))
+        versions = self.versions(name)
+        if version is None:
+            return list(versions.values())[-1]
+        if version not in versions:
+            raise RefusedError("not_found", f"{name} has no version {version[:80]!r}; it has {', '.join(versions)}")
+        return versions[version]
+
+    def give(self, name: str, folder: Path) -> Hosted:
+        """Loads what the operator named: it may be anywhere."""
+        self._given.add(folder.resolve())
+        return self.load(name, folder)
+
+    def load(self, name: str, folder: Path) -> Hosted:
+        """Loads a new version of `name`, beside the older ones; what answers now goes on until then.
+
+        Raises RefusedError where the artifact is outside of the root or is refused, and it changes nothing.
+        """
+        if not NAME.fullmatch(name):
+            raise RefusedError("bad_request", f"{name[:80]!r} is no name of a model: letters, digits, dots, - and _")
+        with self._lock:
+            hosted = self._open(name, self._checked(folder))
+            self._versions = {**self._versions, name: {**self._versions.get(name, {}), hosted.version: hosted}}
+        return hosted
+
+    def swap(self, name: str, folder: Path | None = None) -> Hosted:
+        """Loads a new version, from where the newest came if not told otherwise, and unloads all older ones."""
+        older = list(self._versions.get(name, {}))
+        hosted = self.load(name, self.get(name).folder if folder is None else folder)
+        for version in older:
+            self.unload(name, version)
+        return hosted
+
+    def unload(self, name: str, version: str | None = None) -> list[Hosted]:
+        """Takes out a version, or all; who is being answered by it still is."""
+        with self._lock:
+            versions = self.versions(name)
+            gone = [self.get(name, version)] if version else list(versions.values())
+            left = {key: hosted for key, hosted in versions.items() if hosted not in gone}
+            others = {key: value for key, value in self._versions.items() if key != name}
+            self._versions = {**self._versions, name: left} if left else others
+        return gone
+
+    def _checked(self, folder: Path) -> Path:
+        whole = (self._root / folder if self._root else folder).resolve()
+        if whole not in self._given and not (self._root and whole.is_relative_to(self._root)):
+            where = f"the model root {self._root}" if self._root else "a model root: start the server with --model-root"
+            raise RefusedError("forbidden", f"models are loaded from {where} only")
+        return whole
+
+    def _open(self, name: str, folder: Path) -> Hosted:
+        taken = self._versions.get(name, {})
+        version = str(1 + max(map(int, taken), default=0))
+        try:
+            model = load(folder, self._threads)
+        except PrunetimeError as error:
+            raise RefusedError("unusable", f"{folder.name}: {error}") from None
+        cache = TextCache(model.tokenizer, self._cache_bytes) if self._cache_bytes else None
+        return Hosted(name, version, folder, model, measured_speed(model), cache)
+
+
+def measured_speed(model: Model) -> Speed:
+    """From the fastest of a few batches of one short sequence and of eight long ones."""
+    length = min(model.manifest.task.max_length, 64)
+    times = {}
+    for rows, tokens in ((1, 4), (8, length)):
+        ids = np.zeros(rows * tokens, np.int32)
+        batch = Ragged(ids, np.zeros_like(ids), np.arange(rows + 1, dtype=np.int32) * tokens)
+        spent = []
+        for _ in range(WARM_UPS):
+            start = time.perf_counter()
+            model.engine.logits(batch)
+            spent.append(time.perf_counter() - start)
+        times[rows * tokens] = 1e6 * min(spent)
+    (few, short), (many, long) = times.items()
+    token_us = max(0.0, long - short) / (many - few)
+    return Speed(max(0.0, short - token_us * few), token_us)

@@ -1,0 +1,99 @@
+"""The server process: uvicorn around the application, and what signals do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from prunetime.serve.app import LOG, App
+from prunetime.serve.settings import ServeSettings
+
+MOST_CONNECTIONS = 4_096
+
+
+def protocol_of(seconds: float) -> type[HttpToolsProtocol]:
+    """Closes a connection on which a request takes longer than so many seconds to come: uvicorn would wait."""
+
+    class Impatient(HttpToolsProtocol):
+        _late: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._late = self.loop.call_later(seconds, transport.close)
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            if self._late is None:  # the next one of a kept connection
+                self._late = self.loop.call_later(seconds, self.transport.close)
+
+        def on_message_complete(self) -> None:
+            self._come()
+            super().on_message_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._come()
+            super().connection_lost(exc)
+
+        def _come(self) -> None:
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
+
+    return Impatient
+
+
+class Server(uvicorn.Server):
+    """Stops on SIGTERM and SIGINT once what it has taken on is answered; reads models and keys again on SIGHUP."""
+
+    def __init__(self, app: App, on_ready: Callable[[int | None], None]) -> None:
+        settings = app.settings
+        super().__init__(
+            uvicorn.Config(
+                app,
+                settings.host,
+                settings.port,
+                uds=str(settings.uds) if settings.uds else None,
+                loop="uvloop",
+                http=protocol_of(settings.read_seconds),
+                lifespan="on",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                limit_concurrency=MOST_CONNECTIONS,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(settings.stop_seconds) + 1,
+                ssl_certfile=settings.certificate,
+                ssl_keyfile=settings.private_key,
+            )
+        )
+        self._app, self._on_ready = app, on_ready
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self._reload))
+        bound = [server.sockets[0].getsockname() for server in self.servers if server.sockets]
+        self._on_ready(bound[0][1] if bound and isinstance(bound[0], tuple) else None)
+
+    def _reload(self) -> None:
+        for problem in self._app.reload():
+            LOG.error("not reloaded, the old one stays: %s", problem)
+        LOG.info("reloaded; serving %s", ", ".join(hosted.label for hosted in self._app.models))
+
+
+def serve(settings: ServeSettings, on_ready: Callable[[App, int | None], None]) -> None:
+    """Serves until told to stop. `on_ready` gets the application and the port (None on a unix socket).
+
+    Raises InputError where a model or the key file cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    app = App(settings)
+    Server(app, lambda port: on_ready(app, port)).run()

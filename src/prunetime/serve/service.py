@@ -1,0 +1,174 @@
+"""From texts to scores, for every protocol: which model, tokens, the queue, and what it all took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.runtime.inputs import Inputs
+from prunetime.runtime.tokenize import Texts
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.http import Request
+from prunetime.serve.metrics import Metrics
+from prunetime.serve.models import Hosted, Models
+from prunetime.serve.scheduler import Scheduler, Work
+from prunetime.serve.settings import ServeSettings
+
+AT_ONCE_ROWS, AT_ONCE_CHARACTERS = 2, 2_000
+"""Of a request that is tokenised where it arrives: to hand it to another thread would take longer."""
+
+AT_ONCE_SECONDS = 0.005
+"""What a request may be expected to take at most to be computed where it arrives, when it is the only one."""
+
+HALF_FULL = 0.5
+"""A larger model of a family answers only while the queue is emptier."""
+
+SURE = 1.25
+"""A larger model of a family answers only where it is expected to take so much less than it may."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model said of rows, and seconds in each stage."""
+
+    hosted: Hosted
+    inputs: Inputs
+    logits: NDArray[np.float32]
+    seconds: dict[str, float]
+
+    @property
+    def scores(self) -> NDArray[Any]:
+        return self.inputs.scores(self.logits)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Which model answered, and where the time went (in milliseconds, as `Server-Timing` has it)."""
+        timing = ", ".join(f"{stage};dur={1e3 * seconds:.3f}" for stage, seconds in self.seconds.items())
+        return {"x-prunetime-model": self.hosted.label, "server-timing": timing}
+
+
+class Service:
+    """Scores for requests. To be used on one event loop; the engine has a thread of its own."""
+
+    def __init__(self, settings: ServeSettings, models: Models, metrics: Metrics) -> None:
+        self.settings, self.models, self.metrics = settings, models, metrics
+        self.families = dict(settings.families)
+        self.scheduler = Scheduler(settings.batch_tokens, settings.queue_tokens)
+        self._under_way = 0
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="prunetime-tokenize")
+
+    async def score(
+        self, request: Request, rows: Sequence[str | Texts], name: str | None = None, version: str | None = None
+    ) -> Scored:
+        """Raises RefusedError where the texts cannot be scored, or not in time."""
+        self._under_way += 1
+        try:
+            return await self._score(request, rows, name, version)
+        finally:
+            self._under_way -= 1
+
+    async def _score(
+        self, request: Request, rows: Sequence[str | Texts], name: str | None, version: str | None
+    ) -> Scored:
+        began = time.monotonic()
+        deadline = began + request.seconds(self.settings.timeout)
+        if len(rows) > self.settings.most_rows:
+            raise RefusedError(
+                "too_large", f"{len(rows)} rows are more than the {self.settings.most_rows} of a request"
+            )
+        members = self.families.get(name or "", ())
+        hosted = self.models.get(members[0]) if members else self.models.get(name, version)
+        if not len(rows):
+            raise RefusedError("unusable", "there is no text to score")
+        inputs = await self._read(hosted, rows)
+        read = time.monotonic()
+        if members:
+            hosted = self._fast_enough(members, len(inputs.tokens.ids), deadline)
+        work = await self._computed(request, hosted, inputs, deadline)
+        seconds = {"tokenize": read - began, "queue": work.started - read, "compute": work.compute}
+        request.afterwards.append(partial(self._count, hosted, inputs, seconds))
+        return Scored(hosted, inputs, work.logits, seconds)
+
+    def stop(self) -> None:
+        self.scheduler.stop(self.settings.stop_seconds)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _read(self, hosted: Hosted, rows: Sequence[str | Texts]) -> Inputs:
+        if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
+            return hosted.read(rows)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, hosted.read, rows)
+
+    def _fast_enough(self, members: Sequence[str], tokens: int, deadline: float) -> Hosted:
+        """The largest of a family that can be done in time; the smallest where none can."""
+        left = deadline - time.monotonic()
+        full = self.scheduler.queued / self.settings.queue_tokens
+        for name in members[:-1]:
+            hosted = self.models.get(name)
+            if full < HALF_FULL and SURE * self.scheduler.expected(hosted.speed, tokens) < left:
+                return hosted
+        return self.models.get(members[-1])
+
+    async def _computed(self, request: Request, hosted: Hosted, inputs: Inputs, deadline: float) -> Work:
+        if hosted.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
+            await asyncio.sleep(0)  # others that have arrived come in
+            if self._under_way == 1:
+                problems: list[Exception | None] = []
+                work = self._work(hosted, inputs, deadline, lambda _, error: problems.append(error))
+                if self.scheduler.run_now(work):
+                    if problems[0] is not None:
+                        raise _refusal(problems[0])
+                    return work
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Work] = loop.create_future()
+
+        def done(work: Work, error: Exception | None) -> None:
+            loop.call_soon_threadsafe(_settle, future, work, error)
+
+        work = self._work(hosted, inputs, deadline, done)
+        self.scheduler.submit(work)
+        gone = loop.create_task(request.gone())
+        try:
+            await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not future.done():
+                self.scheduler.forget(work)
+        if not future.done():
+            raise RefusedError("client_left", "the client has left")
+        return future.result()
+
+    @staticmethod
+    def _work(hosted: Hosted, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
+        return Work(hosted.model.engine, hosted.speed, inputs.tokens, deadline, done)
+
+    def _count(self, hosted: Hosted, inputs: Inputs, seconds: dict[str, float]) -> None:
+        label = hosted.label
+        self.metrics.rows.labels(label).inc(len(inputs.tokens))
+        self.metrics.tokens.labels(label).inc(len(inputs.tokens.ids))
+        for stage, spent in seconds.items():
+            self.metrics.seconds.labels(label, stage).observe(spent)
+
+
+def _characters(row: str | Texts) -> int:
+    return len(row) if isinstance(row, str) else sum(map(len, row))
+
+
+def _settle(future: asyncio.Future[Work], work: Work, error: Exception | None) -> None:
+    if future.done():  # the client has left
+        return
+    if error is None:
+        future.set_result(work)
+    else:
+        future.set_exception(_refusal(error))
+
+
+def _refusal(error: Exception) -> RefusedError:
+    return error if isinstance(error, RefusedError) else RefusedError("internal", f"the engine failed: {error}")

@@ -1,0 +1,69 @@
+"""What a server is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunetime.errors import InputError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """One run of `prunetime serve`.
+
+    - `models`: (name, artifact) of those that are there from the first
+    - `families`: (name, names of models) of which the first that is fast enough answers, the largest first
+    - `threads`: of the engine
+    - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
+    - `body_bytes`, `most_rows`: of one request, at most
+    - `timeout`: seconds that a request may take where its client does not say less
+    - `read_seconds`: that a request may take to come, headers and body
+    - `cache_bytes`: of tokenised texts, for each model; 0 for none
+    - `key_file`: bearer keys, one a line; without it the server is for this machine only
+    - `model_root`: under which models may be loaded by request
+    - `open_metrics`: whether `/metrics` answers without a key
+    - `stop_seconds`: for what waits when the server is stopped
+    """
+
+    models: tuple[tuple[str, Path], ...]
+    families: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8080
+    uds: Path | None = None
+    threads: int = 1
+    batch_tokens: int = 2_048
+    queue_tokens: int = 65_536
+    body_bytes: int = 4 << 20
+    most_rows: int = 1_024
+    timeout: float = 10.0
+    read_seconds: float = 10.0
+    cache_bytes: int = 64 << 20
+    key_file: Path | None = None
+    model_root: Path | None = None
+    open_metrics: bool = False
+    stop_seconds: float = 30.0
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "batch_tokens", "queue_tokens", "body_bytes", "most_rows"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("timeout", "read_seconds", "stop_seconds"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}: it must be above 0")
+        names = [name for name, _ in (*self.models, *self.families)]
+        if len(set(names)) != len(names):
+            raise InputError(f"two models have the same name: {', '.join(names)}")
+        for family, members in self.families:
+            if unknown := [name for name in members if name not in dict(self.models)]:
+                raise InputError(f"family {family}: {', '.join(unknown)} is no model that is given")
+        if self.uds is None and self.key_file is None and self.host not in LOOPBACK:
+            raise InputError(
+                f"without --key-file the server is for this machine only, not for {self.host}: give a file of keys"
+            )
+        if (self.certificate is None) != (self.private_key is None):
+            raise InputError("TLS needs both --tls-cert and --tls-key")
