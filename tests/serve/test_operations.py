@@ -1,0 +1,257 @@
+"""Loading, swapping, stopping, and clients that mean harm or leave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import Served, eventually, make_artifact
+
+from prunetime import load
+
+Serve = Callable[..., Served]
+PAIR = ["red sofa", "a sofa with red legs"]
+
+
+def score(served: Served) -> float:
+    return next(each["score"] for each in served.post("/predict", {"inputs": PAIR}).json if each["label"] == "good")
+
+
+def labels(served: Served) -> list[str]:
+    return [f"{each['name']}/{each['version']}" for each in served.post("/v2/repository/index", {}).json]
+
+
+@pytest.fixture
+def root(artifacts: Path, tmp_path: Path) -> Path:
+    """Artifacts that a test may change."""
+    return Path(shutil.copytree(artifacts, tmp_path / "root"))
+
+
+def test_models_are_loaded_swapped_and_unloaded_by_request(serve: Serve, root: Path) -> None:
+    served = serve(root / "pairs", "--model-root", root)
+    first, second = (load(root / name).score([tuple(PAIR)])[0] for name in ("pairs", "other"))
+    assert score(served) == pytest.approx(first)
+    path = "/v2/repository/models"
+    assert served.post(f"{path}/pairs/load", {"artifact": "other"}).json["version"] == "2"
+    assert labels(served) == ["pairs/2"]
+    assert score(served) == pytest.approx(second)
+    assert served.post(f"{path}/pairs/load", {"artifact": "pairs", "keep": True}).json["version"] == "3"
+    assert labels(served) == ["pairs/2", "pairs/3"]
+    assert served.post(f"{path}/pairs/unload", {"version": "3"}).status == 200
+    assert score(served) == pytest.approx(second)
+    assert served.post(f"{path}/topics/load", {"artifact": "topics"}).status == 200
+    assert served.post(f"{path}/pairs/unload", {}).status == 200
+    assert labels(served) == ["topics/1"]
+    assert served.get("/v2/health/ready").status == 200
+    served.post(f"{path}/topics/unload", {})
+    for path in ("/v2/health/ready", "/health"):
+        answer = served.get(path)
+        assert (answer.status, answer.json["error_type"]) == (503, "not_ready")
+
+
+def test_a_bad_artifact_is_refused_and_the_old_one_answers(serve: Serve, root: Path) -> None:
+    served = serve(root / "pairs", "--model-root", root)
+    before = score(served)
+    weights = root / "other" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    answer = served.post("/v2/repository/models/pairs/load", {"artifact": "other"})
+    assert (answer.status, answer.json["error_type"]) == (422, "unusable")
+    assert answer.json["error"].startswith("other: ")
+    assert labels(served) == ["pairs/1"]
+    assert score(served) == before
+
+
+@pytest.mark.parametrize("artifact", ["../outside", "/etc", "link", "pairs/../../outside"])
+def test_artifacts_from_outside_the_root_are_refused(serve: Serve, root: Path, artifact: str) -> None:
+    make_artifact(root.parent / "outside")
+    (root / "link").symlink_to(root.parent / "outside")
+    served = serve(root / "pairs", "--model-root", root)
+    answer = served.post("/v2/repository/models/new/load", {"artifact": artifact})
+    assert (answer.status, answer.json["error_type"]) == (403, "forbidden")
+    assert labels(served) == ["pairs/1"]
+
+
+@pytest.mark.parametrize("name", ["..", "%2e%2e", "a%20b", "x" * 65, ".hidden"])
+def test_names_that_are_paths_are_refused(serve: Serve, root: Path, name: str) -> None:
+    served = serve(root / "pairs", "--model-root", root)
+    answer = served.post(f"/v2/repository/models/{name}/load", {"artifact": "pairs"})
+    assert answer.status in (400, 404)
+    assert labels(served) == ["pairs/1"]
+
+
+def test_hangup_reads_models_and_keys_again(serve: Serve, root: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("old\n")
+    served = serve(root / "pairs", "--key-file", keys)
+    second = load(root / "other").score([tuple(PAIR)])[0]
+    shutil.rmtree(root / "pairs")
+    (root / "other").rename(root / "pairs")
+    keys.write_text("new\n")
+    served.signal(signal.SIGHUP)
+
+    def predicted(key: str) -> int:
+        return served.post("/predict", {"inputs": PAIR}, authorization=f"Bearer {key}").status
+
+    eventually(lambda: predicted("new") == 200)
+    eventually(lambda: served.post("/v2/repository/index", {}, authorization="Bearer new").json[0]["version"] == "2")
+    assert predicted("old") == 401
+    answer = served.post("/predict", {"inputs": PAIR}, authorization="Bearer new").json
+    assert any(each["score"] == pytest.approx(second) for each in answer)
+
+
+def test_with_keys_only_health_answers_without_one(serve: Serve, root: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sesame\n")
+    served = serve(root / "pairs", "--key-file", keys, "--model-root", root)
+    described = served.get("/openapi.json").json["paths"]
+    for path, methods in described.items():
+        at = path.replace("{model}", "pairs").replace("{version}", "1")
+        for method in methods:
+            expected = path in ("/health", "/v2/health/live", "/v2/health/ready", "/openapi.json")
+            assert (served.ask(method.upper(), at).status == 401) is not expected, (method, path)
+    assert served.get("/metrics", authorization="Bearer sesame").status == 200
+    refused = served.get("/v2")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert serve(root / "pairs", "--key-file", keys, "--open-metrics").get("/metrics").status == 200
+
+
+def test_a_swap_under_traffic_loses_nothing(serve: Serve, root: Path) -> None:
+    served = serve(root / "pairs", "--model-root", root)
+    known = [load(root / name).score([tuple(PAIR)])[0] for name in ("pairs", "other")]
+    found: list[float] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            found.append(score(served))
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    for artifact in ("other", "pairs", "other"):
+        assert served.post("/v2/repository/models/pairs/load", {"artifact": artifact}).status == 200
+        time.sleep(0.2)
+    over.set()
+    for asker in askers:
+        asker.join()
+    assert len(found) > 20
+    assert all(any(abs(one - each) < 1e-6 for each in known) for one in found)
+    assert found[-1] == pytest.approx(known[1])
+
+
+def test_a_stop_answers_what_was_taken_on(serve: Serve, root: Path) -> None:
+    served = serve(root / "pairs")
+    answers: list[tuple[int, int]] = []
+
+    def ask(rows: int) -> None:
+        answer = served.post("/predict", {"inputs": [["red sofa", "lamp " * 20]] * rows})
+        answers.append((answer.status, len(answer.json)))
+
+    askers = [threading.Thread(target=ask, args=(500,)) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    time.sleep(0.15)
+    code, said = served.stop()
+    for asker in askers:
+        asker.join()
+    assert code == 0
+    assert answers == [(200, 500)] * 4
+    logged = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert sum(line["route"] == "/predict" and line["status"] == 200 for line in logged) == 4
+    assert all(line["id"] and line["ms"] > 0 for line in logged)
+
+
+def test_a_client_that_leaves_is_not_computed_for(serve: Serve, root: Path) -> None:
+    served = serve(root / "pairs", "--batch-tokens", "64")
+    body = json.dumps({"inputs": [["red sofa", "lamp " * 20]] * 1000}).encode()
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", served.port)) as leaving:
+        leaving.sendall(head + body)
+        time.sleep(0.05)
+
+    def waiting() -> float:
+        lines = served.get("/metrics").body.decode().splitlines()
+        return float(next(line for line in lines if line.startswith("prunetime_queued_tokens ")).split()[-1])
+
+    eventually(lambda: waiting() == 0.0, 5.0)
+    text = served.get("/metrics").body.decode()
+    assert 'prunetime_requests_total{route="/predict",status="499"} 1.0' in text
+
+
+def test_a_slow_client_is_shut_out(artifacts: Path) -> None:
+    from prunetime.serve.app import App
+    from prunetime.serve.run import Server
+    from prunetime.serve.settings import ServeSettings
+
+    ready = threading.Event()
+    port: list[int | None] = []
+
+    def on_ready(bound: int | None) -> None:
+        port.append(bound)
+        ready.set()
+
+    settings = ServeSettings((("pairs", artifacts / "pairs"),), port=0, read_seconds=0.3)
+    server = Server(App(settings), on_ready)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert ready.wait(10)
+    for sent in (b"", b"POST /predict HT", b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"):
+        with socket.create_connection(("127.0.0.1", port[0])) as slow:
+            slow.settimeout(5)
+            slow.sendall(sent)
+            began = time.monotonic()
+            assert slow.recv(100) == b""
+            assert time.monotonic() - began < 3
+    server.should_exit = True
+    thread.join(10)
+
+
+def test_what_cannot_be_served_is_said_at_once(serve: Serve, root: Path, tmp_path: Path) -> None:
+    for words, says in (
+        ((root / "missing",), "missing"),
+        ((root / "pairs", root / "pairs"), "same name"),
+        ((root / "pairs", "--host", "0.0.0.0"), "for this machine only"),
+        ((root / "pairs", "--family", "f=pairs,none"), "none is no model"),
+        ((root / "pairs", "--key-file", tmp_path / "none"), "cannot read the keys"),
+    ):
+        served = serve(*words)
+        code, said = served.stop()
+        assert code == 2
+        assert says in said
+
+
+def test_a_unix_socket(serve: Serve, root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    serve(root / "pairs", "--uds", path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_many_at_once_get_their_own_answers(serve: Serve, root: Path) -> None:
+    served, model = serve(root / "pairs", "--batch-tokens", "128"), load(root / "pairs")
+    wrong: list[str] = []
+
+    def ask(number: int) -> None:
+        for turn in range(10):
+            texts = [["red sofa", f"lamp {number} of {turn} and {row}"] for row in range(1 + number % 5)]
+            found = served.post("/predict", {"inputs": texts}).json
+            good = [next(each["score"] for each in row if each["label"] == "good") for row in found]
+            if not np.allclose(good, model.score([tuple(pair) for pair in texts]), rtol=1e-6):
+                wrong.append(f"{number} {turn}")
+
+    askers = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert not wrong

@@ -1,0 +1,229 @@
+"""The queue: rows of requests share batches, and nobody is lost, late or in the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunetime.errors import EngineError
+from prunetime.runtime.ragged import Ragged
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.scheduler import Scheduler, Speed, Work
+
+
+class Summing:
+    """Answers each row with the sum of its ids; waits for `go`, so that tests say what is there when a batch ends."""
+
+    def __init__(self, go: bool = True, token_us: float = 0.0) -> None:
+        self.go, self.batches = Event(), []
+        self.began = Event()
+        self.speed = Speed(0.0, token_us)
+        if go:
+            self.go.set()
+
+    def logits(self, batch: Ragged) -> np.ndarray:
+        self.batches.append(batch)
+        self.began.set()
+        self.go.wait(10)
+        return np.add.reduceat(batch.ids, batch.offsets[:-1])[:, None].astype(np.float32)
+
+
+class Failing(Summing):
+    def logits(self, batch: Ragged) -> np.ndarray:
+        super().logits(batch)
+        raise EngineError("numbers overflowed")
+
+
+class Waiting:
+    """A work, and what came of it."""
+
+    def __init__(self, runner: Summing, rows: list[list[int]], seconds: float = 60.0) -> None:
+        self.rows, self.over, self.error = rows, Event(), None
+        deadline = time.monotonic() + seconds
+        self.work = Work(runner, runner.speed, Ragged.of(rows), deadline, self._done)
+
+    def _done(self, _: Work, error: Exception | None) -> None:
+        assert not self.over.is_set(), "done twice"
+        self.error = error
+        self.over.set()
+
+    def check(self) -> None:
+        assert self.over.wait(10)
+        assert self.error is None
+        assert self.work.logits[:, 0].tolist() == [sum(row) for row in self.rows]
+
+
+@contextmanager
+def scheduler(batch_tokens: int = 64, queue_tokens: int = 10**6) -> Iterator[Scheduler]:
+    made = Scheduler(batch_tokens, queue_tokens)
+    yield made
+    made.stop(10)
+
+
+def ones(rows: int, length: int = 4) -> list[list[int]]:
+    return [[1] * length] * rows
+
+
+ROWS = st.lists(st.lists(st.integers(1, 1000), min_size=1, max_size=40), min_size=1, max_size=12)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=10), st.integers(1, 2), st.integers(8, 100))
+@settings(max_examples=60, deadline=None)
+def test_every_row_is_answered_whatever_shares_its_batch(works: list, models: int, batch_tokens: int) -> None:
+    runners = [Summing(go=False) for _ in range(models)]
+    with scheduler(batch_tokens) as queue:
+        waiting = [Waiting(runners[i % models], rows) for i, rows in enumerate(works)]
+        for each in waiting:
+            queue.submit(each.work)
+        for runner in runners:
+            runner.go.set()
+        for each in waiting:
+            each.check()
+        assert queue.queued == 0
+    for runner in runners:
+        for batch in runner.batches:
+            assert len(batch.ids) <= batch_tokens or len(batch) == 1
+    rows = sum(len(batch) for runner in runners for batch in runner.batches)
+    assert rows == sum(map(len, works))
+
+
+def test_a_long_request_does_not_hold_up_a_short_one() -> None:
+    runner = Summing(go=False)
+    with scheduler() as queue:
+        long, short = Waiting(runner, ones(1000)), Waiting(runner, ones(1))
+        queue.submit(long.work)
+        assert runner.began.wait(10)
+        queue.submit(short.work)
+        runner.go.set()
+        short.check()
+        assert len(runner.batches[1]) > 1  # with rows of the long one beside it
+        long.check()
+
+
+def test_what_would_overfill_the_queue_is_refused_with_when_to_come_again() -> None:
+    runner = Summing(go=False, token_us=1000.0)
+    with scheduler(queue_tokens=100) as queue:
+        first, rest = Waiting(runner, ones(1)), Waiting(runner, ones(20))
+        queue.submit(first.work)
+        assert runner.began.wait(10)
+        queue.submit(rest.work)
+        for rows in (1, 30):
+            other = Waiting(runner, ones(rows, 40 if rows == 1 else 4))
+            with pytest.raises(RefusedError, match="80 tokens are waiting") as refused:
+                queue.submit(other.work)
+            assert refused.value.code == "overloaded"
+            assert refused.value.retry_after == pytest.approx(0.08)
+        runner.go.set()
+        rest.check()
+
+
+def test_what_cannot_be_done_in_time_is_refused_at_once() -> None:
+    runner = Summing(go=False, token_us=10_000.0)
+    with scheduler(batch_tokens=400) as queue:
+        first = Waiting(runner, ones(10))
+        queue.submit(first.work)
+        assert runner.began.wait(10)
+        with pytest.raises(RefusedError, match=r"it would take about \d+ ms") as refused:
+            queue.submit(Waiting(runner, ones(10), seconds=0.5).work)
+        assert refused.value.code == "deadline"
+        queue.submit(Waiting(runner, ones(1), seconds=0.6).work)
+        runner.go.set()
+
+
+def test_what_has_become_late_or_whose_client_has_left_is_not_computed() -> None:
+    runner = Summing(go=False)
+    with scheduler() as queue:
+        first = Waiting(runner, ones(1))
+        late, left, good = Waiting(runner, ones(2), seconds=0.05), Waiting(runner, ones(3)), Waiting(runner, ones(4))
+        queue.submit(first.work)
+        assert runner.began.wait(10)
+        for each in (late, left, good):
+            queue.submit(each.work)
+        queue.forget(left.work)
+        time.sleep(0.06)
+        runner.go.set()
+        good.check()
+        assert late.over.wait(10)
+        assert left.over.wait(10)
+        assert (late.error.code, left.error.code) == ("deadline", "client_left")
+        assert [len(batch) for batch in runner.batches] == [1, 4]
+
+
+def test_a_failing_engine_fails_its_batch_only() -> None:
+    bad, good = Failing(go=False), Summing()
+    with scheduler(batch_tokens=8) as queue:
+        failed, other = Waiting(bad, ones(10)), Waiting(good, ones(3))
+        queue.submit(failed.work)
+        assert bad.began.wait(10)
+        queue.submit(other.work)
+        bad.go.set()
+        other.check()
+        assert failed.over.wait(10)
+        assert isinstance(failed.error, EngineError)
+        assert queue.queued == 0
+
+
+def test_a_stop_finishes_what_waits_and_refuses_what_comes() -> None:
+    runner = Summing()
+    queue = Scheduler(16, 10**6)
+    waiting = [Waiting(runner, ones(20)) for _ in range(10)]
+    for each in waiting:
+        queue.submit(each.work)
+    queue.stop(10)
+    for each in waiting:
+        each.check()
+    with pytest.raises(RefusedError, match="stopping"):
+        queue.submit(Waiting(runner, ones(1)).work)
+
+
+def test_a_stop_refuses_what_takes_too_long() -> None:
+    runner = Summing(go=False)
+    queue = Scheduler(16, 10**6)
+    first, second = Waiting(runner, ones(1)), Waiting(runner, ones(1))
+    queue.submit(first.work)
+    assert runner.began.wait(10)
+    queue.submit(second.work)
+    queue.stop(0.05)
+    assert second.error.code == "stopping"
+    runner.go.set()
+    first.check()
+
+
+def test_an_idle_engine_is_used_from_where_the_request_is() -> None:
+    runner = Summing()
+    with scheduler() as queue:
+        now = Waiting(runner, ones(3))
+        assert queue.run_now(now.work)
+        now.check()
+    busy = Summing(go=False)
+    with scheduler() as queue:
+        first = Waiting(busy, ones(1))
+        queue.submit(first.work)
+        assert busy.began.wait(10)
+        assert not queue.run_now(Waiting(busy, ones(1)).work)
+        busy.go.set()
+
+
+def test_the_expected_time_is_what_a_fair_share_takes() -> None:
+    runner = Summing(go=False, token_us=1000.0)
+    with scheduler() as queue:
+        assert queue.expected(runner.speed, 10) == pytest.approx(0.01)
+        queue.submit(Waiting(runner, ones(4)).work)  # 16 tokens, running
+        assert runner.began.wait(10)
+        queue.submit(Waiting(runner, ones(100)).work)
+        assert queue.expected(runner.speed, 10) == pytest.approx(0.01 + 0.016 + 0.01, abs=0.01)
+        runner.go.set()
+
+
+def test_speeds_are_learned_from_batches() -> None:
+    speed = Speed(100.0, 1.0)
+    for _ in range(100):
+        speed.learn(50, 400e-6)
+    assert speed.token_us == pytest.approx(6.0, rel=1e-3)

@@ -1,0 +1,105 @@
+"""Real artifacts, and a real server in a process of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import random_config, random_weights
+from tiny import wordpiece
+
+from prunetime import artifact
+from prunetime.arch import ArchSpec
+from prunetime.plan import Plan
+from prunetime.task import Task
+from prunetime.tasks.synthetic import ad_relevance
+
+TASKS = {
+    "pairs": Task("classification", ("bad", "good"), ("query", "title"), 24),
+    "topics": Task("classification", ("shoes", "sofas", "lamps"), ("text",), 24),
+    "answers": Task("question-answering", (), ("question", "context"), 24, 4),
+}
+
+
+def make_artifact(folder: Path, name: str = "pairs", seed: int = 0, **sizes: int) -> Path:
+    rng, task = np.random.default_rng(seed), TASKS[name]
+    columns = ad_relevance(200, 0).columns
+    tokenizer = wordpiece(columns["query"] + columns["title"])
+    config = random_config(rng, outputs=task.outputs, rows=task.rows, positions=24, **sizes)
+    config = replace(config, dims=replace(config.dims, vocabulary=tokenizer.get_vocab_size()))
+    spec = ArchSpec.full(config.dims)
+    manifest = artifact.Manifest(config, spec, Plan(), task, {})
+    files = {artifact.TOKENIZER: tokenizer.to_str().encode()}
+    return artifact.write(folder, manifest, random_weights(config, spec, rng), files)
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Served:
+    """`prunetime serve` with some arguments, once it serves or has refused to; said to stop at the end."""
+
+    def __init__(self, *words: str) -> None:
+        self._log, name = tempfile.mkstemp()  # a pipe that nobody reads would fill up and stop the server
+        Path(name).unlink()
+        command = [sys.executable, "-m", "prunetime", "serve", *words]
+        self.process = subprocess.Popen(command, stderr=self._log)
+        eventually(lambda: "serving" in self.said or self.process.poll() is not None, 60.0)
+        served = re.search(r"serving .* at http://127.0.0.1:(\d+)", self.said)
+        self.port = int(served.group(1)) if served else 0
+
+    @property
+    def said(self) -> str:
+        return os.pread(self._log, 1 << 26, 0).decode()
+
+    def ask(self, method: str, path: str, content: Any = None, **headers: str) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        body = content if isinstance(content, bytes | None) else json.dumps(content).encode()
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        found = Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        connection.close()
+        return found
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return self.ask("GET", path, **headers)
+
+    def post(self, path: str, content: Any, **headers: str) -> Reply:
+        return self.ask("POST", path, content, **headers)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def stop(self) -> tuple[int, str]:
+        """The exit code and what was said; the process stops if it has not."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        self.process.wait(30)
+        return self.process.returncode, self.said
+
+
+def eventually(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
