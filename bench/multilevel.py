@@ -55,7 +55,7 @@ GRAIN: Grain = (32, 32)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "fisher": {"criterion": "fisher"},
+    "zeros": {"criterion": "movement"},
     "even": {"of_rows": 0.5},
 }
 """Changes of the steps; all but the first are tried with both levels on Home Depot at the smallest target only."""
@@ -116,7 +116,7 @@ def learn(job: Job) -> dict[str, Any]:
         weights = compact(weights_of(model), mask, config.dims)
         model, teacher = (from_weights(config, weights) for _ in range(2))
     if job.levels != "rows":
-        criterion = job.change.get("criterion", "movement")
+        criterion = job.change.get("criterion", "fisher")
         scores = ranks(measure_block_importance(model, prepared.part.fit, GRAIN, criterion))
         step = MaskStep(config.dims, mask.spec(), cost, job.target * cost.dense, GRAIN, scores)
         mask = one_step(job, model, mask, teacher, step)

@@ -115,7 +115,7 @@ def test_a_planted_upward_import_and_a_planted_cycle_are_found() -> None:
 def test_running_a_model_loads_no_torch() -> None:
     code = (
         "import sys, prunetime, prunetime.runtime.model, prunetime.runtime.timing, prunetime.runtime.profiling, "
-        "prunetime.tasks.sources, prunetime.tasks.metrics, prunetime.cli; "
+        "prunetime.tasks.sources, prunetime.tasks.metrics, prunetime.cli, prunetime.serve.run; "
         "print([name for name in ('torch', 'transformers', 'sklearn', 'rich') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,6 +14,9 @@ from prunetime.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, PrunetimeError
 
 JSON_ASKED = "prunetime.json"
 
+OF_SERVE = ("uvicorn", "uvloop", "httptools", "msgspec", "prometheus_client")
+"""Modules of the extra `serve`; all others are of `prune`."""
+
 
 class Group(click.Group):
     """Turns the errors a user can act on into one line and an exit code (with `--json`, into one object)."""
@@ -31,7 +34,8 @@ class Group(click.Group):
         except KeyboardInterrupt:
             fail("interrupted; run the same command again to resume", EXIT_INTERRUPTED, as_json)
         except ModuleNotFoundError as error:
-            fail(f"{error.name} is not installed: pip install 'prunetime[prune]'", EXIT_BAD_INPUT, as_json)
+            extra = "serve" if error.name in OF_SERVE else "prune"
+            fail(f"{error.name} is not installed: pip install 'prunetime[{extra}]'", EXIT_BAD_INPUT, as_json)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise

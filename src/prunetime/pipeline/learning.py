@@ -29,8 +29,6 @@ from prunetime.search.archive import Archive
 from prunetime.training.distill import Distillation
 from prunetime.training.together import fit_on_every_rank
 
-OF_BLOCKS = ("magnitude",)
-
 OF_ROWS = 0.75
 """Of two levels, heads and rows leave this power of the share that is to be left in the end of the latency above the
 floor: most of it is theirs, because at the same size they lose less than blocks do (docs/STATUS.md, "Measured")."""
@@ -160,9 +158,11 @@ class Learning:
         if level == "rows":
             return load_scores(self.run.path("importance.safetensors"), model.config.dims)
         assert settings.grain is not None
-        data = self.source.training_data(settings.effort.importance_rows, settings.seed)
-        of_blocks = settings.importance if settings.importance in OF_BLOCKS else "movement"
-        return measure_block_importance(model, data, settings.grain, of_blocks)
+        rows = settings.effort.importance_rows
+        data = self.source.training_data(rows, settings.seed)
+        return measure_block_importance(
+            model, data, settings.grain, settings.importance, rows, settings.seed, threads=stages.THREADS
+        )
 
     def _train(self, model: SequenceClassifier, start: Start, step: MaskStep, progress: Progress) -> Learned:
         from prunetime.training.trainer import discard_checkpoints

@@ -1,0 +1,178 @@
+"""The server against the bare engine: what HTTP costs at one request at a time, and what is left of the engine's
+throughput; whether every answer is right, and memory stays, at more load than it can take.
+
+    python bench/serve.py --artifact A --json            all of it
+    python bench/serve.py --artifact A --quick --json    in under two minutes
+
+A is an artifact of a task of pairs, such as `make demo` leaves. Texts are all different, and the server remembers none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from provenance import provenance
+from serve_load import Connection, load, request
+
+import prunetime
+from prunetime.artifact import write_json
+from prunetime.runtime.model import Model
+from prunetime.tasks.synthetic import ad_relevance
+
+RESULT = Path(__file__).parent / "results" / "serve.json"
+
+ROUNDS, CALLS = 7, 300
+PAIRS_OF_REQUEST = 32
+CONNECTIONS, CROWD = 8, 256
+OVERLOAD = 1.5
+BROKEN = 0.01
+
+Pair = tuple[str, str]
+
+
+def pairs(count: int) -> list[Pair]:
+    columns = ad_relevance(count, 5).columns
+    return [(f"{q} {n}", f"{t} {n}") for n, (q, t) in enumerate(zip(columns["query"], columns["title"], strict=True))]
+
+
+@contextmanager
+def served(artifact: Path, *words: str) -> Iterator[tuple[int, int]]:
+    """(port, process id) of a server of it."""
+    command = [
+        sys.executable,
+        "-m",
+        "prunetime",
+        "serve",
+        f"model={artifact}",
+        "--port",
+        "0",
+        "--cache-mb",
+        "0",
+        *words,
+    ]
+    with Path(os.devnull).open("w") as nowhere:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=nowhere, text=True)
+        assert process.stderr
+        for line in process.stderr:
+            if found := re.search(r"http://127.0.0.1:(\d+)", line):
+                break
+        sink = subprocess.Popen(["cat"], stdin=process.stderr, stdout=nowhere)  # its log, which would fill up
+        try:
+            assert found
+            yield int(found.group(1)), process.pid
+        finally:
+            process.terminate()
+            process.wait(30)
+            sink.wait(30)
+
+
+def overhead(model: Model, port: int) -> dict[str, float]:
+    """p50 of one pair at a time, by HTTP and directly, in turns; the median of the rounds."""
+    texts, connection = pairs(2 * ROUNDS * CALLS), Connection(port)
+    raw = [request("/predict", {"inputs": list(pair)}) for pair in texts]
+    found: dict[str, list[float]] = {"http": [], "direct": []}
+    for turn in range(ROUNDS):
+        mine = range(turn * CALLS, (turn + 1) * CALLS)
+        for name, ask in (
+            ("http", lambda i: connection.ask(raw[i])),
+            ("direct", lambda i: model.score([texts[-1 - i]])),
+        ):
+            spent = []
+            for i in mine:
+                start = time.perf_counter()
+                ask(i)
+                spent.append(1e6 * (time.perf_counter() - start))
+            found[name].append(float(np.median(spent)))
+    connection.close()
+    http, direct = (float(np.median(found[name])) for name in ("http", "direct"))
+    of_rounds = float(np.median(np.subtract(found["http"], found["direct"])))
+    return {"http_p50_us": http, "direct_p50_us": direct, "overhead_p50_us": of_rounds}
+
+
+def throughput(model: Model, port: int, seconds: float) -> dict[str, float]:
+    """Pairs a second of the bare engine, in batches of as many, and of the server under full load, in turns."""
+    texts = pairs(64 * PAIRS_OF_REQUEST)
+    batches = [texts[i : i + PAIRS_OF_REQUEST] for i in range(0, len(texts), PAIRS_OF_REQUEST)]
+    raw = [request("/predict", {"inputs": [list(pair) for pair in batch]}) for batch in batches]
+    tokens = [model.tokenize(batch) for batch in batches]
+    bare, http = [], []
+    for _ in range(3):
+        end, done = time.monotonic() + seconds / 6, 0
+        start = time.monotonic()
+        while time.monotonic() < end:
+            model.engine.logits(tokens[done % len(tokens)])
+            done += 1
+        bare.append(done * PAIRS_OF_REQUEST / (time.monotonic() - start))
+        tally = asyncio.run(load(port, raw, CONNECTIONS, seconds / 6))
+        http.append(tally.statuses.get(200, 0) * PAIRS_OF_REQUEST / (seconds / 6))
+    shares = [h / b for h, b in zip(http, bare, strict=True)]
+    return {
+        "bare_pairs_per_s": float(np.median(bare)),
+        "http_pairs_per_s": float(np.median(http)),
+        "throughput_share": float(np.median(shares)),
+    }
+
+
+def overloaded(model: Model, port: int, pid: int, seconds: float, capacity: float) -> dict[str, Any]:
+    """More than it can take, with some broken requests: what is answered is right, the rest is refused."""
+    texts = pairs(64 * 8)
+    batches = [texts[i : i + 8] for i in range(0, len(texts), 8)]
+    raw = [request("/predict", {"inputs": [list(pair) for pair in batch]}) for batch in batches]
+    every = round(1 / BROKEN)
+    raw = [b if n % every else request("/predict", {"inputs": [["alone"]]}) for n, b in enumerate(raw * 10, start=1)]
+    asyncio.run(load(port, raw, CROWD, seconds / 4, OVERLOAD * capacity / 8))
+    before = resident(pid)
+    tally = asyncio.run(load(port, raw, CROWD, seconds, OVERLOAD * capacity / 8, keep=7))
+    wrong = 0
+    for number, body in tally.bodies.items():
+        answers = json.loads(body)
+        label = model.manifest.task.labels[1]
+        good = [next(each["score"] for each in row if each["label"] == label) for row in answers]
+        wrong += not np.allclose(good, model.score(batches[number % len(raw) % len(batches)]), rtol=1e-5)
+    refused = {str(status): n for status, n in sorted(tally.statuses.items()) if status != 200}
+    return {
+        "answered": tally.statuses.get(200, 0),
+        "checked": len(tally.bodies),
+        "wrong": wrong,
+        "lost": tally.lost,
+        "refused": refused,
+        "rss_growth": resident(pid) / before - 1.0,
+    }
+
+
+def resident(pid: int) -> float:
+    """Bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024.0 * int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--artifact", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    model = prunetime.load(options.artifact)
+    with served(options.artifact) as (port, pid):
+        found = provenance() | overhead(model, port) | throughput(model, port, 30 if options.quick else 120)
+        capacity = found["http_pairs_per_s"]
+    with served(options.artifact, "--queue-tokens", "16384") as (port, pid):
+        found |= overloaded(model, port, pid, 30 if options.quick else 600, capacity)
+    write_json(RESULT.with_name("serve_quick.json") if options.quick else RESULT, found)
+    print(json.dumps(found) if options.json else json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

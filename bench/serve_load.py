@@ -1,0 +1,93 @@
+"""Clients that cost next to nothing: kept connections, requests that are made before, answers that are hardly read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+
+
+def request(path: str, content: Any, *headers: str) -> bytes:
+    body = json.dumps(content).encode()
+    lines = [f"POST {path} HTTP/1.1", "host: bench", f"content-length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+class Connection:
+    """One kept connection, for one request at a time."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def ask(self, raw: bytes) -> tuple[int, bytes]:
+        """Status and body."""
+        self._socket.sendall(raw)
+        found = self._socket.recv(1 << 16)
+        while b"\r\n\r\n" not in found:
+            found += self._socket.recv(1 << 16)
+        head, _, body = found.partition(b"\r\n\r\n")
+        length = LENGTH.search(head)
+        assert length
+        while len(body) < int(length.group(1)):
+            body += self._socket.recv(1 << 16)
+        return int(head[9:12]), body
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@dataclass
+class Tally:
+    """What became of the requests of a load, each known by its number; `seconds` of those that were answered."""
+
+    statuses: dict[int, int] = field(default_factory=dict)
+    bodies: dict[int, bytes] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    lost: int = 0
+
+
+async def load(
+    port: int, requests: Sequence[bytes], connections: int, seconds: float, rate: float | None = None, keep: int = 0
+) -> Tally:
+    """Sends `requests` around for so many seconds on so many connections: at `rate` a second, or as fast as they are
+    answered. Every `keep`-th body is kept (0: none)."""
+    tally, end, began = Tally(), time.monotonic() + seconds, time.monotonic()
+    numbers: Iterator[int] = iter(range(10**9))
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while True:
+            number = next(numbers)
+            if rate:
+                await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+            start = time.monotonic()
+            if start >= end:
+                break
+            try:
+                writer.write(requests[number % len(requests)])
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = LENGTH.search(head)
+                assert length
+                body = await reader.readexactly(int(length.group(1)))
+            except (OSError, asyncio.IncompleteReadError):
+                tally.lost += 1
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                continue
+            status = int(head[9:12])
+            tally.statuses[status] = tally.statuses.get(status, 0) + 1
+            if status == 200:
+                tally.seconds.append(time.monotonic() - start)
+                if keep and number % keep == 0:
+                    tally.bodies[number] = body
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(connections)))
+    return tally
