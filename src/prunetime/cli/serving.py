@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 )
 @click.option("--model-root", type=click.Path(path_type=Path), help="Where models may be loaded from by request.")
 @click.option("--open-metrics", is_flag=True, help="/metrics answers without a key.")
+@click.option("--experiment", "experiments", type=click.Path(path_type=Path), help="TOML file of experiments.")
+@click.option("--outcomes", default="outcomes.sqlite", show_default=True, help="File or postgresql:// URL for theirs.")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds a request may take at most.")
 @click.option("--queue-tokens", default=65_536, show_default=True, help="Tokens that may wait.")
 @click.option("--batch-tokens", default=2_048, show_default=True, help="Tokens computed at a time.")
@@ -59,6 +61,8 @@ def serve(**options: Any) -> None:
                 "key_file",
                 "model_root",
                 "open_metrics",
+                "experiments",
+                "outcomes",
                 "timeout",
                 "queue_tokens",
                 "batch_tokens",

@@ -12,12 +12,14 @@ from functools import partial
 
 from prunetime.errors import InputError
 from prunetime.serve.errors import RefusedError
+from prunetime.serve.experiments import Experiment, Experiments, read_experiments
 from prunetime.serve.http import Answer, Receive, Request, Scope, Send
 from prunetime.serve.keys import Keys
 from prunetime.serve.messages import Failure
 from prunetime.serve.metrics import Metrics
 from prunetime.serve.models import Models
 from prunetime.serve.operations import Operations, router_of
+from prunetime.serve.outcomes import Outcomes
 from prunetime.serve.protocols import Protocols
 from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
@@ -43,7 +45,14 @@ class App:
             except RefusedError as error:
                 raise InputError(f"model {name}: {error}") from None
         self.metrics = metrics or Metrics()
-        self.service = Service(settings, self.models, self.metrics)
+        self.outcomes: Outcomes | None = None
+        known: dict[str, Experiment] = {}
+        if settings.experiments:
+            known = {each.name: each for each in read_experiments(settings.experiments)}
+            for experiment in known.values():
+                experiment.check([*self.models.names, *dict(settings.families)])
+            self.outcomes = Outcomes(settings.outcomes)
+        self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
         self.router = router_of([*Protocols(self.service).routes(), *Operations(self.service).routes()])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,6 +81,8 @@ class App:
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.service.stop()
+                if self.outcomes:
+                    self.outcomes.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from prunetime.serve.models import Hosted
@@ -46,7 +48,20 @@ class Metrics:
         self.cache = Counter(
             "prunetime_cache", "Texts looked up, by what came of it.", ("model", "found"), registry=here
         )
+        self.arm_seconds = Histogram(
+            "prunetime_arm_seconds", "Seconds of a request by arm.", ("arm",), buckets=SECONDS, registry=here
+        )
+        self.arm_scores = Histogram(
+            "prunetime_arm_score", "Scores by arm.", ("arm",), buckets=[i / 20 for i in range(1, 21)], registry=here
+        )
         self._counted: dict[tuple[str, str], int] = {}
+
+    def of_arm(self, arm: str, seconds: float, scores: NDArray[Any]) -> None:
+        """A request that was answered in an arm of an experiment; `scores` are counted where each is one number."""
+        self.arm_seconds.labels(arm).observe(seconds)
+        if scores.ndim == 1 and scores.dtype.kind == "f":
+            for score in scores.tolist():
+                self.arm_scores.labels(arm).observe(score)
 
     def text(self, hosted: Iterable[Hosted], queued: int) -> bytes:
         """Everything, in Prometheus' text format."""

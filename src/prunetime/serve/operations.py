@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from prunetime.serve import metrics
+from prunetime.serve.experiments import Accepted, ExperimentReport, OutcomesRequest
 from prunetime.serve.http import Answer, Request, Route, Router
 from prunetime.serve.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.openapi import described
@@ -39,6 +40,23 @@ class Operations:
                 refuses=("bad_request", "not_found", "unusable"),
                 summary="Unload a version of a model, or all.",
             ),
+            Route(
+                "POST",
+                "/experiments/{experiment}/outcomes",
+                self.add_outcomes,
+                takes=OutcomesRequest,
+                gives=Accepted,
+                refuses=("not_found",),
+                summary="Tell what came of answers; done once it is on the disk.",
+            ),
+            Route(
+                "GET",
+                "/experiments/{experiment}",
+                self.experiment,
+                gives=ExperimentReport,
+                refuses=("not_found",),
+                summary="The arms of an experiment so far, and whether to go on.",
+            ),
             Route("GET", "/metrics", self.metrics, self._service.settings.open_metrics, "Counters, for Prometheus."),
         ]
 
@@ -53,6 +71,13 @@ class Operations:
         asked = await request.json(UnloadRequest)
         gone = self._service.models.unload(request.path["model"], asked.version)
         return Answer.of([ModelState(each.name, each.version, "UNAVAILABLE") for each in gone])
+
+    async def add_outcomes(self, request: Request) -> Answer:
+        asked = await request.json(OutcomesRequest)
+        return Answer.of(Accepted(await self._service.experiments.add(request.path["experiment"], asked.outcomes)))
+
+    async def experiment(self, request: Request) -> Answer:
+        return Answer.of(await self._service.experiments.report(request.path["experiment"]))
 
     async def metrics(self, _: Request) -> Answer:
         service = self._service

@@ -27,6 +27,10 @@ LEARNED = 0.1
 """The weight of a new batch in the running mean of microseconds a token."""
 
 
+OF_BACKGROUND = 8
+"""A batch of background work is so many times smaller, for what comes next waits for it."""
+
+
 class Runner(Protocol):
     """What computes the rows of a model, such as `runtime.engine.Engine`."""
 
@@ -65,6 +69,9 @@ class Work:
     started: float = 0.0
     compute: float = 0.0
     """Seconds in the engine, in batches that had rows of it."""
+
+    background: bool = False
+    """Whether it is computed only when nothing else waits."""
 
     left: bool = False
     """Whether the client has gone: what is not computed yet will not be."""
@@ -176,6 +183,8 @@ class Scheduler:
             first = self._running.parts[0][0]
             seconds += max(0.0, self._running.began + first.speed.of(len(self._running.tokens.ids)) - time.monotonic())
         for other in self._works:
+            if other.background:
+                continue
             seconds += other.speed.token_us * min(size, other.tokens_left) / 1e6
         return seconds
 
@@ -239,11 +248,13 @@ class Scheduler:
         if not waiting:
             self._works = deque()
             return None
-        runner = waiting[0].runner
-        mine = [work for work in waiting if work.runner is runner]
-        share, room = math.ceil(self.batch_tokens / len(mine)), self.batch_tokens
+        urgent = [work for work in waiting if not work.background]
+        room = self.batch_tokens if urgent else math.ceil(self.batch_tokens / OF_BACKGROUND)
+        runner = (urgent or waiting)[0].runner
+        mine = [work for work in urgent or waiting if work.runner is runner]
+        share = math.ceil(room / len(mine))
         parts: list[tuple[Work, int, int]] = []
-        for quantum in (share, self.batch_tokens):  # what others leave of their shares is there for all
+        for quantum in (share, room):  # what others leave of their shares is there for all
             for work in mine:
                 if work.taken == len(work.tokens) or room <= 0:
                     continue
@@ -257,7 +268,7 @@ class Scheduler:
                 room -= size
                 self.queued -= size
         rest = [work for work in mine if work.taken < len(work.tokens)]
-        others = [work for work in waiting if work.runner is not runner]
+        others = [work for work in waiting if work not in mine]
         untouched = [work for work in rest if not work.taken]
         self._works = deque([*others, *untouched, *(work for work in rest if work.taken)])
         self._running = Batch(parts, _joined(parts), now)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.tokenize import Texts
 from prunetime.serve.errors import RefusedError
+from prunetime.serve.experiments import ARM, KEY, Arm, Experiment, Experiments
 from prunetime.serve.http import Request
 from prunetime.serve.metrics import Metrics
 from prunetime.serve.models import Hosted, Models
@@ -43,6 +44,8 @@ class Scored:
     inputs: Inputs
     logits: NDArray[np.float32]
     seconds: dict[str, float]
+    arm: str | None = None
+    """Of the experiment that the request was part of, as EXPERIMENT/ARM."""
 
     @property
     def scores(self) -> NDArray[Any]:
@@ -52,14 +55,18 @@ class Scored:
     def headers(self) -> dict[str, str]:
         """Which model answered, and where the time went (in milliseconds, as `Server-Timing` has it)."""
         timing = ", ".join(f"{stage};dur={1e3 * seconds:.3f}" for stage, seconds in self.seconds.items())
-        return {"x-prunetime-model": self.hosted.label, "server-timing": timing}
+        named = {"x-prunetime-model": self.hosted.label, "server-timing": timing}
+        return named if self.arm is None else named | {ARM: self.arm}
 
 
 class Service:
     """Scores for requests. To be used on one event loop; the engine has a thread of its own."""
 
-    def __init__(self, settings: ServeSettings, models: Models, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: ServeSettings, models: Models, metrics: Metrics, experiments: Experiments | None = None
+    ) -> None:
         self.settings, self.models, self.metrics = settings, models, metrics
+        self.experiments = experiments or Experiments({}, None)
         self.families = dict(settings.families)
         self.scheduler = Scheduler(settings.batch_tokens, settings.queue_tokens)
         self._under_way = 0
@@ -84,6 +91,9 @@ class Service:
             raise RefusedError(
                 "too_large", f"{len(rows)} rows are more than the {self.settings.most_rows} of a request"
             )
+        placed = self._placed(request, name) if version is None else None
+        if placed:
+            name = placed[1].model
         members = self.families.get(name or "", ())
         hosted = self.models.get(members[0]) if members else self.models.get(name, version)
         if not len(rows):
@@ -94,8 +104,12 @@ class Service:
             hosted = self._fast_enough(members, len(inputs.tokens.ids), deadline)
         work = await self._computed(request, hosted, inputs, deadline)
         seconds = {"tokenize": read - began, "queue": work.started - read, "compute": work.compute}
-        request.afterwards.append(partial(self._count, hosted, inputs, seconds))
-        return Scored(hosted, inputs, work.logits, seconds)
+        scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
+        request.afterwards.append(partial(self._count, scored))
+        if placed:
+            for shadow in placed[0].shadow:
+                request.afterwards.append(partial(self._shadow, placed[0], shadow, scored))
+        return scored
 
     def stop(self) -> None:
         self.scheduler.stop(self.settings.stop_seconds)
@@ -149,12 +163,41 @@ class Service:
     def _work(hosted: Hosted, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
         return Work(hosted.model.engine, hosted.speed, inputs.tokens, deadline, done)
 
-    def _count(self, hosted: Hosted, inputs: Inputs, seconds: dict[str, float]) -> None:
-        label = hosted.label
-        self.metrics.rows.labels(label).inc(len(inputs.tokens))
-        self.metrics.tokens.labels(label).inc(len(inputs.tokens.ids))
-        for stage, spent in seconds.items():
+    def _placed(self, request: Request, name: str | None) -> tuple[Experiment, Arm] | None:
+        if not self.experiments.known:
+            return None
+        return self.experiments.on(name or next(iter(self.models.names), None), request.headers.get(KEY))
+
+    def _shadow(self, experiment: Experiment, name: str, scored: Scored) -> None:
+        """Has a model compute the same beside, when nothing else waits, only to be counted."""
+        loop = asyncio.get_running_loop()
+        inputs = scored.inputs
+        try:
+            hosted = self.models.get(name)
+            if hosted.model.manifest.task != scored.hosted.model.manifest.task:
+                return
+            deadline = time.monotonic() + self.settings.timeout
+
+            def done(work: Work, error: Exception | None) -> None:
+                if error is None:
+                    seconds = {"queue": work.started - work.entered, "compute": work.compute}
+                    found = Scored(hosted, inputs, work.logits, seconds, f"{experiment.name}/shadow:{name}")
+                    loop.call_soon_threadsafe(self._count, found)
+
+            work = self._work(hosted, inputs, deadline, done)
+            work.background = True
+            self.scheduler.submit(work)
+        except RefusedError:  # there is no room for what nobody waits for
+            return
+
+    def _count(self, scored: Scored) -> None:
+        label, tokens = scored.hosted.label, scored.inputs.tokens
+        self.metrics.rows.labels(label).inc(len(tokens))
+        self.metrics.tokens.labels(label).inc(len(tokens.ids))
+        for stage, spent in scored.seconds.items():
             self.metrics.seconds.labels(label, stage).observe(spent)
+        if scored.arm is not None:
+            self.metrics.of_arm(scored.arm, sum(scored.seconds.values()), scored.scores)
 
 
 def _characters(row: str | Texts) -> int:

@@ -25,6 +25,8 @@ class ServeSettings:
     - `key_file`: bearer keys, one a line; without it the server is for this machine only
     - `model_root`: under which models may be loaded by request
     - `open_metrics`: whether `/metrics` answers without a key
+    - `experiments`: a TOML file of them (`serve.experiments`)
+    - `outcomes`: a file, or a PostgreSQL URL, where those of experiments are kept
     - `stop_seconds`: for what waits when the server is stopped
     """
 
@@ -44,6 +46,8 @@ class ServeSettings:
     key_file: Path | None = None
     model_root: Path | None = None
     open_metrics: bool = False
+    experiments: Path | None = None
+    outcomes: str = "outcomes.sqlite"
     stop_seconds: float = 30.0
     certificate: Path | None = None
     private_key: Path | None = None
