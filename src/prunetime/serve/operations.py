@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import resources
 from pathlib import Path
 
 from prunetime.serve import metrics
@@ -11,6 +12,9 @@ from prunetime.serve.http import Answer, Request, Route, Router
 from prunetime.serve.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.openapi import described
 from prunetime.serve.service import Service
+
+CSP = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+"""Of pages: nothing is read from anywhere else."""
 
 
 class Operations:
@@ -85,14 +89,23 @@ class Operations:
         return Answer(text, kind=metrics.KIND)
 
 
-def describing(routes: list[Route]) -> list[Route]:
-    """The routes, and those that describe them."""
+def router_of(routes: list[Route]) -> Router:
+    """The routes, those that describe them, and the pages."""
+    pages = {"/": _page("index.html"), "/docs": _page("docs.html")}
 
     async def document(_: Request) -> Answer:
         return Answer.of(described(routes))
 
-    return [*routes, Route("GET", "/openapi.json", document, True, "All this, for programs.")]
+    async def page(request: Request) -> Answer:
+        return Answer(
+            pages[request.scope["path"]], kind="text/html; charset=utf-8", headers={"content-security-policy": CSP}
+        )
+
+    described_by = Route("GET", "/openapi.json", document, True, "All this, for programs.")
+    return Router([*routes, described_by, *(Route("GET", path, page, True) for path in pages)])
 
 
-def router_of(routes: list[Route]) -> Router:
-    return Router(describing(routes))
+def _page(name: str) -> bytes:
+    files = resources.files("prunetime.serve") / "page"
+    style = (files / "page.css").read_text(encoding="utf-8")
+    return (files / name).read_text(encoding="utf-8").replace("/* page.css */", style).encode()
