@@ -1,0 +1,252 @@
+"""A client of `prunetime serve`, for programs that wait and for those that do not."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from prunetime.errors import InputError, PrunetimeError
+from prunetime.runtime.model import Ranked
+from prunetime.runtime.tokenize import Texts
+from prunetime.task import Answer
+
+try:
+    import httpx2
+except ModuleNotFoundError:
+    raise InputError("the client needs httpx2: pip install 'prunetime[client]'") from None
+
+FIRST_WAIT = 0.05
+"""Seconds before the second try, where the server does not say; twice as many before each one after it."""
+
+AGAIN = (429, 503)
+
+Found = TypeVar("Found")
+Score = float | list[float] | Answer
+
+
+class ServerError(PrunetimeError):
+    """What a server refused, with its `status` and `kind` (`serve.errors`); 0, `unreachable` without one."""
+
+    def __init__(self, message: str, status: int = 0, kind: str = "unreachable") -> None:
+        super().__init__(message)
+        self.status, self.kind = status, kind
+
+
+@dataclass(frozen=True)
+class _Call:
+    method: str
+    path: str
+    content: Any = None
+
+
+@dataclass(frozen=True)
+class _Wait:
+    seconds: float
+
+
+Steps = Generator[tuple[_Call, float] | _Wait, Any, Found]
+"""A conversation: yields what is to be asked, with the seconds that are left, or how long to wait; gets the reply."""
+
+
+class _Words:
+    """What both clients say and understand."""
+
+    def __init__(self, url: str, key: str | None = None, timeout: float = 10.0) -> None:
+        if not timeout > 0.0:
+            raise InputError(f"timeout is {timeout}: it must be above 0 seconds")
+        self._url, self._timeout = url.rstrip("/"), timeout
+        self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
+
+    def _patiently(self, call: _Call, timeout: float | None) -> Steps[Any]:
+        """The reply as JSON. Tries again what is refused for now, or lost on the way, as long as there is time: to
+        score twice does no harm."""
+        deadline, wait = time.monotonic() + (timeout or self._timeout), FIRST_WAIT
+        while True:
+            reply = yield call, deadline - time.monotonic()
+            if isinstance(reply, httpx2.TransportError):
+                error = ServerError(f"{self._url}: {reply or type(reply).__name__}")
+            elif reply.status_code < 300:
+                return reply.json() if reply.content else None
+            else:
+                error = _refusal(reply)
+                wait = max(wait, float(reply.headers.get("retry-after", 0.0)))
+            if error.status not in (0, *AGAIN) or time.monotonic() + wait >= deadline:
+                raise error
+            yield _Wait(wait * random.uniform(1.0, 1.25))
+            wait *= 2.0
+
+    def _score(
+        self, texts: Sequence[str | Texts], model: str, version: str | None, timeout: float | None
+    ) -> Steps[list[Score]]:
+        rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+        widths = {len(row) for row in rows}
+        if len(widths) != 1:
+            raise InputError("give texts, or pairs of texts: not none, and not both")
+        inputs = [
+            {"name": f"text{i}", "shape": [len(rows)], "datatype": "BYTES", "data": list(column)}
+            for i, column in enumerate(zip(*rows, strict=True))
+        ]
+        where = f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
+        reply = yield from self._patiently(_Call("POST", f"{where}/infer", {"inputs": inputs}), timeout)
+        outputs = {each["name"]: each for each in reply["outputs"]}
+        if "answer" in outputs:
+            columns = (outputs[name]["data"] for name in ("answer", "start", "score"))
+            return [Answer(*each) for each in zip(*columns, strict=True)]
+        scores, shape = outputs["score"]["data"], outputs["score"]["shape"]
+        if len(shape) == 1:
+            return list(scores)
+        return [scores[i : i + shape[1]] for i in range(0, len(scores), shape[1])]
+
+    def _rank(
+        self, query: str, documents: Sequence[str], top: int | None, model: str | None, timeout: float | None
+    ) -> Steps[list[Ranked]]:
+        content = {"query": query, "documents": list(documents), "top_n": top, "model": model}
+        reply = yield from self._patiently(_Call("POST", "/v1/rerank", content), timeout)
+        return [Ranked(each["index"], each["relevance_score"]) for each in reply["results"]]
+
+    def _models(self, timeout: float | None) -> Steps[list[str]]:
+        reply = yield from self._patiently(_Call("POST", "/v2/repository/index", {}), timeout)
+        return [f"{each['name']}/{each['version']}" for each in reply]
+
+    def _request(self, call: _Call, left: float) -> dict[str, Any]:
+        return {
+            "method": call.method,
+            "url": self._url + call.path,
+            "json": call.content,
+            "timeout": left,
+            "headers": self._headers | {"x-request-timeout-ms": f"{1e3 * left:.0f}"},
+        }
+
+
+class Client(_Words):
+    """Blocking, and fit for several threads. `timeout` seconds are for a call with all its tries.
+
+    Raises ServerError where the server refuses, or cannot be reached in that time.
+    """
+
+    def __init__(self, url: str, key: str | None = None, timeout: float = 10.0) -> None:
+        super().__init__(url, key, timeout)
+        self._http = httpx2.Client()
+
+    def score(
+        self,
+        texts: Sequence[str | Texts],
+        model: str,
+        version: str | None = None,
+        timeout: float | None = None,
+    ) -> list[Score]:
+        """As `Model.score` of the model there: of every text or pair a number, one for each class, or an `Answer`."""
+        return self._talk(self._score(texts, model, version, timeout))
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> list[Ranked]:
+        """As `Model.rank` of the model there, or of the server's first."""
+        return self._talk(self._rank(query, documents, top_k, model, timeout))
+
+    def models(self, timeout: float | None = None) -> list[str]:
+        """All that are served, as NAME/VERSION."""
+        return self._talk(self._models(timeout))
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def _talk(self, steps: Steps[Found]) -> Found:
+        reply: Any = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as end:
+                found: Found = end.value
+                return found
+            reply = None
+            if isinstance(step, _Wait):
+                time.sleep(step.seconds)
+                continue
+            try:
+                reply = self._http.request(**self._request(*step))
+            except httpx2.TransportError as error:
+                reply = error
+
+
+class AsyncClient(_Words):
+    """As `Client`, to be awaited."""
+
+    def __init__(self, url: str, key: str | None = None, timeout: float = 10.0) -> None:
+        super().__init__(url, key, timeout)
+        self._http = httpx2.AsyncClient()
+
+    async def score(
+        self,
+        texts: Sequence[str | Texts],
+        model: str,
+        version: str | None = None,
+        timeout: float | None = None,
+    ) -> list[Score]:
+        """See `Client.score`."""
+        return await self._talk(self._score(texts, model, version, timeout))
+
+    async def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> list[Ranked]:
+        """See `Client.rank`."""
+        return await self._talk(self._rank(query, documents, top_k, model, timeout))
+
+    async def models(self, timeout: float | None = None) -> list[str]:
+        """See `Client.models`."""
+        return await self._talk(self._models(timeout))
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.close()
+
+    async def _talk(self, steps: Steps[Found]) -> Found:
+        reply: Any = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as end:
+                found: Found = end.value
+                return found
+            reply = None
+            if isinstance(step, _Wait):
+                await asyncio.sleep(step.seconds)
+                continue
+            try:
+                reply = await self._http.request(**self._request(*step))
+            except httpx2.TransportError as error:
+                reply = error
+
+
+def _refusal(reply: httpx2.Response) -> ServerError:
+    try:
+        said = reply.json()
+        return ServerError(said["error"], reply.status_code, said["error_type"])
+    except (ValueError, KeyError, TypeError):
+        return ServerError(f"{reply.status_code}: {reply.text[:200]}", reply.status_code, "unknown")
