@@ -23,6 +23,7 @@ from tiny import wordpiece
 from prunetime import artifact
 from prunetime.arch import ArchSpec
 from prunetime.plan import Plan
+from prunetime.serve.experiments import Arm, Experiment
 from prunetime.task import Task
 from prunetime.tasks.synthetic import ad_relevance
 
@@ -31,6 +32,17 @@ TASKS = {
     "topics": Task("classification", ("shoes", "sofas", "lamps"), ("text",), 24),
     "answers": Task("question-answering", (), ("question", "context"), 24, 4),
 }
+
+
+CONFIG = """
+[[experiment]]
+name = "ads"
+on = "pairs"
+margin = 0.01
+arms = [{ name = "dense", model = "pairs", share = 0.5 }, { name = "pruned", model = "other", share = 0.5 }]
+shadow = ["other"]
+"""
+ADS = Experiment("ads", "pairs", [Arm("dense", "pairs", 0.5), Arm("pruned", "other", 0.5)])
 
 
 def make_artifact(folder: Path, name: str = "pairs", seed: int = 0, **sizes: int) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from served import Served, eventually
+from served import ADS, CONFIG, Served, eventually
 
 from prunetime import load
 from prunetime.errors import InputError
@@ -23,15 +23,6 @@ from prunetime.serve.sequential import Counts
 
 Serve = Callable[..., Served]
 PAIR = ["red sofa", "a sofa with red legs"]
-CONFIG = """
-[[experiment]]
-name = "ads"
-on = "pairs"
-margin = 0.01
-arms = [{ name = "dense", model = "pairs", share = 0.5 }, { name = "pruned", model = "other", share = 0.5 }]
-shadow = ["other"]
-"""
-ADS = Experiment("ads", "pairs", [Arm("dense", "pairs", 0.5), Arm("pruned", "other", 0.5)])
 
 
 @given(st.lists(st.floats(0.05, 1), min_size=2, max_size=4), st.integers(0, 1000))

@@ -16,7 +16,7 @@ def test_an_interval_is_of_the_differences_that_are_not_ruled_out(control: Count
     low, high = difference(control, treatment)
     assert -1.0 <= low <= high <= 1.0
     grid = np.linspace(1e-4, 1 - 1e-4, 300)
-    first, second = (np.array([evidence_against(p, each) for p in grid]) for each in (control, treatment))
+    first, second = (np.array(list(map(evidence_against(each), grid))) for each in (control, treatment))
     inside = first[:, None] + second[None, :] <= np.log(20.0)
     differences = (grid[None, :] - grid[:, None])[inside]
     if len(differences):

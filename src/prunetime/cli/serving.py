@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunetime.cli.main import main
+from prunetime.cli.main import emit, main
+from prunetime.cli.options import json_option
 from prunetime.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,6 +78,51 @@ def serve(**options: Any) -> None:
         click.echo(f"serving {names} at {where}", err=True)
 
     run(settings, ready)
+
+
+@main.group()
+def experiment() -> None:
+    """Experiments, without a server."""
+
+
+@experiment.command("replay")
+@click.argument("models", nargs=-1, required=True, metavar="[NAME=]ARTIFACT...")
+@click.option("--experiment", "config", type=click.Path(path_type=Path), required=True, help="TOML file with one.")
+@click.option("--data", required=True, help="Labelled rows: TSV, CSV, JSONL, Parquet, or synthetic:NAME.")
+@click.option("--key", required=True, help="Column of the key that traffic is split by.")
+@click.option("--label", required=True, help="Column that says what a row is.")
+@click.option("--defect", "defects", multiple=True, required=True, help="Label of a row that should not be shown.")
+@click.option("--shown-from", default=0.5, show_default=True, help="Score from which on a row is shown.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine.")
+@json_option
+def replay_experiment(**options: Any) -> None:
+    """Send a labelled file through the arms of an experiment: who would have shown more defects?"""
+    import msgspec
+
+    from prunetime.cli.progress import ConsoleReporter
+    from prunetime.runtime.model import load
+    from prunetime.serve.experiments import read_experiments
+    from prunetime.serve.replay import Judged, replay
+    from prunetime.tasks.sources import read_table
+
+    found = read_experiments(options["config"])
+    if len(found) != 1:
+        raise InputError(f"{options['config']} has {len(found)} experiments: replay takes a file with one")
+    folders = dict(_named(given) for given in options["models"])
+    found[0].check(list(folders))
+    models = {arm.model: load(folders[arm.model], options["threads"]) for arm in found[0].arms}
+    judged = Judged(options["key"], options["label"], frozenset(options["defects"]), options["shown_from"])
+    with ConsoleReporter().stage("Replay") as progress:
+        replayed = replay(found[0], models, read_table(options["data"]), judged, progress)
+    lines = [f"{'arm':16}{'model':16}{'rows':>9}{'shown':>9}{'defects':>9}   rate"]
+    for arm in replayed.report.arms:
+        rate = "none" if arm.rate is None else f"{arm.rate:.2%}"
+        counts = f"{replayed.rows[arm.name]:9,}{arm.outcomes:9,}{arm.defects:9,}"
+        lines.append(f"{arm.name:16}{arm.model:16}{counts}   {rate}")
+    for each in replayed.report.comparisons:
+        low, high = each.interval
+        lines.append(f"{each.arm} less {found[0].arms[0].name}: {low:+.2%} to {high:+.2%}; {each.advice}")
+    emit({"rows": replayed.rows, **msgspec.to_builtins(replayed.report)}, options["as_json"], "\n".join(lines))
 
 
 def _named(given: str) -> tuple[str, Path]:

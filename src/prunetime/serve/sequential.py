@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PRIOR = 0.5
-STEPS = 60
+STEPS = 40
 
 Advice = Literal["continue", "stop: better", "stop: worse", "stop: no difference that matters"]
 
@@ -32,21 +32,21 @@ class Counts:
         return self.defects / self.outcomes if self.outcomes else None
 
 
-def evidence_against(p: float, counts: Counts) -> float:
-    """The logarithm of that martingale at the rate `p`."""
+def evidence_against(counts: Counts) -> Callable[[float], float]:
+    """The logarithm of that martingale as a function of the rate."""
     defects, others = counts.defects, counts.outcomes - counts.defects
     mixture = _log_beta(PRIOR + defects, PRIOR + others) - _log_beta(PRIOR, PRIOR)
-    return mixture - _times_log(defects, p) - _times_log(others, 1.0 - p)
+    return lambda p: mixture - _times_log(defects, p) - _times_log(others, 1.0 - p)
 
 
 def difference(control: Counts, treatment: Counts, alpha: float = 0.05) -> tuple[float, float]:
     """The interval of treatment's rate less control's that holds at all times with probability 1 - `alpha`."""
-    limit = math.log(1.0 / alpha)
+    limit, of_control, of_treatment = math.log(1.0 / alpha), evidence_against(control), evidence_against(treatment)
 
     def ruled_out(d: float) -> bool:
         """Whether every pair of rates that are `d` apart is."""
         low, high = max(0.0, -d), min(1.0, 1.0 - d)
-        return _least(lambda p: evidence_against(p, control) + evidence_against(p + d, treatment), low, high) > limit
+        return _least(lambda p: of_control(p) + of_treatment(p + d), low, high) > limit
 
     middle = (treatment.rate or 0.0) - (control.rate or 0.0) if control.outcomes and treatment.outcomes else 0.0
     return _edge(ruled_out, middle, -1.0), _edge(ruled_out, middle, 1.0)

@@ -1,0 +1,56 @@
+"""A labelled file through the arms: the same as scoring each row by the model of its arm."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from served import ADS, CONFIG
+
+from prunetime import load
+from prunetime.errors import InputError
+from prunetime.serve.replay import Judged, replay
+from prunetime.tasks.synthetic import ad_relevance
+
+TABLE = ad_relevance(600, 3)
+JUDGED = Judged("query", "label", frozenset({"0"}), 0.4)
+
+
+def test_rows_are_scored_by_the_model_of_their_arm(artifacts: Path) -> None:
+    models = {name: load(artifacts / name) for name in ("pairs", "other")}
+    seen: list[tuple[int, int]] = []
+    found = replay(ADS, models, TABLE, JUDGED, lambda *done: seen.append(done))
+    rows, shown, defects = ({"dense": 0, "pruned": 0} for _ in range(3))
+    for query, title, label in zip(*(TABLE.columns[name] for name in ("query", "title", "label")), strict=True):
+        arm = ADS.arm_of(query)
+        rows[arm.name] += 1
+        if models[arm.model].score([(query, title)])[0] >= 0.4:
+            shown[arm.name] += 1
+            defects[arm.name] += label == "0"
+    assert (found.rows, found.shown) == (rows, shown)
+    assert {arm.name: arm.defects for arm in found.report.arms} == defects
+    assert seen[-1] == (len(TABLE.columns["label"]), len(TABLE.columns["label"]))
+
+
+def test_the_command(artifacts: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text(CONFIG)
+    words = ["experiment", "replay", str(artifacts / "pairs"), str(artifacts / "other")]
+    words += ["--experiment", str(tmp_path / "one.toml"), "--data", "synthetic:ad-relevance?rows=600&seed=3"]
+    words += ["--key", "query", "--label", "label", "--defect", "0", "--shown-from", "0.4"]
+    ran = subprocess.run([sys.executable, "-m", "prunetime", *words, "--json"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert sum(found["rows"].values()) == len(TABLE.columns["label"])
+    assert found["comparisons"][0]["advice"] == "continue"
+    said = subprocess.run([sys.executable, "-m", "prunetime", *words], capture_output=True, text=True).stdout
+    assert "pruned less dense: " in said
+
+
+def test_a_file_in_which_nothing_is_bad_is_refused(artifacts: Path) -> None:
+    models = {name: load(artifacts / name) for name in ("pairs", "other")}
+    with pytest.raises(InputError, match="no row has a label of bad; there is 0, 1"):
+        replay(ADS, models, TABLE, Judged("query", "label", frozenset({"bad"})))
+    topics = {"pairs": load(artifacts / "topics"), "other": models["other"]}
+    with pytest.raises(InputError, match="text"):
+        replay(ADS, topics, TABLE, JUDGED)
