@@ -1,8 +1,6 @@
 """The contract of a sampler: what any study may ask of it, for ours and for Optuna's own."""
 
 import math
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +20,6 @@ SAMPLERS = {
     "random": lambda seed=0: RandomSampler(seed),
 }
 each = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """URL of a PostgreSQL server, which Debian's `pg_virtualenv` runs until its command ends."""
-    url = "postgresql+psycopg://$PGUSER:$PGPASSWORD@$PGHOST:$PGPORT/$PGDATABASE"
-    command = ["pg_virtualenv", "-t", "sh", "-c", f"echo {url}; cat"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        yield next(line.strip() for line in server.stdout if line.startswith("postgresql"))
-        server.communicate()
 
 
 @pytest.fixture(params=["journal", "sqlite", pytest.param("postgresql", marks=pytest.mark.system)])

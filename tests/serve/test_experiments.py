@@ -125,6 +125,22 @@ def test_two_processes_keep_outcomes_in_one_file(tmp_path: Path) -> None:
     kept.close()
 
 
+@pytest.mark.system
+def test_postgresql_keeps_outcomes_as_well(postgresql: str) -> None:
+    url = postgresql.replace("+psycopg", "")
+    first, second = Outcomes(url), Outcomes(url)
+    added = [first.add([Outcome("e", str(n), "ab"[n % 2], n % 3 == 0)]) for n in range(60)]
+    added += [second.add([Outcome("e", str(n), "ab"[n % 2], n % 3 == 0) for n in range(30, 90)])]
+    for each in added:
+        each.result()
+    assert first.totals("e").result() == {"a": Counts(45, 15), "b": Counts(45, 15)}
+    assert second.totals("other").result() == {}
+    first.close()
+    second.close()
+    with pytest.raises(InputError, match="cannot keep outcomes in PostgreSQL"):
+        Outcomes("postgresql://nobody@127.0.0.1:1/none")
+
+
 def test_a_database_that_fails_is_heard_of(tmp_path: Path) -> None:
     kept = Outcomes(tmp_path / "outcomes.sqlite")
     kept._database._file.execute("drop table outcomes")

@@ -47,6 +47,8 @@ class Database(Protocol):
         """By arm."""
         ...
 
+    def close(self) -> None: ...
+
 
 class Sqlite:
     def __init__(self, path: str) -> None:
@@ -67,6 +69,9 @@ class Sqlite:
     def totals(self, experiment: str) -> Mapping[str, Counts]:
         rows = self._file.execute(TOTALS.format(mark="?"), (experiment,))
         return {arm: Counts(outcomes, defects) for arm, outcomes, defects in rows}
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Postgres:
@@ -89,6 +94,9 @@ class Postgres:
     def totals(self, experiment: str) -> Mapping[str, Counts]:
         rows = self._server.execute(TOTALS.format(mark="%s"), (experiment,))
         return {arm: Counts(int(outcomes), int(defects)) for arm, outcomes, defects in rows}
+
+    def close(self) -> None:
+        self._server.close()
 
 
 def database(where: str) -> Database:
@@ -117,6 +125,7 @@ class Outcomes:
         """Once everything that was asked is done."""
         self._asked.put(None)
         self._thread.join()
+        self._database.close()
 
     def _ask(self, what: Any) -> Future[Any]:
         future: Future[Any] = Future()
