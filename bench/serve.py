@@ -14,17 +14,21 @@ import asyncio
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 from provenance import provenance
-from serve_load import Connection, load, request
+from serve_load import Connection, Crowd, load, request
 
 import prunetime
 from prunetime.artifact import write_json
@@ -37,7 +41,9 @@ ROUNDS, CALLS = 7, 300
 PAIRS_OF_REQUEST = 32
 CONNECTIONS, CROWD = 8, 256
 OVERLOAD = 1.5
-BROKEN = 0.01
+PAIRS_OF_CROWD = 8
+EVERY = 100
+"""Of so many requests one is broken, and one client leaves."""
 
 Pair = tuple[str, str]
 
@@ -115,7 +121,7 @@ def throughput(model: Model, port: int, seconds: float) -> dict[str, float]:
             model.engine.logits(tokens[done % len(tokens)])
             done += 1
         bare.append(done * PAIRS_OF_REQUEST / (time.monotonic() - start))
-        tally = asyncio.run(load(port, raw, CONNECTIONS, seconds / 6))
+        tally = asyncio.run(load(port, raw, Crowd(CONNECTIONS), seconds / 6))
         http.append(tally.statuses.get(200, 0) * PAIRS_OF_REQUEST / (seconds / 6))
     shares = [h / b for h, b in zip(http, bare, strict=True)]
     return {
@@ -125,31 +131,80 @@ def throughput(model: Model, port: int, seconds: float) -> dict[str, float]:
     }
 
 
-def overloaded(model: Model, port: int, pid: int, seconds: float, capacity: float) -> dict[str, Any]:
-    """More than it can take, with some broken requests: what is answered is right, the rest is refused."""
-    texts = pairs(64 * 8)
-    batches = [texts[i : i + 8] for i in range(0, len(texts), 8)]
-    raw = [request("/predict", {"inputs": [list(pair) for pair in batch]}) for batch in batches]
-    every = round(1 / BROKEN)
-    raw = [b if n % every else request("/predict", {"inputs": [["alone"]]}) for n, b in enumerate(raw * 10, start=1)]
-    asyncio.run(load(port, raw, CROWD, seconds / 4, OVERLOAD * capacity / 8))
-    before = resident(pid)
-    tally = asyncio.run(load(port, raw, CROWD, seconds, OVERLOAD * capacity / 8, keep=7))
-    wrong = 0
+def overloaded(model: Model, root: Path, seconds: float, capacity: float) -> dict[str, Any]:
+    """More than it can take, with broken requests and clients that leave, while models are swapped and one bad artifact
+    is offered: what is answered is right, the rest is refused. Then it is told to stop, with requests under way."""
+    texts = pairs(64 * PAIRS_OF_CROWD)
+    batches = [texts[i : i + PAIRS_OF_CROWD] for i in range(0, len(texts), PAIRS_OF_CROWD)]
+    whole = [request("/predict", {"inputs": [list(pair) for pair in batch]}) for batch in batches]
+    broken = request("/predict", {"inputs": [["alone"]]})
+    raw = [broken if n % EVERY == 0 else one for n, one in enumerate(whole * 10, start=1)]
+    crowd = Crowd(CROWD, OVERLOAD * capacity / PAIRS_OF_CROWD, keep=7, leave=EVERY)
+    with served(root / "model", "--queue-tokens", "16384", "--model-root", str(root)) as (port, pid):
+        asyncio.run(load(port, raw, crowd, seconds / 4))
+        before = resident(pid)
+        swaps = Thread(target=swap, args=(port, seconds))
+        swaps.start()
+        tally = asyncio.run(load(port, raw, crowd, seconds))
+        swaps.join()
+        grown = resident(pid) / before - 1.0
+        unanswered = stopped(port, pid, whole)
+    label, wrong = model.manifest.task.labels[1], 0
     for number, body in tally.bodies.items():
-        answers = json.loads(body)
-        label = model.manifest.task.labels[1]
-        good = [next(each["score"] for each in row if each["label"] == label) for row in answers]
+        good = [next(each["score"] for each in row if each["label"] == label) for row in json.loads(body)]
         wrong += not np.allclose(good, model.score(batches[number % len(raw) % len(batches)]), rtol=1e-5)
     refused = {str(status): n for status, n in sorted(tally.statuses.items()) if status != 200}
     return {
         "answered": tally.statuses.get(200, 0),
         "checked": len(tally.bodies),
         "wrong": wrong,
-        "lost": tally.lost,
+        "lost": tally.lost + unanswered,
+        "left": tally.left,
         "refused": refused,
-        "rss_growth": resident(pid) / before - 1.0,
+        "rss_growth": grown,
     }
+
+
+def swap(port: int, seconds: float) -> None:
+    """Two good swaps, and a bad one between them."""
+    connection = Connection(port)
+    for artifact, expected in (("model", 200), ("bad", 422), ("model", 200)):
+        time.sleep(seconds / 4)
+        path = "/v2/repository/models/model/load"
+        status, body = connection.ask(request(path, {"artifact": artifact}))
+        assert status == expected, body
+    connection.close()
+
+
+def stopped(port: int, pid: int, raw: Sequence[bytes]) -> int:
+    """How many of the requests that are under way as the server is told to stop get no answer."""
+    found: list[int] = []
+
+    def ask(one: bytes) -> None:
+        connection = Connection(port)
+        with suppress(OSError):
+            found.append(connection.ask(one)[0])
+        connection.close()
+
+    askers = [Thread(target=ask, args=(one,)) for one in raw[:32]]
+    for asker in askers:
+        asker.start()
+    time.sleep(0.02)
+    os.kill(pid, signal.SIGTERM)
+    for asker in askers:
+        asker.join()
+    return len(askers) - len(found)
+
+
+@contextmanager
+def offered(artifact: Path) -> Iterator[Path]:
+    """A folder with the artifact as `model`, and one that is cut off as `bad`."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("model", "bad"):
+            shutil.copytree(artifact, Path(folder, name))
+        weights = Path(folder, "bad", "model.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-1000])
+        yield Path(folder)
 
 
 def resident(pid: int) -> float:
@@ -165,11 +220,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     model = prunetime.load(options.artifact)
-    with served(options.artifact) as (port, pid):
+    with served(options.artifact) as (port, _):
         found = provenance() | overhead(model, port) | throughput(model, port, 30 if options.quick else 120)
-        capacity = found["http_pairs_per_s"]
-    with served(options.artifact, "--queue-tokens", "16384") as (port, pid):
-        found |= overloaded(model, port, pid, 30 if options.quick else 600, capacity)
+    with offered(options.artifact) as root:
+        found |= overloaded(model, root, 30 if options.quick else 600, found["http_pairs_per_s"])
     write_json(RESULT.with_name("serve_quick.json") if options.quick else RESULT, found)
     print(json.dumps(found) if options.json else json.dumps(found, indent=2))
 

@@ -52,13 +52,22 @@ class Tally:
     bodies: dict[int, bytes] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     lost: int = 0
+    left: int = 0
 
 
-async def load(
-    port: int, requests: Sequence[bytes], connections: int, seconds: float, rate: float | None = None, keep: int = 0
-) -> Tally:
-    """Sends `requests` around for so many seconds on so many connections: at `rate` a second, or as fast as they are
-    answered. Every `keep`-th body is kept (0: none)."""
+@dataclass(frozen=True)
+class Crowd:
+    """So many `connections`: at `rate` requests a second together, or as fast as they are answered. Every `keep`-th
+    body is kept, and before every `leave`-th answer its client leaves (0: none)."""
+
+    connections: int
+    rate: float | None = None
+    keep: int = 0
+    leave: int = 0
+
+
+async def load(port: int, requests: Sequence[bytes], crowd: Crowd, seconds: float) -> Tally:
+    """Sends `requests` around for so many seconds."""
     tally, end, began = Tally(), time.monotonic() + seconds, time.monotonic()
     numbers: Iterator[int] = iter(range(10**9))
 
@@ -66,13 +75,18 @@ async def load(
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while True:
             number = next(numbers)
-            if rate:
-                await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+            if crowd.rate:
+                await asyncio.sleep(max(0.0, began + number / crowd.rate - time.monotonic()))
             start = time.monotonic()
             if start >= end:
                 break
             try:
                 writer.write(requests[number % len(requests)])
+                if crowd.leave and number % crowd.leave == 1:
+                    tally.left += 1
+                    writer.close()
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    continue
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = LENGTH.search(head)
                 assert length
@@ -85,9 +99,9 @@ async def load(
             tally.statuses[status] = tally.statuses.get(status, 0) + 1
             if status == 200:
                 tally.seconds.append(time.monotonic() - start)
-                if keep and number % keep == 0:
+                if crowd.keep and number % crowd.keep == 0:
                     tally.bodies[number] = body
         writer.close()
 
-    await asyncio.gather(*(client() for _ in range(connections)))
+    await asyncio.gather(*(client() for _ in range(crowd.connections)))
     return tally
