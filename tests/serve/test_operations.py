@@ -57,6 +57,29 @@ def test_models_are_loaded_swapped_and_unloaded_by_request(serve: Serve, root: P
         assert (answer.status, answer.json["error_type"]) == (503, "not_ready")
 
 
+def test_the_first_model_stays_the_one_for_requests_without_a_name(serve: Serve, root: Path) -> None:
+    served = serve(root / "pairs", root / "other", "--model-root", root)
+    served.post("/v2/repository/models/pairs/load", {"artifact": "pairs", "keep": True})
+    served.post("/v2/repository/models/pairs/unload", {"version": "1"})
+    assert served.post("/predict", {"inputs": PAIR}).headers["x-prunetime-model"] == "pairs/2"
+
+
+def test_swaps_at_the_same_time_come_one_after_the_other(serve: Serve, root: Path) -> None:
+    served = serve(root / "pairs", "--model-root", root)
+    statuses: list[int] = []
+
+    def swap() -> None:
+        statuses.append(served.post("/v2/repository/models/pairs/load", {"artifact": "other"}).status)
+
+    swaps = [threading.Thread(target=swap) for _ in range(5)]
+    for each in swaps:
+        each.start()
+    for each in swaps:
+        each.join()
+    assert statuses == [200] * 5
+    assert labels(served) == ["pairs/6"]
+
+
 def test_a_bad_artifact_is_refused_and_the_old_one_answers(serve: Serve, root: Path) -> None:
     served = serve(root / "pairs", "--model-root", root)
     before = score(served)

@@ -66,7 +66,7 @@ class App:
         stays."""
         refused = []
         works: list[tuple[str, Callable[[], object]]] = [("keys", self.keys.reload)]
-        works += [(name, partial(self.models.swap, name)) for name in self.models.names]
+        works += [(name, partial(self.models.reload, name)) for name in self.models.names]
         for name, work in works:
             try:
                 work()

@@ -52,10 +52,8 @@ class Hosted:
 
 
 class Models:
-    """Models by name. A family is a name for several of them, the largest first, of which one answers.
-
-    `folders` are the artifacts by name that are there from the first. What else is loaded must be under `root`.
-    """
+    """Models by name, the first one for requests without a name. What is not given by the operator is loaded from under
+    `root` only. `cache_bytes` are of tokenised texts, for each model."""
 
     def __init__(self, threads: int, cache_bytes: int, root: Path | None = None) -> None:
         self._threads, self._cache_bytes = threads, cache_bytes
@@ -101,8 +99,8 @@ class Models:
         self._given.add(folder.resolve())
         return self.load(name, folder)
 
-    def load(self, name: str, folder: Path) -> Hosted:
-        """Loads a new version of `name`, beside the older ones; what answers now goes on until then.
+    def load(self, name: str, folder: Path, keep: bool = True) -> Hosted:
+        """Loads a new version of `name`; what answers now goes on until then. The older ones are unloaded, or stay.
 
         Raises RefusedError where the artifact is outside of the root or is refused, and it changes nothing.
         """
@@ -110,16 +108,13 @@ class Models:
             raise RefusedError("bad_request", f"{name[:80]!r} is no name of a model: letters, digits, dots, - and _")
         with self._lock:
             hosted = self._open(name, self._checked(folder))
-            self._versions = {**self._versions, name: {**self._versions.get(name, {}), hosted.version: hosted}}
+            older = self._versions.get(name, {}) if keep else {}
+            self._versions = {**self._versions, name: {**older, hosted.version: hosted}}
         return hosted
 
-    def swap(self, name: str, folder: Path | None = None) -> Hosted:
-        """Loads a new version, from where the newest came if not told otherwise, and unloads all older ones."""
-        older = list(self._versions.get(name, {}))
-        hosted = self.load(name, self.get(name).folder if folder is None else folder)
-        for version in older:
-            self.unload(name, version)
-        return hosted
+    def reload(self, name: str) -> Hosted:
+        """Reads the newest version again from where it came, in place of all there are."""
+        return self.load(name, self.get(name).folder, keep=False)
 
     def unload(self, name: str, version: str | None = None) -> list[Hosted]:
         """Takes out a version, or all; who is being answered by it still is."""
@@ -127,8 +122,8 @@ class Models:
             versions = self.versions(name)
             gone = [self.get(name, version)] if version else list(versions.values())
             left = {key: hosted for key, hosted in versions.items() if hosted not in gone}
-            others = {key: value for key, value in self._versions.items() if key != name}
-            self._versions = {**self._versions, name: left} if left else others
+            every = {key: left if key == name else value for key, value in self._versions.items()}
+            self._versions = {key: value for key, value in every.items() if value}
         return gone
 
     def _checked(self, folder: Path) -> Path:

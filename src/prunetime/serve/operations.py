@@ -67,8 +67,7 @@ class Operations:
     async def load(self, request: Request) -> Answer:
         asked, name, models = await request.json(LoadRequest), request.path["model"], self._service.models
         folder = Path(asked.artifact) if asked.artifact is not None else models.get(name).folder
-        work = models.load if asked.keep or name not in models else models.swap
-        hosted = await asyncio.get_running_loop().run_in_executor(None, work, name, folder)
+        hosted = await asyncio.get_running_loop().run_in_executor(None, models.load, name, folder, asked.keep)
         return Answer.of(ModelState(hosted.name, hosted.version, "READY"))
 
     async def unload(self, request: Request) -> Answer:
