@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -17,6 +18,9 @@ from prunetime.serve.app import LOG, App
 from prunetime.serve.settings import ServeSettings
 
 MOST_CONNECTIONS = 4_096
+
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX, LARGE_BLOCK = -3, -1, -8, 128 << 10
+"""Options of mallopt(3), and bytes."""
 
 
 def protocol_of(seconds: float) -> type[HttpToolsProtocol]:
@@ -103,6 +107,15 @@ class Server(uvicorn.Server):
         LOG.info("reloaded; serving %s", ", ".join(hosted.label for hosted in self._app.models))
 
 
+def give_memory_back() -> None:
+    """Has glibc return large blocks to the system as they are freed. Else it keeps them once some were (mallopt(3): the
+    threshold is dynamic until it is set), and what an unloaded model had would stay."""
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for option, value in ((M_MMAP_THRESHOLD, LARGE_BLOCK), (M_TRIM_THRESHOLD, LARGE_BLOCK), (M_ARENA_MAX, 1)):
+            mallopt(option, value)
+
+
 def serve(settings: ServeSettings, on_ready: Callable[[App, int | None], None]) -> None:
     """Serves until told to stop. `on_ready` gets the application and the port (None on a unix socket).
 
@@ -111,5 +124,6 @@ def serve(settings: ServeSettings, on_ready: Callable[[App, int | None], None]) 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    give_memory_back()
     app = App(settings)
     Server(app, lambda port: on_ready(app, port)).run()

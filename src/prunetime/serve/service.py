@@ -137,27 +137,29 @@ class Service:
                 problems: list[Exception | None] = []
                 work = self._work(hosted, inputs, deadline, lambda _, error: problems.append(error))
                 if self.scheduler.run_now(work):
-                    if problems[0] is not None:
-                        raise _refusal(problems[0])
+                    _raise(problems[0])
                     return work
+        # What is awaited holds no work and is never raised: a traceback holds this frame, which would hold it, and a
+        # model that is unloaded would stay until the garbage collector comes.
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Work] = loop.create_future()
+        over: asyncio.Future[Exception | None] = loop.create_future()
 
-        def done(work: Work, error: Exception | None) -> None:
-            loop.call_soon_threadsafe(_settle, future, work, error)
+        def done(_: Work, error: Exception | None) -> None:
+            loop.call_soon_threadsafe(_settle, over, error)
 
         work = self._work(hosted, inputs, deadline, done)
         self.scheduler.submit(work)
         gone = loop.create_task(request.gone())
         try:
-            await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((over, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
-            if not future.done():
+            if not over.done():
                 self.scheduler.forget(work)
-        if not future.done():
+        if not over.done():
             raise RefusedError("client_left", "the client has left")
-        return future.result()
+        _raise(over.result())
+        return work
 
     @staticmethod
     def _work(hosted: Hosted, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
@@ -204,14 +206,14 @@ def _characters(row: str | Texts) -> int:
     return len(row) if isinstance(row, str) else sum(map(len, row))
 
 
-def _settle(future: asyncio.Future[Work], work: Work, error: Exception | None) -> None:
-    if future.done():  # the client has left
-        return
-    if error is None:
-        future.set_result(work)
-    else:
-        future.set_exception(_refusal(error))
+def _settle(over: asyncio.Future[Exception | None], error: Exception | None) -> None:
+    if not over.done():  # it is cancelled where the client has left
+        over.set_result(error)
 
 
-def _refusal(error: Exception) -> RefusedError:
-    return error if isinstance(error, RefusedError) else RefusedError("internal", f"the engine failed: {error}")
+def _raise(error: Exception | None) -> None:
+    """Raises what a work came to, if that is an error, as a RefusedError that nobody else holds."""
+    if isinstance(error, RefusedError):
+        raise RefusedError(error.code, str(error), error.retry_after)
+    if error is not None:
+        raise RefusedError("internal", f"the engine failed: {error}")
