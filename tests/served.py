@@ -13,12 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cases import random_config, random_weights
 from tiny import wordpiece
+from tokenizers import Tokenizer
 
 from prunetime import artifact
 from prunetime.arch import ArchSpec
@@ -45,10 +47,15 @@ shadow = ["other"]
 ADS = Experiment("ads", "pairs", [Arm("dense", "pairs", 0.5), Arm("pruned", "other", 0.5)])
 
 
-def make_artifact(folder: Path, name: str = "pairs", seed: int = 0, **sizes: int) -> Path:
-    rng, task = np.random.default_rng(seed), TASKS[name]
+@cache
+def made_tokenizer() -> Tokenizer:
+    """One for all: trained again, it would number some pieces otherwise."""
     columns = ad_relevance(200, 0).columns
-    tokenizer = wordpiece(columns["query"] + columns["title"])
+    return wordpiece(columns["query"] + columns["title"])
+
+
+def make_artifact(folder: Path, name: str = "pairs", seed: int = 0, **sizes: int) -> Path:
+    rng, task, tokenizer = np.random.default_rng(seed), TASKS[name], made_tokenizer()
     config = random_config(rng, outputs=task.outputs, rows=task.rows, positions=24, **sizes)
     config = replace(config, dims=replace(config.dims, vocabulary=tokenizer.get_vocab_size()))
     spec = ArchSpec.full(config.dims)

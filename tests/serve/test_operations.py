@@ -192,6 +192,29 @@ def test_a_stop_answers_what_was_taken_on(serve: Serve, root: Path) -> None:
     assert all(line["id"] and line["ms"] > 0 for line in logged)
 
 
+def test_under_pressure_the_smaller_one_of_a_family_answers(serve: Serve, root: Path) -> None:
+    words = ("--family", "fast=pairs,other", "--queue-tokens", "4000", "--batch-tokens", "200")
+    served = serve(root / "pairs", root / "other", *words)
+    models = {name: load(root / name) for name in ("pairs", "other")}
+    inputs = [{"name": n, "shape": [20], "datatype": "BYTES", "data": ["red sofa"] * 20} for n in ("query", "title")]
+    expected = {name: model.score([("red sofa", "red sofa")])[0] for name, model in models.items()}
+    answers: list[tuple[str, float]] = []
+
+    def ask() -> None:
+        for _ in range(5):
+            reply = served.post("/v2/models/fast/infer", {"inputs": inputs})
+            if reply.status == 200:
+                answers.append((reply.json["model_name"], reply.json["outputs"][0]["data"][-1]))
+
+    askers = [threading.Thread(target=ask) for _ in range(30)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert {name for name, _ in answers} == {"pairs", "other"}
+    assert all(score == pytest.approx(expected[name], rel=1e-5) for name, score in answers)
+
+
 def test_a_client_that_leaves_is_not_computed_for(serve: Serve, root: Path) -> None:
     served = serve(root / "pairs", "--batch-tokens", "64")
     body = json.dumps({"inputs": [["red sofa", "lamp " * 20]] * 1000}).encode()
@@ -243,6 +266,7 @@ def test_what_cannot_be_served_is_said_at_once(serve: Serve, root: Path, tmp_pat
         ((root / "pairs", root / "pairs"), "same name"),
         ((root / "pairs", "--host", "0.0.0.0"), "for this machine only"),
         ((root / "pairs", "--family", "f=pairs,none"), "none is no model"),
+        ((root / "pairs", root / "topics", "--family", "f=pairs,topics"), "another task or tokenizer"),
         ((root / "pairs", "--key-file", tmp_path / "none"), "cannot read the keys"),
     ):
         served = serve(*words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import sha256
 
 import tokenizers
 
@@ -27,6 +28,11 @@ class Tokenizer:
     @cached_property
     def _whole(self) -> tokenizers.Tokenizer:
         return _uncut(self._content)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what it was made from, and the length: two that are equal make the same tokens."""
+        return sha256(self._content + str(self.max_length).encode()).hexdigest()
 
     @property
     def vocabulary(self) -> int:

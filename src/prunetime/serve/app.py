@@ -44,6 +44,10 @@ class App:
                 self.models.give(name, folder)
             except RefusedError as error:
                 raise InputError(f"model {name}: {error}") from None
+        for family, (largest, *others) in settings.families:
+            for name in others:
+                if not self.models.get(name).reads_as(self.models.get(largest)):
+                    raise InputError(f"family {family}: {name} has another task or tokenizer than {largest}")
         self.metrics = metrics or Metrics()
         self.outcomes: Outcomes | None = None
         known: dict[str, Experiment] = {}

@@ -41,6 +41,11 @@ class Hosted:
     def label(self) -> str:
         return f"{self.name}/{self.version}"
 
+    def reads_as(self, other: Hosted) -> bool:
+        """Whether both make the same tokens of the same texts, for the same task."""
+        own, its = self.model, other.model
+        return own.manifest.task == its.manifest.task and own.tokenizer.digest == its.tokenizer.digest
+
     def read(self, rows: Sequence[str | Texts]) -> Inputs:
         """The rows that the model reads of texts; raises RefusedError where it cannot."""
         try:

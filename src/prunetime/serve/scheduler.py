@@ -147,7 +147,8 @@ class Scheduler:
         """Runs the work in the calling thread, which is that of `submit`, where the engine has nothing else to do: a
         handover to its own thread and back takes longer than much of a short request."""
         with self._changed:
-            if self._works or self._running or self._stopping:
+            late = time.monotonic() + work.speed.of(len(work.tokens.ids)) > work.deadline
+            if self._works or self._running or self._stopping or late:
                 return False
             work.taken, work.started = len(work.tokens), time.monotonic()
             batch = self._running = Batch([(work, 0, work.taken)], work.tokens, work.started)

@@ -101,7 +101,7 @@ class Service:
         inputs = await self._read(hosted, rows)
         read = time.monotonic()
         if members:
-            hosted = self._fast_enough(members, len(inputs.tokens.ids), deadline)
+            hosted = self._fast_enough(hosted, members[1:], len(inputs.tokens.ids), deadline)
         work = await self._computed(request, hosted, inputs, deadline)
         seconds = {"tokenize": read - began, "queue": work.started - read, "compute": work.compute}
         scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
@@ -120,15 +120,16 @@ class Service:
             return hosted.read(rows)
         return await asyncio.get_running_loop().run_in_executor(self._threads, hosted.read, rows)
 
-    def _fast_enough(self, members: Sequence[str], tokens: int, deadline: float) -> Hosted:
-        """The largest of a family that can be done in time; the smallest where none can."""
+    def _fast_enough(self, largest: Hosted, others: Sequence[str], tokens: int, deadline: float) -> Hosted:
+        """The largest of a family that can be done in time; the smallest where none can. Those that have been swapped
+        for what reads other tokens are passed over."""
         left = deadline - time.monotonic()
         full = self.scheduler.queued / self.settings.queue_tokens
-        for name in members[:-1]:
-            hosted = self.models.get(name)
+        family = [largest, *(hosted for name in others if (hosted := self.models.get(name)).reads_as(largest))]
+        for hosted in family[:-1]:
             if full < HALF_FULL and SURE * self.scheduler.expected(hosted.speed, tokens) < left:
                 return hosted
-        return self.models.get(members[-1])
+        return family[-1]
 
     async def _computed(self, request: Request, hosted: Hosted, inputs: Inputs, deadline: float) -> Work:
         if hosted.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
@@ -176,7 +177,7 @@ class Service:
         inputs = scored.inputs
         try:
             hosted = self.models.get(name)
-            if hosted.model.manifest.task != scored.hosted.model.manifest.task:
+            if not hosted.reads_as(scored.hosted):
                 return
             deadline = time.monotonic() + self.settings.timeout
 
