@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.runtime.model import Ranked
@@ -51,6 +52,33 @@ class _Wait:
 
 Steps = Generator[tuple[_Call, float] | _Wait, Any, Found]
 """A conversation: yields what is to be asked, with the seconds that are left, or how long to wait; gets the reply."""
+
+
+class _Talk(Generic[Found]):
+    """A conversation under way: `reply` is to what the last step asked, `found` what came of it all."""
+
+    found: Found
+
+    def __init__(self, steps: Steps[Found]) -> None:
+        self._steps = steps
+        self.reply: Any = None
+
+    def step(self) -> tuple[_Call, float] | _Wait | None:
+        """What is to be done next; None at the end."""
+        reply, self.reply = self.reply, None
+        try:
+            return self._steps.send(reply)
+        except StopIteration as end:
+            self.found = end.value
+            return None
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Within, what is lost on the way is a reply, too."""
+        try:
+            yield
+        except httpx2.TransportError as error:
+            self.reply = error
 
 
 class _Words:
@@ -168,21 +196,14 @@ class Client(_Words):
         self.close()
 
     def _talk(self, steps: Steps[Found]) -> Found:
-        reply: Any = None
-        while True:
-            try:
-                step = steps.send(reply)
-            except StopIteration as end:
-                found: Found = end.value
-                return found
-            reply = None
+        talk = _Talk(steps)
+        while step := talk.step():
             if isinstance(step, _Wait):
                 time.sleep(step.seconds)
                 continue
-            try:
-                reply = self._http.request(**self._request(*step))
-            except httpx2.TransportError as error:
-                reply = error
+            with talk.asking():
+                talk.reply = self._http.request(**self._request(*step))
+        return talk.found
 
 
 class AsyncClient(_Words):
@@ -227,21 +248,14 @@ class AsyncClient(_Words):
         await self.close()
 
     async def _talk(self, steps: Steps[Found]) -> Found:
-        reply: Any = None
-        while True:
-            try:
-                step = steps.send(reply)
-            except StopIteration as end:
-                found: Found = end.value
-                return found
-            reply = None
+        talk = _Talk(steps)
+        while step := talk.step():
             if isinstance(step, _Wait):
                 await asyncio.sleep(step.seconds)
                 continue
-            try:
-                reply = await self._http.request(**self._request(*step))
-            except httpx2.TransportError as error:
-                reply = error
+            with talk.asking():
+                talk.reply = await self._http.request(**self._request(*step))
+        return talk.found
 
 
 def _refusal(reply: httpx2.Response) -> ServerError:

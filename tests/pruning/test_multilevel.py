@@ -8,6 +8,7 @@ import torch
 from cases import random_config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from masked import data
 from torch import nn
 
 from prunetime.arch import ArchSpec, Dims, LayerSpec
@@ -19,9 +20,6 @@ from prunetime.pruning.criteria import ranks
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate, masks_on
 from prunetime.pruning.regularise import LEAST, STRENGTH, WeightsKept, regularisation, share_of
-from prunetime.runtime.ragged import Ragged
-from prunetime.task import Task
-from prunetime.training.batches import TrainingData
 from prunetime.training.distill import Distillation
 from prunetime.training.trainer import TrainingSettings, fit
 
@@ -32,13 +30,6 @@ COST = WeightsKept(DIMS)
 GRAIN = (16, 16)
 Stop = Callable[[int, int], None]
 MINILM = Dims(6, 384, 12, 32, 1536, 100, 64)
-TASK = Task("classification", ("no", "yes"), ("text",), 16)
-
-
-def data(rows: int = 64) -> TrainingData:
-    rng = np.random.default_rng(0)
-    ids = [rng.integers(3, 60, length).tolist() for length in rng.integers(3, 14, rows)]
-    return TrainingData(Ragged.of(ids), rng.integers(0, 2, rows), TASK, 0)
 
 
 def dense() -> SequenceClassifier:

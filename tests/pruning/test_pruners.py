@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import random_config
+from masked import data
 from torch.nn import functional
 
 from prunetime.arch import ArchSpec
@@ -17,9 +18,6 @@ from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.methods import Pruner
 from prunetime.pruning.pruners import PRUNERS, learning_rate, masks_on
 from prunetime.pruning.regularise import WeightsKept
-from prunetime.runtime.ragged import Ragged
-from prunetime.task import Task
-from prunetime.training.batches import TrainingData
 from prunetime.training.distill import Distillation
 from prunetime.training.trainer import TrainingSettings, fit
 
@@ -28,7 +26,6 @@ CONFIG = random_config(np.random.default_rng(0), **SIZES, outputs=2)
 DIMS = CONFIG.dims
 COST = WeightsKept(DIMS)
 TARGET = 0.5
-TASK = Task("classification", ("no", "yes"), ("text",), 16)
 SETTINGS = TrainingSettings(
     6.0, batch_size=8, learning_rate=1e-3, checkpoint_steps=10, distillation=Distillation(attention=1.0)
 )
@@ -40,12 +37,6 @@ WAYS: list[tuple[Pruner, tuple[int, int] | None]] = [
     ("polarisation", (16, 16)),
     ("identity-priors", None),
 ]
-
-
-def data(rows: int = 64) -> TrainingData:
-    rng = np.random.default_rng(0)
-    ids = [rng.integers(3, 60, length).tolist() for length in rng.integers(3, 14, rows)]
-    return TrainingData(Ragged.of(ids), rng.integers(0, 2, rows), TASK, 0)
 
 
 def dense() -> SequenceClassifier:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -110,7 +111,7 @@ class Learned:
     ratios: NDArray[np.float32]
 
 
-class LearnedMasks(nn.Module):
+class LearnedMasks(nn.Module, ABC):
     """The masks of one step, on the weights of `linears` until `detach`; `refresh` comes before every forward pass.
 
     What is learned is a pruner's: it gives `masks` while they are learned, the `pressure` that brings them down, and
@@ -148,13 +149,13 @@ class LearnedMasks(nn.Module):
         """As they are while they are learned, in the order of `names`."""
         return self.views(self.fixed)
 
+    @abstractmethod
     def pressure(self) -> Tensor:
         """What is added to the loss while masks are learned."""
-        raise NotImplementedError
 
+    @abstractmethod
     def order(self) -> list[Tensor]:
         """The scores of all parts, comparable between masks: the highest are kept."""
-        raise NotImplementedError
 
     def levels(self) -> tuple[float, float]:
         """At the first everything is kept, and at the last as little as possible."""
@@ -164,9 +165,7 @@ class LearnedMasks(nn.Module):
     def counts(self, level: float) -> list[int]:
         """How much of each mask is kept at a level: what scores above it, in whole tiles."""
         above = [int((scores > level).sum()) for scores in self.order()]
-        return [
-            min(size, tile * math.ceil(n / tile)) for n, size, tile in zip(above, self.sizes, self.tiles, strict=True)
-        ]
+        return [in_tiles(*each) for each in zip(above, self.sizes, self.tiles, strict=True)]
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """`flat` [all parts] in the shapes of the masks."""
@@ -307,6 +306,11 @@ class _Masked(nn.Module):
 
     def forward(self, parameter: Tensor) -> Tensor:
         return self._masks[0].masked(self._layer, self._matrix, parameter)
+
+
+def in_tiles(wanted: float, parts: int, tile: int = 1) -> int:
+    """How many of `parts` are kept where so many are wanted: rounded up to whole tiles, at most all."""
+    return min(parts, tile * math.ceil(wanted / tile))
 
 
 def highest(scores: Tensor, kept: int) -> Tensor:

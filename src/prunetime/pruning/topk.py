@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunetime.models.encoder import Linears
-from prunetime.pruning.masks import LearnedMasks, MaskStep, highest
+from prunetime.pruning.masks import LearnedMasks, MaskStep, highest, in_tiles
 
 KEPT_AT_FIRST = 0.98
 """The keep ratio that a threshold starts from."""
@@ -22,7 +21,7 @@ SHIFT = 40.0
 
 def kept_of(ratio: float, parts: int, tile: int = 1) -> int:
     """How many of `parts` the keep `ratio` keeps: rounded up to whole tiles, at most all."""
-    return min(parts, tile * math.ceil(ratio * parts / tile))
+    return in_tiles(ratio * parts, parts, tile)
 
 
 class TopK(LearnedMasks):

@@ -34,6 +34,15 @@ class Ragged:
             return cls(flat, np.zeros_like(flat), offsets)
         return cls(flat, np.fromiter((t for row in types for t in row), np.int32, int(offsets[-1])), offsets)
 
+    @classmethod
+    def joined(cls, pieces: Sequence[Ragged]) -> Ragged:
+        """The sequences of all `pieces`, one after another."""
+        lengths = np.concatenate([piece.lengths for piece in pieces])
+        offsets = np.zeros(len(lengths) + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        ids, types = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("ids", "types"))
+        return cls(ids, types, offsets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -135,8 +135,8 @@ def report_of(experiment: Experiment, totals: Mapping[str, Counts]) -> Experimen
     for arm, each in zip(experiment.arms[1:], others, strict=True):
         # Of several arms, each interval is wider, so that all of them hold at once.
         interval = difference(control, each, experiment.alpha / len(others))
-        rates = control.rate, each.rate
-        found = None if None in rates else rates[1] - rates[0]  # type: ignore[operator]
+        first, second = control.rate, each.rate
+        found = None if first is None or second is None else second - first
         comparisons.append(Comparison(arm.name, found, interval, advice(interval, experiment.margin)))
     return ExperimentReport(experiment.name, arms, comparisons)
 

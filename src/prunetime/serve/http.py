@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import msgspec
@@ -52,11 +53,9 @@ class Request:
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     """What is done once the answer is sent."""
 
-    @property
+    @cached_property
     def headers(self) -> dict[str, str]:
-        if not hasattr(self, "_headers"):
-            self._headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in self.scope["headers"]}
-        return self._headers
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
 
     async def body(self) -> bytes:
         """Raises RefusedError where it is too large or compressed, or the client has left."""

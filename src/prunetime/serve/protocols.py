@@ -151,8 +151,7 @@ class Protocols:
     async def infer(self, request: Request) -> Answer:
         asked = await request.json(InferRequest)
         name, version = request.path["model"], request.path.get("version")
-        members = self._service.families.get(name, (name,))
-        task = self._models.get(members[0], version).model.manifest.task
+        task = self._service.named(name, version).model.manifest.task
         scored = await self._service.score(request, _rows_of(asked.inputs, task), name, version)
         outputs = _tensors(scored)
         if asked.outputs is not None:
@@ -194,15 +193,13 @@ class Protocols:
         return Answer.of([ModelState(each.name, each.version, "READY") for each in self._models])
 
     def _asked(self, request: Request) -> Hosted:
-        name = request.path["model"]
-        return self._models.get(self._service.families.get(name, (name,))[0], request.path.get("version"))
+        return self._service.named(request.path["model"], request.path.get("version"))
 
     async def _pairs(
         self, request: Request, query: str, texts: Sequence[str], name: str | None, raw: bool
     ) -> tuple[Scored | None, Any]:
         """Scores of the query with each text."""
-        members = self._service.families.get(name or "", (name,))
-        hosted = self._models.get(members[0])
+        hosted = self._service.named(name)
         if not hosted.model.manifest.task.ranks:
             raise RefusedError(
                 "unusable", f"{hosted.name} ranks nothing: a model that ranks scores pairs by one number"

@@ -26,7 +26,6 @@ Logits = NDArray[np.float32]
 LEARNED = 0.1
 """The weight of a new batch in the running mean of microseconds a token."""
 
-
 OF_BACKGROUND = 8
 """A batch of background work is so many times smaller, for what comes next waits for it."""
 
@@ -280,12 +279,7 @@ def _joined(parts: list[tuple[Work, int, int]]) -> Ragged:
     work, first, last = parts[0]
     if len(parts) == 1 and first == 0 and last == len(work.tokens):
         return work.tokens
-    pieces = [work.tokens.part(first, last) for work, first, last in parts]
-    lengths = np.concatenate([piece.lengths for piece in pieces])
-    offsets = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    ids, types = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("ids", "types"))
-    return Ragged(ids, types, offsets)
+    return Ragged.joined([work.tokens.part(first, last) for work, first, last in parts])
 
 
 def _too_late(work: Work) -> RefusedError:

@@ -95,7 +95,7 @@ class Service:
         if placed:
             name = placed[1].model
         members = self.families.get(name or "", ())
-        hosted = self.models.get(members[0]) if members else self.models.get(name, version)
+        hosted = self.named(name, version)
         if not len(rows):
             raise RefusedError("unusable", "there is no text to score")
         inputs = await self._read(hosted, rows)
@@ -110,6 +110,11 @@ class Service:
             for shadow in placed[0].shadow:
                 request.afterwards.append(partial(self._shadow, placed[0], shadow, scored))
         return scored
+
+    def named(self, name: str | None, version: str | None = None) -> Hosted:
+        """The model of that name, or the largest of the family; the first one without a name."""
+        members = self.families.get(name or "")
+        return self.models.get(members[0]) if members else self.models.get(name, version)
 
     def stop(self) -> None:
         self.scheduler.stop(self.settings.stop_seconds)
