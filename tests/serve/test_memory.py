@@ -3,15 +3,31 @@
 import asyncio
 import gc
 import json
+import time
 import weakref
 from pathlib import Path
+from threading import Event
 
+import numpy as np
 import pytest
 
+from prunetime.runtime.ragged import Ragged
 from prunetime.serve.app import App
+from prunetime.serve.scheduler import Speed, Work
 from prunetime.serve.settings import ServeSettings
 
 PAIR = ["red sofa", "a sofa with red legs"]
+
+
+class Held:
+    """Keeps the engine busy until it may go on."""
+
+    def __init__(self) -> None:
+        self.go = Event()
+
+    def logits(self, batch: Ragged) -> np.ndarray:
+        self.go.wait(10)
+        return np.zeros((len(batch), 1), np.float32)
 
 
 async def ask(app: App, rows: int, **headers: str) -> int:
@@ -35,7 +51,12 @@ async def ask(app: App, rows: int, **headers: str) -> int:
 async def crowd(app: App) -> list[int]:
     """One alone; many at once, of which the queue refuses some; some that are late, and some that cannot be scored."""
     found = [await ask(app, 1)]
-    found += await asyncio.gather(*(ask(app, 40) for _ in range(30)))
+    held, minute = Held(), time.monotonic() + 60.0
+    app.service.scheduler.submit(Work(held, Speed(0.0, 0.0), Ragged.of([[1]]), minute, lambda *_: None))
+    many = [asyncio.create_task(ask(app, 40)) for _ in range(30)]
+    await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
+    held.go.set()
+    found += await asyncio.gather(*many)
     found += await asyncio.gather(*(ask(app, 40, x_request_timeout_ms="0.2") for _ in range(10)))
     found.append(await ask(app, 0))
     await asyncio.sleep(0.05)  # tasks that were cancelled end
