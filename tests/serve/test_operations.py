@@ -16,6 +16,9 @@ import pytest
 from served import Served, eventually, make_artifact
 
 from prunetime import load
+from prunetime.serve.app import App
+from prunetime.serve.run import Server
+from prunetime.serve.settings import ServeSettings
 
 Serve = Callable[..., Served]
 PAIR = ["red sofa", "a sofa with red legs"]
@@ -235,24 +238,15 @@ def test_a_client_that_leaves_is_not_computed_for(serve: Serve, root: Path) -> N
 
 
 def test_a_slow_client_is_shut_out(artifacts: Path) -> None:
-    from prunetime.serve.app import App
-    from prunetime.serve.run import Server
-    from prunetime.serve.settings import ServeSettings
-
-    ready = threading.Event()
-    port: list[int | None] = []
-
-    def on_ready(bound: int | None) -> None:
-        port.append(bound)
-        ready.set()
-
-    settings = ServeSettings((("pairs", artifacts / "pairs"),), port=0, read_seconds=0.3)
-    server = Server(App(settings), on_ready)
-    thread = threading.Thread(target=server.run)
+    settings = ServeSettings((("pairs", artifacts / "pairs"),), read_seconds=0.3)
+    listener, ready = socket.create_server(("127.0.0.1", 0)), threading.Event()
+    port = listener.getsockname()[1]
+    server = Server(App(settings), ready.set)
+    thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     assert ready.wait(10)
     for sent in (b"", b"POST /predict HT", b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"):
-        with socket.create_connection(("127.0.0.1", port[0])) as slow:
+        with socket.create_connection(("127.0.0.1", port)) as slow:
             slow.settimeout(5)
             slow.sendall(sent)
             began = time.monotonic()

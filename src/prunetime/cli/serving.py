@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from prunetime.cli.options import json_option
 from prunetime.errors import InputError
 
 if TYPE_CHECKING:
-    from prunetime.serve.app import App
+    from prunetime.serve.models import Entry
 
 
 @main.command()
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any that is free.")
 @click.option("--uds", type=click.Path(path_type=Path), help="A unix socket, in place of host and port.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine.")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="That share the port.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the engine, in each process.")
 @click.option(
     "--key-file", type=click.Path(path_type=Path), help="Bearer keys, one a line; without it, this machine only."
 )
@@ -58,6 +60,7 @@ def serve(**options: Any) -> None:
                 "host",
                 "port",
                 "uds",
+                "processes",
                 "threads",
                 "key_file",
                 "model_root",
@@ -71,11 +74,12 @@ def serve(**options: Any) -> None:
         },
     )
 
-    def ready(app: App, port: int | None) -> None:
+    def ready(entries: Sequence[Entry], port: int | None) -> None:
         scheme = "https" if settings.certificate else "http"
         where = f"unix:{settings.uds}" if settings.uds else f"{scheme}://{settings.host}:{port}"
-        names = ", ".join(hosted.label for hosted in app.models)
-        click.echo(f"serving {names} at {where}", err=True)
+        names = ", ".join(entry.label for entry in entries)
+        many = f" with {settings.processes} processes" if settings.processes > 1 else ""
+        click.echo(f"serving {names} at {where}{many}", err=True)
 
     run(settings, ready)
 

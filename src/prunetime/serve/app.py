@@ -4,79 +4,87 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import secrets
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
+from pathlib import Path
 
 from prunetime.errors import InputError
+from prunetime.serve.certificate import Certificate
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments import Experiment, Experiments, read_experiments
+from prunetime.serve.fleet import Fleet, Here, Processes
 from prunetime.serve.http import Answer, Receive, Request, Scope, Send
 from prunetime.serve.keys import Keys
 from prunetime.serve.messages import Failure
 from prunetime.serve.metrics import Metrics
-from prunetime.serve.models import Models
+from prunetime.serve.models import Entry, Models
 from prunetime.serve.operations import Operations, router_of
 from prunetime.serve.outcomes import Outcomes
 from prunetime.serve.protocols import Protocols
 from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
 
-LOG = logging.getLogger("prunetime.serve")
+LOG = logging.getLogger(__name__)
+
+PROCESS = os.getpid()
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class App:
-    """All models of `settings`, behind one ASGI callable.
+    """All models of `settings`, behind one ASGI callable; alone, or one of a `fleet`. What comes in place of another
+    process has a `catalogue` of the models there are by now.
 
-    Raises InputError where a model or the key file cannot be used.
+    Raises InputError where a model, the keys or the certificate cannot be used.
     """
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, settings: ServeSettings, catalogue: Sequence[Entry] | None = None, fleet: Fleet | None = None
+    ) -> None:
         self.settings = settings
         self.keys = Keys(settings.key_file)
+        self.certificate = Certificate.of(settings)
         self.models = Models(settings.threads, settings.cache_bytes, settings.model_root)
-        for name, folder in settings.models:
-            try:
-                self.models.give(name, folder)
-            except RefusedError as error:
-                raise InputError(f"model {name}: {error}") from None
-        for family, (largest, *others) in settings.families:
-            for name in others:
-                if not self.models.get(name).reads_as(self.models.get(largest)):
-                    raise InputError(f"family {family}: {name} has another task or tokenizer than {largest}")
-        self.metrics = metrics or Metrics()
+        if catalogue is None:
+            self._first_models()
+        else:
+            for entry in catalogue:
+                self._give(entry.name, Path(entry.folder), entry.version)
+        self.metrics = Metrics()
         self.outcomes: Outcomes | None = None
         known: dict[str, Experiment] = {}
         if settings.experiments:
             known = {each.name: each for each in read_experiments(settings.experiments)}
             for experiment in known.values():
-                experiment.check([*self.models.names, *dict(settings.families)])
+                experiment.check([*dict(settings.models), *dict(settings.families)])
             self.outcomes = Outcomes(settings.outcomes)
         self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
-        self.router = router_of([*Protocols(self.service).routes(), *Operations(self.service).routes()])
+        self.here = Here(self.models, self.keys, self.certificate, self.service.note)
+        self.fleet = fleet or Processes([self.here], [hosted.entry for hosted in self.models])
+        self.router = router_of([*Protocols(self.service).routes(), *Operations(self.service, self.fleet).routes()])
+
+    def _first_models(self) -> None:
+        for name, folder in self.settings.models:
+            self._give(name, folder)
+        for family, (largest, *others) in self.settings.families:
+            for name in others:
+                if not self.models.get(name).reads_as(self.models.get(largest)):
+                    raise InputError(f"family {family}: {name} has another task or tokenizer than {largest}")
+
+    def _give(self, name: str, folder: Path, version: str | None = None) -> None:
+        try:
+            self.models.give(name, folder, version)
+        except RefusedError as error:
+            raise InputError(f"model {name}: {error}") from None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
-
-    def reload(self) -> list[str]:
-        """Reads keys and all models again, as SIGHUP asks for; returns what was refused, in whose place the old one
-        stays."""
-        refused = []
-        works: list[tuple[str, Callable[[], object]]] = [("keys", self.keys.reload)]
-        works += [(name, partial(self.models.reload, name)) for name in self.models.names]
-        for name, work in works:
-            try:
-                work()
-            except (RefusedError, InputError) as error:
-                refused.append(f"{name}: {error}")
-        return refused
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -117,7 +125,14 @@ class App:
             count()
         if LOG.isEnabledFor(logging.INFO):
             spent = round(1e3 * (time.perf_counter() - began), 3)
-            said = {"id": request.id, "method": scope["method"], "route": path, "status": answer.status, "ms": spent}
+            said = {
+                "id": request.id,
+                "process": PROCESS,
+                "method": scope["method"],
+                "route": path,
+                "status": answer.status,
+                "ms": spent,
+            }
             LOG.info("%s", json.dumps(said))
 
 

@@ -63,8 +63,8 @@ class Metrics:
             for score in scores.tolist():
                 self.arm_scores.labels(arm).observe(score)
 
-    def text(self, hosted: Iterable[Hosted], queued: int) -> bytes:
-        """Everything, in Prometheus' text format."""
+    def note(self, hosted: Iterable[Hosted], queued: int) -> None:
+        """What is not counted as it happens."""
         self.queued.set(queued)
         for one in hosted:
             if one.cache:
@@ -73,6 +73,9 @@ class Metrics:
                     before = self._counted.get((one.label, found), 0)
                     self.cache.labels(one.label, found).inc(count - before)
                     self._counted[one.label, found] = count
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
         registry = self.registry
         if TOGETHER in os.environ:
             registry = CollectorRegistry()

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
+from msgspec import Struct
 
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.runtime.inputs import Inputs
@@ -23,6 +23,18 @@ from prunetime.serve.texts import TextCache
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 WARM_UPS = 5
+
+
+class Entry(Struct, frozen=True):
+    """Of a catalogue of what is served."""
+
+    name: str
+    version: str
+    folder: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}/{self.version}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +51,11 @@ class Hosted:
 
     @property
     def label(self) -> str:
-        return f"{self.name}/{self.version}"
+        return self.entry.label
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.name, self.version, str(self.folder))
 
     def reads_as(self, other: Hosted) -> bool:
         """Whether both make the same tokens of the same texts, for the same task."""
@@ -58,14 +74,13 @@ class Hosted:
 
 class Models:
     """Models by name, the first one for requests without a name. What is not given by the operator is loaded from under
-    `root` only. `cache_bytes` are of tokenised texts, for each model."""
+    `root` only. `cache_bytes` are of tokenised texts, for each model. Any thread may read, one at a time may change."""
 
     def __init__(self, threads: int, cache_bytes: int, root: Path | None = None) -> None:
         self._threads, self._cache_bytes = threads, cache_bytes
         self._root = root.resolve() if root else None
         self._given: set[Path] = set()
         self._versions: dict[str, dict[str, Hosted]] = {}
-        self._lock = Lock()  # of loading: who answers only reads
 
     def __iter__(self) -> Iterator[Hosted]:
         for versions in list(self._versions.values()):
@@ -99,36 +114,34 @@ class Models:
             raise RefusedError("not_found", f"{name} has no version {version[:80]!r}; it has {', '.join(versions)}")
         return versions[version]
 
-    def give(self, name: str, folder: Path) -> Hosted:
+    def give(self, name: str, folder: Path, version: str | None = None) -> Hosted:
         """Loads what the operator named: it may be anywhere."""
         self._given.add(folder.resolve())
-        return self.load(name, folder)
+        return self.put(self.opened(name, folder, version), keep=True)
 
-    def load(self, name: str, folder: Path, keep: bool = True) -> Hosted:
-        """Loads a new version of `name`; what answers now goes on until then. The older ones are unloaded, or stay.
+    def opened(self, name: str, folder: Path, version: str | None = None) -> Hosted:
+        """A new version of `name`, to be `put`; what answers now goes on until then.
 
-        Raises RefusedError where the artifact is outside of the root or is refused, and it changes nothing.
+        Raises RefusedError where the artifact is outside of the root or is refused.
         """
         if not NAME.fullmatch(name):
             raise RefusedError("bad_request", f"{name[:80]!r} is no name of a model: letters, digits, dots, - and _")
-        with self._lock:
-            hosted = self._open(name, self._checked(folder))
-            older = self._versions.get(name, {}) if keep else {}
-            self._versions = {**self._versions, name: {**older, hosted.version: hosted}}
-        return hosted
+        taken = self._versions.get(name, {})
+        return self._open(name, version or str(1 + max(map(int, taken), default=0)), self._checked(folder))
 
-    def reload(self, name: str) -> Hosted:
-        """Reads the newest version again from where it came, in place of all there are."""
-        return self.load(name, self.get(name).folder, keep=False)
+    def put(self, hosted: Hosted, keep: bool) -> Hosted:
+        """Has a version answer from now on, in place of the older ones, or beside them. It cannot fail."""
+        older = self._versions.get(hosted.name, {}) if keep else {}
+        self._versions = {**self._versions, hosted.name: {**older, hosted.version: hosted}}
+        return hosted
 
     def unload(self, name: str, version: str | None = None) -> list[Hosted]:
         """Takes out a version, or all; who is being answered by it still is."""
-        with self._lock:
-            versions = self.versions(name)
-            gone = [self.get(name, version)] if version else list(versions.values())
-            left = {key: hosted for key, hosted in versions.items() if hosted not in gone}
-            every = {key: left if key == name else value for key, value in self._versions.items()}
-            self._versions = {key: value for key, value in every.items() if value}
+        versions = self.versions(name)
+        gone = [self.get(name, version)] if version else list(versions.values())
+        left = {key: hosted for key, hosted in versions.items() if hosted not in gone}
+        every = {key: left if key == name else value for key, value in self._versions.items()}
+        self._versions = {key: value for key, value in every.items() if value}
         return gone
 
     def _checked(self, folder: Path) -> Path:
@@ -138,9 +151,7 @@ class Models:
             raise RefusedError("forbidden", f"models are loaded from {where} only")
         return whole
 
-    def _open(self, name: str, folder: Path) -> Hosted:
-        taken = self._versions.get(name, {})
-        version = str(1 + max(map(int, taken), default=0))
+    def _open(self, name: str, version: str, folder: Path) -> Hosted:
         try:
             model = load(folder, self._threads)
         except PrunetimeError as error:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from importlib import resources
-from pathlib import Path
 
 from prunetime.serve import metrics
 from prunetime.serve.experiments import Accepted, ExperimentReport, OutcomesRequest
+from prunetime.serve.fleet import Fleet
 from prunetime.serve.http import Answer, Request, Route, Router
 from prunetime.serve.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.openapi import described
@@ -18,10 +17,10 @@ CSP = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'
 
 
 class Operations:
-    """Handlers over one service."""
+    """Handlers over one service, and the fleet of which it is one."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, fleet: Fleet) -> None:
+        self._service, self._fleet = service, fleet
 
     def routes(self) -> list[Route]:
         path = "/v2/repository/models/{model}"
@@ -65,14 +64,14 @@ class Operations:
         ]
 
     async def load(self, request: Request) -> Answer:
-        asked, name, models = await request.json(LoadRequest), request.path["model"], self._service.models
-        folder = Path(asked.artifact) if asked.artifact is not None else models.get(name).folder
-        hosted = await asyncio.get_running_loop().run_in_executor(None, models.load, name, folder, asked.keep)
-        return Answer.of(ModelState(hosted.name, hosted.version, "READY"))
+        asked, name = await request.json(LoadRequest), request.path["model"]
+        folder = str(self._service.models.get(name).folder) if asked.artifact is None else asked.artifact
+        loaded = await self._fleet.load(name, folder, asked.keep)
+        return Answer.of(ModelState(loaded.name, loaded.version, "READY"))
 
     async def unload(self, request: Request) -> Answer:
         asked = await request.json(UnloadRequest)
-        gone = self._service.models.unload(request.path["model"], asked.version)
+        gone = await self._fleet.unload(request.path["model"], asked.version)
         return Answer.of([ModelState(each.name, each.version, "UNAVAILABLE") for each in gone])
 
     async def add_outcomes(self, request: Request) -> Answer:
@@ -83,9 +82,8 @@ class Operations:
         return Answer.of(await self._service.experiments.report(request.path["experiment"]))
 
     async def metrics(self, _: Request) -> Answer:
-        service = self._service
-        text = service.metrics.text(service.models, service.scheduler.queued)
-        return Answer(text, kind=metrics.KIND)
+        await self._fleet.note()
+        return Answer(self._service.metrics.text(), kind=metrics.KIND)
 
 
 def router_of(routes: list[Route]) -> Router:

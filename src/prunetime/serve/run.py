@@ -7,17 +7,18 @@ import ctypes
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from prunetime.serve.app import LOG, App
+from prunetime.serve.app import App
+from prunetime.serve.listening import listening
+from prunetime.serve.models import Entry
 from prunetime.serve.settings import ServeSettings
-
-MOST_CONNECTIONS = 4_096
+from prunetime.serve.supervisor import supervise
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX, LARGE_BLOCK = -3, -1, -8, 128 << 10
 """Options of mallopt(3), and bytes."""
@@ -55,27 +56,24 @@ def protocol_of(seconds: float) -> type[HttpToolsProtocol]:
 
 
 class Server(uvicorn.Server):
-    """Stops on SIGTERM and SIGINT once what it has taken on is answered; reads models and keys again on SIGHUP."""
+    """Stops on SIGTERM and SIGINT once what it has taken on is answered; has all be read again on SIGHUP."""
 
-    def __init__(self, app: App, on_ready: Callable[[int | None], None]) -> None:
-        settings = app.settings
+    def __init__(self, app: App, on_ready: Callable[[], None]) -> None:
+        settings, certificate = app.settings, app.certificate
         super().__init__(
             uvicorn.Config(
                 app,
-                settings.host,
-                settings.port,
-                uds=str(settings.uds) if settings.uds else None,
                 loop="uvloop",
                 http=protocol_of(settings.read_seconds),
                 lifespan="on",
                 access_log=False,
+                proxy_headers=False,
                 log_config=None,
                 server_header=False,
-                limit_concurrency=MOST_CONNECTIONS,
+                limit_concurrency=settings.connections,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=int(settings.stop_seconds) + 1,
-                ssl_certfile=settings.certificate,
-                ssl_keyfile=settings.private_key,
+                ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
             )
         )
         self._app, self._on_ready = app, on_ready
@@ -97,14 +95,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
-            loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self._reload))
-        bound = [server.sockets[0].getsockname() for server in self.servers if server.sockets]
-        self._on_ready(bound[0][1] if bound and isinstance(bound[0], tuple) else None)
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._on_ready()
 
     def _reload(self) -> None:
-        for problem in self._app.reload():
-            LOG.error("not reloaded, the old one stays: %s", problem)
-        LOG.info("reloaded; serving %s", ", ".join(hosted.label for hosted in self._app.models))
+        self._reloading = asyncio.create_task(self._app.fleet.reload())
 
 
 def give_memory_back() -> None:
@@ -116,14 +111,24 @@ def give_memory_back() -> None:
             mallopt(option, value)
 
 
-def serve(settings: ServeSettings, on_ready: Callable[[App, int | None], None]) -> None:
-    """Serves until told to stop. `on_ready` gets the application and the port (None on a unix socket).
-
-    Raises InputError where a model or the key file cannot be used.
-    """
+def make_ready() -> None:
+    """The process, before anything else: its log and its memory."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
     give_memory_back()
-    app = App(settings)
-    Server(app, lambda port: on_ready(app, port)).run()
+
+
+def serve(settings: ServeSettings, on_ready: Callable[[Sequence[Entry], int | None], None]) -> None:
+    """Serves until told to stop. `on_ready` gets what is served, and the port (None on a unix socket).
+
+    Raises InputError where a model, the keys, the certificate or the port cannot be used.
+    """
+    make_ready()
+    with listening(settings) as listener:
+        port = None if settings.uds else listener.getsockname()[1]
+        if settings.processes > 1:
+            supervise(settings, listener, lambda entries: on_ready(entries, port))
+        else:
+            app = App(settings)
+            Server(app, lambda: on_ready([hosted.entry for hosted in app.models], port)).run([listener])

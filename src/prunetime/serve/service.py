@@ -116,6 +116,10 @@ class Service:
         members = self.families.get(name or "")
         return self.models.get(members[0]) if members else self.models.get(name, version)
 
+    def note(self) -> None:
+        """Has the metrics say what is not counted as it happens."""
+        self.metrics.note(self.models, self.scheduler.queued)
+
     def stop(self) -> None:
         self.scheduler.stop(self.settings.stop_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)

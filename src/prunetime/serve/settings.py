@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunetime.errors import InputError
@@ -16,8 +17,10 @@ class ServeSettings:
 
     - `models`: (name, artifact) of those that are there from the first
     - `families`: (name, names of models) of which the first that is fast enough answers, the largest first
-    - `threads`: of the engine
+    - `processes` share the port, and the limits of what waits, what is remembered and of connections
+    - `threads`: of the engine, in each process
     - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
+    - `connections`: at most
     - `body_bytes`, `most_rows`: of one request, at most
     - `timeout`: seconds that a request may take where its client does not say less
     - `read_seconds`: that a request may take to come, headers and body
@@ -35,9 +38,11 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     uds: Path | None = None
+    processes: int = 1
     threads: int = 1
     batch_tokens: int = 2_048
     queue_tokens: int = 65_536
+    connections: int = 4_096
     body_bytes: int = 4 << 20
     most_rows: int = 1_024
     timeout: float = 10.0
@@ -53,7 +58,7 @@ class ServeSettings:
     private_key: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("threads", "batch_tokens", "queue_tokens", "body_bytes", "most_rows"):
+        for name in ("processes", "threads", "batch_tokens", "queue_tokens", "connections", "body_bytes", "most_rows"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1")
         for name in ("timeout", "read_seconds", "stop_seconds"):
@@ -71,3 +76,14 @@ class ServeSettings:
             )
         if (self.certificate is None) != (self.private_key is None):
             raise InputError("TLS needs both --tls-cert and --tls-key")
+
+    @property
+    def of_each(self) -> ServeSettings:
+        """Those of one of the processes: limits of all are shared evenly."""
+        return replace(
+            self,
+            processes=1,
+            queue_tokens=math.ceil(self.queue_tokens / self.processes),
+            cache_bytes=math.ceil(self.cache_bytes / self.processes),
+            connections=math.ceil(self.connections / self.processes),
+        )

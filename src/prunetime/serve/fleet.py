@@ -1,0 +1,143 @@
+"""What happens in every process that serves, or in none: of one process, or of several (`supervisor`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from prunetime.errors import InputError
+from prunetime.serve.certificate import Certificate
+from prunetime.serve.control import Catalogue, Drop, GoneError, Load, Message, Note, Put, Reread, Unload
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.keys import Keys
+from prunetime.serve.models import Entry, Hosted, Models
+
+LOG = logging.getLogger(__name__)
+
+NOTE_SECONDS = 1.0
+
+
+class Process(Protocol):
+    """One that serves: `Here`, or the `control.Link` to it."""
+
+    async def ask(self, message: Message) -> Sequence[Entry]: ...
+
+
+class Fleet(Protocol):
+    """All processes that serve, as one of them sees them."""
+
+    async def load(self, name: str, folder: str, keep: bool) -> Entry:
+        """Once it answers everywhere; raises RefusedError where one process cannot load it, and it changes nothing."""
+        ...
+
+    async def unload(self, name: str, version: str | None) -> Sequence[Entry]: ...
+
+    async def reload(self) -> None:
+        """Models, keys and certificates are read again; of what cannot be, the old one stays and the log says why."""
+        ...
+
+    async def note(self) -> None:
+        """Once every process has written down for `/metrics` what only it knows."""
+        ...
+
+
+class Processes:
+    """A fleet, from where all of its processes can be asked: those that are there now, and what they serve. Who changes
+    either has the `lock`."""
+
+    def __init__(self, processes: Sequence[Process], entries: Sequence[Entry] = ()) -> None:
+        self.processes, self.entries, self.lock = list(processes), entries, asyncio.Lock()
+
+    async def load(self, name: str, folder: str, keep: bool) -> Entry:
+        async with self.lock:
+            try:
+                await self._all(Load(name, folder, keep))
+            except RefusedError:
+                await self._all(Drop())
+                raise
+            (loaded,) = await self._all(Put())
+            self.entries = await self._all(Catalogue())
+        return loaded
+
+    async def unload(self, name: str, version: str | None) -> Sequence[Entry]:
+        async with self.lock:
+            gone = await self._all(Unload(name, version))
+            self.entries = await self._all(Catalogue())
+        return gone
+
+    async def reload(self) -> None:
+        for name, newest in {entry.name: entry for entry in self.entries}.items():
+            try:
+                await self.load(name, newest.folder, keep=False)
+            except RefusedError as error:
+                LOG.error("model %s is not reloaded, the old one stays: %s", name, error)
+        try:
+            await self._all(Reread())
+        except RefusedError as error:
+            LOG.error("not read again, the old ones stay: %s", error)
+        LOG.info("reloaded; serving %s", ", ".join(entry.label for entry in self.entries))
+
+    async def note(self) -> None:
+        with suppress(asyncio.TimeoutError):  # of one that hangs: what it counted itself is there
+            await asyncio.wait_for(self._all(Note()), NOTE_SECONDS)
+
+    async def _all(self, message: Message) -> Sequence[Entry]:
+        """What they say, which is the same of all. One that has ended says nothing: it comes again with `entries`."""
+        said = await asyncio.gather(*(each.ask(message) for each in self.processes), return_exceptions=True)
+        answers = []
+        for each in said:
+            if not isinstance(each, BaseException):
+                answers.append(each)
+            elif not isinstance(each, GoneError):
+                raise each
+        if not answers:
+            raise RefusedError("not_ready", "no process is there to do it", 1.0)
+        return answers[0]
+
+
+class Here:
+    """This process. `note` writes down for `/metrics` what only it knows."""
+
+    def __init__(self, models: Models, keys: Keys, certificate: Certificate | None, note: Callable[[], None]) -> None:
+        self._models, self._keys, self._certificate, self._note = models, keys, certificate, note
+        self._loaded: tuple[Hosted, bool] | None = None
+
+    async def ask(self, message: Message) -> Sequence[Entry]:
+        match message:
+            case Load(name, folder, keep):
+                loop = asyncio.get_running_loop()
+                self._loaded = await loop.run_in_executor(None, self._models.opened, name, Path(folder)), keep
+            case Put():
+                assert self._loaded
+                hosted, keep = self._loaded
+                self._loaded = None
+                self._models.put(hosted, keep)
+                return [hosted.entry]
+            case Drop():
+                self._loaded = None
+            case Unload(name, version):
+                return [hosted.entry for hosted in self._models.unload(name, version)]
+            case Reread():
+                self._reread()
+            case Note():
+                self._note()
+            case Catalogue():
+                return [hosted.entry for hosted in self._models]
+            case _:
+                raise AssertionError(message)
+        return []
+
+    def _reread(self) -> None:
+        problems = []
+        for each in (self._keys, self._certificate):
+            try:
+                if each:
+                    each.reload()
+            except InputError as error:
+                problems.append(str(error))
+        if problems:
+            raise RefusedError("unusable", "; ".join(problems))

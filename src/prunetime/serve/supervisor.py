@@ -1,0 +1,165 @@
+"""Several processes that serve together (`worker`): one socket, one set of models, counters that add up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from prometheus_client import multiprocess
+
+from prunetime.errors import InputError
+from prunetime.serve.control import GoneError, Link, Load, Message, Note, Reload, Start, Unload
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.fleet import Processes
+from prunetime.serve.metrics import TOGETHER
+from prunetime.serve.models import Entry
+from prunetime.serve.settings import ServeSettings
+
+LOG = logging.getLogger(__name__)
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+"""Seconds before a process is started again that could not be; twice as many each time."""
+
+KILL_AFTER = 5.0
+"""Seconds beyond those that processes have to stop."""
+
+
+class Supervisor:
+    """Starts the processes, again where one ends, and asks them all what one is asked to do."""
+
+    def __init__(self, settings: ServeSettings, listener: socket.socket, counts: Path) -> None:
+        self._settings, self._listener, self._counts = settings, listener, counts
+        self._fleet = Processes([])
+        self._running: set[Process] = set()
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, on_ready: Callable[[Sequence[Entry]], None]) -> None:
+        """Until SIGTERM or SIGINT; then what was taken on is answered. Raises InputError where none can start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._soon(self._fleet.reload()))
+        try:
+            started = asyncio.gather(*(self._started(None) for _ in range(self._settings.processes)))
+            await self._unless_stopped(started)
+            if not self._stop.is_set():
+                on_ready(self._fleet.entries)
+                await self._stop.wait()
+        except (RefusedError, GoneError) as error:
+            raise InputError(str(error)) from None
+        finally:
+            self._stop.set()
+            self._listener.close()
+            await self._ended()
+
+    async def _started(self, catalogue: Sequence[Entry] | None) -> None:
+        """Raises RefusedError where the process says why it cannot serve, GoneError where it ends without a word."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = self._listener.fileno(), theirs.fileno()
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "prunetime.serve.worker", *map(str, descriptors)),
+                pass_fds=descriptors,
+                env=os.environ | {TOGETHER: str(self._counts)},
+                start_new_session=True,  # a Ctrl-C is for the supervisor, which tells them
+            )
+        self._running.add(process)
+        link = await Link.over(ours, self._answer)
+        talking = asyncio.create_task(link.run())
+        try:
+            entries = await link.ask(Start(self._settings.of_each, None if catalogue is None else list(catalogue)))
+        except RefusedError:
+            link.close()
+            raise
+        finally:
+            self._soon(self._watch(process, link, talking))
+        self._fleet.entries = entries
+        self._fleet.processes.append(link)
+
+    async def _watch(self, process: Process, link: Link, talking: asyncio.Task[None]) -> None:
+        """Until the process ends; then another one takes its place, if it was serving and nobody told it to stop."""
+        code = await process.wait()
+        await talking
+        self._running.discard(process)
+        multiprocess.mark_process_dead(process.pid, str(self._counts))  # type: ignore[no-untyped-call]
+        if link not in self._fleet.processes or self._stop.is_set():
+            return
+        self._fleet.processes.remove(link)
+        LOG.error("process %d has ended with %d; another one takes its place", process.pid, code)
+        wait = FIRST_WAIT
+        while not self._stop.is_set():
+            try:
+                async with self._fleet.lock:
+                    await self._started(self._fleet.entries)
+                return
+            except (RefusedError, GoneError) as error:
+                LOG.error("it cannot start; the next try is in %g s: %s", wait, error)
+            await self._unless_stopped(asyncio.sleep(wait))
+            wait = min(2.0 * wait, LONGEST_WAIT)
+
+    async def _ended(self) -> None:
+        """Once all processes have: they answer what they have taken on, unless that takes too long."""
+        for process in self._running:
+            process.terminate()
+        ends = asyncio.gather(*(process.wait() for process in self._running))
+        try:
+            await asyncio.wait_for(asyncio.shield(ends), self._settings.stop_seconds + KILL_AFTER)
+        except asyncio.TimeoutError:
+            self._kill()
+            await ends
+
+    def _told_to_stop(self) -> None:
+        if self._stop.is_set():  # twice
+            self._kill()
+        self._stop.set()
+
+    def _kill(self) -> None:
+        for process in self._running:
+            process.kill()
+
+    async def _unless_stopped(self, work: Awaitable[Any]) -> None:
+        done, stop = asyncio.ensure_future(work), asyncio.create_task(self._stop.wait())
+        await asyncio.wait({done, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if done.done():
+            done.result()
+        done.cancel()
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, message: Message) -> Sequence[Entry]:
+        match message:
+            case Load(name, folder, keep):
+                return [await self._fleet.load(name, folder, keep)]
+            case Unload(name, version):
+                return await self._fleet.unload(name, version)
+            case Reload():
+                await self._fleet.reload()
+            case Note():
+                await self._fleet.note()
+            case _:
+                raise AssertionError(message)
+        return []
+
+
+def supervise(settings: ServeSettings, listener: socket.socket, on_ready: Callable[[Sequence[Entry]], None]) -> None:
+    """Serves until told to stop; raises InputError where a process cannot start."""
+
+    async def run(counts: Path) -> None:
+        await Supervisor(settings, listener, counts).run(on_ready)
+
+    with TemporaryDirectory(prefix="prunetime-counts-") as counts:
+        asyncio.run(run(Path(counts)))
