@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -25,6 +26,7 @@ from tokenizers import Tokenizer
 from prunetime import artifact
 from prunetime.arch import ArchSpec
 from prunetime.plan import Plan
+from prunetime.serve.app import App
 from prunetime.serve.experiments import Arm, Experiment
 from prunetime.task import Task
 from prunetime.tasks.synthetic import ad_relevance
@@ -84,7 +86,7 @@ class Served:
         command = [sys.executable, "-m", "prunetime", "serve", *words]
         self.process = subprocess.Popen(command, stderr=self._log)
         eventually(lambda: "serving" in self.said or self.process.poll() is not None, 60.0)
-        served = re.search(r"serving .* at http://127.0.0.1:(\d+)", self.said)
+        served = re.search(r"serving .* at https?://127.0.0.1:(\d+)", self.said)
         self.port = int(served.group(1)) if served else 0
 
     @property
@@ -115,6 +117,25 @@ class Served:
             self.signal(signal.SIGTERM)
         self.process.wait(30)
         return self.process.returncode, self.said
+
+
+async def ask(app: App, content: Any, **headers: str) -> int:
+    """The status of /predict, without a server between."""
+    messages = [{"type": "http.request", "body": json.dumps(content).encode()}]
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        if messages:
+            return messages.pop()
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    await app({"type": "http", "method": "POST", "path": "/predict", "headers": named}, receive, send)
+    return sent[0]["status"]
 
 
 def eventually(true: Callable[[], bool], seconds: float = 10.0) -> None:

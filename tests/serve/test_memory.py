@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import time
 import weakref
 from pathlib import Path
@@ -10,13 +9,16 @@ from threading import Event
 
 import numpy as np
 import pytest
+from served import ask
 
 from prunetime.runtime.ragged import Ragged
 from prunetime.serve.app import App
 from prunetime.serve.scheduler import Speed, Work
 from prunetime.serve.settings import ServeSettings
 
-PAIR = ["red sofa", "a sofa with red legs"]
+
+def pairs(rows: int) -> dict:
+    return {"inputs": [["red sofa", "a sofa with red legs"]] * rows}
 
 
 class Held:
@@ -30,35 +32,17 @@ class Held:
         return np.zeros((len(batch), 1), np.float32)
 
 
-async def ask(app: App, rows: int, **headers: str) -> int:
-    messages = [{"type": "http.request", "body": json.dumps({"inputs": [PAIR] * rows}).encode()}]
-    sent = []
-
-    async def receive() -> dict:
-        if messages:
-            return messages.pop()
-        await asyncio.sleep(60)
-        return {"type": "http.disconnect"}
-
-    async def send(message: dict) -> None:
-        sent.append(message)
-
-    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    await app({"type": "http", "method": "POST", "path": "/predict", "headers": named}, receive, send)
-    return sent[0]["status"]
-
-
 async def crowd(app: App) -> list[int]:
     """One alone; many at once, of which the queue refuses some; some that are late, and some that cannot be scored."""
-    found = [await ask(app, 1)]
+    found = [await ask(app, pairs(1))]
     held, minute = Held(), time.monotonic() + 60.0
     app.service.scheduler.submit(Work(held, Speed(0.0, 0.0), Ragged.of([[1]]), minute, lambda *_: None))
-    many = [asyncio.create_task(ask(app, 40)) for _ in range(30)]
+    many = [asyncio.create_task(ask(app, pairs(40))) for _ in range(30)]
     await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
     held.go.set()
     found += await asyncio.gather(*many)
-    found += await asyncio.gather(*(ask(app, 40, x_request_timeout_ms="0.2") for _ in range(10)))
-    found.append(await ask(app, 0))
+    found += await asyncio.gather(*(ask(app, pairs(40), x_request_timeout_ms="0.2") for _ in range(10)))
+    found.append(await ask(app, pairs(0)))
     await asyncio.sleep(0.05)  # tasks that were cancelled end
     return found
 

@@ -26,6 +26,7 @@ from prunetime.serve.outcomes import Outcomes
 from prunetime.serve.protocols import Protocols
 from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
+from prunetime.serve.tracing import Tracing
 
 LOG = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class App:
         else:
             for entry in catalogue:
                 self._give(entry.name, Path(entry.folder), entry.version)
-        self.metrics = Metrics()
+        self.metrics, self.tracing = Metrics(), Tracing()
         self.outcomes: Outcomes | None = None
         known: dict[str, Experiment] = {}
         if settings.experiments:
@@ -99,8 +100,7 @@ class App:
                 return
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began, settings = time.perf_counter(), self.settings
-        request = Request(scope, receive, "", settings.body_bytes)
+        request = Request(scope, receive, "", self.settings.body_bytes)
         given = request.headers.get("x-request-id", "")
         request.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         path = "unknown"
@@ -120,26 +120,23 @@ class App:
                 answer = Answer(b"", answer.status, answer.kind, answer.headers)
             await answer.send(send, {"x-request-id": request.id})
         # Only now: nobody waits for it.
+        spent = time.monotonic() - request.began
         self.metrics.requests.labels(path, str(answer.status)).inc()
         for count in request.afterwards:
             count()
+        self.tracing.record(request, path, answer.status, spent)
         if LOG.isEnabledFor(logging.INFO):
-            spent = round(1e3 * (time.perf_counter() - began), 3)
-            said = {
-                "id": request.id,
-                "process": PROCESS,
-                "method": scope["method"],
-                "route": path,
-                "status": answer.status,
-                "ms": spent,
-            }
-            LOG.info("%s", json.dumps(said))
+            said = {"id": request.id, "process": PROCESS, "method": scope["method"], "route": path}
+            of_model = {} if request.model is None else {"model": request.model}
+            LOG.info("%s", json.dumps(said | of_model | {"status": answer.status, "ms": round(1e3 * spent, 3)}))
 
 
 def _refusal(error: RefusedError, request_id: str) -> Answer:
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
+    if error.allowed:
+        headers["allow"] = ", ".join(error.allowed)
     if error.code == "unauthorized":
         headers["www-authenticate"] = "Bearer"
     return Answer.of(Failure(str(error), error.code, request_id), error.status, headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from prunetime.errors import PrunetimeError
@@ -43,12 +44,13 @@ STATUS: dict[Code, int] = {
 
 
 class RefusedError(PrunetimeError):
-    """A request that is not answered; `retry_after` seconds, where it makes sense to come again."""
+    """A request that is not answered; `retry_after` seconds, where it makes sense to come again, or with one of the
+    methods that are allowed."""
 
-    def __init__(self, code: Code, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, code: Code, message: str, retry_after: float | None = None, allowed: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.code: Code = code
-        self.retry_after = retry_after
+        self.retry_after, self.allowed = retry_after, allowed
 
     @property
     def status(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,6 +53,13 @@ class Request:
     path: dict[str, str] = field(default_factory=dict)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     """What is done once the answer is sent."""
+
+    began: float = field(default_factory=time.monotonic)
+    model: str | None = None
+    """Which one was asked, as NAME/VERSION, and since when, and the seconds in each stage, one after the other."""
+
+    scored_from: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def headers(self) -> dict[str, str]:
@@ -152,7 +160,9 @@ class Router:
                     return route, match.groupdict()
                 others.add(route.method)
         if others:
-            raise RefusedError("method_not_allowed", f"{path[:200]} takes {', '.join(sorted(others))}, not {method}")
+            allowed = sorted(others | {"HEAD"} if "GET" in others else others)
+            message = f"{path[:200]} takes {', '.join(allowed)}, not {method}"
+            raise RefusedError("method_not_allowed", message, allowed=allowed)
         raise RefusedError("not_found", f"there is nothing at {path[:200]}")
 
 

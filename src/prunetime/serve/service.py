@@ -86,7 +86,7 @@ class Service:
         self, request: Request, rows: Sequence[str | Texts], name: str | None, version: str | None
     ) -> Scored:
         began = time.monotonic()
-        deadline = began + request.seconds(self.settings.timeout)
+        deadline = request.began + request.seconds(self.settings.timeout)
         if len(rows) > self.settings.most_rows:
             raise RefusedError(
                 "too_large", f"{len(rows)} rows are more than the {self.settings.most_rows} of a request"
@@ -105,6 +105,7 @@ class Service:
         work = await self._computed(request, hosted, inputs, deadline)
         seconds = {"tokenize": read - began, "queue": work.started - read, "compute": work.compute}
         scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
+        request.model, request.scored_from, request.stages = hosted.label, began, seconds
         request.afterwards.append(partial(self._count, scored))
         if placed:
             for shadow in placed[0].shadow:

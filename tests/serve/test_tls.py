@@ -1,0 +1,78 @@
+"""Over TLS, with a certificate that is renewed while the server runs."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+from served import Served, eventually
+
+from prunetime import Client
+
+Serve = Callable[..., Served]
+
+
+def issue(authority: trustme.CA, folder: Path) -> tuple[Path, Path]:
+    """Files of a new certificate and its key, in place of those there are."""
+    made = authority.issue_cert("localhost")
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
+    key.write_bytes(made.private_key_pem.bytes())
+    return chain, key
+
+
+def serial(port: int, authority: trustme.CA) -> str:
+    """Of the certificate that a new connection is shown."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        return str(secure.getpeercert()["serialNumber"])
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_clients_trust_it_and_a_renewed_certificate_is_used(
+    serve: Serve, artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: str
+) -> None:
+    authority = trustme.CA()
+    chain, key = issue(authority, tmp_path)
+    words = ("--tls-cert", chain, "--tls-key", key, "--processes", processes)
+    served = serve(artifacts / "pairs", *words)
+    assert f"at https://127.0.0.1:{served.port}" in served.said
+    trusted = tmp_path / "authority.pem"
+    trusted.write_bytes(authority.cert_pem.bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with Client(f"https://localhost:{served.port}") as client:
+        assert len(client.rank("red sofa", ["a sofa with red legs", "lamp"])) == 2
+    first = serial(served.port, authority)
+    issue(authority, tmp_path)
+    served.signal(signal.SIGHUP)
+    eventually(lambda: "reloaded" in served.said)
+    for _ in range(6):
+        assert serial(served.port, authority) != first
+    second = serial(served.port, authority)
+    key.write_text("no key")
+    served.signal(signal.SIGHUP)
+    eventually(lambda: "cannot use the certificate" in served.said)
+    assert serial(served.port, authority) == second
+
+
+def test_what_is_no_certificate_is_said_at_once(serve: Serve, artifacts: Path, tmp_path: Path) -> None:
+    chain, key = issue(trustme.CA(), tmp_path)
+    key.write_bytes(trustme.CA().issue_cert("localhost").private_key_pem.bytes())
+    for words, says in (
+        (("--tls-cert", chain, "--tls-key", key), "cannot use the certificate"),
+        (("--tls-cert", chain, "--tls-key", tmp_path / "none"), "cannot use the certificate"),
+        (("--tls-cert", chain), "needs both"),
+    ):
+        code, said = serve(artifacts / "pairs", *words).stop()
+        assert code == 2
+        assert says in said
+        assert "Traceback" not in said
