@@ -43,6 +43,14 @@ def test_what_noise_leaves_open_is_measured_again_until_it_is_decided(monkeypatc
     assert verdict.ci95[1] - verdict.ci95[0] < first.ci95[1] - first.ci95[0]
 
 
+def test_what_a_steady_machine_leaves_open_is_measured_again_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = [measurement(0.49, 0.06, seed) for seed in range(verify.MEASUREMENTS)]
+    first = verify.judge(BUDGET, close[0])
+    assert first.undecided
+    assert not first.noisy
+    assert settle(monkeypatch, *close)[1].met
+
+
 def test_noise_that_stays_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     _, verdict = settle(monkeypatch, *(measurement(0.495, 0.6, seed) for seed in range(verify.MEASUREMENTS)))
     assert verdict.undecided

@@ -258,7 +258,7 @@ def _into_budget(
             raise BudgetError(f"{attempts[-1]['failure']}; tightened by that, the prediction leaves no model at all")
         way.choose(target_us)
         verdict = verify.gate(run, source, budget, dense.manifest.plan)
-        noisy = False
+        noisy, reached = False, verdict.measured
         last = len(attempts) + 1 == ATTEMPTS
         if verdict.measured <= SURE * verdict.limit or (last and verdict.ci95[0] <= verdict.limit):
             if way.searched:
@@ -267,7 +267,8 @@ def _into_budget(
             verdict = verify.verify(run, source, settings, dense)
             if verdict.met:
                 return _finish(run)
-            noisy = verdict.noisy
+            # By its upper end a verdict is not met: tightened by less, the same structure would be chosen again.
+            noisy, reached = verdict.noisy, verdict.ci95[1]
         failure = (
             f"attempt {len(attempts) + 1}: the pruned model measured {verdict.describe()}, "
             f"the budget is {budget} = {budget_us:.0f} us"
@@ -278,7 +279,7 @@ def _into_budget(
             why = "the machine is too noisy to judge: run it again when it is quiet" if noisy else "giving up"
             raise BudgetError(f"{failure}; {why}")
         predicted_share = run.read("chosen.json")["predicted_us"] / budget_us
-        over = verdict.measured / verdict.limit / predicted_share
+        over = reached / verdict.limit / predicted_share
         attempts.append({"measured_over_predicted": over, "failure": failure})
         run.write("attempts.json", attempts)
         run.reporter.say(f"{failure}; searching again with the predictor tightened")

@@ -59,7 +59,7 @@ class Verdict:
     @property
     def undecided(self) -> bool:
         """Whether a longer measurement could say otherwise."""
-        return self.noisy and self.ci95[0] <= self.limit < self.ci95[1]
+        return self.ci95[0] <= self.limit < self.ci95[1]
 
     def describe(self) -> str:
         scale, unit = (100.0, "% of dense") if self.share else (1.0, "us")
