@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 def request(path: str, content: Any, *headers: str) -> bytes:
     body = json.dumps(content).encode()
-    lines = [f"POST {path} HTTP/1.1", "host: bench", f"content-length: {len(body)}", *headers]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "host: bench",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        *headers,
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -57,8 +66,9 @@ class Tally:
 
 @dataclass(frozen=True)
 class Crowd:
-    """So many `connections`: at `rate` requests a second together, or as fast as they are answered. Every `keep`-th
-    body is kept, and before every `leave`-th answer its client leaves (0: none)."""
+    """So many `connections`: as fast as they are answered, or at `rate` requests a second together that come at random
+    (Poisson) and count from when they were due. Every `keep`-th body is kept, and before every `leave`-th answer its
+    client leaves (0: none)."""
 
     connections: int
     rate: float | None = None
@@ -68,16 +78,25 @@ class Crowd:
 
 async def load(port: int, requests: Sequence[bytes], crowd: Crowd, seconds: float) -> Tally:
     """Sends `requests` around for so many seconds."""
-    tally, end, began = Tally(), time.monotonic() + seconds, time.monotonic()
-    numbers: Iterator[int] = iter(range(10**9))
+    tally, began = Tally(), time.monotonic()
+    end, numbers = began + seconds, itertools.count()
+    gaps = (
+        np.random.default_rng(0).exponential(1.0 / crowd.rate, int(2 * crowd.rate * seconds) + 100)
+        if crowd.rate
+        else []
+    )
+    arrivals = np.cumsum(gaps).tolist()
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while True:
             number = next(numbers)
-            if crowd.rate:
-                await asyncio.sleep(max(0.0, began + number / crowd.rate - time.monotonic()))
             start = time.monotonic()
+            if arrivals:
+                due = began + arrivals[number]
+                if due < end:
+                    await asyncio.sleep(due - start)
+                start = due
             if start >= end:
                 break
             try:
