@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -143,10 +144,10 @@ def overloaded(model: Model, root: Path, seconds: float, capacity: float) -> dic
     with served(root / "model", "--queue-tokens", "16384", "--model-root", str(root)) as (port, pid):
         asyncio.run(load(port, raw, crowd, seconds / 4))
         before = resident(pid)
-        swaps = Thread(target=swap, args=(port, seconds))
-        swaps.start()
-        tally = asyncio.run(load(port, raw, crowd, seconds))
-        swaps.join()
+        with ThreadPoolExecutor() as pool:
+            swaps = pool.submit(swap, port, seconds)
+            tally = asyncio.run(load(port, raw, crowd, seconds))
+            swaps.result()
         grown = resident(pid) / before - 1.0
         unanswered = stopped(port, pid, whole)
     label, wrong = model.manifest.task.labels[1], 0
@@ -167,13 +168,13 @@ def overloaded(model: Model, root: Path, seconds: float, capacity: float) -> dic
 
 def swap(port: int, seconds: float) -> None:
     """Two good swaps, and a bad one between them."""
-    connection = Connection(port)
     for artifact, expected in (("model", 200), ("bad", 422), ("model", 200)):
         time.sleep(seconds / 4)
         path = "/v2/repository/models/model/load"
+        connection = Connection(port)  # a kept one would be closed by now
         status, body = connection.ask(request(path, {"artifact": artifact}))
+        connection.close()
         assert status == expected, body
-    connection.close()
 
 
 def stopped(port: int, pid: int, raw: Sequence[bytes]) -> int:

@@ -39,15 +39,21 @@ class Connection:
     def ask(self, raw: bytes) -> tuple[int, bytes]:
         """Status and body."""
         self._socket.sendall(raw)
-        found = self._socket.recv(1 << 16)
+        found = self._received()
         while b"\r\n\r\n" not in found:
-            found += self._socket.recv(1 << 16)
+            found += self._received()
         head, _, body = found.partition(b"\r\n\r\n")
         length = LENGTH.search(head)
         assert length
         while len(body) < int(length.group(1)):
-            body += self._socket.recv(1 << 16)
+            body += self._received()
         return int(head[9:12]), body
+
+    def _received(self) -> bytes:
+        found = self._socket.recv(1 << 16)
+        if not found:
+            raise ConnectionError("the server has closed the connection")
+        return found
 
     def close(self) -> None:
         self._socket.close()

@@ -135,6 +135,8 @@ def reference(
         if family.token_types:
             x = x + w["embeddings.token_type.weight"][types]
         x = norm("embeddings.norm", x)
+        if config.projects:
+            x = linear("embeddings.project", x)
         for index in range(config.dims.layers):
             layer, stay, score = f"layers.{index}", np.arange(len(x)), np.zeros(len(x))
             if f"{layer}.query.weight" in w:
@@ -182,10 +184,11 @@ def dense_matrices(config: EncoderConfig, weights: Mapping[str, NDArray[Any]]) -
 
 
 def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
-    """A small BERT of random sizes; `fixed` sets any of the fields of `Dims`, or of the config's own.
+    """A small encoder of random sizes, a BERT; `fixed` sets any of the fields of `Dims`, or of the config's own.
 
     Without `fixed`, sizes are whole tiles: 1-3 layers, 2-4 heads of 16 or 32, hidden = heads x head_dim.
     """
+    family = fixed.get("family", "bert")
     heads = int(fixed.get("heads", rng.choice([2, 4])))
     head_dim = int(fixed.get("head_dim", rng.choice([16, 32])))
     dims = Dims(
@@ -195,18 +198,29 @@ def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
         head_dim=head_dim,
         ffn=int(fixed.get("ffn", TILE * rng.integers(2, 7))),
         vocabulary=int(fixed.get("vocabulary", rng.integers(20, 200))),
-        positions=int(fixed.get("positions", 64)),
+        positions=int(fixed.get("positions", 64 + FAMILIES[family].position_offset)),
     )
     return EncoderConfig(
-        family="bert",
+        family=family,
         dims=dims,
-        embedding=dims.hidden,
+        embedding=int(fixed.get("embedding", dims.hidden)),
         token_types=int(fixed.get("token_types", 2)),
         layer_norm_eps=1e-12,
         outputs=int(fixed.get("outputs", rng.integers(1, 4))),
         separator=fixed.get("separator"),
         rows=fixed.get("rows", "pooled"),
     )
+
+
+def any_family(rng: np.random.Generator) -> dict[str, Any]:
+    """Of any family, what `random_config` takes: every difference that there is comes up."""
+    family = str(rng.choice(list(FAMILIES)))
+    fixed: dict[str, Any] = {"family": family}
+    if "roberta" in family:
+        fixed["token_types"] = 1
+    if family == "electra":
+        fixed["embedding"] = int(rng.choice([8, 24, 64]))
+    return fixed
 
 
 def random_spec(
@@ -283,9 +297,9 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
         normal(f"{name}.weight", (outputs, inputs), gain / math.sqrt(inputs))
         normal(f"{name}.bias", (outputs,), 0.2)
 
-    def norm(name: str) -> None:
-        weights[f"{name}.weight"] = rng.uniform(0.5, 1.5, dims.hidden).astype(np.float32)
-        normal(f"{name}.bias", (dims.hidden,), 0.2)
+    def norm(name: str, width: int = dims.hidden) -> None:
+        weights[f"{name}.weight"] = rng.uniform(0.5, 1.5, width).astype(np.float32)
+        normal(f"{name}.bias", (width,), 0.2)
 
     def rows(name: str, kept: int) -> None:
         if kept < dims.hidden:
@@ -304,7 +318,9 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
     normal("embeddings.position.weight", (dims.positions, config.embedding), 0.5)
     if FAMILIES[config.family].token_types:
         normal("embeddings.token_type.weight", (config.token_types, config.embedding), 0.5)
-    norm("embeddings.norm")
+    norm("embeddings.norm", config.embedding)
+    if config.projects:
+        linear("embeddings.project", dims.hidden, config.embedding)
     gains = {"query": 1.5, "key": 1.5}
     for index, layer in enumerate(spec.layers):
         name = f"layers.{index}"

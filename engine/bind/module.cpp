@@ -50,6 +50,7 @@ Activation activation_of(const std::string& name) {
 
 EncoderConfig config_of(const nb::dict& config) {
   return {.layers = setting<int>(config, "layers"),
+          .embedding = setting<int>(config, "embedding"),
           .hidden = setting<int>(config, "hidden"),
           .heads = setting<int>(config, "heads"),
           .head_dim = setting<int>(config, "head_dim"),

@@ -32,6 +32,7 @@ void check_indices(const char* name, const std::int32_t* values, int count, int 
 
 void EncoderConfig::check() const {
   check_size("layers", layers, 1);
+  check_size("embedding", embedding, 1);
   check_size("hidden", hidden, 1);
   check_size("heads", heads, 1);
   check_size("head_dim", head_dim, 1);

@@ -13,6 +13,7 @@ namespace prunetime {
 // Sizes, and the closed set of differences between the families of the BERT family.
 struct EncoderConfig {
   int layers;
+  int embedding;  // width of the tables; where it is not `hidden`, a matrix projects it there
   int hidden;
   int heads;     // at most; how many a layer has, its weights say
   int head_dim;
@@ -27,6 +28,7 @@ struct EncoderConfig {
   bool token_rows;  // logits for every token, by head.output alone; otherwise for the first token of each sequence
   int separator;    // a token id that is never dropped while another token can be; -1: none
 
+  bool projects() const { return embedding != hidden; }
   int longest() const { return positions - position_offset; }
   void check() const;  // throws Error
 };

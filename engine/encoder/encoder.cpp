@@ -107,7 +107,8 @@ class Encoder::Chunk {
   bool pools_in(int layer) const { return !config_.token_rows && layer == last_attention_; }
 
   void embed() {
-    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    const std::ptrdiff_t stride = row_stride(config_.embedding);
+    float* output = model_.projection ? w_.context : hidden_;
     const auto [first, end] = team_.share(rows_);
     for (int row = first; row < end; ++row) {
       const int token = first_token_ + starts_[row];
@@ -117,15 +118,24 @@ class Encoder::Chunk {
                       .word = model_.word,
                       .position = model_.position + config_.position_offset * stride,
                       .token_type = model_.token_type,
-                      .output = hidden_ + starts_[row] * stride},
+                      .output = output + starts_[row] * stride},
                      model_.embedding_norm);
       for (int i = starts_[row]; i < starts_[row + 1]; ++i) origin_[i] = first_token_ + i;
+    }
+    if (model_.projection) {
+      team_.meet();
+      const Matrix& matrix = model_.projection->matrix;
+      const Encoded input{Precision::fp32, reinterpret_cast<std::byte*>(output), matrix.inner, nullptr, nullptr};
+      multiply(input, tokens_, matrix, Activation::identity, {Precision::fp32, hidden_, matrix.outputs, nullptr, nullptr},
+               team_.share(matrix.strips()));
     }
     if (pools_in(-1)) {
       team_.meet();
       keep_first_tokens();
-      const auto share = team_.share(tokens_);
-      encode_hidden(-1, true, share);
+      encode_hidden(-1, true, team_.share(tokens_));
+    } else if (model_.projection) {
+      team_.meet();
+      encode_hidden(-1, true, team_.share(tokens_));
     } else {
       encode_hidden(-1, true, {starts_[first], starts_[end]});
     }

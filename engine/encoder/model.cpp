@@ -20,7 +20,8 @@ class Placer {
     model_.word = table("embeddings.word.weight", config.vocabulary);
     model_.position = table("embeddings.position.weight", config.positions);
     if (config.token_types > 0) model_.token_type = table("embeddings.token_type.weight", config.token_types);
-    model_.embedding_norm = norm("embeddings.norm");
+    model_.embedding_norm = norm("embeddings.norm", config.embedding);
+    if (config.projects()) model_.projection = linear({"embeddings.project"}, hidden_, config.embedding);
     model_.layers.assign(static_cast<std::size_t>(config.layers), {});
     for (int i = 0; i < config.layers; ++i) {
       const std::string name = "layers." + std::to_string(i) + ".";
@@ -51,7 +52,7 @@ class Placer {
 
   SublayerEnd end(const std::string& name, int inner) {
     const int rows = reader_.size(name + "_output.bias", hidden_);
-    SublayerEnd result{.output = linear({name + "_output"}, rows, inner), .norm = norm(name + "_norm")};
+    SublayerEnd result{.output = linear({name + "_output"}, rows, inner), .norm = norm(name + "_norm", hidden_)};
     if (rows < hidden_ || reader_.has(name + "_rows")) {
       const std::int32_t* indices = reader_.indices(name + "_rows", rows, hidden_);
       auto* kept = model_.arena.take<std::uint32_t>(static_cast<std::size_t>(padded(hidden_) / kPad));
@@ -73,25 +74,27 @@ class Placer {
     return pack(model_.arena, sources, model_.plan.of(names[0]), kernels_);
   }
 
-  LayerNorm norm(const std::string& name) {
-    const float* weight = padded_vector(name + ".weight");
-    const float* bias = padded_vector(name + ".bias");
-    return {weight, bias, hidden_, model_.config.layer_norm_eps};
+  LayerNorm norm(const std::string& name, int width) {
+    const float* weight = padded_vector(name + ".weight", width);
+    const float* bias = padded_vector(name + ".bias", width);
+    return {weight, bias, width, model_.config.layer_norm_eps};
   }
 
-  const float* padded_vector(const std::string& name) {
-    const float* values = reader_.vector(name, hidden_);
-    auto* copy = model_.arena.take<float>(static_cast<std::size_t>(padded(hidden_)));
-    if (copy != nullptr) std::copy_n(values, hidden_, copy);
+  const float* padded_vector(const std::string& name, int width) {
+    const float* values = reader_.vector(name, width);
+    auto* copy = model_.arena.take<float>(static_cast<std::size_t>(padded(width)));
+    if (copy != nullptr) std::copy_n(values, width, copy);
     return copy;
   }
 
+  // Of embeddings.
   const float* table(const std::string& name, int rows) {
-    const float* values = reader_.matrix(name, rows, hidden_);
-    const std::ptrdiff_t stride = row_stride(hidden_);
+    const int width = model_.config.embedding;
+    const float* values = reader_.matrix(name, rows, width);
+    const std::ptrdiff_t stride = row_stride(width);
     auto* copy = model_.arena.take<float>(static_cast<std::size_t>(rows * stride));
     for (int row = 0; row < rows && copy != nullptr; ++row) {
-      std::copy_n(values + static_cast<std::ptrdiff_t>(row) * hidden_, hidden_, copy + row * stride);
+      std::copy_n(values + static_cast<std::ptrdiff_t>(row) * width, width, copy + row * stride);
     }
     return copy;
   }
@@ -184,7 +187,7 @@ int Model::widest_inner() const {
 }
 
 int Model::widest_input() const {
-  int widest = config.hidden;
+  int widest = std::max(config.hidden, config.embedding);
   for (const Layer& layer : layers) {
     if (layer.attention) widest = std::max(widest, layer.attention->end.output.matrix.inner);
     if (layer.ffn) widest = std::max(widest, layer.ffn->rows);

@@ -55,10 +55,11 @@ struct Model {
   EncoderConfig config;
   Plan plan;
   Arena arena;
-  const float* word = nullptr;  // tables: rows of row_stride(hidden)
+  const float* word = nullptr;  // tables: rows of row_stride(embedding)
   const float* position = nullptr;
   const float* token_type = nullptr;  // null: none
   LayerNorm embedding_norm{};
+  std::optional<Linear> projection;  // of the embedding, where config.projects()
   std::vector<Layer> layers;
   std::optional<Linear> head_dense;  // not where token_rows
   Linear head_output;

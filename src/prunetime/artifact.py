@@ -31,7 +31,7 @@ from safetensors.numpy import save_file as save_safetensors
 
 from prunetime.arch import ArchSpec
 from prunetime.blocks import check_blocks
-from prunetime.config import EncoderConfig
+from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import ArtifactError, InputError
 from prunetime.plan import Plan
 from prunetime.task import Task
@@ -187,16 +187,19 @@ def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int,
 
     One that is pruned in blocks has the arrays of `prunetime.blocks` in place of its weight.
     """
-    dims, hidden = config.dims, config.dims.hidden
+    dims, hidden, embedding = config.dims, config.dims.hidden, config.embedding
     shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word.weight": (dims.vocabulary, hidden),
-        "embeddings.position.weight": (dims.positions, hidden),
-        "embeddings.token_type.weight": (config.token_types, hidden),
-        "embeddings.norm.weight": (hidden,),
-        "embeddings.norm.bias": (hidden,),
+        "embeddings.word.weight": (dims.vocabulary, embedding),
+        "embeddings.position.weight": (dims.positions, embedding),
+        "embeddings.norm.weight": (embedding,),
+        "embeddings.norm.bias": (embedding,),
         "head.output.weight": (config.outputs, hidden),
         "head.output.bias": (config.outputs,),
     }
+    if FAMILIES[config.family].token_types:
+        shapes["embeddings.token_type.weight"] = (config.token_types, embedding)
+    if config.projects:
+        shapes |= {"embeddings.project.weight": (hidden, embedding), "embeddings.project.bias": (hidden,)}
     if config.rows == "pooled":
         shapes |= {"head.dense.weight": (hidden, hidden), "head.dense.bias": (hidden,)}
     for index, layer in enumerate(spec.layers):

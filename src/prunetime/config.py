@@ -14,8 +14,8 @@ from prunetime.errors import InputError
 class Family:
     """How one family of encoders differs from BERT, as far as the forward pass can tell.
 
-    `position_offset` is the position id of a sequence's first token. `head_activation` follows the dense layer on
-    the first token's row, before the output layer.
+    `position_offset` is the position id of a sequence's first token: one after that of padding, where padding has one.
+    `head_activation` follows the dense layer on the first token's row, before the output layer.
     """
 
     name: str
@@ -30,14 +30,11 @@ FAMILIES = {
         Family("bert"),
         Family("roberta", position_offset=2),
         Family("xlm-roberta", position_offset=2),
+        Family("camembert", position_offset=2),
         Family("distilbert", token_types=False, head_activation="relu"),
         Family("electra", head_activation="gelu"),
     )
 }
-
-RUNNABLE = ("bert",)
-"""Families that load, train and run today; the others only have their differences written down."""
-
 
 Rows = Literal["pooled", "tokens"]
 
@@ -46,10 +43,10 @@ Rows = Literal["pooled", "tokens"]
 class EncoderConfig:
     """Everything the forward pass needs besides the spec and the weights.
 
-    `embedding` is the width of the embedding tables (ELECTRA projects it up to `dims.hidden`), `outputs` the number
-    of logits of the head. `rows` says what the head reads: `pooled`, the first token's row, through a dense layer (one
-    row of logits per sequence), or `tokens`, every token's (one row of logits per token, and no dense layer).
-    Where tokens are dropped, those with the id `separator` stay before others do.
+    `embedding` is the width of the embedding tables; where it is not `dims.hidden`, a matrix projects it there, as in
+    ELECTRA. `outputs` is the number of logits of the head. `rows` says what the head reads: `pooled`, the first
+    token's row, through a dense layer (one row of logits per sequence), or `tokens`, every token's (one row of logits
+    per token, and no dense layer). Where tokens are dropped, those with the id `separator` stay before others do.
     """
 
     family: str
@@ -62,8 +59,8 @@ class EncoderConfig:
     rows: Rows = "pooled"
 
     def __post_init__(self) -> None:
-        if self.family not in RUNNABLE:
-            raise InputError(f"family {self.family!r} is not supported; supported: {', '.join(RUNNABLE)}")
+        if self.family not in FAMILIES:
+            raise InputError(f"family {self.family!r} is not supported; supported: {', '.join(FAMILIES)}")
         if self.outputs < 1:
             raise InputError(f"outputs is {self.outputs}: a head has at least one logit")
         if not 0.0 < self.layer_norm_eps < 1.0:
@@ -75,6 +72,11 @@ class EncoderConfig:
         last = self.dims.vocabulary - 1
         if self.separator is not None and not (type(self.separator) is int and 0 <= self.separator <= last):
             raise InputError(f"separator is {self.separator!r}; it must be a token id from 0 to {last}, or none")
+
+    @property
+    def projects(self) -> bool:
+        """Whether a matrix follows the embedding."""
+        return self.embedding != self.dims.hidden
 
     def check(self, spec: ArchSpec) -> None:
         """Raises InputError where `spec` does not fit `dims`, or drops tokens whose rows the head reads."""

@@ -10,6 +10,7 @@ import pytest
 from cases import (
     Arithmetic,
     Weights,
+    any_family,
     exactly,
     random_config,
     random_ragged,
@@ -76,7 +77,7 @@ def random_plan(config, rng):
 def cases(draw, longest=64, head_rows=HEAD_ROWS):
     """Uneven encoders: no heads, no FFN, pruned output rows, any sizes, blocks, dropped tokens, any precision."""
     rng = np.random.default_rng(draw(seeds))
-    config = random_config(rng, **(ODD if draw(st.booleans()) else {}))
+    config = random_config(rng, **any_family(rng), **(ODD if draw(st.booleans()) else {}))
     config = replace(config, rows=draw(head_rows), separator=draw(st.sampled_from([None, 3])))
     tokens = config.rows == "pooled" and draw(st.booleans())
     if draw(st.booleans()):
@@ -326,7 +327,7 @@ def test_a_selected_part_equals_the_encoder_of_only_that_part(isa, precision, se
 @given(seed=seeds, threads=st.sampled_from([1, 3]), data=st.data())
 def test_a_pass_that_goes_on_from_a_state_ends_in_the_same_bits(isa, precision, seed, threads, data):
     rng = np.random.default_rng(seed)
-    config = random_config(rng, layers=4)
+    config = random_config(rng, layers=4, **any_family(rng))
     dims, last = config.dims, config.dims.layers - 1
     ragged = random_ragged(config, rng, rng.integers(1, 30, data.draw(st.sampled_from([3, 36]))))  # 36: two chunks
     weights = random_weights(config, ArchSpec.full(dims), rng)

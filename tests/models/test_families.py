@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from prunetime.arch import ArchSpec
-from prunetime.config import RUNNABLE
+from prunetime.config import FAMILIES
 from prunetime.errors import InputError
 from prunetime.models.encoder import NO_CHOICE
 from prunetime.models.families import NAMES, load
@@ -281,8 +281,8 @@ def test_our_own_folder_of_other_rows_gets_a_fresh_head(tmp_path):
     assert load(str(tmp_path), 2).has_head
 
 
-def test_every_runnable_family_has_its_names():
-    assert set(NAMES) == set(RUNNABLE)
+def test_every_family_has_its_names():
+    assert set(NAMES) == set(FAMILIES)
 
 
 def edit_config(**changes):
@@ -326,8 +326,10 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         (replace("config.json", b"{"), r"config\.json is not valid JSON"),
         (replace("config.json", b"\xff\xfe"), r"config\.json is not valid JSON"),
         (replace("config.json", b"[]"), "holds list, expected an object"),
-        (edit_config(model_type="gpt2"), "architecture 'gpt2' is not supported; supported: bert"),
-        (edit_config(model_type="REMOVE"), "architecture None is not supported; supported: bert"),
+        (edit_config(model_type="gpt2"), "architecture 'gpt2' is not supported: supported are bert"),
+        (edit_config(model_type="albert"), "'albert' is not supported: its layers share one set of weights"),
+        (edit_config(model_type="deberta-v2"), "'deberta-v2' is not supported: its attention also compares"),
+        (edit_config(model_type="REMOVE"), "architecture None is not supported: supported are bert"),
         (edit_config(hidden_act="gelu_new"), "hidden_act 'gelu_new' is not supported for bert; only 'gelu' is"),
         (edit_config(hidden_act="relu"), "hidden_act 'relu' is not supported"),
         (edit_config(position_embedding_type="relative_key"), "position_embedding_type 'relative_key' is not supp"),

@@ -116,7 +116,8 @@ class _Graph:
         if self.family.token_types:
             types = self._add("Gather", self._weight("embeddings.token_type.weight"), "token_type_ids")
             x = self._add("Add", x, types)
-        return self._norm("embeddings.norm", x)
+        x = self._norm("embeddings.norm", x)
+        return self._linear("embeddings.project", x) if self.config.projects else x
 
     def _mask(self) -> str:
         """What is added to the scores, [batch, 1, 1, tokens]."""

@@ -50,7 +50,8 @@ class Output(NamedTuple):
 
 
 class Embeddings(nn.Module):
-    """Sum of the word, position and token type tables, normalised. `separator` is the id of a word, or None."""
+    """Sum of the word, position and token type tables, normalised and (ELECTRA) projected. `separator` is the id of a
+    word, or None."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
@@ -63,6 +64,7 @@ class Embeddings(nn.Module):
         self.token_type = nn.Embedding(config.token_types, config.embedding) if family.token_types else None
         self.norm = nn.LayerNorm(config.embedding, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(config.embedding, dims.hidden) if config.projects else nn.Identity()
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         length = input_ids.shape[1]
@@ -72,8 +74,8 @@ class Embeddings(nn.Module):
         x = self.word(input_ids) + self.position(positions)
         if self.token_type is not None:
             x = x + self.token_type(torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids)
-        normed: Tensor = self.dropout(self.norm(x))
-        return normed
+        hidden: Tensor = self.project(self.dropout(self.norm(x)))
+        return hidden
 
 
 class Layer(nn.Module):
@@ -218,8 +220,6 @@ class SequenceClassifier(nn.Module):
 def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> tuple[Embeddings, nn.ModuleList, Head]:
     """The modules of an encoder of `spec`, under the names that the state dict has."""
     config.check(spec)
-    if config.embedding != config.dims.hidden:
-        raise InputError(f"embedding is {config.embedding}; {config.family} needs {config.dims.hidden}, as hidden")
     layers = nn.ModuleList(Layer(config, layer, dropout) for layer in spec.layers)
     return Embeddings(config, dropout), layers, Head(config, dropout)
 

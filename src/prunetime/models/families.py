@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunetime.arch import ArchSpec, Dims
-from prunetime.config import RUNNABLE, EncoderConfig, Rows
+from prunetime.config import FAMILIES, EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
@@ -40,40 +40,94 @@ class Names:
     fixed: Mapping[str, object]
 
 
+SIZES = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+    "token_types": "type_vocab_size",
+}
+
+ENCODER = {
+    "embeddings.word": "embeddings.word_embeddings",
+    "embeddings.position": "embeddings.position_embeddings",
+    "embeddings.token_type": "embeddings.token_type_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+    "layers.{}.query": "encoder.layer.{}.attention.self.query",
+    "layers.{}.key": "encoder.layer.{}.attention.self.key",
+    "layers.{}.value": "encoder.layer.{}.attention.self.value",
+    "layers.{}.attention_output": "encoder.layer.{}.attention.output.dense",
+    "layers.{}.attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
+    "layers.{}.ffn_input": "encoder.layer.{}.intermediate.dense",
+    "layers.{}.ffn_output": "encoder.layer.{}.output.dense",
+    "layers.{}.ffn_norm": "encoder.layer.{}.output.LayerNorm",
+}
+
+TWO_LAYERS: Mapping[str, str] = {"head.dense": "classifier.dense", "head.output": "classifier.out_proj"}
+ANSWERS: Mapping[str, str] = {"head.output": "qa_outputs"}
+FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+
+ROBERTA = Names(SIZES, ENCODER, {"pooled": TWO_LAYERS, "tokens": ANSWERS}, "roberta.", {**FIXED, "pad_token_id": 1})
+"""Positions begin after that of padding, whose id is 1 wherever these families were trained."""
+
 NAMES = {
     "bert": Names(
-        sizes={
-            "layers": "num_hidden_layers",
-            "hidden": "hidden_size",
-            "heads": "num_attention_heads",
-            "ffn": "intermediate_size",
+        SIZES,
+        ENCODER,
+        {"pooled": {"head.dense": "pooler.dense", "head.output": "classifier"}, "tokens": ANSWERS},
+        "bert.",
+        FIXED,
+    ),
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
+    "distilbert": Names(
+        {
+            "layers": "n_layers",
+            "hidden": "dim",
+            "heads": "n_heads",
+            "ffn": "hidden_dim",
             "vocabulary": "vocab_size",
             "positions": "max_position_embeddings",
-            "token_types": "type_vocab_size",
         },
-        encoder={
+        {
             "embeddings.word": "embeddings.word_embeddings",
             "embeddings.position": "embeddings.position_embeddings",
-            "embeddings.token_type": "embeddings.token_type_embeddings",
             "embeddings.norm": "embeddings.LayerNorm",
-            "layers.{}.query": "encoder.layer.{}.attention.self.query",
-            "layers.{}.key": "encoder.layer.{}.attention.self.key",
-            "layers.{}.value": "encoder.layer.{}.attention.self.value",
-            "layers.{}.attention_output": "encoder.layer.{}.attention.output.dense",
-            "layers.{}.attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
-            "layers.{}.ffn_input": "encoder.layer.{}.intermediate.dense",
-            "layers.{}.ffn_output": "encoder.layer.{}.output.dense",
-            "layers.{}.ffn_norm": "encoder.layer.{}.output.LayerNorm",
+            "layers.{}.query": "transformer.layer.{}.attention.q_lin",
+            "layers.{}.key": "transformer.layer.{}.attention.k_lin",
+            "layers.{}.value": "transformer.layer.{}.attention.v_lin",
+            "layers.{}.attention_output": "transformer.layer.{}.attention.out_lin",
+            "layers.{}.attention_norm": "transformer.layer.{}.sa_layer_norm",
+            "layers.{}.ffn_input": "transformer.layer.{}.ffn.lin1",
+            "layers.{}.ffn_output": "transformer.layer.{}.ffn.lin2",
+            "layers.{}.ffn_norm": "transformer.layer.{}.output_layer_norm",
         },
-        head={
-            "pooled": {"head.dense": "pooler.dense", "head.output": "classifier"},
-            "tokens": {"head.output": "qa_outputs"},
-        },
-        prefix="bert.",
-        fixed={"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False},
+        {"pooled": {"head.dense": "pre_classifier", "head.output": "classifier"}, "tokens": ANSWERS},
+        "distilbert.",
+        {"activation": "gelu"},
+    ),
+    "electra": Names(
+        {**SIZES, "embedding": "embedding_size"},
+        {**ENCODER, "embeddings.project": "embeddings_project"},
+        {"pooled": TWO_LAYERS, "tokens": ANSWERS},
+        "electra.",
+        FIXED,
     ),
 }
-"""One entry for each family of `prunetime.config.RUNNABLE`."""
+"""One entry for each family of `prunetime.config.FAMILIES`."""
+
+REFUSED = {
+    "albert": "its layers share one set of weights, so that none can be pruned without all others",
+    "deberta": "its attention also compares every token with every distance, which the engine does not compute",
+    "deberta-v2": "its attention also compares every token with every distance, which the engine does not compute",
+}
+"""Why a family that people will try is not in NAMES."""
+
+INDEX = r"(?<=\.)\d+(?=\.)"
+"""Of a layer, in the name of a tensor."""
 
 LEGACY_NORM = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 """LayerNorm's tensors in the checkpoints that were first converted from TensorFlow."""
@@ -112,12 +166,12 @@ def load(model: str, outputs: int, seed: int = 0, rows: Rows = "pooled") -> Pret
         tensors = read_tensors(folder)
         if config.rows != rows:
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
-    elif family in RUNNABLE:
+    elif family in FAMILIES:
         config, spec = family_config(settings, family, outputs, str(folder)), None
         tensors = our_names(read_tensors(folder), NAMES[family], rows)
     else:
-        supported = ", ".join((*RUNNABLE, OWN_MODEL_TYPE))
-        raise InputError(f"{folder}: architecture {family!r} is not supported; supported: {supported}")
+        why = REFUSED.get(str(family), f"supported are {', '.join((*FAMILIES, OWN_MODEL_TYPE))}")
+        raise InputError(f"{folder}: architecture {family!r} is not supported: {why}")
     config = replace(config, outputs=outputs, rows=rows)
     has_head = _has_head(tensors, config)
     if not has_head:
@@ -184,8 +238,8 @@ def our_names(tensors: Mapping[str, Tensor], names: Names, rows: Rows) -> dict[s
         for legacy, modern in LEGACY_NORM.items():
             name = name.removesuffix(legacy) + modern if name.endswith(legacy) else name
         module, _, kind = name.removeprefix(names.prefix).rpartition(".")
-        indices = re.findall(r"\d+", module)
-        template = re.sub(r"\d+", "{}", module)
+        indices = re.findall(INDEX, module)
+        template = re.sub(INDEX, "{}", module)
         if template in ours:
             renamed[f"{ours[template].format(*indices)}.{kind}"] = tensor
     return renamed

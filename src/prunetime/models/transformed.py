@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunetime.arch import MATRICES, ArchSpec
-from prunetime.config import RUNNABLE, EncoderConfig, Rows
+from prunetime.config import FAMILIES, EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import Linears, linears_of
@@ -46,10 +46,10 @@ def encoder_of(model: PreTrainedModel) -> Encoder:
         return Encoder(config, spec, linears_of(model.layers))
     family, name = model.config.model_type, type(model).__name__
     rows = next((rows for rows, own in CLASSES.items() if name.endswith(own.__name__.removeprefix("Prunetime"))), None)
-    if family not in RUNNABLE or rows is None:
+    if family not in FAMILIES or rows is None:
         raise InputError(
             f"{name} of family {family!r} is not supported: masks are learned of sequence classifiers and models that "
-            f"answer questions, of {', '.join(RUNNABLE)}"
+            f"answer questions, of {', '.join(FAMILIES)}"
         )
     config = family_config(model.config.to_dict(), family, int(model.config.num_labels or 0), name)
     names = NAMES[family]

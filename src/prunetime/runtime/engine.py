@@ -144,10 +144,9 @@ def supported_isas() -> list[str]:
 
 def _settings(config: EncoderConfig) -> dict[str, Any]:
     dims, family = config.dims, FAMILIES[config.family]
-    if config.embedding != dims.hidden:
-        raise EngineError(f"embeddings of width {config.embedding} for a hidden width of {dims.hidden}: must be equal")
     return {
         "layers": dims.layers,
+        "embedding": config.embedding,
         "hidden": dims.hidden,
         "heads": dims.heads,
         "head_dim": dims.head_dim,

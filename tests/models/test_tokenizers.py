@@ -1,0 +1,131 @@
+"""Tokenizers of every family: the ids that transformers gives, of texts that nobody would expect."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    CamembertTokenizer,
+    DistilBertTokenizer,
+    ElectraTokenizer,
+    PreTrainedTokenizerBase,
+    RobertaTokenizer,
+    XLMRobertaTokenizer,
+)
+
+from prunetime.config import FAMILIES
+from prunetime.pipeline.source import tokenizer_of
+from prunetime.runtime.tokenize import Tokenizer
+
+NASTY = [
+    "",
+    " ",
+    "\t\n\r\x0b\u00a0\u2003\u3000",
+    "red sofa, 3 seats",
+    "RED  sofa\u00ad-bed\u2026",
+    "na\u00efve cafe\u0301 \u00c5ngstr\u00f6m \u1e9b\u0323 I\u0307stanbul",
+    unicodedata.normalize("NFD", "\ud55c\uad6d\uc5b4 \u30ac\u30ae\u30b0 \u00e9\u00e8\u00ea"),
+    "\u6c99\u53d1\u548c\u6905\u5b50 \u30bd\u30d5\u30a1 \uc18c\ud30c \u0e42\u0e0b\u0e1f \u0635\u0648\u0641\u0627",
+    "\U0001f6cb\ufe0f\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea \U0001f44d\U0001f3fd",
+    "Z\u0351\u036b\u0343\u036a\u0302a\u030d\u0319l\u0301\u0330g\u0321o\u0310",
+    "\x00\x01\x1f\x7f\x85\ufeff\u200b\u200e\ufffd\ufffe",
+    "a" * 1_000,
+    "\u00e9" * 300 + " " + "\U0001f600" * 100,
+    "supercalifragilistic" * 20,
+    "[CLS] red [SEP] sofa [PAD] [MASK] [UNK]",
+    "<s> red </s> sofa <pad> <mask> <unk> </s></s>",
+    "\u2581red\u2581sofa \u0120red\u0120sofa ##red ##sofa",
+    "don't can't I'll we've ''quoted'' \u201cquoted\u201d --- ... !?!",
+    "1,234.56 $9.99 50% 10\u00b2 \u00bd \u2167 \ufb01ne \uff26\uff35\uff2c\uff2c",
+]
+
+TEXTS = st.text(max_size=40) | st.sampled_from(NASTY) | st.lists(st.sampled_from(NASTY), max_size=4).map(" ".join)
+FIVE = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def word_pieces() -> dict[str, int]:
+    tokenizer = tokenizers.BertWordPieceTokenizer()
+    tokenizer.train_from_iterator(NASTY, vocab_size=400, min_frequency=1, show_progress=False)
+    return tokenizer.get_vocab()
+
+
+def byte_pairs() -> tuple[dict[str, int], list[str]]:
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=FIVE, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(NASTY, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
+
+
+def unigrams() -> list[tuple[str, float]]:
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=FIVE, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(NASTY, trainer)
+    return [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+
+
+MADE = {
+    "bert": lambda: BertTokenizer(vocab=word_pieces()),
+    "roberta": lambda: RobertaTokenizer(*byte_pairs()),
+    "xlm-roberta": lambda: XLMRobertaTokenizer(vocab=unigrams()),
+    "camembert": lambda: CamembertTokenizer(vocab=unigrams()),
+    "distilbert": lambda: DistilBertTokenizer(vocab=word_pieces(), do_lower_case=False),
+    "electra": lambda: ElectraTokenizer(vocab=word_pieces()),
+}
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That a tokenizer of the family was saved to."""
+    path = tmp_path_factory.mktemp(request.param)
+    MADE[request.param]().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def theirs(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def same(folder: Path, theirs: PreTrainedTokenizerBase, texts: tuple[str, ...], longest: int) -> None:
+    ours = Tokenizer(tokenizer_of(folder), longest)
+    cut = "longest_first" if len(texts) == 2 else True
+    columns = [[text] for text in texts]  # one pair alone would be one text to it where the second is empty
+    batch = theirs(*columns, truncation=cut, max_length=longest, return_token_type_ids=True)
+    expected = {name: batch[name][0] for name in ("input_ids", "token_type_ids")}
+    found = ours.encode([texts])
+    assert found.ids.tolist() == expected["input_ids"]
+    assert found.types.tolist() == expected["token_type_ids"]
+    joined = ours.joined(*map(ours.single, texts))  # as the server puts pairs together
+    assert joined.ids == expected["input_ids"]
+    assert joined.type_ids == expected["token_type_ids"]
+
+
+@pytest.mark.parametrize("longest", [8, 64])
+def test_ids_of_nasty_texts_are_those_of_transformers(
+    folder: Path, theirs: PreTrainedTokenizerBase, longest: int
+) -> None:
+    for number, text in enumerate(NASTY):
+        same(folder, theirs, (text,), longest)
+        same(folder, theirs, (text, NASTY[number - 1]), longest)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=TEXTS, second=TEXTS, longest=st.integers(6, 40))
+def test_ids_of_any_texts_are_those_of_transformers(
+    folder: Path, theirs: PreTrainedTokenizerBase, first: str, second: str, longest: int
+) -> None:
+    same(folder, theirs, (first,), longest)
+    same(folder, theirs, (first, second), longest)
