@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from pathlib import Path
 
 import pytest
-import tokenizers
+from family_tokenizers import family_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import models, pre_tokenizers, trainers
-from transformers import (
-    AutoTokenizer,
-    BertTokenizer,
-    CamembertTokenizer,
-    DistilBertTokenizer,
-    ElectraTokenizer,
-    PreTrainedTokenizerBase,
-    RobertaTokenizer,
-    XLMRobertaTokenizer,
-)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prunetime.config import FAMILIES
 from prunetime.pipeline.source import tokenizer_of
@@ -49,48 +38,13 @@ NASTY = [
 ]
 
 TEXTS = st.text(max_size=40) | st.sampled_from(NASTY) | st.lists(st.sampled_from(NASTY), max_size=4).map(" ".join)
-FIVE = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-
-
-def word_pieces() -> dict[str, int]:
-    tokenizer = tokenizers.BertWordPieceTokenizer()
-    tokenizer.train_from_iterator(NASTY, vocab_size=400, min_frequency=1, show_progress=False)
-    return tokenizer.get_vocab()
-
-
-def byte_pairs() -> tuple[dict[str, int], list[str]]:
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=FIVE, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(NASTY, trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    return model["vocab"], [tuple(merge) for merge in model["merges"]]
-
-
-def unigrams() -> list[tuple[str, float]]:
-    tokenizer = tokenizers.Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=FIVE, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(NASTY, trainer)
-    return [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
-
-
-MADE = {
-    "bert": lambda: BertTokenizer(vocab=word_pieces()),
-    "roberta": lambda: RobertaTokenizer(*byte_pairs()),
-    "xlm-roberta": lambda: XLMRobertaTokenizer(vocab=unigrams()),
-    "camembert": lambda: CamembertTokenizer(vocab=unigrams()),
-    "distilbert": lambda: DistilBertTokenizer(vocab=word_pieces(), do_lower_case=False),
-    "electra": lambda: ElectraTokenizer(vocab=word_pieces()),
-}
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That a tokenizer of the family was saved to."""
     path = tmp_path_factory.mktemp(request.param)
-    MADE[request.param]().save_pretrained(path)
+    family_tokenizer(request.param, NASTY).save_pretrained(path)
     return path
 
 

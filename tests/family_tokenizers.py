@@ -1,0 +1,60 @@
+"""Tokenizers of every family, trained on a few texts, as transformers has and saves them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import (
+    BertTokenizer,
+    CamembertTokenizer,
+    DistilBertTokenizer,
+    ElectraTokenizer,
+    PreTrainedTokenizerBase,
+    RobertaTokenizer,
+    XLMRobertaTokenizer,
+)
+
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def family_tokenizer(family: str, texts: list[str]) -> PreTrainedTokenizerBase:
+    return {
+        "bert": lambda: BertTokenizer(vocab=_word_pieces(texts)),
+        "roberta": lambda: RobertaTokenizer(*_byte_pairs(texts)),
+        "xlm-roberta": lambda: XLMRobertaTokenizer(vocab=_unigrams(texts)),
+        "camembert": lambda: CamembertTokenizer(vocab=_unigrams(texts)),
+        "distilbert": lambda: DistilBertTokenizer(vocab=_word_pieces(texts), do_lower_case=False),
+        "electra": lambda: ElectraTokenizer(vocab=_word_pieces(texts)),
+    }[family]()
+
+
+def _word_pieces(texts: list[str]) -> dict[str, int]:
+    tokenizer = tokenizers.BertWordPieceTokenizer()
+    tokenizer.train_from_iterator(texts, vocab_size=400, min_frequency=1, show_progress=False)
+    return tokenizer.get_vocab()
+
+
+def _byte_pairs(texts: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    bytes_ = pre_tokenizers.ByteLevel
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=SPECIAL, initial_alphabet=bytes_.alphabet(), show_progress=False
+    )
+    found = _trained(models.BPE(), bytes_(add_prefix_space=False), trainer, texts)
+    return found["vocab"], [tuple(merge) for merge in found["merges"]]
+
+
+def _unigrams(texts: list[str]) -> list[tuple[str, float]]:
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
+    found = _trained(models.Unigram(), pre_tokenizers.Metaspace(), trainer, texts)
+    return [(piece, score) for piece, score in found["vocab"]]
+
+
+def _trained(model: Any, words: Any, trainer: Any, texts: list[str]) -> dict[str, Any]:
+    """What the model has learned, as JSON."""
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = words
+    tokenizer.train_from_iterator(texts, trainer)
+    return json.loads(tokenizer.to_str())["model"]
