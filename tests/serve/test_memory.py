@@ -2,17 +2,21 @@
 
 import asyncio
 import gc
+import shutil
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
 import numpy as np
 import pytest
-from served import ask
+from served import ask, eventually
 
 from prunetime.runtime.ragged import Ragged
 from prunetime.serve.app import App
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.models import Models
 from prunetime.serve.scheduler import Speed, Work
 from prunetime.serve.settings import ServeSettings
 
@@ -57,8 +61,23 @@ def test_an_unloaded_model_is_gone_without_the_garbage_collector(artifacts: Path
         assert set(asyncio.run(crowd(app))) == {200, 422, 429, 503}
         old = weakref.ref(app.models.get().model.engine)
         asyncio.run(app.fleet.reload())
+        eventually(lambda: old() is None)
         assert asyncio.run(crowd(app))[0] == 200
-        assert old() is None
     finally:
         gc.enable()
         app.service.stop()
+
+
+def test_an_artifact_that_is_refused_leaves_nothing_to_the_garbage_collector(artifacts: Path, tmp_path: Path) -> None:
+    shutil.copytree(artifacts / "pairs", tmp_path / "bad")
+    weights = tmp_path / "bad" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    models = Models(1, 0, tmp_path)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(RefusedError):
+            models.opened("bad", tmp_path / "bad")
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from prunetime.errors import InputError
+from prunetime.serve import memory
 from prunetime.serve.certificate import Certificate
 from prunetime.serve.control import Catalogue, Drop, GoneError, Load, Message, Note, Put, Reread, Unload
 from prunetime.serve.errors import RefusedError
@@ -19,6 +20,8 @@ from prunetime.serve.models import Entry, Hosted, Models
 LOG = logging.getLogger(__name__)
 
 NOTE_SECONDS = 1.0
+
+TIDY_SECONDS = 1.0
 
 
 class Process(Protocol):
@@ -116,10 +119,13 @@ class Here:
                 hosted, keep = self._loaded
                 self._loaded = None
                 self._models.put(hosted, keep)
+                _tidy_up()
                 return [hosted.entry]
             case Drop():
                 self._loaded = None
+                _tidy_up()
             case Unload(name, version):
+                _tidy_up()
                 return [hosted.entry for hosted in self._models.unload(name, version)]
             case Reread():
                 self._reread()
@@ -141,3 +147,9 @@ class Here:
                 problems.append(str(error))
         if problems:
             raise RefusedError("unusable", "; ".join(problems))
+
+
+def _tidy_up() -> None:
+    """Once those that are being answered by a model that has gone are done."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(TIDY_SECONDS, lambda: loop.run_in_executor(None, memory.give_back_small_blocks))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,7 @@ class Models:
         try:
             model = load(folder, self._threads)
         except PrunetimeError as error:
+            traceback.clear_frames(error.__traceback__)  # which hold the files that were read, and one another
             raise RefusedError("unusable", f"{folder.name}: {error}") from None
         cache = TextCache(model.tokenizer, self._cache_bytes) if self._cache_bytes else None
         return Hosted(name, version, folder, model, measured_speed(model), cache)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from prunetime.serve import memory
 from prunetime.serve.app import App
 from prunetime.serve.listening import listening
 from prunetime.serve.models import Entry
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.supervisor import supervise
-
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX, LARGE_BLOCK = -3, -1, -8, 128 << 10
-"""Options of mallopt(3), and bytes."""
 
 
 def protocol_of(seconds: float) -> type[HttpToolsProtocol]:
@@ -102,21 +99,12 @@ class Server(uvicorn.Server):
         self._reloading = asyncio.create_task(self._app.fleet.reload())
 
 
-def give_memory_back() -> None:
-    """Has glibc return large blocks to the system as they are freed. Else it keeps them once some were (mallopt(3): the
-    threshold is dynamic until it is set), and what an unloaded model had would stay."""
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for option, value in ((M_MMAP_THRESHOLD, LARGE_BLOCK), (M_TRIM_THRESHOLD, LARGE_BLOCK), (M_ARENA_MAX, 1)):
-            mallopt(option, value)
-
-
 def make_ready() -> None:
     """The process, before anything else: its log and its memory."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    give_memory_back()
+    memory.give_back_large_blocks()
 
 
 def serve(settings: ServeSettings, on_ready: Callable[[Sequence[Entry], int | None], None]) -> None:

@@ -193,17 +193,22 @@ class Scheduler:
         return sum(work.speed.token_us * work.tokens_left for work in works) / 1e6
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                late: list[Work] = []
-                while not (batch := self._compose(late)) and not late:
-                    if self._stopping:
-                        return
-                    self._changed.wait()
-            for work in late:
-                work.done(work, _too_late(work))
-            if batch:
-                self._compute(batch)
+        while self._take_turn():  # in a frame of its own: while it waits, nothing holds what was computed last
+            pass
+
+    def _take_turn(self) -> bool:
+        """Computes the next batch, once there is one; False where there will be none."""
+        late: list[Work] = []
+        with self._changed:
+            while not (batch := self._compose(late)) and not late:
+                if self._stopping:
+                    return False
+                self._changed.wait()
+        for work in late:
+            work.done(work, _too_late(work))
+        if batch:
+            self._compute(batch)
+        return True
 
     def _compute(self, batch: Batch) -> None:
         runner, speed = batch.parts[0][0].runner, batch.parts[0][0].speed
