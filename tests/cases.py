@@ -62,17 +62,19 @@ def multiply_exactly(_matrix: str, x: Doubles, w: Doubles) -> Doubles:
     return np.asarray(x @ w.T, np.float64)
 
 
-def attend_exactly(_layer: str, q: Doubles, k: Doubles, v: Doubles) -> tuple[Doubles, Doubles]:
-    probabilities = softmax(q @ k.T / math.sqrt(q.shape[1]))
+def attend_exactly(
+    _layer: str, q: Doubles, k: Doubles, v: Doubles, bias: Doubles | float = 0.0
+) -> tuple[Doubles, Doubles]:
+    probabilities = softmax(q @ k.T / math.sqrt(q.shape[1]) + bias)
     return probabilities @ v, probabilities.sum(axis=0)
 
 
 class Arithmetic(NamedTuple):
-    """How the reference computes: `multiply(matrix, x, w)` is x w^T; `attend(layer, q, k, v)`, of one head of one
+    """How the reference computes: `multiply(matrix, x, w)` is x w^T; `attend(layer, q, k, v, bias)`, of one head of one
     sequence, what its queries read and what every key received."""
 
     multiply: Callable[[str, Doubles, Doubles], Doubles] = multiply_exactly
-    attend: Callable[[str, Doubles, Doubles, Doubles], tuple[Doubles, Doubles]] = attend_exactly
+    attend: Callable[[str, Doubles, Doubles, Doubles, Doubles | float], tuple[Doubles, Doubles]] = attend_exactly
 
 
 exactly = Arithmetic()
@@ -121,7 +123,13 @@ def reference(
         q, k, v = (linear(f"{layer}.{name}", x) for name in ("query", "key", "value"))
         size = config.dims.head_dim
         heads = [slice(start, start + size) for start in range(0, q.shape[1], size)]
-        contexts, received = zip(*(arithmetic.attend(layer, q[:, h], k[:, h], v[:, h]) for h in heads), strict=True)
+        parts = []
+        for head, h in enumerate(heads):
+            bias: Doubles | float = 0.0
+            if family.relative_positions:
+                bias = w[f"{layer}.position_bias"][head][distance_buckets(len(x))]
+            parts.append(arithmetic.attend(layer, q[:, h], k[:, h], v[:, h], bias))
+        contexts, received = zip(*parts, strict=True)
         return np.concatenate(contexts, axis=1), np.sum(received, axis=0)
 
     logits: list[Doubles] = []
@@ -159,6 +167,18 @@ def reference(
             x = HEAD_ACTIVATIONS[family.head_activation](linear("head.dense", x[:1]))
         logits.append(linear("head.output", x))
     return Reference(np.concatenate([np.zeros((0, config.outputs)), *logits]), chosen, scores)
+
+
+def distance_buckets(length: int) -> NDArray[np.int64]:
+    """[queries, keys]: in which of 32 buckets each distance falls, as T5 says it."""
+
+    def bucket(distance: int) -> int:
+        half, far = (16 if distance > 0 else 0), abs(distance)
+        if far < 8:
+            return half + far
+        return half + min(15, 8 + math.floor(8 * math.log(far / 8) / math.log(128 / 8) + 1e-9))
+
+    return np.array([[bucket(key - query) for key in range(length)] for query in range(length)], np.int64)
 
 
 def most_attended(received: Doubles, ids: NDArray[Any], count: int, separator: int | None) -> NDArray[np.int64]:
@@ -326,6 +346,8 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
         name = f"layers.{index}"
         for matrix, shape in layer.matrix_shapes(dims).items():
             linear(f"{name}.{matrix}", *shape, gain=gains.get(matrix, 1.0))
+            if matrix == "query" and FAMILIES[config.family].relative_positions:
+                normal(f"{name}.position_bias", (layer.heads, 32), 1.0)
             kept_blocks = layer.blocks_of(matrix)
             if kept_blocks:
                 in_blocks(f"{name}.{matrix}", kept_blocks)

@@ -12,6 +12,7 @@ from transformers import (
     CamembertTokenizer,
     DistilBertTokenizer,
     ElectraTokenizer,
+    MPNetTokenizer,
     PreTrainedTokenizerBase,
     RobertaTokenizer,
     XLMRobertaTokenizer,
@@ -28,12 +29,14 @@ def family_tokenizer(family: str, texts: list[str]) -> PreTrainedTokenizerBase:
         "camembert": lambda: CamembertTokenizer(vocab=_unigrams(texts)),
         "distilbert": lambda: DistilBertTokenizer(vocab=_word_pieces(texts), do_lower_case=False),
         "electra": lambda: ElectraTokenizer(vocab=_word_pieces(texts)),
+        "mpnet": lambda: MPNetTokenizer(vocab=_word_pieces(texts, ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"])),
     }[family]()
 
 
-def _word_pieces(texts: list[str]) -> dict[str, int]:
+def _word_pieces(texts: list[str], special: list[str] | None = None) -> dict[str, int]:
     tokenizer = tokenizers.BertWordPieceTokenizer()
-    tokenizer.train_from_iterator(texts, vocab_size=400, min_frequency=1, show_progress=False)
+    special = special or ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(texts, vocab_size=400, min_frequency=1, special_tokens=special, show_progress=False)
     return tokenizer.get_vocab()
 
 

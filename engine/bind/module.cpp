@@ -62,6 +62,7 @@ EncoderConfig config_of(const nb::dict& config) {
           .outputs = setting<int>(config, "outputs"),
           .layer_norm_eps = static_cast<float>(setting<double>(config, "layer_norm_eps")),
           .head_activation = activation_of(setting<std::string>(config, "head_activation")),
+          .relative_positions = setting<bool>(config, "relative_positions"),
           .token_rows = setting<bool>(config, "token_rows"),
           .separator = setting<int>(config, "separator")};
 }

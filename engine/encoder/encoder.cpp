@@ -198,6 +198,9 @@ class Encoder::Chunk {
            .length = length(row),
            .head_dim = head_dim,
            .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
+           .bias = layer.position_bias == nullptr
+                       ? nullptr
+                       : layer.position_bias + head * model_.position_bias_stride() + config_.longest() - 1,
            .context = context + head * head_dim,
            .context_stride = row_stride(output.inner),
            .received = drops ? w_.received + static_cast<std::ptrdiff_t>(head) * most_tokens_ + starts_[row] : nullptr},

@@ -1,6 +1,7 @@
 #include "encoder/model.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,24 @@ class Placer {
     return {.heads = heads,
             .used_heads = heads,
             .query_key_value = linear({name + "query", name + "key", name + "value"}, heads * head_dim, hidden_),
+            .position_bias = model_.config.relative_positions ? position_bias(name + "position_bias", heads) : nullptr,
             .end = end(name + "attention", heads * head_dim)};
+  }
+
+  // As it is added to scores that are yet to be scaled.
+  const float* position_bias(const std::string& name, int heads) {
+    const float* buckets = reader_.matrix(name, heads, EncoderConfig::kBuckets);
+    const std::ptrdiff_t stride = model_.position_bias_stride();
+    const int longest = model_.config.longest();
+    const float unscaled = std::sqrt(static_cast<float>(model_.config.head_dim));
+    auto* table = model_.arena.take<float>(static_cast<std::size_t>(heads * stride));
+    for (int head = 0; head < heads && table != nullptr; ++head) {
+      for (int distance = 1 - longest; distance < longest; ++distance) {
+        table[head * stride + distance + longest - 1] =
+            unscaled * buckets[head * EncoderConfig::kBuckets + EncoderConfig::bucket(-distance)];
+      }
+    }
+    return table;
   }
 
   FfnLayer ffn(const std::string& name) {

@@ -25,6 +25,7 @@ struct AttentionLayer {
   int heads = 0;
   int used_heads = 0;
   Linear query_key_value;  // outputs in that order, each padded to whole strips
+  const float* position_bias = nullptr;  // of every head Model::position_bias_stride() numbers; null: none
   SublayerEnd end;
 };
 
@@ -69,6 +70,8 @@ struct Model {
   // The last layer that has attention, -1: none. From there on, only the first token of each sequence matters to a head
   // that reads no other.
   int last_attention() const;
+  // A head's numbers for the distances query - key from 1 - longest(), and some that are read and not used.
+  std::ptrdiff_t position_bias_stride() const { return 2 * config.longest() + kMostQueries; }
   int widest_inner() const;  // most numbers between a sub-layer's first and last matrix (query, key and value, or FFN)
   int widest_input() const;  // most numbers that any matrix reads
 };

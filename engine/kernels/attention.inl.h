@@ -8,6 +8,7 @@ namespace prunetime {
 namespace {
 
 constexpr int kQueries = 2 * kLanes;  // at once
+static_assert(kQueries <= kMostQueries);
 
 constexpr int whole_vectors(int count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
@@ -187,6 +188,13 @@ struct Block {
       Vec sums[Rows][Vectors];
       multiply_rows<Arithmetic>({keys.values + first * keys.row_step, keys.row_step, keys.inner_step}, panel, inner,
                                 sums);
+      if (a.bias != nullptr) {
+        PRUNETIME_UNROLL
+        for (int row = 0; row < Rows; ++row) {
+          PRUNETIME_UNROLL
+          for (int v = 0; v < Vectors; ++v) sums[row][v] = sums[row][v] + load(a.bias + v * kLanes - first - row);
+        }
+      }
       float* out = s.scores + first * kQueries;
       PRUNETIME_UNROLL
       for (int v = 0; v < Vectors; ++v) {
@@ -310,6 +318,7 @@ void attention_as(const Attention& a, float* scratch) {
     const int queries = a.queries - first < kQueries ? a.queries - first : kQueries;
     block.query = static_cast<const typename Arithmetic::Element*>(a.query) + first * a.stride;
     block.context = a.context + first * a.context_stride;
+    if (a.bias != nullptr) block.bias = a.bias + first;
     if (queries > kLanes) {
       Block<Arithmetic, 2>{block, s, queries}.run(first == 0);
     } else {

@@ -92,7 +92,9 @@ struct Gemm {
   int end_strip;
 };
 
-// context[queries, head_dim] = softmax(scale query key^T) value of one head of one sequence; key and value [length,
+constexpr int kMostQueries = 64;  // that a kernel computes together
+
+// context[queries, head_dim] = softmax(scale (query key^T + bias)) value of one head of one sequence; key and value [length,
 // head_dim]. Where `received` [length] is given, it gets what every token was attended to: the sum over the queries.
 struct Attention {
   Precision precision;  // of query, key and value, and of the products: fp32, or Kernels::narrow_attention
@@ -104,6 +106,7 @@ struct Attention {
   int length;
   int head_dim;
   float scale;
+  const float* bias;  // bias[query - key] is added before the scale, read up to kMostQueries too far; null: none
   float* context;
   std::ptrdiff_t context_stride;
   float* received;

@@ -34,6 +34,7 @@ from prunetime.blocks import check_blocks
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import ArtifactError, InputError
 from prunetime.plan import Plan
+from prunetime.positions import BUCKETS
 from prunetime.task import Task
 from prunetime.tensors import parse
 
@@ -212,6 +213,8 @@ def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int,
                 shapes[f"{prefix}{matrix}.blocks"] = (block.kept, block.rows, block.columns)
                 shapes[f"{prefix}{matrix}.block_index"] = (block.kept,)
             shapes[f"{prefix}{matrix}.bias"] = (rows,)
+        if layer.has_attention and FAMILIES[config.family].relative_positions:
+            shapes[f"{prefix}position_bias"] = (layer.heads, BUCKETS)
         for present, norm, rows_name, rows in (
             (layer.has_attention, "attention_norm", "attention_rows", layer.attention_rows),
             (layer.has_ffn, "ffn_norm", "ffn_rows", layer.ffn_rows),

@@ -15,13 +15,15 @@ class Family:
     """How one family of encoders differs from BERT, as far as the forward pass can tell.
 
     `position_offset` is the position id of a sequence's first token: one after that of padding, where padding has one.
-    `head_activation` follows the dense layer on the first token's row, before the output layer.
+    `head_activation` follows the dense layer on the first token's row, before the output layer. With
+    `relative_positions` every head adds to its scores what it has learned of the distance (`prunetime.positions`).
     """
 
     name: str
     position_offset: int = 0
     token_types: bool = True
     head_activation: str = "tanh"
+    relative_positions: bool = False
 
 
 FAMILIES = {
@@ -33,6 +35,7 @@ FAMILIES = {
         Family("camembert", position_offset=2),
         Family("distilbert", token_types=False, head_activation="relu"),
         Family("electra", head_activation="gelu"),
+        Family("mpnet", position_offset=2, token_types=False, relative_positions=True),
     )
 }
 
@@ -82,6 +85,11 @@ class EncoderConfig:
         """Raises InputError where `spec` does not fit `dims`, or drops tokens whose rows the head reads."""
         spec.check(self.dims)
         dropping = [index for index, layer in enumerate(spec.layers) if layer.tokens < 1.0]
+        if dropping and FAMILIES[self.family].relative_positions:
+            raise InputError(
+                f"layer {dropping[0]} drops tokens, after which distances between tokens are others than those that "
+                f"{self.family} has learned: keep them all"
+            )
         if self.rows == "tokens" and dropping:
             raise InputError(
                 f"layer {dropping[0]} drops tokens, but the head gives a row of logits for every token: keep them all "

@@ -27,7 +27,7 @@ from rounding import NARROW_EXP_ERROR, U, assert_within, int8_scales, to_bf16, t
 from prunetime import _engine
 from prunetime._engine import testing
 from prunetime.arch import TILE, ArchSpec, LayerSpec
-from prunetime.config import EncoderConfig
+from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import EngineError
 from prunetime.plan import MatrixPlan, Plan, Precision
 from prunetime.runtime.engine import Engine, supported_isas
@@ -79,7 +79,8 @@ def cases(draw, longest=64, head_rows=HEAD_ROWS):
     rng = np.random.default_rng(draw(seeds))
     config = random_config(rng, **any_family(rng), **(ODD if draw(st.booleans()) else {}))
     config = replace(config, rows=draw(head_rows), separator=draw(st.sampled_from([None, 3])))
-    tokens = config.rows == "pooled" and draw(st.booleans())
+    can_drop = config.rows == "pooled" and not FAMILIES[config.family].relative_positions
+    tokens = can_drop and draw(st.booleans())
     if draw(st.booleans()):
         spec = random_spec(config, rng, blocks=draw(st.booleans()), tokens=tokens)
     else:
@@ -125,11 +126,11 @@ def attend_in_bf16(plan, noise=0.0, seed=0):
     """
     rng = np.random.default_rng(seed)
 
-    def attend(layer, q, k, v):
+    def attend(layer, q, k, v, bias):
         if plan.of(int(layer.split(".")[1]), "query").precision == "fp32":
-            return exactly.attend(layer, q, k, v)
+            return exactly.attend(layer, q, k, v, bias)
         q, k, v = (to_bf16(x * (1 + noise * rng.standard_normal(x.shape))) for x in (q, k, v))
-        scores = q @ k.T / math.sqrt(q.shape[1])
+        scores = q @ k.T / math.sqrt(q.shape[1]) + bias
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         if noise:
             weights *= 1 + NARROW_EXP_ERROR * rng.standard_normal(weights.shape)

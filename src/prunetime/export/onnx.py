@@ -21,6 +21,7 @@ from prunetime.blocks import expand
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import spec_of
+from prunetime.positions import buckets
 
 OLDEST_OPSET = 17
 """The first that has LayerNormalization."""
@@ -83,6 +84,7 @@ class _Graph:
         self.spec = spec
         self.weights = weights
         self.family = FAMILIES[config.family]
+        self.distances: str | None = None
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: dict[str, onnx.TensorProto] = {}
 
@@ -148,9 +150,22 @@ class _Graph:
             per_head("value", [0, 2, 1, 3]),
         )
         scores = self._add("Mul", self._add("MatMul", query, key), self._number(1 / math.sqrt(head_dim)))
+        if self.family.relative_positions:
+            scores = self._add("Add", scores, self._position_bias(name))
         probabilities = self._add("Softmax", self._add("Add", scores, mask), axis=-1)
         context = self._add("Transpose", self._add("MatMul", probabilities, value), perm=[0, 2, 1, 3])
         return self._add("Reshape", context, self._integers(0, 0, layer.heads * head_dim))
+
+    def _position_bias(self, name: str) -> str:
+        """[heads, queries, keys]"""
+        longest = self.config.dims.positions - self.family.position_offset
+        if self.distances is None:
+            tokens = self._add("Gather", self._add("Shape", "input_ids"), self._integer(1))
+            positions = self._add("Range", self._integer(0), tokens, self._integer(1))
+            keys, queries = (self._add("Unsqueeze", positions, self._integers(axis)) for axis in (0, 1))
+            self.distances = self._add("Add", self._add("Sub", keys, queries), self._integer(longest - 1))
+        table = self.weights[f"{name}.position_bias"][:, buckets(longest)]
+        return self._add("Gather", self._tensor(f"{name}.position_bias", table), self.distances, axis=1)
 
     def _residual(self, x: str, rows: str, update: str) -> str:
         """`x` plus `update`, whose columns belong at the indices `rows`: the others gather a column of zeros."""

@@ -64,6 +64,8 @@ def ordered(weights: Mapping[str, NDArray[Any]], scores: Scores, dims: Dims) -> 
         moved[f"{name}.{reader}.weight"] = np.ascontiguousarray(weights[f"{name}.{reader}.weight"][:, order])
 
     for index, layer in enumerate(scores):
+        if (bias := f"layers.{index}.position_bias") in weights:
+            moved[bias] = weights[bias][by_importance(layer["heads"])]
         heads = by_importance(layer["heads"])[:, None] * dims.head_dim + np.arange(dims.head_dim)
         move(f"layers.{index}", heads.ravel(), ("query", "key", "value"), "attention_output")
         move(f"layers.{index}", by_importance(layer["ffn"]), ("ffn_input",), "ffn_output")
@@ -107,6 +109,8 @@ def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerM
         for name in ("query", "key", "value"):
             take(name, inner)
         take("attention_output", rows, inner)
+        if (bias := f"{layer}.position_bias") in weights:
+            kept[bias] = weights[bias][np.flatnonzero(mask.heads)]
         finish("attention", rows)
     if spec.has_ffn:
         inner = np.flatnonzero(mask.ffn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from prunetime.models.compact import Weights, spec_of
 from prunetime.models.gates import LayerGates, over_tokens, where_alive
 from prunetime.models.sparse import BlockLinear
 from prunetime.models.tokens import PADDING, kinds_of, most_attended, take, take_kinds
+from prunetime.positions import BUCKETS, buckets
 
 INITIAL_DEVIATION = 0.02
 """Standard deviation of fresh weights (BERT, arXiv 1810.04805)."""
@@ -89,6 +91,7 @@ class Layer(nn.Module):
     ffn_input: nn.Linear | BlockLinear
     ffn_output: nn.Linear | BlockLinear
     ffn_rows: Tensor | None
+    position_bias: nn.Parameter | None
 
     def __init__(self, config: EncoderConfig, spec: LayerSpec, dropout: float) -> None:
         super().__init__()
@@ -98,6 +101,9 @@ class Layer(nn.Module):
         for name, (outputs, inputs) in spec.matrix_shapes(dims).items():
             kept = spec.blocks_of(name)
             self.add_module(name, BlockLinear(inputs, outputs, kept) if kept else nn.Linear(inputs, outputs))
+        self.position_bias = None
+        if spec.has_attention and FAMILIES[config.family].relative_positions:
+            self.position_bias = nn.Parameter(torch.zeros(spec.heads, BUCKETS))
         if spec.has_attention:
             self.attention_norm = nn.LayerNorm(dims.hidden, eps=config.layer_norm_eps)
             self.register_buffer("attention_rows", _first_rows(spec.attention_rows, dims.hidden))
@@ -148,14 +154,19 @@ class Layer(nn.Module):
             for name in ("query", "key", "value")
         )
         dropout, received, scores = self.dropout.p if self.training else 0.0, None, None
-        real = kinds != PADDING
+        real, bias = kinds != PADDING, None
+        if self.position_bias is not None:
+            bias = self.position_bias[:, _buckets(x.shape[1]).to(x.device)]
         if want_received or want_scores:
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+            scores = scores if bias is None else scores + bias
             probabilities = scores.masked_fill(~real[:, None, None, :], -torch.inf).softmax(-1)
             received = _received(probabilities.detach(), real, gates) if want_received else None
             context = functional.dropout(probabilities, dropout) @ value
         else:
-            context = functional.scaled_dot_product_attention(query, key, value, real[:, None, None, :], dropout)
+            mask = real[:, None, None, :]
+            mask = mask if bias is None else torch.where(mask, bias, -torch.inf)
+            context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
         context = context.transpose(1, 2)
         if gates:
             context = context * over_tokens(gates.heads).unsqueeze(-1)
@@ -323,6 +334,13 @@ def _check_rows(name: str, rows: Tensor, hidden: int) -> None:
 
 def _first_rows(kept: int, hidden: int) -> Tensor | None:
     return torch.arange(kept, dtype=torch.int32) if kept < hidden else None
+
+
+@lru_cache(maxsize=64)
+def _buckets(length: int) -> Tensor:
+    """[queries, keys]: of relative positions."""
+    positions = torch.arange(length)
+    return torch.from_numpy(buckets(length))[positions[None, :] - positions[:, None] + length - 1]
 
 
 def _received(probabilities: Tensor, real: Tensor, gates: LayerGates | None) -> Tensor:

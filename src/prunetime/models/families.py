@@ -16,6 +16,7 @@ from prunetime.config import FAMILIES, EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
+from prunetime.positions import BUCKETS
 
 OWN_MODEL_TYPE = "prunetime"
 """`model_type` in the config.json of the folders that prunetime writes."""
@@ -115,6 +116,21 @@ NAMES = {
         {"pooled": TWO_LAYERS, "tokens": ANSWERS},
         "electra.",
         FIXED,
+    ),
+    "mpnet": Names(
+        {name: key for name, key in SIZES.items() if name != "token_types"},
+        {
+            **{name: theirs for name, theirs in ENCODER.items() if name != "embeddings.token_type"},
+            "layers.{}.query": "encoder.layer.{}.attention.attn.q",
+            "layers.{}.key": "encoder.layer.{}.attention.attn.k",
+            "layers.{}.value": "encoder.layer.{}.attention.attn.v",
+            "layers.{}.attention_output": "encoder.layer.{}.attention.attn.o",
+            "layers.{}.attention_norm": "encoder.layer.{}.attention.LayerNorm",
+            "position_bias": "encoder.relative_attention_bias",
+        },
+        {"pooled": TWO_LAYERS, "tokens": ANSWERS},
+        "mpnet.",
+        {**FIXED, "pad_token_id": 1, "relative_attention_num_buckets": BUCKETS},
     ),
 }
 """One entry for each family of `prunetime.config.FAMILIES`."""
@@ -242,6 +258,9 @@ def our_names(tensors: Mapping[str, Tensor], names: Names, rows: Rows) -> dict[s
         template = re.sub(INDEX, "{}", module)
         if template in ours:
             renamed[f"{ours[template].format(*indices)}.{kind}"] = tensor
+    if (bias := renamed.pop("position_bias.weight", None)) is not None:  # one for all layers: each gets its own
+        layers = [name.removesuffix(".query.weight") for name in renamed if name.endswith(".query.weight")]
+        renamed |= {f"{layer}.position_bias": bias.T.contiguous() for layer in layers}
     return renamed
 
 

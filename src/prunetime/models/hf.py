@@ -9,6 +9,7 @@ The tensors have the names of the engine's, so one `model.safetensors` serves bo
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 import torch
@@ -28,11 +29,12 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput, Sequence
 
 from prunetime.arch import ArchSpec
 from prunetime.artifact import INDEX_ARRAYS
-from prunetime.config import EncoderConfig, Rows
+from prunetime.config import FAMILIES, EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.encoder import INITIAL_DEVIATION, Output, encode, parts
 from prunetime.models.families import OWN_MODEL_TYPE
 from prunetime.models.sparse import BlockLinear
+from prunetime.runtime.tokenize import Tokenizer
 from prunetime.task import Task
 
 PROBLEM_TYPES = {
@@ -181,6 +183,18 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
         settings["id2label"] = dict(enumerate(task.labels))
         settings["label2id"] = {label: index for index, label in enumerate(task.labels)}
     return str(PrunetimeConfig.of(config, spec, **settings).to_json_string()).encode()
+
+
+def tokenizer_config_json(config: EncoderConfig, tokenizer: Tokenizer, pad_token_id: int) -> bytes:
+    """The tokenizer_config.json with which `AutoTokenizer` pads and cuts as the model of the folder needs it."""
+    types = ["token_type_ids"] if FAMILIES[config.family].token_types else []
+    padding = tokenizer.token(pad_token_id)
+    settings = {
+        "tokenizer_class": PreTrainedTokenizerFast.__name__,
+        "model_max_length": tokenizer.max_length,
+        "model_input_names": ["input_ids", *types, "attention_mask"],
+    } | ({} if padding is None else {"pad_token": padding})
+    return json.dumps(settings, indent=1).encode()
 
 
 AutoConfig.register(OWN_MODEL_TYPE, PrunetimeConfig)

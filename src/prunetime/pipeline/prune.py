@@ -41,6 +41,9 @@ find out after tuning costs many. At the last attempt, one that may fit is tuned
 
 RESULT = "result.json"
 
+OF_TRANSFORMERS = ("config.json", "tokenizer_config.json")
+"""Files of an artifact that transformers loads it by."""
+
 NOT_OF_THE_TEACHER = ("budget", "slices", "method", "tokens", "blocks")
 """Settings that teacher and importance do not depend on."""
 
@@ -293,7 +296,7 @@ def _finish(run: Run) -> dict[str, Any]:
     manifest = replace(candidate.manifest, provenance={**candidate.manifest.provenance, "measured": measured})
     files = {
         artifact.TOKENIZER: candidate.tokenizer,
-        "config.json": (candidate.folder / "config.json").read_bytes(),
+        **{name: (candidate.folder / name).read_bytes() for name in OF_TRANSFORMERS},
         "model_card.md": model_card(manifest, verified).encode(),
     }
     shutil.rmtree(run.path("artifact"), ignore_errors=True)

@@ -156,6 +156,7 @@ def _settings(config: EncoderConfig) -> dict[str, Any]:
         "position_offset": family.position_offset,
         "token_types": config.token_types if family.token_types else 0,
         "head_activation": family.head_activation,
+        "relative_positions": family.relative_positions,
         "layer_norm_eps": config.layer_norm_eps,
         "outputs": config.outputs,
         "token_rows": config.rows == "tokens",

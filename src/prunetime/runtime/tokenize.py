@@ -39,6 +39,11 @@ class Tokenizer:
         """Number of token ids."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
+    def token(self, number: int) -> str | None:
+        """The token of that id; None where there is none."""
+        found: str | None = self._tokenizer.id_to_token(number)
+        return found
+
     def encode(self, texts: Sequence[Texts]) -> Ragged:
         """Token ids and types of texts or pairs, special tokens included, at most `max_length` each."""
         inputs = [text[0] if len(text) == 1 else (text[0], text[1]) for text in texts]

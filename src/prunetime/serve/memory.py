@@ -1,4 +1,4 @@
-"""Memory of models that are gone goes back to the system. Only glibc has to be asked for it; elsewhere nothing is done."""
+"""Memory of models that are gone goes back to the system: of glibc, which has to be asked for it."""
 
 from __future__ import annotations
 

@@ -304,7 +304,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        matrix = parameter.ndim > 1 and not name.startswith("embeddings.")
+        matrix = parameter.ndim > 1 and not name.startswith("embeddings.") and not name.endswith("position_bias")
         (decayed if matrix else plain).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 

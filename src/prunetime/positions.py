@@ -1,0 +1,26 @@
+"""Relative positions, as MPNet has them from T5 (arXiv 1910.10683): every head adds a learned number to the score of a
+query and a key, for the bucket that their distance falls in."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BUCKETS = 32
+"""Half of them for keys that come before the query (or are it), half for those after it."""
+
+EXACT = BUCKETS // 4
+"""Distances below it have buckets of their own; each one beyond is wider than the last by the square root of 2."""
+
+
+def buckets(longest: int) -> NDArray[np.int64]:
+    """[2 longest - 1], for every distance (key - query) from 1 - longest to longest - 1."""
+    return np.array([_bucket(key_less_query) for key_less_query in range(1 - longest, longest)], np.int64)
+
+
+def _bucket(distance: int) -> int:
+    after, far = (BUCKETS // 2 if distance > 0 else 0), abs(distance)
+    if far < EXACT:
+        return after + far
+    # 8 + floor(2 log2(far / 8)), in whole numbers
+    return after + min(EXACT + (far * far // EXACT**2).bit_length() - 1, BUCKETS // 2 - 1)
