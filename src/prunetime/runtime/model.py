@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,16 @@ class Ranked:
 
 
 class Model:
-    """A model ready to score. `manifest` says what it is, `engine` runs token ids, `tokenizer` makes them."""
+    """A model ready to score. `manifest` says what it is, `engine` runs token ids, `tokenizer` makes them.
 
-    def __init__(self, source: artifact.Artifact, threads: int = 1) -> None:
+    `make_tokenizer` is for who has one already of the same content and maximum length.
+    """
+
+    def __init__(
+        self, source: artifact.Artifact, threads: int = 1, make_tokenizer: Callable[[bytes, int], Tokenizer] = Tokenizer
+    ) -> None:
         self.manifest = source.manifest
-        self.tokenizer = Tokenizer(source.tokenizer, source.manifest.task.max_length)
+        self.tokenizer = make_tokenizer(source.tokenizer, source.manifest.task.max_length)
         manifest = source.manifest
         self.engine = Engine(manifest.config, source.weights, threads, spec=manifest.spec, plan=manifest.plan)
 
@@ -89,12 +94,12 @@ class Model:
         return self.manifest.task.scores(self.engine.logits(tokens))
 
 
-def load(folder: str | Path, threads: int = 1) -> Model:
-    """Reads, checks and loads an artifact.
+def load(folder: str | Path, threads: int = 1, make_tokenizer: Callable[[bytes, int], Tokenizer] = Tokenizer) -> Model:
+    """Reads, checks and loads an artifact; arguments are those of `Model`.
 
     Raises:
         ArtifactError: the artifact is damaged, of a newer format, or none.
         EngineError: a weight is not finite, or `threads` cannot be had.
     """
     with artifact.opened(folder) as source:
-        return Model(source, threads)
+        return Model(source, threads, make_tokenizer)

@@ -31,8 +31,8 @@ class Tokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of what it was made from, and the length: two that are equal make the same tokens."""
-        return sha256(self._content + str(self.max_length).encode()).hexdigest()
+        """Two that are equal make the same tokens."""
+        return digest_of(self._content, self.max_length)
 
     @property
     def vocabulary(self) -> int:
@@ -66,6 +66,11 @@ class Tokenizer:
     def encode_whole(self, pairs: Sequence[Texts]) -> list[tokenizers.Encoding]:
         """Pairs as the tokenizers library has them (which text every token is of, and where), at their full lengths."""
         return self._whole.encode_batch([(pair[0], pair[1]) for pair in pairs])
+
+
+def digest_of(content: bytes, max_length: int) -> str:
+    """Of the `Tokenizer` that is made of these: sha256."""
+    return sha256(content + str(max_length).encode()).hexdigest()
 
 
 def _uncut(content: bytes) -> tokenizers.Tokenizer:

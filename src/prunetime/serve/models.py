@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 from msgspec import Struct
@@ -16,7 +17,7 @@ from prunetime.errors import InputError, PrunetimeError
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.model import Model, load
 from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.tokenize import Texts
+from prunetime.runtime.tokenize import Texts, Tokenizer, digest_of
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.scheduler import Speed
 from prunetime.serve.texts import TextCache
@@ -81,6 +82,7 @@ class Models:
         self._threads, self._cache_bytes = threads, cache_bytes
         self._root = root.resolve() if root else None
         self._given: set[Path] = set()
+        self._tokenizers: WeakValueDictionary[str, Tokenizer] = WeakValueDictionary()
         self._versions: dict[str, dict[str, Hosted]] = {}
 
     def __iter__(self) -> Iterator[Hosted]:
@@ -154,12 +156,19 @@ class Models:
 
     def _open(self, name: str, version: str, folder: Path) -> Hosted:
         try:
-            model = load(folder, self._threads)
+            model = load(folder, self._threads, self._tokenizer)
         except PrunetimeError as error:
             traceback.clear_frames(error.__traceback__)  # which hold the files that were read, and one another
             raise RefusedError("unusable", f"{folder.name}: {error}") from None
         cache = TextCache(model.tokenizer, self._cache_bytes) if self._cache_bytes else None
         return Hosted(name, version, folder, model, measured_speed(model), cache)
+
+    def _tokenizer(self, content: bytes, max_length: int) -> Tokenizer:
+        """One for all models that read alike, such as the versions of one."""
+        digest = digest_of(content, max_length)
+        made = self._tokenizers.get(digest) or Tokenizer(content, max_length)
+        self._tokenizers[digest] = made
+        return made
 
 
 def measured_speed(model: Model) -> Speed:
