@@ -232,15 +232,17 @@ def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
     )
 
 
+def family_fields(family: str, embedding: int = 24) -> dict[str, Any]:
+    """What `random_config` takes for an encoder of the family; ELECTRA's embeddings are `embedding` wide."""
+    fields: dict[str, Any] = {"family": family}
+    if family in ("roberta", "xlm-roberta", "camembert"):
+        fields["token_types"] = 1
+    return fields | ({"embedding": embedding} if family == "electra" else {})
+
+
 def any_family(rng: np.random.Generator) -> dict[str, Any]:
-    """Of any family, what `random_config` takes: every difference that there is comes up."""
-    family = str(rng.choice(list(FAMILIES)))
-    fixed: dict[str, Any] = {"family": family}
-    if "roberta" in family:
-        fixed["token_types"] = 1
-    if family == "electra":
-        fixed["embedding"] = int(rng.choice([8, 24, 64]))
-    return fixed
+    """Those of one of them."""
+    return family_fields(str(rng.choice(list(FAMILIES))), int(rng.choice([8, 24, 64])))
 
 
 def random_spec(

@@ -403,6 +403,15 @@ def test_a_shard_that_is_missing_or_outside_the_folder(tmp_path):
         load(str(folder), 3)
 
 
+def test_a_folder_of_a_graph_alone_is_refused(tmp_path):
+    bert().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"graph")
+    with pytest.raises(InputError, match=r"has only onnx/model\.onnx: a graph cannot be trained on"):
+        load(str(tmp_path), 3)
+
+
 @pytest.mark.parametrize("model", ["./nowhere", "/nowhere/at/all", "a/b/c", "not a name", ""])
 def test_neither_a_folder_nor_a_hub_id(model):
     with pytest.raises(InputError, match="is not a folder"):

@@ -1,6 +1,6 @@
 """The `prunetime` command."""
 
-from prunetime.cli import models, runs, serving
+from prunetime.cli import machine, models, runs, serving
 from prunetime.cli.main import main
 
-__all__ = ["main", "models", "runs", "serving"]
+__all__ = ["machine", "main", "models", "runs", "serving"]

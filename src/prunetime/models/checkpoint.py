@@ -89,6 +89,12 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             return _read_files([folder / name], read)
         if index.is_file():
             return _read_files(_shards(index), read)
+    graphs = sorted(path.relative_to(folder) for path in folder.rglob("*.onnx"))
+    if graphs:
+        raise InputError(
+            f"{folder} has only {graphs[0]}: a graph cannot be trained on, and so not pruned; give the folder with "
+            f"{SAFETENSORS} that it was exported from"
+        )
     raise InputError(f"{folder} has no weights: neither {SAFETENSORS} nor {PICKLED}, whole or in shards")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -135,6 +136,11 @@ class Engine:
 def engine_build() -> str:
     """Identifies the build of the engine: it changes with the version, the compiler and the engine's sources."""
     return _engine.BUILD
+
+
+def chosen_isa() -> str:
+    """The one that an engine takes that is told none."""
+    return os.environ.get("PRUNETIME_ISA") or supported_isas()[-1]
 
 
 def supported_isas() -> list[str]:
