@@ -8,7 +8,20 @@ from pathlib import Path
 import prunetime
 
 ROOT = Path(prunetime.__file__).parent
-WORDS = {"errors", "arch", "config", "task", "mask", "plan", "blocks", "budget", "artifact", "machine", "tensors"}
+WORDS = {
+    "errors",
+    "arch",
+    "config",
+    "task",
+    "mask",
+    "plan",
+    "blocks",
+    "budget",
+    "artifact",
+    "machine",
+    "tensors",
+    "positions",
+}
 MAKING = {"models", "training", "pruning", "search", "export", "rivals", "tasks"}
 TORCH_FREE = {
     "search.space",

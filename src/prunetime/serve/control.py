@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from prunetime.errors import PrunetimeError
 from prunetime.serve.errors import Code, RefusedError
 from prunetime.serve.models import Entry
 from prunetime.serve.settings import ServeSettings
+
+LOG = logging.getLogger(__name__)
 
 MOST_BYTES = 1 << 24
 """Of a line."""
@@ -165,6 +168,9 @@ class Link:
             answered = Answered(asked.number, [], Refusal(error.code, str(error), error.retry_after))
         except PrunetimeError as error:
             answered = Answered(asked.number, [], Refusal("unusable", str(error), None))
+        except Exception as error:  # whatever it is, the other side waits
+            LOG.exception("%s failed", asked.message)
+            answered = Answered(asked.number, [], Refusal("internal", repr(error), None))
         self._send(answered)
 
     def _send(self, message: Asked | Answered) -> None:

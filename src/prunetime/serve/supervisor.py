@@ -50,8 +50,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._told_to_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._soon(self._fleet.reload()))
         try:
-            started = asyncio.gather(*(self._started(None) for _ in range(self._settings.processes)))
-            await self._unless_stopped(started)
+            async with self._fleet.lock:  # the first may be asked to load before the last is there
+                started = asyncio.gather(*(self._started(None) for _ in range(self._settings.processes)))
+                await self._unless_stopped(started)
             if not self._stop.is_set():
                 on_ready(self._fleet.entries)
                 await self._stop.wait()
