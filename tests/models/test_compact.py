@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import random_config, random_mask, random_weights
+from cases import any_family, random_config, random_mask, random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +35,7 @@ def without_counts_of_gone_sublayers(spec, dims):
 @given(seed=st.integers(0, 2**32 - 1), blocks=st.booleans())
 def test_compact_weights_are_those_of_the_masks_spec(seed, blocks):
     rng = np.random.default_rng(seed)
-    config = random_config(rng)
+    config = random_config(rng, **any_family(rng))
     full = random_weights(config, ArchSpec.full(config.dims), rng)
     mask = random_mask(config, rng, blocks, tokens=blocks)
     weights = compact(full, mask, config.dims)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from cases import random_config, random_ragged, random_weights
+from cases import family_fields, random_config, random_ragged, random_weights
 
 from prunetime.arch import ArchSpec
 from prunetime.errors import InputError
@@ -12,20 +12,23 @@ from prunetime.models.gates import from_mask
 from prunetime.models.prefix import run_prefix
 from prunetime.search.space import Space
 
+families = pytest.mark.parametrize("family", ["bert", "mpnet"])
 
-def made(seed: int = 0):
+
+def made(seed: int = 0, family: str = "bert"):
     rng = np.random.default_rng(seed)
-    config = random_config(rng, layers=3, heads=4, ffn=96, outputs=1)
+    config = random_config(rng, layers=3, heads=4, ffn=96, outputs=1, **family_fields(family))
     weights = random_weights(config, ArchSpec.full(config.dims), rng)
     tokens = random_ragged(config, rng, rng.integers(1, 20, 12))
     inputs = tuple(torch.from_numpy(array.astype(np.int64)) for array in tokens.padded(0))
     return rng, config, weights, inputs
 
 
+@families
 @pytest.mark.parametrize("blocks", [None, (32, 16), (32, 1)])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_prefix_is_the_gated_and_the_compact_encoder_and_trains_the_weights_it_has(seed, blocks):
-    rng, config, weights, inputs = made(seed)
+def test_a_prefix_is_the_gated_and_the_compact_encoder_and_trains_the_weights_it_has(seed, blocks, family):
+    rng, config, weights, inputs = made(seed, family)
     space = Space(config.dims, blocks=blocks)
     spec = space.spec(space.random(rng))
     mask = prefix_mask(weights, spec, config.dims)
@@ -50,9 +53,10 @@ def test_a_prefix_is_the_gated_and_the_compact_encoder_and_trains_the_weights_it
     assert all(count <= sizes[name] for name, count in reached.items() if count)
 
 
+@families
 @pytest.mark.parametrize("seed", range(3))
-def test_ordered_it_computes_the_same_and_what_rank_keeps_comes_first(seed):
-    rng, config, weights, inputs = made(seed)
+def test_ordered_it_computes_the_same_and_what_rank_keeps_comes_first(seed, family):
+    rng, config, weights, inputs = made(seed, family)
     dims = config.dims
     widths = dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
     scores = [{part: rng.integers(0, 9, width) * 1.0 for part, width in widths.items()} for _ in range(dims.layers)]

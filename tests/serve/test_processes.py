@@ -114,6 +114,7 @@ def test_counters_are_of_all_and_stay_when_one_is_killed(serve: Serve, root: Pat
     scores(served, 30)
     for _ in range(5):
         assert counted(served, 'prunetime_requests_total{route="/predict"') == 30.0
+    assert "\nprunetime_queued_tokens 0.0\n" in served.get("/metrics").body.decode()
     served.post("/v2/repository/models/pairs/load", {"artifact": "other"})
     before = workers(served)
     os.kill(before[0], signal.SIGKILL)

@@ -58,7 +58,8 @@ def test_clients_trust_it_and_a_renewed_certificate_is_used(
     for _ in range(6):
         assert serial(served.port, authority) != first
     second = serial(served.port, authority)
-    key.write_text("no key")
+    issue(authority, tmp_path)
+    key.write_text("no key")  # of the new certificate
     served.signal(signal.SIGHUP)
     eventually(lambda: "cannot use the certificate" in served.said)
     assert serial(served.port, authority) == second
