@@ -218,7 +218,7 @@ def test_a_folder_that_is_no_model_and_an_unsupported_one_are_refused(inputs: Pa
     assert (ran.exit_code, "config.json" in ran.stderr) == (2, True)
     (tmp_path / "empty" / "config.json").write_text('{"model_type": "gpt2"}')
     ran = prune(inputs, inputs / "ads.tsv", tmp_path / "out", "--model", tmp_path / "empty")
-    assert (ran.exit_code, "'gpt2' is not supported; supported: bert" in ran.stderr) == (2, True)
+    assert (ran.exit_code, "'gpt2' is not supported: supported are bert" in ran.stderr) == (2, True)
 
 
 def test_texts_that_cannot_be_scored_are_refused(inputs: Path) -> None:

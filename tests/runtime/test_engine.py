@@ -107,7 +107,7 @@ def test_an_unknown_isa_in_the_environment_is_refused(case, name, monkeypatch):
 
 def test_embeddings_of_another_width_are_refused(case):
     config, _, weights, _ = case
-    with pytest.raises(EngineError, match="embeddings of width 8 for a hidden width of 64"):
+    with pytest.raises(EngineError, match=r"embeddings\.word\.weight has shape \[75, 64\]; it must have \[75, 8\]"):
         Engine(replace(config, embedding=8), weights)
 
 
