@@ -59,6 +59,7 @@ void run() {
   const auto offsets = take<std::int32_t>(input.arrays, "run.offsets");
   const auto tokens = take<float>(input.arrays, "run.tokens");
   const EncoderConfig config{.layers = size("run.layers"),
+                             .embedding = size("run.embedding"),
                              .hidden = size("run.hidden"),
                              .heads = size("run.heads"),
                              .head_dim = size("run.head_dim"),
@@ -70,6 +71,7 @@ void run() {
                              .outputs = size("run.outputs"),
                              .layer_norm_eps = take<float>(input.arrays, "run.layer_norm_eps").at(0),
                              .head_activation = Activation::tanh,
+                             .relative_positions = size("run.relative_positions") != 0,
                              .token_rows = size("run.token_rows") != 0,
                              .separator = size("run.separator")};
   Plan plan{.precision = {}, .tokens = {tokens.begin(), tokens.end()}};
