@@ -12,10 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -136,6 +138,36 @@ async def ask(app: App, content: Any, **headers: str) -> int:
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     await app({"type": "http", "method": "POST", "path": "/predict", "headers": named}, receive, send)
     return sent[0]["status"]
+
+
+@contextmanager
+def meanwhile(count: int, work: Callable[[], object]) -> Iterator[None]:
+    """`work` in so many threads, which are done at the end."""
+    threads = [Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    yield
+    for thread in threads:
+        thread.join()
+
+
+def together(count: int, work: Callable[[], object]) -> None:
+    with meanwhile(count, work):
+        pass
+
+
+def stopped_while_asked(served: Served, askers: int, rows: int) -> tuple[int, str, list[tuple[int, int]]]:
+    """Exit code and log of a server that is told to stop while it is asked, and status and length of every answer."""
+    answers: list[tuple[int, int]] = []
+
+    def ask() -> None:
+        answer = served.post("/predict", {"inputs": [["red sofa", "lamp " * 20]] * rows})
+        answers.append((answer.status, len(answer.json)))
+
+    with meanwhile(askers, ask):
+        time.sleep(0.15)
+        code, said = served.stop()
+    return code, said, answers
 
 
 def eventually(true: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -1,9 +1,7 @@
 #include "encoder/config.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstdlib>
 #include <string>
 
 #include "base/error.h"
@@ -31,14 +29,6 @@ void check_indices(const char* name, const std::int32_t* values, int count, int 
 }
 
 }  // namespace
-
-int EncoderConfig::bucket(int key_less_query) {
-  constexpr int kHalf = kBuckets / 2, kExact = kHalf / 2;
-  const int after = key_less_query > 0 ? kHalf : 0;
-  const auto far = static_cast<std::uint64_t>(std::abs(key_less_query));
-  if (far < std::uint64_t{kExact}) return after + static_cast<int>(far);
-  return after + std::min(kExact - 1 + static_cast<int>(std::bit_width(far * far / (kExact * kExact))), kHalf - 1);
-}
 
 void EncoderConfig::check() const {
   check_size("layers", layers, 1);

@@ -29,9 +29,6 @@ struct EncoderConfig {
   bool token_rows;  // logits for every token, by head.output alone; otherwise for the first token of each sequence
   int separator;    // a token id that is never dropped while another token can be; -1: none
 
-  static constexpr int kBuckets = 32;  // of distances
-  // As prunetime.positions has it: half of them for keys that come before the query or are it, half for those after it.
-  static int bucket(int key_less_query);
   bool projects() const { return embedding != hidden; }
   int longest() const { return positions - position_offset; }
   void check() const;  // throws Error

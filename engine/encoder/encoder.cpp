@@ -129,12 +129,9 @@ class Encoder::Chunk {
       multiply(input, tokens_, matrix, Activation::identity, {Precision::fp32, hidden_, matrix.outputs, nullptr, nullptr},
                team_.share(matrix.strips()));
     }
-    if (pools_in(-1)) {
+    if (pools_in(-1) || model_.projection) {
       team_.meet();
-      keep_first_tokens();
-      encode_hidden(-1, true, team_.share(tokens_));
-    } else if (model_.projection) {
-      team_.meet();
+      if (pools_in(-1)) keep_first_tokens();
       encode_hidden(-1, true, team_.share(tokens_));
     } else {
       encode_hidden(-1, true, {starts_[first], starts_[end]});

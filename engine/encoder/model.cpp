@@ -47,18 +47,16 @@ class Placer {
             .end = end(name + "attention", heads * head_dim)};
   }
 
-  // As it is added to scores that are yet to be scaled.
+  // From the numbers for key - query to those for query - key, as they are added to scores that are yet to be scaled.
   const float* position_bias(const std::string& name, int heads) {
-    const float* buckets = reader_.matrix(name, heads, EncoderConfig::kBuckets);
+    const int distances = 2 * model_.config.longest() - 1;
+    const float* values = reader_.matrix(name, heads, distances);
     const std::ptrdiff_t stride = model_.position_bias_stride();
-    const int longest = model_.config.longest();
     const float unscaled = std::sqrt(static_cast<float>(model_.config.head_dim));
     auto* table = model_.arena.take<float>(static_cast<std::size_t>(heads * stride));
     for (int head = 0; head < heads && table != nullptr; ++head) {
-      for (int distance = 1 - longest; distance < longest; ++distance) {
-        table[head * stride + distance + longest - 1] =
-            unscaled * buckets[head * EncoderConfig::kBuckets + EncoderConfig::bucket(-distance)];
-      }
+      const float* end = values + static_cast<std::ptrdiff_t>(head + 1) * distances;
+      for (int i = 0; i < distances; ++i) table[head * stride + i] = unscaled * end[-1 - i];
     }
     return table;
   }

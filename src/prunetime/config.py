@@ -77,6 +77,11 @@ class EncoderConfig:
             raise InputError(f"separator is {self.separator!r}; it must be a token id from 0 to {last}, or none")
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that there are positions for."""
+        return self.dims.positions - FAMILIES[self.family].position_offset
+
+    @property
     def projects(self) -> bool:
         """Whether a matrix follows the embedding."""
         return self.embedding != self.dims.hidden

@@ -18,6 +18,11 @@ def buckets(longest: int) -> NDArray[np.int64]:
     return np.array([_bucket(key_less_query) for key_less_query in range(1 - longest, longest)], np.int64)
 
 
+def by_distance(bias: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
+    """[heads, 2 longest - 1]: what heads add for every distance, of `bias` [heads, BUCKETS]."""
+    return np.ascontiguousarray(bias[:, buckets(longest)])
+
+
 def _bucket(distance: int) -> int:
     after, far = (BUCKETS // 2 if distance > 0 else 0), abs(distance)
     if far < EXACT:

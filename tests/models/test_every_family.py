@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import family_fields
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
@@ -53,7 +54,7 @@ def batch(family: str, lengths: list[int], seed: int = 0) -> dict[str, torch.Ten
 
 
 def token_types(family: str) -> int:
-    return 1 if family in ("roberta", "xlm-roberta", "camembert") else 2
+    return family_fields(family).get("token_types", 2)
 
 
 def ragged(inputs: dict[str, torch.Tensor]) -> Ragged:
@@ -71,7 +72,7 @@ def test_outputs_equal_transformers(family: str, seed: int, tmp_path: Path) -> N
     ours = load(str(tmp_path), 2)
     assert ours.has_head
     assert ours.config.family == family
-    longest = SIZES["positions"] - FAMILIES[family].position_offset
+    longest = ours.config.longest
     inputs = batch(family, [longest, 7, 1, 19], seed)
     with torch.no_grad():
         got, expected = ours.model.eval()(**inputs), theirs(**inputs, output_hidden_states=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_artifact(root / "topics", "topics")
     make_artifact(root / "answers", "answers")
     return root
+
+
+@pytest.fixture
+def root(artifacts: Path, tmp_path: Path) -> Path:
+    """Artifacts that a test may change."""
+    return Path(shutil.copytree(artifacts, tmp_path / "root"))
 
 
 @pytest.fixture(scope="session")

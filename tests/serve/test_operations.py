@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served import Served, eventually, make_artifact
+from served import Served, eventually, make_artifact, meanwhile, stopped_while_asked, together
 
 from prunetime import load
 from prunetime.serve.app import App
@@ -30,12 +30,6 @@ def score(served: Served) -> float:
 
 def labels(served: Served) -> list[str]:
     return [f"{each['name']}/{each['version']}" for each in served.post("/v2/repository/index", {}).json]
-
-
-@pytest.fixture
-def root(artifacts: Path, tmp_path: Path) -> Path:
-    """Artifacts that a test may change."""
-    return Path(shutil.copytree(artifacts, tmp_path / "root"))
 
 
 def test_models_are_loaded_swapped_and_unloaded_by_request(serve: Serve, root: Path) -> None:
@@ -74,11 +68,7 @@ def test_swaps_at_the_same_time_come_one_after_the_other(serve: Serve, root: Pat
     def swap() -> None:
         statuses.append(served.post("/v2/repository/models/pairs/load", {"artifact": "other"}).status)
 
-    swaps = [threading.Thread(target=swap) for _ in range(5)]
-    for each in swaps:
-        each.start()
-    for each in swaps:
-        each.join()
+    together(5, swap)
     assert statuses == [200] * 5
     assert labels(served) == ["pairs/6"]
 
@@ -159,15 +149,11 @@ def test_a_swap_under_traffic_loses_nothing(serve: Serve, root: Path) -> None:
         while not over.is_set():
             found.append(score(served))
 
-    askers = [threading.Thread(target=ask) for _ in range(4)]
-    for asker in askers:
-        asker.start()
-    for artifact in ("other", "pairs", "other"):
-        assert served.post("/v2/repository/models/pairs/load", {"artifact": artifact}).status == 200
-        time.sleep(0.2)
-    over.set()
-    for asker in askers:
-        asker.join()
+    with meanwhile(4, ask):
+        for artifact in ("other", "pairs", "other"):
+            assert served.post("/v2/repository/models/pairs/load", {"artifact": artifact}).status == 200
+            time.sleep(0.2)
+        over.set()
     assert len(found) > 20
     assert all(any(abs(one - each) < 1e-6 for each in known) for one in found)
     assert found[-1] == pytest.approx(known[1])
@@ -175,19 +161,7 @@ def test_a_swap_under_traffic_loses_nothing(serve: Serve, root: Path) -> None:
 
 def test_a_stop_answers_what_was_taken_on(serve: Serve, root: Path) -> None:
     served = serve(root / "pairs")
-    answers: list[tuple[int, int]] = []
-
-    def ask(rows: int) -> None:
-        answer = served.post("/predict", {"inputs": [["red sofa", "lamp " * 20]] * rows})
-        answers.append((answer.status, len(answer.json)))
-
-    askers = [threading.Thread(target=ask, args=(500,)) for _ in range(4)]
-    for asker in askers:
-        asker.start()
-    time.sleep(0.15)
-    code, said = served.stop()
-    for asker in askers:
-        asker.join()
+    code, said, answers = stopped_while_asked(served, 4, 500)
     assert code == 0
     assert answers == [(200, 500)] * 4
     logged = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
@@ -210,11 +184,7 @@ def test_under_pressure_the_smaller_one_of_a_family_answers(serve: Serve, root: 
             if reply.status == 200:
                 answers.append((reply.json["model_name"], reply.json["outputs"][0]["data"][-1]))
 
-    askers = [threading.Thread(target=ask) for _ in range(30)]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
+    together(30, ask)
     assert {name for name, _ in answers} == {"pairs", "other"}
     assert all(score == pytest.approx(expected[name], rel=1e-5) for name, score in answers)
 

@@ -5,27 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from served import CONFIG, Served, eventually
+from served import CONFIG, Served, eventually, stopped_while_asked, together
 
 from prunetime import load
 
 Serve = Callable[..., Served]
 PAIR = ["red sofa", "a sofa with red legs"]
 MANY = ("--processes", "3")
-
-
-@pytest.fixture
-def root(artifacts: Path, tmp_path: Path) -> Path:
-    """Artifacts that a test may change."""
-    return Path(shutil.copytree(artifacts, tmp_path / "root"))
 
 
 def scores(served: Served, times: int = 40) -> set[float]:
@@ -101,11 +92,7 @@ def test_swaps_at_the_same_time_come_one_after_the_other(serve: Serve, root: Pat
     def swap() -> None:
         versions.append(served.post("/v2/repository/models/pairs/load", {"artifact": "other"}).json["version"])
 
-    swaps = [threading.Thread(target=swap) for _ in range(5)]
-    for each in swaps:
-        each.start()
-    for each in swaps:
-        each.join()
+    together(5, swap)
     assert sorted(versions) == ["2", "3", "4", "5", "6"]
 
 
@@ -162,19 +149,7 @@ def test_hangup_reads_models_and_keys_again_in_all(serve: Serve, root: Path, tmp
 def test_a_stop_answers_what_was_taken_on(serve: Serve, root: Path) -> None:
     served = serve(root / "pairs", "--queue-tokens", "300000", *MANY)
     pids = workers(served)
-    answers: list[tuple[int, int]] = []
-
-    def ask() -> None:
-        answer = served.post("/predict", {"inputs": [["red sofa", "lamp " * 20]] * 500})
-        answers.append((answer.status, len(answer.json)))
-
-    askers = [threading.Thread(target=ask) for _ in range(6)]
-    for asker in askers:
-        asker.start()
-    time.sleep(0.15)
-    code, _ = served.stop()
-    for asker in askers:
-        asker.join()
+    code, _, answers = stopped_while_asked(served, 6, 500)
     assert code == 0
     assert answers == [(200, 500)] * 6
     assert not any(alive(pid) for pid in pids)
@@ -211,11 +186,7 @@ def test_limits_are_of_all_together(serve: Serve, root: Path) -> None:
 
     until = time.monotonic() + 20.0
     while not refused and time.monotonic() < until:
-        askers = [threading.Thread(target=ask) for _ in range(30)]
-        for asker in askers:
-            asker.start()
-        for asker in askers:
-            asker.join()
+        together(30, ask)
     assert set(refused) == {1000}
 
 

@@ -21,7 +21,7 @@ from prunetime.blocks import expand
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import spec_of
-from prunetime.positions import buckets
+from prunetime.positions import by_distance
 
 OLDEST_OPSET = 17
 """The first that has LayerNormalization."""
@@ -158,14 +158,14 @@ class _Graph:
 
     def _position_bias(self, name: str) -> str:
         """[heads, queries, keys]"""
-        longest = self.config.dims.positions - self.family.position_offset
+        longest = self.config.longest
         if self.distances is None:
             tokens = self._add("Gather", self._add("Shape", "input_ids"), self._integer(1))
             positions = self._add("Range", self._integer(0), tokens, self._integer(1))
             keys, queries = (self._add("Unsqueeze", positions, self._integers(axis)) for axis in (0, 1))
             self.distances = self._add("Add", self._add("Sub", keys, queries), self._integer(longest - 1))
-        table = self.weights[f"{name}.position_bias"][:, buckets(longest)]
-        return self._add("Gather", self._tensor(f"{name}.position_bias", table), self.distances, axis=1)
+        table = self._tensor(f"{name}.position_bias", by_distance(self.weights[f"{name}.position_bias"], longest))
+        return self._add("Gather", table, self.distances, axis=1)
 
     def _residual(self, x: str, rows: str, update: str) -> str:
         """`x` plus `update`, whose columns belong at the indices `rows`: the others gather a column of zeros."""

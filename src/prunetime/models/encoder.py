@@ -59,7 +59,7 @@ class Embeddings(nn.Module):
         super().__init__()
         family, dims = FAMILIES[config.family], config.dims
         self.position_offset = family.position_offset
-        self.longest = dims.positions - family.position_offset
+        self.longest = config.longest
         self.separator = config.separator
         self.word = nn.Embedding(dims.vocabulary, config.embedding)
         self.position = nn.Embedding(dims.positions, config.embedding)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from prunetime import artifact
-from prunetime.config import FAMILIES
 from prunetime.errors import InputError
 from prunetime.models import families
 from prunetime.pipeline.run import digest_of_files
@@ -108,8 +107,7 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
 
 def check_length(tokens: int, pretrained: families.Pretrained) -> None:
     """Raises InputError where the model has too few positions for sequences of `tokens`."""
-    config = pretrained.config
-    longest = config.dims.positions - FAMILIES[config.family].position_offset
+    longest = pretrained.config.longest
     if tokens > longest:
         raise InputError(f"--seq-len {tokens} is longer than the {longest} positions of the model")
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.budget import Budget
-from prunetime.config import FAMILIES
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.plan import PRECISIONS, Plan
 from prunetime.rivals.cell import Bind, Cell, Logits
@@ -135,7 +134,7 @@ def _check(subjects: Sequence[Subject], budget: Budget, rivals: Sequence[str]) -
         if name not in RIVALS:
             raise InputError(f"unknown rival {name!r}; known are {', '.join(RIVALS)}")
     for subject in subjects:
-        longest = subject.config.dims.positions - FAMILIES[subject.config.family].position_offset
+        longest = subject.config.longest
         if budget.seq_len > longest:
             raise InputError(f"--seq-len {budget.seq_len} is longer than the {longest} positions of {subject.name}")
 

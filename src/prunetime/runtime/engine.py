@@ -16,6 +16,7 @@ from prunetime.blocks import to_dense
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import EngineError, InputError
 from prunetime.plan import Plan, Precision
+from prunetime.positions import BUCKETS, by_distance
 from prunetime.runtime.ragged import Ragged
 
 Weights = Mapping[str, NDArray[Any]]
@@ -183,10 +184,16 @@ def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: Plan) -> dict[
 
 
 def _as_run(weights: Weights, config: EncoderConfig, plan: Plan) -> dict[str, NDArray[Any]]:
-    """`weights` with the matrices dense that are stored in blocks and that `plan` runs dense."""
+    """`weights` with the matrices dense that are stored in blocks and that `plan` runs dense, and with what heads add
+    to scores for every distance."""
     arrays = dict(weights)
     for layer in range(config.dims.layers):
         prefix = f"layers.{layer}."
+        if (bias := f"{prefix}position_bias") in arrays:
+            shape = arrays[bias].shape
+            if len(shape) != 2 or shape[1] != BUCKETS:
+                raise EngineError(f"weights: {bias} has shape {list(shape)}; it must have [heads, {BUCKETS}]")
+            arrays[bias] = by_distance(arrays[bias], config.longest)
         for matrix in MATRICES:
             name = prefix + matrix
             if f"{name}.blocks" not in arrays or plan.of(layer, matrix).sparse:
