@@ -22,6 +22,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.fleet import Processes
 from prunetime.serve.metrics import TOGETHER
 from prunetime.serve.models import Entry
+from prunetime.serve.outcomes import database
 from prunetime.serve.settings import ServeSettings
 
 LOG = logging.getLogger(__name__)
@@ -162,5 +163,9 @@ def supervise(settings: ServeSettings, listener: socket.socket, on_ready: Callab
     async def run(counts: Path) -> None:
         await Supervisor(settings, listener, counts).run(on_ready)
 
+    if settings.experiments:
+        database(
+            settings.outcomes
+        ).close()  # processes that make its table at the same time would be in each other's way
     with TemporaryDirectory(prefix="prunetime-counts-") as counts:
         asyncio.run(run(Path(counts)))
