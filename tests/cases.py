@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prunetime.arch import GRAINS, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
 from prunetime.blocks import to_blocks
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.config import FAMILIES, EncoderConfig, Rotary
 from prunetime.mask import PARTS, Mask, rank
 from prunetime.runtime.ragged import Ragged
 
@@ -113,22 +113,35 @@ def reference(
     def norm(name: str, x: Doubles) -> Doubles:
         return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], config.layer_norm_eps)
 
+    def before(name: str, x: Doubles) -> Doubles:
+        """What a sub-layer reads; the first attention of an encoder whose norms come first has none."""
+        return norm(name, x) if family.pre_norm and name != "layers.0.attention_norm" else x
+
+    def after(name: str, x: Doubles) -> Doubles:
+        return x if family.pre_norm else norm(name, x)
+
     def add_rows(x: Doubles, rows: NDArray[Any] | None, y: Doubles) -> Doubles:
         total = x.copy()
         total[:, slice(None) if rows is None else rows] += y
         return total
 
-    def attention(layer: str, x: Doubles) -> tuple[Doubles, Doubles]:
+    def attention(index: int, x: Doubles) -> tuple[Doubles, Doubles]:
         """What the heads read, and the attention that each token received."""
+        layer = f"layers.{index}"
         q, k, v = (linear(f"{layer}.{name}", x) for name in ("query", "key", "value"))
         size = config.dims.head_dim
+        distances = np.abs(np.arange(len(x))[:, None] - np.arange(len(x)))
         heads = [slice(start, start + size) for start in range(0, q.shape[1], size)]
         parts = []
         for head, h in enumerate(heads):
             bias: Doubles | float = 0.0
             if family.relative_positions:
                 bias = w[f"{layer}.position_bias"][head][distance_buckets(len(x))]
-            parts.append(arithmetic.attend(layer, q[:, h], k[:, h], v[:, h], bias))
+            q_head, k_head = q[:, h], k[:, h]
+            if family.rotary:
+                q_head, k_head = (turned(part, config.rotary[index].theta) for part in (q_head, k_head))
+                bias = np.where(distances > (config.rotary[index].window or len(x)), -np.inf, 0.0)
+            parts.append(arithmetic.attend(layer, q_head, k_head, v[:, h], bias))
         contexts, received = zip(*parts, strict=True)
         return np.concatenate(contexts, axis=1), np.sum(received, axis=0)
 
@@ -139,7 +152,8 @@ def reference(
         span = slice(int(ragged.offsets[row]), int(ragged.offsets[row + 1]))
         ids, types = ragged.ids[span], ragged.types[span]
         x = w["embeddings.word.weight"][ids]
-        x = x + w["embeddings.position.weight"][family.position_offset + np.arange(len(ids))]
+        if not family.rotary:
+            x = x + w["embeddings.position.weight"][family.position_offset + np.arange(len(ids))]
         if family.token_types:
             x = x + w["embeddings.token_type.weight"][types]
         x = norm("embeddings.norm", x)
@@ -148,9 +162,9 @@ def reference(
         for index in range(config.dims.layers):
             layer, stay, score = f"layers.{index}", np.arange(len(x)), np.zeros(len(x))
             if f"{layer}.query.weight" in w:
-                context, received = attention(layer, x)
+                context, received = attention(index, before(f"{layer}.attention_norm", x))
                 update = linear(f"{layer}.attention_output", context)
-                x = norm(f"{layer}.attention_norm", add_rows(x, weights.get(f"{layer}.attention_rows"), update))
+                x = after(f"{layer}.attention_norm", add_rows(x, weights.get(f"{layer}.attention_rows"), update))
                 score = np.where(ids == config.separator, np.inf, received)
                 score[0] = np.inf
                 if spec is not None:
@@ -161,12 +175,31 @@ def reference(
             scores[index].append(score)
             x, ids = x[stay], ids[stay]
             if f"{layer}.ffn_input.weight" in w:
-                update = linear(f"{layer}.ffn_output", gelu(linear(f"{layer}.ffn_input", x)))
-                x = norm(f"{layer}.ffn_norm", add_rows(x, weights.get(f"{layer}.ffn_rows"), update))
+                read = before(f"{layer}.ffn_norm", x)
+                inner = gelu(linear(f"{layer}.ffn_input", read))
+                if family.gated:
+                    inner = inner * linear(f"{layer}.ffn_gate", read)
+                update = linear(f"{layer}.ffn_output", inner)
+                x = after(f"{layer}.ffn_norm", add_rows(x, weights.get(f"{layer}.ffn_rows"), update))
+        x = before("final_norm", x)
         if config.rows == "pooled":
-            x = HEAD_ACTIVATIONS[family.head_activation](linear("head.dense", x[:1]))
+            x = x[:1] if config.pooling == "first" else x.mean(axis=0, keepdims=True)
+        if config.rows == "pooled" or family.head_norm:
+            x = HEAD_ACTIVATIONS[family.head_activation](linear("head.dense", x))
+        if family.head_norm:
+            x = norm("head.norm", x)
         logits.append(linear("head.output", x))
     return Reference(np.concatenate([np.zeros((0, config.outputs)), *logits]), chosen, scores)
+
+
+def turned(x: Doubles, theta: float) -> Doubles:
+    """Queries or keys [tokens, head_dim] of one head at their positions (RoFormer, arXiv 2104.09864, section 3.4.2),
+    with angles rounded as transformers rounds them."""
+    half = x.shape[1] // 2
+    slowing = np.float32(1.0 / theta ** (np.arange(half) / half))
+    angle = (np.arange(len(x), dtype=np.float32)[:, None] * slowing).astype(np.float64)
+    complex_numbers = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle)
+    return np.concatenate((complex_numbers.real, complex_numbers.imag), axis=1)
 
 
 def distance_buckets(length: int) -> NDArray[np.int64]:
@@ -219,6 +252,7 @@ def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
         ffn=int(fixed.get("ffn", TILE * rng.integers(2, 7))),
         vocabulary=int(fixed.get("vocabulary", rng.integers(20, 200))),
         positions=int(fixed.get("positions", 64 + FAMILIES[family].position_offset)),
+        gated=FAMILIES[family].gated,
     )
     return EncoderConfig(
         family=family,
@@ -229,12 +263,21 @@ def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
         outputs=int(fixed.get("outputs", rng.integers(1, 4))),
         separator=fixed.get("separator"),
         rows=fixed.get("rows", "pooled"),
+        pooling=fixed.get("pooling", "first"),
+        rotary=ROTARY[: dims.layers] if FAMILIES[family].rotary else (),
     )
 
 
-def family_fields(family: str, embedding: int = 24) -> dict[str, Any]:
-    """What `random_config` takes for an encoder of the family; ELECTRA's embeddings are `embedding` wide."""
+ROTARY = (Rotary(160_000.0), Rotary(10_000.0, 6), Rotary(10_000.0, 1), Rotary(160_000.0), Rotary(500.0, 100))
+"""Layers that see all tokens, near ones, neighbours, and a window that is never too small."""
+
+
+def family_fields(family: str, embedding: int = 24, pooling: str = "mean") -> dict[str, Any]:
+    """What `random_config` takes for an encoder of the family; ELECTRA's embeddings are `embedding` wide, ModernBERT
+    reads pooled rows by `pooling`."""
     fields: dict[str, Any] = {"family": family}
+    if family == "modernbert":
+        fields |= {"token_types": 1, "pooling": pooling}
     if family in ("roberta", "xlm-roberta", "camembert"):
         fields["token_types"] = 1
     return fields | ({"embedding": embedding} if family == "electra" else {})
@@ -242,7 +285,8 @@ def family_fields(family: str, embedding: int = 24) -> dict[str, Any]:
 
 def any_family(rng: np.random.Generator) -> dict[str, Any]:
     """Those of one of them."""
-    return family_fields(str(rng.choice(list(FAMILIES))), int(rng.choice([8, 24, 64])))
+    family, embedding, pooling = rng.choice(list(FAMILIES)), rng.choice([8, 24, 64]), rng.choice(["first", "mean"])
+    return family_fields(str(family), int(embedding), str(pooling))
 
 
 def random_spec(
@@ -337,7 +381,8 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
         weights[f"{name}.blocks"], weights[f"{name}.block_index"] = blocks * louder, block_index
 
     normal("embeddings.word.weight", (dims.vocabulary, config.embedding), 1.0)
-    normal("embeddings.position.weight", (dims.positions, config.embedding), 0.5)
+    if not FAMILIES[config.family].rotary:
+        normal("embeddings.position.weight", (dims.positions, config.embedding), 0.5)
     if FAMILIES[config.family].token_types:
         normal("embeddings.token_type.weight", (config.token_types, config.embedding), 0.5)
     norm("embeddings.norm", config.embedding)
@@ -354,13 +399,18 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
             if kept_blocks:
                 in_blocks(f"{name}.{matrix}", kept_blocks)
             if matrix == "attention_output":
-                norm(f"{name}.attention_norm")
+                if config.has_norm(index, "attention_norm"):
+                    norm(f"{name}.attention_norm")
                 rows(f"{name}.attention_rows", layer.attention_rows)
             if matrix == "ffn_output":
                 norm(f"{name}.ffn_norm")
                 rows(f"{name}.ffn_rows", layer.ffn_rows)
-    if config.rows == "pooled":
+    if FAMILIES[config.family].pre_norm:
+        norm("final_norm")
+    if config.has_dense:
         linear("head.dense", dims.hidden, dims.hidden)
+    if FAMILIES[config.family].head_norm:
+        norm("head.norm")
     linear("head.output", config.outputs, dims.hidden)
     return weights
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertTokenizer,
     CamembertTokenizer,
@@ -14,6 +14,7 @@ from transformers import (
     ElectraTokenizer,
     MPNetTokenizer,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     RobertaTokenizer,
     XLMRobertaTokenizer,
 )
@@ -29,6 +30,7 @@ def family_tokenizer(family: str, texts: list[str]) -> PreTrainedTokenizerBase:
         "camembert": lambda: CamembertTokenizer(vocab=_unigrams(texts)),
         "distilbert": lambda: DistilBertTokenizer(vocab=_word_pieces(texts), do_lower_case=False),
         "electra": lambda: ElectraTokenizer(vocab=_word_pieces(texts)),
+        "modernbert": lambda: _modern(texts),
         "mpnet": lambda: MPNetTokenizer(vocab=_word_pieces(texts, ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"])),
     }[family]()
 
@@ -38,6 +40,28 @@ def _word_pieces(texts: list[str], special: list[str] | None = None) -> dict[str
     special = special or ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer.train_from_iterator(texts, vocab_size=400, min_frequency=1, special_tokens=special, show_progress=False)
     return tokenizer.get_vocab()
+
+
+def _modern(texts: list[str]) -> PreTrainedTokenizerFast:
+    """ModernBERT's: GPT-NeoX's byte pairs in BERT's template."""
+    special = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=list(special.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFC(), bytes_
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    names = {f"{name}_token": token for name, token in special.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
 def _byte_pairs(texts: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:

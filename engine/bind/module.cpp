@@ -48,6 +48,13 @@ Activation activation_of(const std::string& name) {
   throw Error("config: head_activation is '" + name + "'; it must be tanh, relu or gelu");
 }
 
+Rows rows_of(const std::string& name) {
+  if (name == "first") return Rows::first;
+  if (name == "mean") return Rows::mean;
+  if (name == "all") return Rows::all;
+  throw Error("config: rows is '" + name + "'; it must be first, mean or all");
+}
+
 EncoderConfig config_of(const nb::dict& config) {
   return {.layers = setting<int>(config, "layers"),
           .embedding = setting<int>(config, "embedding"),
@@ -63,7 +70,12 @@ EncoderConfig config_of(const nb::dict& config) {
           .layer_norm_eps = static_cast<float>(setting<double>(config, "layer_norm_eps")),
           .head_activation = activation_of(setting<std::string>(config, "head_activation")),
           .relative_positions = setting<bool>(config, "relative_positions"),
-          .token_rows = setting<bool>(config, "token_rows"),
+          .rotary_theta = setting<std::vector<double>>(config, "rotary_theta"),
+          .rotary_window = setting<std::vector<int>>(config, "rotary_window"),
+          .pre_norm = setting<bool>(config, "pre_norm"),
+          .gated = setting<bool>(config, "gated"),
+          .head_norm = setting<bool>(config, "head_norm"),
+          .rows = rows_of(setting<std::string>(config, "rows")),
           .separator = setting<int>(config, "separator")};
 }
 
@@ -233,7 +245,7 @@ class SharedEncoder {
   std::size_t outputs() const { return static_cast<std::size_t>(encoder_->config().outputs); }
   std::size_t layers() const { return static_cast<std::size_t>(encoder_->config().layers); }
   std::size_t logit_rows(const Request& request) const {
-    return encoder_->config().token_rows ? request.ids.size() : request.rows();
+    return encoder_->config().rows == Rows::all ? request.ids.size() : request.rows();
   }
 
   // `value` as the state before `layer` of a batch of so many tokens.

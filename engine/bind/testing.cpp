@@ -237,6 +237,7 @@ auto add_and_norm(const std::string& isa, const Floats2& hidden, const Floats2& 
   const auto padded_weight = padded_vector(weight), padded_bias = padded_vector(bias);
   const FlushDenormals flush;
   kernels.add_and_norm({.hidden = output.data(),
+                        .normed = output.data(),
                         .update = padded_update.data(),
                         .update_stride = row_stride(kept),
                         .kept = rows ? bits.data() : nullptr,

@@ -54,6 +54,22 @@ void EncoderConfig::check() const {
     throw Error("config: " + std::to_string(heads) + " heads of " + std::to_string(head_dim) + " are more than " +
                 std::to_string(kLargest));
   }
+  for (const std::size_t given : {rotary_theta.size(), rotary_window.size()}) {
+    if (given != 0 && given != static_cast<std::size_t>(layers)) {
+      throw Error("config: rotary positions of " + std::to_string(given) + " layers; the encoder has " +
+                  std::to_string(layers));
+    }
+  }
+  if (rotary_theta.size() != rotary_window.size()) throw Error("config: rotary_theta and rotary_window differ in length");
+  if (rotary() && head_dim % 2 != 0) {
+    throw Error("config: head_dim is " + std::to_string(head_dim) + "; rotary positions turn pairs of numbers");
+  }
+  for (const double theta : rotary_theta) {
+    if (!(theta > 1.0 && std::isfinite(theta))) {
+      throw Error("config: rotary_theta has " + std::to_string(theta) + "; it must be above 1");
+    }
+  }
+  for (const int window : rotary_window) check_size("rotary_window", window, 0);
   if (!(layer_norm_eps > 0.0F && layer_norm_eps < 1.0F)) {
     throw Error("config: layer_norm_eps is " + std::to_string(layer_norm_eps) + "; it must be above 0 and below 1");
   }
@@ -70,8 +86,8 @@ void Plan::check(const EncoderConfig& config) const {
                   "; it must be above 0 and at most 1");
     }
   }
-  if (drops() && config.relative_positions) throw Error("plan: distances between tokens are learned, and none can be dropped");
-  if (drops() && config.token_rows) throw Error("plan: an encoder with logits for every token cannot drop tokens");
+  if (drops() && config.rows != Rows::first) throw Error("plan: the head reads every token, and none can be dropped");
+  if (drops() && !config.drops_tokens()) throw Error("plan: distances between tokens are learned, and none can be dropped");
 }
 
 Precision Plan::of(const std::string& matrix) const {

@@ -10,6 +10,9 @@
 
 namespace prunetime {
 
+// Which rows the head reads: the first token's of each sequence, the mean of its tokens', or every token's.
+enum class Rows { first, mean, all };
+
 // Sizes, and the closed set of differences between the families of the BERT family.
 struct EncoderConfig {
   int layers;
@@ -26,10 +29,18 @@ struct EncoderConfig {
   float layer_norm_eps;
   Activation head_activation;
   bool relative_positions;  // every head adds to its scores what it has learned of the distance
-  bool token_rows;  // logits for every token, by head.output alone; otherwise for the first token of each sequence
-  int separator;    // a token id that is never dropped while another token can be; -1: none
+  std::vector<double> rotary_theta;  // of every layer the base of its angles; empty: positions are a table
+  std::vector<int> rotary_window;    // of every layer how far away a token may be that is attended to; 0: any
+  bool pre_norm;   // LayerNorm before every sub-layer but the first, and before the head; otherwise after the residual
+  bool gated;      // FFN rows are multiplied by those of a third matrix
+  bool head_norm;  // every head has a dense layer, and LayerNorm after it
+  Rows rows;
+  int separator;  // a token id that is never dropped while another token can be; -1: none
 
   bool projects() const { return embedding != hidden; }
+  bool rotary() const { return !rotary_theta.empty(); }
+  bool has_dense() const { return rows != Rows::all || head_norm; }
+  bool drops_tokens() const { return rows == Rows::first && !relative_positions && !rotary(); }
   int longest() const { return positions - position_offset; }
   void check() const;  // throws Error
 };

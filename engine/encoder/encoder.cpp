@@ -97,14 +97,16 @@ class Encoder::Chunk {
       }
       ++slot;
     }
-    const int first = config_.token_rows ? first_token_ : first_row;
+    const int first = config_.rows == Rows::all ? first_token_ : first_row;
     head(logits + static_cast<std::ptrdiff_t>(first) * config_.outputs);
     watch.lap(slot);
   }
 
  private:
   int length(int row) const { return starts_[row + 1] - starts_[row]; }
-  bool pools_in(int layer) const { return !config_.token_rows && layer == last_attention_; }
+  bool pools_in(int layer) const { return config_.rows == Rows::first && layer == last_attention_; }
+  // What the next matrix reads, before it is encoded.
+  float* read() const { return normed_apart_ ? w_.normed : hidden_; }
 
   void embed() {
     const std::ptrdiff_t stride = row_stride(config_.embedding);
@@ -116,7 +118,7 @@ class Encoder::Chunk {
                       .types = batch_->types + token,
                       .length = length(row),
                       .word = model_.word,
-                      .position = model_.position + config_.position_offset * stride,
+                      .position = config_.rotary() ? nullptr : model_.position + config_.position_offset * stride,
                       .token_type = model_.token_type,
                       .output = output + starts_[row] * stride},
                      model_.embedding_norm);
@@ -132,11 +134,30 @@ class Encoder::Chunk {
     if (pools_in(-1) || model_.projection) {
       team_.meet();
       if (pools_in(-1)) keep_first_tokens();
-      encode_hidden(-1, true, team_.share(tokens_));
+      begin(-1, team_.share(tokens_));
     } else {
-      encode_hidden(-1, true, {starts_[first], starts_[end]});
+      begin(-1, {starts_[first], starts_[end]});
     }
     team_.meet();
+  }
+
+  // Makes this worker's hidden rows, as they came out of `layer`, what the next matrix reads.
+  void begin(int layer, Team::Share share) {
+    const Model::Reader next = model_.reader_after(layer);
+    normed_apart_ = config_.pre_norm && next.norm != nullptr;
+    if (normed_apart_) normalise(hidden_, w_.normed, share, *next.norm);
+    encode_read(next.precision, share);
+  }
+
+  void normalise(float* from, float* to, Team::Share share, const LayerNorm& norm) {
+    kernels_.add_and_norm({.hidden = from,
+                           .normed = to,
+                           .update = nullptr,
+                           .update_stride = 0,
+                           .kept = nullptr,
+                           .first_token = share.first,
+                           .end_token = share.end},
+                          norm);
   }
 
   // The hidden rows as they came into a layer in an earlier pass.
@@ -150,7 +171,7 @@ class Encoder::Chunk {
       std::fill(row + config_.hidden, row + stride, 0.0F);
       origin_[i] = first_token_ + i;
     }
-    encode_hidden(start.layer - 1, true, share);
+    begin(start.layer - 1, share);
     team_.meet();
   }
 
@@ -185,6 +206,13 @@ class Encoder::Chunk {
       const auto* query = static_cast<const std::byte*>(rows.values) + head * head_dim * number;
       const std::byte* key = query + (starts_[row] * stride + part) * number;
       float* context = w_.context + first_query * row_stride(output.inner);
+      if (layer.rotation != nullptr) {  // a worker turns what no other one reads; the first position stays as it is
+        float* of_query = static_cast<float*>(rows.values) + head * head_dim;
+        float* of_key = of_query + starts_[row] * stride + part;
+        if (!pools) kernels_.rotate({of_query + first_query * stride, stride, queries, head_dim, layer.rotation});
+        kernels_.rotate({of_key, stride, length(row), head_dim, layer.rotation});
+      }
+      const bool has_bias = layer.position_bias != nullptr && length(row) > layer.window + 1;
       kernels_.attention(
           {.precision = rows.precision,
            .query = query + first_query * stride * number,
@@ -195,9 +223,7 @@ class Encoder::Chunk {
            .length = length(row),
            .head_dim = head_dim,
            .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
-           .bias = layer.position_bias == nullptr
-                       ? nullptr
-                       : layer.position_bias + head * model_.position_bias_stride() + config_.longest() - 1,
+           .bias = has_bias ? layer.position_bias + head * layer.position_bias_stride : nullptr,
            .context = context + head * head_dim,
            .context_stride = row_stride(output.inner),
            .received = drops ? w_.received + static_cast<std::ptrdiff_t>(head) * most_tokens_ + starts_[row] : nullptr},
@@ -226,53 +252,88 @@ class Encoder::Chunk {
     finish(index, false, layer.end, input);
   }
 
-  // Where query, key and value go.
+  // Where query, key and value go: as fp32 where they turn afterwards.
   Encoded projected(const Matrix& matrix) const {
-    const Precision precision = matrix.precision == Precision::fp32 ? Precision::fp32 : kernels_.narrow_attention;
-    return {precision, w_.inner, matrix.outputs, nullptr, nullptr};
+    const bool fp32 = matrix.precision == Precision::fp32 || config_.rotary();
+    return {fp32 ? Precision::fp32 : kernels_.narrow_attention, w_.inner, matrix.outputs, nullptr, nullptr};
   }
 
   // Query, key and value of all tokens; where only the first token of each sequence matters, its query alone.
   void project(const AttentionLayer& layer, bool pools, const Encoded& rows) {
     const Matrix& matrix = layer.query_key_value.matrix;
     const int strips = (layer.used_heads * config_.head_dim + matrix.strip - 1) / matrix.strip;
-    const int part_strips = matrix.strips() / 3;
-    Encoded all = encoded(matrix, hidden_);
+    Encoded all = encoded(matrix, read());
     Encoded query = all;
     if (pools) {
       query = {matrix.precision, w_.pooled.values, config_.hidden, w_.pooled.scale, w_.pooled.zero};
       const auto share = team_.share(rows_);
-      kernels_.encode({hidden_, starts_, config_.hidden, share.first, share.end}, query);
+      kernels_.encode({read(), starts_, config_.hidden, share.first, share.end}, query);
       team_.meet();
     }
-    const auto [first, end] = team_.share(3 * strips);
-    for (int part = 0; part < 3; ++part) {
+    for_parts(matrix, 3, strips, [&](int part, Team::Share of) {
+      const bool is_query = part == 0;
+      multiply(is_query ? query : all, is_query && pools ? rows_ : tokens_, matrix, Activation::identity, rows, of);
+    });
+    team_.meet();
+  }
+
+  // use(part, strips) for this worker's share of the first `strips` strips of each of the parts of a stacked matrix.
+  template <class Use>
+  void for_parts(const Matrix& matrix, int parts, int strips, const Use& use) {
+    const int part_strips = matrix.strips() / parts;
+    const auto [first, end] = team_.share(parts * strips);
+    for (int part = 0; part < parts; ++part) {
       const int from = std::max(first - part * strips, 0);
       const int to = std::min(end - part * strips, strips);
-      if (from >= to) continue;
-      const bool is_query = part == 0;
-      multiply(is_query ? query : all, is_query && pools ? rows_ : tokens_, matrix, Activation::identity, rows,
-               {part * part_strips + from, part * part_strips + to});
+      if (from < to) use(part, Team::Share{part * part_strips + from, part * part_strips + to});
     }
-    team_.meet();
   }
 
   void feed_forward(int index, const FfnLayer& layer) {
     const Matrix& output = layer.end.output.matrix;
-    const Precision written = output.precision == Precision::bf16 ? Precision::bf16 : Precision::fp32;
-    const Encoded inner{written, w_.inner, output.inner, nullptr, nullptr};
     const int strips = padded(layer.used_rows) / layer.input.matrix.strip;  // also what is read beyond the rows
     const Activation gelu = output.precision == Precision::fp32 ? Activation::gelu : Activation::rounded_gelu;
-    multiply(encoded(layer.input.matrix, hidden_), tokens_, layer.input.matrix, gelu, inner, team_.share(strips));
+    finish(index, true, layer.end, config_.gated ? gated(layer, strips, gelu) : activated(layer, strips, gelu));
+  }
+
+  // The FFN rows as the output matrix reads them.
+  Encoded activated(const FfnLayer& layer, int strips, Activation gelu) {
+    const Matrix& output = layer.end.output.matrix;
+    const Precision written = output.precision == Precision::bf16 ? Precision::bf16 : Precision::fp32;
+    const Encoded inner{written, w_.inner, output.inner, nullptr, nullptr};
+    multiply(encoded(layer.input.matrix, read()), tokens_, layer.input.matrix, gelu, inner, team_.share(strips));
     team_.meet();
-    Encoded input = inner;
-    if (output.precision == Precision::int8) {
-      input = encoded(output, w_.inner);
-      const auto share = team_.share(tokens_);
-      kernels_.encode({w_.inner, nullptr, layer.used_rows, share.first, share.end}, input);
-      team_.meet();
+    if (output.precision != Precision::int8) return inner;
+    const Encoded input = encoded(output, w_.inner);
+    const auto share = team_.share(tokens_);
+    kernels_.encode({w_.inner, nullptr, layer.used_rows, share.first, share.end}, input);
+    team_.meet();
+    return input;
+  }
+
+  // The same of a family in which each is multiplied by its gate.
+  Encoded gated(const FfnLayer& layer, int strips, Activation gelu) {
+    const Matrix& matrix = layer.input.matrix;
+    const Matrix& output = layer.end.output.matrix;
+    const Encoded both{Precision::fp32, w_.inner, matrix.outputs, nullptr, nullptr};
+    for_parts(matrix, 2, strips, [&](int part, Team::Share of) {
+      multiply(encoded(matrix, read()), tokens_, matrix, part == 0 ? gelu : Activation::identity, both, of);
+    });
+    team_.meet();
+    const auto share = team_.share(tokens_);
+    kernels_.gate({.rows = w_.inner,
+                   .gates = w_.inner + matrix.outputs / 2,
+                   .stride = row_stride(matrix.outputs),
+                   .width = output.inner,
+                   .output = w_.context,
+                   .first = share.first,
+                   .end = share.end});
+    const Encoded input = encoded(output, w_.context);
+    if (input.values != w_.context) {
+      kernels_.encode({w_.context, nullptr, layer.used_rows, share.first, share.end}, input);
     }
-    finish(index, true, layer.end, input);
+    team_.meet();
+    return input;
   }
 
   void finish(int index, bool after_ffn, const SublayerEnd& end, const Encoded& input) {
@@ -281,23 +342,25 @@ class Encoder::Chunk {
              team_.share(matrix.strips()));
     team_.meet();
     const Team::Share share = team_.share(tokens_);
+    const Model::Reader next = model_.reader_after(index, after_ffn);
+    normed_apart_ = config_.pre_norm;
     kernels_.add_and_norm({.hidden = hidden_,
+                           .normed = read(),
                            .update = w_.update,
                            .update_stride = row_stride(matrix.outputs),
                            .kept = end.kept,
                            .first_token = share.first,
                            .end_token = share.end},
-                          end.norm);
-    encode_hidden(index, after_ffn, share);
+                          config_.pre_norm ? *next.norm : end.norm);
+    encode_read(next.precision, share);
     team_.meet();
   }
 
-  // Writes this worker's hidden rows as the next matrix reads them.
-  void encode_hidden(int index, bool after_ffn, Team::Share share) {
-    const Precision next = model_.next_precision(index, after_ffn);
-    if (next == Precision::fp32) return;
-    const Encoded to{next, w_.input.values, config_.hidden, w_.input.scale, w_.input.zero};
-    kernels_.encode({hidden_, nullptr, config_.hidden, share.first, share.end}, to);
+  // Writes this worker's rows as the next matrix reads them.
+  void encode_read(Precision precision, Team::Share share) {
+    if (precision == Precision::fp32) return;
+    const Encoded to{precision, w_.input.values, config_.hidden, w_.input.scale, w_.input.zero};
+    kernels_.encode({read(), nullptr, config_.hidden, share.first, share.end}, to);
   }
 
   // The input of `matrix`, where it is or will be encoded; as fp32 it stays where it is, unless it has to `move`.
@@ -377,13 +440,38 @@ class Encoder::Chunk {
     for (int i = first; i < end; ++i) kept[origin_[i]] = 1;
   }
 
+  // From here on every sequence is one row, the mean of its tokens'.
+  void take_means(Precision precision) {
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    const auto share = team_.share(rows_);
+    for (int row = share.first; row < share.end; ++row) {
+      float* mean = spare_ + row * stride;
+      std::fill_n(mean, stride, 0.0F);
+      for (int i = starts_[row]; i < starts_[row + 1]; ++i) {
+        const float* token = read() + i * stride;
+        for (int column = 0; column < config_.hidden; ++column) mean[column] += token[column];
+      }
+      for (int column = 0; column < config_.hidden; ++column) mean[column] /= static_cast<float>(length(row));
+    }
+    std::swap(hidden_, spare_);
+    normed_apart_ = false;
+    tokens_ = rows_;
+    encode_read(precision, share);
+    team_.meet();
+  }
+
   void head(float* logits) {
-    Encoded input = encoded(model_.head_dense ? model_.head_dense->matrix : model_.head_output.matrix, hidden_);
+    const Matrix& first = model_.head_dense ? model_.head_dense->matrix : model_.head_output.matrix;
+    if (config_.rows == Rows::mean) take_means(first.precision);
+    Encoded input = encoded(first, read());
     if (model_.head_dense) {
-      const Matrix& dense = model_.head_dense->matrix;
       const Encoded activated{Precision::fp32, w_.update, config_.hidden, nullptr, nullptr};
-      multiply(input, tokens_, dense, config_.head_activation, activated, team_.share(dense.strips()));
+      multiply(input, tokens_, first, config_.head_activation, activated, team_.share(first.strips()));
       team_.meet();
+      if (config_.head_norm) {
+        normalise(w_.update, w_.update, team_.share(tokens_), model_.head_norm);
+        team_.meet();
+      }
       input = activated;
     }
     const Matrix& output = model_.head_output.matrix;
@@ -424,6 +512,7 @@ class Encoder::Chunk {
   int tokens_ = 0;
   float* hidden_ = nullptr;
   float* spare_ = nullptr;
+  bool normed_apart_ = false;  // the rows in w_.normed are read next
   std::int32_t* starts_ = nullptr;  // of the sequences' rows, [rows + 1]
   std::int32_t* next_starts_ = nullptr;
   std::int32_t* origin_ = nullptr;
@@ -449,10 +538,11 @@ void Encoder::take_workspaces() {
   const auto encoded = [&](int width) -> EncodedRows {
     return {reinterpret_cast<std::byte*>(floats(width)), arena_.take<float>(tokens), arena_.take<std::int32_t>(tokens)};
   };
-  const std::size_t received = config().token_rows ? 0 : tokens * static_cast<std::size_t>(config().heads);
+  const std::size_t received = config().drops_tokens() ? tokens * static_cast<std::size_t>(config().heads) : 0;
   for (int worker = 0; worker < pool_.size(); ++worker) {
     workspaces_.push_back({.hidden = floats(config().hidden),
                            .spare = floats(config().hidden),
+                           .normed = config().pre_norm ? floats(config().hidden) : nullptr,
                            .inner = floats(model_.widest_inner()),
                            .context = floats(model_.widest_input()),
                            .update = floats(config().hidden),
@@ -476,7 +566,7 @@ bool Encoder::every_worker_gets_whole_sequences(const Batch& batch) const {
 }
 
 void Encoder::check_state(int layer) const {
-  bool all = config().token_rows || layer <= model_.last_attention();
+  bool all = config().rows != Rows::first || layer <= model_.last_attention();
   for (int i = 0; i < layer; ++i) all = all && !model_.plan.drops(i);
   if (!all) throw Error("there is no state before layer " + std::to_string(layer) + ": not all tokens come into it");
 }
@@ -511,7 +601,7 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, con
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(logit_rows(batch)) * config().outputs;
   for (std::ptrdiff_t i = 0; i < count; ++i) {
     if (!std::isfinite(logits[i])) {
-      throw Error((config().token_rows ? "token " : "sequence ") + std::to_string(i / config().outputs) +
+      throw Error((config().rows == Rows::all ? "token " : "sequence ") + std::to_string(i / config().outputs) +
                   " has the logit " + std::to_string(logits[i]) +
                   ": numbers overflowed inside the encoder; its weights are too large");
     }

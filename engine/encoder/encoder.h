@@ -38,11 +38,11 @@ class Encoder {
     model_.use(heads, ffn, tokens);
   }
 
-  // logits[rows, outputs], or [tokens, outputs] where the config says token_rows.
+  // logits[rows, outputs], or [tokens, outputs] where the head reads all of them.
   // The batch must have passed check(). One call at a time. Allocates nothing.
   // Throws Error where a logit is not a finite number, or a state is wanted where not all tokens come in.
   void forward(const Batch& batch, float* logits, const Trace& trace, const Start& start);
-  int logit_rows(const Batch& batch) const { return config().token_rows ? batch.tokens() : batch.rows; }
+  int logit_rows(const Batch& batch) const { return config().rows == Rows::all ? batch.tokens() : batch.rows; }
 
   const EncoderConfig& config() const { return model_.config; }
   const char* isa() const { return kernels_.isa; }
@@ -61,6 +61,7 @@ class Encoder {
   struct Workspace {
     float* hidden;         // [tokens][hidden]
     float* spare;          // [tokens][hidden]
+    float* normed;         // [tokens][hidden] where config.pre_norm
     float* inner;          // [tokens][query, key and value, or FFN]
     float* context;        // [tokens][heads * head_dim]
     float* update;         // [tokens][hidden]

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -19,56 +21,102 @@ class Placer {
   void place() {
     const EncoderConfig& config = model_.config;
     model_.word = table("embeddings.word.weight", config.vocabulary);
-    model_.position = table("embeddings.position.weight", config.positions);
+    if (!config.rotary()) model_.position = table("embeddings.position.weight", config.positions);
     if (config.token_types > 0) model_.token_type = table("embeddings.token_type.weight", config.token_types);
     model_.embedding_norm = norm("embeddings.norm", config.embedding);
     if (config.projects()) model_.projection = linear({"embeddings.project"}, hidden_, config.embedding);
     model_.layers.assign(static_cast<std::size_t>(config.layers), {});
+    rotations_.clear();
     for (int i = 0; i < config.layers; ++i) {
       const std::string name = "layers." + std::to_string(i) + ".";
       Layer& layer = model_.layers[static_cast<std::size_t>(i)];
-      if (reader_.has(name + "query.bias")) layer.attention = attention(name);
+      if (reader_.has(name + "query.bias")) layer.attention = attention(i, name);
       if (reader_.has(name + "ffn_input.bias")) layer.ffn = ffn(name);
     }
-    if (!config.token_rows) model_.head_dense = linear({"head.dense"}, hidden_, hidden_);
+    if (config.pre_norm) model_.final_norm = norm("final_norm", hidden_);
+    if (config.has_dense()) model_.head_dense = linear({"head.dense"}, hidden_, hidden_);
+    if (config.head_norm) model_.head_norm = norm("head.norm", hidden_);
     model_.head_output = linear({"head.output"}, config.outputs, hidden_);
     reader_.finish();
   }
 
  private:
-  AttentionLayer attention(const std::string& name) {
-    const int head_dim = model_.config.head_dim;
-    const int inner = reader_.size(name + "query.bias", model_.config.heads * head_dim);
-    const int heads = std::max(1, inner / head_dim);  // whole heads: any other number of rows is refused just below
-    return {.heads = heads,
-            .used_heads = heads,
-            .query_key_value = linear({name + "query", name + "key", name + "value"}, heads * head_dim, hidden_),
-            .position_bias = model_.config.relative_positions ? position_bias(name + "position_bias", heads) : nullptr,
-            .end = end(name + "attention", heads * head_dim)};
+  AttentionLayer attention(int index, const std::string& name) {
+    const EncoderConfig& config = model_.config;
+    const int inner = reader_.size(name + "query.bias", config.heads * config.head_dim);
+    const int heads = std::max(1, inner / config.head_dim);  // whole heads: any other number of rows is refused just below
+    AttentionLayer layer{
+        .heads = heads,
+        .used_heads = heads,
+        .query_key_value = linear({name + "query", name + "key", name + "value"}, heads * config.head_dim, hidden_),
+        .end = end(name + "attention", heads * config.head_dim, !config.pre_norm || index > 0)};
+    const std::ptrdiff_t distances = 2 * config.longest() + kMostQueries;  // some are read and not used
+    if (config.relative_positions) {
+      layer.position_bias = position_bias(name + "position_bias", heads, distances);
+      layer.position_bias_stride = distances;
+    }
+    if (config.rotary()) {
+      layer.rotation = rotation(config.rotary_theta[static_cast<std::size_t>(index)]);
+      layer.window = config.rotary_window[static_cast<std::size_t>(index)];
+      if (layer.window > 0) layer.position_bias = only_near(layer.window, distances);
+    }
+    return layer;
   }
 
   // From the numbers for key - query to those for query - key, as they are added to scores that are yet to be scaled.
-  const float* position_bias(const std::string& name, int heads) {
+  const float* position_bias(const std::string& name, int heads, std::ptrdiff_t stride) {
     const int distances = 2 * model_.config.longest() - 1;
     const float* values = reader_.matrix(name, heads, distances);
-    const std::ptrdiff_t stride = model_.position_bias_stride();
     const float unscaled = std::sqrt(static_cast<float>(model_.config.head_dim));
     auto* table = model_.arena.take<float>(static_cast<std::size_t>(heads * stride));
     for (int head = 0; head < heads && table != nullptr; ++head) {
-      const float* end = values + static_cast<std::ptrdiff_t>(head + 1) * distances;
-      for (int i = 0; i < distances; ++i) table[head * stride + i] = unscaled * end[-1 - i];
+      const float* last = values + static_cast<std::ptrdiff_t>(head + 1) * distances;
+      for (int i = 0; i < distances; ++i) table[head * stride + i] = unscaled * last[-1 - i];
     }
-    return table;
+    return table == nullptr ? nullptr : table + model_.config.longest() - 1;
+  }
+
+  // Takes from the scores of tokens that are further apart than `window` so much that nothing is left of them.
+  const float* only_near(int window, std::ptrdiff_t distances) {
+    constexpr float kNothingLeft = -1e30F;
+    const int longest = model_.config.longest();
+    auto* table = model_.arena.take<float>(static_cast<std::size_t>(distances));
+    for (int i = 0; i < 2 * longest - 1 && table != nullptr; ++i) {
+      table[i] = std::abs(i - (longest - 1)) > window ? kNothingLeft : 0.0F;
+    }
+    return table == nullptr ? nullptr : table + longest - 1;
+  }
+
+  // Of every position the cosines and sines of its angles, position / theta^(2 j / head_dim) (RoFormer, arXiv 2104.09864),
+  // which are rounded as transformers does. Layers of one theta share theirs.
+  const float* rotation(double theta) {
+    const auto [found, added] = rotations_.try_emplace(theta, nullptr);
+    if (!added) return found->second;
+    const int longest = model_.config.longest(), half = model_.config.head_dim / 2;
+    auto* table = model_.arena.take<float>(static_cast<std::size_t>(longest) * static_cast<std::size_t>(2 * half));
+    for (int j = 0; j < half && table != nullptr; ++j) {
+      const auto slowing = static_cast<float>(1.0 / std::pow(theta, 2.0 * j / (2.0 * half)));
+      for (int position = 0; position < longest; ++position) {
+        float* row = table + static_cast<std::ptrdiff_t>(position) * 2 * half;
+        const double angle = static_cast<float>(position) * slowing;
+        row[j] = static_cast<float>(std::cos(angle));
+        row[half + j] = static_cast<float>(std::sin(angle));
+      }
+    }
+    return found->second = table;
   }
 
   FfnLayer ffn(const std::string& name) {
     const int inner = reader_.size(name + "ffn_input.bias", model_.config.ffn);
-    return {.rows = inner, .used_rows = inner, .input = linear({name + "ffn_input"}, inner, hidden_), .end = end(name + "ffn", inner)};
+    std::vector<std::string> matrices{name + "ffn_input"};
+    if (model_.config.gated) matrices.push_back(name + "ffn_gate");
+    return {.rows = inner, .used_rows = inner, .input = linear(matrices, inner, hidden_), .end = end(name + "ffn", inner, true)};
   }
 
-  SublayerEnd end(const std::string& name, int inner) {
+  SublayerEnd end(const std::string& name, int inner, bool has_norm) {
     const int rows = reader_.size(name + "_output.bias", hidden_);
-    SublayerEnd result{.output = linear({name + "_output"}, rows, inner), .norm = norm(name + "_norm", hidden_)};
+    SublayerEnd result{.output = linear({name + "_output"}, rows, inner)};
+    if (has_norm) result.norm = norm(name + "_norm", hidden_);
     if (rows < hidden_ || reader_.has(name + "_rows")) {
       const std::int32_t* indices = reader_.indices(name + "_rows", rows, hidden_);
       auto* kept = model_.arena.take<std::uint32_t>(static_cast<std::size_t>(padded(hidden_) / kPad));
@@ -119,6 +167,7 @@ class Placer {
   WeightReader& reader_;
   const Kernels& kernels_;
   const int hidden_;
+  std::map<double, const float*> rotations_;  // by theta
 };
 
 }  // namespace
@@ -175,15 +224,17 @@ void Model::use(const std::vector<int>& heads, const std::vector<int>& ffn, cons
   plan = std::move(wanted);
 }
 
-Precision Model::next_precision(int layer, bool after_ffn) const {
-  if (!after_ffn && layers[static_cast<std::size_t>(layer)].has_ffn()) {
-    return layers[static_cast<std::size_t>(layer)].ffn->input.matrix.precision;
+Model::Reader Model::reader_after(int layer, bool after_ffn) const {
+  const auto of = [](const Linear& first, const SublayerEnd& end) {
+    return Reader{first.matrix.precision, end.norm.weight == nullptr ? nullptr : &end.norm};
+  };
+  for (auto i = static_cast<std::size_t>(after_ffn ? layer + 1 : layer); i < layers.size(); ++i) {
+    const bool attention_done = !after_ffn && i == static_cast<std::size_t>(layer);
+    if (layers[i].has_attention() && !attention_done) return of(layers[i].attention->query_key_value, layers[i].attention->end);
+    if (layers[i].has_ffn()) return of(layers[i].ffn->input, layers[i].ffn->end);
   }
-  for (auto i = static_cast<std::size_t>(layer + 1); i < layers.size(); ++i) {
-    if (layers[i].has_attention()) return layers[i].attention->query_key_value.matrix.precision;
-    if (layers[i].has_ffn()) return layers[i].ffn->input.matrix.precision;
-  }
-  return head_dense ? head_dense->matrix.precision : head_output.matrix.precision;
+  const Precision head = head_dense ? head_dense->matrix.precision : head_output.matrix.precision;
+  return {config.rows == Rows::mean ? Precision::fp32 : head, &final_norm};  // the mean is taken of fp32
 }
 
 int Model::last_attention() const {
@@ -197,7 +248,7 @@ int Model::widest_inner() const {
   int widest = std::max(config.hidden, config.outputs);
   for (const Layer& layer : layers) {
     if (layer.attention) widest = std::max(widest, layer.attention->query_key_value.matrix.outputs);
-    if (layer.ffn) widest = std::max(widest, layer.ffn->rows);
+    if (layer.ffn) widest = std::max(widest, config.gated ? layer.ffn->input.matrix.outputs : layer.ffn->rows);
   }
   return widest;
 }

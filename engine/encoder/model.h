@@ -13,11 +13,12 @@
 
 namespace prunetime {
 
-// The last step of a sub-layer: LayerNorm(hidden + output(...)), with the hidden indices that are kept of the output.
+// The last step of a sub-layer: hidden + output(...), with the hidden indices that are kept of the output, and the
+// sub-layer's LayerNorm. That comes after this step or, where config.pre_norm, before the first.
 struct SublayerEnd {
   Linear output;
   const std::uint32_t* kept = nullptr;  // as Residual::kept
-  LayerNorm norm{};
+  LayerNorm norm{};                     // without weights where there is none
 };
 
 // `heads` and `rows` are how many are stored, `used_heads` and `used_rows` how many of them are run now, the first ones.
@@ -25,14 +26,17 @@ struct AttentionLayer {
   int heads = 0;
   int used_heads = 0;
   Linear query_key_value;  // outputs in that order, each padded to whole strips
-  const float* position_bias = nullptr;  // of every head Model::position_bias_stride() numbers; null: none
+  const float* position_bias = nullptr;   // of query - key = 0, of the first head; null: none
+  std::ptrdiff_t position_bias_stride = 0;  // from one head to the next; 0: all have one
+  int window = 0;                           // sequences that are no longer than it and 1 need no bias
+  const float* rotation = nullptr;          // as Rotation::turns of a sequence; null: none
   SublayerEnd end;
 };
 
 struct FfnLayer {
   int rows = 0;
   int used_rows = 0;
-  Linear input;
+  Linear input;  // where config.gated, of the rows and of their gates, each padded to whole strips
   SublayerEnd end;
 };
 
@@ -57,21 +61,26 @@ struct Model {
   Plan plan;
   Arena arena;
   const float* word = nullptr;  // tables: rows of row_stride(embedding)
-  const float* position = nullptr;
+  const float* position = nullptr;    // null: none
   const float* token_type = nullptr;  // null: none
   LayerNorm embedding_norm{};
   std::optional<Linear> projection;  // of the embedding, where config.projects()
   std::vector<Layer> layers;
-  std::optional<Linear> head_dense;  // not where token_rows
+  LayerNorm final_norm{};            // where config.pre_norm
+  std::optional<Linear> head_dense;  // where config.has_dense()
+  LayerNorm head_norm{};             // where config.head_norm
   Linear head_output;
 
-  // The precision in which the hidden rows are read next after the attention or the FFN of `layer`; -1: the embedding.
-  Precision next_precision(int layer, bool after_ffn = true) const;
+  // What reads the hidden rows next: its precision and, where config.pre_norm, its LayerNorm; null: none.
+  struct Reader {
+    Precision precision;
+    const LayerNorm* norm;
+  };
+  // After the attention or the FFN of `layer`; -1: the embedding.
+  Reader reader_after(int layer, bool after_ffn = true) const;
   // The last layer that has attention, -1: none. From there on, only the first token of each sequence matters to a head
   // that reads no other.
   int last_attention() const;
-  // A head's numbers for the distances query - key from 1 - longest(), and some that are read and not used.
-  std::ptrdiff_t position_bias_stride() const { return 2 * config.longest() + kMostQueries; }
   int widest_inner() const;  // most numbers between a sub-layer's first and last matrix (query, key and value, or FFN)
   int widest_input() const;  // most numbers that any matrix reads
 };

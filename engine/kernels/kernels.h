@@ -119,22 +119,45 @@ struct LayerNorm {
   float eps;
 };
 
+// Turns the pairs (j, j + head_dim / 2) of every row of queries or keys [count, head_dim] of one head of one sequence by
+// the angles of its position.
+struct Rotation {
+  float* rows;  // of the first position
+  std::ptrdiff_t stride;
+  int count;
+  int head_dim;
+  const float* turns;  // [positions][head_dim]: the cosines of the angles, then their sines
+};
+
+// output[i, width] = rows[i, width] * gates[i, width] for i in [first, end), in whole vectors up to padded(width).
+struct Gate {
+  const float* rows;
+  const float* gates;
+  std::ptrdiff_t stride;  // of both
+  int width;
+  float* output;  // rows of row_stride(width)
+  int first;
+  int end;
+};
+
 // output[tokens, width] = LayerNorm of the sum of the tables' rows.
 struct Embedding {
   const std::int32_t* ids;
   const std::int32_t* types;
   int length;
   const float* word;        // rows of row_stride(width)
-  const float* position;    // the row of the first token; rows of row_stride(width)
+  const float* position;    // the row of the first token; rows of row_stride(width); null: this family has none
   const float* token_type;  // rows of row_stride(width); null: this family has none
   float* output;            // rows of row_stride(width)
 };
 
-// hidden[tokens, width] = LayerNorm(hidden + update), in place. Where output rows are pruned, `kept` has a bit per
-// hidden index (kPad to a word) and `update` holds only the kept ones, in order; null: all are there.
+// normed[tokens, width] = LayerNorm(hidden + update). Where that is not in place, hidden becomes the sum. Where output rows
+// are pruned, `kept` has a bit per hidden index (kPad to a word) and `update` holds only the kept ones, in order; null: all
+// are there.
 struct Residual {
   float* hidden;        // rows of row_stride(width)
-  const float* update;  // rows of row_stride(kept)
+  float* normed;        // rows of row_stride(width)
+  const float* update;  // rows of row_stride(kept); null: nothing is added
   std::ptrdiff_t update_stride;
   const std::uint32_t* kept;
   int first_token;
@@ -174,6 +197,8 @@ struct Kernels {
   void (*gemm)(const Gemm&);
   std::size_t (*attention_scratch_floats)(int longest, int head_dim);
   void (*attention)(const Attention&, float* scratch);
+  void (*rotate)(const Rotation&);
+  void (*gate)(const Gate&);
   void (*embed)(const Embedding&, const LayerNorm&);
   void (*add_and_norm)(const Residual&, const LayerNorm&);
   void (*encode)(const Encode&, const Encoded& to);

@@ -81,35 +81,57 @@ void embed(const Embedding& e, const LayerNorm& norm) {
       word[row] = e.word + e.ids[first + row] * stride;
       type[row] = e.token_type == nullptr ? nullptr : e.token_type + e.types[first + row] * stride;
     }
-    const auto two = [&](int row, int column) {
-      return load(word[row] + column) + load(position + row * stride + column);
-    };
+    const auto one = [&](int row, int column) { return load(word[row] + column); };
+    const auto two = [&](int row, int column) { return one(row, column) + load(position + row * stride + column); };
     const auto three = [&](int row, int column) { return two(row, column) + load(type[row] + column); };
-    if (e.token_type == nullptr) {
-      normalise<Rows>(norm, e.output + first * stride, stride, two);
+    float* output = e.output + first * stride;
+    if (e.position == nullptr) {
+      normalise<Rows>(norm, output, stride, one);
+    } else if (e.token_type == nullptr) {
+      normalise<Rows>(norm, output, stride, two);
     } else {
-      normalise<Rows>(norm, e.output + first * stride, stride, three);
+      normalise<Rows>(norm, output, stride, three);
     }
   });
 }
 
-void add_and_norm(const Residual& r, const LayerNorm& norm) {
+// `update(row, column)` is what is added to the rows from `first`, called as the values of normalise are.
+template <int Rows, class Update>
+inline __attribute__((always_inline)) void add_and_normalise(const Residual& r, const LayerNorm& norm, int first,
+                                                             const Update& update) {
   const std::ptrdiff_t stride = row_stride(norm.width);
+  float* hidden = r.hidden + first * stride;
+  const auto sum_of = [&](int row, int column) { return load(hidden + row * stride + column) + update(row, column); };
+  if (r.normed == r.hidden) {
+    normalise<Rows>(norm, hidden, stride, sum_of);
+  } else {
+    normalise<Rows>(norm, r.normed + first * stride, stride, [&](int row, int column) {
+      const Vec v = sum_of(row, column);
+      store(hidden + row * stride + column, v);
+      return v;
+    });
+  }
+}
+
+void add_and_norm(const Residual& r, const LayerNorm& norm) {
   const std::ptrdiff_t update_stride = r.update_stride;
   const std::uint32_t* kept = r.kept;
   for_each_norm(r.first_token, r.end_token, [&]<int Rows>(int first) {
-    float* hidden = r.hidden + first * stride;
     const float* update = r.update + first * update_stride;
-    if (kept == nullptr) {
-      normalise<Rows>(norm, hidden, stride, [=](int row, int column) {
-        return load(hidden + row * stride + column) + load(update + row * update_stride + column);
-      });
+    if (r.update == nullptr) {
+      const std::ptrdiff_t stride = row_stride(norm.width);
+      const float* hidden = r.hidden + first * stride;
+      normalise<Rows>(norm, r.normed + first * stride, stride,
+                      [=](int row, int column) { return load(hidden + row * stride + column); });
+    } else if (kept == nullptr) {
+      add_and_normalise<Rows>(r, norm, first,
+                              [=](int row, int column) { return load(update + row * update_stride + column); });
     } else {
       std::ptrdiff_t read[Rows] = {};
-      normalise<Rows>(norm, hidden, stride, [&](int row, int column) {
+      add_and_normalise<Rows>(r, norm, first, [&](int row, int column) {
         constexpr std::uint32_t kAll = kLanes == 32 ? ~0U : (1U << kLanes) - 1U;
         const std::uint32_t lanes = kept[column / kPad] >> (column % kPad) & kAll;
-        const Vec v = load(hidden + row * stride + column) + expand(update + row * update_stride + read[row], lanes);
+        const Vec v = expand(update + row * update_stride + read[row], lanes);
         read[row] += __builtin_popcount(lanes);
         return v;
       });

@@ -87,6 +87,7 @@ std::int64_t norm_peak(int rounds) {
   alignas(Vec) float bias[kPeakWidth] = {};
   for (int round = 0; round < rounds; ++round) {
     add_and_norm({.hidden = hidden,
+                  .normed = hidden,
                   .update = update,
                   .update_stride = row_stride(kPeakWidth),
                   .kept = nullptr,

@@ -3,6 +3,7 @@
 #include "kernels/gemm.inl.h"
 
 #include "kernels/attention.inl.h"
+#include "kernels/elementwise.inl.h"
 #include "kernels/norm.inl.h"
 // after everything that it times
 #include "kernels/peak.inl.h"
@@ -23,6 +24,8 @@ constexpr Kernels table(const char* isa) {
           .gemm = gemm,
           .attention_scratch_floats = attention_scratch_floats,
           .attention = attention,
+          .rotate = rotate,
+          .gate = gate,
           .embed = embed,
           .add_and_norm = add_and_norm,
           .encode = encode,

@@ -12,8 +12,8 @@ from prunetime.errors import InputError
 TILE = 32
 """Rows are kept in multiples of this many, in every precision."""
 
-MATRICES = ("query", "key", "value", "attention_output", "ffn_input", "ffn_output")
-"""The weight matrices of one layer, in the order in which the forward pass reads them."""
+MATRICES = ("query", "key", "value", "attention_output", "ffn_input", "ffn_gate", "ffn_output")
+"""The weight matrices of one layer, in the order in which the forward pass reads them; not every family has a gate."""
 
 ATTENTION_MATRICES, FFN_MATRICES = MATRICES[:4], MATRICES[4:]
 
@@ -29,7 +29,8 @@ class Dims:
     """Sizes of the unpruned encoder.
 
     `hidden` is the width between sub-layers, `ffn` the width inside the feed-forward sub-layer, `vocabulary` the
-    number of token ids and `positions` the longest sequence in tokens.
+    number of token ids and `positions` the longest sequence in tokens. `gated`: every FFN row is multiplied by one of
+    a third matrix (GLU Variants, arXiv 2002.05202).
     """
 
     layers: int
@@ -39,14 +40,18 @@ class Dims:
     ffn: int
     vocabulary: int
     positions: int
+    gated: bool = False
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if type(value) is not int or value < 1:
+            if item.name == "gated":
+                if type(value) is not bool:
+                    raise InputError(f"dims.gated is {value!r}: it must be true or false")
+            elif type(value) is not int or value < 1:
                 raise InputError(f"dims.{item.name} is {value!r}: it must be a whole number of at least 1")
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
@@ -157,6 +162,8 @@ class LayerSpec:
             shapes["attention_output"] = (self.attention_rows, inner)
         if self.has_ffn:
             shapes["ffn_input"] = (self.ffn, dims.hidden)
+            if dims.gated:
+                shapes["ffn_gate"] = (self.ffn, dims.hidden)
             shapes["ffn_output"] = (self.ffn_rows, self.ffn)
         return shapes
 

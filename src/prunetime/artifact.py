@@ -191,18 +191,22 @@ def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int,
     dims, hidden, embedding = config.dims, config.dims.hidden, config.embedding
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word.weight": (dims.vocabulary, embedding),
-        "embeddings.position.weight": (dims.positions, embedding),
         "embeddings.norm.weight": (embedding,),
         "embeddings.norm.bias": (embedding,),
         "head.output.weight": (config.outputs, hidden),
         "head.output.bias": (config.outputs,),
     }
-    if FAMILIES[config.family].token_types:
+    family = FAMILIES[config.family]
+    if not family.rotary:
+        shapes["embeddings.position.weight"] = (dims.positions, embedding)
+    if family.token_types:
         shapes["embeddings.token_type.weight"] = (config.token_types, embedding)
     if config.projects:
         shapes |= {"embeddings.project.weight": (hidden, embedding), "embeddings.project.bias": (hidden,)}
-    if config.rows == "pooled":
+    if config.has_dense:
         shapes |= {"head.dense.weight": (hidden, hidden), "head.dense.bias": (hidden,)}
+    norms = [*(["final_norm"] if family.pre_norm else []), *(["head.norm"] if family.head_norm else [])]
+    shapes |= {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}
     for index, layer in enumerate(spec.layers):
         prefix = f"layers.{index}."
         for matrix, (rows, columns) in layer.matrix_shapes(dims).items():
@@ -213,16 +217,18 @@ def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int,
                 shapes[f"{prefix}{matrix}.blocks"] = (block.kept, block.rows, block.columns)
                 shapes[f"{prefix}{matrix}.block_index"] = (block.kept,)
             shapes[f"{prefix}{matrix}.bias"] = (rows,)
-        if layer.has_attention and FAMILIES[config.family].relative_positions:
+        if layer.has_attention and family.relative_positions:
             shapes[f"{prefix}position_bias"] = (layer.heads, BUCKETS)
         for present, norm, rows_name, rows in (
             (layer.has_attention, "attention_norm", "attention_rows", layer.attention_rows),
             (layer.has_ffn, "ffn_norm", "ffn_rows", layer.ffn_rows),
         ):
-            if present:
+            if not present:
+                continue
+            if config.has_norm(index, norm):
                 shapes |= {f"{prefix}{norm}.weight": (hidden,), f"{prefix}{norm}.bias": (hidden,)}
-                if rows < hidden:
-                    shapes[prefix + rows_name] = (rows,)
+            if rows < hidden:
+                shapes[prefix + rows_name] = (rows,)
     return shapes
 
 

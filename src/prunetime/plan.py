@@ -15,6 +15,9 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 ONE_PRECISION = ("query", "key", "value")
 """The matrices of a layer that read the same input and are run as one: they share a precision."""
 
+PLANNED = tuple(matrix for matrix in MATRICES if matrix != "ffn_gate")
+"""Those that can be named in a plan: a gate is run as the matrix is whose rows it multiplies."""
+
 
 @dataclass(frozen=True)
 class MatrixPlan:
@@ -58,8 +61,8 @@ class Plan:
         if len(set(places)) != len(places):
             raise InputError("plan names a matrix twice")
         for layer, matrix in places:
-            if layer < 0 or matrix not in MATRICES:
-                raise InputError(f"plan names {matrix!r} of layer {layer}; the matrices are {', '.join(MATRICES)}")
+            if layer < 0 or matrix not in PLANNED:
+                raise InputError(f"plan names {matrix!r} of layer {layer}; the matrices are {', '.join(PLANNED)}")
         for layer in sorted({layer for layer, _ in places}):
             precisions = {name: self.of(layer, name).precision for name in ONE_PRECISION}
             if len(set(precisions.values())) > 1:
@@ -72,8 +75,9 @@ class Plan:
         return cls(MatrixPlan(precision))
 
     def of(self, layer: int, matrix: str) -> MatrixPlan:
+        wanted = "ffn_input" if matrix == "ffn_gate" else matrix
         for at, name, plan in self.exceptions:
-            if (at, name) == (layer, matrix):
+            if (at, name) == (layer, wanted):
                 return plan
         return self.default
 

@@ -1,5 +1,9 @@
-"""Relative positions, as MPNet has them from T5 (arXiv 1910.10683): every head adds a learned number to the score of a
-query and a key, for the bucket that their distance falls in."""
+"""Positions that are no table of embeddings.
+
+Relative ones, as MPNet has them from T5 (arXiv 1910.10683): every head adds a learned number to the score of a query
+and a key, for the bucket that their distance falls in. Rotary ones, as ModernBERT has them from RoFormer (arXiv
+2104.09864): every pair of numbers of a query or key turns by an angle that grows with the position.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,13 @@ def buckets(longest: int) -> NDArray[np.int64]:
 def by_distance(bias: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
     """[heads, 2 longest - 1]: what heads add for every distance, of `bias` [heads, BUCKETS]."""
     return np.ascontiguousarray(bias[:, buckets(longest)])
+
+
+def angles(theta: float, head_dim: int, longest: int) -> NDArray[np.float32]:
+    """[longest, head_dim / 2], by which the numbers j and j + head_dim / 2 of a head turn at every position: position /
+    theta^(2 j / head_dim), rounded as transformers does."""
+    slowing = (1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+    return np.arange(longest, dtype=np.float32)[:, None] * slowing
 
 
 def _bucket(distance: int) -> int:

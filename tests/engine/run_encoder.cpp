@@ -72,7 +72,12 @@ void run() {
                              .layer_norm_eps = take<float>(input.arrays, "run.layer_norm_eps").at(0),
                              .head_activation = Activation::tanh,
                              .relative_positions = size("run.relative_positions") != 0,
-                             .token_rows = size("run.token_rows") != 0,
+                             .rotary_theta = {},
+                             .rotary_window = {},
+                             .pre_norm = false,
+                             .gated = false,
+                             .head_norm = false,
+                             .rows = Rows::first,
                              .separator = size("run.separator")};
   Plan plan{.precision = {}, .tokens = {tokens.begin(), tokens.end()}};
   const std::string prefix = "run.precision.";

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import random_config, random_ragged, random_weights, reference_logits
+from cases import any_family, random_config, random_ragged, random_weights, reference_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunetime import _engine
 from prunetime._engine import testing
-from prunetime.arch import MATRICES, ArchSpec
+from prunetime.arch import ArchSpec, LayerSpec
 from prunetime.blocks import to_blocks, to_dense
-from prunetime.plan import MatrixPlan, Plan
+from prunetime.plan import PLANNED, MatrixPlan, Plan
 from prunetime.runtime.engine import Engine
 
 EMULATED = testing.emulated_isas()
@@ -122,10 +122,11 @@ def test_denormals_are_zeros(isa, x, w):
 def encoder(seed, precision):
     """(config, weights, the same all dense, plan, batch): some matrices in blocks, all in `precision`."""
     rng = np.random.default_rng(seed)
-    config = random_config(rng, layers=2)
+    config = random_config(rng, layers=2, **any_family(rng))
+    matrices = LayerSpec.full(config.dims).matrix_shapes(config.dims)
     dense = random_weights(config, ArchSpec.full(config.dims), rng)
     weights = dict(dense)
-    for matrix in (f"layers.{layer}.{matrix}" for layer in range(2) for matrix in MATRICES):
+    for matrix in (f"layers.{layer}.{matrix}" for layer in range(2) for matrix in matrices):
         if rng.random() < 0.5:
             weight = weights.pop(f"{matrix}.weight")
             rows, columns = GRAINS[rng.integers(len(GRAINS))]
@@ -133,8 +134,8 @@ def encoder(seed, precision):
             blocks = to_blocks(weight, kept, rows, columns)
             weights[f"{matrix}.blocks"], weights[f"{matrix}.block_index"] = blocks
             dense[f"{matrix}.weight"] = to_dense(*blocks, weight.shape)
-    plan = Plan(exceptions=tuple((layer, matrix, MatrixPlan(precision)) for layer in range(2) for matrix in MATRICES))
-    return config, weights, dense, plan, random_ragged(config, rng, [1, 40, 7, 23, 64])
+    exceptions = tuple((layer, matrix, MatrixPlan(precision)) for layer in range(2) for matrix in PLANNED)
+    return config, weights, dense, Plan(exceptions=exceptions), random_ragged(config, rng, [1, 40, 7, 23, 64])
 
 
 @isas

@@ -27,7 +27,7 @@ from rounding import NARROW_EXP_ERROR, U, assert_within, int8_scales, to_bf16, t
 from prunetime import _engine
 from prunetime._engine import testing
 from prunetime.arch import TILE, ArchSpec, LayerSpec
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.config import EncoderConfig
 from prunetime.errors import EngineError
 from prunetime.plan import MatrixPlan, Plan, Precision
 from prunetime.runtime.engine import Engine, supported_isas
@@ -79,7 +79,7 @@ def cases(draw, longest=64, head_rows=HEAD_ROWS):
     rng = np.random.default_rng(draw(seeds))
     config = random_config(rng, **any_family(rng), **(ODD if draw(st.booleans()) else {}))
     config = replace(config, rows=draw(head_rows), separator=draw(st.sampled_from([None, 3])))
-    can_drop = config.rows == "pooled" and not FAMILIES[config.family].relative_positions
+    can_drop = config.drops_tokens
     tokens = can_drop and draw(st.booleans())
     if draw(st.booleans()):
         spec = random_spec(config, rng, blocks=draw(st.booleans()), tokens=tokens)
@@ -185,7 +185,7 @@ def check_every_isa(case: Case):
     for isa in ISAS:
         engine = case.engine(isa=isa)
         kept = kept_by_sequence(case, engine)
-        attention = _engine.narrow_attention(isa)
+        attention = "fp32" if case.config.rotary else _engine.narrow_attention(isa)
         key = (attention, *(tuple(tokens) for layer in kept for tokens in layer))
         if key not in results:
             results[key] = expected(case, kept, attention=attention)

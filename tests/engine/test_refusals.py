@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import random_config, random_ragged, random_weights
+from cases import family_fields, random_config, random_ragged, random_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -46,6 +46,30 @@ def test_every_array_is_needed(name):
         pattern = f"{name} is missing"
     with pytest.raises(EngineError, match=pattern):
         Engine(CONFIG, weights)
+
+
+def test_arrays_of_rotary_and_gated_encoders_are_needed_and_checked():
+    rng = np.random.default_rng(0)
+    config = random_config(rng, layers=2, **family_fields("modernbert"))
+    weights = random_weights(config, ArchSpec.full(config.dims).with_layer(1, ffn_rows=32), rng)
+    for name, array in weights.items():
+        with pytest.raises(EngineError, match=r"layers|final_norm|head|embeddings"):
+            Engine(config, {key: value for key, value in weights.items() if key != name})
+        with pytest.raises(EngineError, match=r"layers|final_norm|head|embeddings"):
+            Engine(config, {**weights, name: array[:-1]})
+    for changes, message in (
+        ({"rotary_theta": [1e4]}, "rotary positions of 1 layers"),
+        ({"rotary_theta": [1e4, 0.5]}, "rotary_theta has 0.5"),
+        ({"rotary_window": [0, -1]}, "rotary_window is -1"),
+        ({"rotary_window": []}, "differ in length"),
+        ({"head_dim": 15}, "head_dim is 15; rotary positions turn pairs"),
+        ({"rows": "second"}, "rows is 'second'; it must be first, mean or all"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _engine.Encoder({**runtime._settings(config), **changes}, PLAN, weights, 1)
+    dropping = runtime._run_plan(config, ArchSpec.full(config.dims).with_layer(0, tokens=0.5), Plan())
+    with pytest.raises(ValueError, match="none can be dropped"):
+        _engine.Encoder(runtime._settings(config), dropping, weights, 1)
 
 
 @pytest.mark.parametrize("name", sorted(WEIGHTS))
@@ -152,7 +176,9 @@ def test_every_setting_is_needed_and_checked(name):
     with pytest.raises(ValueError, match=f"config: {name} is missing"):
         _engine.Encoder({key: value for key, value in SETTINGS.items() if key != name}, PLAN, WEIGHTS, 1)
     for value in (-2, 2**31 - 1, 2**40, 1e300, "x", None, [1]):
-        with pytest.raises(ValueError, match=f"config: {name} is|embeddings|weights:|config: .* heads of"):
+        with pytest.raises(
+            ValueError, match=f"config: {name} is|embeddings|weights:|config: .* heads of|config: rotary"
+        ):
             _engine.Encoder({**SETTINGS, name: value}, PLAN, WEIGHTS, 1)
 
 

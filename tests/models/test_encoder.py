@@ -95,7 +95,7 @@ def test_a_spec_that_does_not_fit(rng):
     config = random_config(rng, layers=1, heads=2)
     with pytest.raises(InputError, match="heads is 3"):
         SequenceClassifier(config, ArchSpec.full(config.dims).with_layer(0, heads=3))
-    with pytest.raises(InputError, match="layer 0 drops tokens, but the head gives a row of logits for every token"):
+    with pytest.raises(InputError, match="layer 0 drops tokens, but the head reads the rows of all tokens"):
         SequenceClassifier(replace(config, rows="tokens"), ArchSpec.full(config.dims).with_layer(0, tokens=0.5))
 
 

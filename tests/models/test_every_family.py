@@ -26,11 +26,14 @@ families = pytest.mark.parametrize("family", list(FAMILIES))
 SIZES = {"layers": 3, "hidden": 64, "heads": 4, "ffn": 96, "vocabulary": 60, "positions": 34, "embedding": 48}
 
 
-def made(family: str, auto: Any, seed: int = 0, **sizes: int) -> PreTrainedModel:
+def made(family: str, auto: Any, seed: int = 0, pooling: str = "cls", **sizes: int) -> PreTrainedModel:
     """A model of transformers with activations of order one and no weight at its neutral value."""
     names = NAMES[family].sizes
     settings: dict[str, Any] = {names[name]: size for name, size in {**SIZES, **sizes}.items() if name in names}
     settings |= {key: value for key, value in NAMES[family].fixed.items() if key == "pad_token_id"}
+    if family == "modernbert":
+        settings |= {f"{name}_token_id": 0 for name in ("pad", "eos", "bos", "cls", "sep")}
+        settings |= {"local_attention": 8, "classifier_pooling": pooling}
     settings["type_vocab_size"] = token_types(family)
     torch.manual_seed(seed)
     model = auto.from_config(AutoConfig.for_model(family, initializer_range=0.125, num_labels=2, **settings))
@@ -67,7 +70,7 @@ def ragged(inputs: dict[str, torch.Tensor]) -> Ragged:
 @pytest.mark.parametrize("seed", range(5))
 def test_outputs_equal_transformers(family: str, seed: int, tmp_path: Path) -> None:
     sizes = {"heads": (1, 2, 4, 4, 8)[seed], "ffn": 40 + 17 * seed, "layers": 1 + seed % 3}
-    theirs = made(family, AutoModelForSequenceClassification, seed, **sizes)
+    theirs = made(family, AutoModelForSequenceClassification, seed, ("cls", "mean")[seed % 2], **sizes)
     theirs.save_pretrained(tmp_path)
     ours = load(str(tmp_path), 2)
     assert ours.has_head

@@ -16,7 +16,6 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from prunetime.arch import ArchSpec
-from prunetime.config import FAMILIES
 from prunetime.export.onnx import export_onnx
 from prunetime.models.compact import compact
 from prunetime.models.encoder import from_weights
@@ -90,7 +89,7 @@ def test_every_way_to_run_blocks_and_fewer_tokens_gives_the_same_logits(seed, to
     """In double precision, so that rounding decides no tie between tokens; ONNX drops none."""
     rng = np.random.default_rng(seed)
     config = random_config(rng, separator=5, **any_family(rng))
-    tokens = tokens and not FAMILIES[config.family].relative_positions
+    tokens = tokens and config.drops_tokens
     full = random_weights(config, ArchSpec.full(config.dims), rng)
     mask = random_mask(config, rng, blocks=True, tokens=tokens)
     ragged = random_ragged(config, rng, rng.integers(1, 24, size=3))

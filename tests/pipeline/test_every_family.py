@@ -28,12 +28,20 @@ def made(family: str, folder: Path) -> Path:
     names = NAMES[family].sizes
     sizes = {names[name]: size for name, size in (SIZES | {"vocabulary": len(tokenizer)}).items() if name in names}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, pad_token_id=tokenizer.pad_token_id, **sizes)
+    special = {"pad_token_id": tokenizer.pad_token_id}
+    if family == "modernbert":  # windows are narrower than the texts
+        special |= {
+            "cls_token_id": tokenizer.cls_token_id,
+            "sep_token_id": tokenizer.sep_token_id,
+            "local_attention": 8,
+        }
+        special |= {"bos_token_id": None, "eos_token_id": None}
+    config = AutoConfig.for_model(family, **special, **sizes)
     AutoModel.from_config(config).save_pretrained(folder)
     return folder
 
 
-@pytest.mark.parametrize("family", ["roberta", "electra", "mpnet"])
+@pytest.mark.parametrize("family", ["roberta", "electra", "mpnet", "modernbert"])
 def test_the_whole_road(family: str, tmp_path: Path) -> None:
     model, data = made(family, tmp_path / "model"), write_tsv(ad_relevance(800, 0), tmp_path / "ads.tsv")
     command = [

@@ -1,9 +1,12 @@
+import resource
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from cases import random_config, random_ragged, random_weights
 
-from prunetime.arch import MATRICES, ArchSpec
+from prunetime.arch import ArchSpec
 from prunetime.blocks import block_norms
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pruning.block_importance import measure_block_importance
@@ -37,7 +40,7 @@ def test_it_is_the_mean_over_samples_of_what_scaling_a_block_does_to_the_loss(cr
     model, data = made()
     model.double()
     found = measure_block_importance(model, data, GRAIN, criterion, threads=1)
-    assert [set(layer) for layer in found] == [set(MATRICES)] * 2
+    assert [set(layer) for layer in found] == [set(model.layers[0].spec.matrix_shapes(model.config.dims))] * 2
     for layer, matrix, block in ((0, "ffn_input", (2, 1)), (1, "query", (1, 3)), (1, "ffn_output", (3, 2))):
         weight = getattr(model.layers[layer], matrix).weight
         part = weight.data[16 * block[0] : 16 * block[0] + 16, 16 * block[1] : 16 * block[1] + 16]
@@ -58,3 +61,20 @@ def test_without_data_blocks_go_by_their_magnitudes_or_by_nothing() -> None:
     assert not any(
         values.any() for layer in measure_block_importance(model, data, GRAIN, "movement") for values in layer.values()
     )
+
+
+def test_memory_does_not_grow_with_the_rows_that_are_looked_at() -> None:
+    rng = np.random.default_rng(0)
+    config = random_config(rng, layers=1, hidden=512, heads=8, head_dim=64, ffn=2048, outputs=3)
+    model = from_weights(config, random_weights(config, ArchSpec.full(config.dims), rng)).eval()
+    data = TrainingData(random_ragged(config, rng, [4] * 40), rng.integers(0, 3, 40), TASK, 0)
+    resident: list[int] = []
+
+    def look(*_: int) -> None:
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+        resident.append(pages * resource.getpagesize())
+
+    measure_block_importance(model, data, (32, 32), threads=1, on_progress=look)
+    of_one_row = 4 * ArchSpec.full(config.dims).weights(config.dims)
+    assert len(resident) == 40
+    assert resident[-1] - resident[9] < 5 * of_one_row  # thirty rows later

@@ -3,7 +3,7 @@ import pytest
 import torch
 from cases import random_config, random_ragged, random_weights
 
-from prunetime.arch import MATRICES, ArchSpec
+from prunetime.arch import ArchSpec
 from prunetime.errors import InputError
 from prunetime.mask import PARTS
 from prunetime.models.encoder import from_weights, weights_of
@@ -48,7 +48,9 @@ def test_magnitudes_are_the_squares_of_all_weights_that_leave_with_a_part():
     model, data = made()
     weights = {name: array.astype(float) for name, array in weights_of(model).items()}
     scores = measure_importance(model, data, "magnitude")[1]
-    matrix = {name: weights[f"layers.1.{name}.weight"] for name in MATRICES}
+    matrix = {
+        name: weights[f"layers.1.{name}.weight"] for name in model.layers[1].spec.matrix_shapes(model.config.dims)
+    }
     head = [*(matrix[name][16:32] for name in ("query", "key", "value")), matrix["attention_output"][:, 16:32]]
     assert scores["heads"][1] == pytest.approx(sum(np.square(part).sum() for part in head))
     assert scores["attention_rows"][5] == pytest.approx(np.square(matrix["attention_output"][5]).sum())

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from tiny import bert_folder
 
-from prunetime.arch import MATRICES
 from prunetime.errors import InputError
 from prunetime.rivals import shapes
 from prunetime.rivals.pytorch import prepare
@@ -42,7 +41,7 @@ def test_blocks_are_drawn_uniformly_in_every_matrix_and_panels_are_unequal(name:
     found = subject(name)
     cell = found.cell(batch=1, seq_len=8, threads=1)
     for index, layer in enumerate(found.spec.layers):
-        assert [block.matrix for block in layer.blocks] == list(MATRICES)
+        assert [block.matrix for block in layer.blocks] == list(layer.matrix_shapes(cell.config.dims))
         for block in layer.blocks:
             array = f"layers.{index}.{block.matrix}"
             assert found.weights[f"{array}.blocks"].shape == (block.kept, *grain)

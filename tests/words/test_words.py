@@ -14,7 +14,7 @@ from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
 from prunetime.errors import InputError
 from prunetime.mask import PARTS, BlockMask, LayerMask, Mask, rank
-from prunetime.plan import MatrixPlan, Plan
+from prunetime.plan import PLANNED, MatrixPlan, Plan
 from prunetime.task import Task
 
 DIMS = Dims(layers=3, hidden=96, heads=4, head_dim=24, ffn=200, vocabulary=50, positions=64)
@@ -208,7 +208,7 @@ def plans(draw: st.DrawFn) -> Plan:
         if draw(st.booleans()):
             together = draw(how)
             exceptions += [(layer, name, replace(together, sparse=draw(st.booleans()))) for name in MATRICES[:3]]
-        exceptions += [(layer, name, draw(how)) for name in draw(st.sets(st.sampled_from(MATRICES[3:])))]
+        exceptions += [(layer, name, draw(how)) for name in draw(st.sets(st.sampled_from(PLANNED[3:])))]
     return Plan(draw(how), tuple(draw(st.permutations(exceptions))), draw(st.none() | st.floats(0, 1)))
 
 
@@ -254,7 +254,7 @@ def test_what_a_config_cannot_be() -> None:
         replace(CONFIG, separator=50)
     dropping = ArchSpec.full(DIMS).with_layer(1, tokens=0.5)
     CONFIG.check(dropping)
-    with pytest.raises(InputError, match="layer 1 drops tokens, but the head gives a row of logits for every token"):
+    with pytest.raises(InputError, match="layer 1 drops tokens, but the head reads the rows of all tokens"):
         replace(CONFIG, rows="tokens").check(dropping)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from prunetime.blocks import expand
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import spec_of
-from prunetime.positions import by_distance
+from prunetime.positions import angles, by_distance
 
 OLDEST_OPSET = 17
 """The first that has LayerNormalization."""
@@ -84,7 +84,8 @@ class _Graph:
         self.spec = spec
         self.weights = weights
         self.family = FAMILIES[config.family]
-        self.distances: str | None = None
+        self.rotary = {f"layers.{index}": layer for index, layer in enumerate(config.rotary)}
+        self.shared: dict[str, str] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: dict[str, onnx.TensorProto] = {}
 
@@ -109,17 +110,22 @@ class _Graph:
 
     def _embeddings(self) -> str:
         x = self._add("Gather", self._weight("embeddings.word.weight"), "input_ids")
-        tokens = self._add("Gather", self._add("Shape", "input_ids"), self._integer(1))
-        offset = self.family.position_offset
-        positions = self._add(
-            "Range", self._integer(offset), self._add("Add", tokens, self._integer(offset)), self._integer(1)
-        )
-        x = self._add("Add", x, self._add("Gather", self._weight("embeddings.position.weight"), positions))
+        if not self.family.rotary:
+            offset = self._integer(self.family.position_offset)
+            positions = self._add("Range", offset, self._add("Add", self._tokens(), offset), self._integer(1))
+            x = self._add("Add", x, self._add("Gather", self._weight("embeddings.position.weight"), positions))
         if self.family.token_types:
             types = self._add("Gather", self._weight("embeddings.token_type.weight"), "token_type_ids")
             x = self._add("Add", x, types)
         x = self._norm("embeddings.norm", x)
         return self._linear("embeddings.project", x) if self.config.projects else x
+
+    def _tokens(self) -> str:
+        """How many there are in every row of the batch."""
+        return self._once("tokens", lambda: self._add("Gather", self._add("Shape", "input_ids"), self._integer(1)))
+
+    def _positions(self) -> str:
+        return self._once("positions", lambda: self._add("Range", self._integer(0), self._tokens(), self._integer(1)))
 
     def _mask(self) -> str:
         """What is added to the scores, [batch, 1, 1, tokens]."""
@@ -129,26 +135,38 @@ class _Graph:
 
     def _layer(self, name: str, layer: LayerSpec, x: str, mask: str) -> str:
         if layer.has_attention:
-            update = self._linear(f"{name}.attention_output", self._context(name, layer, x, mask))
-            x = self._norm(f"{name}.attention_norm", self._residual(x, f"{name}.attention_rows", update))
+            x = self._sublayer(x, f"{name}.attention", lambda read: self._context(name, layer, read, mask))
         if layer.has_ffn:
-            update = self._linear(f"{name}.ffn_output", self._gelu(self._linear(f"{name}.ffn_input", x)))
-            x = self._norm(f"{name}.ffn_norm", self._residual(x, f"{name}.ffn_rows", update))
+            x = self._sublayer(x, f"{name}.ffn", lambda read: self._inner(name, read))
         return x
+
+    def _sublayer(self, x: str, name: str, inner: Callable[[str], str]) -> str:
+        """`x` with what the output matrix makes of `inner` added, and LayerNorm before or after that."""
+        norm, before = f"{name}_norm", self.family.pre_norm
+        read = self._norm(norm, x) if before and f"{norm}.weight" in self.weights else x
+        total = self._residual(x, f"{name}_rows", self._linear(f"{name}_output", inner(read)))
+        return total if before else self._norm(norm, total)
+
+    def _inner(self, name: str, x: str) -> str:
+        """The FFN rows."""
+        rows = self._gelu(self._linear(f"{name}.ffn_input", x))
+        return self._add("Mul", rows, self._linear(f"{name}.ffn_gate", x)) if self.family.gated else rows
 
     def _context(self, name: str, layer: LayerSpec, x: str, mask: str) -> str:
         """What the heads read, [batch, tokens, heads x head_dim]."""
-        head_dim = self.config.dims.head_dim
+        head_dim, rotary = self.config.dims.head_dim, self.rotary.get(name)
 
         def per_head(part: str, order: list[int]) -> str:
             split = self._add("Reshape", self._linear(f"{name}.{part}", x), self._integers(0, 0, layer.heads, head_dim))
             return self._add("Transpose", split, perm=order)
 
-        query, key, value = (
-            per_head("query", [0, 2, 1, 3]),
-            per_head("key", [0, 2, 3, 1]),
-            per_head("value", [0, 2, 1, 3]),
-        )
+        if rotary is None:
+            query, key = per_head("query", [0, 2, 1, 3]), per_head("key", [0, 2, 3, 1])
+        else:
+            query, key = (self._turned(per_head(part, [0, 2, 1, 3]), rotary.theta) for part in ("query", "key"))
+            key = self._add("Transpose", key, perm=[0, 1, 3, 2])
+            mask = mask if rotary.window is None else self._add("Min", mask, self._near(rotary.window))
+        value = per_head("value", [0, 2, 1, 3])
         scores = self._add("Mul", self._add("MatMul", query, key), self._number(1 / math.sqrt(head_dim)))
         if self.family.relative_positions:
             scores = self._add("Add", scores, self._position_bias(name))
@@ -159,13 +177,48 @@ class _Graph:
     def _position_bias(self, name: str) -> str:
         """[heads, queries, keys]"""
         longest = self.config.longest
-        if self.distances is None:
-            tokens = self._add("Gather", self._add("Shape", "input_ids"), self._integer(1))
-            positions = self._add("Range", self._integer(0), tokens, self._integer(1))
-            keys, queries = (self._add("Unsqueeze", positions, self._integers(axis)) for axis in (0, 1))
-            self.distances = self._add("Add", self._add("Sub", keys, queries), self._integer(longest - 1))
         table = self._tensor(f"{name}.position_bias", by_distance(self.weights[f"{name}.position_bias"], longest))
-        return self._add("Gather", table, self.distances, axis=1)
+        index = self._once("index", lambda: self._add("Add", self._distances(), self._integer(longest - 1)))
+        return self._add("Gather", table, index, axis=1)
+
+    def _distances(self) -> str:
+        """Key - query, [queries, keys]."""
+
+        def distances() -> str:
+            keys, queries = (self._add("Unsqueeze", self._positions(), self._integers(axis)) for axis in (0, 1))
+            return self._add("Sub", keys, queries)
+
+        return self._once("distances", distances)
+
+    def _near(self, window: int) -> str:
+        """What is added to the scores [queries, keys] of tokens that are no nearer than that."""
+
+        def near() -> str:
+            far = self._add("Greater", self._add("Abs", self._distances()), self._integer(window))
+            return self._add("Where", far, self._number(MASKED), self._number(0.0))
+
+        return self._once(f"near {window}", near)
+
+    def _turned(self, x: str, theta: float) -> str:
+        """Queries or keys `x` [batch, heads, tokens, head_dim] at their positions."""
+        turns = angles(theta, self.config.dims.head_dim, self.config.longest).astype(np.float64)
+
+        def of_positions(name: str, of_angles: NDArray[np.float64]) -> str:
+            table = self._tensor(f"{name} {theta!r}", of_angles.astype(np.float32))
+            return self._once(f"{name} {theta!r}", lambda: self._add("Gather", table, self._positions()))
+
+        cosine, sine = of_positions("cosine", np.cos(turns)), of_positions("sine", np.sin(turns))
+        half = self.config.dims.head_dim // 2
+        left, right = (
+            self._add("Slice", x, self._integers(start), self._integers(start + half), self._integers(-1))
+            for start in (0, half)
+        )
+        return self._add(
+            "Concat",
+            self._add("Sub", self._add("Mul", left, cosine), self._add("Mul", right, sine)),
+            self._add("Add", self._add("Mul", right, cosine), self._add("Mul", left, sine)),
+            axis=-1,
+        )
 
     def _residual(self, x: str, rows: str, update: str) -> str:
         """`x` plus `update`, whose columns belong at the indices `rows`: the others gather a column of zeros."""
@@ -183,11 +236,24 @@ class _Graph:
         return self._add("Mul", self._add("Mul", x, self._add("Add", erf, self._number(1.0))), self._number(0.5))
 
     def _head(self, x: str) -> None:
+        if self.family.pre_norm:
+            x = self._norm("final_norm", x)
         if self.config.rows == "pooled":
-            dense = self._linear("head.dense", self._add("Gather", x, self._integer(0), axis=1))
+            x = self._mean(x) if self.config.pooling == "mean" else self._add("Gather", x, self._integer(0), axis=1)
+        if self.config.has_dense:
+            dense = self._linear("head.dense", x)
             activation = self.family.head_activation
             x = self._gelu(dense) if activation == "gelu" else self._add(activation.capitalize(), dense)
+        if self.family.head_norm:
+            x = self._norm("head.norm", x)
         self._linear("head.output", x, output="logits")
+
+    def _mean(self, x: str) -> str:
+        """[batch, hidden], of the rows that are no padding."""
+        real = self._add("Cast", "attention_mask", to=TensorProto.FLOAT)
+        kept = self._add("Mul", x, self._add("Unsqueeze", real, self._integers(2)))
+        total = self._add("ReduceSum", kept, self._integers(1), keepdims=0)
+        return self._add("Div", total, self._add("ReduceSum", real, self._integers(1), keepdims=1))
 
     def _linear(self, name: str, x: str, output: str | None = None) -> str:
         weight = self._tensor(f"{name}.weight", np.ascontiguousarray(self.weights[f"{name}.weight"].T))
@@ -196,6 +262,12 @@ class _Graph:
     def _norm(self, name: str, x: str) -> str:
         weight, bias = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
         return self._add("LayerNormalization", x, weight, bias, axis=-1, epsilon=self.config.layer_norm_eps)
+
+    def _once(self, name: str, add: Callable[[], str]) -> str:
+        """The tensor `name`, which is added where it is first wanted."""
+        if name not in self.shared:
+            self.shared[name] = add()
+        return self.shared[name]
 
     def _weight(self, name: str) -> str:
         return self._tensor(name, self.weights[name])

@@ -68,7 +68,8 @@ def ordered(weights: Mapping[str, NDArray[Any]], scores: Scores, dims: Dims) -> 
             moved[bias] = weights[bias][by_importance(layer["heads"])]
         heads = by_importance(layer["heads"])[:, None] * dims.head_dim + np.arange(dims.head_dim)
         move(f"layers.{index}", heads.ravel(), ("query", "key", "value"), "attention_output")
-        move(f"layers.{index}", by_importance(layer["ffn"]), ("ffn_input",), "ffn_output")
+        rows = ("ffn_input", "ffn_gate") if dims.gated else ("ffn_input",)
+        move(f"layers.{index}", by_importance(layer["ffn"]), rows, "ffn_output")
     return moved
 
 
@@ -97,8 +98,9 @@ def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerM
         kept[f"{layer}.{name}.bias"] = weights[f"{layer}.{name}.bias"][rows]
 
     def finish(part: str, rows: NDArray[np.intp]) -> None:
-        for name in ("weight", "bias"):
-            kept[f"{layer}.{part}_norm.{name}"] = weights[f"{layer}.{part}_norm.{name}"]
+        for name in (f"{layer}.{part}_norm.weight", f"{layer}.{part}_norm.bias"):
+            if name in weights:
+                kept[name] = weights[name]
         if len(rows) < dims.hidden:
             kept[f"{layer}.{part}_rows"] = rows.astype(np.int32)
 
@@ -116,6 +118,8 @@ def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerM
         inner = np.flatnonzero(mask.ffn)
         rows = np.flatnonzero(mask.ffn_rows)
         take("ffn_input", inner)
+        if dims.gated:
+            take("ffn_gate", inner)
         take("ffn_output", rows, inner)
         finish("ffn", rows)
     return kept

@@ -21,7 +21,7 @@ from prunetime.models.compact import Weights, spec_of
 from prunetime.models.gates import LayerGates, over_tokens, where_alive
 from prunetime.models.sparse import BlockLinear
 from prunetime.models.tokens import PADDING, kinds_of, most_attended, take, take_kinds
-from prunetime.positions import BUCKETS, buckets
+from prunetime.positions import BUCKETS, angles, buckets
 
 INITIAL_DEVIATION = 0.02
 """Standard deviation of fresh weights (BERT, arXiv 1810.04805)."""
@@ -38,7 +38,8 @@ HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 class Output(NamedTuple):
     """`logits` [batch, outputs] (or [batch, tokens, outputs] with a row per token, `NO_CHOICE` for padding);
-    `hidden_states` [batch, tokens, hidden] after the embeddings and after each layer.
+    `hidden_states` [batch, tokens, hidden] after the embeddings and after each layer; the last one as the head reads
+    them.
 
     `kept` has for each layer the tokens that it left of those that came in, ascending indices [batch, most] filled up
     with -1, or None where it leaves all. `attention_scores`, where they were asked for, are what the softmax of each
@@ -52,8 +53,8 @@ class Output(NamedTuple):
 
 
 class Embeddings(nn.Module):
-    """Sum of the word, position and token type tables, normalised and (ELECTRA) projected. `separator` is the id of a
-    word, or None."""
+    """Sum of the word, position and token type tables (as far as the family has them), normalised and (ELECTRA)
+    projected. `separator` is the id of a word, or None."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class Embeddings(nn.Module):
         self.longest = config.longest
         self.separator = config.separator
         self.word = nn.Embedding(dims.vocabulary, config.embedding)
-        self.position = nn.Embedding(dims.positions, config.embedding)
+        self.position = None if family.rotary else nn.Embedding(dims.positions, config.embedding)
         self.token_type = nn.Embedding(config.token_types, config.embedding) if family.token_types else None
         self.norm = nn.LayerNorm(config.embedding, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
@@ -72,8 +73,9 @@ class Embeddings(nn.Module):
         length = input_ids.shape[1]
         if length > self.longest:
             raise InputError(f"a sequence of {length} tokens; the model has positions for at most {self.longest}")
-        positions = torch.arange(length, device=input_ids.device) + self.position_offset
-        x = self.word(input_ids) + self.position(positions)
+        x = self.word(input_ids)
+        if self.position is not None:
+            x = x + self.position(torch.arange(length, device=input_ids.device) + self.position_offset)
         if self.token_type is not None:
             x = x + self.token_type(torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids)
         hidden: Tensor = self.project(self.dropout(self.norm(x)))
@@ -81,7 +83,8 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and FFN, each followed by the residual and LayerNorm; only what the spec keeps is there."""
+    """Attention and FFN, each with its residual and LayerNorm; only what the spec keeps is there. `index` is the
+    layer's."""
 
     query: nn.Linear | BlockLinear
     key: nn.Linear | BlockLinear
@@ -93,22 +96,25 @@ class Layer(nn.Module):
     ffn_rows: Tensor | None
     position_bias: nn.Parameter | None
 
-    def __init__(self, config: EncoderConfig, spec: LayerSpec, dropout: float) -> None:
+    def __init__(self, config: EncoderConfig, index: int, spec: LayerSpec, dropout: float) -> None:
         super().__init__()
         dims = config.dims
         self.spec = spec
+        self.pre_norm = FAMILIES[config.family].pre_norm
+        self.rotary = config.rotary[index] if config.rotary else None
         self.dropout = nn.Dropout(dropout)
         for name, (outputs, inputs) in spec.matrix_shapes(dims).items():
             kept = spec.blocks_of(name)
             self.add_module(name, BlockLinear(inputs, outputs, kept) if kept else nn.Linear(inputs, outputs))
+        self.is_gated = spec.has_ffn and dims.gated
         self.position_bias = None
         if spec.has_attention and FAMILIES[config.family].relative_positions:
             self.position_bias = nn.Parameter(torch.zeros(spec.heads, BUCKETS))
         if spec.has_attention:
-            self.attention_norm = nn.LayerNorm(dims.hidden, eps=config.layer_norm_eps)
+            self.attention_norm = _norm(config, config.has_norm(index, "attention_norm"))
             self.register_buffer("attention_rows", _first_rows(spec.attention_rows, dims.hidden))
         if spec.has_ffn:
-            self.ffn_norm = nn.LayerNorm(dims.hidden, eps=config.layer_norm_eps)
+            self.ffn_norm = _norm(config, config.has_norm(index, "ffn_norm"))
             self.register_buffer("ffn_rows", _first_rows(spec.ffn_rows, dims.hidden))
 
     def forward(
@@ -121,21 +127,33 @@ class Layer(nn.Module):
         """
         share, scores = self.spec.tokens if gates is None else gates.tokens, None
         if self.spec.has_attention:
-            context, received, scores = self._context(x, kinds, gates, share < 1.0 and kept is None, want_scores)
+            read = self.attention_norm(x) if self.pre_norm else x
+            context, received, scores = self._context(read, kinds, gates, share < 1.0 and kept is None, want_scores)
             update = self._linear("attention_output", context, gates)
             update = _gated(update, None if gates is None else gates.attention_rows)
-            changed = self.attention_norm(_add_rows(x, self.attention_rows, self.dropout(update)))
+            changed = self._end(x, self.attention_rows, update, self.attention_norm)
             x = where_alive(gates.heads, gates.attention_rows, changed, x) if gates else changed
             kept = kept if received is None else most_attended(received, kinds, share)
         if kept is not None:
             x, kinds = take(x, kept), take_kinds(kinds, kept)
         if self.spec.has_ffn:
-            activated = functional.gelu(self._linear("ffn_input", x, gates))
-            update = self._linear("ffn_output", _gated(activated, None if gates is None else gates.ffn), gates)
+            read = self.ffn_norm(x) if self.pre_norm else x
+            inner = functional.gelu(self._linear("ffn_input", read, gates))
+            if self.is_gated:
+                inner = inner * self._linear("ffn_gate", read, gates)
+            update = self._linear("ffn_output", _gated(inner, None if gates is None else gates.ffn), gates)
             update = _gated(update, None if gates is None else gates.ffn_rows)
-            changed = self.ffn_norm(_add_rows(x, self.ffn_rows, self.dropout(update)))
+            changed = self._end(x, self.ffn_rows, update, self.ffn_norm)
             x = where_alive(gates.ffn, gates.ffn_rows, changed, x) if gates else changed
         return x, kinds, kept, scores
+
+    def _end(self, x: Tensor, rows: Tensor | None, update: Tensor, norm: nn.Module) -> Tensor:
+        """The residual, and LayerNorm where it comes after it."""
+        total = _add_rows(x, rows, self.dropout(update))
+        if self.pre_norm:
+            return total
+        normed: Tensor = norm(total)
+        return normed
 
     def _linear(self, name: str, x: Tensor, gates: LayerGates | None) -> Tensor:
         linear: nn.Linear | BlockLinear = getattr(self, name)
@@ -154,17 +172,21 @@ class Layer(nn.Module):
             for name in ("query", "key", "value")
         )
         dropout, received, scores = self.dropout.p if self.training else 0.0, None, None
-        real, bias = kinds != PADDING, None
+        real, bias, length = kinds != PADDING, None, x.shape[1]
+        mask = real[:, None, None, :]
         if self.position_bias is not None:
-            bias = self.position_bias[:, _buckets(x.shape[1]).to(x.device)]
+            bias = self.position_bias[:, _buckets(length).to(x.device)]
+        if self.rotary is not None:
+            query, key = (_turned(part, self.rotary.theta) for part in (query, key))
+            if self.rotary.window is not None:
+                mask = mask & _near(length, self.rotary.window).to(x.device)
         if want_received or want_scores:
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
             scores = scores if bias is None else scores + bias
-            probabilities = scores.masked_fill(~real[:, None, None, :], -torch.inf).softmax(-1)
+            probabilities = scores.masked_fill(~mask, -torch.inf).softmax(-1)
             received = _received(probabilities.detach(), real, gates) if want_received else None
             context = functional.dropout(probabilities, dropout) @ value
         else:
-            mask = real[:, None, None, :]
             mask = mask if bias is None else torch.where(mask, bias, -torch.inf)
             context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
         context = context.transpose(1, 2)
@@ -174,21 +196,26 @@ class Layer(nn.Module):
 
 
 class Head(nn.Module):
-    """Logits from the row of the first token or, without a dense layer, from every token's."""
+    """Logits from the row of the first token, from the mean of all rows, or from every token's."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
-        hidden = config.dims.hidden
-        self.dense = nn.Linear(hidden, hidden) if config.rows == "pooled" else None
-        self.activation = HEAD_ACTIVATIONS[FAMILIES[config.family].head_activation]
+        hidden, family = config.dims.hidden, FAMILIES[config.family]
+        self.rows, self.pooling = config.rows, config.pooling
+        self.dense = nn.Linear(hidden, hidden) if config.has_dense else None
+        self.activation = HEAD_ACTIVATIONS[family.head_activation]
+        self.norm = _norm(config, family.head_norm)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden, config.outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """`x` is [batch, tokens, hidden], `real` [batch, tokens] false for padding, whose logits are `NO_CHOICE`."""
+        if self.rows == "pooled":
+            x = x[:, 0] if self.pooling == "first" else _mean(x, real)
         if self.dense is not None:
-            x = self.activation(self.dense(x[:, 0]))
+            x = self.norm(self.activation(self.dense(x)))
         logits: Tensor = self.output(self.dropout(x))
-        return logits
+        return logits.masked_fill(~real.unsqueeze(-1), NO_CHOICE) if self.rows == "tokens" else logits
 
 
 class SequenceClassifier(nn.Module):
@@ -202,7 +229,7 @@ class SequenceClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.spec = ArchSpec.full(config.dims) if spec is None else spec
-        self.embeddings, self.layers, self.head = parts(config, self.spec, dropout)
+        self.embeddings, self.layers, self.final_norm, self.head = parts(config, self.spec, dropout)
         self.apply(initialise)
 
     def forward(
@@ -224,21 +251,31 @@ class SequenceClassifier(nn.Module):
         """
         if gates is not None and self.spec != ArchSpec.full(self.config.dims):
             raise InputError("gates apply to an unpruned encoder; this one is compact")
-        inputs = (input_ids, attention_mask, token_type_ids)
-        return encode(self.embeddings, self.layers, self.head, inputs, gates, kept, want_scores=want_scores)
+        own = Parts(self.embeddings, self.layers, self.final_norm, self.head)
+        return encode(own, (input_ids, attention_mask, token_type_ids), gates, kept, want_scores=want_scores)
 
 
-def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> tuple[Embeddings, nn.ModuleList, Head]:
-    """The modules of an encoder of `spec`, under the names that the state dict has."""
+class Parts(NamedTuple):
+    """What an encoder consists of. Modules are under these names in the state dict; of a sub-network, `layers` are
+    functions of what layers take."""
+
+    embeddings: Embeddings
+    layers: Any
+    final_norm: nn.Module
+    head: Head
+
+
+def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> Parts:
+    """The modules of an encoder of `spec`."""
     config.check(spec)
-    layers = nn.ModuleList(Layer(config, layer, dropout) for layer in spec.layers)
-    return Embeddings(config, dropout), layers, Head(config, dropout)
+    layers = nn.ModuleList(Layer(config, index, layer, dropout) for index, layer in enumerate(spec.layers))
+    return Parts(
+        Embeddings(config, dropout), layers, _norm(config, FAMILIES[config.family].pre_norm), Head(config, dropout)
+    )
 
 
 def encode(
-    embeddings: Embeddings,
-    layers: Iterable[Callable[..., tuple[Tensor, Tensor, Tensor | None, Tensor | None]]],
-    head: Head,
+    encoder: Parts,
     inputs: tuple[Tensor, Tensor, Tensor | None],
     gates: Sequence[LayerGates] | None = None,
     kept: Sequence[Tensor | None] | None = None,
@@ -247,19 +284,18 @@ def encode(
 ) -> Output:
     """The forward pass on `inputs`: (input_ids, attention_mask, token_type_ids), as in `SequenceClassifier`."""
     input_ids, attention_mask, token_type_ids = inputs
-    kinds = kinds_of(input_ids, attention_mask, embeddings.separator)
-    states = [embeddings(input_ids, token_type_ids)]
+    kinds = kinds_of(input_ids, attention_mask, encoder.embeddings.separator)
+    states = [encoder.embeddings(input_ids, token_type_ids)]
     left: list[Tensor | None] = []
     scores: list[Tensor | None] = []
-    for index, layer in enumerate(layers):
+    for index, layer in enumerate(encoder.layers):
         own_gates, own_kept = (None if of_layers is None else of_layers[index] for of_layers in (gates, kept))
         x, kinds, chosen, of_layer = layer(states[-1], kinds, own_gates, own_kept, want_scores)
         states.append(x)
         left.append(chosen)
         scores.append(of_layer)
-    logits = head(states[-1])
-    if logits.dim() == 3:
-        logits = logits.masked_fill(attention_mask.unsqueeze(-1) == 0, NO_CHOICE)
+    states[-1] = encoder.final_norm(states[-1])
+    logits = encoder.head(states[-1], kinds != PADDING)
     return Output(logits, tuple(states), tuple(left), tuple(scores) if want_scores else ())
 
 
@@ -341,6 +377,37 @@ def _buckets(length: int) -> Tensor:
     """[queries, keys]: of relative positions."""
     positions = torch.arange(length)
     return torch.from_numpy(buckets(length))[positions[None, :] - positions[:, None] + length - 1]
+
+
+@lru_cache(maxsize=64)
+def _rotation(theta: float, head_dim: int, length: int) -> tuple[Tensor, Tensor]:
+    """The cosine and sine [length, head_dim / 2] of rotary positions."""
+    turns = torch.from_numpy(angles(theta, head_dim, length)).double()
+    return turns.cos(), turns.sin()
+
+
+def _turned(x: Tensor, theta: float) -> Tensor:
+    """Queries or keys `x` [batch, heads, tokens, head_dim] at their positions."""
+    precise = torch.promote_types(x.dtype, torch.float32)  # as transformers does, where x is narrower
+    cosine, sine = (part.to(x.device, precise) for part in _rotation(theta, x.shape[-1], x.shape[-2]))
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1).to(x.dtype)
+
+
+@lru_cache(maxsize=64)
+def _near(length: int, window: int) -> Tensor:
+    """[queries, keys]: whether they are no further apart than `window`."""
+    positions = torch.arange(length)
+    return (positions[None, :] - positions[:, None]).abs() <= window
+
+
+def _norm(config: EncoderConfig, there: bool) -> nn.Module:
+    return nn.LayerNorm(config.dims.hidden, eps=config.layer_norm_eps) if there else nn.Identity()
+
+
+def _mean(x: Tensor, real: Tensor) -> Tensor:
+    """[batch, hidden]: of the rows [batch, tokens, hidden] that are `real`."""
+    return (x * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)
 
 
 def _received(probabilities: Tensor, real: Tensor, gates: LayerGates | None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunetime.arch import ArchSpec, Dims
-from prunetime.config import FAMILIES, EncoderConfig, Rows
+from prunetime.config import FAMILIES, EncoderConfig, Rotary, Rows
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
@@ -20,6 +20,9 @@ from prunetime.positions import BUCKETS
 
 OWN_MODEL_TYPE = "prunetime"
 """`model_type` in the config.json of the folders that prunetime writes."""
+
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+"""What transformers calls layers that attend to all tokens, and to those near by."""
 
 DEFAULT_LAYER_NORM_EPS = 1e-12
 """Where config.json does not say (the first BERT releases do not)."""
@@ -31,7 +34,9 @@ class Names:
 
     `sizes` maps our sizes to keys of config.json. `encoder` and `head` (by the rows that it reads) map our modules
     (`{}` is the layer's index) to the checkpoint's; those of the encoder follow `prefix` in checkpoints that were saved
-    with a task head. `fixed` are the settings in config.json that have only one supported value.
+    with a task head. `fixed` are the settings in config.json that have only one supported value. `stacked` maps a
+    matrix of the checkpoint to those of ours that lie in it one below the other. Biases that a checkpoint lacks are
+    zero, where it may.
     """
 
     sizes: Mapping[str, str]
@@ -39,6 +44,9 @@ class Names:
     head: Mapping[Rows, Mapping[str, str]]
     prefix: str
     fixed: Mapping[str, object]
+    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    layer_norm_eps: str = "layer_norm_eps"
+    may_lack_biases: bool = False
 
 
 SIZES = {
@@ -68,6 +76,7 @@ ENCODER = {
 
 TWO_LAYERS: Mapping[str, str] = {"head.dense": "classifier.dense", "head.output": "classifier.out_proj"}
 ANSWERS: Mapping[str, str] = {"head.output": "qa_outputs"}
+MODERN_HEAD: Mapping[str, str] = {"head.dense": "head.dense", "head.norm": "head.norm", "head.output": "classifier"}
 FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 
 ROBERTA = Names(SIZES, ENCODER, {"pooled": TWO_LAYERS, "tokens": ANSWERS}, "roberta.", {**FIXED, "pad_token_id": 1})
@@ -131,6 +140,27 @@ NAMES = {
         {"pooled": TWO_LAYERS, "tokens": ANSWERS},
         "mpnet.",
         {**FIXED, "pad_token_id": 1, "relative_attention_num_buckets": BUCKETS},
+    ),
+    "modernbert": Names(
+        {name: key for name, key in SIZES.items() if name != "token_types"},
+        {
+            "embeddings.word": "embeddings.tok_embeddings",
+            "embeddings.norm": "embeddings.norm",
+            "layers.{}.attention_norm": "layers.{}.attn_norm",
+            "layers.{}.attention_output": "layers.{}.attn.Wo",
+            "layers.{}.ffn_norm": "layers.{}.mlp_norm",
+            "layers.{}.ffn_output": "layers.{}.mlp.Wo",
+            "final_norm": "final_norm",
+        },
+        {"pooled": MODERN_HEAD, "tokens": MODERN_HEAD},
+        "model.",
+        {"hidden_activation": "gelu", "classifier_activation": "gelu"},
+        {
+            "layers.{}.attn.Wqkv": ("layers.{}.query", "layers.{}.key", "layers.{}.value"),
+            "layers.{}.mlp.Wi": ("layers.{}.ffn_input", "layers.{}.ffn_gate"),
+        },
+        "norm_eps",
+        may_lack_biases=True,
     ),
 }
 """One entry for each family of `prunetime.config.FAMILIES`."""
@@ -232,23 +262,48 @@ def family_config(settings: Mapping[str, Any], family: str, outputs: int, where:
         raise InputError(f"{where}: config.json has {', '.join(wrong)}; it must be a whole number of at least 1")
     if sizes["hidden"] % sizes["heads"]:
         raise InputError(f"{where}: hidden size {sizes['hidden']} is no multiple of its {sizes['heads']} heads")
-    eps = settings.get("layer_norm_eps", DEFAULT_LAYER_NORM_EPS)
+    eps = settings.get(names.layer_norm_eps, DEFAULT_LAYER_NORM_EPS)
     if not isinstance(eps, float):
-        raise InputError(f"{where}: config.json has layer_norm_eps {eps!r}; it must be a number above 0 and below 1")
+        raise InputError(
+            f"{where}: config.json has {names.layer_norm_eps} {eps!r}; it must be a number above 0 and below 1"
+        )
     token_types, embedding = sizes.pop("token_types", 1), sizes.pop("embedding", sizes["hidden"])
     return EncoderConfig(
         family=family,
-        dims=Dims(**sizes, head_dim=sizes["hidden"] // sizes["heads"]),
+        dims=Dims(**sizes, head_dim=sizes["hidden"] // sizes["heads"], gated=FAMILIES[family].gated),
         embedding=embedding,
         token_types=token_types,
         layer_norm_eps=eps,
         outputs=outputs,
+        pooling="mean" if settings.get("classifier_pooling") == "mean" else "first",
+        rotary=rotary_of(settings, sizes["layers"], where) if FAMILIES[family].rotary else (),
     )
+
+
+def rotary_of(settings: Mapping[str, Any], layers: int, where: str) -> tuple[Rotary, ...]:
+    """What config.json says of the rotary positions of every layer, as transformers wrote it until 4 and since 5."""
+    every = settings.get("global_attn_every_n_layers", 3)
+    types = settings.get("layer_types") or [LOCAL if index % every else GLOBAL for index in range(layers)]
+    given = settings.get("rope_parameters") or {}
+    bases = {GLOBAL: settings.get("global_rope_theta", 160_000.0), LOCAL: settings.get("local_rope_theta", 10_000.0)}
+    try:
+        scaled = [kind for kind, each in given.items() if each["rope_type"] != "default"]
+        bases |= {kind: each["rope_theta"] for kind, each in given.items()}
+        window = {GLOBAL: None, LOCAL: settings.get("local_attention", 128) // 2}
+        found = tuple(Rotary(float(bases[kind]), window[kind]) for kind in types)
+    except (KeyError, TypeError, ValueError, InputError) as error:
+        raise InputError(f"{where}: config.json has no usable rotary positions: {error!r}") from error
+    if scaled or settings.get("rope_scaling"):
+        raise InputError(f"{where}: scaled rotary positions are not supported; only the default is")
+    return found
 
 
 def our_names(tensors: Mapping[str, Tensor], names: Names, rows: Rows) -> dict[str, Tensor]:
     """The tensors of the encoder and its head under our names; what else the checkpoint has is left out."""
-    ours = {theirs: our for our, theirs in {**names.encoder, **names.head[rows]}.items()}
+    ours: dict[str, tuple[str, ...]] = {
+        **{theirs: (our,) for our, theirs in {**names.encoder, **names.head[rows]}.items()},
+        **names.stacked,
+    }
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         for legacy, modern in LEGACY_NORM.items():
@@ -257,10 +312,15 @@ def our_names(tensors: Mapping[str, Tensor], names: Names, rows: Rows) -> dict[s
         indices = re.findall(INDEX, module)
         template = re.sub(INDEX, "{}", module)
         if template in ours:
-            renamed[f"{ours[template].format(*indices)}.{kind}"] = tensor
+            parts = tensor.chunk(len(ours[template]))
+            renamed |= {f"{our.format(*indices)}.{kind}": part for our, part in zip(ours[template], parts, strict=True)}
     if (bias := renamed.pop("position_bias.weight", None)) is not None:  # one for all layers: each gets its own
         layers = [name.removesuffix(".query.weight") for name in renamed if name.endswith(".query.weight")]
         renamed |= {f"{layer}.position_bias": bias.T.contiguous() for layer in layers}
+    if names.may_lack_biases:
+        for module in [name.removesuffix(".weight") for name in renamed if name.endswith(".weight")]:
+            if module != "embeddings.word":
+                renamed.setdefault(f"{module}.bias", torch.zeros(len(renamed[f"{module}.weight"])))
     return renamed
 
 

@@ -20,6 +20,7 @@ SIDES = {
     "value": ("heads", None),
     "attention_output": ("attention_rows", "heads"),
     "ffn_input": ("ffn", None),
+    "ffn_gate": ("ffn", None),
     "ffn_output": ("ffn_rows", "ffn"),
 }
 """The parts that the (rows, columns) of a matrix belong to."""

@@ -31,7 +31,7 @@ from prunetime.arch import ArchSpec
 from prunetime.artifact import INDEX_ARRAYS
 from prunetime.config import FAMILIES, EncoderConfig, Rows
 from prunetime.errors import InputError
-from prunetime.models.encoder import INITIAL_DEVIATION, Output, encode, parts
+from prunetime.models.encoder import INITIAL_DEVIATION, Output, Parts, encode, parts
 from prunetime.models.families import OWN_MODEL_TYPE
 from prunetime.models.sparse import BlockLinear
 from prunetime.runtime.tokenize import Tokenizer
@@ -73,7 +73,9 @@ class PrunetimePreTrainedModel(PreTrainedModel):
         encoder = EncoderConfig.from_json({**(config.encoder or {}), "outputs": config.num_labels})
         if encoder.rows != self.rows:
             raise InputError(f"the model gives {encoder.rows} rows; {type(self).__name__} needs {self.rows} rows")
-        self.embeddings, self.layers, self.head = parts(encoder, ArchSpec.from_json(config.spec or []), config.dropout)
+        self.embeddings, self.layers, self.final_norm, self.head = parts(
+            encoder, ArchSpec.from_json(config.spec or []), config.dropout
+        )
         self.post_init()  # type: ignore[no-untyped-call]  # transformers has no type for it
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -90,7 +92,8 @@ class PrunetimePreTrainedModel(PreTrainedModel):
 
     def _run(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Output:
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return encode(self.embeddings, self.layers, self.head, (input_ids, attention_mask, token_type_ids))
+        own = Parts(self.embeddings, self.layers, self.final_norm, self.head)
+        return encode(own, (input_ids, attention_mask, token_type_ids))
 
     def _states(self, output: Output, wanted: bool | None) -> tuple[Tensor, ...] | None:
         """The hidden states where they are `wanted`; None leaves it to the config."""

@@ -20,7 +20,7 @@ from prunetime.blocks import block_norms
 from prunetime.config import EncoderConfig
 from prunetime.errors import InputError
 from prunetime.mask import largest_blocks
-from prunetime.models.encoder import Layer, Output, SequenceClassifier, encode
+from prunetime.models.encoder import Layer, Output, Parts, SequenceClassifier, encode
 from prunetime.models.gates import BlockGates
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]
@@ -42,14 +42,14 @@ def run_prefix(model: SequenceClassifier, spec: ArchSpec, inputs: Inputs) -> Out
     if whole != list(ArchSpec.of(config.dims, heads, rows).layers):
         raise InputError(f"{spec} prunes output rows; a prefix keeps the first heads and FFN rows")
     shapes = [
-        _without_weights(config, replace(kept, blocks=()), model.embeddings.dropout.p).train(model.training)
-        for kept in spec.layers
+        _without_weights(config, index, replace(kept, blocks=()), model.embeddings.dropout.p).train(model.training)
+        for index, kept in enumerate(spec.layers)
     ]
     layers = [
         partial(_run, layer, shape, kept.blocks)
         for layer, shape, kept in zip(model.layers, shapes, spec.layers, strict=True)
     ]
-    return encode(model.embeddings, layers, model.head, inputs)
+    return encode(Parts(model.embeddings, layers, model.final_norm, model.head), inputs)
 
 
 def _run(layer: nn.Module, shape: Layer, blocks: Sequence[KeptBlocks], *inputs: Any) -> Any:
@@ -67,6 +67,6 @@ def _run(layer: nn.Module, shape: Layer, blocks: Sequence[KeptBlocks], *inputs: 
 
 
 @lru_cache(maxsize=1024)
-def _without_weights(config: EncoderConfig, spec: LayerSpec, dropout: float) -> Layer:
+def _without_weights(config: EncoderConfig, index: int, spec: LayerSpec, dropout: float) -> Layer:
     with torch.device("meta"):
-        return Layer(config, spec, dropout)
+        return Layer(config, index, spec, dropout)

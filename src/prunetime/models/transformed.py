@@ -53,10 +53,16 @@ def encoder_of(model: PreTrainedModel) -> Encoder:
         )
     config = family_config(model.config.to_dict(), family, int(model.config.num_labels or 0), name)
     names = NAMES[family]
+    if names.stacked:
+        raise InputError(
+            f"{name} has several matrices in one ({', '.join(names.stacked)}), of which masks cannot be learned apart: "
+            "save it, and train what prunetime.models.families.load and prunetime.models.hf make of it"
+        )
     linears: list[dict[str, Any]] = [
         {
             matrix: model.get_submodule(names.prefix + names.encoder[f"layers.{{}}.{matrix}"].format(index))
             for matrix in MATRICES
+            if matrix != "ffn_gate"
         }
         for index in range(config.dims.layers)
     ]

@@ -47,7 +47,7 @@ def measure_block_importance(
         gradients = iter(torch.autograd.grad(loss, [weight for layer in weights for weight in layer.values()]))
         for total, layer in zip(totals, weights, strict=True):
             for name, weight in layer.items():
-                total[name] += OF_GRADIENT[criterion](block_sums(weight * next(gradients), grain))
+                total[name] += OF_GRADIENT[criterion](block_sums(weight.detach() * next(gradients), grain))
 
     seen = 1
     if criterion != "movement":

@@ -107,11 +107,12 @@ def _magnitudes(weights: Weights, dims: Dims) -> Scores:
     for layer in range(dims.layers):
         inner = sum(squares(layer, matrix, 1) for matrix in ("query", "key", "value"))
         inner = np.asarray(inner + squares(layer, "attention_output", 0))
+        rows = squares(layer, "ffn_input", 1) + squares(layer, "ffn_output", 0)
         scores.append(
             {
                 "heads": inner.reshape(dims.heads, dims.head_dim).sum(1),
                 "attention_rows": squares(layer, "attention_output", 1),
-                "ffn": squares(layer, "ffn_input", 1) + squares(layer, "ffn_output", 0),
+                "ffn": rows + squares(layer, "ffn_gate", 1) if dims.gated else rows,
                 "ffn_rows": squares(layer, "ffn_output", 1),
             }
         )

@@ -29,9 +29,11 @@ def precisions() -> tuple[str, ...]:
 def prepare(cell: Cell, precision: str) -> Bind:
     """The converted encoder; raises InputError where CTranslate2 cannot express it."""
     config = cell.config
-    if spec_of(cell.weights, config.dims) != ArchSpec.full(config.dims) or config.rows != "pooled":
+    unpruned = spec_of(cell.weights, config.dims) == ArchSpec.full(config.dims)
+    if not unpruned or config.family != "bert" or config.rows != "pooled":
         raise InputError(
-            "ctranslate2 runs encoders with all heads, all rows and a pooled head: leave it out of --against"
+            "ctranslate2 runs encoders of BERT's kind with all heads, all rows and a pooled head: leave it out of "
+            "--against"
         )
     compute_type = COMPUTE_TYPES[precision]
     with tempfile.TemporaryDirectory() as folder:

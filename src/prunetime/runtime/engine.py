@@ -164,9 +164,14 @@ def _settings(config: EncoderConfig) -> dict[str, Any]:
         "token_types": config.token_types if family.token_types else 0,
         "head_activation": family.head_activation,
         "relative_positions": family.relative_positions,
+        "rotary_theta": [layer.theta for layer in config.rotary],
+        "rotary_window": [layer.window or 0 for layer in config.rotary],
+        "pre_norm": family.pre_norm,
+        "gated": family.gated,
+        "head_norm": family.head_norm,
         "layer_norm_eps": config.layer_norm_eps,
         "outputs": config.outputs,
-        "token_rows": config.rows == "tokens",
+        "rows": config.pooling if config.rows == "pooled" else "all",
         "separator": -1 if config.separator is None else config.separator,
     }
 

@@ -62,7 +62,7 @@ def work(engine: Engine, batch: Ragged, every_token: bool = False) -> list[Subla
     """
     count = _Count(engine)
     layers = engine.spec.layers
-    pools = engine.config.rows == "pooled" and not every_token
+    pools = engine.config.first_token_only and not every_token
     last = max((i for i, layer in enumerate(layers) if layer.has_attention), default=-1)
     lengths = batch.lengths.astype(np.int64)
     first = np.ones_like(lengths)
@@ -102,9 +102,8 @@ class _Count:
             + self._encode(self._name(i, "attention_output"), left, width)
             + self._hidden_for(self._next(i, after_attention=True), left)
         )
-        core: Precision = "fp32"
-        if self._engine.precision[self._name(i, "query")] != "fp32" and narrow_attention(self._engine.isa) == "bf16":
-            core = "bf16"
+        narrow = self._engine.precision[self._name(i, "query")] != "fp32" and not self._engine.config.rotary
+        core: Precision = "bf16" if narrow and narrow_attention(self._engine.isa) == "bf16" else "fp32"
         return Sublayer(f"attention {i}", 1 + 2 * i, self._products(i, tokens), 4 * pairs * width, core, numbers)
 
     def ffn(self, i: int, lengths: Lengths) -> Sublayer:
@@ -114,12 +113,13 @@ class _Count:
         if not in_bf16:
             numbers += self._encode(output, lengths, self._layers[i].ffn)
         numbers += Counter(norm=tokens * self._dims.hidden) + self._hidden_for(self._next(i + 1), lengths)
-        return Sublayer(f"ffn {i}", 2 + 2 * i, self._products(i, dict.fromkeys(FFN_MATRICES, lengths)), numbers=numbers)
+        matrices = [name for name in FFN_MATRICES if name in self._layers[i].matrix_shapes(self._dims)]
+        return Sublayer(f"ffn {i}", 2 + 2 * i, self._products(i, dict.fromkeys(matrices, lengths)), numbers=numbers)
 
     def head(self, lengths: Lengths) -> Sublayer:
         hidden, outputs = self._dims.hidden, self._engine.config.outputs
         shapes = {"head.output": (outputs, hidden)}
-        if self._engine.config.rows == "pooled":
+        if self._engine.config.has_dense:
             shapes["head.dense"] = (hidden, hidden)
         products = tuple(self._product(name, math.prod(shape), lengths) for name, shape in shapes.items())
         return Sublayer("head", 1 + 2 * len(self._layers), products)
@@ -152,7 +152,7 @@ class _Count:
                 return self._name(i, ONE_PRECISION[0])
             if self._layers[i].has_ffn:
                 return self._name(i, FFN_MATRICES[0])
-        return "head.dense" if self._engine.config.rows == "pooled" else "head.output"
+        return "head.dense" if self._engine.config.has_dense else "head.output"
 
     def _name(self, layer: int, matrix: str) -> str:
         return f"layers.{layer}.{matrix}"
