@@ -182,8 +182,11 @@ def reference(
                 update = linear(f"{layer}.ffn_output", inner)
                 x = after(f"{layer}.ffn_norm", add_rows(x, weights.get(f"{layer}.ffn_rows"), update))
         x = before("final_norm", x)
-        if config.rows == "pooled":
+        if config.rows != "tokens":
             x = x[:1] if config.pooling == "first" else x.mean(axis=0, keepdims=True)
+        if config.rows == "embedding":
+            logits.append(x)
+            continue
         if config.rows == "pooled" or family.head_norm:
             x = HEAD_ACTIVATIONS[family.head_activation](linear("head.dense", x))
         if family.head_norm:
@@ -260,7 +263,7 @@ def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
         embedding=int(fixed.get("embedding", dims.hidden)),
         token_types=int(fixed.get("token_types", 2)),
         layer_norm_eps=1e-12,
-        outputs=int(fixed.get("outputs", rng.integers(1, 4))),
+        outputs=dims.hidden if fixed.get("rows") == "embedding" else int(fixed.get("outputs", rng.integers(1, 4))),
         separator=fixed.get("separator"),
         rows=fixed.get("rows", "pooled"),
         pooling=fixed.get("pooling", "first"),
@@ -286,7 +289,7 @@ def family_fields(family: str, embedding: int = 24, pooling: str = "mean") -> di
 def any_family(rng: np.random.Generator) -> dict[str, Any]:
     """Those of one of them."""
     family, embedding, pooling = rng.choice(list(FAMILIES)), rng.choice([8, 24, 64]), rng.choice(["first", "mean"])
-    return family_fields(str(family), int(embedding), str(pooling))
+    return family_fields(str(family), int(embedding)) | {"pooling": str(pooling)}
 
 
 def random_spec(
@@ -409,9 +412,10 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
         norm("final_norm")
     if config.has_dense:
         linear("head.dense", dims.hidden, dims.hidden)
-    if FAMILIES[config.family].head_norm:
+    if config.has_head_norm:
         norm("head.norm")
-    linear("head.output", config.outputs, dims.hidden)
+    if config.rows != "embedding":
+        linear("head.output", config.outputs, dims.hidden)
     return weights
 
 

@@ -31,6 +31,8 @@ TORCH_FREE = {
     "tasks.answers",
     "tasks.synthetic",
     "tasks.synthetic_questions",
+    "tasks.synthetic_entities",
+    "tasks.tags",
     "tasks.hub",
     "tasks.sources",
     "tasks.metrics",

@@ -76,6 +76,7 @@ EncoderConfig config_of(const nb::dict& config) {
           .gated = setting<bool>(config, "gated"),
           .head_norm = setting<bool>(config, "head_norm"),
           .rows = rows_of(setting<std::string>(config, "rows")),
+          .head = setting<bool>(config, "head"),
           .separator = setting<int>(config, "separator")};
 }
 

@@ -61,6 +61,9 @@ void EncoderConfig::check() const {
     }
   }
   if (rotary_theta.size() != rotary_window.size()) throw Error("config: rotary_theta and rotary_window differ in length");
+  if (!head && (rows == Rows::all || outputs != hidden)) {
+    throw Error("config: without a head, one row of " + std::to_string(hidden) + " outputs comes out of a sequence");
+  }
   if (rotary() && head_dim % 2 != 0) {
     throw Error("config: head_dim is " + std::to_string(head_dim) + "; rotary positions turn pairs of numbers");
   }

@@ -35,11 +35,12 @@ struct EncoderConfig {
   bool gated;      // FFN rows are multiplied by those of a third matrix
   bool head_norm;  // every head has a dense layer, and LayerNorm after it
   Rows rows;
+  bool head;      // otherwise the row that it would read is what comes out, `hidden` numbers
   int separator;  // a token id that is never dropped while another token can be; -1: none
 
   bool projects() const { return embedding != hidden; }
   bool rotary() const { return !rotary_theta.empty(); }
-  bool has_dense() const { return rows != Rows::all || head_norm; }
+  bool has_dense() const { return head && (rows != Rows::all || head_norm); }
   bool drops_tokens() const { return rows == Rows::first && !relative_positions && !rotary(); }
   int longest() const { return positions - position_offset; }
   void check() const;  // throws Error

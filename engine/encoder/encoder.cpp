@@ -462,7 +462,8 @@ class Encoder::Chunk {
 
   void head(float* logits) {
     const Matrix& first = model_.head_dense ? model_.head_dense->matrix : model_.head_output.matrix;
-    if (config_.rows == Rows::mean) take_means(first.precision);
+    if (config_.rows == Rows::mean) take_means(config_.head ? first.precision : Precision::fp32);
+    if (!config_.head) return leave_rows(read(), config_.hidden, logits);
     Encoded input = encoded(first, read());
     if (model_.head_dense) {
       const Encoded activated{Precision::fp32, w_.update, config_.hidden, nullptr, nullptr};
@@ -478,10 +479,13 @@ class Encoder::Chunk {
     multiply(input, tokens_, output, Activation::identity, {Precision::fp32, w_.inner, output.outputs, nullptr, nullptr},
              team_.share(output.strips()));
     team_.meet();
+    leave_rows(w_.inner, output.outputs, logits);
+  }
+
+  void leave_rows(const float* rows, int width, float* logits) const {
     if (team_.index() != 0) return;
     for (int i = 0; i < tokens_; ++i) {
-      std::copy_n(w_.inner + i * row_stride(output.outputs), output.outputs,
-                  logits + static_cast<std::ptrdiff_t>(i) * output.outputs);
+      std::copy_n(rows + i * row_stride(width), width, logits + static_cast<std::ptrdiff_t>(i) * width);
     }
   }
 

@@ -35,8 +35,8 @@ class Placer {
     }
     if (config.pre_norm) model_.final_norm = norm("final_norm", hidden_);
     if (config.has_dense()) model_.head_dense = linear({"head.dense"}, hidden_, hidden_);
-    if (config.head_norm) model_.head_norm = norm("head.norm", hidden_);
-    model_.head_output = linear({"head.output"}, config.outputs, hidden_);
+    if (config.has_dense() && config.head_norm) model_.head_norm = norm("head.norm", hidden_);
+    if (config.head) model_.head_output = linear({"head.output"}, config.outputs, hidden_);
     reader_.finish();
   }
 
@@ -234,7 +234,7 @@ Model::Reader Model::reader_after(int layer, bool after_ffn) const {
     if (layers[i].has_ffn()) return of(layers[i].ffn->input, layers[i].ffn->end);
   }
   const Precision head = head_dense ? head_dense->matrix.precision : head_output.matrix.precision;
-  return {config.rows == Rows::mean ? Precision::fp32 : head, &final_norm};  // the mean is taken of fp32
+  return {config.rows == Rows::mean || !config.head ? Precision::fp32 : head, &final_norm};  // the mean is of fp32
 }
 
 int Model::last_attention() const {

@@ -69,7 +69,7 @@ struct Model {
   LayerNorm final_norm{};            // where config.pre_norm
   std::optional<Linear> head_dense;  // where config.has_dense()
   LayerNorm head_norm{};             // where config.head_norm
-  Linear head_output;
+  Linear head_output;                // where config.head
 
   // What reads the hidden rows next: its precision and, where config.pre_norm, its LayerNorm; null: none.
   struct Reader {

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,9 @@ TOKENIZER = "tokenizer.json"
 INDEX_ARRAYS = ("_rows", "block_index")
 """How the names of the arrays end that hold int32 indices; all others hold float32."""
 
+PLAIN_FILE = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
+"""In an artifact, or in a folder of it (`1_Pooling/config.json`)."""
+
 _MAX_MANIFEST_BYTES = 16 * 2**20
 
 _READERS, _PIECE_BYTES = 2, 8 * 2**20
@@ -69,7 +73,7 @@ class Manifest:
     def __post_init__(self) -> None:
         self.config.check(self.spec)
         self.plan.check(self.spec)
-        if self.config.outputs != self.task.outputs:
+        if self.task.outputs not in (None, self.config.outputs):
             raise InputError(f"the model has {self.config.outputs} outputs, its task needs {self.task.outputs}")
         if self.task.max_length > self.config.dims.positions:
             raise InputError(
@@ -177,8 +181,10 @@ def write(folder: str | Path, manifest: Manifest, weights: Weights, files: Mappi
         arrays = {name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}
         save_safetensors(arrays, temporary / WEIGHTS, metadata={"format": "pt"})
         for name, content in files.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_bytes(content)
-        entries = {path.name: _entry(path.read_bytes()) for path in sorted(temporary.iterdir())}
+        written = sorted(path for path in temporary.rglob("*") if path.is_file())
+        entries = {path.relative_to(temporary).as_posix(): _entry(path.read_bytes()) for path in written}
         write_json(temporary / MANIFEST, manifest.to_json() | {"files": entries})
     return folder
 
@@ -193,9 +199,9 @@ def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int,
         "embeddings.word.weight": (dims.vocabulary, embedding),
         "embeddings.norm.weight": (embedding,),
         "embeddings.norm.bias": (embedding,),
-        "head.output.weight": (config.outputs, hidden),
-        "head.output.bias": (config.outputs,),
     }
+    if config.rows != "embedding":
+        shapes |= {"head.output.weight": (config.outputs, hidden), "head.output.bias": (config.outputs,)}
     family = FAMILIES[config.family]
     if not family.rotary:
         shapes["embeddings.position.weight"] = (dims.positions, embedding)
@@ -205,7 +211,7 @@ def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int,
         shapes |= {"embeddings.project.weight": (hidden, embedding), "embeddings.project.bias": (hidden,)}
     if config.has_dense:
         shapes |= {"head.dense.weight": (hidden, hidden), "head.dense.bias": (hidden,)}
-    norms = [*(["final_norm"] if family.pre_norm else []), *(["head.norm"] if family.head_norm else [])]
+    norms = [*(["final_norm"] if family.pre_norm else []), *(["head.norm"] if config.has_head_norm else [])]
     shapes |= {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}
     for index, layer in enumerate(spec.layers):
         prefix = f"layers.{index}."
@@ -336,7 +342,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read_file(folder: Path, name: str, entry: Mapping[str, Any]) -> NDArray[np.uint8]:
-    if Path(name).name != name or name == MANIFEST:
+    if not PLAIN_FILE.fullmatch(name) or name == MANIFEST:
         raise ArtifactError(f"{folder / MANIFEST} names the file {name!r}: artifacts hold plain files only")
     path = folder / name
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.runtime.model import Ranked
 from prunetime.runtime.tokenize import Texts
-from prunetime.task import Answer
+from prunetime.task import Answer, Span
 
 try:
     import httpx2
@@ -27,7 +28,7 @@ FIRST_WAIT = 0.05
 AGAIN = (429, 503)
 
 Found = TypeVar("Found")
-Score = float | list[float] | Answer
+Score = float | list[float] | Answer | list[Span]
 
 
 class ServerError(PrunetimeError):
@@ -125,6 +126,8 @@ class _Words:
         if "answer" in outputs:
             columns = (outputs[name]["data"] for name in ("answer", "start", "score"))
             return [Answer(*each) for each in zip(*columns, strict=True)]
+        if "spans" in outputs:
+            return [[Span(**span) for span in json.loads(spans)] for spans in outputs["spans"]["data"]]
         scores, shape = outputs["score"]["data"], outputs["score"]["shape"]
         if len(shape) == 1:
             return list(scores)
@@ -168,7 +171,8 @@ class Client(_Words):
         version: str | None = None,
         timeout: float | None = None,
     ) -> list[Score]:
-        """As `Model.score` of the model there: of every text or pair a number, one for each class, or an `Answer`."""
+        """As `Model.score` of the model there: of every text or pair a number, one for each class, an
+        `Answer`, or the spans that its words' labels say."""
         return self._talk(self._score(texts, model, version, timeout))
 
     def rank(

@@ -56,7 +56,7 @@ FAMILIES = {
     )
 }
 
-Rows = Literal["pooled", "tokens"]
+Rows = Literal["pooled", "tokens", "embedding"]
 Pooling = Literal["first", "mean"]
 
 
@@ -86,8 +86,9 @@ class EncoderConfig:
     `embedding` is the width of the embedding tables; where it is not `dims.hidden`, a matrix projects it there, as in
     ELECTRA. `outputs` is the number of logits of the head. `rows` says what the head reads: `pooled`, the first
     token's row or (`pooling`) the mean of all, through a dense layer (one row of logits per sequence), or `tokens`,
-    every token's (one row of logits per token, and mostly no dense layer). Where tokens are dropped, those with the id
-    `separator` stay before others do. `rotary` has an entry per layer in a family with such positions.
+    every token's (one row of logits per token, and mostly no dense layer). With `embedding` there is no head: the
+    pooled row itself is what comes out, `outputs` its width. Where tokens are dropped, those with the id `separator`
+    stay before others do. `rotary` has an entry per layer in a family with such positions.
     """
 
     family: str
@@ -106,6 +107,8 @@ class EncoderConfig:
             raise InputError(f"family {self.family!r} is not supported; supported: {', '.join(FAMILIES)}")
         if self.outputs < 1:
             raise InputError(f"outputs is {self.outputs}: a head has at least one logit")
+        if self.rows == "embedding" and self.outputs != self.dims.hidden:
+            raise InputError(f"outputs is {self.outputs}; an embedding is as wide as hidden, {self.dims.hidden}")
         if not 0.0 < self.layer_norm_eps < 1.0:
             raise InputError(f"layer_norm_eps is {self.layer_norm_eps}: it must be above 0 and below 1")
         if self.token_types < 1 or self.embedding < 1:
@@ -138,12 +141,17 @@ class EncoderConfig:
     @property
     def first_token_only(self) -> bool:
         """Whether the head reads the first token's row and no other."""
-        return self.rows == "pooled" and self.pooling == "first"
+        return self.rows != "tokens" and self.pooling == "first"
 
     @property
     def has_dense(self) -> bool:
         """Whether the head has a dense layer before its output layer."""
-        return self.rows == "pooled" or FAMILIES[self.family].head_norm
+        return self.rows == "pooled" or (self.rows == "tokens" and FAMILIES[self.family].head_norm)
+
+    @property
+    def has_head_norm(self) -> bool:
+        """Whether LayerNorm follows that dense layer."""
+        return self.has_dense and FAMILIES[self.family].head_norm
 
     def has_norm(self, layer: int, norm: str) -> bool:
         """Whether a sub-layer that is there has `norm`, its attention_norm or ffn_norm: the first attention has none

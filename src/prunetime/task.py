@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,7 +13,7 @@ from prunetime.arch import strict_keys
 from prunetime.config import Rows
 from prunetime.errors import InputError
 
-Kind = Literal["classification", "relevance", "regression", "question-answering"]
+Kind = Literal["classification", "relevance", "regression", "question-answering", "token-classification", "similarity"]
 
 DOC_STRIDE = 128
 """As in the `run_qa` example of transformers and its pipeline: at most half of a window."""
@@ -27,6 +27,59 @@ class Answer(NamedTuple):
     score: float = 1.0
 
 
+class Span(NamedTuple):
+    """A part of a text, `start` characters into it, and the label that a model gives it; `score` is the least
+    probability of its words' labels."""
+
+    label: str
+    text: str
+    start: int
+    score: float = 1.0
+
+
+class Tagged(NamedTuple):
+    """The words of `text`, each (first, one past the last) of its characters, with the `labels` that a model gives them
+    and their `probabilities`."""
+
+    text: str
+    words: tuple[tuple[int, int], ...]
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def spans(self) -> list[Span]:
+        """What the labels say of the text; see `chunks`."""
+        found = []
+        for label, first, last in chunks(self.labels):
+            start, stop = self.words[first][0], self.words[last][1]
+            least = min(self.probabilities[first : last + 1])
+            found.append(Span(label, self.text[start:stop], start, least))
+        return found
+
+
+OUTSIDE = "O"
+"""The label of words that are part of nothing."""
+
+
+def chunks(labels: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(label, first word, last word) of every span that `labels` of words say.
+
+    Labels are `O`, `B-` and `I-` with a name (IOB2; an I- that nothing begins begins a span, as `conlleval` has it), or
+    plain names, each of which is a span of its own.
+    """
+    found: list[tuple[str, int, int]] = []
+    for word, label in enumerate(labels):
+        prefix, dash, name = label.partition("-")
+        if not dash or prefix not in ("B", "I"):
+            if label != OUTSIDE:
+                found.append((label, word, word))
+        elif prefix == "I" and found and found[-1][0] == name and found[-1][2] == word - 1:
+            found[-1] = (name, found[-1][1], word)
+        else:
+            found.append((name, word, word))
+    return found
+
+
 @dataclass(frozen=True)
 class Task:
     """The task a model answers.
@@ -38,6 +91,9 @@ class Task:
     - `question-answering`: of every token two logits, that the answer starts and that it ends there. The texts are a
       question and a context, which holds the answer; a long context is read in windows of `max_length` tokens, of which
       neighbours share `doc_stride`. The score is an `Answer`.
+    - `token-classification`: of every word one of `labels`, from the logits of its first token. Words are what white
+      space parts. The score is a `Tagged`.
+    - `similarity`: of every text an embedding; the score of a pair is the cosine of theirs.
 
     `text` names the one or two text columns, in order. `max_length` is in tokens, special tokens included.
     """
@@ -51,44 +107,60 @@ class Task:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise InputError(f"task kind is {self.kind!r}; the kinds are {', '.join(get_args(Kind))}")
-        if self.kind == "classification" and len(self.labels) < 2:
-            raise InputError(f"classification needs at least two labels, got {list(self.labels)}")
+        has_labels = self.kind in ("classification", "token-classification")
+        if has_labels and len(self.labels) < 2:
+            raise InputError(f"{self.kind} needs at least two labels, got {list(self.labels)}")
         if len(set(self.labels)) != len(self.labels):
             raise InputError(f"labels are not distinct: {list(self.labels)}")
-        if self.kind != "classification" and self.labels:
+        if not has_labels and self.labels:
             raise InputError(f"{self.kind} has no label names, got {list(self.labels)}")
         if len(self.text) not in (1, 2):
             raise InputError(f"a task has one or two text columns, got {list(self.text)}")
+        wanted = {"question-answering": 2, "token-classification": 1, "similarity": 2}.get(self.kind, len(self.text))
+        if len(self.text) != wanted:
+            raise InputError(f"{self.kind} has {('one text', 'two texts')[wanted - 1]}; got {list(self.text)}")
         if self.max_length < 3:
             raise InputError(f"max_length is {self.max_length}: a sequence has at least 3 tokens")
         self._check_windows()
 
     @property
-    def outputs(self) -> int:
-        """Number of logits."""
-        return {"classification": len(self.labels), "question-answering": 2}.get(self.kind, 1)
+    def outputs(self) -> int | None:
+        """Number of logits; None where the model gives an embedding, which is as wide as it is."""
+        if self.kind == "similarity":
+            return None
+        return len(self.labels) or (2 if self.kind == "question-answering" else 1)
 
     @property
     def rows(self) -> Rows:
         """What the head reads, as in `EncoderConfig`."""
-        return "tokens" if self.kind == "question-answering" else "pooled"
+        of_kind: dict[Kind, Rows] = {
+            "question-answering": "tokens",
+            "token-classification": "tokens",
+            "similarity": "embedding",
+        }
+        return of_kind.get(self.kind, "pooled")
 
     @property
     def pair(self) -> bool:
         return len(self.text) == 2
 
     @property
+    def read_together(self) -> bool:
+        """Whether a sequence of the model is a pair of texts."""
+        return self.pair and self.kind != "similarity"
+
+    @property
     def ranks(self) -> bool:
         """Whether the score of a pair is one number, the higher the better."""
-        return self.pair and (self.kind in ("relevance", "regression") or len(self.labels) == 2)
+        return self.pair and (self.kind in ("relevance", "regression", "similarity") or len(self.labels) == 2)
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores of `logits` [rows, outputs]: [rows], or [rows, classes] with more than two classes.
 
-        Raises InputError for question answering: what its logits say depends on the texts (`runtime.inputs`).
+        Raises InputError where what logits say depends on the texts (`runtime.inputs`).
         """
-        if self.rows == "tokens":
-            raise InputError(f"logits of {self.kind} are of tokens: its scores are made from texts")
+        if self.rows != "pooled":
+            raise InputError(f"logits of {self.kind} are no scores: those are made from texts")
         if self.kind == "regression":
             return logits[:, 0]
         if self.kind == "relevance":
@@ -103,8 +175,6 @@ class Task:
             if self.doc_stride is not None:
                 raise InputError(f"doc_stride is {self.doc_stride}, but {self.kind} reads no windows: leave it out")
             return
-        if len(self.text) != 2:
-            raise InputError(f"{self.kind} has two texts, the question and its context; got {list(self.text)}")
         if type(self.doc_stride) is not int or not 0 <= self.doc_stride < self.max_length - 4:
             raise InputError(
                 f"doc_stride is {self.doc_stride!r}; windows of {self.max_length} tokens can share 0 to "

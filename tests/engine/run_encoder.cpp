@@ -78,6 +78,7 @@ void run() {
                              .gated = false,
                              .head_norm = false,
                              .rows = Rows::first,
+                             .head = true,
                              .separator = size("run.separator")};
   Plan plan{.precision = {}, .tokens = {tokens.begin(), tokens.end()}};
   const std::string prefix = "run.precision.";

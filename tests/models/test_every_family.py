@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 from cases import family_fields
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from prunetime.config import FAMILIES
@@ -94,7 +100,7 @@ def test_outputs_equal_transformers(family: str, seed: int, tmp_path: Path) -> N
 def test_answers_equal_transformers(family: str, tmp_path: Path) -> None:
     theirs = made(family, AutoModelForQuestionAnswering)
     theirs.save_pretrained(tmp_path)
-    ours = load(str(tmp_path), 2, rows="tokens")
+    ours = load(str(tmp_path), 2, kind="question-answering")
     assert ours.has_head
     inputs = batch(family, [17, 30])
     with torch.no_grad():
@@ -104,6 +110,40 @@ def test_answers_equal_transformers(family: str, tmp_path: Path) -> None:
     for output, name in enumerate(("start_logits", "end_logits")):
         torch.testing.assert_close(got[real][:, output], expected[name][real], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(logits[:, output], expected[name][real].numpy(), rtol=1e-5, atol=1e-5)
+
+
+@families
+def test_labels_of_words_equal_transformers(family: str, tmp_path: Path) -> None:
+    theirs = made(family, AutoModelForTokenClassification)
+    theirs.save_pretrained(tmp_path)
+    ours = load(str(tmp_path), 2, kind="token-classification")
+    assert ours.has_head
+    assert not load(str(tmp_path), 2, kind="question-answering").has_head
+    assert not load(str(tmp_path), 2).has_head
+    inputs = batch(family, [17, 30])
+    with torch.no_grad():
+        got, expected = ours.model.eval()(**inputs).logits, theirs(**inputs).logits
+    real = inputs["attention_mask"] == 1
+    torch.testing.assert_close(got[real], expected[real], rtol=1e-5, atol=1e-5)
+    logits = Engine(ours.config, weights_of(ours.model)).logits(ragged(inputs))
+    np.testing.assert_allclose(logits, expected[real].numpy(), rtol=1e-5, atol=1e-5)
+
+
+@families
+def test_embeddings_are_the_means_of_what_transformers_gives(family: str, tmp_path: Path) -> None:
+    theirs = made(family, AutoModelForSequenceClassification).base_model
+    theirs.save_pretrained(tmp_path)
+    ours = load(str(tmp_path), None, kind="similarity")
+    inputs = batch(family, [17, 30, 1])
+    with torch.no_grad():
+        rows, got = theirs(**inputs).last_hidden_state, ours.model.eval()(**inputs).logits
+    real = inputs["attention_mask"].unsqueeze(-1)
+    expected = (rows * real).sum(1) / real.sum(1)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for isa in supported_isas():
+        for threads in (1, 2):
+            engine = Engine(ours.config, weights_of(ours.model), threads, isa)
+            np.testing.assert_allclose(engine.logits(ragged(inputs)), expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
 @families

@@ -238,7 +238,7 @@ def test_a_head_on_every_token_loads(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings))
     weights = random_weights(config, spec, rng)
     save_file({name: torch.from_numpy(array) for name, array in weights.items()}, tmp_path / "model.safetensors")
-    loaded = load(str(tmp_path), 2, rows="tokens")
+    loaded = load(str(tmp_path), 2, kind="question-answering")
     assert (loaded.has_head, loaded.config) == (True, config)
     assert loaded.model(torch.zeros(1, 7, dtype=torch.long), torch.ones(1, 7)).logits.shape == (1, 7, 2)
 
@@ -246,7 +246,7 @@ def test_a_head_on_every_token_loads(tmp_path):
 def test_a_head_that_answers_questions_loads(tmp_path):
     model = bert(BertForQuestionAnswering, num_labels=2)
     model.save_pretrained(tmp_path)
-    loaded = load(str(tmp_path), 2, rows="tokens")
+    loaded = load(str(tmp_path), 2, kind="question-answering")
     assert (loaded.has_head, loaded.config.rows) == (True, "tokens")
     ids = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
@@ -261,7 +261,7 @@ def test_a_head_that_answers_questions_loads(tmp_path):
 @pytest.mark.parametrize("cls", [BertModel, BertForSequenceClassification, BertForTokenClassification])
 def test_other_checkpoints_get_a_fresh_head_for_answers(tmp_path, cls):
     bert(cls, num_labels=2).save_pretrained(tmp_path)
-    loaded, again = (load(str(tmp_path), 2, seed, "tokens") for seed in (1, 1))
+    loaded, again = (load(str(tmp_path), 2, seed, "question-answering") for seed in (1, 1))
     assert not loaded.has_head
     assert loaded.model.head.dense is None
     torch.testing.assert_close(loaded.model.head.output.weight, again.model.head.output.weight)
@@ -276,7 +276,7 @@ def test_our_own_folder_of_other_rows_gets_a_fresh_head(tmp_path):
     (tmp_path / "config.json").write_bytes(config_json(config, spec, task))
     weights = random_weights(config, spec, rng)
     save_file({name: torch.from_numpy(array) for name, array in weights.items()}, tmp_path / "model.safetensors")
-    loaded = load(str(tmp_path), 2, rows="tokens")
+    loaded = load(str(tmp_path), 2, kind="question-answering")
     assert (loaded.has_head, loaded.config.rows) == (False, "tokens")
     assert load(str(tmp_path), 2).has_head
 

@@ -236,7 +236,7 @@ def test_logits_and_loss_of_answers_are_those_of_transformers(tmp_path, rng):
     sizes = {"vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     reference = BertForQuestionAnswering(BertConfig(**sizes, intermediate_size=96, initializer_range=0.2)).eval()
     reference.save_pretrained(tmp_path)
-    pretrained = load(str(tmp_path), 2, rows="tokens")
+    pretrained = load(str(tmp_path), 2, kind="question-answering")
     model = PrunetimeForQuestionAnswering(PrunetimeConfig.of(pretrained.config, pretrained.model.spec)).eval()
     model.load_state_dict(pretrained.model.state_dict())
     ids = torch.from_numpy(rng.integers(0, 50, (3, 5)))

@@ -14,7 +14,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 from transformers.utils import logging
 
 sys.path.append(str(Path(__file__).parents[1]))  # as a script
@@ -38,10 +43,14 @@ TABLE = Path(__file__).parents[2] / "docs" / "families.md"
 TASKS = {
     "classification": Task("classification", ("bad", "good"), ("query", "title"), 24),
     "question-answering": Task("question-answering", (), ("question", "context"), 24, 4),
+    "token-classification": Task("token-classification", ("O", "B-X"), ("tokens",), 24),
+    "similarity": Task("similarity", (), ("query", "title"), 24),
 }
 AUTO = {
     "classification": AutoModelForSequenceClassification,
     "question-answering": AutoModelForQuestionAnswering,
+    "token-classification": AutoModelForTokenClassification,
+    "similarity": AutoModel,
 }
 
 Weights = dict[str, NDArray]
@@ -76,7 +85,7 @@ def in_transformers(
         found = AUTO[task.kind].from_pretrained(folder).eval()(**inputs)
     if task.kind == "question-answering":
         return real(torch.stack((found.start_logits, found.end_logits), dim=-1), inputs)
-    return real(found.logits, inputs)
+    return real(found.pooler_output if task.kind == "similarity" else found.logits, inputs)
 
 
 def in_onnx(config: EncoderConfig, spec: ArchSpec, weights: Weights, ragged: Ragged, _: Task, folder: Path) -> Logits:
@@ -137,9 +146,9 @@ def table(found: dict[tuple[str, str], dict[str, float]]) -> str:
     lines = [
         "# Families",
         "",
-        "Every family, as a classifier and answering questions, pruned unevenly: with",
-        "layers that have no heads, no FFN, or neither. What each way to run it is off by from float64 at most, of the",
-        "deviation of the logits; a test runs every cell (`tests/models/test_support.py`, which writes this table).",
+        "Every family, for every kind of task, pruned unevenly: with layers that have no heads, no FFN, or neither.",
+        "What each way to run it is off by from float64 at most, of the deviation of the logits (of similarity, of the",
+        "embeddings); a test runs every cell (`tests/models/test_support.py`, which writes this table).",
         "",
         "| family | task | " + " | ".join(WAYS) + " |",
         "|---|---|" + "---|" * len(WAYS),

@@ -11,8 +11,9 @@ from tiny import SPECIAL, wordpiece
 from transformers import PreTrainedTokenizerFast
 
 from prunetime.errors import InputError
-from prunetime.runtime.inputs import LONGEST_ANSWER, Windows, best_span, read
+from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Tokenizer
+from prunetime.runtime.windows import LONGEST_ANSWER, Windows, best_span
 from prunetime.task import Answer, Task
 from prunetime.tasks.synthetic_questions import question_answering
 
@@ -229,7 +230,7 @@ def test_a_stride_that_does_not_fit_is_refused():
         Task("question-answering", (), ("text",), 48, 8)
     with pytest.raises(InputError, match="classification reads no windows"):
         Task("classification", ("a", "b"), ("text",), 48, 8)
-    with pytest.raises(InputError, match="logits of question-answering are of tokens"):
+    with pytest.raises(InputError, match="logits of question-answering are no scores"):
         task(48, 8).scores(np.zeros((3, 2), np.float32))
     assert Task.from_json(task(48, 8).to_json()) == task(48, 8)
     assert replace(task(48, 8), doc_stride=0).doc_stride == 0

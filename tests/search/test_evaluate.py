@@ -159,7 +159,7 @@ def test_a_scorer_of_rows_per_token_compares_within_sequences():
     elastic = Elastic(config, random_weights(config, whole, rng))
     tokens = random_ragged(config, rng, [7, 3, 12])
     shift = np.repeat([[50, 0], [0, 50], [-50, 50]], tokens.lengths, axis=0).astype(np.float32)
-    rows = ScoringRows(tokens, elastic.engine.logits(tokens) + shift)
+    rows = ScoringRows(tokens, elastic.engine.logits(tokens) + shift, among_tokens=True)
     assert list(ElasticScorer(elastic, rows)([whole])) == [pytest.approx(1.0, abs=1e-4)]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from served import Served
+from served import Served, make_artifact
 
-from prunetime import load
+from prunetime import Client, load
 
 PAIRS = [("red sofa", "a sofa with red legs"), ("red sofa", "lamp"), ("blue lamp", "lamp for the bath, blue")]
 
@@ -47,6 +49,26 @@ def test_more_classes_and_answers_as_tensors(server: Served, artifacts: Path) ->
     found = {each["name"]: each["data"] for each in server.post("/v2/models/answers/infer", asked).json["outputs"]}
     (answer,) = load(artifacts / "answers").score([(question, context)])
     assert found == {"answer": [answer.text], "score": [pytest.approx(answer.score)]}
+
+
+def test_labels_of_words_and_similarities(serve: Callable[..., Served], tmp_path: Path) -> None:
+    words, twins = (make_artifact(tmp_path / name, name) for name in ("words", "twins"))
+    server, text = serve(f"words={words}", f"twins={twins}"), "a sofa with red legs"
+    inputs = [{"name": "tokens", "shape": [1], "datatype": "BYTES", "data": [text]}]
+    (found,) = server.post("/v2/models/words/infer", {"inputs": inputs}).json["outputs"]
+    (tagged,) = load(words).score([text])
+    assert (found["name"], found["datatype"], found["shape"]) == ("spans", "BYTES", [1])
+    assert json.loads(found["data"][0]) == [span._asdict() for span in tagged.spans]
+    refused = server.post("/predict", {"inputs": text})
+    assert refused.status == 422
+    assert "infer" in refused.body.decode()
+    with Client(f"http://127.0.0.1:{server.port}/") as client:
+        assert client.score([text], "words")[0] == tagged.spans
+        np.testing.assert_allclose(client.score(PAIRS, "twins"), load(twins).score(PAIRS), rtol=1e-6)
+        ranked = client.rank("red sofa", [title for _, title in PAIRS], model="twins")
+    expected = load(twins).rank("red sofa", [title for _, title in PAIRS])
+    assert [each.index for each in ranked] == [each.index for each in expected]
+    np.testing.assert_allclose([each.score for each in ranked], [each.score for each in expected], rtol=1e-6)
 
 
 def test_what_models_and_the_server_say_of_themselves(server: Served) -> None:

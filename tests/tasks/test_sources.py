@@ -149,7 +149,7 @@ def test_a_missing_column_names_those_there_are():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("synthetic:other", "no such generated task; there are synthetic:ad-relevance and"),
+        ("synthetic:other", "no such generated task; there are synthetic:ad-relevance, "),
         ("synthetic:ad-relevance?size=3", "unknown option 'size'; the options are rows and seed"),
         ("synthetic:ad-relevance?rows=many", "rows is 'many'"),
         ("synthetic:ad-relevance?rows=-1", "rows is '-1'"),

@@ -15,8 +15,8 @@ from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.families import load
 from prunetime.pruning.importance import measure_importance
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.inputs import read
 from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Tokenizer
 from prunetime.task import Answer, Task
 from prunetime.tasks.metrics import metric
@@ -37,7 +37,7 @@ def pretrained(tmp_path: Path) -> tuple[SequenceClassifier, BertForQuestionAnswe
     config = BertConfig(**sizes, intermediate_size=64, max_position_embeddings=24, initializer_range=0.2)
     reference = BertForQuestionAnswering(config).eval()
     reference.save_pretrained(tmp_path / "bert")
-    loaded = load(str(tmp_path / "bert"), 2, rows="tokens")
+    loaded = load(str(tmp_path / "bert"), 2, kind="question-answering")
     assert loaded.has_head
     return loaded.model.eval(), reference
 
@@ -70,13 +70,13 @@ def test_distances_of_logits_are_divergences_over_the_tokens_that_are_there(pret
     batch = data.batch(range(len(data)))
     batch.pop("labels")
     student, teacher = (each(**batch).logits.detach() for each in (model, other))
-    found = logits_distance(student, teacher, temperature)
+    found = logits_distance(student, teacher, temperature, choice="tokens")
     expected = []
     for row, length in enumerate(LENGTHS):
         p, q = (softmax(each[row, :length].double().numpy() / temperature, axis=0) for each in (teacher, student))
         expected.append(temperature**2 * rel_entr(p, q).sum(0))
     assert found.item() == pytest.approx(float(np.mean(expected)), rel=1e-4)
-    assert logits_distance(student, student, temperature).item() == pytest.approx(0.0, abs=1e-6)
+    assert logits_distance(student, student, temperature, choice="tokens").item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_importance_is_that_of_rows_without_padding(pretrained) -> None:

@@ -89,6 +89,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep": (lambda f: (f / MANIFEST).write_text("[" * 100_000), "is no manifest"),
     "a list": (lambda f: (f / MANIFEST).write_text("[]"), "is no manifest"),
     "another spec": (lambda f: edit(f, lambda d: d["spec"][0].update(heads=2)), "asks for|outside|0 to 1"),
+    "above": (lambda f: edit(f, lambda d: d["files"].update({"a/../x": {}})), "plain files only"),
+    "hidden": (lambda f: edit(f, lambda d: d["files"].update({"a/.x": {}})), "plain files only"),
+    "two folders down": (lambda f: edit(f, lambda d: d["files"].update({"a/b/x": {}})), "plain files only"),
+    "absolute": (lambda f: edit(f, lambda d: d["files"].update({"/etc/passwd": {}})), "plain files only"),
     "outside": (lambda f: edit(f, lambda d: d["files"].update({"../x": {}})), "plain files only"),
     "no config": (lambda f: edit(f, lambda d: d.pop("config")), "config"),
     "unlisted weights": (lambda f: edit(f, lambda d: d["files"].pop(WEIGHTS)), "lists no model.safetensors"),
@@ -160,7 +164,7 @@ def test_weights_that_are_not_finite_or_not_the_specs_are_not_written(tmp_path: 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     manifest, weights = make(tmp_path / "model")
-    files = {"tokenizer.json": TOKENIZER, "big": b"x", "nowhere/file": b"no folder: as a disk that fails midway"}
+    files = {"tokenizer.json": TOKENIZER, "big": b"x", "no/where/file": b"no folder: as a disk that fails midway"}
     with pytest.raises(InputError, match=r"cannot write .*; free some space"):
         artifact.write(tmp_path / "other", manifest, weights, files)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]

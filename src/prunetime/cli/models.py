@@ -26,7 +26,7 @@ from prunetime.cli.options import (
 from prunetime.config import Rows
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Plan, Precision
-from prunetime.task import Answer
+from prunetime.task import Answer, Kind, Tagged
 
 
 @main.command()
@@ -37,7 +37,7 @@ from prunetime.task import Answer
 def score(artifact: Path, text: str | None, pair: str | None, as_json: bool) -> None:
     """Score a text or a pair, or every line of standard input (a pair's two texts separated by a tab).
 
-    Where the model answers questions, a pair is a question and its context.
+    Where the model answers questions, a pair is a question and its context. One that labels words gives spans.
     """
     from prunetime.runtime.model import load
 
@@ -48,7 +48,7 @@ def score(artifact: Path, text: str | None, pair: str | None, as_json: bool) -> 
         rows = [tuple(line.rstrip("\r\n").split("\t")) for line in _utf8_lines()]
         if not rows:
             raise InputError("nothing on standard input: give --text, or one text (or pair) per line")
-    scores = [each._asdict() if isinstance(each, Answer) else each for each in model.score(rows).tolist()]
+    scores = [as_json_value(each) for each in model.score(rows).tolist()]
     emit({"scores": scores}, as_json, "\n".join(json.dumps(value, ensure_ascii=False) for value in scores))
 
 
@@ -81,7 +81,7 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> N
     estimate = metrics.evaluate(chosen, model.score(rows.texts), rows.labels, rows.groups)
     budget = Budget(share=1.0, seq_len=task.max_length)
     with pinned(1):
-        calls = calls_of(model.engine, model.manifest.config, model.tokenizer, task.pair, budget)
+        calls = calls_of(model.engine, model.manifest.config, model.tokenizer, task.read_together, budget)
         latency = summarise(interleave({"ids": calls["ids"]}, rounds=6)["ids"])
     result = {
         "metric": chosen.name,
@@ -137,7 +137,7 @@ def inspect(artifact: Path, as_json: bool) -> None:
     type=click.Choice(get_args(Rows)),
     default="pooled",
     show_default=True,
-    help="What the head reads: the first token's row, or every token's, as for question answering.",
+    help="What the head reads: the pooled row, or every token's (question answering, words); or no head.",
 )
 @json_option
 def profile(model: str, out: Path, specs: int, precision: Precision, rows: Rows, as_json: bool, **options: Any) -> None:
@@ -150,7 +150,9 @@ def profile(model: str, out: Path, specs: int, precision: Precision, rows: Rows,
 
     plan, grain, tokens = Plan.uniform(precision), options.pop("blocks"), options.pop("tokens")
     budget = Budget(share=1.0, **options)
-    pretrained = families.load(model, outputs=2, rows=rows)
+    kinds: dict[Rows, Kind] = {"tokens": "question-answering", "embedding": "similarity"}
+    kind = kinds.get(rows, "classification")
+    pretrained = families.load(model, None if rows == "embedding" else 2, kind=kind)
     check_length(budget.seq_len, pretrained)
     tokenizer = Tokenizer(tokenizer_of(pretrained.folder), budget.seq_len)
     reporter, config = ConsoleReporter(), pretrained.config
@@ -253,6 +255,13 @@ def export(artifact: Path, form: str, out: Path, as_json: bool) -> None:
     found = artifacts.read(artifact)
     export_onnx(found.manifest.config, found.weights, out, spec=found.manifest.spec)
     emit({"format": form, "file": str(out)}, as_json, str(out))
+
+
+def as_json_value(score: Any) -> Any:
+    """A score as JSON has it."""
+    if isinstance(score, Tagged):
+        return [span._asdict() for span in score.spans]
+    return score._asdict() if isinstance(score, Answer) else score
 
 
 def _utf8_lines() -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from prunetime.arch import GRAINS
+from prunetime.task import Kind
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -16,6 +17,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 text_option = click.option("--text", help="Text column, or two separated by a comma. Guessed when unambiguous.")
 label_option = click.option("--label", help="Label column. Guessed when unambiguous.")
 group_option = click.option("--group", help="Column whose equal values stay together when data is split.")
+task_option = click.option(
+    "--task",
+    type=click.Choice(get_args(Kind)),
+    help="Kind of task; by default what the labels say. similarity: pairs whose texts are embedded apart.",
+)
 metric_option = click.option("--metric", help="auc, pr_auc, accuracy, f1, mcc, spearman, ndcg@10, mrr, exact, ...")
 doc_stride_option = click.option(
     "--doc-stride",

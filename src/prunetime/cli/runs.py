@@ -23,6 +23,7 @@ from prunetime.cli.options import (
     run_argument,
     setting_options,
     slice_option,
+    task_option,
     text_option,
     workers_option,
 )
@@ -42,6 +43,7 @@ AS_GIVEN = (
     "test",
     "label",
     "group",
+    "task",
     "doc_stride",
     "metric",
     "teacher_ready",
@@ -65,6 +67,7 @@ AS_GIVEN = (
 @text_option
 @label_option
 @group_option
+@task_option
 @metric_option
 @slice_option
 @latency_option

@@ -43,8 +43,9 @@ def export_onnx(
     """Write the encoder to the file `path`, whole or (on an error) not at all.
 
     Inputs are input_ids, attention_mask and token_type_ids, int64 [batch, tokens] of any size; the output is logits,
-    float32 [batch, outputs] (or, with a row per token, [batch, tokens, outputs]). Matrices in blocks are written out
-    dense. The metadata hold the `encoder` and its `spec` as JSON; without `spec` it is read off the weights.
+    float32 [batch, outputs] (with a row per token [batch, tokens, outputs]; without a head, embeddings). Matrices in
+    blocks are written out dense. The metadata hold the `encoder` and its `spec` as JSON; without `spec` it is read off
+    the weights.
     Raises InputError for an opset out of range, a spec that drops tokens, weights beyond the 2 GiB of an ONNX file, or
     a file that cannot be written.
     """
@@ -98,7 +99,7 @@ class _Graph:
         for index, layer in enumerate(self.spec.layers):
             x = self._layer(f"layers.{index}", layer, x, mask)
         self._head(x)
-        rows = ["batch"] if self.config.rows == "pooled" else ["batch", "tokens"]
+        rows = ["batch", "tokens"] if self.config.rows == "tokens" else ["batch"]
         return helper.make_graph(
             self.nodes,
             "prunetime",
@@ -238,15 +239,18 @@ class _Graph:
     def _head(self, x: str) -> None:
         if self.family.pre_norm:
             x = self._norm("final_norm", x)
-        if self.config.rows == "pooled":
+        if self.config.rows != "tokens":
             x = self._mean(x) if self.config.pooling == "mean" else self._add("Gather", x, self._integer(0), axis=1)
         if self.config.has_dense:
             dense = self._linear("head.dense", x)
             activation = self.family.head_activation
             x = self._gelu(dense) if activation == "gelu" else self._add(activation.capitalize(), dense)
-        if self.family.head_norm:
+        if self.config.has_head_norm:
             x = self._norm("head.norm", x)
-        self._linear("head.output", x, output="logits")
+        if self.config.rows == "embedding":
+            self._add("Identity", x, output="logits")
+        else:
+            self._linear("head.output", x, output="logits")
 
     def _mean(self, x: str) -> str:
         """[batch, hidden], of the rows that are no padding."""

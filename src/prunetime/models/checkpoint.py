@@ -30,6 +30,8 @@ SMALL_FILES = (
     "vocab.json",
     "merges.txt",
     "sentencepiece.bpe.model",
+    "modules.json",
+    "*_Pooling/config.json",
 )
 
 

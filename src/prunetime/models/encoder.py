@@ -196,7 +196,7 @@ class Layer(nn.Module):
 
 
 class Head(nn.Module):
-    """Logits from the row of the first token, from the mean of all rows, or from every token's."""
+    """Logits from the row of the first token, from the mean of all rows, or from every token's; or the embedding."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
@@ -204,16 +204,18 @@ class Head(nn.Module):
         self.rows, self.pooling = config.rows, config.pooling
         self.dense = nn.Linear(hidden, hidden) if config.has_dense else None
         self.activation = HEAD_ACTIVATIONS[family.head_activation]
-        self.norm = _norm(config, family.head_norm)
+        self.norm = _norm(config, config.has_head_norm)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden, config.outputs)
+        self.output = None if config.rows == "embedding" else nn.Linear(hidden, config.outputs)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         """`x` is [batch, tokens, hidden], `real` [batch, tokens] false for padding, whose logits are `NO_CHOICE`."""
-        if self.rows == "pooled":
+        if self.rows != "tokens":
             x = x[:, 0] if self.pooling == "first" else _mean(x, real)
         if self.dense is not None:
             x = self.norm(self.activation(self.dense(x)))
+        if self.output is None:
+            return x
         logits: Tensor = self.output(self.dropout(x))
         return logits.masked_fill(~real.unsqueeze(-1), NO_CHOICE) if self.rows == "tokens" else logits
 

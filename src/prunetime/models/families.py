@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,9 +14,11 @@ from torch import Tensor
 from prunetime.arch import ArchSpec, Dims
 from prunetime.config import FAMILIES, EncoderConfig, Rotary, Rows
 from prunetime.errors import InputError
+from prunetime.models import sentence
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
 from prunetime.positions import BUCKETS
+from prunetime.task import Kind
 
 OWN_MODEL_TYPE = "prunetime"
 """`model_type` in the config.json of the folders that prunetime writes."""
@@ -28,11 +30,32 @@ DEFAULT_LAYER_NORM_EPS = 1e-12
 """Where config.json does not say (the first BERT releases do not)."""
 
 
+Head = Literal["pooled", "answers", "tags", "embedding"]
+"""What a head is for: sequences, where answers are, the words of a text; or none, the pooled row is what comes out."""
+
+CLASSES: Mapping[Head, str] = {
+    "pooled": "ForSequenceClassification",
+    "answers": "ForQuestionAnswering",
+    "tags": "ForTokenClassification",
+}
+"""How transformers' classes of models with these heads end."""
+
+
+def head_of(kind: Kind) -> Head:
+    """That of a kind of task."""
+    of_kind: dict[Kind, Head] = {
+        "question-answering": "answers",
+        "token-classification": "tags",
+        "similarity": "embedding",
+    }
+    return of_kind.get(kind, "pooled")
+
+
 @dataclass(frozen=True)
 class Names:
     """What the checkpoints and config.json of a family call things.
 
-    `sizes` maps our sizes to keys of config.json. `encoder` and `head` (by the rows that it reads) map our modules
+    `sizes` maps our sizes to keys of config.json. `encoder` and `head` (by what it is for) map our modules
     (`{}` is the layer's index) to the checkpoint's; those of the encoder follow `prefix` in checkpoints that were saved
     with a task head. `fixed` are the settings in config.json that have only one supported value. `stacked` maps a
     matrix of the checkpoint to those of ours that lie in it one below the other. Biases that a checkpoint lacks are
@@ -41,7 +64,7 @@ class Names:
 
     sizes: Mapping[str, str]
     encoder: Mapping[str, str]
-    head: Mapping[Rows, Mapping[str, str]]
+    head: Mapping[Head, Mapping[str, str]]
     prefix: str
     fixed: Mapping[str, object]
     stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -75,18 +98,22 @@ ENCODER = {
 }
 
 TWO_LAYERS: Mapping[str, str] = {"head.dense": "classifier.dense", "head.output": "classifier.out_proj"}
-ANSWERS: Mapping[str, str] = {"head.output": "qa_outputs"}
+OF_TOKENS: Mapping[Head, Mapping[str, str]] = {
+    "answers": {"head.output": "qa_outputs"},
+    "tags": {"head.output": "classifier"},
+    "embedding": {},
+}
 MODERN_HEAD: Mapping[str, str] = {"head.dense": "head.dense", "head.norm": "head.norm", "head.output": "classifier"}
 FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 
-ROBERTA = Names(SIZES, ENCODER, {"pooled": TWO_LAYERS, "tokens": ANSWERS}, "roberta.", {**FIXED, "pad_token_id": 1})
+ROBERTA = Names(SIZES, ENCODER, {"pooled": TWO_LAYERS, **OF_TOKENS}, "roberta.", {**FIXED, "pad_token_id": 1})
 """Positions begin after that of padding, whose id is 1 wherever these families were trained."""
 
 NAMES = {
     "bert": Names(
         SIZES,
         ENCODER,
-        {"pooled": {"head.dense": "pooler.dense", "head.output": "classifier"}, "tokens": ANSWERS},
+        {"pooled": {"head.dense": "pooler.dense", "head.output": "classifier"}, **OF_TOKENS},
         "bert.",
         FIXED,
     ),
@@ -115,14 +142,14 @@ NAMES = {
             "layers.{}.ffn_output": "transformer.layer.{}.ffn.lin2",
             "layers.{}.ffn_norm": "transformer.layer.{}.output_layer_norm",
         },
-        {"pooled": {"head.dense": "pre_classifier", "head.output": "classifier"}, "tokens": ANSWERS},
+        {"pooled": {"head.dense": "pre_classifier", "head.output": "classifier"}, **OF_TOKENS},
         "distilbert.",
         {"activation": "gelu"},
     ),
     "electra": Names(
         {**SIZES, "embedding": "embedding_size"},
         {**ENCODER, "embeddings.project": "embeddings_project"},
-        {"pooled": TWO_LAYERS, "tokens": ANSWERS},
+        {"pooled": TWO_LAYERS, **OF_TOKENS},
         "electra.",
         FIXED,
     ),
@@ -137,7 +164,7 @@ NAMES = {
             "layers.{}.attention_norm": "encoder.layer.{}.attention.LayerNorm",
             "position_bias": "encoder.relative_attention_bias",
         },
-        {"pooled": TWO_LAYERS, "tokens": ANSWERS},
+        {"pooled": TWO_LAYERS, **OF_TOKENS},
         "mpnet.",
         {**FIXED, "pad_token_id": 1, "relative_attention_num_buckets": BUCKETS},
     ),
@@ -152,7 +179,7 @@ NAMES = {
             "layers.{}.ffn_output": "layers.{}.mlp.Wo",
             "final_norm": "final_norm",
         },
-        {"pooled": MODERN_HEAD, "tokens": MODERN_HEAD},
+        {"pooled": MODERN_HEAD, "answers": MODERN_HEAD, "tags": MODERN_HEAD, "embedding": {}},
         "model.",
         {"hidden_activation": "gelu", "classifier_activation": "gelu"},
         {
@@ -195,31 +222,39 @@ class Pretrained:
     pad_token_id: int
 
 
-def load(model: str, outputs: int, seed: int = 0, rows: Rows = "pooled") -> Pretrained:
-    """Load `model`, a folder written by `save_pretrained` or by prunetime, or a hub id, with `outputs` logits.
+def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classification") -> Pretrained:
+    """Load `model`, a folder written by `save_pretrained`, sentence-transformers or prunetime, or a hub id, with
+    `outputs` logits (None: it gives an embedding), for tasks of a `kind`.
 
-    `rows` is what the head reads: `pooled` is that of `...ForSequenceClassification`, `tokens` with two outputs that of
-    `...ForQuestionAnswering`. A fresh head depends on `seed` only.
+    Its head is that of transformers' class for such tasks. A fresh head depends on `seed` only. What is pooled into an
+    embedding, a folder of sentence-transformers says; without that it is the mean.
 
     The hub is `HF_ENDPOINT`; with `HF_HUB_OFFLINE=1` only its cache is read.
     Raises InputError where there is no such model, its architecture is not supported, or its files are damaged.
     """
-    folder = folder_of(model)
+    whole = folder_of(model)
+    folder = sentence.transformer_folder(whole)
     settings = read_json(folder / "config.json")
-    family = settings.get("model_type")
+    family, head = settings.get("model_type"), head_of(kind)
+    rows: Rows = "tokens" if head in ("answers", "tags") else "embedding" if head == "embedding" else "pooled"
+    spec: ArchSpec | None = None
+    other_head = head == "embedding" or _is_for_another(settings, head)
     if family == OWN_MODEL_TYPE:
         config, spec = _own_config(settings, folder)
         tensors = read_tensors(folder)
-        if config.rows != rows:
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+        other_head = other_head or config.rows != rows
     elif family in FAMILIES:
-        config, spec = family_config(settings, family, outputs, str(folder)), None
-        tensors = our_names(read_tensors(folder), NAMES[family], rows)
+        config = family_config(settings, family, outputs or 1, str(folder))
+        tensors = our_names(read_tensors(folder), NAMES[family], head)
     else:
         why = REFUSED.get(str(family), f"supported are {', '.join((*FAMILIES, OWN_MODEL_TYPE))}")
         raise InputError(f"{folder}: architecture {family!r} is not supported: {why}")
-    config = replace(config, outputs=outputs, rows=rows)
-    has_head = _has_head(tensors, config)
+    if head == "embedding":
+        config = replace(config, pooling=sentence.pooling_of(whole) or "mean")
+    config = replace(config, outputs=outputs or config.dims.hidden, rows=rows)
+    if other_head:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    has_head = head == "embedding" or _has_head(tensors, config)
     if not has_head:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.output.")}
     try:
@@ -231,10 +266,17 @@ def load(model: str, outputs: int, seed: int = 0, rows: Rows = "pooled") -> Pret
         model=classifier,
         config=config,
         folder=folder,
-        labels=_labels(settings, outputs) if has_head else None,
+        labels=_labels(settings, config.outputs) if has_head and head != "embedding" else None,
         has_head=has_head,
         pad_token_id=settings.get("pad_token_id") or 0,
     )
+
+
+def _is_for_another(settings: Mapping[str, Any], head: Head) -> bool:
+    """Whether config.json says that the checkpoint's head is for something else."""
+    classes = settings.get("architectures") or []
+    known = [each for each, ending in CLASSES.items() if any(str(name).endswith(ending) for name in classes)]
+    return bool(known) and head not in known
 
 
 def _own_config(settings: Mapping[str, Any], folder: Path) -> tuple[EncoderConfig, ArchSpec]:
@@ -298,10 +340,10 @@ def rotary_of(settings: Mapping[str, Any], layers: int, where: str) -> tuple[Rot
     return found
 
 
-def our_names(tensors: Mapping[str, Tensor], names: Names, rows: Rows) -> dict[str, Tensor]:
+def our_names(tensors: Mapping[str, Tensor], names: Names, head: Head) -> dict[str, Tensor]:
     """The tensors of the encoder and its head under our names; what else the checkpoint has is left out."""
     ours: dict[str, tuple[str, ...]] = {
-        **{theirs: (our,) for our, theirs in {**names.encoder, **names.head[rows]}.items()},
+        **{theirs: (our,) for our, theirs in {**names.encoder, **names.head[head]}.items()},
         **names.stacked,
     }
     renamed: dict[str, Tensor] = {}

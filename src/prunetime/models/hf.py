@@ -3,6 +3,8 @@
     import prunetime.models.hf
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     model = AutoModelForQuestionAnswering.from_pretrained(folder)  # of a model that answers questions
+    model = AutoModelForTokenClassification.from_pretrained(folder)  # of one that labels words
+    model = SentenceTransformer(folder)  # of one that gives embeddings; AutoModel is what it loads
 
 The tensors have the names of the engine's, so one `model.safetensors` serves both.
 """
@@ -17,22 +19,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     initialization,
 )
-from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 
 from prunetime.arch import ArchSpec
 from prunetime.artifact import INDEX_ARRAYS
 from prunetime.config import FAMILIES, EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.encoder import INITIAL_DEVIATION, Output, Parts, encode, parts
-from prunetime.models.families import OWN_MODEL_TYPE
+from prunetime.models.families import OWN_MODEL_TYPE, Head, head_of
 from prunetime.models.sparse import BlockLinear
 from prunetime.runtime.tokenize import Tokenizer
 from prunetime.task import Task
@@ -54,6 +63,11 @@ class PrunetimeConfig(PreTrainedConfig):
     spec: list[dict[str, Any]] | None = None
     dropout: float = 0.1
 
+    @property
+    def hidden_size(self) -> int | None:
+        """What transformers and sentence-transformers ask of every config."""
+        return EncoderConfig.from_json(self.encoder).dims.hidden if self.encoder else None
+
     @classmethod
     def of(cls, config: EncoderConfig, spec: ArchSpec, **settings: Any) -> PrunetimeConfig:
         """`settings` are any other settings of transformers, such as `id2label` and `problem_type`."""
@@ -62,7 +76,7 @@ class PrunetimeConfig(PreTrainedConfig):
 
 
 class PrunetimePreTrainedModel(PreTrainedModel):
-    """`SequenceClassifier` as transformers wants it. `rows` are those that the head of each class reads."""
+    """`SequenceClassifier` as transformers wants it. `rows` are those that each class is of."""
 
     config_class = PrunetimeConfig
     rows: ClassVar[Rows]
@@ -70,7 +84,9 @@ class PrunetimePreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: PrunetimeConfig) -> None:
         super().__init__(config)
-        encoder = EncoderConfig.from_json({**(config.encoder or {}), "outputs": config.num_labels})
+        given = config.encoder or {}
+        outputs = given.get("outputs") if given.get("rows") == "embedding" else config.num_labels
+        encoder = EncoderConfig.from_json({**given, "outputs": outputs})
         if encoder.rows != self.rows:
             raise InputError(f"the model gives {encoder.rows} rows; {type(self).__name__} needs {self.rows} rows")
         self.embeddings, self.layers, self.final_norm, self.head = parts(
@@ -167,20 +183,70 @@ class PrunetimeForQuestionAnswering(PrunetimePreTrainedModel):
         )
 
 
+class PrunetimeForTokenClassification(PrunetimePreTrainedModel):
+    """Of a row per token, with an output for every label."""
+
+    rows = "tokens"
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> TokenClassifierOutput:
+        """`input_ids`, `attention_mask`, `token_type_ids` and `labels` (-100: none) are [batch, tokens]."""
+        output = self._run(input_ids, attention_mask, token_type_ids)
+        loss = None if labels is None else functional.cross_entropy(output.logits.transpose(1, 2), labels.long())
+        return TokenClassifierOutput(
+            loss=loss, logits=output.logits, hidden_states=self._states(output, output_hidden_states)
+        )
+
+
+class PrunetimeModel(PrunetimePreTrainedModel):
+    """Without a head: `pooler_output` is the embedding."""
+
+    rows = "embedding"
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> BaseModelOutputWithPooling:
+        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens]."""
+        output = self._run(input_ids, attention_mask, token_type_ids)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.hidden_states[-1],
+            pooler_output=output.logits,
+            hidden_states=self._states(output, output_hidden_states),
+        )
+
+
+OF_HEAD: dict[Head, type[PrunetimePreTrainedModel]] = {
+    "pooled": PrunetimeForSequenceClassification,
+    "answers": PrunetimeForQuestionAnswering,
+    "tags": PrunetimeForTokenClassification,
+    "embedding": PrunetimeModel,
+}
+
+
 def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
-    """The config.json with which `AutoModelForSequenceClassification` (or `...ForQuestionAnswering`, for such a task)
-    loads the model's folder.
+    """The config.json with which transformers' Auto class for such tasks loads the model's folder.
 
     Raises InputError where the task has another number of outputs than the model, or reads other rows.
     """
     if task.rows != config.rows:
         raise InputError(f"the model gives {config.rows} rows; a {task.kind} task needs {task.rows} rows")
-    if task.outputs != config.outputs:
+    if task.outputs not in (None, config.outputs):
         raise InputError(f"a {task.kind} task of {task.outputs} outputs for a model of {config.outputs}")
-    architecture = PrunetimeForSequenceClassification if task.rows == "pooled" else PrunetimeForQuestionAnswering
     settings: dict[str, Any] = {
         "problem_type": PROBLEM_TYPES.get(task.kind),
-        "architectures": [architecture.__name__],
+        "architectures": [OF_HEAD[head_of(task.kind)].__name__],
     }
     if task.labels:
         settings["id2label"] = dict(enumerate(task.labels))
@@ -201,6 +267,8 @@ def tokenizer_config_json(config: EncoderConfig, tokenizer: Tokenizer, pad_token
 
 
 AutoConfig.register(OWN_MODEL_TYPE, PrunetimeConfig)
+AutoModel.register(PrunetimeConfig, PrunetimeModel)
 AutoModelForSequenceClassification.register(PrunetimeConfig, PrunetimeForSequenceClassification)
 AutoModelForQuestionAnswering.register(PrunetimeConfig, PrunetimeForQuestionAnswering)
+AutoModelForTokenClassification.register(PrunetimeConfig, PrunetimeForTokenClassification)
 AutoTokenizer.register(PrunetimeConfig, fast_tokenizer_class=PreTrainedTokenizerFast)

@@ -16,18 +16,8 @@ from prunetime.config import FAMILIES, EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import Linears, linears_of
-from prunetime.models.families import NAMES, family_config, our_names
-from prunetime.models.hf import (
-    PrunetimeConfig,
-    PrunetimeForQuestionAnswering,
-    PrunetimeForSequenceClassification,
-    PrunetimePreTrainedModel,
-)
-
-CLASSES: dict[Rows, type[PrunetimePreTrainedModel]] = {
-    "pooled": PrunetimeForSequenceClassification,
-    "tokens": PrunetimeForQuestionAnswering,
-}
+from prunetime.models.families import CLASSES, NAMES, Head, family_config, our_names
+from prunetime.models.hf import OF_HEAD, PrunetimeConfig, PrunetimePreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -37,20 +27,21 @@ class Encoder:
     config: EncoderConfig
     spec: ArchSpec
     linears: Linears
+    head: Head
 
 
 def encoder_of(model: PreTrainedModel) -> Encoder:
     """Raises InputError where the model is of a family or with a head that is not supported."""
     if isinstance(model, PrunetimePreTrainedModel):
         config, spec = EncoderConfig.from_json(model.config.encoder), ArchSpec.from_json(model.config.spec)
-        return Encoder(config, spec, linears_of(model.layers))
+        return Encoder(config, spec, linears_of(model.layers), head_of_class(model))
     family, name = model.config.model_type, type(model).__name__
-    rows = next((rows for rows, own in CLASSES.items() if name.endswith(own.__name__.removeprefix("Prunetime"))), None)
-    if family not in FAMILIES or rows is None:
+    if family not in FAMILIES or not name.endswith(tuple(CLASSES.values())):
         raise InputError(
-            f"{name} of family {family!r} is not supported: masks are learned of sequence classifiers and models that "
-            f"answer questions, of {', '.join(FAMILIES)}"
+            f"{name} of family {family!r} is not supported: masks are learned of models {', '.join(CLASSES.values())}, "
+            f"of {', '.join(FAMILIES)}"
         )
+    head = head_of_class(model)
     config = family_config(model.config.to_dict(), family, int(model.config.num_labels or 0), name)
     names = NAMES[family]
     if names.stacked:
@@ -66,7 +57,14 @@ def encoder_of(model: PreTrainedModel) -> Encoder:
         }
         for index in range(config.dims.layers)
     ]
-    return Encoder(replace(config, rows=rows), ArchSpec.full(config.dims), linears)
+    rows: Rows = "pooled" if head == "pooled" else "tokens"
+    return Encoder(replace(config, rows=rows), ArchSpec.full(config.dims), linears, head)
+
+
+def head_of_class(model: PreTrainedModel) -> Head:
+    """What the model's class is for."""
+    name = type(model).__name__
+    return next((head for head, ending in CLASSES.items() if name.endswith(ending)), "embedding")
 
 
 class AttentionScores:
@@ -102,7 +100,7 @@ def weights_from(model: PreTrainedModel, config: EncoderConfig) -> Weights:
     """The weights of the model by our names."""
     tensors = model.state_dict()
     if not isinstance(model, PrunetimePreTrainedModel):
-        tensors = our_names(tensors, NAMES[config.family], config.rows)
+        tensors = our_names(tensors, NAMES[config.family], head_of_class(model))
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
@@ -112,6 +110,6 @@ def model_of(
     """The model of transformers that has these weights, with the labels of `like`."""
     kept = ("id2label", "label2id", "problem_type")
     settings: dict[str, Any] = {name: getattr(like.config, name) for name in kept}
-    model = CLASSES[config.rows](PrunetimeConfig.of(config, spec, **settings))
+    model = OF_HEAD[head_of_class(like)](PrunetimeConfig.of(config, spec, **settings))
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     return model

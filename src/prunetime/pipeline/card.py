@@ -53,6 +53,8 @@ def model_card(manifest: Manifest, result: dict[str, Any]) -> str:
 
 def _pipeline_tag(task: Task) -> str:
     """What the Hugging Face hub calls the task."""
-    if task.kind == "question-answering":
+    if task.kind in ("question-answering", "token-classification"):
         return task.kind
+    if task.kind == "similarity":
+        return "sentence-similarity"
     return "text-ranking" if task.pair else "text-classification"

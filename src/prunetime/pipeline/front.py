@@ -31,7 +31,7 @@ def measure_front(run: Run, source: Source, settings: Settings, latency: Latency
         space, dense_us = settings.space(config.dims), latency.floor_and_dense(budget)[1]
         specs = {name_of(point): space.spec(point.genome) for point in points} | {"dense": ArchSpec.full(config.dims)}
         with pinned(budget.threads):
-            calls = calls_of_specs(specs, config, source.tokenizer, source.task.pair, budget, plan)
+            calls = calls_of_specs(specs, config, source.tokenizer, source.task.read_together, budget, plan)
             samples = time_budget(calls, budget, ROUNDS, CALLS)
         run.write("front.json", front_json(points, samples, budget.statistic, dense_us))
 

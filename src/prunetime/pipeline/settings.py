@@ -13,6 +13,7 @@ from prunetime.plan import PRECISIONS, Precision
 from prunetime.pruning.importance import Criterion
 from prunetime.pruning.methods import LEARNED, Method
 from prunetime.search.space import Space
+from prunetime.task import Kind
 
 AUTO: Final = "auto"
 
@@ -60,9 +61,10 @@ EFFORTS = {
 class Settings:
     """One run of `prunetime prune`. `data`, `valid` and `test` are files, hub ids or `synthetic:` names.
 
-    `slices` name parts of the test rows that are reported as well (`unseen:product_uid`). `doc_stride` is that of
-    `Task`; without it, question answering has the usual one. `precision` is that of every
-    matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss` of the metric on valid rows.
+    `task` is the kind of it; without, labels say it. `slices` name parts of the test rows that are reported as well
+    (`unseen:product_uid`). `doc_stride` is that of `Task`; without it, question answering has the usual one.
+    `precision` is that of every matrix; `auto` is what measures fastest, matrix by matrix, and loses at most `max_loss`
+    of the metric on valid rows.
     `importance` is what heads and rows are ordered by (masks that are learned begin so); with `tokens` the search
     chooses tokens to drop, too, and with `blocks` (rows and columns of one) how many of them to keep in the matrices.
     A `method` of `LEARNED` learns masks in place of searching; auto does multilevel, search and both joined
@@ -77,6 +79,7 @@ class Settings:
     text: tuple[str, ...] | None = None
     label: str | None = None
     group: str | None = None
+    task: Kind | None = None
     doc_stride: int | None = None
     metric: str | None = None
     slices: tuple[str, ...] = ()

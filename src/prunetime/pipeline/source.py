@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunetime import artifact
 from prunetime.errors import InputError
 from prunetime.models import families
 from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.settings import Settings
-from prunetime.runtime.inputs import Inputs, read
+from prunetime.runtime.inputs import Inputs
+from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Tokenizer
 from prunetime.task import Task
 from prunetime.tasks.data import Columns, Examples, examples, guess_columns, task_of
@@ -60,8 +63,16 @@ class Source:
         order = np.random.default_rng(seed).permutation(len(self.roles.train))[:examples]
         chosen = np.sort(order)
         inputs = self.train.select(chosen)
-        labels = inputs.targets(self.roles.train.labels[chosen])
+        labels = inputs.targets(scaled(self.task, self.roles.train.labels)[chosen])
         return TrainingData(inputs.tokens, labels, self.task, self.pretrained.pad_token_id)
+
+
+def scaled(task: Task, labels: NDArray[Any]) -> NDArray[Any]:
+    """Those of similarity as a cosine can be: from 0 to 1, where any lies outside of -1 to 1."""
+    if task.kind != "similarity" or float(np.abs(labels).max()) <= 1.0:
+        return labels
+    low, high = labels.min(), labels.max()
+    return np.asarray((labels - low) / (high - low))
 
 
 def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
@@ -73,7 +84,7 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
         say(guess)
     for part in parsed:
         train_table.column(part.column)
-    task = task_of(train_table, columns, settings.budget.seq_len, doc_stride=settings.doc_stride)
+    task = task_of(train_table, columns, settings.budget.seq_len, settings.task, doc_stride=settings.doc_stride)
     chosen = metric(settings.metric) if settings.metric else default_metric(task)
     chosen.check(task)
     roles = split_roles(
@@ -84,7 +95,7 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
     )
     for warning in roles.warnings:
         say(warning)
-    pretrained = families.load(settings.model, task.outputs, settings.seed, task.rows)
+    pretrained = families.load(settings.model, task.outputs, settings.seed, task.kind)
     if settings.teacher_ready and not pretrained.has_head:
         raise InputError(
             f"{settings.model} has no head of {task.outputs} outputs, so it is no teacher for this task: "

@@ -91,7 +91,7 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
         if given:
             recorded = profiling.read(given, key)
         else:
-            tokenizer, pair = source.tokenizer, source.task.pair
+            tokenizer, pair = source.tokenizer, source.task.read_together
             recorded = profiling.record(config, tokenizer, pair, budget, plan=plan, **covered, on_progress=progress)
         run.write("profile.json", recorded.to_json())
 
@@ -308,12 +308,14 @@ def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenanc
 def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: artifact.Weights) -> None:
     """Writes an artifact of the run's task, in place of what was there."""
     from prunetime.models.hf import config_json, tokenizer_config_json
+    from prunetime.models.sentence import sentence_files
 
     config, pad_token_id = manifest.config, source.pretrained.pad_token_id
     files = {
         artifact.TOKENIZER: source.tokenizer_json,
         "config.json": config_json(config, manifest.spec, source.task),
         "tokenizer_config.json": tokenizer_config_json(config, source.tokenizer, pad_token_id),
+        **(sentence_files(config, source.task.max_length) if source.task.kind == "similarity" else {}),
     }
     shutil.rmtree(folder, ignore_errors=True)
     artifact.write(folder, manifest, weights, files)

@@ -124,7 +124,7 @@ def gate(run: Run, source: Source, budget: Budget, plan: Plan) -> Verdict:
 
     def work(progress: Progress) -> None:
         with pinned(budget.threads):
-            calls = calls_of_specs(specs, config, source.tokenizer, source.task.pair, budget, plan)
+            calls = calls_of_specs(specs, config, source.tokenizer, source.task.read_together, budget, plan)
             timed = time_settings(calls, Job({}, budget, ROUNDS // 2, CALLS // 2, seconds=0.0), progress)
         run.write("gate.json", asdict(judge(budget, timed)))
 

@@ -123,7 +123,15 @@ class MultilevelPruning(TrainerCallback):
             tokens = named.get("attention_mask")
             tokens = torch.ones_like(named["input_ids"]) if tokens is None else tokens
             student = _output(output, of_student)
-            loss = distilled_loss(loss, student, expected, tokens, self._distillation, self._masks.heads())
+            loss = distilled_loss(
+                loss,
+                student,
+                expected,
+                tokens,
+                self._distillation,
+                heads=self._masks.heads(),
+                choice="tokens" if self._encoder.head == "answers" else "outputs",
+            )
         output["loss"] = loss + self._masks.penalty()
         return output
 

@@ -61,7 +61,7 @@ def measure_importance(
 
     def add(batch: Batch) -> None:
         labels = batch.pop("labels")
-        gates = ones(dims, len(labels))
+        gates = ones(dims, len(batch["input_ids"]))
         losses = task_losses(model(**batch, gates=gates).logits, labels, data.task)
         gradients = iter(torch.autograd.grad(losses.sum(), [getattr(g, name) for g in gates for name in PARTS]))
         for layer in scores:
@@ -87,7 +87,7 @@ def look_at(
     """
     rows, seed, at_once = sample
     chosen = np.random.default_rng(seed).permutation(len(data))[:rows]
-    chosen = chosen[np.argsort(data.tokens.lengths[chosen], kind="stable")]
+    chosen = chosen[np.argsort(data.lengths[chosen], kind="stable")]
     training = model.training
     model.eval()
     for start in range(0, len(chosen), at_once):

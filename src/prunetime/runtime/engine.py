@@ -171,7 +171,8 @@ def _settings(config: EncoderConfig) -> dict[str, Any]:
         "head_norm": family.head_norm,
         "layer_norm_eps": config.layer_norm_eps,
         "outputs": config.outputs,
-        "rows": config.pooling if config.rows == "pooled" else "all",
+        "rows": "all" if config.rows == "tokens" else config.pooling,
+        "head": config.rows != "embedding",
         "separator": -1 if config.separator is None else config.separator,
     }
 

@@ -83,7 +83,7 @@ class ProfileKey:
         isa = Engine(config, random_weights(config, ArchSpec.floor(config.dims)), threads).isa
         setting = (config.family, config.dims, threads, batch, tokens)
         precision = precision_name(plan, config.dims.layers)
-        return cls(this_machine().id, engine_build(), isa, *setting, precision, config.rows == "pooled")
+        return cls(this_machine().id, engine_build(), isa, *setting, precision, config.first_token_only)
 
     def check_is(self, expected: ProfileKey) -> None:
         """Raises ProfileError naming the first field in which this profile is not what is `expected`."""

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from prunetime import artifact
 from prunetime.errors import InputError
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.inputs import Inputs, read
+from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Texts, Tokenizer
+from prunetime.runtime.twins import unit
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,25 @@ class Model:
     def score(self, texts: Sequence[str | Texts]) -> NDArray[Any]:
         """Scores of texts (or pairs, for a task of two texts): [rows], or [rows, classes] with over two classes.
 
-        They are float32 or, of (question, context) pairs, an `Answer` each (objects).
+        They are float32 or objects: of (question, context) pairs an `Answer` each, of words with labels a `Tagged`.
 
         Raises InputError for an empty text, a pair where the task has one text, or the reverse, and for a question that
         is too long for a window.
         """
         inputs = self.read(texts)
         return inputs.scores(self.engine.logits(inputs.tokens))
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings of texts, [texts, hidden], of length 1: their products are what pairs score.
+
+        Raises InputError where the model does not score pairs by similarity, or a text is empty.
+        """
+        task = self.manifest.task
+        if task.kind != "similarity":
+            raise InputError(f"a model of {task.kind} has no embeddings; one that is made with --task similarity has")
+        if empty := [number for number, text in enumerate(texts) if not text.strip()]:
+            raise InputError(f"text {empty[0]} is empty")
+        return unit(self.engine.logits(self.tokenizer.encode([(text,) for text in texts])))
 
     def tokenize(self, texts: Sequence[str | Texts]) -> Ragged:
         """Token ids of `texts` (of pairs of a question and a context, of all windows); raises InputError as `score`."""

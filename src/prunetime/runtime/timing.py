@@ -145,7 +145,7 @@ def main() -> None:
         for name, folder in job.artifacts.items():
             model = load(folder, budget.threads)
             task = model.manifest.task
-            calls[name] = calls_of(model.engine, model.manifest.config, model.tokenizer, task.pair, budget)
+            calls[name] = calls_of(model.engine, model.manifest.config, model.tokenizer, task.read_together, budget)
         timed = time_settings(calls, job, lambda done, of: print("round", done, of, flush=True))
     result = {"/".join(s): {name: rows.tolist() for name, rows in by_name.items()} for s, by_name in timed.items()}
     print(json.dumps(result), flush=True)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 from prunetime.errors import InputError
 from prunetime.runtime.ragged import Ragged
@@ -54,6 +56,18 @@ class Tokenizer:
         else:
             encodings = self._tokenizer.encode_batch(inputs)
         return Ragged.of([e.ids for e in encodings], [e.type_ids for e in encodings])
+
+    def encode_spans(self, texts: Sequence[str]) -> tuple[Ragged, NDArray[np.int32]]:
+        """As `encode`, and the characters (first, one past the last) of its text that each token stands for,
+        [tokens, 2]; nothing, (0, 0), for special tokens."""
+        encodings = self._tokenizer.encode_batch(list(texts))
+        spans = [
+            span if text is not None else (0, 0)
+            for encoding in encodings
+            for span, text in zip(encoding.offsets, encoding.sequence_ids, strict=True)
+        ]
+        tokens = Ragged.of([e.ids for e in encodings], [e.type_ids for e in encodings])
+        return tokens, np.array(spans, np.int32).reshape(-1, 2)
 
     def single(self, text: str) -> tokenizers.Encoding:
         """The tokens of one text alone, without special tokens, uncut."""

@@ -76,7 +76,7 @@ def work(engine: Engine, batch: Ragged, every_token: bool = False) -> list[Subla
             found.append(count.attention(i, lengths, first if pooled else lengths, left))
         if layer.has_ffn:
             found.append(count.ffn(i, left))
-    return [*found, count.head(first if engine.config.rows == "pooled" else left)]
+    return [*found, count.head(left if engine.config.rows == "tokens" else first)]
 
 
 class _Count:
@@ -118,7 +118,7 @@ class _Count:
 
     def head(self, lengths: Lengths) -> Sublayer:
         hidden, outputs = self._dims.hidden, self._engine.config.outputs
-        shapes = {"head.output": (outputs, hidden)}
+        shapes = {} if self._engine.config.rows == "embedding" else {"head.output": (outputs, hidden)}
         if self._engine.config.has_dense:
             shapes["head.dense"] = (hidden, hidden)
         products = tuple(self._product(name, math.prod(shape), lengths) for name, shape in shapes.items())

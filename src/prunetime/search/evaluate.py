@@ -36,10 +36,11 @@ class Scorer(Protocol):
 @dataclass(frozen=True)
 class ScoringRows:
     """The rows that choose: `tokens` of [rows] sequences, and `expected` [rows, outputs] ([tokens, outputs] with a row
-    of logits per token), the teacher's logits."""
+    of logits per token), the teacher's logits. With `among_tokens` every output chooses a token of its sequence."""
 
     tokens: Ragged
     expected: NDArray[np.float32]
+    among_tokens: bool = False
 
 
 ScorerFor = Callable[[ScoringRows], Scorer]
@@ -121,7 +122,7 @@ class ElasticScorer:
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """The agreement of the engine's logits with those expected."""
-        offsets = self._rows.tokens.offsets if self._elastic.config.rows == "tokens" else None
+        offsets = self._rows.tokens.offsets if self._rows.among_tokens else None
         for spec in specs:
             in_blocks = any(layer.blocks for layer in spec.layers)
             logits = self._elastic.part(spec).logits(self._rows.tokens) if in_blocks else self._logits(spec)

@@ -67,7 +67,7 @@ class Hosted:
     def read(self, rows: Sequence[str | Texts]) -> Inputs:
         """The rows that the model reads of texts; raises RefusedError where it cannot."""
         try:
-            if self.cache is None or self.model.manifest.task.kind == "question-answering":
+            if self.cache is None or self.model.manifest.task.rows != "pooled":
                 return self.model.read(rows)
             return Inputs(self.model.manifest.task, self.cache.encode(self.model.checked(rows)))
         except InputError as error:

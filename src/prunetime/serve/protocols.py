@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -244,6 +245,8 @@ def _texts_of(inputs: str | list[str | list[str]]) -> tuple[list[str | Texts], b
 def _outputs_of(task: Task) -> list[TensorMetadata]:
     if task.kind == "question-answering":
         return [TensorMetadata(*each, [-1]) for each in (("answer", "BYTES"), ("start", "INT64"), ("score", "FP32"))]
+    if task.kind == "token-classification":
+        return [TensorMetadata("spans", "BYTES", [-1])]
     return [TensorMetadata("score", "FP32", [-1, len(task.labels)] if len(task.labels) > 2 else [-1])]
 
 
@@ -257,6 +260,11 @@ def _tensors(scored: Scored) -> list[OutputTensor]:
             OutputTensor("start", shape, "INT64", [each.start for each in answers]),
             OutputTensor("score", shape, "FP32", [each.score for each in answers]),
         ]
+    if task.kind == "token-classification":
+        spans: list[float | int | str] = [
+            json.dumps([span._asdict() for span in tagged.spans], ensure_ascii=False) for tagged in scores
+        ]
+        return [OutputTensor("spans", [len(spans)], "BYTES", spans)]
     return [OutputTensor("score", list(scores.shape), "FP32", scores.ravel().tolist())]
 
 
@@ -265,6 +273,8 @@ def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
     task, scores = scored.inputs.task, scored.scores
     if task.kind == "question-answering":
         return [[Prediction(answer.text, answer.score)] for answer in scores]
+    if task.kind == "token-classification":
+        raise RefusedError("unusable", "the model labels words: ask /v2/models/{model}/infer for the spans of a text")
     labels = task.labels or (task.kind,)
     values = scored.logits if raw else scores.reshape(len(scores), -1)
     table: list[list[float]] = values.tolist()
@@ -275,6 +285,8 @@ def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
 
 
 def _raw(scored: Scored) -> Any:
-    """What `scores` are the sigmoid of."""
+    """What `scores` are the sigmoid of; of similarity, the cosines themselves."""
+    if scored.inputs.task.kind == "similarity":
+        return scored.scores
     logits = scored.logits
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]

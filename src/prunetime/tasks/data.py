@@ -16,6 +16,7 @@ from prunetime.errors import InputError
 from prunetime.task import DOC_STRIDE, Kind, Task
 from prunetime.tasks.answers import gold_answers, is_squad
 from prunetime.tasks.table import Table
+from prunetime.tasks.tags import WORDS, gold_tags, is_list, names_of, sentences, tag_column
 
 MAX_CLASSES = 1000
 
@@ -41,7 +42,8 @@ class Examples:
     """Rows of `table` as the task sees them, all of length [rows].
 
     - `texts`: one or two texts of each row
-    - `labels`: int64 class indices into `task.labels`, float32, or (question answering) tuples of `Answer`
+    - `labels`: int64 class indices into `task.labels`, float32, or tuples: of `Answer` (question answering), or of the
+      names of the words' labels (token classification)
     - `groups`: int64 ids; equal where the group's text is, in whatever table or order
     - `rows`: which rows of `table` these are
     - `group`: the column of the groups; None where a row's group is its first text
@@ -89,11 +91,12 @@ def guess_columns(
         raise InputError(f"--text {','.join(text)}: one or two different columns hold text")
     guessed = []
     squad = label in (None, "answers") and is_squad(table)
+    tags = tag_column(table)
     if label is None:
-        label = "answers" if squad else _guess_label(table, taken=(*text, group))
+        label = "answers" if squad else tags or _guess_label(table, taken=(*text, group))
         guessed.append(f"label = {label}")
     if not text:
-        text = ("question", "context") if squad else _guess_text(table, label)
+        text = ("question", "context") if squad else (WORDS,) if tags else _guess_text(table, label)
         guessed.append(f"text = {','.join(text)}")
     if group is None:
         names = ("context",) if squad else GROUP_NAMES
@@ -110,9 +113,9 @@ def task_of(
     """The task that the labels of `table`, the training data, are of.
 
     Without `kind`: whole numbers, 0.0/1.0 and names are classes (sorted, whole numbers by value); other numbers are
-    relevance if all lie in 0..1, and regression if not; objects are answers. `max_length` is in tokens. Windows of
-    question answering share `doc_stride` of them, by default 128 or half of `max_length`. Raises InputError for empty,
-    NaN or infinite labels, for one class only, and for labels that are not of `kind`.
+    relevance if all lie in 0..1, and regression if not; objects are answers, lists the labels of words. `max_length` is
+    in tokens. Windows of question answering share `doc_stride` of them, by default 128 or half of `max_length`. Raises
+    InputError for empty, NaN or infinite labels, for one class only, and for labels that are not of `kind`.
     """
     texts = _label_texts(table, columns.label)
     where = f"{table.name}, column {columns.label!r}"
@@ -122,6 +125,8 @@ def task_of(
     if kind == "question-answering":
         shared = min(DOC_STRIDE, max_length // 2) if doc_stride is None else doc_stride
         return Task(kind, (), columns.text, max_length, shared)
+    if kind == "token-classification":
+        return Task(kind, tuple(names_of(gold_tags(where, texts))), columns.text, max_length)
     if doc_stride is not None:
         raise InputError(f"{where}: a task of {kind} reads no windows; leave --doc-stride out")
     if kind == "classification":
@@ -149,6 +154,8 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
     """
     texts = list(zip(*(_texts(table, name) for name in columns.text), strict=True))
     where = f"{table.name}, column {columns.label!r}"
+    if task.kind == "token-classification":
+        texts = [(text,) for text in sentences(f"{table.name}, column {columns.text[0]!r}", [row[0] for row in texts])]
     label_texts = _label_texts(table, columns.label)
     labels: NDArray[Any]
     if task.kind == "classification":
@@ -162,6 +169,11 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
         labels = np.array([index[_class_name(text)] for text in label_texts], np.int64)
     elif task.kind == "question-answering":
         labels = gold_answers(where, label_texts, [context for _, context in texts])
+    elif task.kind == "token-classification":
+        labels = gold_tags(where, label_texts, [row[0] for row in texts])
+        strange = sorted({tag for of_row in labels for tag in of_row} - set(task.labels))
+        if strange:
+            raise InputError(f"{where}: label {strange[0]!r} is not one of the task's: {', '.join(task.labels)}")
     else:
         numbers = _numbers(where, label_texts)
         if numbers is None:
@@ -170,7 +182,7 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
         if task.kind == "relevance":
             _check_relevance(where, numbers)
         labels = np.array(numbers, np.float32)
-    if task.kind != "question-answering" and len(np.unique(labels)) < 2:
+    if labels.dtype != object and len(np.unique(labels)) < 2:
         raise InputError(f"{where}: one class only, every label is {label_texts[0]!r}; give rows of at least two")
     groups = _texts(table, columns.group) if columns.group else [row[0] for row in texts]
     return Examples(table, texts, labels, group_ids(groups), np.arange(len(texts), dtype=np.int64), columns.group)
@@ -255,6 +267,8 @@ def _number(text: str) -> float | None:
 def _kind_of(texts: list[str], numbers: list[float] | None) -> Kind:
     if texts[0].startswith("{"):
         return "question-answering"
+    if is_list(texts[0]):
+        return "token-classification"
     if numbers is None or set(numbers) <= {0.0, 1.0} or all(re.fullmatch(r"[+-]?[0-9]+", text) for text in texts):
         return "classification"
     return "relevance" if min(numbers) >= 0.0 and max(numbers) <= 1.0 else "regression"

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.errors import InputError
-from prunetime.task import Answer, Task
+from prunetime.task import Answer, Tagged, Task
 from prunetime.tasks.answers import exact_match, f1
+from prunetime.tasks.tags import span_counts, word_counts
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -45,11 +46,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Metric:
-    """`tasks` are those it can judge: binary, multiclass, relevance, regression, question-answering. See `metric` for
-    the names.
+    """`tasks` are those it can judge: binary, multiclass, or another kind of `Task`. See `metric` for the names.
 
-    Scores are what `Task.scores` gives, [rows] or [rows, classes], or `Answer`s. Binary metrics read a graded label
-    (float, 0..1) as good from 0.5 on.
+    Scores are what `Inputs.scores` gives: [rows] or [rows, classes], `Answer`s or `Tagged`. Binary metrics read a
+    graded label (float, 0..1) as good from 0.5 on.
     """
 
     name: str
@@ -77,7 +77,8 @@ class Metric:
 
 def metric(name: str) -> Metric:
     """The metric called `name`: auc, pr_auc, accuracy, f1, mcc, spearman, rmse, mrr, exact, ndcg@K as in ndcg@10,
-    defect_rate@COVERAGE as in defect_rate@0.5. Of answers, f1 is that of their words."""
+    defect_rate@COVERAGE as in defect_rate@0.5. Of answers, f1 is that of their words, of labelled words that of all
+    spans."""
     if name in _METRICS and "@" not in name:
         return _METRICS[name]
     kind, _, parameter = name.partition("@")
@@ -92,8 +93,9 @@ def metric(name: str) -> Metric:
 
 
 def default_metric(task: Task) -> Metric:
-    """ROC AUC for two classes, accuracy for more, Spearman for relevance and regression, F1 for answers."""
-    return metric({"binary": "auc", "multiclass": "accuracy", _ANSWERS: "f1"}.get(_situation(task), "spearman"))
+    """ROC AUC for two classes, accuracy for more, F1 for answers and spans, Spearman for what is a number."""
+    usual = {"binary": "auc", "multiclass": "accuracy", _ANSWERS: "f1", _TAGS: "f1"}
+    return metric(usual.get(_situation(task), "spearman"))
 
 
 def evaluate(
@@ -139,7 +141,7 @@ def _checked(scores: Scores, labels: Labels, groups: NDArray[Any]) -> tuple[Ints
     """Each row's group as an index, and the number of groups."""
     if not len(scores) == len(labels) == len(groups) or not len(labels):
         raise InputError(f"{len(scores)} scores, {len(labels)} labels, {len(groups)} groups: one of each per row")
-    numbers = scores.reshape(len(scores), -1) if scores.dtype != object else np.array([[one.score] for one in scores])
+    numbers = scores.reshape(len(scores), -1) if scores.dtype != object else np.array([[_surest(s)] for s in scores])
     bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
     if len(bad):
         raise InputError(f"the score of row {int(bad[0]) + 1} is not finite (of {len(bad)} rows)")
@@ -164,6 +166,10 @@ def _interval(metric: Metric, draws: Floats) -> tuple[float, float]:
         raise InputError(f"{metric.name} is not defined on any resample of these rows; give more groups")
     low, high = np.percentile(defined, (2.5, 97.5))
     return float(low), float(high)
+
+
+def _surest(score: Answer | Tagged) -> float:
+    return score.score if isinstance(score, Answer) else max(score.probabilities, default=1.0)
 
 
 def _good(labels: Labels) -> NDArray[np.bool_]:
@@ -254,8 +260,34 @@ def _accuracy(confusion: Floats) -> Floats:
 
 
 def _f1(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-    prepare = _mean_of(f1) if scores.dtype == object else _of_confusion(_class_f1)
+    if scores.dtype != object:
+        return _of_confusion(_class_f1)(scores, labels, inverse)
+    prepare = _mean_of(f1) if isinstance(scores[0], Answer) else _of_counts(span_counts, _span_f1)
     return prepare(scores, labels, inverse)
+
+
+def _any_accuracy(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    words = _of_counts(word_counts, lambda counts: _ratio(counts[:, 0], counts[:, 1]))
+    return (words if scores.dtype == object else _of_confusion(_accuracy))(scores, labels, inverse)
+
+
+def _of_counts(
+    of_row: Callable[[Tagged, Sequence[str]], tuple[int, ...]], formula: Callable[[Floats], Floats]
+) -> Prepare:
+    """A metric of sums [resamples, counts] over rows."""
+
+    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+        rows = np.array([of_row(tagged, gold) for tagged, gold in zip(scores, labels, strict=True)], np.float64)
+        by_group = np.stack([np.bincount(inverse, weights=column) for column in rows.T], axis=1)
+        return lambda counts: formula(counts @ by_group)
+
+    return prepare
+
+
+def _span_f1(counts: Floats) -> Floats:
+    """Of spans that are right, said, and there (CoNLL-2003); 0 where there are none."""
+    right, said, there = counts.T
+    return np.nan_to_num(_ratio(2 * right, said + there))
 
 
 def _class_f1(confusion: Floats) -> Floats:
@@ -383,19 +415,19 @@ def _mean_of_defined(values: Floats) -> Floats:
     return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
 
 
-_ANSWERS = "question-answering"
+_ANSWERS, _TAGS, _SIMILAR = "question-answering", "token-classification", "similarity"
 _BINARY = ("binary", "relevance")
 _CLASSES = ("binary", "multiclass", "relevance")
 _METRICS = {
     m.name: m
     for m in (
-        Metric("auc", True, _CLASSES, _auc),
+        Metric("auc", True, (*_CLASSES, _SIMILAR), _auc),
         Metric("pr_auc", True, _BINARY, _pr_auc),
-        Metric("accuracy", True, _CLASSES, _of_confusion(_accuracy)),
-        Metric("f1", True, (*_CLASSES, _ANSWERS), _f1),
+        Metric("accuracy", True, (*_CLASSES, _TAGS), _any_accuracy),
+        Metric("f1", True, (*_CLASSES, _ANSWERS, _TAGS), _f1),
         Metric("exact", True, (_ANSWERS,), _mean_of(exact_match)),
         Metric("mcc", True, _CLASSES, _of_confusion(_mcc)),
-        Metric("spearman", True, ("binary", "relevance", "regression"), _spearman),
+        Metric("spearman", True, ("binary", "relevance", "regression", _SIMILAR), _spearman),
         Metric("rmse", False, ("binary", "relevance", "regression"), _rmse),
         Metric("mrr", True, _BINARY, _per_group(_reciprocal_rank)),
         _ndcg_at(10),

@@ -16,10 +16,16 @@ from urllib.parse import parse_qsl
 from prunetime.errors import InputError
 from prunetime.tasks.answers import parse_squad
 from prunetime.tasks.synthetic import ad_relevance
+from prunetime.tasks.synthetic_entities import product_entities
 from prunetime.tasks.synthetic_questions import question_answering
 from prunetime.tasks.table import Table
+from prunetime.tasks.tags import parse_conll
 
-SYNTHETIC = {"ad-relevance": ad_relevance, "question-answering": question_answering}
+SYNTHETIC = {
+    "ad-relevance": ad_relevance,
+    "question-answering": question_answering,
+    "product-entities": product_entities,
+}
 """The generated tasks: tables from a number of rows and a seed."""
 
 SYNTHETIC_ROWS = 24_000
@@ -31,9 +37,9 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 def read_table(source: str, split: str = "train") -> Table:
     """The table that `source` names.
 
-    - a file: `.tsv` (UTF-8, header, tab-separated, no quoting), `.csv` (RFC 4180), `.jsonl`, `.json` (SQuAD v1.1), each
-      also with `.gz`, or `.parquet`
-    - `synthetic:ad-relevance` or `synthetic:question-answering`, with options as in
+    - a file: `.tsv` (UTF-8, header, tab-separated, no quoting), `.csv` (RFC 4180), `.jsonl`, `.json` (SQuAD v1.1),
+      `.conll`, each also with `.gz`, or `.parquet`
+    - `synthetic:ad-relevance`, `synthetic:question-answering` or `synthetic:product-entities`, with options as in
       `synthetic:ad-relevance?rows=24000&seed=3`
     - `owner/name` or `owner/name:config`: a dataset of the hub (HF_ENDPOINT is honoured), of which the files of
       `split` (train, validation or test) are read
@@ -135,11 +141,21 @@ def parse_parquet(data: bytes, name: str) -> Table:
     return Table.of_rows(name, table.column_names, list(zip(*columns, strict=True)))
 
 
+def parse_conll_file(data: bytes, name: str) -> Table:
+    return parse_conll(_text(data, name), name)
+
+
 def parse_json(data: bytes, name: str) -> Table:
     return parse_squad(_text(data, name), name)
 
 
-_TEXT_PARSERS = {".tsv": parse_tsv, ".csv": parse_csv, ".jsonl": parse_jsonl, ".json": parse_json}
+_TEXT_PARSERS = {
+    ".tsv": parse_tsv,
+    ".csv": parse_csv,
+    ".jsonl": parse_jsonl,
+    ".json": parse_json,
+    ".conll": parse_conll_file,
+}
 
 _PARSERS: dict[str, Callable[[bytes, str], Table]] = {
     **_TEXT_PARSERS,
@@ -193,7 +209,7 @@ def _joined(name: str, tables: list[Table]) -> Table:
 def _synthetic(source: str) -> Table:
     name, _, query = source.removeprefix("synthetic:").partition("?")
     if name not in SYNTHETIC:
-        there_are = " and ".join(f"synthetic:{known}" for known in SYNTHETIC)
+        there_are = ", ".join(f"synthetic:{known}" for known in SYNTHETIC)
         raise InputError(f"{source}: no such generated task; there are {there_are}")
     options = {"rows": SYNTHETIC_ROWS, "seed": 0}
     for key, value in parse_qsl(query, keep_blank_values=True):

@@ -16,10 +16,13 @@ from torch.utils.data import Dataset, Sampler
 
 from prunetime.errors import InputError
 from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.tagging import NO_LABEL
+from prunetime.runtime.twins import both
 from prunetime.task import Task
 
 Batch = dict[str, Tensor]
-"""`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows] ([rows, 2] of answers)."""
+"""`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows] ([rows, 2] of answers,
+[rows, tokens] of words; of pairs that are read apart [rows / 2])."""
 
 WINDOW = 50
 """Batches whose rows are sorted by length together: enough for almost no padding, few enough to stay random."""
@@ -29,7 +32,11 @@ WINDOW = 50
 class TrainingData:
     """`tokens` with one label per row: a class index for classification, a float for relevance and regression, and for
     question answering the two tokens, counted from the row's first, at which the answer starts and ends (0 and 0 where
-    it is not there)."""
+    it is not there).
+
+    For token classification there is one per token, an index or `NO_LABEL`; for similarity one per two rows, a float.
+    What is counted and drawn are examples: rows, or two of them.
+    """
 
     tokens: Ragged
     labels: NDArray[Any]
@@ -37,31 +44,57 @@ class TrainingData:
     pad_id: int
 
     def __post_init__(self) -> None:
-        rows = len(self.tokens)
+        rows = self.tokens.ids.size if self._of_words else len(self)
         if not rows or rows != len(self.labels):
             raise InputError(f"{rows} rows of tokens with {len(self.labels)} labels: training needs one label per row")
         if not np.all(np.isfinite(self.labels)):
             raise InputError("a label is not a finite number")
-        classes = self.task.outputs
-        if self.task.kind == "classification" and not np.all(np.isin(self.labels, np.arange(classes))):
-            raise InputError(f"labels of a classification are class indices from 0 to {classes - 1}")
+        classes = np.arange(self.task.outputs or 0)
+        if self._of_words:
+            classes = np.append(classes, NO_LABEL)
+        if self.task.labels and not np.all(np.isin(self.labels, classes)):
+            raise InputError(f"labels of a {self.task.kind} are class indices from 0 to {len(self.task.labels) - 1}")
         if self.task.kind == "question-answering":
             self._check_positions()
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.tokens) // self._rows_each
 
-    def select(self, rows: Sequence[int] | NDArray[np.integer]) -> TrainingData:
-        return replace(self, tokens=self.tokens.select(rows), labels=self.labels[np.asarray(rows)])
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of every example, of the longer row where it has two."""
+        longest: NDArray[np.int32] = self.tokens.lengths.reshape(len(self), self._rows_each).max(axis=1)
+        return longest
 
-    def batch(self, rows: Sequence[int] | NDArray[np.integer]) -> Batch:
-        """The rows as padded tensors."""
-        ids, mask, types = self.tokens.select(rows).padded(self.pad_id)
-        dtype = np.int64 if self.task.kind in ("classification", "question-answering") else np.float32
-        labels = self.labels[np.asarray(rows, np.int64)].astype(dtype)
+    def select(self, examples: Sequence[int] | NDArray[np.integer]) -> TrainingData:
+        tokens, labels = self._of(examples)
+        return replace(self, tokens=tokens, labels=labels)
+
+    def batch(self, examples: Sequence[int] | NDArray[np.integer]) -> Batch:
+        """The examples as padded tensors."""
+        tokens, labels = self._of(examples)
+        ids, mask, types = tokens.padded(self.pad_id)
+        if self._of_words:
+            flat, labels = labels, np.full(mask.shape, NO_LABEL)
+            labels[mask == 1] = flat
+        of_choices = self.task.labels or self.task.kind == "question-answering"
+        labels = labels.astype(np.int64 if of_choices else np.float32)
         names = ("input_ids", "attention_mask", "token_type_ids")
         arrays = {name: array.astype(np.int64) for name, array in zip(names, (ids, mask, types), strict=True)}
         return {name: torch.from_numpy(array) for name, array in (arrays | {"labels": labels}).items()}
+
+    @property
+    def _of_words(self) -> bool:
+        return self.task.kind == "token-classification"
+
+    @property
+    def _rows_each(self) -> int:
+        return 2 if self.task.kind == "similarity" else 1
+
+    def _of(self, examples: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, NDArray[Any]]:
+        chosen = np.asarray(examples, np.int64)
+        tokens, source = self.tokens.select_tokens(chosen if self._rows_each == 1 else both(chosen))
+        return tokens, self.labels[source if self._of_words else chosen]
 
     def _check_positions(self) -> None:
         shape, lengths = (len(self.tokens), 2), self.tokens.lengths[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +13,13 @@ from torch.nn import functional
 from prunetime.errors import InputError
 from prunetime.models.encoder import Output
 from prunetime.models.tokens import take
+from prunetime.task import Kind, Task
 from prunetime.training.losses import mean_over_rows
 from prunetime.training.ranks import mean_over_ranks
+
+Choice = Literal["outputs", "tokens", "embedding"]
+"""What logits choose among: outputs, of a row or of every token; or, for every output, the tokens of a row. An
+embedding chooses nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +49,19 @@ def distilled_loss(
     teacher: Output,
     tokens: Tensor,
     weights: Distillation,
+    *,
     heads: Sequence[Tensor | None] | None = None,
+    choice: Choice = "outputs",
 ) -> Tensor:
     """The weighted sum for one batch, a scalar; `tokens` [rows, tokens] is 1 where there is a token, 0 for padding.
 
-    `heads` (a mask [heads] for each layer, None for all) are those whose attention scores count.
+    `heads` (a mask [heads] for each layer, None for all) are those whose attention scores count; `choice` is what the
+    logits are.
     """
     loss = weights.task * task_loss
     if weights.logits:
-        loss = loss + weights.logits * logits_distance(student.logits, teacher.logits, weights.temperature)
+        logits = student.logits, teacher.logits
+        loss = loss + weights.logits * logits_distance(*logits, weights.temperature, tokens, choice)
     if weights.hidden:
         states, kept = (student.hidden_states, teacher.hidden_states), student.kept
         loss = loss + weights.hidden * hidden_distance(*states, tokens, kept)
@@ -61,18 +71,33 @@ def distilled_loss(
     return loss
 
 
-def logits_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """temperature^2 x KL(teacher || student) of the softened classes; the mean squared error of a single logit.
+def logits_distance(
+    student: Tensor, teacher: Tensor, temperature: float, tokens: Tensor | None = None, choice: Choice = "outputs"
+) -> Tensor:
+    """temperature^2 x KL(teacher || student) of the softened choices; the mean squared error of a single logit; of
+    embeddings 1 - cosine.
 
-    Of logits [rows, tokens, outputs] every output chooses among the tokens of a row; their divergences are averaged.
+    Of logits [rows, tokens, outputs]: the mean over the outputs' choices of a token, or over the choices of an output
+    by the `tokens` [rows, tokens] that are no padding.
     """
     student, teacher = student.float(), teacher.float()
-    if student.shape[1] == 1:
+    if choice == "embedding":
+        return mean_over_rows(1.0 - functional.cosine_similarity(student, teacher))
+    if student.shape[1] == 1 and student.dim() == 2:
         return mean_over_rows((student - teacher)[:, 0].square())
-    log_student = functional.log_softmax(student / temperature, dim=1)
-    log_teacher = functional.log_softmax(teacher / temperature, dim=1)
-    divergence = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True)
-    return temperature**2 * mean_over_rows(divergence.sum(1).flatten())
+    among = 1 if choice == "tokens" else -1
+    log_student = functional.log_softmax(student / temperature, dim=among)
+    log_teacher = functional.log_softmax(teacher / temperature, dim=among)
+    divergence = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(among)
+    if tokens is not None and student.dim() == 3 and choice == "outputs":
+        divergence = (divergence * tokens).sum(1) / tokens.sum(1)
+    return temperature**2 * mean_over_rows(divergence.flatten())
+
+
+def choice_of(task: Task) -> Choice:
+    """What the logits of a task are."""
+    of_kind: dict[Kind, Choice] = {"question-answering": "tokens", "similarity": "embedding"}
+    return of_kind.get(task.kind, "outputs")
 
 
 def hidden_distance(

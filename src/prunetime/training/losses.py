@@ -5,16 +5,24 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from prunetime.runtime.tagging import NO_LABEL
 from prunetime.task import Task
 from prunetime.training.ranks import mean_over_ranks
 
 
 def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Loss of every row, [rows], of float32 `logits` [rows, outputs] or, of answers, [rows, tokens, outputs].
+    """Loss of every example, of float32 `logits` [rows, outputs] or, of tokens, [rows, tokens, outputs].
 
     Cross entropy of class indices; binary cross entropy of graded labels; squared error of floats; for `labels`
-    [rows, 2] of answers the mean of the cross entropies of where they start and end, of all the row's tokens.
+    [rows, 2] of answers the mean of the cross entropies of where they start and end, of all the row's tokens; for
+    those of words [rows, tokens] the mean over the words that have one; for those of pairs [rows / 2] the squared error
+    of the cosine of every two rows.
     """
+    if task.kind == "token-classification":
+        of_words = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=NO_LABEL, reduction="none")
+        return of_words.sum(1) / (labels != NO_LABEL).sum(1).clamp(min=1)
+    if task.kind == "similarity":
+        return (functional.cosine_similarity(logits[0::2], logits[1::2]) - labels).square()
     if task.kind == "question-answering":
         return functional.cross_entropy(logits, labels, reduction="none").mean(1)
     if task.kind == "classification":

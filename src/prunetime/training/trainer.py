@@ -26,7 +26,7 @@ from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
 from prunetime.pruning.pruners import masks_on
 from prunetime.task import Task
 from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
-from prunetime.training.distill import Distillation, distilled_loss
+from prunetime.training.distill import Distillation, choice_of, distilled_loss
 from prunetime.training.losses import mean_over_rows, task_losses
 from prunetime.training.ranks import Share, mean_over_ranks
 from prunetime.training.threads import training_on
@@ -181,7 +181,9 @@ class _Objective(nn.Module):
             if target is None:
                 return loss
             heads = self.masks.heads() if self.masks else None
-            return distilled_loss(loss, output, target, attention_mask, distillation, heads)
+            return distilled_loss(
+                loss, output, target, attention_mask, distillation, heads=heads, choice=choice_of(self._task)
+            )
 
         if self.masks:
             self.masks.refresh()
@@ -243,7 +245,7 @@ class _Loop(Trainer):
     def get_train_dataloader(self) -> DataLoader[Batch]:
         settings = self._settings
         order = LengthBucketedBatches(
-            self._data.tokens.lengths, settings.batch_size, settings.steps(len(self._data)), settings.seed
+            self._data.lengths, settings.batch_size, settings.steps(len(self._data)), settings.seed
         )
         # Accelerate would give each rank whole batches, or drop those that are not full.
         share = Share(order, self.args.process_index, self.args.world_size)

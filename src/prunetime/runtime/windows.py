@@ -1,0 +1,159 @@
+"""Question answering: windows of a context, and the answers that logits on them give.
+
+Devlin et al., arXiv 1810.04805, section 4.2; windows, training positions and answers are those of the `run_qa` example
+of transformers, but for its cut to the 20 best starts and ends: the best span of all is as fast to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from prunetime.errors import InputError
+from prunetime.runtime.inputs import Inputs, Ints
+from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.tokenize import Texts, Tokenizer
+from prunetime.task import Answer, Task
+
+LONGEST_ANSWER = 30
+"""In tokens."""
+
+NOT_CONTEXT = (-1, -1)
+
+
+@dataclass(frozen=True)
+class Windows(Inputs):
+    """Rows of `tokens`, each a question with a part of its context.
+
+    - `owner`: the example of each window, [windows], ascending
+    - `characters`: of the context that each token stands for, (first, one past the last), [tokens, 2]; `NOT_CONTEXT`
+      for other tokens
+    - `contexts`: of the examples
+    """
+
+    owner: Ints
+    characters: NDArray[np.int32]
+    contexts: Sequence[str]
+
+    def select(self, examples: Ints) -> Windows:
+        first, stop = (np.searchsorted(self.owner, examples, side) for side in ("left", "right"))
+        rows = np.concatenate([np.arange(*span) for span in zip(first, stop, strict=True)])
+        tokens, source = self.tokens.select_tokens(rows)
+        owner = np.repeat(np.arange(len(examples)), stop - first)
+        contexts = [self.contexts[example] for example in examples]
+        return replace(self, tokens=tokens, owner=owner, characters=self.characters[source], contexts=contexts)
+
+    def targets(self, labels: NDArray[Any]) -> Ints:
+        """The tokens at which the first answer of `labels` (tuples of `Answer`) starts and ends, [windows, 2].
+
+        Tokens are counted from the window's first; where the window lacks a part of the answer, both are 0.
+        """
+        found = np.zeros((len(self.tokens), 2), np.int64)
+        for row, (context_at, owner) in enumerate(zip(self._context_tokens(), self.owner, strict=True)):
+            answer: Answer = labels[owner][0]
+            found[row] = _positions(self._of_window(self.characters, row), context_at, answer)
+        return found
+
+    def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """The best `Answer` to every question, an object each [examples]; `logits` [tokens, 2] are of starts and ends.
+
+        The best is the span of context, of at most `LONGEST_ANSWER` tokens, whose two logits have the largest sum, of
+        all the question's windows; its score is the product of their softmaxes over the window.
+        """
+        best: list[tuple[float, Answer]] = [(-np.inf, Answer("", 0, 0.0))] * len(self.contexts)
+        for row, (context_at, owner) in enumerate(zip(self._context_tokens(), self.owner, strict=True)):
+            of_window = self._of_window(logits, row).astype(np.float64)
+            start, end = best_span(of_window[context_at])
+            total = float(of_window[context_at][start, 0] + of_window[context_at][end, 1])
+            if total > best[owner][0]:
+                characters = self._of_window(self.characters, row)[context_at]
+                first, stop = int(characters[start, 0]), int(characters[end, 1])
+                score = float(np.exp(total - np.logaddexp.reduce(of_window, axis=0).sum()))
+                best[owner] = total, Answer(self.contexts[owner][first:stop], first, score)
+        return np.fromiter((answer for _, answer in best), object, len(best))
+
+    def _of_window(self, values: NDArray[Any], row: int) -> NDArray[Any]:
+        """Those of `values` [tokens, ..] that are of the window `row`."""
+        return values[self.tokens.offsets[row] : self.tokens.offsets[row + 1]]
+
+    def _context_tokens(self) -> list[slice]:
+        """Which tokens of each window are of the context."""
+        found = []
+        for row in range(len(self.tokens)):
+            (at,) = np.nonzero(self._of_window(self.characters, row)[:, 0] >= 0)
+            found.append(slice(int(at[0]), int(at[-1]) + 1))
+        return found
+
+
+def windows(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts]) -> Windows:
+    """Of pairs of a question and a context.
+
+    Raises InputError for a context without a token, and for a question that leaves a window no more room than what
+    windows share.
+    """
+    cut = [_cut(*pair, task) for pair in zip(tokenizer.encode_whole(texts), texts, strict=True)]
+    windows = [window for of_example in cut for window in of_example]
+    tokens = Ragged.of([window.ids for window in windows], [window.types for window in windows])
+    owner = np.repeat(np.arange(len(cut)), [len(of_example) for of_example in cut])
+    characters = np.concatenate([np.empty((0, 2), np.int32), *(window.characters for window in windows)])
+    return Windows(task, tokens, owner, characters, [context for _, context in texts])
+
+
+def best_span(logits: NDArray[np.float64]) -> tuple[int, int]:
+    """The first and the last token of the span of at most `LONGEST_ANSWER` whose `logits` [tokens, 2], of starting at
+    its first and of ending at its last, have the largest sum; the earlier one where several have."""
+    ends = np.concatenate((logits[:, 1], np.full(LONGEST_ANSWER - 1, -np.inf)))
+    sums = logits[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, LONGEST_ANSWER)
+    start, further = divmod(int(sums.argmax()), LONGEST_ANSWER)
+    return start, start + further
+
+
+@dataclass(frozen=True)
+class _Window:
+    ids: list[int]
+    types: list[int]
+    characters: NDArray[np.int32]
+
+
+def _cut(encoding: tokenizers.Encoding, texts: Texts, task: Task) -> list[_Window]:
+    """The windows of a question with its context."""
+    where = f"question {texts[0][:60]!r}"
+    of_text = np.array([-1 if text is None else text for text in encoding.sequence_ids])
+    (context,) = np.nonzero(of_text == 1)
+    if not len(context):
+        raise InputError(f"{where}: its context has no token that the model knows of; give it some text")
+    first, stop, whole = int(context[0]), int(context[-1]) + 1, len(of_text)
+    room, shared = task.max_length - first - (whole - stop), task.doc_stride or 0
+    if room <= shared:
+        raise InputError(
+            f"{where} has {int((of_text == 0).sum())} tokens, so that a window of {task.max_length} has room for "
+            f"{max(0, room)} of the context, and windows share {shared}: shorten it, or give a larger --seq-len or a "
+            "smaller --doc-stride"
+        )
+    characters = np.array(encoding.offsets, np.int32)
+    characters[of_text != 1] = NOT_CONTEXT
+    starts = range(first, max(first + 1, stop - shared), room - shared)
+    windows = []
+    for start in starts:
+        kept = [*range(first), *range(start, min(start + room, stop)), *range(stop, whole)]
+        ids, types = ([values[i] for i in kept] for values in (encoding.ids, encoding.type_ids))
+        windows.append(_Window(ids, types, characters[kept]))
+    return windows
+
+
+def _positions(characters: NDArray[np.int32], context_at: slice, answer: Answer) -> tuple[int, int]:
+    """The tokens of a window at which `answer` starts and ends; (0, 0) where the window lacks a part of it."""
+    text = answer.text.rstrip()
+    stop = answer.start + len(text)
+    start = stop - len(text.lstrip())
+    starts, ends = characters[context_at].T
+    if starts[0] > start or ends[-1] < stop:
+        return 0, 0
+    last = int(np.searchsorted(ends, stop))
+    first = min(int(np.searchsorted(starts, start, side="right")) - 1, last)
+    return context_at.start + first, context_at.start + last

@@ -1,0 +1,127 @@
+"""The whole road for words with labels and for texts that are embedded: to artifacts that others load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from forked import run
+from sentence_transformers import SentenceTransformer
+from tiny import QUICK_PRUNETIME, bert_folder, last_object, run_when_quiet, write_tsv
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+import prunetime
+import prunetime.models.hf  # noqa: F401  (registers the classes)
+from prunetime.errors import InputError
+from prunetime.models.families import load
+from prunetime.task import Tagged
+from prunetime.tasks.synthetic import ad_relevance
+from prunetime.tasks.synthetic_entities import product_entities
+
+
+def prune(model: Path, data: str, out: Path, *more: str) -> dict[str, Any]:
+    command = [
+        *QUICK_PRUNETIME, "prune", "--model", str(model), "--data", data, "--latency", "75%", "--seq-len", "24",
+        "--effort", "quick", "--out", str(out), "--json", *more,
+    ]  # fmt: skip
+    ran = run_when_quiet(command, run)
+    assert ran.returncode == 0, ran.stderr
+    return last_object(ran.stdout)
+
+
+def prunetime_of(*arguments: str) -> str:
+    ran = subprocess.run([sys.executable, "-m", "prunetime", *arguments], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_words_are_labelled(tmp_path: Path) -> None:
+    titles = [" ".join(json.loads(words)) for words in product_entities(400, 0).columns["tokens"]]
+    model = bert_folder(tmp_path / "bert", texts=titles)
+    found = prune(model, "synthetic:product-entities?rows=1500", tmp_path / "run")
+    assert found["dense"]["metric"] == "f1"
+    text = "Oakridge red velvet love seat"
+    ours = prunetime.load(found["artifact"])
+    (tagged,) = ours.score([text])
+    assert isinstance(tagged, Tagged)
+    assert [text[start:stop] for start, stop in tagged.words] == text.split()
+    tokenizer = AutoTokenizer.from_pretrained(found["artifact"])
+    theirs = AutoModelForTokenClassification.from_pretrained(found["artifact"]).eval()
+    inputs = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        logits = theirs(**inputs).logits[0].numpy()
+    np.testing.assert_allclose(ours.engine.logits(ours.tokenize([text])), logits, rtol=1e-4, atol=1e-4)
+    first = [inputs.word_ids().index(word) for word in range(5)]
+    assert [theirs.config.id2label[int(logits[at].argmax())] for at in first] == list(tagged.labels)
+    (spans,) = json.loads(prunetime_of("score", found["artifact"], "--text", text, "--json"))["scores"]
+    assert spans == [span._asdict() for span in tagged.spans]
+    judged = json.loads(
+        prunetime_of("eval", found["artifact"], "--data", "synthetic:product-entities?rows=200&seed=9", "--json")
+    )
+    assert judged["metric"] == "f1"
+
+
+def test_texts_are_embedded(tmp_path: Path) -> None:
+    data = write_tsv(ad_relevance(900, 0), tmp_path / "ads.tsv")
+    columns = ("--text", "query,title", "--label", "label", "--group", "query")
+    bert = SentenceTransformer(modules=_modules(bert_folder(tmp_path / "bert"), "mean"))
+    bert.save(str(tmp_path / "sentence"))
+    found = prune(tmp_path / "sentence", str(data), tmp_path / "run", *columns, "--task", "similarity")
+    assert found["dense"]["metric"] == "spearman"
+    ours, theirs = prunetime.load(found["artifact"]), SentenceTransformer(found["artifact"])
+    texts = ["red sofa", "velvet couch in red, 3 seats", "garden hose 20m with a nozzle and a reel for the whole yard"]
+    embeddings = ours.embed(texts)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(embeddings, theirs.encode(texts, normalize_embeddings=True), rtol=1e-4, atol=1e-4)
+    scores = ours.score([(texts[0], text) for text in texts])
+    np.testing.assert_allclose(scores, embeddings @ embeddings[0], rtol=1e-5, atol=1e-5)
+    assert ours.rank(texts[0], texts)[0].index == 0
+    with pytest.raises(InputError, match="text 1 is empty"):
+        ours.embed(["a", " "])
+    prunetime_of("export", found["artifact"], "--to", "onnx", "--out", str(tmp_path / "model.onnx"))
+
+
+def _modules(folder: Path, mode: str) -> list[Any]:
+    from sentence_transformers.sentence_transformer import modules as models
+
+    transformer = models.Transformer(str(folder), max_seq_length=24)
+    return [transformer, models.Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)]
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls"])
+def test_folders_of_sentence_transformers_load(mode: str, tmp_path: Path) -> None:
+    theirs = SentenceTransformer(modules=[*_modules(bert_folder(tmp_path / "bert"), mode), _normalize()])
+    theirs.save(str(tmp_path / "saved"))
+    ours = load(str(tmp_path / "saved"), None, kind="similarity")
+    assert ours.config.pooling == {"mean": "mean", "cls": "first"}[mode]
+    tokenizer = AutoTokenizer.from_pretrained(ours.folder)
+    with torch.no_grad():
+        found = ours.model.eval()(**tokenizer("red sofa", return_tensors="pt")).logits
+    np.testing.assert_allclose(
+        torch.nn.functional.normalize(found)[0].numpy(), theirs.encode("red sofa"), rtol=1e-4, atol=1e-5
+    )
+
+
+def _normalize() -> Any:
+    from sentence_transformers.sentence_transformer import modules as models
+
+    return models.Normalize()
+
+
+def test_other_poolings_and_modules_are_refused(tmp_path: Path) -> None:
+    from sentence_transformers.sentence_transformer import modules as models
+
+    bert = bert_folder(tmp_path / "bert")
+    SentenceTransformer(modules=_modules(bert, "max")).save(str(tmp_path / "max"))
+    with pytest.raises(InputError, match="pooling by max is not supported"):
+        load(str(tmp_path / "max"), None, kind="similarity")
+    SentenceTransformer(modules=[*_modules(bert, "mean"), models.Dense(64, 8)]).save(str(tmp_path / "dense"))
+    with pytest.raises(InputError, match="a module Dense after the encoder is not supported"):
+        load(str(tmp_path / "dense"), None, kind="similarity")
+    assert load(str(tmp_path / "dense"), 2).has_head is False  # as an encoder alone it is one like others

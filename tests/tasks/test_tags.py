@@ -1,0 +1,137 @@
+"""Words with labels: files and columns that have them, spans, and how they are judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunetime.errors import InputError
+from prunetime.task import Tagged, Task, chunks
+from prunetime.tasks.data import examples, guess_columns, task_of
+from prunetime.tasks.metrics import default_metric, evaluate, metric
+from prunetime.tasks.sources import read_table
+from prunetime.tasks.table import Table
+
+CONLL = """-DOCSTART- -X- O O
+
+EU NNP I-NP B-ORG
+rejects VBZ I-VP O
+German JJ I-NP B-MISC
+call NN I-NP O
+
+Peter NNP I-NP B-PER
+Blackburn NNP I-NP I-PER
+"""
+
+
+def table(tokens: list[object], tags: list[object]) -> Table:
+    return Table.of_rows(
+        "made", ("tokens", "ner_tags"), [list(map(json.dumps, row)) for row in zip(tokens, tags, strict=True)]
+    )
+
+
+def tagged(labels: list[str], probability: float = 1.0) -> Tagged:
+    words = tuple((2 * i, 2 * i + 1) for i in range(len(labels)))
+    return Tagged(" ".join("w" * len(labels)), words, tuple(labels), (probability,) * len(labels))
+
+
+def objects(values: list[object]) -> np.ndarray:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def test_a_conll_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "train.conll").write_text(CONLL)
+    found = read_table(str(tmp_path / "train.conll"))
+    columns, guess = guess_columns(found)
+    assert (columns.text, columns.label) == (("tokens",), "tags")
+    assert "label = tags" in guess
+    task = task_of(found, columns, 24)
+    assert (task.kind, task.rows, task.outputs) == ("token-classification", "tokens", 5)
+    assert task.labels == ("O", "B-MISC", "B-ORG", "B-PER", "I-PER")
+    rows = examples(found, columns, task)
+    assert rows.texts == [("EU rejects German call",), ("Peter Blackburn",)]
+    assert rows.labels[1] == ("B-PER", "I-PER")
+    assert default_metric(task).name == "f1"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tags", "message"),
+    [
+        ([["a"], ["b", "c"]], [["O"], ["X"]], "row 2: 1 labels for 2 words"),
+        ([["a b"], ["c"]], [["O", "X"], ["O"]], "'a b' is no word"),
+        ([["a", ""], ["c"]], [["O", "X"], ["O"]], "'' is no word"),
+        ([[], ["c"]], [["O"], ["X"]], "row 1: no words"),
+        ([["a"], ["b"]], [["O"], {"x": 1}], "row 2: .* is no list"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tokens: list[object], tags: list[object], message: str) -> None:
+    found = table(tokens, tags)
+    columns, _ = guess_columns(found)
+    with pytest.raises(InputError, match=message):
+        examples(found, columns, task_of(found, columns, 24))
+
+
+def test_a_word_without_a_label_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.conll").write_text("EU B-ORG\nrejects\n")
+    with pytest.raises(InputError, match="line 2: 'rejects' has no label"):
+        read_table(str(tmp_path / "x.conll"))
+
+
+def test_labels_that_training_had_not_are_refused() -> None:
+    task = Task("token-classification", ("O", "X"), ("tokens",), 24)
+    found = table([["a"]], [["Y"]])
+    with pytest.raises(InputError, match="label 'Y' is not one of the task's: O, X"):
+        examples(found, guess_columns(found)[0], task)
+
+
+def test_spans_are_what_conlleval_says() -> None:
+    assert chunks(["O", "B-PER", "I-PER", "I-LOC", "O", "I-ORG", "B-ORG"]) == [
+        ("PER", 1, 2), ("LOC", 3, 3), ("ORG", 5, 5), ("ORG", 6, 6),
+    ]  # fmt: skip
+    assert chunks(["B-A", "O", "I-A"]) == [("A", 0, 0), ("A", 2, 2)]
+    assert chunks(["NOUN", "NOUN", "O"]) == [("NOUN", 0, 0), ("NOUN", 1, 1)]
+    spans = Tagged("red love seat", ((0, 3), (4, 8), (9, 13)), ("O", "B-N", "I-N"), (1.0, 0.9, 0.8)).spans
+    assert spans == [("N", "love seat", 4, 0.8)]
+
+
+@given(st.lists(st.tuples(st.sampled_from("AB"), st.integers(1, 3), st.integers(0, 2)), max_size=6))
+def test_spans_survive_being_written_as_labels(parts: list[tuple[str, int, int]]) -> None:
+    labels, expected = [], []
+    for name, length, gap in parts:
+        labels += ["O"] * gap
+        expected.append((name, len(labels), len(labels) + length - 1))
+        labels += [f"B-{name}", *[f"I-{name}"] * (length - 1)]
+    assert chunks(labels) == expected
+
+
+def test_f1_is_of_all_spans_and_accuracy_of_all_words() -> None:
+    gold = objects([("B-A", "I-A", "O"), ("O", "B-B"), ("O",)])
+    said = objects([tagged(["B-A", "I-A", "O"]), tagged(["B-B", "B-B"]), tagged(["O"])])
+    groups = np.arange(3)
+    # 2 right of 3 said and 2 there; 5 of 6 words
+    assert metric("f1").value(said, gold, groups) == pytest.approx(2 * 2 / (3 + 2))
+    assert metric("accuracy").value(said, gold, groups) == pytest.approx(5 / 6)
+    low, high = evaluate(metric("f1"), said, gold, groups).ci95
+    assert 0.0 <= low < 0.8 < high <= 1.0
+    with pytest.raises(InputError, match="metric auc does not fit a token-classification task; these do: accuracy, f1"):
+        metric("auc").check(Task("token-classification", ("O", "X"), ("tokens",), 24))
+
+
+def test_generated_titles_have_a_label_for_every_word() -> None:
+    found = read_table("synthetic:product-entities?rows=50&seed=3")
+    assert found.columns == read_table("synthetic:product-entities?rows=50&seed=3").columns
+    columns, _ = guess_columns(found)
+    task = task_of(found, columns, 24)
+    rows = examples(found, columns, task)
+    assert task.labels[0] == "O"
+    assert {"B-BRAND", "B-COLOR", "B-MATERIAL", "B-NAME", "I-NAME", "B-TARGET"} <= set(task.labels)
+    assert all(len(text.split()) == len(tags) for (text,), tags in zip(rows.texts, rows.labels, strict=True))
+    with pytest.raises(InputError, match="rows=0: give at least 1"):
+        read_table("synthetic:product-entities?rows=0")
