@@ -11,7 +11,9 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt 
 # A worker for every core (tests/conftest.py keeps it there), and a file's tests to one worker.
 PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-full test-system lint clean sanitized sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
+DIST ?= dist
+
+.PHONY: dist docs lock demo test test-full test-system lint clean sanitized sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
 
 demo: .venv/demo
 	$(BIN)/prunetime demo
@@ -50,6 +52,23 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# What a release is: source, a wheel for this Python that any Linux of its age takes, and what it brings along.
+dist: .venv/dev
+	rm -rf build/release && mkdir -p $(DIST)
+	$(BIN)/python -m build --outdir build/release/made .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir $(DIST) build/release/made/*.whl
+	cp build/release/made/*.tar.gz $(DIST)
+	$(BIN)/python -m venv build/release/core
+	build/release/core/bin/pip install --quiet $(DIST)/prunetime-*.whl
+	$(BIN)/cyclonedx-py environment build/release/core --output-file $(DIST)/sbom.json
+
+docs: .venv/dev
+	$(BIN)/zensical build --clean --strict
+
+# The versions that `make test` was last seen to pass with, on Python 3.11: pip install -c lock.txt '.[dev]'
+lock: .venv/dev
+	$(BIN)/pip freeze --exclude-editable > lock.txt
 
 clean:
 	rm -rf .venv build

@@ -1,24 +1,56 @@
 """Fit a BERT-family encoder into a measured CPU latency budget."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from prunetime.arch import ArchSpec, Dims, LayerSpec
 from prunetime.budget import Budget
+from prunetime.errors import PrunetimeError
 from prunetime.mask import Mask
 from prunetime.plan import Plan
 from prunetime.runtime.model import Model, load
+from prunetime.task import Answer, Span, Tagged
 
 if TYPE_CHECKING:
+    from prunetime.api import Pruned, pick, profile, prune
     from prunetime.client import AsyncClient, Client
 
 __version__ = "0.1.0"
-__all__ = ["ArchSpec", "AsyncClient", "Budget", "Client", "Dims", "LayerSpec", "Mask", "Model", "Plan", "load"]
+__all__ = [
+    "Answer",
+    "ArchSpec",
+    "AsyncClient",
+    "Budget",
+    "Client",
+    "Dims",
+    "LayerSpec",
+    "Mask",
+    "Model",
+    "Plan",
+    "Pruned",
+    "PrunetimeError",
+    "Span",
+    "Tagged",
+    "load",
+    "pick",
+    "profile",
+    "prune",
+]
+
+_ELSEWHERE = {
+    **dict.fromkeys(("Pruned", "pick", "profile", "prune"), ("api", "prune")),
+    **dict.fromkeys(("AsyncClient", "Client"), ("client", "client")),
+}
+"""Names that need more than running models does: their module, and the extra that installs what it needs."""
 
 
 def __getattr__(name: str) -> Any:
-    """The clients, which need what not everybody has."""
-    if name in ("AsyncClient", "Client"):
-        from prunetime import client
-
-        return getattr(client, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, extra = _ELSEWHERE[name]
+    try:
+        return getattr(import_module(f"prunetime.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"prunetime.{name} needs {error.name}: pip install 'prunetime[{extra}]'", name=error.name
+        ) from error

@@ -51,6 +51,11 @@ class Budget:
                 raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
     @classmethod
+    def ms(cls, milliseconds: float, **setting: Any) -> Budget:
+        """`Budget.ms(1.9, seq_len=48)`."""
+        return cls(us=milliseconds * _MICROSECONDS["ms"], **setting)
+
+    @classmethod
     def parse(cls, text: str, **setting: Any) -> Budget:
         """From `1.9ms`, `1900us`, `0.002s` or `40%` (of dense); raises InputError on anything else."""
         match = _AMOUNT.fullmatch(text)

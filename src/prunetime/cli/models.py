@@ -26,7 +26,7 @@ from prunetime.cli.options import (
 from prunetime.config import Rows
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Plan, Precision
-from prunetime.task import Answer, Kind, Tagged
+from prunetime.task import Answer, Tagged
 
 
 @main.command()
@@ -143,23 +143,13 @@ def inspect(artifact: Path, as_json: bool) -> None:
 def profile(model: str, out: Path, specs: int, precision: Precision, rows: Rows, as_json: bool, **options: Any) -> None:
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
     from prunetime.cli.progress import ConsoleReporter
-    from prunetime.models import families
-    from prunetime.pipeline.source import check_length, tokenizer_of
+    from prunetime.pipeline.source import profile_of
     from prunetime.runtime import profiling
-    from prunetime.runtime.tokenize import Tokenizer
 
     plan, grain, tokens = Plan.uniform(precision), options.pop("blocks"), options.pop("tokens")
-    budget = Budget(share=1.0, **options)
-    kinds: dict[Rows, Kind] = {"tokens": "question-answering", "embedding": "similarity"}
-    kind = kinds.get(rows, "classification")
-    pretrained = families.load(model, None if rows == "embedding" else 2, kind=kind)
-    check_length(budget.seq_len, pretrained)
-    tokenizer = Tokenizer(tokenizer_of(pretrained.folder), budget.seq_len)
-    reporter, config = ConsoleReporter(), pretrained.config
+    budget, reporter = Budget(share=1.0, **options), ConsoleReporter()
     with reporter.stage("Measure sub-layers") as progress:
-        recorded = profiling.record(
-            config, tokenizer, True, budget, plan=plan, blocks=grain, tokens=tokens, on_progress=progress
-        )
+        config, recorded = profile_of(model, budget, plan, rows, blocks=grain, tokens=tokens, on_progress=progress)
     artifacts.write_json(out, recorded.to_json())
     with reporter.stage(f"Predict and measure {specs} random specs") as progress:
         drawn = profiling.random_specs(config.dims, specs, blocks=grain, tokens=tokens)

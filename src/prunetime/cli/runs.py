@@ -241,12 +241,9 @@ def _prune(
     settings: Settings, out: Path, as_json: bool, profile: Path | None = None, workers: Workers | None = None
 ) -> None:
     from prunetime.cli.progress import ConsoleReporter
-    from prunetime.pipeline.auto import prune_all_ways
-    from prunetime.pipeline.prune import prune as prune_one
+    from prunetime.pipeline.auto import prune_by_method
     from prunetime.training.together import leading
-
-    prune_into = prune_all_ways if settings.method == "auto" else prune_one
 
     with leading() as first:
         if first:
-            emit_result(prune_into(settings, out, ConsoleReporter(), profile, workers=workers), as_json)
+            emit_result(prune_by_method(settings, out, ConsoleReporter(), profile, workers=workers), as_json)

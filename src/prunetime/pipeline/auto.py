@@ -41,6 +41,19 @@ SHARED = ("plan.json", "teacher", "importance.safetensors")
 """What both begin with; of a stage that is named like one of them without its ending."""
 
 
+def prune_by_method(
+    settings: Settings,
+    out: Path,
+    reporter: Reporter,
+    profile: Path | None = None,
+    *,
+    workers: Workers | None = None,
+) -> dict[str, Any]:
+    """`prune`, or `prune_all_ways` where the method is auto."""
+    into = prune_all_ways if settings.method == "auto" else prune
+    return into(settings, out, reporter, profile, workers=workers)
+
+
 def prune_all_ways(
     settings: Settings,
     out: Path,

@@ -12,14 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime import artifact
+from prunetime.arch import Grain
+from prunetime.budget import Budget
+from prunetime.config import EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models import families
 from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.settings import Settings
+from prunetime.plan import Plan
+from prunetime.runtime import profiling
 from prunetime.runtime.inputs import Inputs
+from prunetime.runtime.latency import LatencyProfile
 from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Tokenizer
-from prunetime.task import Task
+from prunetime.task import Kind, Task
 from prunetime.tasks.data import Columns, Examples, examples, guess_columns, task_of
 from prunetime.tasks.metrics import Metric, default_metric, metric
 from prunetime.tasks.roles import Roles, Slice, parse_slice, split_roles
@@ -114,6 +120,31 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
         # A question that fits no window is refused here: hours later would be too late.
         _ = source.train, source.valid, source.test
     return source
+
+
+def profile_of(
+    model: str,
+    budget: Budget,
+    plan: Plan,
+    rows: Rows = "pooled",
+    *,
+    blocks: Grain | None = None,
+    tokens: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[EncoderConfig, LatencyProfile]:
+    """The encoder of `model`, with a head of `rows`, and its latency profile on this machine; see `profiling.record`.
+
+    Raises InputError where the model cannot be read, or is too short for the budget's sequences.
+    """
+    kinds: dict[Rows, Kind] = {"tokens": "question-answering", "embedding": "similarity"}
+    pretrained = families.load(model, None if rows == "embedding" else 2, kind=kinds.get(rows, "classification"))
+    check_length(budget.seq_len, pretrained)
+    tokenizer = Tokenizer(tokenizer_of(pretrained.folder), budget.seq_len)
+    covered: Any = {"blocks": blocks, "tokens": tokens}
+    recorded = profiling.record(
+        pretrained.config, tokenizer, True, budget, plan=plan, on_progress=on_progress, **covered
+    )
+    return pretrained.config, recorded
 
 
 def check_length(tokens: int, pretrained: families.Pretrained) -> None:

@@ -1,0 +1,99 @@
+"""What `import prunetime` offers, and the scripts in docs/examples that use it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import Served, make_artifact
+from tiny import QUICK_PRUNETIME, bert_folder, write_tsv
+
+import prunetime
+from prunetime.errors import InputError
+from prunetime.pipeline.settings import Settings
+from prunetime.tasks.synthetic import ad_relevance
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+
+def test_names_are_sorted_documented_and_there() -> None:
+    assert prunetime.__all__ == sorted(prunetime.__all__)
+    for name in prunetime.__all__:
+        assert inspect.getdoc(getattr(prunetime, name)), name
+    assert set(prunetime.__all__) <= {*dir(prunetime), *prunetime._ELSEWHERE}
+    with pytest.raises(AttributeError, match="module 'prunetime' has no attribute 'prone'"):
+        prunetime.prone  # noqa: B018
+
+
+def test_options_are_those_of_the_settings() -> None:
+    from prunetime.api import Options
+
+    settings = typing.get_type_hints(Settings)
+    given = {*Options.__annotations__, "model", "data", "budget"}
+    assert given == set(settings)
+
+
+def test_a_budget_of_milliseconds() -> None:
+    assert prunetime.Budget.ms(1.9, seq_len=48) == prunetime.Budget.parse("1.9ms", seq_len=48)
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="effort is 'much'; it must be one of quick, standard, thorough"):
+        prunetime.prune("model", "data", prunetime.Budget.ms(1.0), tmp_path / "run", effort="much")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    bert_folder(folder / "bert")
+    write_tsv(ad_relevance(800, 0), folder / "ads.tsv")
+    return folder
+
+
+def test_the_example_of_pruning_runs(inputs: Path, tmp_path: Path) -> None:
+    patches = QUICK_PRUNETIME[2].partition("; from prunetime.cli import main")[0]
+    code = f"{patches}; import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, EXAMPLES / "prune.py", inputs / "bert", inputs / "ads.tsv", tmp_path / "run"]
+    for _ in range(4):
+        ran = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        if "run it again when it is quiet" not in ran.stderr:
+            break
+    assert ran.returncode == 0, ran.stderr
+    dense, pruned, scores = ran.stdout.splitlines()
+    us = [float(re.search(r": (\d+) us, auc", line)[1]) for line in (dense, pruned)]
+    assert us[1] < us[0]
+    np.testing.assert_allclose(
+        np.fromstring(scores.strip("[]"), sep=" "),
+        prunetime.load(tmp_path / "run" / "artifact").score(
+            [("red sofa", "velvet couch in red"), ("red sofa", "garden hose")]
+        ),
+        rtol=1e-5,
+    )
+
+
+def test_the_example_of_asking_a_server_runs(tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "pairs")
+    server = Served("--port", "0", str(artifact))
+    try:
+        command = [sys.executable, EXAMPLES / "serve_and_ask.py", f"http://127.0.0.1:{server.port}"]
+        ran = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    finally:
+        server.stop()
+    assert ran.returncode == 0, ran.stderr
+    expected = prunetime.load(artifact).rank("red sofa", ["velvet couch in red", "garden hose"])
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == [str(each.index) for each in expected]
+
+
+def test_a_profile_predicts_and_is_given_on(inputs: Path) -> None:
+    budget = prunetime.Budget(share=1.0, seq_len=24)
+    found = prunetime.profile(str(inputs / "bert"), budget)
+    whole = prunetime.ArchSpec.full(found.key.dims)
+    half = prunetime.ArchSpec.of(found.key.dims, [2, 2], [128, 128])
+    assert found.predict(half, budget) < found.predict(whole, budget)
+    assert type(found).from_json(found.to_json()) == found
