@@ -2,11 +2,11 @@
 
     python bench/engine.py [--models mini,minilm] [--cells 1x64,8x64] [--threads 1] [--against openvino]
 
-Writes bench/results/engine.json after every cell, and docs/engine.svg; last prints what was reached of each target.
-The same command goes on where it was stopped: what other machines measured is kept, and so are the cells of this
-machine with this build of the engine. `floor_us` of our rows is the least time that this core's peaks allow for their
-products, `vector_floor_us` that of the vector work beside it, `every_token_us` the least time for the operations of all
-tokens in all layers (see `prunetime bench --roofline`).
+Writes bench/results/engine.json after every cell, and docs/explanation/engine.svg; last prints what was reached of
+each target. The same command goes on where it was stopped: what other machines measured is kept, and so are the cells
+of this machine with this build of the engine. `floor_us` of our rows is the least time that this core's peaks allow
+for their products, `vector_floor_us` that of the vector work beside it, `every_token_us` the least time for the
+operations of all tokens in all layers (see `prunetime bench --roofline`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from prunetime.runtime.measure import pinned
 from prunetime.runtime.roofline import Peaks, measure_peaks, roofline
 
 RESULT = Path(__file__).parent / "results" / "engine.json"
-PLOT = Path(__file__).parent.parent / "docs" / "engine.svg"
+PLOT = Path(__file__).parent.parent / "docs" / "explanation" / "engine.svg"
 MODELS = ("mini", "minilm", "base")
 CELLS = ("1x32", "1x64", "1x128", "8x64", "32x64")
 VARIANTS = ("", "@blocks=0.2", "@blocks=0.2:32x16", "@heads=0.5,ffn=0.5")

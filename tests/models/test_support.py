@@ -1,5 +1,5 @@
 """What runs where: every family and task, pruned unevenly, in every format and precision. The table is
-`docs/families.md`; `python tests/models/test_support.py` writes it again."""
+`docs/reference/families.md`; `python tests/models/test_support.py` writes it again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from prunetime.task import Task
 
 logging.disable_progress_bar()
 
-TABLE = Path(__file__).parents[2] / "docs" / "families.md"
+TABLE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 
 TASKS = {
     "classification": Task("classification", ("bad", "good"), ("query", "title"), 24),

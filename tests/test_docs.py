@@ -1,0 +1,259 @@
+"""README and docs are true: every command runs as it stands there, every link leads somewhere, the command line's page
+is what the commands say. `python tests/test_docs.py` writes that page again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # as a script
+from tiny import QUICK_PRUNETIME, bert_folder, write_tsv
+
+from prunetime.cli import main
+from prunetime.tasks.synthetic import ad_relevance
+from prunetime.tasks.synthetic_questions import question_answering
+from prunetime.tasks.table import Table
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "reference")]
+COMMANDS = DOCS / "reference" / "cli.md"
+
+ELSEWHERE = {
+    r"^(make|git|cd|python3 -m venv|\.) ": "what CI does before anything else",
+    r"^pip install": "tests/test_packaging.py installs; an index is not always there",
+    r"^prunetime (demo|doctor)": "`make demo`; tests/cli",
+    r"prunetime (trust|pick) ": "tests/pipeline, in minutes",
+    r"^(docker|kubectl|systemctl|opentelemetry-instrument|OTEL_)": "tests/serve/test_deploy.py and test_tracing.py",
+    r"^torchrun": "tests/training runs it on two ranks",
+    r"--workers": "tests/search/test_cluster.py",
+    r"--method multilevel|--precision auto|--doc-stride": "tests/pipeline",
+    r"^prunetime (serve|experiment).*(--experiment|--outcomes)": "tests/serve/test_experiments.py and test_replay.py",
+    r"/experiments/": "tests/serve/test_experiments.py",
+    r"--against openvino": "tests/rivals: it takes long to compile",
+}
+"""Commands that other tests run, or that no test can."""
+
+SHARED = r"runs/(ads|ads50|auto|demo|demo30)"
+"""Runs that pages go on with: one is made and copied, for what a page says is of the shape of the command."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    text = (
+        re.sub(r"(?m)^  (?=\S|  )", "", page.read_text(encoding="utf-8"))
+        if page.name == "README.md"
+        else page.read_text(encoding="utf-8")
+    )
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """Of all shell blocks, with lines that go on joined and what is said beside them left out."""
+    found: list[str] = []
+    for block in blocks(page, "sh"):
+        joined = ""
+        for line in block.splitlines():
+            joined += line.rstrip("\\") + ("" if line.endswith("\\") else "\n")
+            if line.endswith("\\") or joined.count("'") % 2:
+                continue
+            command = re.sub(r"\s+# .*", "", joined.strip())
+            if command:
+                found.append(command)
+            joined = ""
+    return found
+
+
+def runnable(command: str) -> bool:
+    return not any(re.search(pattern, command) for pattern in ELSEWHERE)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the pages assume it: a model, data, a `prunetime` that takes less time, and finished runs."""
+    folder = tmp_path_factory.mktemp("workplace")
+    ads = ad_relevance(800, 0)
+    bert_folder(folder / "my-bert", positions=256, texts=ads.columns["query"] + ads.columns["title"])
+    write_tsv(ads, folder / "train.tsv")
+    write_tsv(ad_relevance(300, 1), folder / "dev.tsv")
+    shutil.copy(folder / "dev.tsv", folder / "test.tsv")
+    for name, seed in (("train", 0), ("dev", 1)):
+        write_squad(question_answering(120, seed), folder / f"{name}.json")
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "prunetime"
+    quick = QUICK_PRUNETIME[2].replace("; from prunetime.cli import main", "").split("; ")
+    lines = [
+        f"#!{sys.executable}",
+        *quick[:-1],
+        "from prunetime.pipeline.settings import EFFORTS",
+        "EFFORTS['standard'] = EFFORTS['quick']",
+        "from prunetime.cli import main",
+        "main()",
+    ]
+    program.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    program.chmod(0o755)
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(folder / "bin")  # as `make demo` leaves it
+    first = next(command for command in commands(ROOT / "README.md") if command.startswith("prunetime prune"))
+    ran = run_in(folder, first)
+    assert ran.returncode == 0, ran.stderr
+    for name in ("ads50", "auto", "demo", "demo30"):
+        shutil.copytree(folder / "runs" / "ads", folder / "runs" / name)
+    return folder
+
+
+def write_squad(table: Table, path: Path) -> None:
+    """As the file of SQuAD v1.1, every question with a context of its own."""
+    paragraphs = []
+    for context, question, answers in zip(
+        *(table.columns[name] for name in ("context", "question", "answers")), strict=True
+    ):
+        lists = json.loads(answers)
+        gold = [{"text": t, "answer_start": s} for t, s in zip(lists["text"], lists["answer_start"], strict=True)]
+        paragraphs.append(
+            {"context": context, "qas": [{"id": str(len(paragraphs)), "question": question, "answers": gold}]}
+        )
+    path.write_text(json.dumps({"data": [{"title": "", "paragraphs": paragraphs}]}), encoding="utf-8")
+
+
+def run_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    for _ in range(4):
+        ran = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment(folder), capture_output=True, text=True
+        )
+        if "run it again when it is quiet" not in ran.stderr:
+            break
+    return ran
+
+
+def environment(folder: Path) -> dict[str, str]:
+    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONWARNINGS": "default"}
+
+
+@contextmanager
+def serving(folder: Path, command: str) -> Iterator[None]:
+    """The server of a page, until its other commands are done."""
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {command}"], cwd=folder, env=environment(folder), stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            for _ in range(200):
+                time.sleep(0.1)
+                try:
+                    urllib.request.urlopen("http://localhost:8080/v2/health/ready", timeout=1).read()
+                    break
+                except OSError:
+                    assert server.poll() is None, command
+            yield
+        finally:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(20) == 0
+
+
+def check(folder: Path, command: str) -> None:
+    command = re.sub(r"^curl ", "curl --silent --show-error --fail-with-body ", command)
+    ran = run_in(folder, command)
+    assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_runs(page: Path, workplace: Path) -> None:
+    wanted = [command for command in commands(page) if runnable(command)]
+    own = [command for command in wanted if not command.startswith(("curl", "prunetime serve"))]
+    for command in own:
+        if command.startswith("prunetime prune") and re.search(rf"--out {SHARED}$", command):
+            continue  # what `workplace` made
+        check(workplace, command)
+    servers = [command for command in wanted if command.startswith("prunetime serve")]
+    asked = [command for command in wanted if command.startswith("curl")]
+    assert servers or not asked
+    for server in servers:
+        with serving(workplace, server):
+            for command in asked:
+                check(workplace, command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_python_block_runs(page: Path, workplace: Path) -> None:
+    found = blocks(page, "python")
+    asks_a_server = any("Client(" in block for block in found)
+    whole = [block for block in found if "..., " not in block and "Client(" not in block]
+    for block in whole:
+        ran = subprocess.run(
+            [sys.executable, "-c", block], cwd=workplace, env=environment(workplace), capture_output=True, text=True
+        )
+        assert ran.returncode == 0, (block, ran.stderr)
+    if asks_a_server:
+        with serving(workplace, "prunetime serve ads=runs/ads/artifact"):
+            for block in (each for each in found if "Client(" in each):
+                ran = subprocess.run([sys.executable, "-c", block], cwd=workplace, capture_output=True, text=True)
+                assert ran.returncode == 0, (block, ran.stderr)
+
+
+def test_commands_that_are_run_elsewhere_are_few_and_there() -> None:
+    every = [command for page in PAGES for command in commands(page)]
+    for pattern in ELSEWHERE:
+        assert any(re.search(pattern, command) for command in every), f"no page has {pattern}: take it out"
+    assert sum(map(runnable, every)) > len(every) / 3
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*PAGES, *ROOT.glob("*.md"), COMMANDS]:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    settings = (ROOT / "zensical.toml").read_text(encoding="utf-8").replace("build/site", str(tmp_path / "site"))
+    shutil.copytree(DOCS, tmp_path / "docs")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "zensical.toml").write_text(settings, encoding="utf-8")
+    zensical = Path(sys.executable).parent / "zensical"
+    ran = subprocess.run([zensical, "build", "--strict"], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    page = (tmp_path / "site" / "reference" / "python" / "index.html").read_text(encoding="utf-8")
+    assert "The pruned model, ready to score" in page
+    assert (tmp_path / "site" / "tutorial" / "index.html").exists()
+
+
+def command_reference() -> str:
+    lines = [
+        "# Command line",
+        "",
+        "What `--help` says. Every command takes `--json`: the last line is then one object.",
+        "",
+    ]
+    for name, command in sorted(all_commands(main)):
+        with click.Context(command, info_name=name, max_content_width=100, terminal_width=100) as context:
+            lines += [f"## {name}", "", "```text", command.get_help(context), "```", ""]
+    lines += ["Exit codes: 0, 2 bad input, 3 budget not met, 130 interrupted (the same command resumes).", ""]
+    return "\n".join(lines)
+
+
+def all_commands(group: click.Group, prefix: str = "prunetime") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from all_commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+def test_the_page_of_commands_is_what_they_say() -> None:
+    assert COMMANDS.read_text(encoding="utf-8") == command_reference(), "python tests/test_docs.py writes it again"
+
+
+if __name__ == "__main__":
+    COMMANDS.write_text(command_reference(), encoding="utf-8")
