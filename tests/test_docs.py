@@ -38,6 +38,7 @@ ELSEWHERE = {
     r"^prunetime (demo|doctor)": "`make demo`; tests/cli",
     r"prunetime (trust|pick) ": "tests/pipeline, in minutes",
     r"^(docker|kubectl|systemctl|opentelemetry-instrument|OTEL_)": "tests/serve/test_deploy.py and test_tracing.py",
+    r"^prunetime push": "tests/export/test_elsewhere.py, to a stand-in",
     r"^torchrun": "tests/training runs it on two ranks",
     r"--workers": "tests/search/test_cluster.py",
     r"--method multilevel|--precision auto|--doc-stride": "tests/pipeline",

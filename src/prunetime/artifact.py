@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_safetensors
 
 from prunetime.arch import ArchSpec
-from prunetime.blocks import check_blocks
+from prunetime.blocks import INDEX_ARRAYS, check_blocks
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import ArtifactError, InputError
 from prunetime.plan import Plan
@@ -46,8 +46,6 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 
-INDEX_ARRAYS = ("_rows", "block_index")
-"""How the names of the arrays end that hold int32 indices; all others hold float32."""
 
 PLAIN_FILE = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 """In an artifact, or in a folder of it (`1_Pooling/config.json`)."""

@@ -21,6 +21,9 @@ from prunetime.errors import InputError
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int32]
 
+INDEX_ARRAYS = ("_rows", "block_index")
+"""How the names of arrays end that hold indices, int32."""
+
 
 def to_blocks(weight: Floats, kept: NDArray[np.bool_], rows: int, columns: int) -> tuple[Floats, Indices]:
     """The blocks of `rows` x `columns` of `weight` [out, in] that `kept` [row blocks, column blocks] names.

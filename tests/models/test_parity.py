@@ -20,7 +20,8 @@ from prunetime.export.onnx import export_onnx
 from prunetime.models.compact import compact
 from prunetime.models.encoder import from_weights
 from prunetime.models.gates import from_mask
-from prunetime.models.hf import PrunetimeForSequenceClassification, config_json
+from prunetime.models.hf import config_json
+from prunetime.models.modeling import PrunetimeForSequenceClassification
 from prunetime.runtime.engine import Engine
 from prunetime.task import Task
 

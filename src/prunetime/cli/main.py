@@ -14,8 +14,11 @@ from prunetime.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, PrunetimeError
 
 JSON_ASKED = "prunetime.json"
 
-OF_SERVE = ("uvicorn", "uvloop", "httptools", "msgspec", "prometheus_client")
-"""Modules of the extra `serve`; all others are of `prune`."""
+EXTRAS = {
+    **dict.fromkeys(("uvicorn", "uvloop", "httptools", "msgspec", "prometheus_client"), "serve"),
+    **dict.fromkeys(("onnx", "openvino"), "export"),
+}
+"""What installs a module that is missing; what is not here, making models does."""
 
 
 class Group(click.Group):
@@ -34,7 +37,7 @@ class Group(click.Group):
         except KeyboardInterrupt:
             fail("interrupted; run the same command again to resume", EXIT_INTERRUPTED, as_json)
         except ModuleNotFoundError as error:
-            extra = "serve" if error.name in OF_SERVE else "prune"
+            extra = EXTRAS.get(str(error.name), "prune")
             fail(f"{error.name} is not installed: pip install 'prunetime[{extra}]'", EXIT_BAD_INPUT, as_json)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -235,16 +235,46 @@ def bench(
 
 @main.command()
 @artifact_argument
-@click.option("--to", "form", type=click.Choice(["onnx"]), required=True, help="Format.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
+@click.option("--to", "form", type=click.Choice(["onnx", "openvino", "transformers"]), required=True, help="Format.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="File (or, of transformers, folder) to write."
+)
 @json_option
 def export(artifact: Path, form: str, out: Path, as_json: bool) -> None:
-    """Write an artifact in another format."""
-    from prunetime.export.onnx import export_onnx
+    """Write an artifact in another format.
 
-    found = artifacts.read(artifact)
-    export_onnx(found.manifest.config, found.weights, out, spec=found.manifest.spec)
+    Of transformers: a folder that it loads where prunetime is not installed, with trust_remote_code=True. (With it, the
+    artifact itself is such a folder.)
+    """
+    if form == "transformers":
+        from prunetime.export.transformers import export_transformers
+
+        export_transformers(artifact, out)
+    else:
+        found = artifacts.read(artifact)
+        config, weights, spec = found.manifest.config, found.weights, found.manifest.spec
+        if form == "openvino":
+            from prunetime.export.openvino import export_openvino
+
+            export_openvino(config, weights, out, spec)
+        else:
+            from prunetime.export.onnx import export_onnx
+
+            export_onnx(config, weights, out, spec=spec)
     emit({"format": form, "file": str(out)}, as_json, str(out))
+
+
+@main.command()
+@artifact_argument
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="For a repository that is made.")
+@json_option
+def push(artifact: Path, repository: str, private: bool, as_json: bool) -> None:
+    """Put an artifact on the Hugging Face hub, for transformers to load with trust_remote_code=True."""
+    from prunetime.export.hub import push_to_hub
+
+    address = push_to_hub(artifact, repository, private=private)
+    emit({"repository": address}, as_json, address)
 
 
 def as_json_value(score: Any) -> Any:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,28 +17,15 @@ from prunetime.errors import InputError
 from prunetime.models import sentence
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
+from prunetime.models.heads import CLASSES, OWN_MODEL_TYPE, Head
 from prunetime.positions import BUCKETS
 from prunetime.task import Kind
-
-OWN_MODEL_TYPE = "prunetime"
-"""`model_type` in the config.json of the folders that prunetime writes."""
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 """What transformers calls layers that attend to all tokens, and to those near by."""
 
 DEFAULT_LAYER_NORM_EPS = 1e-12
 """Where config.json does not say (the first BERT releases do not)."""
-
-
-Head = Literal["pooled", "answers", "tags", "embedding"]
-"""What a head is for: sequences, where answers are, the words of a text; or none, the pooled row is what comes out."""
-
-CLASSES: Mapping[Head, str] = {
-    "pooled": "ForSequenceClassification",
-    "answers": "ForQuestionAnswering",
-    "tags": "ForTokenClassification",
-}
-"""How transformers' classes of models with these heads end."""
 
 
 def head_of(kind: Kind) -> Head:

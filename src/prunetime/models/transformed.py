@@ -16,8 +16,9 @@ from prunetime.config import FAMILIES, EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import Linears, linears_of
-from prunetime.models.families import CLASSES, NAMES, Head, family_config, our_names
-from prunetime.models.hf import OF_HEAD, PrunetimeConfig, PrunetimePreTrainedModel
+from prunetime.models.families import NAMES, family_config, our_names
+from prunetime.models.heads import CLASSES, Head
+from prunetime.models.modeling import OF_HEAD, PrunetimeConfig, PrunetimePreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from prunetime.errors import InputError
 from prunetime.mask import Mask, Scores
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import Output
-from prunetime.models.hf import PrunetimePreTrainedModel
+from prunetime.models.modeling import PrunetimePreTrainedModel
 from prunetime.models.transformed import AttentionScores, encoder_of, model_of, weights_from
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.regularise import WeightsKept

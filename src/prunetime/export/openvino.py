@@ -1,0 +1,35 @@
+"""Writing an encoder as OpenVINO's IR: an `.xml` and a `.bin` beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import openvino
+from numpy.typing import NDArray
+
+from prunetime.arch import ArchSpec
+from prunetime.config import EncoderConfig
+from prunetime.errors import InputError
+from prunetime.export.onnx import export_onnx
+
+
+def export_openvino(
+    config: EncoderConfig, weights: Mapping[str, NDArray[Any]], path: Path, spec: ArchSpec | None = None
+) -> None:
+    """Write the encoder to `path`, which ends in .xml, in float32: inputs and output are those of the ONNX file.
+
+    Raises InputError as `export_onnx` does, and for another ending.
+    """
+    if path.suffix != ".xml":
+        raise InputError(f"{path}: OpenVINO's files are called .xml (with a .bin beside it)")
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder) / "model.onnx"
+        export_onnx(config, weights, onnx, spec=spec)
+        model = openvino.convert_model(onnx)
+        try:
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"cannot write {path}: {error}") from error

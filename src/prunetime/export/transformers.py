@@ -1,0 +1,67 @@
+"""A folder that transformers loads with `trust_remote_code=True` where prunetime is not installed: an artifact, and the
+modules of ours that its classes need, as they are but for where they import each other from."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import prunetime
+from prunetime import artifact
+from prunetime.errors import InputError
+from prunetime.models import modeling
+from prunetime.models.families import head_of
+from prunetime.models.modeling import OF_HEAD, PrunetimeConfig
+
+AUTO = {
+    "pooled": "AutoModelForSequenceClassification",
+    "answers": "AutoModelForQuestionAnswering",
+    "tags": "AutoModelForTokenClassification",
+    "embedding": "AutoModel",
+}
+"""The class of transformers that loads a model with such a head."""
+
+_OURS = re.compile(r"^from prunetime\.([\w.]+) import", re.MULTILINE)
+_PACKAGE = Path(prunetime.__file__).parent
+
+
+def export_transformers(source: Path, folder: Path) -> Path:
+    """Writes `folder` from the artifact `source`; raises ArtifactError as `artifact.read` does, and InputError where
+    `folder` exists or cannot be written."""
+    found = artifact.read(source)
+    if folder.exists():
+        raise InputError(f"{folder} exists: choose another folder or remove it")
+    with artifact.replacing_folder(folder) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        path, head = temporary / "config.json", head_of(found.manifest.task.kind)
+        module = modeling.__name__.rpartition(".")[2]
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings["auto_map"] = {
+            "AutoConfig": f"{module}.{PrunetimeConfig.__name__}",
+            AUTO[head]: f"{module}.{OF_HEAD[head].__name__}",
+        }
+        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        if (card := temporary / "model_card.md").exists():
+            card.rename(temporary / "README.md")
+        (temporary / artifact.MANIFEST).unlink()  # it says what files there were
+        for name, code in modules_of(modeling.__name__).items():
+            (temporary / f"{name}.py").write_text(code, encoding="utf-8")
+    return folder
+
+
+def modules_of(module: str) -> dict[str, str]:
+    """The code of `module` and of all that it imports of ours, by the last part of their names, which they import each
+    other by."""
+    found: dict[str, str] = {}
+    left = [module.removeprefix("prunetime.")]
+    while left:
+        path = left.pop()
+        name = path.rpartition(".")[2]
+        if name in found:
+            continue
+        code = (_PACKAGE / f"{path.replace('.', '/')}.py").read_text(encoding="utf-8")
+        left += _OURS.findall(code)
+        found[name] = _OURS.sub(lambda match: f"from .{match[1].rpartition('.')[2]} import", code)
+    return found

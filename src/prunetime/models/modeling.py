@@ -1,0 +1,213 @@
+"""The classes of transformers that our models are. They need nothing but torch, transformers and a few modules of ours,
+which an exported folder takes along (`export.transformers`); `hf` registers them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedConfig, PreTrainedModel, initialization
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+from prunetime.arch import ArchSpec
+from prunetime.blocks import INDEX_ARRAYS
+from prunetime.config import EncoderConfig, Rows
+from prunetime.errors import InputError
+from prunetime.models.encoder import INITIAL_DEVIATION, Output, Parts, encode, parts
+from prunetime.models.heads import OWN_MODEL_TYPE, Head
+from prunetime.models.sparse import BlockLinear
+
+PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "relevance": "multi_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls our kinds of task. Relevance is one label with a logit of its own, scored by a sigmoid."""
+
+
+class PrunetimeConfig(PreTrainedConfig):
+    """`encoder` is an `EncoderConfig` and `spec` an `ArchSpec`, both as JSON; `dropout` is for training."""
+
+    model_type = OWN_MODEL_TYPE
+
+    encoder: dict[str, Any] | None = None
+    spec: list[dict[str, Any]] | None = None
+    dropout: float = 0.1
+
+    @property
+    def hidden_size(self) -> int | None:
+        """What transformers and sentence-transformers ask of every config."""
+        return EncoderConfig.from_json(self.encoder).dims.hidden if self.encoder else None
+
+    @classmethod
+    def of(cls, config: EncoderConfig, spec: ArchSpec, **settings: Any) -> PrunetimeConfig:
+        """`settings` are any other settings of transformers, such as `id2label` and `problem_type`."""
+        labels = {"id2label": {index: f"LABEL_{index}" for index in range(config.outputs)}} | settings
+        return cls(encoder=config.to_json(), spec=spec.to_json(), **labels)
+
+
+class PrunetimePreTrainedModel(PreTrainedModel):
+    """`SequenceClassifier` as transformers wants it. `rows` are those that each class is of."""
+
+    config_class = PrunetimeConfig
+    rows: ClassVar[Rows]
+    _supports_sdpa = True
+
+    def __init__(self, config: PrunetimeConfig) -> None:
+        super().__init__(config)
+        given = config.encoder or {}
+        outputs = given.get("outputs") if given.get("rows") == "embedding" else config.num_labels
+        encoder = EncoderConfig.from_json({**given, "outputs": outputs})
+        if encoder.rows != self.rows:
+            raise InputError(f"the model gives {encoder.rows} rows; {type(self).__name__} needs {self.rows} rows")
+        self.embeddings, self.layers, self.final_norm, self.head = parts(
+            encoder, ArchSpec.from_json(config.spec or []), config.dropout
+        )
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers has no type for it
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # type: ignore[no-untyped-call]  # transformers has no type for it
+        for name, buffer in module.named_buffers(recurse=False):
+            if name.endswith(INDEX_ARRAYS):
+                initialization.copy_(buffer, torch.arange(len(buffer), dtype=buffer.dtype))
+        if isinstance(module, BlockLinear):
+            initialization.copy_(module.blocks, module.fresh_blocks(INITIAL_DEVIATION))
+            initialization.zeros_(module.bias)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.word
+
+    def _run(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Output:
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        own = Parts(self.embeddings, self.layers, self.final_norm, self.head)
+        return encode(own, (input_ids, attention_mask, token_type_ids))
+
+    def _states(self, output: Output, wanted: bool | None) -> tuple[Tensor, ...] | None:
+        """The hidden states where they are `wanted`; None leaves it to the config."""
+        return output.hidden_states if (self.config.output_hidden_states if wanted is None else wanted) else None
+
+
+class PrunetimeForSequenceClassification(PrunetimePreTrainedModel):
+    """Of pooled rows; the loss follows `config.problem_type`."""
+
+    rows = "pooled"
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], `labels` [batch]."""
+        output = self._run(input_ids, attention_mask, token_type_ids)
+        return SequenceClassifierOutput(
+            loss=None if labels is None else self._loss(output.logits, labels),
+            logits=output.logits,
+            hidden_states=self._states(output, output_hidden_states),
+        )
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy for several outputs; for one, squared error or (`multi_label_classification`) BCE."""
+        if logits.shape[1] > 1:
+            return functional.cross_entropy(logits, labels.long())
+        one_output_loss = (
+            functional.binary_cross_entropy_with_logits
+            if self.config.problem_type == PROBLEM_TYPES["relevance"]
+            else functional.mse_loss
+        )
+        return one_output_loss(logits[:, 0], labels.reshape(-1).to(logits.dtype))
+
+
+class PrunetimeForQuestionAnswering(PrunetimePreTrainedModel):
+    """Of a row per token, with two outputs: that the answer starts and that it ends there. Padding is no choice."""
+
+    rows = "tokens"
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> QuestionAnsweringModelOutput:
+        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], the positions [batch]; one outside of
+        the tokens counts for nothing in the loss, as in transformers."""
+        output = self._run(input_ids, attention_mask, token_type_ids)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            tokens = input_ids.shape[1]
+            labels = torch.stack((start_positions, end_positions), dim=1).long().clamp(0, tokens)
+            loss = torch.stack(
+                [functional.cross_entropy(output.logits[..., i], labels[:, i], ignore_index=tokens) for i in (0, 1)]
+            ).mean()
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=output.logits[..., 0],
+            end_logits=output.logits[..., 1],
+            hidden_states=self._states(output, output_hidden_states),
+        )
+
+
+class PrunetimeForTokenClassification(PrunetimePreTrainedModel):
+    """Of a row per token, with an output for every label."""
+
+    rows = "tokens"
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> TokenClassifierOutput:
+        """`input_ids`, `attention_mask`, `token_type_ids` and `labels` (-100: none) are [batch, tokens]."""
+        output = self._run(input_ids, attention_mask, token_type_ids)
+        loss = None if labels is None else functional.cross_entropy(output.logits.transpose(1, 2), labels.long())
+        return TokenClassifierOutput(
+            loss=loss, logits=output.logits, hidden_states=self._states(output, output_hidden_states)
+        )
+
+
+class PrunetimeModel(PrunetimePreTrainedModel):
+    """Without a head: `pooler_output` is the embedding."""
+
+    rows = "embedding"
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> BaseModelOutputWithPooling:
+        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens]."""
+        output = self._run(input_ids, attention_mask, token_type_ids)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.hidden_states[-1],
+            pooler_output=output.logits,
+            hidden_states=self._states(output, output_hidden_states),
+        )
+
+
+OF_HEAD: dict[Head, type[PrunetimePreTrainedModel]] = {
+    "pooled": PrunetimeForSequenceClassification,
+    "answers": PrunetimeForQuestionAnswering,
+    "tags": PrunetimeForTokenClassification,
+    "embedding": PrunetimeModel,
+}

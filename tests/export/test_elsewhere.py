@@ -1,0 +1,215 @@
+"""Models taken elsewhere: transformers without prunetime, OpenVINO, and the hub (a stand-in)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import openvino
+import pytest
+from cases import family_fields, random_config, random_ragged, random_weights
+from hub import SHA, Hub, serving
+from served import TASKS, made_tokenizer
+
+from prunetime import artifact, load
+from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
+from prunetime.config import FAMILIES
+from prunetime.errors import InputError
+from prunetime.export.openvino import export_openvino
+from prunetime.export.transformers import AUTO, export_transformers
+from prunetime.models.families import head_of
+from prunetime.models.hf import config_json, tokenizer_config_json
+from prunetime.models.sentence import sentence_files
+from prunetime.plan import Plan
+from prunetime.runtime.tokenize import Tokenizer
+
+TEXT, PAIR = "red sofa with steel legs", "a velvet couch in red"
+
+
+def uneven(folder: Path, name: str, family: str = "bert") -> Path:
+    """An artifact whose layers have lost heads, FFN, both, or blocks."""
+    task, tokenizer = TASKS[name], made_tokenizer()
+    rng = np.random.default_rng(0)
+    sizes = {"layers": 5, "heads": 3, "head_dim": 32, "ffn": 160, "positions": 40, "outputs": task.outputs}
+    config = random_config(rng, **family_fields(family), **sizes, rows=task.rows)
+    config = replace(config, dims=replace(config.dims, vocabulary=tokenizer.get_vocab_size()))
+    dims = config.dims
+    spec = ArchSpec(
+        (
+            LayerSpec.full(dims),
+            LayerSpec(0, dims.hidden, dims.ffn, dims.hidden),
+            LayerSpec(dims.heads, dims.hidden, 0, dims.hidden),
+            LayerSpec(0, dims.hidden, 0, dims.hidden),
+            LayerSpec(2, 64, 128, 32, (KeptBlocks("ffn_input", 32, 32, 5),)),
+        )
+    )
+    content = tokenizer.to_str().encode()
+    files = {
+        artifact.TOKENIZER: content,
+        "config.json": config_json(config, spec, task),
+        "tokenizer_config.json": tokenizer_config_json(config, Tokenizer(content, task.max_length), 0),
+        "model_card.md": b"# A model\n",
+        **(sentence_files(config, task.max_length) if task.kind == "similarity" else {}),
+    }
+    return artifact.write(
+        folder, artifact.Manifest(config, spec, Plan(), task, {}), random_weights(config, spec, rng), files
+    )
+
+
+REMOTE = """
+import json, sys
+sys.modules["prunetime"] = None  # as where it is not installed
+import torch, transformers
+from transformers import AutoTokenizer
+folder, auto, *texts = sys.argv[1:]
+model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True).eval()
+inputs = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)(*texts, return_tensors="pt")
+with torch.no_grad():
+    found = model(**inputs)
+logits = found.pooler_output if auto == "AutoModel" else found.logits if "logits" in found else torch.stack(
+    (found.start_logits, found.end_logits), dim=-1)
+print(json.dumps(logits[0].tolist()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("pairs", "bert"), ("answers", "distilbert"), ("words", "modernbert"), ("twins", "mpnet"), ("pairs", "electra")],
+)
+def test_transformers_loads_it_where_prunetime_is_not(name: str, family: str, tmp_path: Path) -> None:
+    source = uneven(tmp_path / "artifact", name, family)
+    folder = export_transformers(source, tmp_path / "remote")
+    assert (folder / "README.md").read_text() == "# A model\n"
+    texts = [TEXT] if name in ("words", "twins") else [TEXT, PAIR]
+    command = [sys.executable, "-c", REMOTE, folder, AUTO[head_of(TASKS[name].kind)], *texts]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    model = load(source)
+    tokens = model.tokenizer.encode([tuple(texts)])
+    expected = model.engine.logits(tokens)
+    found = np.array(json.loads(ran.stdout.splitlines()[-1])).reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
+    source = uneven(tmp_path / "artifact", "pairs")
+    with pytest.raises(InputError, match="exists: choose another folder"):
+        export_transformers(source, tmp_path / "artifact")
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_openvino_gives_the_same_logits(family: str, tmp_path: Path) -> None:
+    found = load(uneven(tmp_path / "artifact", "pairs", family))
+    config, spec = found.manifest.config, found.manifest.spec
+    weights = artifact.read(tmp_path / "artifact").weights
+    export_openvino(config, weights, tmp_path / "model.xml", spec)
+    assert (tmp_path / "model.bin").stat().st_size > 1000
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(tmp_path / "model.xml", "CPU", hints)
+    tokens = random_ragged(config, np.random.default_rng(1), [24, 3, 11])
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    given = dict(zip(names, (array.astype(np.int64) for array in tokens.padded(0)), strict=True))
+    known = {name for each in compiled.inputs for name in each.get_names()}
+    logits = compiled({name: array for name, array in given.items() if name in known})[0]
+    np.testing.assert_allclose(logits, found.engine.logits(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_openvino_wants_its_ending(tmp_path: Path) -> None:
+    found = artifact.read(uneven(tmp_path / "artifact", "pairs"))
+    with pytest.raises(InputError, match=r"OpenVINO's files are called \.xml"):
+        export_openvino(found.manifest.config, found.weights, tmp_path / "model.onnx")
+
+
+class Uploads(Hub):
+    """A hub that keeps what is committed."""
+
+    kept: ClassVar[dict[str, bytes]] = {}
+    made: ClassVar[list[dict[str, Any]]] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.headers['Host']}"
+
+    def respond(self, path: str) -> bool:
+        if path == "/api/models/me/pruned/revision/main" or path == "/api/models/me/pruned":
+            return self.reply({"id": "me/pruned", "sha": SHA, "siblings": []})
+        return False
+
+    def do_POST(self) -> None:  # noqa: N802 (http.server's name)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = self.path.partition("?")[0]
+        if path == "/api/repos/create":
+            self.made.append(json.loads(body))
+            self.reply({"url": f"{self.address}/me/pruned", "name": "me/pruned"})
+        elif path.endswith("/preupload/main"):
+            files = [
+                {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for each in json.loads(body)["files"]
+            ]
+            self.reply({"files": files})
+        elif path.endswith("/commit/main"):
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.kept[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            self.reply({"commitUrl": f"{self.address}/me/pruned/commit/{SHA}", "commitOid": SHA, "hookOutput": ""})
+        elif path == "/api/validate-yaml":
+            self.reply({"errors": [], "warnings": []})
+        else:
+            self.send(404, b"{}", {})
+
+    def reply(self, content: Any) -> bool:
+        body = json.dumps(content).encode()
+        return self.send(200, body, {"Content-Type": "application/json"})
+
+
+def push(environment: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "prunetime", "push", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_the_hub_gets_what_transformers_loads(tmp_path: Path) -> None:
+    source = uneven(tmp_path / "artifact", "pairs")
+    with serving(Uploads, tmp_path / "home") as environment:
+        ran = push({**environment, "HF_TOKEN": "hf_secret"}, source, "me/pruned", "--private", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.splitlines()[-1])["repository"].endswith("me/pruned")
+    assert Uploads.made[0]["name"] == "pruned"
+    assert "private" in json.dumps(Uploads.made[0])
+    assert {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "modeling.py",
+        "encoder.py",
+    } <= Uploads.kept.keys()
+    assert Uploads.kept["model.safetensors"] == (source / "model.safetensors").read_bytes()
+    assert json.loads(Uploads.kept["config.json"])["auto_map"]["AutoConfig"] == "modeling.PrunetimeConfig"
+
+
+def test_a_hub_that_refuses_is_named(tmp_path: Path) -> None:
+    class Refuses(Hub):
+        def respond(self, _: str) -> bool:
+            return False
+
+        def do_POST(self) -> None:  # noqa: N802 (http.server's name)
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send(401, b"", {"X-Error-Message": "Invalid username or password."})
+
+    source = uneven(tmp_path / "artifact", "pairs")
+    with serving(Refuses, tmp_path / "home") as environment:
+        ran = push({**environment, "HF_TOKEN": "hf_wrong"}, source, "me/pruned")
+        assert ran.returncode == 2
+        assert f"me/pruned: the hub at {environment['HF_ENDPOINT']} refuses it" in ran.stderr
+        ran = push({**environment, "HF_TOKEN": "hf_wrong"}, source, "not a name")
+    assert ran.returncode == 2
+    assert "not a name" in ran.stderr
