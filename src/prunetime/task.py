@@ -90,7 +90,8 @@ class Task:
     - `regression`: one logit for any float; the score is the logit.
     - `question-answering`: of every token two logits, that the answer starts and that it ends there. The texts are a
       question and a context, which holds the answer; a long context is read in windows of `max_length` tokens, of which
-      neighbours share `doc_stride`. The score is an `Answer`.
+      neighbours share `doc_stride`. The score is an `Answer`, which may be empty where some questions are
+      `unanswerable`.
     - `token-classification`: of every word one of `labels`, from the logits of its first token. Words are what white
       space parts. The score is a `Tagged`.
     - `similarity`: of every text an embedding; the score of a pair is the cosine of theirs.
@@ -103,6 +104,7 @@ class Task:
     text: tuple[str, ...]
     max_length: int
     doc_stride: int | None = None
+    unanswerable: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -172,6 +174,8 @@ class Task:
 
     def _check_windows(self) -> None:
         if self.kind != "question-answering":
+            if self.unanswerable:
+                raise InputError(f"{self.kind} has no questions: unanswerable is of question-answering")
             if self.doc_stride is not None:
                 raise InputError(f"doc_stride is {self.doc_stride}, but {self.kind} reads no windows: leave it out")
             return

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from prunetime.errors import InputError
 from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Tokenizer
-from prunetime.runtime.windows import LONGEST_ANSWER, Windows, best_span
+from prunetime.runtime.windows import LONGEST_ANSWER, Windows, best_spans
 from prunetime.task import Answer, Task
 from prunetime.tasks.synthetic_questions import question_answering
 
@@ -24,6 +24,11 @@ FAST = PreTrainedTokenizerFast(tokenizer_object=TOKENIZER, **{f"{name[1:-1].lowe
 CONTENT = TOKENIZER.to_str().encode()
 
 texts = st.text(st.sampled_from("abcdeé Üß中\U0001f600,.-'  \n0123"), min_size=1, max_size=200)
+
+
+def best_of(logits):
+    (found,) = best_spans(logits, 1)
+    return found
 
 
 def task(max_length: int, doc_stride: int) -> Task:
@@ -145,7 +150,7 @@ def overlapping(spans: list[tuple[int, int]]) -> bool:
 @given(st.integers(0, 10_000), st.integers(1, 70))
 def test_the_best_span_is_that_of_all(seed, tokens):
     logits = np.random.default_rng(seed).normal(size=(tokens, 2)).round(1)
-    start, end = best_span(logits)
+    start, end = best_of(logits)
     sums = {
         (i, j): logits[i, 0] + logits[j, 1] for i in range(tokens) for j in range(i, min(tokens, i + LONGEST_ANSWER))
     }
@@ -168,7 +173,7 @@ def test_the_answer_is_of_the_window_where_the_logits_are_largest_and_of_its_con
         for row in np.flatnonzero(found.owner == number):
             part = slice(*found.tokens.offsets[row : row + 2])
             context = logits[part][of_question[part]]
-            start, end = best_span(context.astype(np.float64))
+            start, end = best_of(context.astype(np.float64))
             best = max(best, float(context[start, 0] + context[end, 1]))
         (at,) = np.nonzero(of_question & (found.characters[:, 0] == answer.start))
         (to,) = np.nonzero(of_question & (found.characters[:, 1] == answer.start + len(answer.text)))
@@ -235,3 +240,45 @@ def test_a_stride_that_does_not_fit_is_refused():
     assert Task.from_json(task(48, 8).to_json()) == task(48, 8)
     assert replace(task(48, 8), doc_stride=0).doc_stride == 0
     assert (task(48, 8).outputs, task(48, 8).rows) == (2, "tokens")
+
+
+def test_the_best_answers_are_those_of_all_spans():
+    """Beside a search through every span of every window."""
+    rng = np.random.default_rng(0)
+    texts = [("who sat", " ".join(f"word{i}" for i in range(60))), ("where", "on a red sofa in the hall")]
+    inputs = windows_of(texts, 24, 6)
+    logits = rng.normal(size=(inputs.tokens.ids.size, 2)).astype(np.float32)
+    found = inputs.best(logits, 5)
+    for example, (_, context) in enumerate(texts):
+        every = {}
+        for row in np.flatnonzero(inputs.owner == example):
+            at = slice(*inputs.tokens.offsets[row : row + 2])
+            characters, of_window = inputs.characters[at], logits[at].astype(np.float64)
+            (tokens,) = np.nonzero(characters[:, 0] >= 0)
+            for start in tokens:
+                for end in tokens[(tokens >= start) & (tokens < start + LONGEST_ANSWER)]:
+                    span = int(characters[start, 0]), int(characters[end, 1])
+                    total = of_window[start, 0] + of_window[end, 1]
+                    every[span] = max(total, every.get(span, -np.inf))
+        best = sorted(every, key=every.get, reverse=True)[:5]
+        assert [(each.start, each.start + len(each.text)) for each in found[example]] == best
+        assert all(each.text == context[each.start : each.start + len(each.text)] for each in found[example])
+    assert [answers[0] for answers in found] == inputs.scores(logits).tolist()
+
+
+def test_no_answer_wins_where_every_window_says_so():
+    inputs = windows_of([("who sat", " ".join(f"word{i}" for i in range(60)))], 24, 6)
+    inputs = replace(inputs, task=replace(inputs.task, unanswerable=True))
+    logits = np.zeros((inputs.tokens.ids.size, 2), np.float32)
+    logits[inputs.tokens.offsets[:-1]] = 3.0
+    assert inputs.scores(logits)[0][:2] == ("", 0)
+    assert [each.text != "" for each in inputs.best(logits, 3)[0]] == [False, True, True]
+    logits[inputs.tokens.offsets[1]] = -1.0  # one window that holds an answer
+    assert inputs.scores(logits)[0].text != ""
+    assert inputs.targets(objects_of(()))[0].tolist() == [0, 0]
+
+
+def objects_of(*values):
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found

@@ -4,6 +4,7 @@ import json
 import re
 import string
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +199,6 @@ def edited(**changes: object) -> dict:
         (edited(qas=3), "paragraph 1: no list 'qas'"),
         (edited(question=None), "paragraph 1, question 1: no text 'question'"),
         (edited(answers=[{"text": "x", "answer_start": 1.5}]), "question 1: no whole number 'answer_start'"),
-        (edited(answers=[]), "row 1: no answer; .* remove questions without an answer"),
         (edited(answers=[{"text": " ", "answer_start": 3}]), r"row 1: the answer ' ' is empty"),
         (
             edited(answers=[{"text": "Broncos", "answer_start": 3}]),
@@ -262,3 +262,21 @@ def test_generated_questions():
     assert 300 < np.mean([len(context) for _, context in found.texts]) < 1500
     with pytest.raises(InputError, match="rows=0: give at least 1"):
         question_answering(0, 0)
+
+
+def test_questions_without_an_answer(tmp_path):
+    """SQuAD v2: they are known from training data on, and an empty answer is then the right one."""
+    (tmp_path / "dev.json").write_text(json.dumps(edited(answers=[])))
+    table = read_table(str(tmp_path / "dev.json"))
+    columns, _ = guess_columns(table)
+    task = task_of(table, columns, 48)
+    assert task.unanswerable
+    labels = examples(table, columns, task).labels
+    assert labels[0] == ()
+    assert (exact_match(Answer("", 0), ()), f1(Answer("", 0), ())) == (1.0, 1.0)
+    assert (exact_match(Answer("x", 0), ()), f1(Answer("x", 0), ())) == (0.0, 0.0)
+    assert f1(Answer("", 0), (Answer("x", 0),)) == 0.0
+    with pytest.raises(InputError, match="row 1: no answer; there was none without one in the training data"):
+        examples(table, columns, replace(task, unanswerable=False))
+    with pytest.raises(InputError, match="unanswerable is of question-answering"):
+        Task("regression", (), ("text",), 48, unanswerable=True)

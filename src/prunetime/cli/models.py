@@ -33,8 +33,9 @@ from prunetime.task import Answer, Tagged
 @artifact_argument
 @click.option("--text", help="The text (of a pair: the first). Without it, lines of standard input are scored.")
 @click.option("--pair", help="The second text of a pair.")
+@click.option("--n-best", type=click.IntRange(1), help="So many answers to each question, the best first.")
 @json_option
-def score(artifact: Path, text: str | None, pair: str | None, as_json: bool) -> None:
+def score(artifact: Path, text: str | None, pair: str | None, n_best: int | None, as_json: bool) -> None:
     """Score a text or a pair, or every line of standard input (a pair's two texts separated by a tab).
 
     Where the model answers questions, a pair is a question and its context. One that labels words gives spans.
@@ -48,7 +49,10 @@ def score(artifact: Path, text: str | None, pair: str | None, as_json: bool) -> 
         rows = [tuple(line.rstrip("\r\n").split("\t")) for line in _utf8_lines()]
         if not rows:
             raise InputError("nothing on standard input: give --text, or one text (or pair) per line")
-    scores = [as_json_value(each) for each in model.score(rows).tolist()]
+    if n_best is None:
+        scores = [as_json_value(each) for each in model.score(rows).tolist()]
+    else:
+        scores = [[as_json_value(each) for each in answers] for answers in model.answers(rows, n_best)]
     emit({"scores": scores}, as_json, "\n".join(json.dumps(value, ensure_ascii=False) for value in scores))
 
 

@@ -18,6 +18,8 @@ from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Texts, Tokenizer
 from prunetime.runtime.twins import unit
+from prunetime.runtime.windows import Windows
+from prunetime.task import Answer
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,18 @@ class Model:
         """
         inputs = self.read(texts)
         return inputs.scores(self.engine.logits(inputs.tokens))
+
+    def answers(self, questions: Sequence[Texts], count: int) -> list[list[Answer]]:
+        """Up to `count` answers to each (question, context), the best first; the first are what `score` gives.
+
+        Raises InputError as `score` does, and where the model answers no questions.
+        """
+        if count < 1:
+            raise InputError(f"{count} answers: ask for at least 1")
+        inputs = self.read(questions)
+        if not isinstance(inputs, Windows):
+            raise InputError(f"a model of {self.manifest.task.kind} answers no questions")
+        return inputs.best(self.engine.logits(inputs.tokens), count)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings of texts, [texts, hidden], of length 1: their products are what pairs score.

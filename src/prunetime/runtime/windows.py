@@ -30,6 +30,9 @@ NOT_CONTEXT = (-1, -1)
 class Windows(Inputs):
     """Rows of `tokens`, each a question with a part of its context.
 
+    Where the task has questions without an answer, the first token of a window stands for that: (0, 0) is what training
+    has windows say that lack it.
+
     - `owner`: the example of each window, [windows], ascending
     - `characters`: of the context that each token stands for, (first, one past the last), [tokens, 2]; `NOT_CONTEXT`
       for other tokens
@@ -55,27 +58,42 @@ class Windows(Inputs):
         """
         found = np.zeros((len(self.tokens), 2), np.int64)
         for row, (context_at, owner) in enumerate(zip(self._context_tokens(), self.owner, strict=True)):
-            answer: Answer = labels[owner][0]
-            found[row] = _positions(self._of_window(self.characters, row), context_at, answer)
+            gold: tuple[Answer, ...] = labels[owner]
+            if gold:
+                found[row] = _positions(self._of_window(self.characters, row), context_at, gold[0])
         return found
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """The best `Answer` to every question, an object each [examples]; `logits` [tokens, 2] are of starts and ends.
+        """The best `Answer` to every question, an object each [examples]; see `best`."""
+        return np.fromiter((answers[0] for answers in self.best(logits, 1)), object, len(self.contexts))
 
-        The best is the span of context, of at most `LONGEST_ANSWER` tokens, whose two logits have the largest sum, of
-        all the question's windows; its score is the product of their softmaxes over the window.
+    def best(self, logits: NDArray[np.float32], count: int) -> list[list[Answer]]:
+        """Up to `count` answers to every question, the best first; `logits` [tokens, 2] are of starts and ends.
+
+        They are the spans of context, of at most `LONGEST_ANSWER` tokens, whose two logits have the largest sum, of all
+        the question's windows; its score is the product of their softmaxes over the window. Where the task has
+        questions without an answer, the empty one is among them: with the least sum of a first token of all windows, as
+        in `run_qa` of transformers.
         """
-        best: list[tuple[float, Answer]] = [(-np.inf, Answer("", 0, 0.0))] * len(self.contexts)
+        found: list[list[tuple[float, Answer]]] = [[] for _ in self.contexts]
+        none: list[tuple[float, Answer]] = [(np.inf, Answer("", 0, 1.0))] * len(self.contexts)
         for row, (context_at, owner) in enumerate(zip(self._context_tokens(), self.owner, strict=True)):
             of_window = self._of_window(logits, row).astype(np.float64)
-            start, end = best_span(of_window[context_at])
-            total = float(of_window[context_at][start, 0] + of_window[context_at][end, 1])
-            if total > best[owner][0]:
-                characters = self._of_window(self.characters, row)[context_at]
+            total = np.logaddexp.reduce(of_window, axis=0).sum()
+            of_context = of_window[context_at]
+            characters = self._of_window(self.characters, row)[context_at]
+            for start, end in best_spans(of_context, count):
+                logit = float(of_context[start, 0] + of_context[end, 1])
                 first, stop = int(characters[start, 0]), int(characters[end, 1])
-                score = float(np.exp(total - np.logaddexp.reduce(of_window, axis=0).sum()))
-                best[owner] = total, Answer(self.contexts[owner][first:stop], first, score)
-        return np.fromiter((answer for _, answer in best), object, len(best))
+                answer = Answer(self.contexts[owner][first:stop], first, float(np.exp(logit - total)))
+                found[owner].append((logit, answer))
+            empty = float(of_window[0].sum())
+            if empty < none[owner][0]:
+                none[owner] = empty, Answer("", 0, float(np.exp(empty - total)))
+        if self.task.unanswerable:
+            for answers, nothing in zip(found, none, strict=True):
+                answers.append(nothing)
+        return [_distinct(answers)[:count] for answers in found]
 
     def _of_window(self, values: NDArray[Any], row: int) -> NDArray[Any]:
         """Those of `values` [tokens, ..] that are of the window `row`."""
@@ -104,13 +122,21 @@ def windows(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts]) -> Windows
     return Windows(task, tokens, owner, characters, [context for _, context in texts])
 
 
-def best_span(logits: NDArray[np.float64]) -> tuple[int, int]:
-    """The first and the last token of the span of at most `LONGEST_ANSWER` whose `logits` [tokens, 2], of starting at
-    its first and of ending at its last, have the largest sum; the earlier one where several have."""
+def best_spans(logits: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
+    """The first and the last token of up to `count` spans of at most `LONGEST_ANSWER` whose `logits` [tokens, 2], of
+    starting at its first and of ending at its last, have the largest sums; of equal ones the earlier first."""
     ends = np.concatenate((logits[:, 1], np.full(LONGEST_ANSWER - 1, -np.inf)))
-    sums = logits[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, LONGEST_ANSWER)
-    start, further = divmod(int(sums.argmax()), LONGEST_ANSWER)
-    return start, start + further
+    sums = (logits[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, LONGEST_ANSWER)).ravel()
+    chosen = [int(sums.argmax())] if count == 1 else np.argsort(-sums, kind="stable")[:count].tolist()
+    spans = (divmod(each, LONGEST_ANSWER) for each in chosen if sums[each] > -np.inf)
+    return [(start, start + further) for start, further in spans]
+
+
+def _distinct(answers: list[tuple[float, Answer]]) -> list[Answer]:
+    """The best first; what windows share is found in both, and counts once."""
+    ordered = sorted(answers, key=lambda each: -each[0])
+    first = {(answer.text, answer.start): answer for _, answer in reversed(ordered)}
+    return sorted(first.values(), key=[answer for _, answer in ordered].index)
 
 
 @dataclass(frozen=True)

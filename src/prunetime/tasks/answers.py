@@ -22,7 +22,7 @@ from prunetime.tasks.table import Table
 COLUMNS = ("id", "title", "context", "question", "answers")
 """As the `datasets` library has them: `answers` is an object of two lists, `text` and `answer_start`."""
 
-UNANSWERABLE = "prunetime answers from the context, as in SQuAD v1.1: remove questions without an answer"
+UNANSWERABLE = "there was none without one in the training data, so that the model always gives one: remove it"
 
 
 def parse_squad(text: str, name: str) -> Table:
@@ -78,17 +78,33 @@ def is_squad(table: Table) -> bool:
     return set(COLUMNS[2:]) <= table.columns.keys() and table.columns["answers"][0].lstrip().startswith("{")
 
 
-def gold_answers(where: str, values: Sequence[str], contexts: Sequence[str]) -> NDArray[Any]:
-    """The answers to each question, tuples of `Answer`, [questions] of objects, from `answers` as in `COLUMNS`.
+def gold_answers(
+    where: str, values: Sequence[str], contexts: Sequence[str], unanswerable: bool = False
+) -> NDArray[Any]:
+    """The answers to each question, tuples of `Answer`, [questions] of objects, from `answers` as in `COLUMNS`. Those
+    of a question without any are empty.
 
-    Raises InputError, naming rows, for what is no such object, no answer, an empty one, and one that is not in its
-    context where it says.
+    Raises InputError, naming rows, for what is no such object, an empty answer, one that is not in its context where it
+    says, and, if none is `unanswerable`, for a question without one.
     """
-    found = [_gold(f"{where}, row {row + 1}", *pair) for row, pair in enumerate(zip(values, contexts, strict=True))]
+    pairs = enumerate(zip(values, contexts, strict=True))
+    found = [_gold(f"{where}, row {row + 1}", *pair, unanswerable) for row, pair in pairs]
     return np.fromiter(found, object, len(found))
 
 
-def _gold(where: str, value: str, context: str) -> tuple[Answer, ...]:
+def lacks_answers(values: Sequence[str]) -> bool:
+    """Whether some question has none (SQuAD v2); what is no object of answers is not looked at."""
+
+    def has_none(value: str) -> bool:
+        try:
+            return bool(json.loads(value)["text"] == [])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
+
+    return any(has_none(value) for value in values)
+
+
+def _gold(where: str, value: str, context: str, unanswerable: bool) -> tuple[Answer, ...]:
     try:
         lists = json.loads(value)
         pairs = list(zip(lists["text"], lists["answer_start"], strict=True))
@@ -96,7 +112,7 @@ def _gold(where: str, value: str, context: str) -> tuple[Answer, ...]:
         raise InputError(
             f"{where}: {value[:60]!r} is no object of two lists of one length, text and answer_start"
         ) from error
-    if not pairs:
+    if not pairs and not unanswerable:
         raise InputError(f"{where}: no answer; {UNANSWERABLE}")
     for text, start in pairs:
         if not isinstance(text, str) or not text.strip():
@@ -122,13 +138,18 @@ _PUNCTUATION = frozenset(string.punctuation)
 
 
 def exact_match(answer: Answer, gold: Sequence[Answer]) -> float:
-    """1 where the answer is one of `gold` but for normalisation, else 0."""
+    """1 where the answer is one of `gold` but for normalisation, else 0; of none, where it is empty (SQuAD v2)."""
+    if not gold:
+        return float(not normalized_answer(answer.text))
     return float(normalized_answer(answer.text) in {normalized_answer(one.text) for one in gold})
 
 
 def f1(answer: Answer, gold: Sequence[Answer]) -> float:
-    """The harmonic mean of precision and recall of the answer's words, for the one of `gold` where it is largest."""
+    """The harmonic mean of precision and recall of the answer's words, for the one of `gold` where it is largest; of
+    none as `exact_match`."""
     said = Counter(normalized_answer(answer.text).split())
+    if not gold:
+        return float(not said)
     return max(_f1(said, Counter(normalized_answer(one.text).split())) for one in gold)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prunetime.errors import InputError
 from prunetime.task import DOC_STRIDE, Kind, Task
-from prunetime.tasks.answers import gold_answers, is_squad
+from prunetime.tasks.answers import gold_answers, is_squad, lacks_answers
 from prunetime.tasks.table import Table
 from prunetime.tasks.tags import WORDS, gold_tags, is_list, names_of, sentences, tag_column
 
@@ -124,7 +124,7 @@ def task_of(
         kind = _kind_of(texts, numbers)
     if kind == "question-answering":
         shared = min(DOC_STRIDE, max_length // 2) if doc_stride is None else doc_stride
-        return Task(kind, (), columns.text, max_length, shared)
+        return Task(kind, (), columns.text, max_length, shared, lacks_answers(texts))
     if kind == "token-classification":
         return Task(kind, tuple(names_of(gold_tags(where, texts))), columns.text, max_length)
     if doc_stride is not None:
@@ -168,7 +168,7 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
             )
         labels = np.array([index[_class_name(text)] for text in label_texts], np.int64)
     elif task.kind == "question-answering":
-        labels = gold_answers(where, label_texts, [context for _, context in texts])
+        labels = gold_answers(where, label_texts, [context for _, context in texts], task.unanswerable)
     elif task.kind == "token-classification":
         labels = gold_tags(where, label_texts, [row[0] for row in texts])
         strange = sorted({tag for of_row in labels for tag in of_row} - set(task.labels))
