@@ -8,6 +8,8 @@ ENGINE := $(shell find engine -type f) pyproject.toml constraints.txt
 # was compiled must be kept: without, every process that imports torch and transformers takes 11 s more.
 export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
+# Developers have the versions that tests were last seen to pass with, where they are of this Python.
+LOCKED := $(shell $(PYTHON) -c 'import sys; print("--constraint lock.txt" if sys.version_info[:2] == (3, 11) else "")')
 # A worker for every core (tests/conftest.py keeps it there), and a file's tests to one worker.
 PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
 
@@ -68,7 +70,7 @@ docs: .venv/dev
 
 # The versions that `make test` was last seen to pass with, on Python 3.11: pip install -c lock.txt '.[dev]'
 lock: .venv/dev
-	$(BIN)/pip freeze --exclude-editable > lock.txt
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > lock.txt
 
 clean:
 	rm -rf .venv build
@@ -85,5 +87,5 @@ clean:
 	touch $@
 
 .venv/dev: .venv/build $(ENGINE)
-	$(INSTALL) '.[dev]'
+	$(INSTALL) '.[dev]' $(LOCKED)
 	touch $@ .venv/demo

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -92,12 +93,14 @@ def prune(
     out: PathLike,
     *,
     reporter: Reporter | None = None,
+    report_to: Sequence[str] = (),
     **options: Unpack[Options],
 ) -> Pruned:
     """Prunes `model` (a folder, or a hub id) into `budget` on `data` (a file, a hub id, or `synthetic:NAME`).
 
     The run folder `out` keeps what was done: the same call resumes what was interrupted, and is done at once where it
-    was finished. Progress goes to standard error, or to `reporter`.
+    was finished. Progress goes to standard error, or to `reporter`; losses to the trackers `report_to` (tensorboard,
+    mlflow, wandb).
 
     Raises:
         InputError: something given cannot be used, or `out` holds a run with other settings.
@@ -108,7 +111,7 @@ def prune(
     if effort not in EFFORTS:
         raise InputError(f"effort is {effort!r}; it must be one of {', '.join(EFFORTS)}")
     settings = Settings(model, data, budget, effort=EFFORTS[effort], **given)
-    return _pruned(auto.prune_by_method(settings, Path(out), reporter or _console()))
+    return _pruned(auto.prune_by_method(settings, Path(out), reporter or _console(), report_to=report_to))
 
 
 def pick(run: PathLike, budget: Budget, out: PathLike, *, reporter: Reporter | None = None) -> Pruned:

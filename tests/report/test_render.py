@@ -249,6 +249,17 @@ def test_the_command_makes_the_same_settings(make_run: MakeRun, monkeypatch: pyt
     assert received == [(json.loads((run / "run.json").read_text())["settings"], run)]
 
 
+def test_what_other_budgets_would_have_bought_is_said(make_run: MakeRun) -> None:
+    folder = make_run()
+    content = render(folder).read_text(encoding="utf-8")
+    section = content[content.index('id="others"') :].partition("</section>")[0]
+    rows = re.findall(r'<th scope="row">([^<]+)</th><td class="number">([^<]+)</td><td class="number">([^<]+)', section)
+    assert [row[0] for row in rows] == ["80.0 %", "90.0 %", "100.0 %", "110.0 %", "125.0 %"]
+    scores = [float(row[2]) for row in rows if row[2] != "\u2013"]
+    assert scores == sorted(scores)
+    assert section.count("prunetime pick") == 4
+
+
 def test_what_the_policy_prefers_is_drawn_and_a_run_without_a_policy_has_no_such_chart(make_run: MakeRun) -> None:
     run = make_run(evaluations=20)
     page = render(run).read_text()

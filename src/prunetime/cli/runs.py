@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,12 @@ AS_GIVEN = (
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)
+@click.option(
+    "--report-to",
+    multiple=True,
+    type=click.Choice(["tensorboard", "mlflow", "wandb"]),
+    help="Where losses go besides: tensorboard (in the run folder), mlflow or wandb. May be given several times.",
+)
 @workers_option
 @json_option
 def prune(**options: Any) -> None:
@@ -124,7 +131,8 @@ def prune(**options: Any) -> None:
         effort=EFFORTS[options["effort"]],
         **{name: options[name] for name in AS_GIVEN},
     )
-    _prune(settings, options["out"], options["as_json"], options["profile"], workers_of(options["workers"]))
+    workers, trackers = workers_of(options["workers"]), options["report_to"]
+    _prune(settings, options["out"], options["as_json"], options["profile"], workers, trackers)
 
 
 @main.command()
@@ -238,7 +246,12 @@ def workers_of(count: int | None) -> Workers | None:
 
 
 def _prune(
-    settings: Settings, out: Path, as_json: bool, profile: Path | None = None, workers: Workers | None = None
+    settings: Settings,
+    out: Path,
+    as_json: bool,
+    profile: Path | None = None,
+    workers: Workers | None = None,
+    trackers: Sequence[str] = (),
 ) -> None:
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.auto import prune_by_method
@@ -246,4 +259,6 @@ def _prune(
 
     with leading() as first:
         if first:
-            emit_result(prune_by_method(settings, out, ConsoleReporter(), profile, workers=workers), as_json)
+            reporter = ConsoleReporter()
+            result = prune_by_method(settings, out, reporter, profile, workers=workers, report_to=trackers)
+            emit_result(result, as_json)

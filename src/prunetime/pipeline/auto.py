@@ -4,6 +4,7 @@ is measured inside the budget, and the best one is kept."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from prunetime.pipeline.settings import Settings
 from prunetime.pruning.methods import Method
 from prunetime.report.render import PAGE
 from prunetime.runtime.model import load
+from prunetime.training.tracking import reporting
 
 if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
@@ -48,10 +50,13 @@ def prune_by_method(
     profile: Path | None = None,
     *,
     workers: Workers | None = None,
+    report_to: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """`prune`, or `prune_all_ways` where the method is auto."""
+    """`prune`, or `prune_all_ways` where the method is auto; trainings are reported to those trackers (see
+    `training.tracking`)."""
     into = prune_all_ways if settings.method == "auto" else prune
-    return into(settings, out, reporter, profile, workers=workers)
+    with reporting(report_to, out):
+        return into(settings, out, reporter, profile, workers=workers)
 
 
 def prune_all_ways(

@@ -98,6 +98,17 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class Other:
+    """What `times` the target would have bought: the best that was scored within it, or None, and the command that
+    takes it."""
+
+    times: float
+    target_us: float
+    best: Evaluated | None
+    command: str
+
+
+@dataclass(frozen=True)
 class LayerDrawing:
     """Both sub-layers of one layer, drawn and in words."""
 
@@ -285,6 +296,7 @@ def _of_search(found: Findings, search: Search) -> dict[str, Any]:
         "search_chart": _sized(partial(charts.search_points, plot), WIDE),
         "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
         "legend": charts.search_legend(plot),
+        "others": _others(found, plot),
     }
 
 
@@ -307,6 +319,28 @@ def _search_plot(found: Findings, search: Search) -> SearchPlot:
         budget_us=budget.resolve(dense_us),
         target_us=search.target_us,
     )
+
+
+def _others(found: Findings, plot: SearchPlot) -> list[Other]:
+    """Of targets around the one that was searched for, which is among them."""
+
+    def within(times: float) -> Other:
+        target = times * plot.target_us
+        inside = [one for one in plot.points if one.predicted_us <= target]
+        _, dense_us = found.profile.floor_and_dense(found.verified.budget)
+        latency = f"{100 * times * plot.budget_us / dense_us:.0f}%"
+        words = [
+            "prunetime",
+            "pick",
+            str(found.folder),
+            "--latency",
+            latency,
+            "--out",
+            f"{found.folder}-{latency[:-1]}",
+        ]
+        return Other(times, target, max(inside, key=lambda one: one.score, default=None), shlex.join(words))
+
+    return [within(times) for times in (0.8, 0.9, 1.0, 1.1, 1.25)]
 
 
 def _ranked(found: Findings, search: Search) -> list[Ranked]:

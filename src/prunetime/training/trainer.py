@@ -30,6 +30,7 @@ from prunetime.training.distill import Distillation, choice_of, distilled_loss
 from prunetime.training.losses import mean_over_rows, task_losses
 from prunetime.training.ranks import Share, mean_over_ranks
 from prunetime.training.threads import training_on
+from prunetime.training.tracking import tracking
 
 Precision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
@@ -224,19 +225,18 @@ class _Loop(Trainer):
             save_steps=settings.checkpoint_steps,
             seed=settings.seed,
             use_cpu=settings.device == "cpu",
-            logging_strategy="no",
-            report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             ddp_find_unused_parameters=False,
+            **tracking().arguments(checkpoints.parent.name),
         )
         groups = _parameter_groups(objective.student, settings.weight_decay)
         if objective.masks:
             groups.append(objective.masks.parameter_group())
         optimizer = torch.optim.AdamW(groups, settings.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(settings.warmup, steps))
-        callbacks = [_MarkComplete(), _Progress(on_progress)]
+        callbacks = [_MarkComplete(), _Progress(on_progress), *tracking().callbacks(checkpoints.parent.name)]
         if objective.masks:
             callbacks.append(_Settle(objective.masks))
         super().__init__(objective, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))

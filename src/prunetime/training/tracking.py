@@ -1,0 +1,72 @@
+"""Where losses and learning rates go besides the run folder: TensorBoard, MLflow, Weights & Biases, through Trainer's
+own callbacks. What is trained does not depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from prunetime.errors import InputError
+
+TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+"""What can be reported to, and the package that it needs."""
+
+LOGGING_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """`folder` is that of the run: TensorBoard's events go to `tracking` in it, and others learn its name."""
+
+    trackers: tuple[str, ...] = ()
+    folder: Path = Path()
+
+    def arguments(self, training: str) -> dict[str, Any]:
+        """What TrainingArguments get for a training of that name."""
+        if not self.trackers:
+            return {"logging_strategy": "no", "report_to": []}
+        others = [each for each in self.trackers if each != "tensorboard"]
+        name = f"{self.folder.resolve().name}/{training}"
+        return {"logging_steps": LOGGING_STEPS, "report_to": others, "run_name": name}
+
+    def callbacks(self, training: str) -> list[TrainerCallback]:
+        """Those that Trainer does not make itself."""
+        if "tensorboard" not in self.trackers:
+            return []
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations.integration_utils import TensorBoardCallback
+
+        return [TensorBoardCallback(SummaryWriter(str(self.folder / "tracking" / training)))]
+
+
+_tracking: ContextVar[Tracking | None] = ContextVar("tracking", default=None)
+
+
+def tracking() -> Tracking:
+    """What `reporting` says."""
+    return _tracking.get() or Tracking()
+
+
+@contextmanager
+def reporting(trackers: Sequence[str], folder: Path) -> Iterator[None]:
+    """Within, trainings of the run in `folder` are reported to `trackers`.
+
+    Raises InputError for one that is not known, or not installed.
+    """
+    for each in trackers:
+        if each not in TRACKERS:
+            raise InputError(f"nothing called {each!r} can be reported to; there are {', '.join(TRACKERS)}")
+        if find_spec(TRACKERS[each]) is None:
+            raise InputError(f"{each} is not installed: pip install {TRACKERS[each]}")
+    before = _tracking.set(Tracking(tuple(trackers), folder))
+    try:
+        yield
+    finally:
+        _tracking.reset(before)
