@@ -68,8 +68,9 @@ dist: .venv/dev
 docs: .venv/dev
 	$(BIN)/zensical build --clean --strict
 
-# The versions that `make test` was last seen to pass with, on Python 3.11: pip install -c lock.txt '.[dev]'
-lock: .venv/dev
+# Takes the newest of everything: run the tests before it is kept.
+lock: .venv/build
+	$(INSTALL) '.[dev]' --upgrade --upgrade-strategy eager
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > lock.txt
 
 clean:
