@@ -74,11 +74,11 @@ void run() {
                              .relative_positions = size("run.relative_positions") != 0,
                              .rotary_theta = {},
                              .rotary_window = {},
-                             .pre_norm = false,
-                             .gated = false,
-                             .head_norm = false,
+                             .pre_norm = size("run.pre_norm") != 0,
+                             .gated = size("run.gated") != 0,
+                             .head_norm = size("run.head_norm") != 0,
                              .rows = Rows::first,
-                             .head = true,
+                             .head = size("run.head") != 0,
                              .separator = size("run.separator")};
   Plan plan{.precision = {}, .tokens = {tokens.begin(), tokens.end()}};
   const std::string prefix = "run.precision.";
