@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from served import Served, make_artifact
-from tiny import QUICK_PRUNETIME, bert_folder, write_tsv
+from tiny import QUICK_PRUNETIME, write_inputs
 
 import prunetime
 from prunetime.errors import InputError
 from prunetime.pipeline.settings import Settings
-from prunetime.tasks.synthetic import ad_relevance
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -50,10 +49,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    bert_folder(folder / "bert")
-    write_tsv(ad_relevance(800, 0), folder / "ads.tsv")
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def test_the_example_of_pruning_runs(inputs: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -53,12 +54,9 @@ SHARED = r"runs/(ads|ads50|auto|demo|demo30)"
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    text = (
-        re.sub(r"(?m)^  (?=\S|  )", "", page.read_text(encoding="utf-8"))
-        if page.name == "README.md"
-        else page.read_text(encoding="utf-8")
-    )
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    """The code of the page in a language, those of lists without their indentation."""
+    found = re.findall(rf"(?m)^( *)```{language}\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [textwrap.dedent(code) for _, code in found]
 
 
 def commands(page: Path) -> list[str]:

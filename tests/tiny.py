@@ -73,6 +73,13 @@ def bert_folder(folder: Path, seed: int = 0, positions: int = 64, texts: list[st
     return folder
 
 
+def write_inputs(folder: Path) -> Path:
+    """What `prune_command` reads: the BERT, and its ads."""
+    bert_folder(folder / "bert")
+    write_tsv(ad_relevance(800, 0), folder / "ads.tsv")
+    return folder
+
+
 def prune_command(inputs: Path, out: Path, *more: str) -> list[str]:
     """Prunes the BERT of the folder `inputs` on its ads to 70 % of its latency."""
     return [

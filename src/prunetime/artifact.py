@@ -46,7 +46,6 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 
-
 PLAIN_FILE = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 """In an artifact, or in a folder of it (`1_Pooling/config.json`)."""
 

@@ -135,12 +135,7 @@ class Task:
     @property
     def rows(self) -> Rows:
         """What the head reads, as in `EncoderConfig`."""
-        of_kind: dict[Kind, Rows] = {
-            "question-answering": "tokens",
-            "token-classification": "tokens",
-            "similarity": "embedding",
-        }
-        return of_kind.get(self.kind, "pooled")
+        return rows_of(self.kind)
 
     @property
     def pair(self) -> bool:
@@ -192,6 +187,16 @@ class Task:
     def from_json(cls, data: Mapping[str, Any]) -> Task:
         values = strict_keys(cls, data)
         return cls(**{**values, "labels": tuple(values["labels"]), "text": tuple(values["text"])})
+
+
+def rows_of(kind: Kind) -> Rows:
+    """What the head of a model for such tasks reads, as in `EncoderConfig`."""
+    of_kind: dict[Kind, Rows] = {
+        "question-answering": "tokens",
+        "token-classification": "tokens",
+        "similarity": "embedding",
+    }
+    return of_kind.get(kind, "pooled")
 
 
 def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:

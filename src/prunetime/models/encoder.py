@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +17,11 @@ from prunetime.blocks import check_blocks
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import Weights, spec_of
+from prunetime.models.distances import in_buckets, near, turned
 from prunetime.models.gates import LayerGates, over_tokens, where_alive
 from prunetime.models.sparse import BlockLinear
 from prunetime.models.tokens import PADDING, kinds_of, most_attended, take, take_kinds
-from prunetime.positions import BUCKETS, angles, buckets
+from prunetime.positions import BUCKETS
 
 INITIAL_DEVIATION = 0.02
 """Standard deviation of fresh weights (BERT, arXiv 1810.04805)."""
@@ -175,11 +175,11 @@ class Layer(nn.Module):
         real, bias, length = kinds != PADDING, None, x.shape[1]
         mask = real[:, None, None, :]
         if self.position_bias is not None:
-            bias = self.position_bias[:, _buckets(length).to(x.device)]
+            bias = self.position_bias[:, in_buckets(length).to(x.device)]
         if self.rotary is not None:
-            query, key = (_turned(part, self.rotary.theta) for part in (query, key))
+            query, key = (turned(part, self.rotary.theta) for part in (query, key))
             if self.rotary.window is not None:
-                mask = mask & _near(length, self.rotary.window).to(x.device)
+                mask = mask & near(length, self.rotary.window).to(x.device)
         if want_received or want_scores:
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
             scores = scores if bias is None else scores + bias
@@ -372,35 +372,6 @@ def _check_rows(name: str, rows: Tensor, hidden: int) -> None:
 
 def _first_rows(kept: int, hidden: int) -> Tensor | None:
     return torch.arange(kept, dtype=torch.int32) if kept < hidden else None
-
-
-@lru_cache(maxsize=64)
-def _buckets(length: int) -> Tensor:
-    """[queries, keys]: of relative positions."""
-    positions = torch.arange(length)
-    return torch.from_numpy(buckets(length))[positions[None, :] - positions[:, None] + length - 1]
-
-
-@lru_cache(maxsize=64)
-def _rotation(theta: float, head_dim: int, length: int) -> tuple[Tensor, Tensor]:
-    """The cosine and sine [length, head_dim / 2] of rotary positions."""
-    turns = torch.from_numpy(angles(theta, head_dim, length)).double()
-    return turns.cos(), turns.sin()
-
-
-def _turned(x: Tensor, theta: float) -> Tensor:
-    """Queries or keys `x` [batch, heads, tokens, head_dim] at their positions."""
-    precise = torch.promote_types(x.dtype, torch.float32)  # as transformers does, where x is narrower
-    cosine, sine = (part.to(x.device, precise) for part in _rotation(theta, x.shape[-1], x.shape[-2]))
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1).to(x.dtype)
-
-
-@lru_cache(maxsize=64)
-def _near(length: int, window: int) -> Tensor:
-    """[queries, keys]: whether they are no further apart than `window`."""
-    positions = torch.arange(length)
-    return (positions[None, :] - positions[:, None]).abs() <= window
 
 
 def _norm(config: EncoderConfig, there: bool) -> nn.Module:

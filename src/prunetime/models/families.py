@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from prunetime.arch import ArchSpec, Dims
-from prunetime.config import FAMILIES, EncoderConfig, Rotary, Rows
+from prunetime.config import FAMILIES, EncoderConfig, Rotary
 from prunetime.errors import InputError
 from prunetime.models import sentence
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
 from prunetime.models.heads import CLASSES, OWN_MODEL_TYPE, Head
 from prunetime.positions import BUCKETS
-from prunetime.task import Kind
+from prunetime.task import Kind, rows_of
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 """What transformers calls layers that attend to all tokens, and to those near by."""
@@ -223,7 +223,7 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
     folder = sentence.transformer_folder(whole)
     settings = read_json(folder / "config.json")
     family, head = settings.get("model_type"), head_of(kind)
-    rows: Rows = "tokens" if head in ("answers", "tags") else "embedding" if head == "embedding" else "pooled"
+    rows = rows_of(kind)
     spec: ArchSpec | None = None
     other_head = head == "embedding" or _is_for_another(settings, head)
     if family == OWN_MODEL_TYPE:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunetime.arch import MATRICES, ArchSpec
-from prunetime.config import FAMILIES, EncoderConfig, Rows
+from prunetime.arch import ArchSpec, LayerSpec
+from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import Linears, linears_of
@@ -53,13 +53,11 @@ def encoder_of(model: PreTrainedModel) -> Encoder:
     linears: list[dict[str, Any]] = [
         {
             matrix: model.get_submodule(names.prefix + names.encoder[f"layers.{{}}.{matrix}"].format(index))
-            for matrix in MATRICES
-            if matrix != "ffn_gate"
+            for matrix in LayerSpec.full(config.dims).matrix_shapes(config.dims)
         }
         for index in range(config.dims.layers)
     ]
-    rows: Rows = "pooled" if head == "pooled" else "tokens"
-    return Encoder(replace(config, rows=rows), ArchSpec.full(config.dims), linears, head)
+    return Encoder(replace(config, rows=OF_HEAD[head].rows), ArchSpec.full(config.dims), linears, head)
 
 
 def head_of_class(model: PreTrainedModel) -> Head:

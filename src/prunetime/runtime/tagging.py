@@ -7,6 +7,7 @@ parts, so that a text need not come in words.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,12 +82,12 @@ def words(tokenizer: Tokenizer, task: Task, texts: Sequence[str]) -> Words:
     for row, (text, own) in enumerate(zip(texts, parts, strict=True)):
         starts, last = [start for start, _ in own], -1
         for token in range(tokens.offsets[row], tokens.offsets[row + 1]):
-            first, stop = spans[token]
+            first, stop = spans[token].tolist()
             while first < stop and text[first].isspace():
                 first += 1
             if first >= stop:
                 continue
-            found = int(np.searchsorted(starts, first, side="right")) - 1
+            found = bisect_right(starts, first) - 1
             if found != last:
                 word[token], last = found, found
     return Words(task, tokens, list(texts), parts, word)

@@ -1,0 +1,510 @@
+// A pass through the layers, step by step. Included by encoder.cpp alone.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "encoder/encoder.h"
+
+namespace prunetime {
+
+// Adds the time since the last lap to a slot; does nothing without slots.
+class Stopwatch {
+ public:
+  explicit Stopwatch(std::int64_t* nanoseconds) : nanoseconds_(nanoseconds) {
+    if (nanoseconds_ != nullptr) last_ = Clock::now();
+  }
+  void lap(int slot) {
+    if (nanoseconds_ == nullptr) return;
+    const auto now = Clock::now();
+    nanoseconds_[slot] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last_).count();
+    last_ = now;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::int64_t* nanoseconds_;
+  Clock::time_point last_;
+};
+
+// One pass of some whole sequences through all layers, by one worker or by a team that splits every step.
+class Encoder::Chunk {
+ public:
+  Chunk(const Encoder& encoder, const Workspace& workspace, const Scratch& scratch, Team team)
+      : model_(encoder.model_),
+        config_(encoder.model_.config),
+        kernels_(encoder.kernels_),
+        most_tokens_(encoder.chunk_tokens_),
+        last_attention_(encoder.model_.last_attention()),
+        w_(workspace),
+        scratch_(scratch),
+        team_(team) {}
+
+  void run(const Batch& batch, int first_row, int end_row, float* logits, const Trace& trace, const Start& start) {
+    batch_ = &batch;
+    first_token_ = batch.offsets[first_row];
+    rows_ = end_row - first_row;
+    tokens_ = batch.offsets[end_row] - first_token_;
+    hidden_ = w_.hidden;
+    spare_ = w_.spare;
+    starts_ = scratch_.starts;
+    next_starts_ = scratch_.starts + most_tokens_ + 1;
+    origin_ = w_.origin;
+    next_origin_ = w_.origin + most_tokens_;
+    for (int row = 0; row <= rows_; ++row) starts_[row] = batch.offsets[first_row + row] - first_token_;
+
+    Stopwatch watch(trace.sublayer_ns);
+    if (start.hidden == nullptr) {
+      embed();
+    } else {
+      resume(start);
+    }
+    watch.lap(0);
+    int slot = 1 + 2 * start.layer;
+    for (int i = start.layer; i < config_.layers; ++i) {
+      const Layer& layer = model_.layers[static_cast<std::size_t>(i)];
+      if (trace.states != nullptr && trace.states[i] != nullptr) leave(trace.states[i]);
+      if (layer.has_attention()) {
+        attend(i, *layer.attention);
+        watch.lap(slot);
+      }
+      ++slot;
+      if (trace.kept != nullptr) note_kept(trace.kept + static_cast<std::ptrdiff_t>(i) * batch.tokens());
+      if (layer.has_ffn()) {
+        feed_forward(i, *layer.ffn);
+        watch.lap(slot);
+      }
+      ++slot;
+    }
+    const int first = config_.rows == Rows::all ? first_token_ : first_row;
+    head(logits + static_cast<std::ptrdiff_t>(first) * config_.outputs);
+    watch.lap(slot);
+  }
+
+ private:
+  int length(int row) const { return starts_[row + 1] - starts_[row]; }
+  bool pools_in(int layer) const { return config_.rows == Rows::first && layer == last_attention_; }
+  // What the next matrix reads, before it is encoded.
+  float* read() const { return normed_apart_ ? w_.normed : hidden_; }
+
+  void embed() {
+    const std::ptrdiff_t stride = row_stride(config_.embedding);
+    float* output = model_.projection ? w_.context : hidden_;
+    const auto [first, end] = team_.share(rows_);
+    for (int row = first; row < end; ++row) {
+      const int token = first_token_ + starts_[row];
+      kernels_.embed({.ids = batch_->ids + token,
+                      .types = batch_->types + token,
+                      .length = length(row),
+                      .word = model_.word,
+                      .position = config_.rotary() ? nullptr : model_.position + config_.position_offset * stride,
+                      .token_type = model_.token_type,
+                      .output = output + starts_[row] * stride},
+                     model_.embedding_norm);
+      for (int i = starts_[row]; i < starts_[row + 1]; ++i) origin_[i] = first_token_ + i;
+    }
+    if (model_.projection) {
+      team_.meet();
+      const Matrix& matrix = model_.projection->matrix;
+      const Encoded input{Precision::fp32, reinterpret_cast<std::byte*>(output), matrix.inner, nullptr, nullptr};
+      multiply(input, tokens_, matrix, Activation::identity, {Precision::fp32, hidden_, matrix.outputs, nullptr, nullptr},
+               team_.share(matrix.strips()));
+    }
+    if (pools_in(-1) || model_.projection) {
+      team_.meet();
+      if (pools_in(-1)) keep_first_tokens();
+      begin(-1, team_.share(tokens_));
+    } else {
+      begin(-1, {starts_[first], starts_[end]});
+    }
+    team_.meet();
+  }
+
+  // Makes this worker's hidden rows, as they came out of `layer`, what the next matrix reads.
+  void begin(int layer, Team::Share share) {
+    const Model::Reader next = model_.reader_after(layer);
+    normed_apart_ = config_.pre_norm && next.norm != nullptr;
+    if (normed_apart_) normalise(hidden_, w_.normed, share, *next.norm);
+    encode_read(next.precision, share);
+  }
+
+  void normalise(float* from, float* to, Team::Share share, const LayerNorm& norm) {
+    kernels_.add_and_norm({.hidden = from,
+                           .normed = to,
+                           .update = nullptr,
+                           .update_stride = 0,
+                           .kept = nullptr,
+                           .first_token = share.first,
+                           .end_token = share.end},
+                          norm);
+  }
+
+  // The hidden rows as they came into a layer in an earlier pass.
+  void resume(const Start& start) {
+    const auto share = team_.share(tokens_);
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    const float* from = start.hidden + static_cast<std::ptrdiff_t>(first_token_) * config_.hidden;
+    for (int i = share.first; i < share.end; ++i) {
+      float* row = hidden_ + i * stride;
+      std::copy_n(from + static_cast<std::ptrdiff_t>(i) * config_.hidden, config_.hidden, row);
+      std::fill(row + config_.hidden, row + stride, 0.0F);
+      origin_[i] = first_token_ + i;
+    }
+    begin(start.layer - 1, share);
+    team_.meet();
+  }
+
+  // Each worker writes the rows that it has normalised last and will normalise next.
+  void leave(float* state) const {
+    const auto [first, end] = team_.share(tokens_);
+    for (int i = first; i < end; ++i) {
+      std::copy_n(hidden_ + i * row_stride(config_.hidden), config_.hidden,
+                  state + static_cast<std::ptrdiff_t>(first_token_ + i) * config_.hidden);
+    }
+  }
+
+  void attend(int index, const AttentionLayer& layer) {
+    const int head_dim = config_.head_dim;
+    const Matrix& projection = layer.query_key_value.matrix;
+    const Matrix& output = layer.end.output.matrix;
+    const int part = projection.outputs / 3;  // where key and value start
+    const bool pools = pools_in(index);
+    const Encoded rows = projected(projection);
+    project(layer, pools, rows);
+
+    const std::ptrdiff_t number = kernels_.bytes(rows.precision);
+    const std::ptrdiff_t stride = kernels_.row_bytes(projection.outputs, rows.precision) / number;
+    const bool drops = model_.plan.drops(index) && !pools;
+    const int width = layer.used_heads * head_dim;
+    const auto [first, end] = team_.share(rows_ * layer.used_heads);
+    for (int item = first; item < end; ++item) {
+      const int row = item / layer.used_heads;
+      const int head = item % layer.used_heads;
+      const int first_query = pools ? row : starts_[row];
+      const int queries = pools ? 1 : length(row);
+      const auto* query = static_cast<const std::byte*>(rows.values) + head * head_dim * number;
+      const std::byte* key = query + (starts_[row] * stride + part) * number;
+      float* context = w_.context + first_query * row_stride(output.inner);
+      if (layer.rotation != nullptr) {  // a worker turns what no other one reads; the first position stays as it is
+        float* of_query = static_cast<float*>(rows.values) + head * head_dim;
+        float* of_key = of_query + starts_[row] * stride + part;
+        if (!pools) kernels_.rotate({of_query + first_query * stride, stride, queries, head_dim, layer.rotation});
+        kernels_.rotate({of_key, stride, length(row), head_dim, layer.rotation});
+      }
+      const bool has_bias = layer.position_bias != nullptr && length(row) > layer.window + 1;
+      kernels_.attention(
+          {.precision = rows.precision,
+           .query = query + first_query * stride * number,
+           .key = key,
+           .value = key + part * number,
+           .stride = stride,
+           .queries = queries,
+           .length = length(row),
+           .head_dim = head_dim,
+           .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
+           .bias = has_bias ? layer.position_bias + head * layer.position_bias_stride : nullptr,
+           .context = context + head * head_dim,
+           .context_stride = row_stride(output.inner),
+           .received = drops ? w_.received + static_cast<std::ptrdiff_t>(head) * most_tokens_ + starts_[row] : nullptr},
+          scratch_.attention);
+      if (head + 1 == layer.used_heads) {
+        for (int i = 0; i < queries; ++i) {
+          std::fill(context + i * row_stride(output.inner) + width, context + i * row_stride(output.inner) + padded(width),
+                    0.0F);
+        }
+      }
+    }
+    team_.meet();
+    const std::int32_t* kept = nullptr;
+    if (drops) {
+      drop_tokens(index, layer.used_heads);
+      kept = w_.kept;
+    } else if (pools) {
+      keep_first_tokens();
+    }
+    const Encoded input = encoded(output, w_.context, kept != nullptr);
+    if (input.values != w_.context) {
+      const auto share = team_.share(tokens_);
+      kernels_.encode({w_.context, kept, width, share.first, share.end}, input);
+      team_.meet();
+    }
+    finish(index, false, layer.end, input);
+  }
+
+  // Where query, key and value go: as fp32 where they turn afterwards.
+  Encoded projected(const Matrix& matrix) const {
+    const bool fp32 = matrix.precision == Precision::fp32 || config_.rotary();
+    return {fp32 ? Precision::fp32 : kernels_.narrow_attention, w_.inner, matrix.outputs, nullptr, nullptr};
+  }
+
+  // Query, key and value of all tokens; where only the first token of each sequence matters, its query alone.
+  void project(const AttentionLayer& layer, bool pools, const Encoded& rows) {
+    const Matrix& matrix = layer.query_key_value.matrix;
+    const int strips = (layer.used_heads * config_.head_dim + matrix.strip - 1) / matrix.strip;
+    Encoded all = encoded(matrix, read());
+    Encoded query = all;
+    if (pools) {
+      query = {matrix.precision, w_.pooled.values, config_.hidden, w_.pooled.scale, w_.pooled.zero};
+      const auto share = team_.share(rows_);
+      kernels_.encode({read(), starts_, config_.hidden, share.first, share.end}, query);
+      team_.meet();
+    }
+    for_parts(matrix, 3, strips, [&](int part, Team::Share of) {
+      const bool is_query = part == 0;
+      multiply(is_query ? query : all, is_query && pools ? rows_ : tokens_, matrix, Activation::identity, rows, of);
+    });
+    team_.meet();
+  }
+
+  // use(part, strips) for this worker's share of the first `strips` strips of each of the parts of a stacked matrix.
+  template <class Use>
+  void for_parts(const Matrix& matrix, int parts, int strips, const Use& use) {
+    const int part_strips = matrix.strips() / parts;
+    const auto [first, end] = team_.share(parts * strips);
+    for (int part = 0; part < parts; ++part) {
+      const int from = std::max(first - part * strips, 0);
+      const int to = std::min(end - part * strips, strips);
+      if (from < to) use(part, Team::Share{part * part_strips + from, part * part_strips + to});
+    }
+  }
+
+  void feed_forward(int index, const FfnLayer& layer) {
+    const Matrix& output = layer.end.output.matrix;
+    const int strips = padded(layer.used_rows) / layer.input.matrix.strip;  // also what is read beyond the rows
+    const Activation gelu = output.precision == Precision::fp32 ? Activation::gelu : Activation::rounded_gelu;
+    finish(index, true, layer.end, config_.gated ? gated(layer, strips, gelu) : activated(layer, strips, gelu));
+  }
+
+  // The FFN rows as the output matrix reads them.
+  Encoded activated(const FfnLayer& layer, int strips, Activation gelu) {
+    const Matrix& output = layer.end.output.matrix;
+    const Precision written = output.precision == Precision::bf16 ? Precision::bf16 : Precision::fp32;
+    const Encoded inner{written, w_.inner, output.inner, nullptr, nullptr};
+    multiply(encoded(layer.input.matrix, read()), tokens_, layer.input.matrix, gelu, inner, team_.share(strips));
+    team_.meet();
+    if (output.precision != Precision::int8) return inner;
+    const Encoded input = encoded(output, w_.inner);
+    const auto share = team_.share(tokens_);
+    kernels_.encode({w_.inner, nullptr, layer.used_rows, share.first, share.end}, input);
+    team_.meet();
+    return input;
+  }
+
+  // The same of a family in which each is multiplied by its gate.
+  Encoded gated(const FfnLayer& layer, int strips, Activation gelu) {
+    const Matrix& matrix = layer.input.matrix;
+    const Matrix& output = layer.end.output.matrix;
+    const Encoded both{Precision::fp32, w_.inner, matrix.outputs, nullptr, nullptr};
+    for_parts(matrix, 2, strips, [&](int part, Team::Share of) {
+      multiply(encoded(matrix, read()), tokens_, matrix, part == 0 ? gelu : Activation::identity, both, of);
+    });
+    team_.meet();
+    const auto share = team_.share(tokens_);
+    kernels_.gate({.rows = w_.inner,
+                   .gates = w_.inner + matrix.outputs / 2,
+                   .stride = row_stride(matrix.outputs),
+                   .width = output.inner,
+                   .output = w_.context,
+                   .first = share.first,
+                   .end = share.end});
+    const Encoded input = encoded(output, w_.context);
+    if (input.values != w_.context) {
+      kernels_.encode({w_.context, nullptr, layer.used_rows, share.first, share.end}, input);
+    }
+    team_.meet();
+    return input;
+  }
+
+  void finish(int index, bool after_ffn, const SublayerEnd& end, const Encoded& input) {
+    const Matrix& matrix = end.output.matrix;
+    multiply(input, tokens_, matrix, Activation::identity, {Precision::fp32, w_.update, matrix.outputs, nullptr, nullptr},
+             team_.share(matrix.strips()));
+    team_.meet();
+    const Team::Share share = team_.share(tokens_);
+    const Model::Reader next = model_.reader_after(index, after_ffn);
+    normed_apart_ = config_.pre_norm;
+    kernels_.add_and_norm({.hidden = hidden_,
+                           .normed = read(),
+                           .update = w_.update,
+                           .update_stride = row_stride(matrix.outputs),
+                           .kept = end.kept,
+                           .first_token = share.first,
+                           .end_token = share.end},
+                          config_.pre_norm ? *next.norm : end.norm);
+    encode_read(next.precision, share);
+    team_.meet();
+  }
+
+  // Writes this worker's rows as the next matrix reads them.
+  void encode_read(Precision precision, Team::Share share) {
+    if (precision == Precision::fp32) return;
+    const Encoded to{precision, w_.input.values, config_.hidden, w_.input.scale, w_.input.zero};
+    kernels_.encode({read(), nullptr, config_.hidden, share.first, share.end}, to);
+  }
+
+  // The input of `matrix`, where it is or will be encoded; as fp32 it stays where it is, unless it has to `move`.
+  Encoded encoded(const Matrix& matrix, float* fp32, bool move = false) const {
+    const bool stays = matrix.precision == Precision::fp32 && !move;
+    return {matrix.precision, stays ? reinterpret_cast<std::byte*>(fp32) : w_.input.values, matrix.inner, w_.input.scale,
+            w_.input.zero};
+  }
+
+  // From here on every sequence is its first token.
+  void keep_first_tokens() {
+    for (int row = 0; row <= rows_; ++row) next_starts_[row] = row;
+    take_rows(starts_);
+  }
+
+  // Every sequence keeps its most attended tokens.
+  void drop_tokens(int index, int heads) {
+    next_starts_[0] = 0;
+    for (int row = 0; row < rows_; ++row) {
+      next_starts_[row + 1] = next_starts_[row] + model_.plan.tokens_kept(index, length(row));
+    }
+    const auto [first, end] = team_.share(rows_);
+    for (int row = first; row < end; ++row) choose_tokens(row, heads);
+    team_.meet();
+    take_rows(w_.kept);
+  }
+
+  // kept[next_starts[row]...] = the most attended tokens of a sequence, in order (constraint-aware token pruning,
+  // arXiv 2306.14393): the first token before separators before others, ties to the earlier one.
+  void choose_tokens(int row, int heads) {
+    float* score = w_.received + starts_[row];
+    const int count = length(row);
+    bool finite = true;
+    for (int token = 0; token < count; ++token) {
+      for (int head = 1; head < heads; ++head) {
+        score[token] += score[static_cast<std::ptrdiff_t>(head) * most_tokens_ + token];
+      }
+      finite = finite && std::isfinite(score[token]);
+    }
+    if (!finite) {  // an overflow must not go by unseen: it shows in the logits
+      std::fill_n(score, count, 0.0F);
+      hidden_[starts_[row] * row_stride(config_.hidden)] = std::numeric_limits<float>::quiet_NaN();
+    }
+    std::int32_t* order = scratch_.order;
+    std::iota(order, order + count, 0);
+    const int kept = next_starts_[row + 1] - next_starts_[row];
+    const auto rank = [&](int token) {
+      return token == 0 ? 2 : batch_->ids[origin_[starts_[row] + token]] == config_.separator ? 1 : 0;
+    };
+    const auto before = [&](int a, int b) {
+      if (rank(a) != rank(b)) return rank(a) > rank(b);
+      return score[a] != score[b] ? score[a] > score[b] : a < b;
+    };
+    std::nth_element(order, order + kept - 1, order + count, before);
+    std::sort(order, order + kept);
+    for (int i = 0; i < kept; ++i) w_.kept[next_starts_[row] + i] = starts_[row] + order[i];
+  }
+
+  // The hidden rows become those at `from`, next_starts_ the starts of their sequences. The team has met before.
+  void take_rows(const std::int32_t* from) {
+    const int tokens = next_starts_[rows_];
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    const auto [first, end] = team_.share(tokens);
+    for (int i = first; i < end; ++i) {
+      std::copy_n(hidden_ + from[i] * stride, stride, spare_ + i * stride);
+      next_origin_[i] = origin_[from[i]];
+    }
+    team_.meet();
+    std::swap(hidden_, spare_);
+    std::swap(starts_, next_starts_);
+    std::swap(origin_, next_origin_);
+    tokens_ = tokens;
+  }
+
+  void note_kept(std::uint8_t* kept) const {
+    const auto [first, end] = team_.share(tokens_);
+    for (int i = first; i < end; ++i) kept[origin_[i]] = 1;
+  }
+
+  // From here on every sequence is one row, the mean of its tokens'.
+  void take_means(Precision precision) {
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    const auto share = team_.share(rows_);
+    for (int row = share.first; row < share.end; ++row) {
+      float* mean = spare_ + row * stride;
+      std::fill_n(mean, stride, 0.0F);
+      for (int i = starts_[row]; i < starts_[row + 1]; ++i) {
+        const float* token = read() + i * stride;
+        for (int column = 0; column < config_.hidden; ++column) mean[column] += token[column];
+      }
+      for (int column = 0; column < config_.hidden; ++column) mean[column] /= static_cast<float>(length(row));
+    }
+    std::swap(hidden_, spare_);
+    normed_apart_ = false;
+    tokens_ = rows_;
+    encode_read(precision, share);
+    team_.meet();
+  }
+
+  void head(float* logits) {
+    const Matrix& first = model_.head_dense ? model_.head_dense->matrix : model_.head_output.matrix;
+    if (config_.rows == Rows::mean) take_means(config_.head ? first.precision : Precision::fp32);
+    if (!config_.head) return leave_rows(read(), config_.hidden, logits);
+    Encoded input = encoded(first, read());
+    if (model_.head_dense) {
+      const Encoded activated{Precision::fp32, w_.update, config_.hidden, nullptr, nullptr};
+      multiply(input, tokens_, first, config_.head_activation, activated, team_.share(first.strips()));
+      team_.meet();
+      if (config_.head_norm) {
+        normalise(w_.update, w_.update, team_.share(tokens_), model_.head_norm);
+        team_.meet();
+      }
+      input = activated;
+    }
+    const Matrix& output = model_.head_output.matrix;
+    multiply(input, tokens_, output, Activation::identity, {Precision::fp32, w_.inner, output.outputs, nullptr, nullptr},
+             team_.share(output.strips()));
+    team_.meet();
+    leave_rows(w_.inner, output.outputs, logits);
+  }
+
+  void leave_rows(const float* rows, int width, float* logits) const {
+    if (team_.index() != 0) return;
+    for (int i = 0; i < tokens_; ++i) {
+      std::copy_n(rows + i * row_stride(width), width, logits + static_cast<std::ptrdiff_t>(i) * width);
+    }
+  }
+
+  void multiply(const Encoded& input, int tokens, const Matrix& matrix, Activation activation, const Encoded& output,
+                Team::Share strips) {
+    kernels_.gemm({.input = input,
+                   .tokens = tokens,
+                   .matrix = matrix,
+                   .output = output.values,
+                   .output_bytes = kernels_.row_bytes(output.width, output.precision),
+                   .output_precision = output.precision,
+                   .activation = activation,
+                   .first_strip = strips.first,
+                   .end_strip = strips.end});
+  }
+
+  const Model& model_;
+  const EncoderConfig& config_;
+  const Kernels& kernels_;
+  const int most_tokens_;
+  const int last_attention_;
+  const Workspace& w_;
+  const Scratch& scratch_;
+  const Team team_;
+  const Batch* batch_ = nullptr;
+  int first_token_ = 0;
+  int rows_ = 0;
+  int tokens_ = 0;
+  float* hidden_ = nullptr;
+  float* spare_ = nullptr;
+  bool normed_apart_ = false;  // the rows in w_.normed are read next
+  std::int32_t* starts_ = nullptr;  // of the sequences' rows, [rows + 1]
+  std::int32_t* next_starts_ = nullptr;
+  std::int32_t* origin_ = nullptr;
+  std::int32_t* next_origin_ = nullptr;
+};
+
+}  // namespace prunetime
