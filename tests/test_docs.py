@@ -235,19 +235,22 @@ def command_reference() -> str:
         "What `--help` says. Every command takes `--json`: the last line is then one object.",
         "",
     ]
-    for name, command in sorted(all_commands(main)):
-        with click.Context(command, info_name=name, max_content_width=100, terminal_width=100) as context:
-            lines += [f"## {name}", "", "```text", command.get_help(context), "```", ""]
+    for context in sorted(contexts(main, None, "prunetime"), key=lambda each: each.command_path):
+        lines += [f"## {context.command_path}", "", "```text", context.get_help(), "```", ""]
     lines += ["Exit codes: 0, 2 bad input, 3 budget not met, 130 interrupted (the same command resumes).", ""]
     return "\n".join(lines)
 
 
-def all_commands(group: click.Group, prefix: str = "prunetime") -> Iterator[tuple[str, click.Command]]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from all_commands(command, f"{prefix} {name}")
-        else:
-            yield f"{prefix} {name}", command
+def contexts(command: click.Command, parent: click.Context | None, name: str) -> Iterator[click.Context]:
+    """Of all commands below, as they are called: a group's settings are those of its commands, too."""
+    context = click.Context(
+        command, parent, name, max_content_width=100, terminal_width=100, **command.context_settings
+    )
+    if not isinstance(command, click.Group):
+        yield context
+        return
+    for below, each in command.commands.items():
+        yield from contexts(each, context, below)
 
 
 def test_the_page_of_commands_is_what_they_say() -> None:
