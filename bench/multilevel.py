@@ -33,7 +33,7 @@ from prunetime.budget import Budget
 from prunetime.cli.runs import minilm_folder
 from prunetime.mask import Mask
 from prunetime.models import families
-from prunetime.models.compact import compact
+from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.learning import OF_ROWS
 from prunetime.pruning.block_importance import measure_block_importance
@@ -45,6 +45,7 @@ from prunetime.pruning.regularise import WeightsKept
 from prunetime.runtime import profiling
 from prunetime.runtime.latency import LatencyProfile, ProfileKey
 from prunetime.runtime.tokenize import Tokenizer
+from prunetime.training.distill import Distillation
 from prunetime.training.trainer import discard_checkpoints, fit
 
 FULL, ENDS = ("home_depot", "qqp"), ("mnli", "squad")
@@ -57,8 +58,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "zeros": {"criterion": "movement"},
     "even": {"of_rows": 0.5},
+    "tuned": {"tune": 8},
 }
-"""Changes of the steps; all but the first are tried with both levels on Home Depot at the smallest target only."""
+"""Changes of the steps; all but the first are tried with both levels at the smallest target only, those of `WHERE`."""
+
+WHERE = {"zeros": ("home_depot",), "even": ("home_depot",), "tuned": ("squad", "qqp", "mnli")}
+TUNE_LEARNING_RATE = 2e-4
 
 SPEED_LENGTH, PASSES = 48, 3
 RESULT = Path(__file__).parent / "results" / "multilevel.json"
@@ -108,6 +113,7 @@ def learn(job: Job) -> dict[str, Any]:
     prepared, config = job.prepared, job.prepared.part.config
     cost, mask = WeightsKept(config.dims), Mask.full(config.dims)
     model, teacher = prepared.encoder("teacher"), prepared.encoder("teacher")
+    dense = teacher
     if job.levels != "blocks":
         share = job.target ** job.change.get("of_rows", OF_ROWS) if job.levels == "both" else job.target
         step = MaskStep(config.dims, mask.spec(), cost, share * cost.dense, scores=ranks(prepared.importance))
@@ -120,6 +126,10 @@ def learn(job: Job) -> dict[str, Any]:
         scores = ranks(measure_block_importance(model, prepared.part.fit, GRAIN, criterion))
         step = MaskStep(config.dims, mask.spec(), cost, job.target * cost.dense, GRAIN, scores)
         mask = one_step(job, model, mask, teacher, step)
+    if times := job.change.get("tune"):
+        model = tuned(job, model, mask, dense, times * prepared.data_set.steps)
+    for folder in prepared.path("work").glob(job.name.replace("/", "-") + "*"):
+        discard_checkpoints(folder)
     found = dict(zip(KEY, job.key, strict=True)) | {"kept": cost(mask.spec()) / cost.dense}
     return found | {
         "spec": mask.spec().to_json(),
@@ -138,8 +148,20 @@ def one_step(job: Job, model: SequenceClassifier, mask: Mask, teacher: SequenceC
     training = prepared.training(steps, 1)
     learned = fit(model, prepared.part.fit, training, work, teacher, progress(what), mask_step=step)
     assert learned is not None
-    discard_checkpoints(work)
     return mask_of(step, learned.kept, mask)
+
+
+def tuned(
+    job: Job, model: SequenceClassifier, mask: Mask, teacher: SequenceClassifier, steps: int
+) -> SequenceClassifier:
+    """What `mask` leaves of `model`, trained for `steps` more without what is pruned."""
+    prepared, config = job.prepared, job.prepared.part.config
+    weights = weights_of(model)
+    kept = compact(weights, mask, config.dims) if job.levels == "rows" else in_blocks(weights, mask)
+    student, what = from_weights(config, kept, spec=mask.spec()), f"{job.name}: tuned"
+    training = replace(prepared.training(steps, 2), learning_rate=TUNE_LEARNING_RATE, distillation=Distillation())
+    fit(student, prepared.part.fit, training, prepared.path("work") / what.replace("/", "-"), teacher, progress(what))
+    return student
 
 
 def learn_all(folder: Path, workers: int, seconds: float, only: str) -> None:
@@ -173,7 +195,8 @@ def grid(folder: Path) -> list[Job]:
     smallest = TARGETS[-1]
     jobs = [Job(each, target, levels) for target in reversed(TARGETS) for each in full for levels in LEVELS]
     jobs += [Job(each, smallest, levels) for each in ends for levels in LEVELS]
-    return jobs + [Job(full[0], smallest, LEVELS[-1], variant) for variant in list(VARIANTS)[1:]]
+    tried = ((variant, Prepared(folder / name)) for variant, names in WHERE.items() for name in names)
+    return jobs + [Job(each, smallest, LEVELS[-1], variant) for variant, each in tried]
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

@@ -1,15 +1,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from cases import family_fields, random_config, random_ragged, random_spec, random_weights, reference_logits
+from onnxruntime.transformers import optimizer
 
 from prunetime.arch import ArchSpec
-from prunetime.config import EncoderConfig
+from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.export.onnx import OLDEST_OPSET, export_onnx
 from prunetime.models.compact import spec_of
@@ -23,11 +25,11 @@ def rng():
     return np.random.default_rng(17)
 
 
-def run(path, ragged, pad_id=0):
+def run(path, ragged, pad_id=0, token_types=True):
     session = onnxruntime.InferenceSession(path)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    assert [item.name for item in session.get_inputs()] == list(names)
-    inputs = {name: array.astype(np.int64) for name, array in zip(names, ragged.padded(pad_id), strict=True)}
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
+    assert [item.name for item in session.get_inputs()] == names
+    inputs = {name: array.astype(np.int64) for name, array in zip(names, ragged.padded(pad_id), strict=False)}
     return session.run(["logits"], inputs)[0]
 
 
@@ -98,6 +100,23 @@ def test_onnx_runtime_fuses_what_it_has_kernels_for(tmp_path, rng):
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert operators.count("SkipLayerNormalization") == 4
     assert operators.count("BiasGelu") == 2
+
+
+@pytest.mark.parametrize("opset", [OLDEST_OPSET, RUNTIMES_NEWEST_OPSET])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_onnx_runtimes_transformer_optimiser_fuses_layers_with_fewer_heads(tmp_path, rng, family, opset):
+    config = random_config(rng, layers=3, heads=3, **family_fields(family))
+    whole, *_ = ArchSpec.full(config.dims).layers
+    spec = ArchSpec((whole, replace(whole, heads=0), replace(whole, heads=1, ffn=32)))
+    weights, ragged = random_weights(config, spec, rng), random_ragged(config, rng, [9, 3, 17])
+    export_onnx(config, weights, tmp_path / "model.onnx", opset)
+    optimised = optimizer.optimize_model(str(tmp_path / "model.onnx"), "bert", opt_level=0)
+    fused = optimised.get_fused_operator_statistics()
+    assert (fused["Attention"], fused["BiasGelu"]) == (2, 3)
+    assert fused["SkipLayerNormalization"] >= 5
+    optimised.save_model_to_file(str(tmp_path / "optimised.onnx"))
+    logits = run(tmp_path / "optimised.onnx", ragged, token_types=FAMILIES[family].token_types)
+    np.testing.assert_allclose(logits, reference_logits(config, weights, ragged), rtol=0, atol=1e-5)
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path, rng):

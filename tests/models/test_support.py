@@ -3,33 +3,35 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import openvino
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
-from transformers import (
-    AutoModel,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
 from transformers.utils import logging
 
 sys.path.append(str(Path(__file__).parents[1]))  # as a script
 from cases import family_fields, random_config, random_ragged, random_weights, reference_logits
 
+from prunetime import artifact
 from prunetime.arch import ArchSpec, LayerSpec
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.export.onnx import export_onnx
+from prunetime.export.openvino import export_openvino
+from prunetime.export.transformers import AUTO, export_transformers
 from prunetime.models.encoder import from_weights
-from prunetime.models.families import REFUSED
+from prunetime.models.families import REFUSED, head_of
 from prunetime.models.hf import config_json
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
@@ -46,66 +48,107 @@ TASKS = {
     "token-classification": Task("token-classification", ("O", "B-X"), ("tokens",), 24),
     "similarity": Task("similarity", (), ("query", "title"), 24),
 }
-AUTO = {
-    "classification": AutoModelForSequenceClassification,
-    "question-answering": AutoModelForQuestionAnswering,
-    "token-classification": AutoModelForTokenClassification,
-    "similarity": AutoModel,
-}
 
-Weights = dict[str, NDArray]
 Logits = NDArray[np.float32]
-Run = Callable[[EncoderConfig, ArchSpec, Weights, Ragged, Task, Path], Logits]
 
 
-def tensors(config: EncoderConfig, ragged: Ragged) -> dict[str, torch.Tensor]:
-    ids, mask, types = (torch.from_numpy(array.astype(np.int64)) for array in ragged.padded(0))
-    found = {"input_ids": ids, "attention_mask": mask}
-    return found | ({"token_type_ids": types} if FAMILIES[config.family].token_types else {})
+@dataclass(frozen=True)
+class Case:
+    """A model, a batch, and an artifact of the model in `folder`."""
+
+    config: EncoderConfig
+    spec: ArchSpec
+    weights: dict[str, NDArray]
+    ragged: Ragged
+    task: Task
+    folder: Path
+
+    @property
+    def inputs(self) -> dict[str, NDArray[np.int64]]:
+        names = [
+            "input_ids",
+            "attention_mask",
+            *(["token_type_ids"] if FAMILIES[self.config.family].token_types else []),
+        ]
+        return {name: array.astype(np.int64) for name, array in zip(names, self.ragged.padded(0), strict=False)}
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(array) for name, array in self.inputs.items()}
+
+    @property
+    def auto(self) -> str:
+        return AUTO[head_of(self.task.kind)]
 
 
-def real(logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> Logits:
-    """Without padding, which has rows of its own where every token has."""
-    return (logits if logits.dim() == 2 else logits[inputs["attention_mask"] == 1]).numpy()
-
-
-def in_torch(config: EncoderConfig, spec: ArchSpec, weights: Weights, ragged: Ragged, _: Task, __: Path) -> Logits:
-    inputs = tensors(config, ragged)
+def in_torch(case: Case) -> Logits:
     with torch.no_grad():
-        return real(from_weights(config, weights, spec=spec).eval()(**inputs).logits, inputs)
+        return from_weights(case.config, case.weights, spec=case.spec).eval()(**case.tensors).logits.numpy()
 
 
-def in_transformers(
-    config: EncoderConfig, spec: ArchSpec, weights: Weights, ragged: Ragged, task: Task, folder: Path
-) -> Logits:
-    (folder / "config.json").write_bytes(config_json(config, spec, task))
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    inputs = tensors(config, ragged)
+def in_transformers(case: Case) -> Logits:
     with torch.no_grad():
-        found = AUTO[task.kind].from_pretrained(folder).eval()(**inputs)
-    if task.kind == "question-answering":
-        return real(torch.stack((found.start_logits, found.end_logits), dim=-1), inputs)
-    return real(found.pooler_output if task.kind == "similarity" else found.logits, inputs)
+        found = getattr(transformers, case.auto).from_pretrained(case.folder).eval()(**case.tensors)
+    if case.task.kind == "question-answering":
+        return torch.stack((found.start_logits, found.end_logits), dim=-1).numpy()
+    return (found.pooler_output if case.task.kind == "similarity" else found.logits).numpy()
 
 
-def in_onnx(config: EncoderConfig, spec: ArchSpec, weights: Weights, ragged: Ragged, _: Task, folder: Path) -> Logits:
-    export_onnx(config, weights, folder / "model.onnx", spec=spec)
-    session, inputs = onnxruntime.InferenceSession(folder / "model.onnx"), tensors(config, ragged)
-    (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-    return real(torch.from_numpy(logits), inputs)
+ALONE = """
+import json, sys
+sys.modules["prunetime"] = None  # as where it is not installed
+import numpy, torch, transformers
+
+for folder, auto in json.loads(sys.argv[1]):
+    model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.no_grad():
+        found = model(**{name: torch.from_numpy(array) for name, array in numpy.load(folder + ".npz").items()})
+    logits = found.pooler_output if auto == "AutoModel" else found.logits if "logits" in found else torch.stack(
+        (found.start_logits, found.end_logits), dim=-1)
+    numpy.save(folder, logits.numpy())
+"""
 
 
-def in_engine(precision: str) -> Run:
-    def run(config: EncoderConfig, spec: ArchSpec, weights: Weights, ragged: Ragged, _: Task, __: Path) -> Logits:
-        return Engine(config, weights, spec=spec, plan=Plan.uniform(precision)).logits(ragged)
+def in_transformers_alone(cases: Sequence[Case]) -> list[Logits]:
+    """All in one process: importing transformers takes longer than running them."""
+    with tempfile.TemporaryDirectory() as home:
+        folders = [Path(home) / f"model{number}" for number in range(len(cases))]
+        for case, folder in zip(cases, folders, strict=True):
+            export_transformers(case.folder, folder)
+            np.savez(folder.with_suffix(".npz"), **case.inputs)
+        given = json.dumps([(str(folder), case.auto) for case, folder in zip(cases, folders, strict=True)])
+        environment = {**os.environ, "HF_HOME": home, "HF_HUB_OFFLINE": "1"}
+        ran = subprocess.run([sys.executable, "-c", ALONE, given], capture_output=True, text=True, env=environment)
+        assert ran.returncode == 0, ran.stderr
+        return [np.load(folder.with_suffix(".npy")) for folder in folders]
 
-    return run
+
+def in_onnx_runtime(case: Case) -> Logits:
+    export_onnx(case.config, case.weights, case.folder / "model.onnx", spec=case.spec)
+    return onnxruntime.InferenceSession(case.folder / "model.onnx").run(None, case.inputs)[0]
 
 
-WAYS: dict[str, tuple[Run, float]] = {
-    "torch": (in_torch, 1e-5),
-    "transformers": (in_transformers, 1e-5),
-    "ONNX Runtime": (in_onnx, 1e-5),
+def in_openvino(case: Case) -> Logits:
+    export_openvino(case.config, case.weights, case.folder / "model.xml", case.spec)
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.Core().compile_model(case.folder / "model.xml", "CPU", hints)(case.inputs)[0]
+
+
+def each(run: Callable[[Case], Logits]) -> Callable[[Sequence[Case]], list[Logits]]:
+    return lambda cases: [run(case) for case in cases]
+
+
+def in_engine(precision: str) -> Callable[[Sequence[Case]], list[Logits]]:
+    plan = Plan.uniform(precision)
+    return each(lambda case: Engine(case.config, case.weights, spec=case.spec, plan=plan).logits(case.ragged))
+
+
+WAYS: dict[str, tuple[Callable[[Sequence[Case]], list[Logits]], float]] = {
+    "torch": (each(in_torch), 1e-5),
+    "transformers": (each(in_transformers), 1e-5),
+    "transformers alone": (in_transformers_alone, 1e-5),
+    "ONNX Runtime": (each(in_onnx_runtime), 1e-5),
+    "OpenVINO": (each(in_openvino), 1e-4),
     "engine fp32": (in_engine("fp32"), 1e-5),
     "engine bf16": (in_engine("bf16"), 0.05),
     "engine int8": (in_engine("int8"), 0.15),
@@ -128,27 +171,48 @@ def uneven(config: EncoderConfig) -> ArchSpec:
     )
 
 
-def differences(family: str, task: Task) -> Iterator[tuple[str, float]]:
-    """How far each way is from float64, of the deviation of the logits."""
+def case_of(family: str, task: Task, folder: Path) -> Case:
     rng = np.random.default_rng(0)
     sizes = {"layers": 5, "heads": 3, "head_dim": 32, "ffn": 160, "outputs": 2, "rows": task.rows}
     config = random_config(rng, **family_fields(family), **sizes)
     spec = uneven(config)
     weights, ragged = random_weights(config, spec, rng), random_ragged(config, rng, [24, 3, 11, 17, 9, 20])
-    expected = reference_logits(config, weights, ragged, spec)
-    for way, (run, _) in WAYS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            logits = run(config, spec, weights, ragged, task, Path(folder))
-        yield way, float(np.abs(logits - expected).max() / expected.std())
+    files = {"config.json": config_json(config, spec, task), artifact.TOKENIZER: b"{}"}
+    artifact.write(folder, artifact.Manifest(config, spec, Plan(), task, {}), weights, files)
+    return Case(config, spec, weights, ragged, task, folder)
 
 
-def table(found: dict[tuple[str, str], dict[str, float]]) -> str:
+def off(case: Case, logits: Logits) -> float:
+    """How far from float64, of the deviation of the logits; padding, which has rows of its own where every token has,
+    aside."""
+    expected = reference_logits(case.config, case.weights, case.ragged, case.spec)
+    padded = len(logits) != len(expected)
+    real = logits[case.inputs["attention_mask"] == 1] if padded else logits
+    return float(np.abs(real - expected).max() / expected.std())
+
+
+Found = dict[tuple[str, str], dict[str, float]]
+
+
+def measured() -> Found:
+    names = [(family, task) for family in FAMILIES for task in TASKS]
+    with tempfile.TemporaryDirectory() as home:
+        cases = [case_of(family, TASKS[task], Path(home) / f"{family}-{task}") for family, task in names]
+        found: Found = {name: {} for name in names}
+        for way, (run, _) in WAYS.items():
+            for name, case, logits in zip(names, cases, run(cases), strict=True):
+                found[name][way] = off(case, logits)
+    return found
+
+
+def table(found: Found) -> str:
     lines = [
         "# Families",
         "",
         "Every family, for every kind of task, pruned unevenly: with layers that have no heads, no FFN, or neither.",
         "What each way to run it is off by from float64 at most, of the deviation of the logits (of similarity, of the",
-        "embeddings); a test runs every cell (`tests/models/test_support.py`, which writes this table).",
+        "embeddings); a test runs every cell (`tests/models/test_support.py`, which writes this table). transformers",
+        "alone is `export --to transformers`, loaded with `trust_remote_code` where prunetime is not installed.",
         "",
         "| family | task | " + " | ".join(WAYS) + " |",
         "|---|---|" + "---|" * len(WAYS),
@@ -162,26 +226,22 @@ def table(found: dict[tuple[str, str], dict[str, float]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[tuple[str, str], dict[str, float]]:
+def found() -> Found:
     return measured()
 
 
-def measured() -> dict[tuple[str, str], dict[str, float]]:
-    return {(family, name): dict(differences(family, task)) for family in FAMILIES for name, task in TASKS.items()}
+def test_everything_runs_everywhere(found: Found) -> None:
+    for name, cells in found.items():
+        for way, difference in cells.items():
+            assert difference <= WAYS[way][1], (name, way)
 
 
-def test_everything_runs_everywhere(found: dict[tuple[str, str], dict[str, float]]) -> None:
-    for cell, cells in found.items():
-        for way, off in cells.items():
-            assert off <= WAYS[way][1], (cell, way)
-
-
-def test_the_table_is_what_was_found(found: dict[tuple[str, str], dict[str, float]]) -> None:
+def test_the_table_is_what_was_found(found: Found) -> None:
     assert TABLE.read_text(encoding="utf-8") == table(found), "python tests/models/test_support.py writes it again"
 
 
 if __name__ == "__main__":
     results = measured()
     TABLE.write_text(table(results), encoding="utf-8")
-    for cell, cells in results.items():
-        print(*cell, {way: f"{off:.2g}" for way, off in cells.items()})
+    for name, cells in results.items():
+        print(*name, {way: f"{difference:.2g}" for way, difference in cells.items()})

@@ -130,9 +130,9 @@ class _Graph:
 
     def _mask(self) -> str:
         """What is added to the scores, [batch, 1, 1, tokens]."""
-        kept = self._add("Cast", "attention_mask", to=TensorProto.BOOL)
-        added = self._add("Where", kept, self._number(0.0), self._number(MASKED))
-        return self._add("Unsqueeze", added, self._integers(1, 2))
+        rows = self._add("Unsqueeze", "attention_mask", self._integers(1))
+        kept = self._add("Cast", self._add("Unsqueeze", rows, self._integers(2)), to=TensorProto.FLOAT)
+        return self._add("Mul", self._add("Sub", self._number(1.0), kept), self._number(MASKED))
 
     def _layer(self, name: str, layer: LayerSpec, x: str, mask: str) -> str:
         if layer.has_attention:
@@ -168,7 +168,7 @@ class _Graph:
             key = self._add("Transpose", key, perm=[0, 1, 3, 2])
             mask = mask if rotary.window is None else self._add("Min", mask, self._near(rotary.window))
         value = per_head("value", [0, 2, 1, 3])
-        scores = self._add("Mul", self._add("MatMul", query, key), self._number(1 / math.sqrt(head_dim)))
+        scores = self._add("Div", self._add("MatMul", query, key), self._number(math.sqrt(head_dim)))
         if self.family.relative_positions:
             scores = self._add("Add", scores, self._position_bias(name))
         probabilities = self._add("Softmax", self._add("Add", scores, mask), axis=-1)
