@@ -29,6 +29,7 @@ TORCH_FREE = {
     "tasks.table",
     "tasks.catalogue",
     "tasks.answers",
+    "tasks.benchmarks",
     "tasks.synthetic",
     "tasks.synthetic_questions",
     "tasks.synthetic_entities",

@@ -1,12 +1,53 @@
+import io
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hub import SHA, Hub, serving
+from tiny import bert_folder
 
 from prunetime.errors import InputError
 from prunetime.tasks.hub import choose_files
+from prunetime.tasks.sources import read_table
+
+
+def parquet(**columns):
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file.getvalue()
+
+
+def pairs(*labels):
+    """As GLUE has them, a pair for each label."""
+    texts = [f"number {number} of {len(labels)}" for number in range(len(labels))]
+    return parquet(sentence1=texts, sentence2=texts, label=list(labels), idx=list(range(len(labels))))
+
+
+def glue(config, **splits):
+    """The entry of the card, and the files."""
+    card = {"config_name": config, "data_files": [{"split": s, "path": f"{config}/{s}-*"} for s in splits]}
+    return card, {f"{config}/{split}-00000-of-00001.parquet": content for split, content in splits.items()}
+
+
+MRPC = glue("mrpc", train=pairs(*[0, 1] * 60), validation=pairs(*[1, 0] * 15), test=pairs(*[-1] * 20))
+MNLI = glue("mnli", train=pairs(0, 1, 2), validation_matched=pairs(0, 1), validation_mismatched=pairs(2, 1, 0))
+ANSWERS = [{"text": ["oak"], "answer_start": [7]}, {"text": ["red"], "answer_start": [0]}]
 
 DATASETS = {
+    "nyu-mll/glue": {"configs": [MRPC[0], MNLI[0]], "files": MRPC[1] | MNLI[1]},
+    "rajpurkar/squad": {
+        "files": {
+            f"plain_text/{split}-00000-of-00001.parquet": parquet(
+                id=["a", "b"],
+                title=["t", "t"],
+                context=["it is, oak", "red it is"],
+                question=["of what?", "what colour?"],
+                answers=ANSWERS,
+            )
+            for split in ("train", "validation")
+        }
+    },
     "shop/plain": {
         "files": {
             "README.md": b"# ads\n",
@@ -79,6 +120,42 @@ def test_datasets_are_read_with_the_real_client(run_python, hub):
     assert test == {"text": ["a rug"], "label": ["0"]}
     assert small["text"] == ["small one"]
     assert large["text"] == ["large one"]
+
+
+def test_benchmarks_are_judged_by_what_has_public_labels(run_python, hub):
+    train, dev, matched, mismatched, squad = read(
+        run_python,
+        hub,
+        *(("glue:mrpc", "train"), ("glue:mrpc", "test"), ("glue:mnli", "test"), ("glue:mnli-mm", "test")),
+        ("squad:v1", "test"),
+    )
+    assert (len(train["label"]), dev["label"][:3]) == (120, ["1", "0", "1"])
+    assert (matched["label"], mismatched["label"]) == (["0", "1"], ["2", "1", "0"])
+    assert json.loads(squad["answers"][0]) == ANSWERS[0]
+
+
+SOURCE = """
+import json, sys
+from prunetime.budget import Budget
+from prunetime.pipeline.settings import Settings
+from prunetime.pipeline.source import load_source
+source = load_source(Settings({model!r}, "glue:mrpc", Budget(share=0.5, seq_len=16)), lambda _: None)
+roles = source.roles
+print(json.dumps([source.metric.name, source.task.text, [len(r) for r in (roles.train, roles.valid, roles.test)]]))
+"""
+
+
+def test_a_benchmark_by_one_flag(run_python, hub, tmp_path):
+    model = bert_folder(tmp_path / "model")
+    name, text, (train, valid, test) = json.loads(run_python(SOURCE.format(model=str(model)), **hub))
+    assert (name, text, test) == ("f1", ["sentence1", "sentence2"], 30)
+    assert train + valid == 120
+    assert valid >= 8
+
+
+def test_no_such_benchmark():
+    with pytest.raises(InputError, match=r"glue:ax: no such benchmark; there are glue:cola, .*, squad:v2"):
+        read_table("glue:ax")
 
 
 def test_what_the_hub_does_not_have(run_python, hub):

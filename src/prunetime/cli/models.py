@@ -58,7 +58,11 @@ def score(artifact: Path, text: str | None, pair: str | None, n_best: int | None
 
 @main.command("eval")
 @artifact_argument
-@click.option("--data", required=True, help="TSV, CSV, JSONL, Parquet or SQuAD JSON file, hub id, or synthetic: name.")
+@click.option(
+    "--data",
+    required=True,
+    help="TSV, CSV, JSONL, Parquet or SQuAD JSON file, hub id, glue:NAME, squad:v1 or synthetic:NAME.",
+)
 @text_option
 @label_option
 @group_option
@@ -80,7 +84,7 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> N
     if guess:
         click.echo(guess, err=True)
     rows = examples(table, columns, task)
-    chosen = metrics.metric(named["metric"]) if named["metric"] else metrics.default_metric(task)
+    chosen = metrics.metric(named["metric"]) if named["metric"] else metrics.default_metric(task, data)
     chosen.check(task)
     estimate = metrics.evaluate(chosen, model.score(rows.texts), rows.labels, rows.groups)
     budget = Budget(share=1.0, seq_len=task.max_length)

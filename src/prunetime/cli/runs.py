@@ -61,7 +61,9 @@ AS_GIVEN = (
 @main.command()
 @click.option("--model", required=True, help="Folder of a Hugging Face model, or a hub id.")
 @click.option(
-    "--data", required=True, help="TSV, CSV, JSONL, Parquet or SQuAD JSON file, hub id, or synthetic:ad-relevance."
+    "--data",
+    required=True,
+    help="TSV, CSV, JSONL, Parquet or SQuAD JSON file, hub id, glue:NAME, squad:v1 or synthetic:NAME.",
 )
 @click.option("--valid", help="Data to choose on; a part of --data by default.")
 @click.option("--test", help="Data read once, at the end; a part of --data or --valid by default.")

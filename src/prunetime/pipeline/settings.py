@@ -59,7 +59,8 @@ EFFORTS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """One run of `prunetime prune`. `data`, `valid` and `test` are files, hub ids or `synthetic:` names.
+    """One run of `prunetime prune`. `data`, `valid` and `test` are sources that `read_table` knows; a
+    benchmark has a test part of its own.
 
     `task` is the kind of it; without, labels say it. `slices` name parts of the test rows that are reported as well
     (`unseen:product_uid`). `doc_stride` is that of `Task`; without it, question answering has the usual one.

@@ -26,6 +26,7 @@ from prunetime.runtime.latency import LatencyProfile
 from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Tokenizer
 from prunetime.task import Kind, Task
+from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.data import Columns, Examples, examples, guess_columns, task_of
 from prunetime.tasks.metrics import Metric, default_metric, metric
 from prunetime.tasks.roles import Roles, Slice, parse_slice, split_roles
@@ -91,12 +92,12 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
     for part in parsed:
         train_table.column(part.column)
     task = task_of(train_table, columns, settings.budget.seq_len, settings.task, doc_stride=settings.doc_stride)
-    chosen = metric(settings.metric) if settings.metric else default_metric(task)
+    chosen = metric(settings.metric) if settings.metric else default_metric(task, settings.data)
     chosen.check(task)
     roles = split_roles(
         examples(train_table, columns, task),
         _given(settings.valid, "validation", columns, task),
-        _given(settings.test, "test", columns, task),
+        _given(settings.test or (settings.data if settings.data in BENCHMARKS else None), "test", columns, task),
         settings.seed,
     )
     for warning in roles.warnings:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from prunetime.errors import InputError
 from prunetime.task import Answer, Tagged, Task
 from prunetime.tasks.answers import exact_match, f1
+from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.tags import span_counts, word_counts
 
 Floats = NDArray[np.float64]
@@ -92,8 +93,11 @@ def metric(name: str) -> Metric:
     raise InputError(f"unknown metric {name!r}; there are {', '.join(_METRICS)}")
 
 
-def default_metric(task: Task) -> Metric:
-    """ROC AUC for two classes, accuracy for more, F1 for answers and spans, Spearman for what is a number."""
+def default_metric(task: Task, data: str = "") -> Metric:
+    """Of a benchmark named as `data`, its own; else ROC AUC for two classes, accuracy for more, F1 for answers and
+    spans, Spearman for what is a number."""
+    if data in BENCHMARKS:
+        return metric(BENCHMARKS[data].metric)
     usual = {"binary": "auc", "multiclass": "accuracy", _ANSWERS: "f1", _TAGS: "f1"}
     return metric(usual.get(_situation(task), "spearman"))
 

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from prunetime.errors import InputError
 from prunetime.tasks.answers import parse_squad
+from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.synthetic import ad_relevance
 from prunetime.tasks.synthetic_entities import product_entities
 from prunetime.tasks.synthetic_questions import question_answering
@@ -43,6 +44,7 @@ def read_table(source: str, split: str = "train") -> Table:
       `synthetic:ad-relevance?rows=24000&seed=3`
     - `owner/name` or `owner/name:config`: a dataset of the hub (HF_ENDPOINT is honoured), of which the files of
       `split` (train, validation or test) are read
+    - `glue:mrpc`, `squad:v1` and others of `BENCHMARKS`: a dataset of the hub, where test is what has public labels
 
     Raises InputError where there is nothing to read or it is not what its name says.
     """
@@ -53,11 +55,12 @@ def read_table(source: str, split: str = "train") -> Table:
         raise InputError(f"{source} is a folder; give a file ({', '.join(_PARSERS)})")
     if path.exists():
         return read_file(path, source)
+    if benchmark := BENCHMARKS.get(source):
+        return _of_hub(benchmark.dataset, benchmark.split(split))
+    if source.partition(":")[0] in {name.partition(":")[0] for name in BENCHMARKS}:
+        raise InputError(f"{source}: no such benchmark; there are {', '.join(BENCHMARKS)}")
     if parser_of(source) is None and _HUB_ID.fullmatch(source):
-        from prunetime.tasks.hub import dataset_files
-
-        tables = [read_file(path, name) for name, path in dataset_files(source, split)]
-        return _joined(f"{source} ({split})", tables)
+        return _of_hub(source, split)
     raise InputError(f"{source}: no such file")
 
 
@@ -193,6 +196,12 @@ def _as_text(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def _of_hub(dataset: str, split: str) -> Table:
+    from prunetime.tasks.hub import dataset_files
+
+    return _joined(f"{dataset} ({split})", [read_file(path, name) for name, path in dataset_files(dataset, split)])
 
 
 def _joined(name: str, tables: list[Table]) -> Table:
