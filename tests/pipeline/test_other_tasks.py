@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,20 @@ import numpy as np
 import pytest
 import torch
 from forked import run
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from tiny import QUICK_PRUNETIME, bert_folder, last_object, run_when_quiet, write_tsv
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 import prunetime
-import prunetime.models.hf  # noqa: F401  (registers the classes)
+from prunetime import artifact
+from prunetime.budget import Budget
 from prunetime.errors import InputError
+from prunetime.models.encoder import weights_of
 from prunetime.models.families import load
+from prunetime.models.hf import config_json, tokenizer_config_json  # registers the classes
+from prunetime.pipeline.settings import Settings
+from prunetime.pipeline.source import load_source
+from prunetime.plan import Plan
 from prunetime.task import Tagged
 from prunetime.tasks.synthetic import ad_relevance
 from prunetime.tasks.synthetic_entities import product_entities
@@ -106,6 +113,28 @@ def test_folders_of_sentence_transformers_load(mode: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(
         torch.nn.functional.normalize(found)[0].numpy(), theirs.encode("red sofa"), rtol=1e-4, atol=1e-5
     )
+
+
+def test_cross_encoders_load_and_load_ours(tmp_path: Path) -> None:
+    theirs = CrossEncoder(str(bert_folder(tmp_path / "bert")), num_labels=1)
+    theirs.save_pretrained(str(tmp_path / "cross"))
+    data = write_tsv(ad_relevance(900, 0), tmp_path / "ads.tsv")
+    settings = Settings(str(tmp_path / "cross"), str(data), Budget(share=0.5, seq_len=24), teacher_ready=True)
+    with pytest.raises(InputError, match=r"of 2 outputs, .*; it has one: --task relevance"):
+        load_source(settings, print)
+    source = load_source(replace(settings, task="relevance", text=("query", "title"), label="label"), print)
+    model, task = source.pretrained.model, source.task
+    files = {
+        artifact.TOKENIZER: source.tokenizer_json,
+        "config.json": config_json(model.config, model.spec, task),
+        "tokenizer_config.json": tokenizer_config_json(model.config, source.tokenizer, source.pretrained.pad_token_id),
+    }
+    manifest = artifact.Manifest(model.config, model.spec, Plan(), task, {})
+    ours = artifact.write(tmp_path / "artifact", manifest, weights_of(model), files)
+    pairs = [("red sofa", "velvet couch in red"), ("garden hose", "nozzle")]
+    expected = theirs.predict(pairs)
+    np.testing.assert_allclose(prunetime.load(ours).score(pairs), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(CrossEncoder(str(ours)).predict(pairs), expected, rtol=0, atol=1e-5)
 
 
 def _normalize() -> Any:

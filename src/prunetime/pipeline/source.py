@@ -104,8 +104,10 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
         say(warning)
     pretrained = families.load(settings.model, task.outputs, settings.seed, task.kind)
     if settings.teacher_ready and not pretrained.has_head:
+        has_one = len(task.labels) == 2 and families.load(settings.model, 1).has_head
         raise InputError(
-            f"{settings.model} has no head of {task.outputs} outputs, so it is no teacher for this task: "
+            f"{settings.model} has no head of {task.outputs} outputs, so it is no teacher for this task"
+            f"{'; it has one: --task relevance takes that, or' if has_one else ':'} "
             "leave --teacher-ready out and it will be fine-tuned"
         )
     check_length(task.max_length, pretrained)
