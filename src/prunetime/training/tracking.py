@@ -38,12 +38,24 @@ class Tracking:
 
     def callbacks(self, training: str) -> list[TrainerCallback]:
         """Those that Trainer does not make itself."""
-        if "tensorboard" not in self.trackers:
-            return []
-        from torch.utils.tensorboard import SummaryWriter
-        from transformers.integrations.integration_utils import TensorBoardCallback
+        found: list[TrainerCallback] = []
+        if "tensorboard" in self.trackers:
+            from torch.utils.tensorboard import SummaryWriter
+            from transformers.integrations.integration_utils import TensorBoardCallback
 
-        return [TensorBoardCallback(SummaryWriter(str(self.folder / "tracking" / training)))]
+            found.append(TensorBoardCallback(SummaryWriter(str(self.folder / "tracking" / training))))
+        if "wandb" in self.trackers:
+            found.append(_OneRunEach())
+        return found
+
+
+class _OneRunEach(TrainerCallback):
+    """Ends the run of Weights & Biases with the training: Trainer's callback would go on with it in the next one."""
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        import wandb  # type: ignore[import-not-found]  # not among what we develop with
+
+        wandb.finish()
 
 
 _tracking: ContextVar[Tracking | None] = ContextVar("tracking", default=None)
