@@ -44,6 +44,7 @@ ELSEWHERE = {
     r"--workers": "tests/search/test_cluster.py",
     r"--method multilevel|--precision auto|--doc-stride": "tests/pipeline",
     r"^prunetime (serve|experiment).*(--experiment|--outcomes)": "tests/serve/test_experiments.py and test_replay.py",
+    r"^curl [^ ]*/(v1/)?embed": "tests/serve/test_protocols.py",
     r"/experiments/": "tests/serve/test_experiments.py",
     r"--against openvino": "tests/rivals: it takes long to compile",
 }

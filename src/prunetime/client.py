@@ -140,6 +140,11 @@ class _Words:
         reply = yield from self._patiently(_Call("POST", "/v1/rerank", content), timeout)
         return [Ranked(each["index"], each["relevance_score"]) for each in reply["results"]]
 
+    def _embed(self, texts: Sequence[str], model: str | None, timeout: float | None) -> Steps[list[list[float]]]:
+        content = {"input": list(texts), "model": model}
+        reply = yield from self._patiently(_Call("POST", "/v1/embeddings", content), timeout)
+        return [each["embedding"] for each in reply["data"]]
+
     def _models(self, timeout: float | None) -> Steps[list[str]]:
         reply = yield from self._patiently(_Call("POST", "/v2/repository/index", {}), timeout)
         return [f"{each['name']}/{each['version']}" for each in reply]
@@ -185,6 +190,10 @@ class Client(_Words):
     ) -> list[Ranked]:
         """As `Model.rank` of the model there, or of the server's first."""
         return self._talk(self._rank(query, documents, top_k, model, timeout))
+
+    def embed(self, texts: Sequence[str], model: str | None = None, timeout: float | None = None) -> list[list[float]]:
+        """As `Model.embed` of the model there, or of the server's first."""
+        return self._talk(self._embed(texts, model, timeout))
 
     def models(self, timeout: float | None = None) -> list[str]:
         """All that are served, as NAME/VERSION."""
@@ -237,6 +246,12 @@ class AsyncClient(_Words):
     ) -> list[Ranked]:
         """See `Client.rank`."""
         return await self._talk(self._rank(query, documents, top_k, model, timeout))
+
+    async def embed(
+        self, texts: Sequence[str], model: str | None = None, timeout: float | None = None
+    ) -> list[list[float]]:
+        """See `Client.embed`."""
+        return await self._talk(self._embed(texts, model, timeout))
 
     async def models(self, timeout: float | None = None) -> list[str]:
         """See `Client.models`."""

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from openai import OpenAI
 from served import Served, make_artifact
 
 from prunetime import Client, load
+from prunetime.client import ServerError
 
 PAIRS = [("red sofa", "a sofa with red legs"), ("red sofa", "lamp"), ("blue lamp", "lamp for the bath, blue")]
 
@@ -69,6 +71,26 @@ def test_labels_of_words_and_similarities(serve: Callable[..., Served], tmp_path
     expected = load(twins).rank("red sofa", [title for _, title in PAIRS])
     assert [each.index for each in ranked] == [each.index for each in expected]
     np.testing.assert_allclose([each.score for each in ranked], [each.score for each in expected], rtol=1e-6)
+
+
+def test_embeddings(serve: Callable[..., Served], tmp_path: Path) -> None:
+    twins, pairs = (make_artifact(tmp_path / name, name) for name in ("twins", "pairs"))
+    server, texts, model = serve(f"twins={twins}", f"pairs={pairs}"), ["red sofa", "a lamp for the bath"], load(twins)
+    expected = model.embed(texts)
+    np.testing.assert_array_equal(np.float32(server.post("/embed", {"inputs": texts}).json), expected)
+    (raw,) = server.post("/embed", {"inputs": texts[0], "normalize": False}).json
+    np.testing.assert_array_equal(np.float32(raw), model.engine.logits(model.tokenizer.encode([(texts[0],)]))[0])
+    with Client(f"http://127.0.0.1:{server.port}/") as client:
+        np.testing.assert_array_equal(np.float32(client.embed(texts)), expected)
+        with pytest.raises(ServerError, match="a model of classification has no embeddings"):
+            client.embed(texts, "pairs")
+        with pytest.raises(ServerError, match="text 1 is empty"):
+            client.embed(["a", " "])
+    with OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none") as client:
+        for form in ({"encoding_format": "float"}, {}):  # without, it asks for base64
+            found = client.embeddings.create(input=texts, model="twins", **form)
+            np.testing.assert_array_equal(np.float32([each.embedding for each in found.data]), expected)
+            assert found.usage.prompt_tokens == len(model.tokenizer.encode([(text,) for text in texts]).ids)
 
 
 def test_what_models_and_the_server_say_of_themselves(server: Served) -> None:

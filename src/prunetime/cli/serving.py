@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--tls-cert", type=click.Path(path_type=Path))
 @click.option("--tls-key", type=click.Path(path_type=Path))
 def serve(**options: Any) -> None:
-    """Serve models over HTTP: Open Inference Protocol v2, /predict, /rerank, /v1/rerank."""
+    """Serve models over HTTP: Open Inference Protocol v2, /predict, /rerank, /embed, /v1/rerank, /v1/embeddings."""
     from prunetime.serve.run import serve as run
     from prunetime.serve.settings import ServeSettings
 

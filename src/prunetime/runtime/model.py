@@ -17,7 +17,7 @@ from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Texts, Tokenizer
-from prunetime.runtime.twins import unit
+from prunetime.runtime.twins import Singles
 from prunetime.runtime.windows import Windows
 from prunetime.task import Answer
 
@@ -72,12 +72,8 @@ class Model:
 
         Raises InputError where the model does not score pairs by similarity, or a text is empty.
         """
-        task = self.manifest.task
-        if task.kind != "similarity":
-            raise InputError(f"a model of {task.kind} has no embeddings; one that is made with --task similarity has")
-        if empty := [number for number, text in enumerate(texts) if not text.strip()]:
-            raise InputError(f"text {empty[0]} is empty")
-        return unit(self.engine.logits(self.tokenizer.encode([(text,) for text in texts])))
+        inputs = self.read_single(texts)
+        return np.asarray(inputs.scores(self.engine.logits(inputs.tokens)))
 
     def tokenize(self, texts: Sequence[str | Texts]) -> Ragged:
         """Token ids of `texts` (of pairs of a question and a context, of all windows); raises InputError as `score`."""
@@ -86,6 +82,15 @@ class Model:
     def read(self, texts: Sequence[str | Texts]) -> Inputs:
         """The rows that the model reads of `texts`; raises InputError as `score` does."""
         return read(self.tokenizer, self.manifest.task, self.checked(texts))
+
+    def read_single(self, texts: Sequence[str]) -> Singles:
+        """The rows that the model reads of texts to be embedded; raises InputError as `embed` does."""
+        task = self.manifest.task
+        if task.kind != "similarity":
+            raise InputError(f"a model of {task.kind} has no embeddings; one that is made with --task similarity has")
+        if empty := [number for number, text in enumerate(texts) if not text.strip()]:
+            raise InputError(f"text {empty[0]} is empty")
+        return Singles(task, self.tokenizer.encode([(text,) for text in texts]))
 
     def checked(self, texts: Sequence[str | Texts]) -> list[Texts]:
         """`texts` as tuples of the task's texts; raises InputError as `score` does."""

@@ -29,6 +29,14 @@ class Twins(Inputs):
         return cosines
 
 
+class Singles(Inputs):
+    """Rows of `tokens`, each a text by itself."""
+
+    def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """Embeddings [texts, hidden], float32, of length 1: their products are what pairs score."""
+        return unit(logits)
+
+
 def twins(tokenizer: Tokenizer, task: Task, pairs: Sequence[Texts]) -> Twins:
     """What a model reads of pairs of texts."""
     return Twins(task, tokenizer.encode([(text,) for pair in pairs for text in pair]))

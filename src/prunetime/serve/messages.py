@@ -131,6 +131,42 @@ class Rank(Struct):
     text: str | UnsetType = UNSET
 
 
+class EmbedRequest(Struct):
+    """`normalize`: to a length of 1."""
+
+    inputs: str | list[str]
+    normalize: bool = True
+
+
+# OpenAI's embeddings
+
+
+class EmbeddingsRequest(Struct):
+    """`base64` is of the bytes of float32 numbers, little-endian."""
+
+    input: str | list[str]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class Embedding(Struct):
+    index: int
+    embedding: list[float] | str
+    object: Literal["embedding"] = "embedding"
+
+
+class Usage(Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(Struct):
+    model: str
+    data: list[Embedding]
+    usage: Usage
+    object: Literal["list"] = "list"
+
+
 # Cohere's rerank
 
 

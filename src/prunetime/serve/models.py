@@ -73,6 +73,13 @@ class Hosted:
         except InputError as error:
             raise RefusedError("unusable", str(error)) from None
 
+    def read_single(self, texts: Sequence[str]) -> Inputs:
+        """The rows that the model reads of texts to be embedded; raises RefusedError where it cannot."""
+        try:
+            return self.model.read_single(texts)
+        except InputError as error:
+            raise RefusedError("unusable", str(error)) from None
+
 
 class Models:
     """Models by name, the first one for requests without a name. What is not given by the operator is loaded from under

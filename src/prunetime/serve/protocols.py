@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from msgspec import UNSET
+from numpy.typing import NDArray
 
 from prunetime import __version__
 from prunetime.runtime.tokenize import Texts
@@ -18,6 +20,10 @@ from prunetime.serve.messages import (
     DocumentRank,
     DocumentRerankAnswer,
     DocumentRerankRequest,
+    Embedding,
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
+    EmbedRequest,
     InferAnswer,
     InferRequest,
     InputTensor,
@@ -33,6 +39,7 @@ from prunetime.serve.messages import (
     ServerMetadata,
     ServerReady,
     TensorMetadata,
+    Usage,
 )
 from prunetime.serve.models import Hosted
 from prunetime.serve.service import Scored, Service
@@ -115,6 +122,24 @@ class Protocols:
                 summary="Documents by how well they go with a query, as Cohere has it.",
             ),
             Route(
+                "POST",
+                "/embed",
+                self.embed,
+                takes=EmbedRequest,
+                gives=list[list[float]],
+                refuses=BUSY,
+                summary="Embeddings of texts, as text-embeddings-inference has it.",
+            ),
+            Route(
+                "POST",
+                "/v1/embeddings",
+                self.embeddings,
+                takes=EmbeddingsRequest,
+                gives=EmbeddingsAnswer,
+                refuses=BUSY,
+                summary="Embeddings of texts, as OpenAI has it.",
+            ),
+            Route(
                 "POST", "/v2/repository/index", self.index, gives=list[ModelState], summary="All models and versions."
             ),
         ]
@@ -189,6 +214,25 @@ class Protocols:
         results = [DocumentRank(int(i), float(scores[i]), documents[i]) for i in order]
         label = scored.hosted.label if scored else asked.model or ""
         return Answer.of(DocumentRerankAnswer(request.id, label, results), headers=scored.headers if scored else None)
+
+    async def embed(self, request: Request) -> Answer:
+        asked = await request.json(EmbedRequest)
+        scored = await self._embedded(request, asked.inputs)
+        found = scored.scores if asked.normalize else scored.logits
+        return Answer.of(found.tolist(), headers=scored.headers)
+
+    async def embeddings(self, request: Request) -> Answer:
+        asked = await request.json(EmbeddingsRequest)
+        scored = await self._embedded(request, asked.input, asked.model)
+        rows = scored.scores
+        written = list(map(_in_base64, rows)) if asked.encoding_format == "base64" else rows.tolist()
+        data = [Embedding(*each) for each in enumerate(written)]
+        tokens = len(scored.inputs.tokens.ids)
+        return Answer.of(EmbeddingsAnswer(scored.hosted.label, data, Usage(tokens, tokens)), headers=scored.headers)
+
+    async def _embedded(self, request: Request, texts: str | list[str], name: str | None = None) -> Scored:
+        rows = [texts] if isinstance(texts, str) else texts
+        return await self._service.score(request, rows, name, read=Hosted.read_single)
 
     async def index(self, _: Request) -> Answer:
         return Answer.of([ModelState(each.name, each.version, "READY") for each in self._models])
@@ -282,6 +326,10 @@ def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
         table = [[1.0 - second, second] for (second,) in table]
     rows = ([Prediction(*each) for each in zip(labels, row, strict=True)] for row in table)
     return [sorted(row, key=lambda each: -each.score) for row in rows]
+
+
+def _in_base64(row: NDArray[np.float32]) -> str:
+    return b64encode(row.astype("<f4").tobytes()).decode()
 
 
 def _raw(scored: Scored) -> Any:

@@ -36,6 +36,10 @@ SURE = 1.25
 """A larger model of a family answers only where it is expected to take so much less than it may."""
 
 
+Read = Callable[[Hosted, Any], Inputs]
+"""What a model reads of a request's texts."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """What a model said of rows, and seconds in each stage."""
@@ -73,17 +77,22 @@ class Service:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="prunetime-tokenize")
 
     async def score(
-        self, request: Request, rows: Sequence[str | Texts], name: str | None = None, version: str | None = None
+        self,
+        request: Request,
+        rows: Sequence[str | Texts],
+        name: str | None = None,
+        version: str | None = None,
+        read: Read = Hosted.read,
     ) -> Scored:
         """Raises RefusedError where the texts cannot be scored, or not in time."""
         self._under_way += 1
         try:
-            return await self._score(request, rows, name, version)
+            return await self._score(request, rows, name, version, read)
         finally:
             self._under_way -= 1
 
     async def _score(
-        self, request: Request, rows: Sequence[str | Texts], name: str | None, version: str | None
+        self, request: Request, rows: Sequence[str | Texts], name: str | None, version: str | None, read: Read
     ) -> Scored:
         began = time.monotonic()
         deadline = request.began + request.seconds(self.settings.timeout)
@@ -98,12 +107,12 @@ class Service:
         hosted = self.named(name, version)
         if not len(rows):
             raise RefusedError("unusable", "there is no text to score")
-        inputs = await self._read(hosted, rows)
-        read = time.monotonic()
+        inputs = await self._inputs(partial(read, hosted), rows)
+        tokenised = time.monotonic()
         if members:
             hosted = self._fast_enough(hosted, members[1:], len(inputs.tokens.ids), deadline)
         work = await self._computed(request, hosted, inputs, deadline)
-        seconds = {"tokenize": read - began, "queue": work.started - read, "compute": work.compute}
+        seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
         scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
         request.model, request.scored_from, request.stages = hosted.label, began, seconds
         request.afterwards.append(partial(self._count, scored))
@@ -125,10 +134,10 @@ class Service:
         self.scheduler.stop(self.settings.stop_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _read(self, hosted: Hosted, rows: Sequence[str | Texts]) -> Inputs:
+    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[str | Texts]) -> Inputs:
         if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
-            return hosted.read(rows)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, hosted.read, rows)
+            return read(rows)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read, rows)
 
     def _fast_enough(self, largest: Hosted, others: Sequence[str], tokens: int, deadline: float) -> Hosted:
         """The largest of a family that can be done in time; the smallest where none can. Those that have been swapped
