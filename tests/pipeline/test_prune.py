@@ -282,6 +282,25 @@ def test_a_predictor_that_is_far_off_is_tightened_until_the_budget_is_met(
     assert json.loads((out / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.45 * dense_us
 
 
+def test_a_predictor_that_is_too_high_is_loosened_and_the_budget_used(
+    inputs: Path, finished: tuple[Path, dict], tmp_path: Path
+) -> None:
+    dense_us = finished[1]["dense"]["p50_us"]
+    profile = with_wrong_latencies(finished[0] / "profile.json", 0.2, 1.8 * dense_us, tmp_path / "profile.json")
+    out = with_the_teacher_of(finished[0], tmp_path / "run")
+    command = prune_command(inputs, out, "--profile", str(profile), "--latency", f"{0.8 * dense_us:.1f}us")
+    command[2] = command[2].replace("prune.LOOSE = 0.8, 0.0", "prune.LOOSE = 0.8, 0.93")
+    ran = run_when_quiet(command)
+    assert ran.returncode == 0, ran.stderr
+    assert "searching again with the predictor loosened" in ran.stderr
+    first, *_ = json.loads((out / "attempts.json").read_text())
+    assert first["measured_over_predicted"] < 0.75
+    verdict = json.loads((out / "verify.json").read_text())["verdict"]
+    assert verdict["met"]
+    assert verdict["measured"] > 1.3 * 0.8 * 0.8 / 1.8 * dense_us  # it was without the 1.3 at first
+    assert "after which the search aimed" in (out / "report.html").read_text()
+
+
 def test_a_budget_that_cannot_be_met_fails_with_both_numbers_and_no_artifact(
     inputs: Path, finished: tuple[Path, dict], tmp_path: Path
 ) -> None:

@@ -39,6 +39,10 @@ SURE = 0.985
 """A structure that measures more of its budget than this before tuning is searched for again: that costs a minute, to
 find out after tuning costs many. At the last attempt, one that may fit is tuned."""
 
+LOOSE = 0.93
+"""A structure that takes less than this of its predicted time is searched for again, once, with so much more predicted
+time: a part of the budget would be left unused."""
+
 RESULT = "result.json"
 
 OF_TRANSFORMERS = ("config.json", "tokenizer_config.json")
@@ -249,20 +253,33 @@ def _into_budget(
     latency: LatencyProfile,
     way: Way,
 ) -> dict[str, Any]:
-    """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats."""
+    """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats.
+
+    `attempts.json` keeps what was measured over what was predicted, and the failure where it was over the budget.
+    """
     budget = settings.budget
     floor_us, dense_us = latency.floor_and_dense(budget)
     budget_us = budget.resolve(dense_us)
     while True:
         attempts = run.read("attempts.json") if run.path("attempts.json").exists() else []
-        over = max((attempt["measured_over_predicted"] for attempt in attempts), default=1.0)
-        target_us = budget_us * stages.MARGIN / max(1.0, over)
-        if attempts and target_us <= floor_us:
-            raise BudgetError(f"{attempts[-1]['failure']}; tightened by that, the prediction leaves no model at all")
+        failed = [attempt for attempt in attempts if attempt["failure"]]
+        over = max((attempt["measured_over_predicted"] for attempt in failed or attempts), default=1.0)
+        target_us = budget_us * stages.MARGIN / (max(1.0, over) if failed else over)
+        if failed and target_us <= floor_us:
+            raise BudgetError(f"{failed[-1]['failure']}; tightened by that, the prediction leaves no model at all")
         way.choose(target_us)
+        predicted_share = run.read("chosen.json")["predicted_us"] / budget_us
         verdict = verify.gate(run, source, budget, dense.manifest.plan)
+        if not attempts and (over := verdict.ci95[1] / verdict.limit / predicted_share) < LOOSE:
+            attempts.append({"measured_over_predicted": over, "failure": None})
+            run.write("attempts.json", attempts)
+            run.reporter.say(
+                f"the structure measured {verdict.describe()}, at most {over:.0%} of its prediction: "
+                "searching again with the predictor loosened"
+            )
+            continue
         noisy, reached = False, verdict.measured
-        last = len(attempts) + 1 == ATTEMPTS
+        last = len(failed) + 1 == ATTEMPTS
         if verdict.measured <= SURE * verdict.limit or (last and verdict.ci95[0] <= verdict.limit):
             if way.searched:
                 measure_front(run, source, settings, latency, dense.manifest.plan)
@@ -273,7 +290,7 @@ def _into_budget(
             # By its upper end a verdict is not met: tightened by less, the same structure would be chosen again.
             noisy, reached = verdict.noisy, verdict.ci95[1]
         failure = (
-            f"attempt {len(attempts) + 1}: the pruned model measured {verdict.describe()}, "
+            f"attempt {len(failed) + 1}: the pruned model measured {verdict.describe()}, "
             f"the budget is {budget} = {budget_us:.0f} us"
         )
         if noisy or last:
@@ -281,9 +298,7 @@ def _into_budget(
                 run.forget(stage)
             why = "the machine is too noisy to judge: run it again when it is quiet" if noisy else "giving up"
             raise BudgetError(f"{failure}; {why}")
-        predicted_share = run.read("chosen.json")["predicted_us"] / budget_us
-        over = reached / verdict.limit / predicted_share
-        attempts.append({"measured_over_predicted": over, "failure": failure})
+        attempts.append({"measured_over_predicted": reached / verdict.limit / predicted_share, "failure": failure})
         run.write("attempts.json", attempts)
         run.reporter.say(f"{failure}; searching again with the predictor tightened")
 

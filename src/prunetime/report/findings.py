@@ -150,7 +150,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything the report shows. `overs` is measured over predicted of every attempt that was over the budget.
+    """Everything the report shows. `overs` is measured over predicted of every structure that was searched for again.
 
     Where masks were `learned`, there was no search: nothing was `evaluated`, and there is no `front`.
     """
