@@ -35,6 +35,7 @@ TORCH_FREE = {
     "tasks.synthetic_entities",
     "tasks.tags",
     "tasks.hub",
+    "tasks.formulas",
     "tasks.sources",
     "tasks.metrics",
 }

@@ -1,13 +1,9 @@
-"""Quality of scores against labels, with intervals from a bootstrap over groups. Higher is better where it says so.
-
-Every metric is written once, as a function of how often each group is counted: all ones is the plain value, a draw of
-the bootstrap is a resample.
-"""
+"""Quality of scores against labels, with intervals from a bootstrap over groups. Higher is better where it says so."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +12,29 @@ from numpy.typing import NDArray
 
 from prunetime.errors import InputError
 from prunetime.task import Answer, Tagged, Task
-from prunetime.tasks.answers import exact_match, f1
+from prunetime.tasks.answers import exact_match
 from prunetime.tasks.benchmarks import BENCHMARKS
-from prunetime.tasks.tags import span_counts, word_counts
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Scores = NDArray[Any]
-Labels = NDArray[Any]
-
-Statistic = Callable[[Floats], Floats]
-"""From how often each group is counted, [resamples, groups], to the metric of each resample, [resamples]; NaN where
-the metric is not defined (one class only)."""
-
-Prepare = Callable[[Scores, Labels, Ints], Statistic]
-"""From scores, labels and each row's group as an index 0..groups-1."""
+from prunetime.tasks.formulas import (
+    Floats,
+    Ints,
+    Labels,
+    Prepare,
+    Scores,
+    Statistic,
+    any_accuracy,
+    auc,
+    defect_rate_at,
+    f1,
+    mcc,
+    mean_of,
+    ndcg_at,
+    of_confusion,
+    per_group,
+    pr_auc,
+    reciprocal_rank,
+    rmse,
+    spearman,
+)
 
 CELLS = 2**20
 """Weights held at once, in numbers: resamples are taken in parts of this size."""
@@ -176,247 +180,12 @@ def _surest(score: Answer | Tagged) -> float:
     return score.score if isinstance(score, Answer) else max(score.probabilities, default=1.0)
 
 
-def _good(labels: Labels) -> NDArray[np.bool_]:
-    """Which rows are labelled good: class 1, or graded at least 0.5."""
-    if labels.min() < 0 or labels.max() > 1:
-        raise InputError(f"a metric of good and bad rows got the label {labels.max()}; labels must lie in 0..1")
-    return np.asarray(labels >= 0.5)
-
-
-class _Ranked:
-    """Rows in the order of `scores`, with equal scores as one step."""
-
-    def __init__(self, scores: Scores, inverse: Ints, *, descending: bool) -> None:
-        self.order = np.argsort(-scores if descending else scores, kind="stable")
-        ordered = scores[self.order]
-        self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        self.inverse = inverse[self.order]
-
-    def weights(self, counts: Floats) -> Floats:
-        """How often each row is counted, in ranked order, [resamples, rows]."""
-        return counts[:, self.inverse]
-
-    def steps(self, weights: Floats) -> Floats:
-        """`weights` summed over equal scores, [resamples, steps]."""
-        return np.add.reduceat(weights, self.starts, axis=1)
-
-
-def _auc(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-    if scores.ndim == 1:
-        return _binary_auc(scores, _good(labels), inverse)
-    classes = [_binary_auc(scores[:, c], labels == c, inverse) for c in range(scores.shape[1])]
-    return lambda counts: _mean_of_defined(np.array([one(counts) for one in classes]))
-
-
-def _binary_auc(scores: Scores, good: NDArray[np.bool_], inverse: Ints) -> Statistic:
-    """Mann-Whitney: the share of (good, bad) pairs in order, ties as half."""
-    ranked = _Ranked(scores, inverse, descending=False)
-    good = good[ranked.order]
-
-    def statistic(counts: Floats) -> Floats:
-        weights = ranked.weights(counts)
-        positive, all_rows = ranked.steps(weights * good), ranked.steps(weights)
-        negative = all_rows - positive
-        below = np.cumsum(negative, axis=1) - negative / 2
-        return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
-
-    return statistic
-
-
-def _pr_auc(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-    """Average precision: precision at each step of recall, without interpolation."""
-    ranked = _Ranked(scores, inverse, descending=True)
-    good = _good(labels)[ranked.order]
-
-    def statistic(counts: Floats) -> Floats:
-        weights = ranked.weights(counts)
-        positive = ranked.steps(weights * good)
-        shown = np.cumsum(ranked.steps(weights), axis=1)
-        precision = np.cumsum(positive, axis=1) / np.maximum(shown, 1)
-        return _ratio((positive * precision).sum(axis=1), positive.sum(axis=1))
-
-    return statistic
-
-
-def _confusion(scores: Scores, labels: Labels, inverse: Ints, groups: int) -> tuple[Floats, int]:
-    """Rows of each (label, predicted class) in each group, [groups, classes * classes], and the number of classes."""
-    if scores.ndim == 1:
-        label, predicted, classes = _good(labels).astype(np.int64), (scores > 0.5).astype(np.int64), 2
-    else:
-        label, predicted, classes = labels, scores.argmax(axis=1), scores.shape[1]
-    cells = classes * classes
-    flat = np.bincount(inverse * cells + label * classes + predicted, minlength=groups * cells)
-    return flat.reshape(groups, cells).astype(np.float64), classes
-
-
-def _of_confusion(formula: Callable[[Floats], Floats]) -> Prepare:
-    """A metric of the confusion matrices [resamples, classes (label), classes (predicted)]."""
-
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-        by_group, classes = _confusion(scores, labels, inverse, int(inverse.max()) + 1)
-        return lambda counts: formula((counts @ by_group).reshape(-1, classes, classes))
-
-    return prepare
-
-
-def _accuracy(confusion: Floats) -> Floats:
-    return np.asarray(np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2)))
-
-
-def _f1(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-    if scores.dtype != object:
-        return _of_confusion(_class_f1)(scores, labels, inverse)
-    prepare = _mean_of(f1) if isinstance(scores[0], Answer) else _of_counts(span_counts, _span_f1)
-    return prepare(scores, labels, inverse)
-
-
-def _any_accuracy(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-    words = _of_counts(word_counts, lambda counts: _ratio(counts[:, 0], counts[:, 1]))
-    return (words if scores.dtype == object else _of_confusion(_accuracy))(scores, labels, inverse)
-
-
-def _of_counts(
-    of_row: Callable[[Tagged, Sequence[str]], tuple[int, ...]], formula: Callable[[Floats], Floats]
-) -> Prepare:
-    """A metric of sums [resamples, counts] over rows."""
-
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-        rows = np.array([of_row(tagged, gold) for tagged, gold in zip(scores, labels, strict=True)], np.float64)
-        by_group = np.stack([np.bincount(inverse, weights=column) for column in rows.T], axis=1)
-        return lambda counts: formula(counts @ by_group)
-
-    return prepare
-
-
-def _span_f1(counts: Floats) -> Floats:
-    """Of spans that are right, said, and there (CoNLL-2003); 0 where there are none."""
-    right, said, there = counts.T
-    return np.nan_to_num(_ratio(2 * right, said + there))
-
-
-def _class_f1(confusion: Floats) -> Floats:
-    """Of class 1 with two classes; with more, the mean over classes that occur."""
-    hits = np.diagonal(confusion, axis1=1, axis2=2)
-    by_class = _ratio(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
-    return np.asarray(np.nan_to_num(by_class[:, 1])) if by_class.shape[1] == 2 else _mean_of_defined(by_class.T)
-
-
-def _mcc(confusion: Floats) -> Floats:
-    """Matthews correlation in Gorodkin's form for any number of classes; 0 where a margin is empty."""
-    total = confusion.sum(axis=(1, 2))
-    true, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
-    covariance = np.trace(confusion, axis1=1, axis2=2) * total - (true * predicted).sum(axis=1)
-    spread = (total**2 - (true**2).sum(axis=1)) * (total**2 - (predicted**2).sum(axis=1))
-    return np.nan_to_num(_ratio(covariance, np.sqrt(spread)))
-
-
-def _spearman(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-    """Pearson's correlation of the mid-ranks."""
-    rankings = [_Ranked(values, inverse, descending=False) for values in (scores, labels)]
-
-    def centered_ranks(ranked: _Ranked, weights: Floats, by_rank: Floats) -> Floats:
-        step = ranked.steps(by_rank)
-        middle = np.cumsum(step, axis=1) - step / 2
-        ranks = np.empty_like(weights)
-        ranks[:, ranked.order] = np.repeat(middle, np.diff(np.r_[ranked.starts, weights.shape[1]]), axis=1)
-        # weighted mid-ranks have this mean, whatever the ties
-        return np.asarray(ranks - weights.sum(axis=1, keepdims=True) / 2)
-
-    def statistic(counts: Floats) -> Floats:
-        weights = counts[:, inverse]
-        a, b = (centered_ranks(ranked, weights, ranked.weights(counts)) for ranked in rankings)
-        covariance, spread_a, spread_b = ((weights * x).sum(axis=1) for x in (a * b, a * a, b * b))
-        return _ratio(covariance, np.sqrt(spread_a * spread_b))
-
-    return statistic
-
-
-def _rmse(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-    squares = np.bincount(inverse, weights=(scores.astype(np.float64) - labels) ** 2)
-    rows = np.bincount(inverse).astype(np.float64)
-    return lambda counts: np.sqrt((counts @ squares) / (counts @ rows))
-
-
-def _mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
-    """The mean over questions of a value of the answer and the gold ones."""
-
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-        values = [of_answer(answer, gold) for answer, gold in zip(scores, labels, strict=True)]
-        totals = np.bincount(inverse, weights=values)
-        rows = np.bincount(inverse).astype(np.float64)
-        return lambda counts: np.asarray((counts @ totals) / (counts @ rows))
-
-    return prepare
-
-
-def _per_group(of_group: Callable[[Floats, Floats], float]) -> Prepare:
-    """The mean over groups of a value of their rows' scores and labels; NaN leaves a group out."""
-
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-        _good(labels)
-        order = np.argsort(inverse, kind="stable")
-        parts = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
-        values = np.array(
-            [of_group(scores[rows].astype(np.float64), labels[rows].astype(np.float64)) for rows in parts]
-        )
-        defined = np.isfinite(values).astype(np.float64)
-        return lambda counts: _ratio(counts @ np.nan_to_num(values), counts @ defined)
-
-    return prepare
-
-
 def _ndcg_at(k: int) -> Metric:
-    def gain(scores: Floats, labels: Floats) -> float:
-        """Discounted gain of the first k, where rows of equal score share their places' discounts."""
-        discounts = np.where(np.arange(len(scores)) < k, 1 / np.log2(np.arange(len(scores)) + 2), 0.0)
-        _, place, size = np.unique(-scores, return_inverse=True, return_counts=True)
-        shared = np.add.reduceat(discounts, np.r_[0, np.cumsum(size)[:-1]]) / size
-        return float((labels * shared[place]).sum())
-
-    def ndcg(scores: Floats, labels: Floats) -> float:
-        best = gain(labels, labels)
-        return gain(scores, labels) / best if best else float("nan")
-
-    return Metric(f"ndcg@{k}", True, ("binary", "relevance"), _per_group(ndcg))
-
-
-def _reciprocal_rank(scores: Floats, labels: Floats) -> float:
-    """1 / place of the first good row, behind the bad ones of equal score."""
-    good = labels >= 0.5
-    if not good.any():
-        return float("nan")
-    return 1.0 / (1 + int((scores[~good] >= scores[good].max()).sum()))
+    return Metric(f"ndcg@{k}", True, _BINARY, per_group(ndcg_at(k)))
 
 
 def _defect_rate_at(parameter: str, coverage: float) -> Metric:
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-        ranked = _Ranked(scores, inverse, descending=True)
-        bad = ~_good(labels)[ranked.order]
-
-        def statistic(counts: Floats) -> Floats:
-            weights = ranked.weights(counts)
-            step, bad_step = ranked.steps(weights), ranked.steps(weights * bad)
-            before = np.cumsum(step, axis=1) - step
-            room = coverage * weights.sum(axis=1, keepdims=True)
-            # of rows that tie at the cut, the share that fits is shown
-            shown = np.clip(room - before, 0, step) / np.maximum(step, 1)
-            return _ratio((bad_step * shown).sum(axis=1), room[:, 0])
-
-        return statistic
-
-    return Metric(f"defect_rate@{parameter}", False, ("binary", "relevance"), prepare)
-
-
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """numerator / denominator, NaN where the denominator is 0."""
-    nan = np.full(np.shape(numerator), np.nan)
-    return np.asarray(np.divide(numerator, denominator, out=nan, where=denominator != 0))
-
-
-def _mean_of_defined(values: Floats) -> Floats:
-    """Means over the first axis without NaN."""
-    defined = np.isfinite(values)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
+    return Metric(f"defect_rate@{parameter}", False, _BINARY, defect_rate_at(coverage))
 
 
 _ANSWERS, _TAGS, _SIMILAR = "question-answering", "token-classification", "similarity"
@@ -425,15 +194,15 @@ _CLASSES = ("binary", "multiclass", "relevance")
 _METRICS = {
     m.name: m
     for m in (
-        Metric("auc", True, (*_CLASSES, _SIMILAR), _auc),
-        Metric("pr_auc", True, _BINARY, _pr_auc),
-        Metric("accuracy", True, (*_CLASSES, _TAGS), _any_accuracy),
-        Metric("f1", True, (*_CLASSES, _ANSWERS, _TAGS), _f1),
-        Metric("exact", True, (_ANSWERS,), _mean_of(exact_match)),
-        Metric("mcc", True, _CLASSES, _of_confusion(_mcc)),
-        Metric("spearman", True, ("binary", "relevance", "regression", _SIMILAR), _spearman),
-        Metric("rmse", False, ("binary", "relevance", "regression"), _rmse),
-        Metric("mrr", True, _BINARY, _per_group(_reciprocal_rank)),
+        Metric("auc", True, (*_CLASSES, _SIMILAR), auc),
+        Metric("pr_auc", True, _BINARY, pr_auc),
+        Metric("accuracy", True, (*_CLASSES, _TAGS), any_accuracy),
+        Metric("f1", True, (*_CLASSES, _ANSWERS, _TAGS), f1),
+        Metric("exact", True, (_ANSWERS,), mean_of(exact_match)),
+        Metric("mcc", True, _CLASSES, of_confusion(mcc)),
+        Metric("spearman", True, ("binary", "relevance", "regression", _SIMILAR), spearman),
+        Metric("rmse", False, ("binary", "relevance", "regression"), rmse),
+        Metric("mrr", True, _BINARY, per_group(reciprocal_rank)),
         _ndcg_at(10),
         _defect_rate_at("0.5", 0.5),
     )
