@@ -19,8 +19,9 @@ from typing import Any
 
 import atheris
 import numpy as np
-from cases import Weights, random_config, random_spec, random_weights
+from cases import random_config, random_spec, random_weights
 from numpy.typing import NDArray
+from reference import Weights
 
 from prunetime import _engine
 from prunetime.arch import ArchSpec

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from cases import gelu
 from numpy.typing import NDArray
+from reference import gelu
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

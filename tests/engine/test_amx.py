@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import any_family, random_config, random_ragged, random_weights, reference_logits
+from cases import any_family, random_config, random_ragged, random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import reference_logits
 
 from prunetime import _engine
 from prunetime._engine import testing

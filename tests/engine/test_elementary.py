@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from cases import gelu
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import gelu
 from rounding import U, assert_within, to_bf16
 
 from prunetime import _engine

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from cases import random_config, random_ragged, random_spec, random_weights
+from reference import reference_logits
 
 import prunetime
 from prunetime.arch import ArchSpec

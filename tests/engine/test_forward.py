@@ -7,21 +7,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from cases import (
-    Arithmetic,
-    Weights,
-    any_family,
-    exactly,
-    random_config,
-    random_ragged,
-    random_spec,
-    random_weights,
-    reference,
-    reference_logits,
-)
+from cases import any_family, random_config, random_ragged, random_spec, random_weights
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import Arithmetic, Weights, exactly, reference, reference_logits
 from rounding import (
     NARROW_EXP_ERROR,
     U,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import gelu, layer_norm, softmax
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import gelu, layer_norm, softmax
 from rounding import (
     assert_within,
     check_attention,

@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from cases import family_fields, random_config, random_ragged, random_spec, random_weights, reference_logits
+from cases import family_fields, random_config, random_ragged, random_spec, random_weights
 from onnxruntime.transformers import optimizer
+from reference import reference_logits
 
 from prunetime.arch import ArchSpec
 from prunetime.config import FAMILIES, EncoderConfig

@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import random_config, random_ragged, random_spec, random_weights, reference, reference_logits
+from cases import random_config, random_ragged, random_spec, random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import reference, reference_logits
 
 from prunetime.arch import ArchSpec, KeptBlocks
 from prunetime.errors import InputError

