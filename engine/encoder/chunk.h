@@ -208,6 +208,7 @@ class Encoder::Chunk {
            .head_dim = head_dim,
            .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
            .bias = has_bias ? layer.position_bias + head * layer.position_bias_stride : nullptr,
+           .window = has_bias ? layer.window : 0,
            .context = context + head * head_dim,
            .context_stride = row_stride(output.inner),
            .received = drops ? w_.received + static_cast<std::ptrdiff_t>(head) * most_tokens_ + starts_[row] : nullptr},

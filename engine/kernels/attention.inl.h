@@ -310,6 +310,28 @@ inline void sum_rows(const float* from, int rows, float* to) {
 }
 
 template <class Arithmetic>
+struct Near {
+  Attention a;
+  AttentionScratch<Arithmetic> s;
+};
+
+// `a` and `s` with only the keys that some of the queries [first, end) may attend to: all others weigh exactly nothing.
+template <class Arithmetic>
+Near<Arithmetic> near_to(const Attention& a, const AttentionScratch<Arithmetic>& s, int first, int end) {
+  using Element = typename Arithmetic::Element;
+  const int unit = first > a.window ? (first - a.window) / Arithmetic::kPerUnit : 0;
+  const int from = unit * Arithmetic::kPerUnit;
+  Near<Arithmetic> near{a, s};
+  near.a.key = static_cast<const Element*>(a.key) + from * a.stride;
+  near.a.value = static_cast<const Element*>(a.value) + from * a.stride;
+  near.a.bias = a.bias - from;
+  near.a.length = (end + a.window < a.length ? end + a.window : a.length) - from;
+  near.s.keys += static_cast<std::ptrdiff_t>(from) * s.width;
+  near.s.values += static_cast<std::ptrdiff_t>(unit) * s.width;
+  return near;
+}
+
+template <class Arithmetic>
 void attention_as(const Attention& a, float* scratch) {
   const AttentionScratch<Arithmetic> s(a, scratch);
   if constexpr (Arithmetic::kPerUnit > 1) copy_keys_and_values(a, s);
@@ -319,10 +341,11 @@ void attention_as(const Attention& a, float* scratch) {
     block.query = static_cast<const typename Arithmetic::Element*>(a.query) + first * a.stride;
     block.context = a.context + first * a.context_stride;
     if (a.bias != nullptr) block.bias = a.bias + first;
+    const Near<Arithmetic> near = a.window > 0 ? near_to(block, s, first, first + queries) : Near<Arithmetic>{block, s};
     if (queries > kLanes) {
-      Block<Arithmetic, 2>{block, s, queries}.run(first == 0);
+      Block<Arithmetic, 2>{near.a, near.s, queries}.run(first == 0);
     } else {
-      Block<Arithmetic, 1>{block, s, queries}.run(first == 0);
+      Block<Arithmetic, 1>{near.a, near.s, queries}.run(first == 0);
     }
   }
   if (a.received != nullptr) sum_rows(s.received, a.length, a.received);

@@ -107,6 +107,7 @@ struct Attention {
   int head_dim;
   float scale;
   const float* bias;  // bias[query - key] is added before the scale, read up to kMostQueries too far; null: none
+  int window;         // of queries the bias leaves nothing of keys that are further away; 0: it may be any. Not with `received`
   float* context;
   std::ptrdiff_t context_stride;
   float* received;

@@ -38,6 +38,8 @@ DIMS = CONFIG.dims
 GRAIN = (32, 16)
 LENGTH = 24
 BUDGET = Budget(share=0.5, seq_len=LENGTH)
+EVERYWHERE = ("attention", "ffn", "pooled_attention", "pooled_ffn")
+"""Kinds that all families have."""
 
 
 def made_profile(config: EncoderConfig = CONFIG, **parts: Any) -> LatencyProfile:
@@ -63,7 +65,7 @@ BLOCKS = BlockSavings(
     densities=recording.DENSITIES,
     saved={
         kind: tuple(per_level * (1.0 - density) for density in recording.DENSITIES)
-        for kind, per_level in zip(latency.KINDS, (1.5, 0.75, 0.25, 0.0625), strict=True)
+        for kind, per_level in zip(EVERYWHERE, (1.5, 0.75, 0.25, 0.0625), strict=True)
     },
 )
 TOKENS = TokenShares(
@@ -87,13 +89,14 @@ def recorded() -> LatencyProfile:
 def test_a_recorded_profile_has_every_level_and_survives_json(recorded: LatencyProfile) -> None:
     assert len(recorded.attention) == len(recorded.pooled_attention) == DIMS.heads + 1
     assert len(recorded.ffn) == len(recorded.pooled_ffn) == ffn_level(DIMS.ffn) + 1 == 9
-    for kind in latency.KINDS:
+    assert recorded.near_attention == ()
+    for kind in EVERYWHERE:
         table = getattr(recorded, kind)
         assert table[0] == 0.0
         assert min(table[1:]) > 0.0
     assert recorded.reference_us > 0
     assert recorded.blocks is not None
-    assert set(recorded.blocks.saved) == set(latency.KINDS)
+    assert set(recorded.blocks.saved) == set(EVERYWHERE)
     assert recorded.tokens is not None
     assert recorded.tokens.counts == (0, 6, 12, 18, 24)
     assert recorded.key.precision == "bf16"
@@ -245,12 +248,13 @@ def test_a_plan_names_the_precision_where_all_layers_are_alike() -> None:
 
 
 @settings(max_examples=25)
-@given(st.integers(1, 8), st.integers(1, 12), st.integers(1, 2000), st.integers(0, 9), st.booleans())
+@given(st.integers(1, 8), st.integers(1, 12), st.integers(1, 2000), st.integers(0, 9), st.booleans(), st.booleans())
 def test_the_specs_that_are_timed_cover_every_level_three_times(
-    layers: int, heads: int, ffn: int, seed: int, pooled: bool
+    layers: int, heads: int, ffn: int, seed: int, pooled: bool, windows: bool
 ) -> None:
     dims = Dims(layers, 32 * heads, heads, 32, ffn, 100, 64)
-    key = ProfileKey("", "", "", "bert", dims, 1, 1, LENGTH, pooled_row=pooled)
+    near = tuple(LENGTH if layer % 3 == 0 else 13 for layer in range(layers)) if windows else ()
+    key = ProfileKey("", "", "", "bert", dims, 1, 1, LENGTH, pooled_row=pooled, near=near)
     rng = np.random.default_rng(seed)
     dense, blocks = recording.dense_specs(key, rng), recording.block_specs(key, GRAIN, rng)
     tokens = recording.token_specs(key, rng) if pooled else []
@@ -259,7 +263,8 @@ def test_the_specs_that_are_timed_cover_every_level_three_times(
     parts = [part for spec in dense for part in sublayers(spec, key)]
     occur = Counter((part.kind, part.level) for part in parts)
     whole = [] if pooled and layers == 1 else ["attention", "ffn"]
-    levels = {"attention": heads, "ffn": ffn_level(ffn)}
+    whole += ["near_attention"] if windows and layers > (2 if pooled else 1) else []
+    levels = {"attention": heads, "near_attention": heads, "ffn": ffn_level(ffn)}
     assert all(occur[kind, level] >= 3 for kind in whole for level in range(1, levels[kind] + 1))
     assert all(ffn_level(level_rows(level, dims)) == level for level in range(1, levels["ffn"] + 1))
     for kind in ("attention", "ffn"):
@@ -271,6 +276,16 @@ def test_the_specs_that_are_timed_cover_every_level_three_times(
     assert kinds == {*whole, *(("pooled_attention", "pooled_ffn") if pooled else ())}
     shorter = {part.tokens for spec in tokens for part in sublayers(spec, key) if part.kind == "pooled_attention"}
     assert shorter == ({6, 12, 18} if pooled and layers > 1 else set())
+
+
+def test_attention_to_a_window_is_timed_by_itself() -> None:
+    config = random_config(np.random.default_rng(0), layers=4, heads=2, head_dim=32, positions=512, family="modernbert")
+    key = ProfileKey.here(config, 1, 1, 512)
+    assert key.near == (512, 13, 3, 512)
+    assert ProfileKey.here(config, 1, 1, 2).near == ()
+    found = recording.record(key, config)
+    assert found.near_attention[2] < 0.8 * found.attention[2]
+    assert LatencyProfile.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_only_what_disagrees_with_itself_is_measured_again() -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import random_config, random_ragged, random_spec, random_weights
+from cases import family_fields, random_config, random_ragged, random_spec, random_weights
 
 from prunetime._engine import number_bytes
 from prunetime.arch import ArchSpec, KeptBlocks
@@ -89,6 +89,18 @@ def test_the_last_attention_has_one_query_a_sequence() -> None:
     assert (parts["ffn 0"].operations, parts["ffn 1"].operations) == (8 * 4 * 64 * 96, 2 * 4 * 64 * 96)
     assert parts["embedding"] == Sublayer("embedding", 0, numbers={"norm": 8 * 64})
     assert parts["head"].operations == 2 * (square + 2 * 3 * 64)
+
+
+def test_attention_to_a_window_has_no_other_pairs() -> None:
+    rng = np.random.default_rng(0)
+    config = random_config(rng, layers=3, heads=2, head_dim=32, **family_fields("modernbert"))
+    engine = Engine(config, random_weights(config, ArchSpec.full(config.dims), rng))
+    parts = by_name(engine, random_ragged(config, rng, LENGTHS), every_token=True)
+    windows = [math.inf, 6, 1]
+    assert [layer.window or math.inf for layer in config.rotary] == windows
+    for index, window in enumerate(windows):
+        pairs = sum(abs(q - k) <= window for n in LENGTHS for q in range(n) for k in range(n))
+        assert parts[f"attention {index}"].core == 4 * pairs * 64
 
 
 def test_rounding_is_counted_where_a_matrix_reads_narrow_numbers() -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,9 @@ from prunetime.plan import MatrixPlan, Plan
 from prunetime.runtime.engine import Engine, engine_build
 from prunetime.runtime.ragged import Ragged
 
-Kind = Literal["attention", "ffn", "pooled_attention", "pooled_ffn"]
-"""Of a sub-layer. The pooled ones: the last attention, of which only the first token's row is computed, and every
-feed-forward sub-layer from there on, which runs on that row alone."""
+Kind = Literal["attention", "near_attention", "ffn", "pooled_attention", "pooled_ffn"]
+"""Of a sub-layer. Near: attention to the tokens in a window only. The pooled ones: the last attention, of which only
+the first token's row is computed, and every feed-forward sub-layer from there on, which runs on that row alone."""
 
 
 ROWS_SAVE = 0.8
@@ -52,7 +52,8 @@ class ProfileKey:
     """What a latency table holds for: it is refused anywhere else.
 
     `tokens` is the length of each sequence, `precision` what `precision_name` says of the plan, `pooled_row` whether
-    the head reads only the first token's row.
+    the head reads only the first token's row. `near` are the tokens to which one attends, layer by layer, where that
+    is not always all of them.
     """
 
     machine: str
@@ -65,6 +66,7 @@ class ProfileKey:
     tokens: int
     precision: str = "fp32"
     pooled_row: bool = True
+    near: tuple[int, ...] = ()
 
     @classmethod
     def here(
@@ -83,7 +85,14 @@ class ProfileKey:
         isa = Engine(config, random_weights(config, ArchSpec.floor(config.dims)), threads).isa
         setting = (config.family, config.dims, threads, batch, tokens)
         precision = precision_name(plan, config.dims.layers)
-        return cls(this_machine().id, engine_build(), isa, *setting, precision, config.first_token_only)
+        pooled, near = config.first_token_only, tokens_attended(config, tokens)
+        return cls(this_machine().id, engine_build(), isa, *setting, precision, pooled, near)
+
+    def attention_of(self, layer: int, pools: bool) -> Kind:
+        """The kind of a layer's attention, of which with `pools` only the first token's row is computed."""
+        if pools:
+            return "pooled_attention"
+        return "near_attention" if self.near and self.near[layer] < self.tokens else "attention"
 
     def check_is(self, expected: ProfileKey) -> None:
         """Raises ProfileError naming the first field in which this profile is not what is `expected`."""
@@ -130,12 +139,12 @@ class TokenShares:
 class LatencyProfile:
     """Latency of every fused sub-layer at every level, in units of the reference kernel.
 
-    `attention[h]` is the attention sub-layer with h heads (0..dims.heads), `ffn[t]` the feed-forward sub-layer at
-    level t (t tiles of rows, the last level being all rows), both on all tokens; `pooled_attention` and `pooled_ffn`
-    are the same where only the first token's row is computed. A kind that cannot occur has an empty table. The more
-    weights a pass reads, the fewer of them it still finds in the caches: with a share w of the dense encoder's, every
-    sub-layer takes 1 + `crowding` x w times what the tables say. `rest` is what a pass takes besides (embeddings, head
-    and the call itself) at w = 0 and at w = 1.
+    `attention[h]` is the attention sub-layer with h heads (0..dims.heads), `near_attention[h]` the same where it is to
+    a window, `ffn[t]` the feed-forward sub-layer at level t (t tiles of rows, the last level being all rows), all on
+    all tokens; `pooled_attention` and `pooled_ffn` are the same where only the first token's row is computed. A kind
+    that cannot occur has an empty table. The more weights a pass reads, the fewer of them it still finds in the caches:
+    with a share w of the dense encoder's, every sub-layer takes 1 + `crowding` x w times what the tables say. `rest` is
+    what a pass takes besides (embeddings, head and the call itself) at w = 0 and at w = 1.
 
     `blocks` and `tokens` are there where they were recorded. `reference_us` is the reference kernel's time then.
     `noisy`: measurements disagreed with one another although they were repeated.
@@ -152,6 +161,7 @@ class LatencyProfile:
     ffn: tuple[float, ...]
     pooled_attention: tuple[float, ...]
     pooled_ffn: tuple[float, ...]
+    near_attention: tuple[float, ...] = ()
     blocks: BlockSavings | None = None
     tokens: TokenShares | None = None
     noisy: bool = False
@@ -251,7 +261,7 @@ class LatencyProfile:
     def from_json(cls, data: Mapping[str, Any]) -> LatencyProfile:
         values = strict_keys(cls, data)
         key = strict_keys(ProfileKey, values["key"])
-        values["key"] = ProfileKey(**{**key, "dims": Dims.from_json(key["dims"])})
+        values["key"] = ProfileKey(**{**key, "dims": Dims.from_json(key["dims"]), "near": tuple(map(int, key["near"]))})
         floor, dense = values["rest"]
         values["rest"] = (float(floor), float(dense))
         for kind in KINDS:
@@ -293,7 +303,7 @@ class Sublayer:
         return self.kind == "attention" and self.kept < self.tokens
 
 
-KINDS: tuple[Kind, ...] = ("attention", "ffn", "pooled_attention", "pooled_ffn")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
@@ -306,10 +316,10 @@ def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
         if layer.has_attention:
             pools = index == last
             kept = 1 if pools else layer.tokens_kept(tokens)
-            kind: Kind = "pooled_attention" if pools else "attention"
+            kind = key.attention_of(index, pools)
             density = _density(layer, ("key", "value") if pools else ATTENTION_MATRICES, key.dims)
             # Beside the four matrices, of `hidden` columns a head's row each, there are scores and what they weigh.
-            products = 4.0 * key.dims.hidden + 2.0 * tokens
+            products = 4.0 * key.dims.hidden + 2.0 * (min(tokens, key.near[index]) if key.near else tokens)
             rows = 1.0 if pools else 1.0 - (key.dims.hidden - layer.attention_rows) / products
             yield Sublayer(1 + 2 * index, kind, layer.heads, density, rows, tokens, kept)
             tokens = kept
@@ -317,6 +327,14 @@ def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
             density = _density(layer, FFN_MATRICES, key.dims)
             kind, rows = "ffn" if index < last else "pooled_ffn", (1.0 + layer.ffn_rows / key.dims.hidden) / 2.0
             yield Sublayer(2 + 2 * index, kind, ffn_level(layer.ffn), density, rows, tokens, tokens)
+
+
+def tokens_attended(config: EncoderConfig, tokens: int) -> tuple[int, ...]:
+    """To how many of `tokens` one attends at most, in every layer; nothing where it is to all of them in all layers."""
+    windows = [layer.window for layer in config.rotary]
+    if all(window is None or window + 1 >= tokens for window in windows):
+        return ()
+    return tuple(tokens if window is None else min(tokens, 2 * window + 1) for window in windows)
 
 
 def precision_name(plan: Plan, layers: int) -> str:

@@ -7,11 +7,12 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Grain, tokens_kept
+from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Grain, LayerSpec, tokens_kept
 from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.plan import Plan
@@ -135,8 +136,8 @@ def fit(
     for _ in range(_FITS):
         seen = [(p, float(u[p.slot]) / profile.crowded(spec)) for spec, u in passes for p in sublayers(spec, key)]
         plain = [(part, u) for part, u in seen if part.density is None and not _is_shorter(part, key)]
-        attention, ffn, pooled_attention, pooled_ffn = (_table(kind, plain, key) for kind in KINDS)
-        profile = LatencyProfile(key, 0.0, (0.0, 0.0), 0.0, attention, ffn, pooled_attention, pooled_ffn)
+        tables: Any = {kind: _table(kind, plain, key) for kind in KINDS}
+        profile = LatencyProfile(key, 0.0, (0.0, 0.0), 0.0, **tables)
         profile = replace(profile, crowding=_crowding(profile, dense))
     in_blocks = [(part, u) for part, u in seen if part.density is not None]
     shorter = [(part, u) for part, u in seen if _is_shorter(part, key)]
@@ -156,10 +157,8 @@ def dense_specs(key: ProfileKey, rng: np.random.Generator) -> list[ArchSpec]:
     Of the pooled sub-layers, some levels from first to last do.
     """
     dims, specs = key.dims, list[ArchSpec]()
-    heads, tiles = _levels(key)
-    pooled = [sorted(set(np.linspace(1, len(cards), _POOLED_LEVELS).round().astype(int))) for cards in (heads, tiles)]
-    decks = {kind: _Deck(cards, rng) for kind, cards in zip(KINDS, (heads, tiles, *pooled), strict=True)}
-    kinds = _kinds(key)
+    decks = {kind: _Deck(_some(kind, _levels(kind, key)), rng) for kind in KINDS}
+    kinds, tiles = _kinds(key), _levels("ffn", key)
     while any(decks[kind].rounds < _OCCURRENCES for kind in kinds):
         last = dims.layers - 1 if len(specs) % 3 or not key.pooled_row else int(rng.integers(dims.layers))
         specs.append(_drawn(key, decks, last))
@@ -215,22 +214,30 @@ class _Deck:
         return card
 
 
-def _levels(key: ProfileKey) -> tuple[range, range]:
-    """Every level of attention and FFN."""
-    return range(1, key.dims.heads + 1), range(1, ffn_level(key.dims.ffn) + 1)
+def _levels(kind: Kind, key: ProfileKey) -> range:
+    """Every level of a kind."""
+    return range(1, 1 + (ffn_level(key.dims.ffn) if kind.endswith("ffn") else key.dims.heads))
+
+
+def _some(kind: Kind, levels: range) -> Sequence[int]:
+    """All levels or, of a pooled kind, some from first to last."""
+    if not kind.startswith("pooled"):
+        return levels
+    return sorted(set(np.linspace(1, len(levels), _POOLED_LEVELS).round().astype(int).tolist()))
 
 
 def _large_levels(key: ProfileKey, rng: np.random.Generator) -> dict[Kind, _Deck]:
     """Decks of the levels from half up, of which a saving is a larger part."""
-    cards = [every[len(every) // 2 :] for every in _levels(key)]
-    return {kind: _Deck(levels, rng) for kind, levels in zip(KINDS, cards * 2, strict=True)}
+    every = {kind: _levels(kind, key) for kind in KINDS}
+    return {kind: _Deck(levels[len(levels) // 2 :], rng) for kind, levels in every.items()}
 
 
-def _kinds(key: ProfileKey) -> tuple[Kind, ...]:
-    """The kinds of sub-layers that encoders of `key` can have."""
-    if not key.pooled_row:
-        return KINDS[:2]
-    return KINDS if key.dims.layers > 1 else KINDS[2:]
+def _kinds(key: ProfileKey) -> set[Kind]:
+    """The kinds of sub-layers that unpruned encoders of `key`, and those without their last layers, have."""
+    layers = range(1, key.dims.layers + 1) if key.pooled_row else (key.dims.layers,)
+    full = ArchSpec.full(key.dims)
+    gone = (LayerSpec(0, key.dims.hidden, 0, key.dims.hidden),) * key.dims.layers
+    return {part.kind for n in layers for part in sublayers(ArchSpec(full.layers[:n] + gone[n:]), key)}
 
 
 def _drawn(key: ProfileKey, decks: Mapping[Kind, _Deck], last: int) -> ArchSpec:
@@ -238,7 +245,7 @@ def _drawn(key: ProfileKey, decks: Mapping[Kind, _Deck], last: int) -> ArchSpec:
     layers = []
     for index in range(key.dims.layers):
         pools = key.pooled_row and index >= last
-        heads = decks["pooled_attention" if pools else "attention"].draw() if index <= last else 0
+        heads = decks[key.attention_of(index, pools)].draw() if index <= last else 0
         tiles = decks["pooled_ffn" if pools else "ffn"].draw()
         layers.append((int(heads), level_rows(int(tiles), key.dims)))
     return ArchSpec.of(key.dims, *zip(*layers, strict=True))
@@ -284,7 +291,7 @@ def _table(kind: Kind, seen: Iterable[tuple[Sublayer, float]], key: ProfileKey) 
     found = _medians((part.level, units) for part, units in seen if part.kind == kind)
     if not found:
         return ()
-    levels = _levels(key)[kind.endswith("ffn")]
+    levels = _levels(kind, key)
     return (0.0, *np.interp(levels, list(found), list(found.values())).tolist())
 
 
@@ -323,7 +330,7 @@ def _token_shares(profile: LatencyProfile, seen: Sequence[tuple[Sublayer, float]
     every = profile.key.tokens
     counts = (0, *sorted({part.tokens for part, _ in seen} | {every}))
     share: dict[str, tuple[float, ...]] = {}
-    for kind in KINDS[:3]:
+    for kind in ("attention", "ffn", "pooled_attention"):
         ratios = [
             (part.tokens, units / profile.units_of(part))
             for part, units in seen

@@ -95,7 +95,7 @@ class _Count:
     def attention(self, i: int, lengths: Lengths, queries: Lengths, left: Lengths) -> Sublayer:
         """Of `queries` tokens `left` stay: the others are dropped before the output matrix."""
         width = self._layers[i].heads * self._dims.head_dim
-        pairs = int((queries * lengths).sum())
+        pairs = self._pairs(i, queries, lengths)
         tokens = {"query": queries, "key": lengths, "value": lengths, "attention_output": left}
         numbers = (
             Counter(softmax=pairs * self._layers[i].heads, norm=int(left.sum()) * self._dims.hidden)
@@ -105,6 +105,16 @@ class _Count:
         narrow = self._engine.precision[self._name(i, "query")] != "fp32" and not self._engine.config.rotary
         core: Precision = "bf16" if narrow and narrow_attention(self._engine.isa) == "bf16" else "fp32"
         return Sublayer(f"attention {i}", 1 + 2 * i, self._products(i, tokens), 4 * pairs * width, core, numbers)
+
+    def _pairs(self, i: int, queries: Lengths, lengths: Lengths) -> int:
+        """Of queries and the keys that they attend to; `queries` are the first ones of every sequence."""
+        rotary = self._engine.config.rotary
+        window = rotary[i].window if rotary else None
+        if window is None:
+            return int((queries * lengths).sum())
+        places = [np.arange(count) for count in queries.tolist()]
+        ends = [np.minimum(place + window + 1, length) for place, length in zip(places, lengths, strict=True)]
+        return sum(int((e - np.maximum(p - window, 0)).sum()) for p, e in zip(places, ends, strict=True))
 
     def ffn(self, i: int, lengths: Lengths) -> Sublayer:
         output, tokens = self._name(i, "ffn_output"), int(lengths.sum())
