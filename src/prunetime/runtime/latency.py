@@ -261,11 +261,12 @@ class LatencyProfile:
     def from_json(cls, data: Mapping[str, Any]) -> LatencyProfile:
         values = strict_keys(cls, data)
         key = strict_keys(ProfileKey, values["key"])
-        values["key"] = ProfileKey(**{**key, "dims": Dims.from_json(key["dims"]), "near": tuple(map(int, key["near"]))})
+        key |= {"dims": Dims.from_json(key["dims"]), "near": tuple(map(int, key.get("near", ())))}
+        values["key"] = ProfileKey(**key)
         floor, dense = values["rest"]
         values["rest"] = (float(floor), float(dense))
         for kind in KINDS:
-            values[kind] = _floats(values[kind])
+            values[kind] = _floats(values.get(kind, ()))
         if values.get("blocks") is not None:
             blocks = strict_keys(BlockSavings, values["blocks"])
             blocks |= {"densities": _floats(blocks["densities"]), "saved": _by_kind(blocks["saved"])}
