@@ -263,8 +263,7 @@ def _into_budget(
     while True:
         attempts = run.read("attempts.json") if run.path("attempts.json").exists() else []
         failed = [attempt for attempt in attempts if attempt["failure"]]
-        over = max((attempt["measured_over_predicted"] for attempt in failed or attempts), default=1.0)
-        target_us = budget_us * stages.MARGIN / (max(1.0, over) if failed else over)
+        target_us = budget_us * stages.MARGIN / _off_by(attempts)
         if failed and target_us <= floor_us:
             raise BudgetError(f"{failed[-1]['failure']}; tightened by that, the prediction leaves no model at all")
         way.choose(target_us)
@@ -301,6 +300,15 @@ def _into_budget(
         attempts.append({"measured_over_predicted": reached / verdict.limit / predicted_share, "failure": failure})
         run.write("attempts.json", attempts)
         run.reporter.say(f"{failure}; searching again with the predictor tightened")
+
+
+def _off_by(attempts: list[dict[str, Any]]) -> float:
+    """Measured over predicted, as far as `attempts` tell: of those over the budget the most, and at least 1; where none
+    was, of the one that was far inside it."""
+    over = [float(attempt["measured_over_predicted"]) for attempt in attempts if attempt["failure"]]
+    if over:
+        return max(1.0, *over)
+    return float(attempts[0]["measured_over_predicted"]) if attempts else 1.0
 
 
 def _finish(run: Run) -> dict[str, Any]:
