@@ -28,9 +28,9 @@ from prunetime.machine import this_machine
 from prunetime.plan import Plan
 from prunetime.rivals import shapes
 from prunetime.runtime.engine import Engine, engine_build
-from prunetime.runtime.latency import random_batch
 from prunetime.runtime.measure import pinned
 from prunetime.runtime.roofline import Peaks, measure_peaks, roofline
+from prunetime.runtime.synthetic import random_batch
 
 RESULT = Path(__file__).parent / "results" / "engine.json"
 PLOT = Path(__file__).parent.parent / "docs" / "explanation" / "engine.svg"

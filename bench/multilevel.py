@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from home_depot import finished, progress, read_lines
-from home_depot_scoring import one_thread
 from multilevel_data import DATA_SETS, Prepared, prepare
 from multilevel_speed import speed
 from provenance import provenance
@@ -43,7 +44,8 @@ from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import WeightsKept
 from prunetime.runtime import profiling
-from prunetime.runtime.latency import LatencyProfile, ProfileKey
+from prunetime.runtime.latency import LatencyProfile
+from prunetime.runtime.sublayers import ProfileKey
 from prunetime.runtime.tokenize import Tokenizer
 from prunetime.training.distill import Distillation
 from prunetime.training.trainer import discard_checkpoints, fit
@@ -59,10 +61,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "zeros": {"criterion": "movement"},
     "even": {"of_rows": 0.5},
     "tuned": {"tune": 8},
+    "longer": {"tune": 12, "of_rows": 0.9},
 }
 """Changes of the steps; all but the first are tried with both levels at the smallest target only, those of `WHERE`."""
 
-WHERE = {"zeros": ("home_depot",), "even": ("home_depot",), "tuned": ("squad", "qqp", "mnli")}
+WHERE = {"zeros": ("home_depot",), "even": ("home_depot",), "tuned": ("squad", "qqp"), "longer": ("squad",)}
 TUNE_LEARNING_RATE = 2e-4
 
 SPEED_LENGTH, PASSES = 48, 3
@@ -72,7 +75,6 @@ KEY = ("data", "target", "levels", "variant")
 
 def train_teacher(prepared: Prepared) -> None:
     """The dense model, and the importance of its heads and rows."""
-    one_thread()
     if not prepared.path("teacher.safetensors").exists():
         model, work = prepared.encoder("pretrained"), prepared.path("work")
         training = prepared.training(prepared.data_set.teacher_steps, 0)
@@ -108,7 +110,6 @@ class Job:
 
 def learn(job: Job) -> dict[str, Any]:
     """Learns masks and weights, and reads `dev`."""
-    one_thread()
     start = time.monotonic()
     prepared, config = job.prepared, job.prepared.part.config
     cost, mask = WeightsKept(config.dims), Mask.full(config.dims)
@@ -170,7 +171,8 @@ def learn_all(folder: Path, workers: int, seconds: float, only: str) -> None:
     done = {tuple(row[name] for name in KEY) for row in read_lines(out)}
     wanted = [job for job in grid(folder) if only in job.name and job.key not in done]
     start, sets = time.monotonic(), list(dict.fromkeys(job.prepared for job in wanted))
-    with out.open("a") as file, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    spawned, threads = get_context("spawn"), max(1, len(os.sched_getaffinity(0)) // workers)
+    with out.open("a") as file, ProcessPoolExecutor(workers, spawned, torch.set_num_threads, (threads,)) as pool:
 
         def add(row: dict[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")

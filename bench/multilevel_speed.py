@@ -16,8 +16,8 @@ from prunetime.plan import Plan, Precision
 from prunetime.rivals import onnxruntime, openvino, shapes
 from prunetime.rivals.cell import Cell
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import random_batch, random_weights
 from prunetime.runtime.measure import pinned, run_rounds, summarise
+from prunetime.runtime.synthetic import random_batch, random_weights
 
 LENGTH = 128
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")

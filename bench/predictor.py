@@ -31,7 +31,7 @@ from prunetime.models import families
 from prunetime.pipeline.run import digest_of
 from prunetime.pipeline.source import tokenizer_of
 from prunetime.runtime import profiling
-from prunetime.runtime.latency import ProfileKey
+from prunetime.runtime.sublayers import ProfileKey
 from prunetime.runtime.tokenize import Tokenizer
 from prunetime.search.archive import preference
 from prunetime.search.space import Genome, Space, fit_to

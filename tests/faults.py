@@ -12,7 +12,7 @@ from prunetime.models import compact as compacting
 from prunetime.models import encoder
 from prunetime.pruning import topk
 from prunetime.runtime import latency, measure, tokenize
-from prunetime.runtime.latency import ProfileKey
+from prunetime.runtime.sublayers import ProfileKey
 from prunetime.tasks import roles
 
 

@@ -23,7 +23,7 @@ from prunetime.models.hf import config_json
 from prunetime.plan import Plan
 from prunetime.rivals import bench
 from prunetime.runtime import measure, profiling, recording
-from prunetime.runtime.latency import random_weights
+from prunetime.runtime.synthetic import random_weights
 from prunetime.task import Task
 from prunetime.tasks.synthetic import ad_relevance
 

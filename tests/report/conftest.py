@@ -21,8 +21,9 @@ from prunetime.mask import rank
 from prunetime.pipeline.front import POINTS, front_json, name_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.verify import judge, summaries
-from prunetime.runtime.latency import LatencyProfile, ProfileKey, ffn_level
+from prunetime.runtime.latency import LatencyProfile
 from prunetime.runtime.measure import summarise
+from prunetime.runtime.sublayers import ProfileKey, ffn_level
 from prunetime.runtime.timing import SETTINGS, Timed
 from prunetime.search.archive import Archive, Evaluation, spread
 from prunetime.search.evolution import SearchSettings, finalists, rescore, search

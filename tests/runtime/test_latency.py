@@ -20,18 +20,10 @@ from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.plan import MatrixPlan, Plan
-from prunetime.runtime import latency, profiling, recording
-from prunetime.runtime.latency import (
-    ROWS_SAVE,
-    BlockSavings,
-    LatencyProfile,
-    ProfileKey,
-    TokenShares,
-    ffn_level,
-    level_rows,
-    precision_name,
-    sublayers,
-)
+from prunetime.runtime import profiling, recording
+from prunetime.runtime.latency import ROWS_SAVE, BlockSavings, LatencyProfile, TokenShares
+from prunetime.runtime.sublayers import ProfileKey, ffn_level, level_rows, precision_name, sublayers
+from prunetime.runtime.synthetic import random_weights
 
 CONFIG = random_config(np.random.default_rng(0), layers=3, heads=4, head_dim=32, ffn=232, outputs=2)
 DIMS = CONFIG.dims
@@ -106,7 +98,7 @@ def test_a_recorded_profile_has_every_level_and_survives_json(recorded: LatencyP
 @pytest.mark.parametrize("seed", range(4))
 def test_the_weights_that_are_timed_are_those_of_the_spec(seed: int) -> None:
     spec = random_spec(CONFIG, np.random.default_rng(seed), blocks=True)
-    artifact.check_weights(latency.random_weights(CONFIG, spec), CONFIG, spec)
+    artifact.check_weights(random_weights(CONFIG, spec), CONFIG, spec)
 
 
 def test_a_larger_encoder_is_predicted_slower(recorded: LatencyProfile) -> None:

@@ -7,8 +7,8 @@ from cases import random_config, random_ragged, random_weights
 from prunetime.arch import ArchSpec
 from prunetime.plan import PRECISIONS, Plan
 from prunetime.runtime.engine import Engine, supported_isas
-from prunetime.runtime.latency import random_batch
 from prunetime.runtime.roofline import Level, Peaks, caches, measure_peaks, roofline, time_passes
+from prunetime.runtime.synthetic import random_batch
 from prunetime.runtime.work import work
 
 NUMBERS = dict.fromkeys(("gelu_fp32", "gelu_bf16", "softmax", "norm", "encode_bf16", "encode_int8"), 1e6)

@@ -9,9 +9,9 @@ from prunetime.budget import Budget
 from prunetime.plan import Plan, Precision
 from prunetime.rivals.subject import Subject
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import random_batch
 from prunetime.runtime.measure import pinned
 from prunetime.runtime.roofline import Peaks, Roofline, Row, measure_peaks, roofline, time_passes
+from prunetime.runtime.synthetic import random_batch
 
 _WORK = {
     "gelu_fp32": "GELU",

@@ -25,7 +25,9 @@ from prunetime.plan import Plan
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
 from prunetime.runtime import autoplan, profiling
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
+from prunetime.runtime.latency import LatencyProfile
+from prunetime.runtime.sublayers import ProfileKey
+from prunetime.runtime.synthetic import random_batch, random_weights
 from prunetime.search.elastic import Sandwich
 from prunetime.training.together import fit_on_every_rank
 

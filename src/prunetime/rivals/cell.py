@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.config import EncoderConfig
-from prunetime.runtime.latency import random_batch
 from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.synthetic import random_batch
 
 CHECKED = 32
 """Sequences, at least, whose logits are checked: two or three would make the largest error a matter of luck."""

@@ -19,8 +19,10 @@ from prunetime.errors import InputError, ProfileError
 from prunetime.plan import Plan
 from prunetime.runtime import latency, recording
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import LatencyProfile, ProfileKey, random_batch, random_weights
+from prunetime.runtime.latency import LatencyProfile
 from prunetime.runtime.measure import RETRY_SECONDS, Call, pinned, run_rounds, summarise
+from prunetime.runtime.sublayers import ProfileKey, ffn_level, level_rows
+from prunetime.runtime.synthetic import random_batch, random_weights
 from prunetime.runtime.timing import Job, Timed, calls_of_specs, time_budget, time_settings
 from prunetime.runtime.tokenize import Tokenizer
 
@@ -153,11 +155,11 @@ def random_specs(
     logarithm; with `tokens` every other layer that has heads keeps from half to all of its tokens.
     """
     rng = np.random.default_rng(seed)
-    levels = latency.ffn_level(dims.ffn)
+    levels = ffn_level(dims.ffn)
     specs = []
     for _ in range(count):
         heads = rng.integers(0, dims.heads + 1, dims.layers).tolist()
-        rows = [latency.level_rows(int(t), dims) for t in rng.integers(0, levels + 1, dims.layers)]
+        rows = [level_rows(int(t), dims) for t in rng.integers(0, levels + 1, dims.layers)]
         spec = ArchSpec.of(dims, heads, rows)
         for index, layer in enumerate(spec.layers):
             if tokens and layer.has_attention and rng.random() < 0.5:

@@ -17,22 +17,11 @@ from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine, ReferenceKernel
-from prunetime.runtime.latency import (
-    KINDS,
-    BlockSavings,
-    Kind,
-    LatencyProfile,
-    ProfileKey,
-    Sublayer,
-    TokenShares,
-    ffn_level,
-    level_rows,
-    random_batch,
-    random_weights,
-    sublayers,
-)
+from prunetime.runtime.latency import BlockSavings, LatencyProfile, TokenShares
 from prunetime.runtime.measure import RETRY_SECONDS, pinned, time_calls
 from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.sublayers import KINDS, Kind, ProfileKey, Sublayer, ffn_level, level_rows, sublayers
+from prunetime.runtime.synthetic import random_batch, random_weights
 
 Progress = Callable[[int, int], None]
 Units = NDArray[np.float64]

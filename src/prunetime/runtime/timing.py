@@ -23,9 +23,9 @@ from prunetime.config import EncoderConfig
 from prunetime.errors import PrunetimeError
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import random_batch, random_weights
 from prunetime.runtime.measure import Call, Samples, one_round, pinned, run_rounds
 from prunetime.runtime.model import load
+from prunetime.runtime.synthetic import random_batch, random_weights
 from prunetime.runtime.tokenize import Texts, Tokenizer
 
 Setting = tuple[str, str]
