@@ -21,7 +21,7 @@ from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.plan import MatrixPlan, Plan
 from prunetime.runtime import profiling, recording
-from prunetime.runtime.latency import ROWS_SAVE, BlockSavings, LatencyProfile, TokenShares
+from prunetime.runtime.latency import ROWS_SAVE, BlockCosts, LatencyProfile, TokenShares
 from prunetime.runtime.sublayers import ProfileKey, ffn_level, level_rows, precision_name, sublayers
 from prunetime.runtime.synthetic import random_weights
 
@@ -52,12 +52,12 @@ def made_profile(config: EncoderConfig = CONFIG, **parts: Any) -> LatencyProfile
     return LatencyProfile(key, 300.0, (0.25, 0.25), 0.0, **tables, measured_us=measured, **parts)
 
 
-BLOCKS = BlockSavings(
+BLOCKS = BlockCosts(
     *GRAIN,
     densities=recording.DENSITIES,
-    saved={
-        kind: tuple(per_level * (1.0 - density) for density in recording.DENSITIES)
-        for kind, per_level in zip(EVERYWHERE, (1.5, 0.75, 0.25, 0.0625), strict=True)
+    each={
+        kind: tuple(dense - saved * (1.0 - density) for density in recording.DENSITIES)
+        for kind, dense, saved in zip(EVERYWHERE, (2.0, 1.0, 0.5, 0.125), (1.5, 0.75, 0.25, 0.0625), strict=True)
     },
 )
 TOKENS = TokenShares(
@@ -88,7 +88,7 @@ def test_a_recorded_profile_has_every_level_and_survives_json(recorded: LatencyP
         assert min(table[1:]) > 0.0
     assert recorded.reference_us > 0
     assert recorded.blocks is not None
-    assert set(recorded.blocks.saved) == set(EVERYWHERE)
+    assert set(recorded.blocks.each) == set(EVERYWHERE)
     assert recorded.tokens is not None
     assert recorded.tokens.counts == (0, 6, 12, 18, 24)
     assert recorded.key.precision == "bf16"
@@ -131,7 +131,7 @@ def test_nothing_is_pooled_where_the_head_reads_every_token() -> None:
     assert profile.units(ArchSpec.full(DIMS)) == pytest.approx(0.25 + 3 * 9.0 + 3 * 9.0)
 
 
-def test_blocks_save_per_level_and_tokens_take_their_share() -> None:
+def test_blocks_take_their_time_per_level_and_tokens_take_their_share() -> None:
     profile, full = made_profile(blocks=BLOCKS, tokens=TOKENS), ArchSpec.full(DIMS)
     half = {"ffn_input": 0.75, "ffn_output": 0.25}  # half of the weights of the two together
     layer = replace(full.layers[0], heads=0).in_blocks(DIMS, (32, 16), half.__getitem__)
@@ -139,7 +139,7 @@ def test_blocks_save_per_level_and_tokens_take_their_share() -> None:
         sum(block.kept / math.prod(block.grid(layer.matrix_shapes(DIMS)[block.matrix])) for block in layer.blocks) / 2
     )
     assert profile.units(full.with_layer(0, heads=0, blocks=layer.blocks)) == pytest.approx(
-        profile.units(full.with_layer(0, heads=0)) - 8 * 0.75 * (1.0 - kept)
+        profile.units(full.with_layer(0, heads=0)) - 9.0 + 8 * (1.0 - 0.75 * (1.0 - kept))
     )
     drops = full.with_layer(0, tokens=0.5)
     attention = 9.0 * (1.0 + 0.0625 - 0.25 * 0.5)
@@ -159,7 +159,7 @@ def test_output_rows_save_their_part_of_the_products() -> None:
     assert profile.units(pooled) == dense
     layer = replace(full.layers[0], ffn_rows=DIMS.hidden // 2).in_blocks(DIMS, GRAIN, lambda _: 0.5)
     in_blocks = full.with_layer(0, ffn_rows=DIMS.hidden // 2, blocks=[b for b in layer.blocks if "ffn" in b.matrix])
-    assert profile.units(in_blocks) == pytest.approx(dense - ROWS_SAVE * 0.25 * 8 - 0.75 * 0.5 * 8 * 0.75)
+    assert profile.units(in_blocks) == pytest.approx(dense - ROWS_SAVE * 0.25 * 8 - 0.75 * (9.0 - 8 * 0.625))
 
 
 def test_a_model_that_fills_the_caches_is_slower_than_its_parts() -> None:

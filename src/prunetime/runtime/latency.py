@@ -29,17 +29,17 @@ ROWS_SAVE = 0.8
 
 
 @dataclass(frozen=True)
-class BlockSavings:
-    """What a sub-layer saves whose matrices are stored in blocks of `rows` x `columns`.
+class BlockCosts:
+    """What a sub-layer takes whose matrices are stored in blocks of `rows` x `columns`.
 
-    `saved[kind][i]` are the units saved by every head, or every tile of FFN rows, where `densities[i]` (ascending) of
-    its weights are kept; all of them save the same, however many there are.
+    `each[kind][i]` are the units of every head, or every tile of FFN rows, where `densities[i]` (ascending) of its
+    weights are kept; all of them take the same, however many there are.
     """
 
     rows: int
     columns: int
     densities: tuple[float, ...]
-    saved: Mapping[str, tuple[float, ...]]
+    each: Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class LatencyProfile:
     pooled_attention: tuple[float, ...]
     pooled_ffn: tuple[float, ...]
     near_attention: tuple[float, ...] = ()
-    blocks: BlockSavings | None = None
+    blocks: BlockCosts | None = None
     tokens: TokenShares | None = None
     noisy: bool = False
     measured_us: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -147,8 +147,8 @@ class LatencyProfile:
         saved_by_rows = ROWS_SAVE * (1.0 - sublayer.rows) * per_level * sublayer.level * multiplied
         dense = units = table[sublayer.level] * share - saved_by_rows
         if self.blocks and sublayer.density is not None:
-            saved = np.interp(sublayer.density, self.blocks.densities, self.blocks.saved[kind])
-            units -= float(saved) * sublayer.level * multiplied * sublayer.rows
+            each = float(np.interp(sublayer.density, self.blocks.densities, self.blocks.each[kind]))
+            units -= (table[sublayer.level] - each * sublayer.level) * multiplied * sublayer.rows
         if self.tokens and sublayer.drops:
             units += self.tokens.drop_cost * dense - self.tokens.drop_saves * units * (1.0 - sublayer.kept / tokens)
         return units
@@ -191,9 +191,9 @@ class LatencyProfile:
         for kind in KINDS:
             values[kind] = _floats(values.get(kind, ()))
         if values.get("blocks") is not None:
-            blocks = strict_keys(BlockSavings, values["blocks"])
-            blocks |= {"densities": _floats(blocks["densities"]), "saved": _by_kind(blocks["saved"])}
-            values["blocks"] = BlockSavings(**blocks)
+            blocks = strict_keys(BlockCosts, values["blocks"])
+            blocks |= {"densities": _floats(blocks["densities"]), "each": _by_kind(blocks["each"])}
+            values["blocks"] = BlockCosts(**blocks)
         if values.get("tokens") is not None:
             tokens = strict_keys(TokenShares, values["tokens"])
             tokens |= {"counts": tuple(map(int, tokens["counts"])), "share": _by_kind(tokens["share"])}

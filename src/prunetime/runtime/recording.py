@@ -17,7 +17,7 @@ from prunetime.config import EncoderConfig
 from prunetime.errors import ProfileError
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine, ReferenceKernel
-from prunetime.runtime.latency import BlockSavings, LatencyProfile, TokenShares
+from prunetime.runtime.latency import BlockCosts, LatencyProfile, TokenShares
 from prunetime.runtime.measure import RETRY_SECONDS, pinned, time_calls
 from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.sublayers import KINDS, Kind, ProfileKey, Sublayer, ffn_level, level_rows, sublayers
@@ -135,7 +135,7 @@ def fit(
     return replace(
         profile,
         rest=(floor, floor + float(np.median(slopes))),
-        blocks=_block_savings(profile, in_blocks, blocks) if blocks else None,
+        blocks=_block_costs(in_blocks, blocks) if blocks else None,
         tokens=_token_shares(profile, shorter) if tokens else None,
     )
 
@@ -302,17 +302,17 @@ def _is_shorter(part: Sublayer, key: ProfileKey) -> bool:
     return part.drops or (part.kind != "pooled_ffn" and part.tokens < key.tokens)
 
 
-def _block_savings(profile: LatencyProfile, seen: Iterable[tuple[Sublayer, float]], grain: Grain) -> BlockSavings:
-    saved: dict[str, dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+def _block_costs(seen: Iterable[tuple[Sublayer, float]], grain: Grain) -> BlockCosts:
+    each: dict[str, dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for part, units in seen:
         density = part.density or 0.0
         nearest = min(DENSITIES, key=lambda other: abs(other - density))
-        saved[part.kind][nearest].append((density, (profile.units_of(part) - units) / part.level))
+        each[part.kind][nearest].append((density, units / part.level))
     tables = {}
-    for kind, by_density in saved.items():
+    for kind, by_density in each.items():
         points = np.array([np.median(by_density[density], axis=0) for density in sorted(by_density)])
         tables[kind] = tuple(np.interp(DENSITIES, points[:, 0], points[:, 1]).tolist())
-    return BlockSavings(*grain, DENSITIES, tables)
+    return BlockCosts(*grain, DENSITIES, tables)
 
 
 def _token_shares(profile: LatencyProfile, seen: Sequence[tuple[Sublayer, float]]) -> TokenShares:
