@@ -37,7 +37,9 @@ def of_kserve() -> list[str]:
 def test_commands_are_understood(command: list[str]) -> None:
     program, name, *words = command
     assert Path(program).name == "prunetime"
-    understood = main.commands[name].make_context(name, words, parent=click.Context(main, **main.context_settings)).params
+    understood = (
+        main.commands[name].make_context(name, words, parent=click.Context(main, **main.context_settings)).params
+    )
     assert understood["models"]
     assert understood["key_file"]  # a server that others reach does not start without
     assert (understood["host"], understood["port"]) == ("0.0.0.0", 8080)
