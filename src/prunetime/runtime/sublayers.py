@@ -139,10 +139,9 @@ def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
 
 def tokens_attended(config: EncoderConfig, tokens: int) -> tuple[int, ...]:
     """To how many of `tokens` one attends at most, in every layer; nothing where it is to all of them in all layers."""
-    windows = [layer.window for layer in config.rotary]
-    if all(window is None or window + 1 >= tokens for window in windows):
-        return ()
-    return tuple(tokens if window is None else min(tokens, 2 * window + 1) for window in windows)
+    windows = (layer.window for layer in config.rotary)
+    attended = tuple(tokens if window is None else min(tokens, 2 * window + 1) for window in windows)
+    return attended if set(attended) - {tokens} else ()
 
 
 def precision_name(plan: Plan, layers: int) -> str:

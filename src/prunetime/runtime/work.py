@@ -112,9 +112,11 @@ class _Count:
         window = rotary[i].window if rotary else None
         if window is None:
             return int((queries * lengths).sum())
-        places = [np.arange(count) for count in queries.tolist()]
-        ends = [np.minimum(place + window + 1, length) for place, length in zip(places, lengths, strict=True)]
-        return sum(int((e - np.maximum(p - window, 0)).sum()) for p, e in zip(places, ends, strict=True))
+        pairs = 0
+        for count, length in zip(queries.tolist(), lengths.tolist(), strict=True):
+            place = np.arange(count)
+            pairs += int((np.minimum(place + window + 1, length) - np.maximum(place - window, 0)).sum())
+        return pairs
 
     def ffn(self, i: int, lengths: Lengths) -> Sublayer:
         output, tokens = self._name(i, "ffn_output"), int(lengths.sum())
