@@ -50,6 +50,11 @@ def replace(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def under(prefix):
+    return edit_tensors(lambda t: [t.update({prefix + name: t.pop(name)}) for name in list(t)])
+
+
+TABLE = "embeddings.word_embeddings.weight"
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 
 
@@ -63,7 +68,31 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         (edit_config(model_type="gpt2"), "architecture 'gpt2' is not supported: supported are bert"),
         (edit_config(model_type="albert"), "'albert' is not supported: its layers share one set of weights"),
         (edit_config(model_type="deberta-v2"), "'deberta-v2' is not supported: its attention also compares"),
-        (edit_config(model_type="REMOVE"), "architecture None is not supported: supported are bert"),
+        (
+            edit_config(model_type="REMOVE"),
+            "config.json has no model_type, .* add the one of bert, .*BertForSequenceCla",
+        ),
+        (edit_config(add_cross_attention=True), "add_cross_attention True is not supported"),
+        (edit_config(quantization_config={"quant_method": "bitsandbytes"}), "has quantization_config: its weights are"),
+        (edit_config(pruned_heads={"0": [1]}), "has pruned_heads: "),
+        (replace("adapter_config.json", b"{}"), "has adapter_config.json, which changes the model: merge the adapter"),
+        (
+            edit_tensors(lambda t: t.update({QUERY: t[QUERY].to(torch.int8)})),
+            "query.weight is of torch.int8: only float",
+        ),
+        (
+            edit_tensors(lambda t: t[QUERY].__setitem__((3, 4), float("nan"))),
+            "query.weight has numbers that are not fin",
+        ),
+        (under("encoder."), "encoder lies under 'encoder.', where transformers would not find it"),
+        (
+            edit_tensors(lambda t: t.pop(f"bert.{TABLE}")),
+            rf"none of the checkpoint's \d+ tensors .* is bert.{TABLE} or {TABLE}",
+        ),
+        (
+            edit_tensors(lambda t: t.update({f"other.{TABLE}": t[f"bert.{TABLE}"].clone()})),
+            "holds 2 encoders, under 'bert.'",
+        ),
         (edit_config(hidden_act="gelu_new"), "hidden_act 'gelu_new' is not supported for bert; only 'gelu' is"),
         (edit_config(hidden_act="relu"), "hidden_act 'relu' is not supported"),
         (edit_config(position_embedding_type="relative_key"), "position_embedding_type 'relative_key' is not supp"),

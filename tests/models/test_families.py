@@ -11,8 +11,10 @@ from hub import SHA, Hub, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import reference_logits
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -23,12 +25,24 @@ from transformers.utils import logging
 
 from prunetime.arch import ArchSpec
 from prunetime.config import FAMILIES
+from prunetime.models.checkpoint import SAFETENSORS
 from prunetime.models.encoder import NO_CHOICE
 from prunetime.models.families import NAMES, load
 from prunetime.models.hf import config_json
 from prunetime.task import Task
 
 logging.disable_progress_bar()
+
+WRAPPED = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "num_labels": 3,
+    "initializer_range": 0.2,
+    "max_position_embeddings": 40,
+} | {f"{name}_token_id": 0 for name in ("pad", "eos", "bos", "cls", "sep")}
 
 
 def assert_equal_to_transformers(ours, theirs, lengths, seed=0):
@@ -287,3 +301,74 @@ def test_models_of_the_hub_are_loaded_with_its_real_client(tmp_path, run_python)
     gone = environment | {"HF_HOME": str(tmp_path / "other home")}
     (error,) = json.loads(run_python(LOAD.format(models=["owner/one"]), **gone))
     assert "does not give a model of that id" in error
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda name: f"module.{name}",  # DistributedDataParallel
+        lambda name: f"model.{name}",  # Lightning
+        lambda name: f"_orig_mod.{name}",  # torch.compile
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"_fsdp_wrapped_module.{name.replace('layer.0.', 'layer.0._fsdp_wrapped_module.')}",
+        lambda name: name.replace("layers.1.", "layers.1._checkpoint_wrapped_module."),
+    ],
+)
+def test_checkpoints_of_wrapped_models_load(family, wrapped, tmp_path):
+    config = AutoConfig.for_model(family, **WRAPPED)
+    torch.manual_seed(0)
+    theirs = AutoModelForSequenceClassification.from_config(config).eval()
+    theirs.save_pretrained(tmp_path)
+    save_file(
+        {wrapped(name): tensor for name, tensor in load_file(tmp_path / SAFETENSORS).items()}, tmp_path / SAFETENSORS
+    )
+    loaded = load(str(tmp_path), 3)
+    assert loaded.has_head
+    assert loaded.unused == ()
+    ids = torch.arange(12).reshape(2, 6)
+    with torch.no_grad():
+        expected = theirs(input_ids=ids).logits
+        torch.testing.assert_close(
+            loaded.model.eval()(ids, torch.ones_like(ids)).logits, expected, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_an_encoder_alone_under_a_wrapper_loads(tmp_path):
+    theirs = bert(BertModel)
+    save_safetensors(theirs, tmp_path)
+    save_file(
+        {f"module.{name}": tensor for name, tensor in load_file(tmp_path / SAFETENSORS).items()}, tmp_path / SAFETENSORS
+    )
+    loaded = load(str(tmp_path), None, kind="similarity")
+    torch.testing.assert_close(loaded.model.embeddings.word.weight, theirs.embeddings.word_embeddings.weight)
+
+
+def test_trained_tensors_that_have_no_place_are_named(tmp_path):
+    save_safetensors(bert(), tmp_path)
+    tensors = load_file(tmp_path / SAFETENSORS)
+    head = {"scorer.0.weight": torch.ones(3, 32), "cls.predictions.bias": torch.ones(50)}
+    save_file({**tensors, **head}, tmp_path / SAFETENSORS)
+    assert load(str(tmp_path), 3).unused == ("scorer.0.weight",)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"global_attn_every_n_layers": 2, "global_rope_theta": 500.0, "local_rope_theta": 90.0},
+        {"local_attention": 4},
+    ],
+)
+def test_config_of_transformers_4_means_the_same(settings, tmp_path):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("modernbert", **WRAPPED)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    for name in ("layer_types", "rope_parameters"):
+        written.pop(name)
+    (tmp_path / "config.json").write_text(json.dumps({**written, **settings}))
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        ours = load(str(tmp_path), 3).model.eval()(ids, torch.ones_like(ids)).logits
+        torch.testing.assert_close(ours, theirs(input_ids=ids).logits, rtol=1e-5, atol=1e-5)

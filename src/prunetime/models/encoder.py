@@ -355,6 +355,8 @@ def load_tensors(model: SequenceClassifier, tensors: Mapping[str, Tensor], fresh
         if tensors[name].shape != state[name].shape:
             got, expected = tuple(tensors[name].shape), tuple(state[name].shape)
             raise InputError(f"tensor {name} is {got}, must be {expected}")
+        if state[name].is_floating_point() and not tensors[name].is_floating_point():
+            raise InputError(f"tensor {name} is of {tensors[name].dtype}: only float weights are read")
         if name.endswith("_rows"):
             _check_rows(name, tensors[name], model.config.dims.hidden)
         state[name] = tensors[name].to(state[name].dtype)

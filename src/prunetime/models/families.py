@@ -18,6 +18,7 @@ from prunetime.models import sentence
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
 from prunetime.models.heads import CLASSES, OWN_MODEL_TYPE, Head
+from prunetime.models.wrappers import unwrapped
 from prunetime.positions import BUCKETS
 from prunetime.task import Kind, rows_of
 
@@ -91,7 +92,21 @@ OF_TOKENS: Mapping[Head, Mapping[str, str]] = {
     "embedding": {},
 }
 MODERN_HEAD: Mapping[str, str] = {"head.dense": "head.dense", "head.norm": "head.norm", "head.output": "classifier"}
-FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+FIXED = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+
+SAME_AS = {"gelu_python": "gelu"}
+"""Values of config.json that compute the same as another."""
+
+OF_WEIGHTS = {
+    "quantization_config": "its weights are quantised: give the float checkpoint, which --precision quantises",
+    "pruned_heads": "transformers 5 cannot read such a checkpoint either: give the whole model",
+}
+"""Settings, of every family, that say that the weights are stored in a form that is not read."""
 
 ROBERTA = Names(SIZES, ENCODER, {"pooled": TWO_LAYERS, **OF_TOKENS}, "roberta.", {**FIXED, "pad_token_id": 1})
 """Positions begin after that of padding, whose id is 1 wherever these families were trained."""
@@ -193,12 +208,23 @@ LEGACY_NORM = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".Lay
 """LayerNorm's tensors in the checkpoints that were first converted from TensorFlow."""
 
 
+OF_PRETRAINING = (
+    r"(cls|lm_head|pooler|vocab_transform|vocab_layer_norm|vocab_projector|decoder|generator_\w+"
+    r"|discriminator_predictions)\.|.*(position_ids|inv_freq)$"
+)
+"""Tensors of the heads that encoders are pretrained with, and tables that are computed: a task does without them."""
+
+ADAPTER = "adapter_config.json"
+"""With which transformers would load what peft trained beside the weights."""
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """A loaded model; `folder` has its tokenizer files.
 
     `has_head`: the head is the checkpoint's and has the number of outputs that was asked for; `labels` are then their
     names. Otherwise `labels` is None and the output layer is fresh, and so is what the checkpoint lacks before it.
+    `unused` are the names of tensors of the checkpoint that the model has no place for.
     """
 
     model: SequenceClassifier
@@ -207,6 +233,7 @@ class Pretrained:
     labels: tuple[str, ...] | None
     has_head: bool
     pad_token_id: int
+    unused: tuple[str, ...] = ()
 
 
 def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classification") -> Pretrained:
@@ -225,14 +252,22 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
     family, head = settings.get("model_type"), head_of(kind)
     rows = rows_of(kind)
     spec: ArchSpec | None = None
+    unused: tuple[str, ...] = ()
     other_head = head == "embedding" or _is_for_another(settings, head)
+    if (folder / ADAPTER).is_file():
+        raise InputError(f"{folder} has {ADAPTER}, which changes the model: merge the adapter into the weights first")
     if family == OWN_MODEL_TYPE:
         config, spec = _own_config(settings, folder)
         tensors = read_tensors(folder)
         other_head = other_head or config.rows != rows
     elif family in FAMILIES:
         config = family_config(settings, family, outputs or 1, str(folder))
-        tensors = our_names(read_tensors(folder), NAMES[family], head)
+        tensors, unused = _our_tensors(folder, NAMES[family], head)
+    elif family is None:
+        raise InputError(
+            f"{folder}: config.json has no model_type, which says what family the model is of: add the one of "
+            f"{', '.join(FAMILIES)} that it is (architectures: {settings.get('architectures')})"
+        )
     else:
         why = REFUSED.get(str(family), f"supported are {', '.join((*FAMILIES, OWN_MODEL_TYPE))}")
         raise InputError(f"{folder}: architecture {family!r} is not supported: {why}")
@@ -256,7 +291,32 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
         labels=_labels(settings, config.outputs) if has_head and head != "embedding" else None,
         has_head=has_head,
         pad_token_id=settings.get("pad_token_id") or 0,
+        unused=unused,
     )
+
+
+def _our_tensors(folder: Path, names: Names, head: Head) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of the checkpoint in `folder` under our names, and the names of trained ones that are no part of the
+    encoder, of its pretraining, or of a head of the family."""
+    try:
+        tensors = unwrapped(read_tensors(folder), names.prefix, f"{names.encoder['embeddings.word']}.weight")
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{folder}: tensor {name} has numbers that are not finite")
+    known = {
+        *names.encoder.values(),
+        *names.stacked,
+        *(module for each in names.head.values() for module in each.values()),
+    }
+    unused = (
+        name
+        for name in tensors
+        if re.sub(INDEX, "{}", _modern(name).removeprefix(names.prefix).rpartition(".")[0]) not in known
+        and not re.match(OF_PRETRAINING, name.removeprefix(names.prefix))
+    )
+    return our_names(tensors, names, head), tuple(sorted(unused))
 
 
 def _is_for_another(settings: Mapping[str, Any], head: Head) -> bool:
@@ -280,8 +340,12 @@ def family_config(settings: Mapping[str, Any], family: str, outputs: int, where:
     """
     names = NAMES[family]
     for key, value in names.fixed.items():
-        if settings.get(key) not in (None, value):
-            raise InputError(f"{where}: {key} {settings[key]!r} is not supported for {family}; only {value!r} is")
+        given = settings.get(key)
+        if given is not None and SAME_AS.get(str(given), given) != value:
+            raise InputError(f"{where}: {key} {given!r} is not supported for {family}; only {value!r} is")
+    for key, why in OF_WEIGHTS.items():
+        if settings.get(key):
+            raise InputError(f"{where}: config.json has {key}: {why}")
     missing = [key for key in names.sizes.values() if key not in settings]
     if missing:
         raise InputError(f"{where}: config.json lacks {', '.join(missing)}")
@@ -323,7 +387,10 @@ def rotary_of(settings: Mapping[str, Any], layers: int, where: str) -> tuple[Rot
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise InputError(f"{where}: config.json has no usable rotary positions: {error!r}") from error
     if scaled or settings.get("rope_scaling"):
-        raise InputError(f"{where}: scaled rotary positions are not supported; only the default is")
+        raise InputError(
+            f"{where}: rope_parameters (or rope_scaling) of config.json scale rotary positions; only rope_type "
+            "'default' is supported"
+        )
     return found
 
 
@@ -334,9 +401,8 @@ def our_names(tensors: Mapping[str, Tensor], names: Names, head: Head) -> dict[s
         **names.stacked,
     }
     renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        for legacy, modern in LEGACY_NORM.items():
-            name = name.removesuffix(legacy) + modern if name.endswith(legacy) else name
+    for given, tensor in tensors.items():
+        name = _modern(given)
         module, _, kind = name.removeprefix(names.prefix).rpartition(".")
         indices = re.findall(INDEX, module)
         template = re.sub(INDEX, "{}", module)
@@ -351,6 +417,13 @@ def our_names(tensors: Mapping[str, Tensor], names: Names, head: Head) -> dict[s
             if module != "embeddings.word":
                 renamed.setdefault(f"{module}.bias", torch.zeros(len(renamed[f"{module}.weight"])))
     return renamed
+
+
+def _modern(name: str) -> str:
+    """The `name` of a tensor, as checkpoints of today have it."""
+    for legacy, modern in LEGACY_NORM.items():
+        name = name.removesuffix(legacy) + modern if name.endswith(legacy) else name
+    return name
 
 
 def _fresh(config: EncoderConfig, spec: ArchSpec | None, seed: int) -> SequenceClassifier:

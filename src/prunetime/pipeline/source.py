@@ -103,6 +103,12 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
     for warning in roles.warnings:
         say(warning)
     pretrained = families.load(settings.model, task.outputs, settings.seed, task.kind)
+    if pretrained.unused:
+        some = ", ".join(pretrained.unused[:5])
+        say(
+            f"{settings.model}: {len(pretrained.unused)} tensors belong to neither the encoder nor its head, and are left "
+            f"out: {some}{', ...' * (len(pretrained.unused) > 5)}"
+        )
     if settings.teacher_ready and not pretrained.has_head:
         has_one = len(task.labels) == 2 and families.load(settings.model, 1).has_head
         raise InputError(
