@@ -26,7 +26,8 @@ from transformers import (
 from transformers.utils import logging
 
 from prunetime.config import FAMILIES
-from prunetime.models.families import NAMES, load
+from prunetime.models.families import load
+from prunetime.models.names import NAMES
 from prunetime.task import Kind
 
 logging.disable_progress_bar()
@@ -170,7 +171,7 @@ def shown(value: Any) -> str:
     return f"{value}"
 
 
-INTRODUCTION = """Every field of transformers' config classes, with the families that have it, for heads of classification,
+INTRODUCTION = """Every field of transformers' config classes, with the families that have it, for heads of classes,
 answers and words, and for embeddings. A field is *honoured* where it changes the numbers of at least one of these heads, and
 ours are the same."""
 

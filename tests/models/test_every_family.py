@@ -21,7 +21,8 @@ from transformers.utils import logging
 from prunetime.config import FAMILIES
 from prunetime.errors import InputError
 from prunetime.models.encoder import weights_of
-from prunetime.models.families import NAMES, load
+from prunetime.models.families import load
+from prunetime.models.names import NAMES
 from prunetime.runtime.engine import Engine, supported_isas
 from prunetime.runtime.ragged import Ragged
 

@@ -27,8 +27,9 @@ from prunetime.arch import ArchSpec
 from prunetime.config import FAMILIES
 from prunetime.models.checkpoint import SAFETENSORS
 from prunetime.models.encoder import NO_CHOICE
-from prunetime.models.families import NAMES, load
+from prunetime.models.families import load
 from prunetime.models.hf import config_json
+from prunetime.models.names import NAMES
 from prunetime.task import Task
 
 logging.disable_progress_bar()

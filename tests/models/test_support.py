@@ -32,8 +32,9 @@ from prunetime.export.onnx import export_onnx
 from prunetime.export.openvino import export_openvino
 from prunetime.export.transformers import AUTO, export_transformers
 from prunetime.models.encoder import from_weights
-from prunetime.models.families import REFUSED, head_of
+from prunetime.models.families import head_of
 from prunetime.models.hf import config_json
+from prunetime.models.names import REFUSED
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.ragged import Ragged

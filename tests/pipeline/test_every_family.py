@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 import prunetime
 import prunetime.models.hf  # noqa: F401  (registers the classes)
-from prunetime.models.families import NAMES
+from prunetime.models.names import NAMES
 from prunetime.tasks.synthetic import ad_relevance
 
 SIZES = {"layers": 2, "hidden": 64, "heads": 4, "ffn": 256, "positions": 66, "embedding": 32}

@@ -16,9 +16,10 @@ from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import Linears, linears_of
-from prunetime.models.families import NAMES, family_config, our_names
+from prunetime.models.families import family_config
 from prunetime.models.heads import CLASSES, Head
 from prunetime.models.modeling import OF_HEAD, PrunetimeConfig, PrunetimePreTrainedModel
+from prunetime.models.names import NAMES, our_names
 
 
 @dataclass(frozen=True)

@@ -104,10 +104,10 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
         say(warning)
     pretrained = families.load(settings.model, task.outputs, settings.seed, task.kind)
     if pretrained.unused:
-        some = ", ".join(pretrained.unused[:5])
+        count, some = len(pretrained.unused), ", ".join(pretrained.unused[:5])
         say(
-            f"{settings.model}: {len(pretrained.unused)} tensors belong to neither the encoder nor its head, and are left "
-            f"out: {some}{', ...' * (len(pretrained.unused) > 5)}"
+            f"{settings.model}: {count} tensors belong to neither the encoder nor its head, and are left "
+            f"out: {some}{', ...' * (count > 5)}"
         )
     if settings.teacher_ready and not pretrained.has_head:
         has_one = len(task.labels) == 2 and families.load(settings.model, 1).has_head
