@@ -172,7 +172,7 @@ def shown(value: Any) -> str:
 
 
 INTRODUCTION = """Every field of transformers' config classes, with the families that have it, for heads of classes,
-answers and words, and for embeddings. A field is *honoured* where it changes the numbers of at least one of these heads, and
+answers and words, and for embeddings. A field is *honoured* where it changes the numbers of one of these heads, and
 ours are the same."""
 
 OF_WEIGHTS = [
