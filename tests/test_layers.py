@@ -19,6 +19,7 @@ WORDS = {
     "budget",
     "artifact",
     "machine",
+    "tag_scheme",
     "tensors",
     "positions",
 }
@@ -34,6 +35,8 @@ TORCH_FREE = {
     "tasks.synthetic_questions",
     "tasks.synthetic_entities",
     "tasks.tags",
+    "tasks.conll",
+    "tasks.class_names",
     "tasks.hub",
     "tasks.formulas",
     "tasks.sources",

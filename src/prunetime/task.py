@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prunetime.arch import strict_keys
 from prunetime.config import Rows
 from prunetime.errors import InputError
+from prunetime.tag_scheme import TagScheme, scheme_of
 
 Kind = Literal["classification", "relevance", "regression", "question-answering", "token-classification", "similarity"]
 
@@ -39,45 +40,23 @@ class Span(NamedTuple):
 
 class Tagged(NamedTuple):
     """The words of `text`, each (first, one past the last) of its characters, with the `labels` that a model gives them
-    and their `probabilities`."""
+    and their `probabilities`. The `scheme` says which spans the labels mark."""
 
     text: str
     words: tuple[tuple[int, int], ...]
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
+    scheme: TagScheme = TagScheme()
 
     @property
     def spans(self) -> list[Span]:
-        """What the labels say of the text; see `chunks`."""
+        """The spans of the text that the labels mark."""
         found = []
-        for label, first, last in chunks(self.labels):
+        for label, first, last in self.scheme.spans(self.labels):
             start, stop = self.words[first][0], self.words[last][1]
             least = min(self.probabilities[first : last + 1])
             found.append(Span(label, self.text[start:stop], start, least))
         return found
-
-
-OUTSIDE = "O"
-"""The label of words that are part of nothing."""
-
-
-def chunks(labels: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(label, first word, last word) of every span that `labels` of words say.
-
-    Labels are `O`, `B-` and `I-` with a name (IOB2; an I- that nothing begins begins a span, as `conlleval` has it), or
-    plain names, each of which is a span of its own.
-    """
-    found: list[tuple[str, int, int]] = []
-    for word, label in enumerate(labels):
-        prefix, dash, name = label.partition("-")
-        if not dash or prefix not in ("B", "I"):
-            if label != OUTSIDE:
-                found.append((label, word, word))
-        elif prefix == "I" and found and found[-1][0] == name and found[-1][2] == word - 1:
-            found[-1] = (name, found[-1][1], word)
-        else:
-            found.append((name, word, word))
-    return found
 
 
 @dataclass(frozen=True)
@@ -136,6 +115,11 @@ class Task:
     def rows(self) -> Rows:
         """What the head reads, as in `EncoderConfig`."""
         return rows_of(self.kind)
+
+    @property
+    def tag_scheme(self) -> TagScheme:
+        """How the labels of words mark spans."""
+        return scheme_of(self.labels)
 
     @property
     def pair(self) -> bool:

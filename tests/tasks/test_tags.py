@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetime.errors import InputError
-from prunetime.task import Tagged, Task, chunks
+from prunetime.tag_scheme import TagScheme
+from prunetime.task import Tagged, Task
 from prunetime.tasks.data import examples, guess_columns, task_of
 from prunetime.tasks.metrics import default_metric, evaluate, metric
 from prunetime.tasks.sources import read_table
@@ -92,11 +93,11 @@ def test_labels_that_training_had_not_are_refused() -> None:
 
 
 def test_spans_are_what_conlleval_says() -> None:
-    assert chunks(["O", "B-PER", "I-PER", "I-LOC", "O", "I-ORG", "B-ORG"]) == [
+    assert TagScheme().spans(["O", "B-PER", "I-PER", "I-LOC", "O", "I-ORG", "B-ORG"]) == [
         ("PER", 1, 2), ("LOC", 3, 3), ("ORG", 5, 5), ("ORG", 6, 6),
     ]  # fmt: skip
-    assert chunks(["B-A", "O", "I-A"]) == [("A", 0, 0), ("A", 2, 2)]
-    assert chunks(["NOUN", "NOUN", "O"]) == [("NOUN", 0, 0), ("NOUN", 1, 1)]
+    assert TagScheme().spans(["B-A", "O", "I-A"]) == [("A", 0, 0), ("A", 2, 2)]
+    assert TagScheme().spans(["NOUN", "NOUN", "O"]) == [("NOUN", 0, 0), ("NOUN", 1, 1)]
     spans = Tagged("red love seat", ((0, 3), (4, 8), (9, 13)), ("O", "B-N", "I-N"), (1.0, 0.9, 0.8)).spans
     assert spans == [("N", "love seat", 4, 0.8)]
 
@@ -108,7 +109,7 @@ def test_spans_survive_being_written_as_labels(parts: list[tuple[str, int, int]]
         labels += ["O"] * gap
         expected.append((name, len(labels), len(labels) + length - 1))
         labels += [f"B-{name}", *[f"I-{name}"] * (length - 1)]
-    assert chunks(labels) == expected
+    assert TagScheme().spans(labels) == expected
 
 
 def test_f1_is_of_all_spans_and_accuracy_of_all_words() -> None:

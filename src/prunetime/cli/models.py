@@ -38,17 +38,22 @@ from prunetime.task import Answer, Tagged
 def score(artifact: Path, text: str | None, pair: str | None, n_best: int | None, as_json: bool) -> None:
     """Score a text or a pair, or every line of standard input (a pair's two texts separated by a tab).
 
-    Where the model answers questions, a pair is a question and its context. One that labels words gives spans.
+    Lines end with a line feed, or a carriage return and a line feed, and with nothing else; the input is UTF-8. Where
+    the model answers questions, a pair is a question and its context. One that labels words gives spans.
     """
     from prunetime.runtime.model import load
+    from prunetime.tasks.sources import lines_of
 
+    if pair is not None and text is None:
+        raise InputError(f"--pair {pair!r} is the second text of a pair: give the first with --text")
     model = load(artifact)
     if text is not None:
         rows: list[tuple[str, ...]] = [(text, pair) if pair is not None else (text,)]
     else:
-        rows = [tuple(line.rstrip("\r\n").split("\t")) for line in _utf8_lines()]
-        if not rows:
+        content = _standard_input()
+        if not content:
             raise InputError("nothing on standard input: give --text, or one text (or pair) per line")
+        rows = [tuple(line.split("\t")) for line in lines_of(content)]
     if n_best is None:
         scores = [as_json_value(each) for each in model.score(rows).tolist()]
     else:
@@ -75,14 +80,15 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> N
     from prunetime.runtime.timing import calls_of
     from prunetime.tasks import metrics
     from prunetime.tasks.data import examples, guess_columns
+    from prunetime.tasks.labels import label_notes
     from prunetime.tasks.sources import read_table
 
     model = load(artifact)
     task = model.manifest.task
     table = read_table(data, "test")
     columns, guess = guess_columns(table, columns_of(named["text"]) or task.text, named["label"], named["group"])
-    if guess:
-        click.echo(guess, err=True)
+    for note in filter(None, (guess, *label_notes(table, columns.label, task))):
+        click.echo(note, err=True)
     rows = examples(table, columns, task)
     chosen = metrics.metric(named["metric"]) if named["metric"] else metrics.default_metric(task, data)
     chosen.check(task)
@@ -292,9 +298,8 @@ def as_json_value(score: Any) -> Any:
     return score._asdict() if isinstance(score, Answer) else score
 
 
-def _utf8_lines() -> list[str]:
-    content = sys.stdin.buffer.read()
+def _standard_input() -> str:
     try:
-        return content.decode("utf-8").splitlines()
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"standard input is not UTF-8 at byte {error.start}: convert it first") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class Pretrained:
     `has_head`: the head is the checkpoint's and has the number of outputs that was asked for; `labels` are then their
     names. Otherwise `labels` is None and the output layer is fresh, and so is what the checkpoint lacks before it.
     `unused` are the names of tensors of the checkpoint that the model has no place for.
+    `problem_type` is what config.json says that its logits are.
     """
 
     model: SequenceClassifier
@@ -69,6 +70,7 @@ class Pretrained:
     has_head: bool
     pad_token_id: int
     unused: tuple[str, ...] = ()
+    problem_type: str | None = None
 
 
 def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classification") -> Pretrained:
@@ -127,6 +129,7 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
         has_head=has_head,
         pad_token_id=settings.get("pad_token_id") or 0,
         unused=unused,
+        problem_type=settings.get("problem_type"),
     )
 
 
@@ -152,6 +155,31 @@ def _our_tensors(folder: Path, names: Names, head: Head) -> tuple[dict[str, Tens
         and not re.match(OF_PRETRAINING, name.removeprefix(names.prefix))
     )
     return our_names(tensors, names, head), tuple(sorted(unused))
+
+
+def with_outputs(pretrained: Pretrained, outputs: Sequence[int]) -> Pretrained:
+    """The model with the outputs of its head in another order, `outputs` (their numbers until now), which is changed in
+    place, and with its labels in that order."""
+    assert pretrained.labels is not None
+    assert sorted(outputs) == list(range(pretrained.config.outputs))
+    layer = pretrained.model.head.output
+    assert layer is not None
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            parameter.copy_(parameter[list(outputs)].clone())
+    return replace(pretrained, labels=tuple(pretrained.labels[output] for output in outputs))
+
+
+def named_labels(model: str) -> tuple[str, ...]:
+    """The names that config.json of `model` has for the outputs of its head (`id2label`), () where it has none.
+
+    Raises InputError where there is no such model, or the numbers of the labels are not 0, 1, 2, ...
+    """
+    folder = sentence.transformer_folder(folder_of(model))
+    named = read_json(folder / "config.json").get("id2label") or {}
+    if not isinstance(named, dict) or set(named) != {str(number) for number in range(len(named))}:
+        raise InputError(f"{folder}: id2label of config.json is {named!r}; it must have a name for 0, 1, 2, ...")
+    return tuple(str(named[str(number)]) for number in range(len(named)))
 
 
 def _is_for_another(settings: Mapping[str, Any], head: Head) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from prunetime.task import Kind
+
 OWN_MODEL_TYPE = "prunetime"
 """`model_type` in the config.json of the folders that prunetime writes."""
 
@@ -17,3 +19,10 @@ CLASSES: Mapping[Head, str] = {
     "tags": "ForTokenClassification",
 }
 """How transformers' classes of models with these heads end."""
+
+PROBLEM_TYPES: Mapping[Kind, str] = {
+    "classification": "single_label_classification",
+    "relevance": "multi_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls our kinds of task. Relevance is one label with a logit of its own, scored by a sigmoid."""

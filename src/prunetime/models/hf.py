@@ -28,10 +28,9 @@ from prunetime.arch import ArchSpec
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.families import head_of
-from prunetime.models.heads import OWN_MODEL_TYPE
+from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES
 from prunetime.models.modeling import (
     OF_HEAD,
-    PROBLEM_TYPES,
     PrunetimeConfig,
     PrunetimeForQuestionAnswering,
     PrunetimeForSequenceClassification,

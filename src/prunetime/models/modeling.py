@@ -21,15 +21,8 @@ from prunetime.blocks import INDEX_ARRAYS
 from prunetime.config import EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.encoder import INITIAL_DEVIATION, Output, Parts, encode, parts
-from prunetime.models.heads import OWN_MODEL_TYPE, Head
+from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES, Head
 from prunetime.models.sparse import BlockLinear
-
-PROBLEM_TYPES = {
-    "classification": "single_label_classification",
-    "relevance": "multi_label_classification",
-    "regression": "regression",
-}
-"""What transformers calls our kinds of task. Relevance is one label with a logit of its own, scored by a sigmoid."""
 
 
 class PrunetimeConfig(PreTrainedConfig):

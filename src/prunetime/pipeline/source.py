@@ -17,6 +17,7 @@ from prunetime.budget import Budget
 from prunetime.config import EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models import families
+from prunetime.pipeline import teacher_labels
 from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.settings import Settings
 from prunetime.plan import Plan
@@ -28,6 +29,7 @@ from prunetime.runtime.tokenize import Tokenizer
 from prunetime.task import Kind, Task
 from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.data import Columns, Examples, examples, guess_columns, task_of
+from prunetime.tasks.labels import label_notes
 from prunetime.tasks.metrics import Metric, default_metric, metric
 from prunetime.tasks.roles import Roles, Slice, parse_slice, split_roles
 from prunetime.tasks.sources import read_table
@@ -92,12 +94,16 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
     for part in parsed:
         train_table.column(part.column)
     task = task_of(train_table, columns, settings.budget.seq_len, settings.task, doc_stride=settings.doc_stride)
+    for note in label_notes(train_table, columns.label, task):
+        say(note)
+    if settings.teacher_ready:
+        task = teacher_labels.with_labels_of_teacher(task, families.named_labels(settings.model), settings.model, say)
     chosen = metric(settings.metric) if settings.metric else default_metric(task, settings.data)
     chosen.check(task)
     roles = split_roles(
         examples(train_table, columns, task),
-        _given(settings.valid, "validation", columns, task),
-        _given(settings.test or (settings.data if settings.data in BENCHMARKS else None), "test", columns, task),
+        _given(settings.valid, "validation", columns, task, say),
+        _given(settings.test or (settings.data if settings.data in BENCHMARKS else None), "test", columns, task, say),
         settings.seed,
     )
     for warning in roles.warnings:
@@ -109,13 +115,9 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
             f"{settings.model}: {count} tensors belong to neither the encoder nor its head, and are left "
             f"out: {some}{', ...' * (count > 5)}"
         )
-    if settings.teacher_ready and not pretrained.has_head:
-        has_one = len(task.labels) == 2 and families.load(settings.model, 1).has_head
-        raise InputError(
-            f"{settings.model} has no head of {task.outputs} outputs, so it is no teacher for this task"
-            f"{'; it has one: --task relevance takes that, or' if has_one else ':'} "
-            "leave --teacher-ready out and it will be fine-tuned"
-        )
+    if settings.teacher_ready:
+        _check_teacher(settings, task, pretrained)
+    pretrained = teacher_labels.in_order_of(task, pretrained, settings.model, settings.teacher_ready, say)
     check_length(task.max_length, pretrained)
     tokenizer_json = tokenizer_of(pretrained.folder)
     tokenizer = Tokenizer(tokenizer_json, task.max_length)
@@ -182,5 +184,22 @@ def model_digest(source: Source) -> str:
     return digest_of_files([path for path in source.pretrained.folder.iterdir() if path.is_file()])
 
 
-def _given(name: str | None, split: str, columns: Columns, task: Task) -> Examples | None:
-    return examples(read_table(name, split), columns, task) if name else None
+def _check_teacher(settings: Settings, task: Task, pretrained: families.Pretrained) -> None:
+    """Raises InputError where the model cannot be the teacher as it is."""
+    if not pretrained.has_head:
+        has_one = len(task.labels) == 2 and families.load(settings.model, 1).has_head
+        raise InputError(
+            f"{settings.model} has no head of {task.outputs} outputs, so it is no teacher for this task"
+            f"{'; it has one: --task relevance takes that, or' if has_one else ':'} "
+            "leave --teacher-ready out and it will be fine-tuned"
+        )
+    teacher_labels.check_problem_type(task, pretrained, settings.model)
+
+
+def _given(name: str | None, split: str, columns: Columns, task: Task, say: Callable[[str], None]) -> Examples | None:
+    if not name:
+        return None
+    table = read_table(name, split)
+    for note in label_notes(table, columns.label, task):
+        say(note)
+    return examples(table, columns, task)

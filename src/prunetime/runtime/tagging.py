@@ -64,7 +64,7 @@ class Words(Inputs):
             shares = exponentials.max(axis=1, initial=0.0) / exponentials.sum(axis=1)
             for number, label, share in zip(word.tolist(), likely.tolist(), shares.tolist(), strict=True):
                 labels[number], probabilities[number] = self.task.labels[label], share
-            found[row] = Tagged(text, words, tuple(labels), tuple(probabilities))
+            found[row] = Tagged(text, words, tuple(labels), tuple(probabilities), self.task.tag_scheme)
         return found
 
     def _firsts(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +13,19 @@ from numpy.typing import NDArray
 from prunetime.errors import InputError
 from prunetime.task import DOC_STRIDE, Kind, Task
 from prunetime.tasks.answers import gold_answers, is_squad, lacks_answers
+from prunetime.tasks.labels import (
+    check_relevance,
+    class_labels,
+    classes_of,
+    first_row,
+    kind_of,
+    label_texts,
+    number_of,
+    numbers_of,
+    row_numbers,
+)
 from prunetime.tasks.table import Table
-from prunetime.tasks.tags import WORDS, gold_tags, is_list, names_of, sentences, tag_column
-
-MAX_CLASSES = 1000
+from prunetime.tasks.tags import WORDS, gold_tags, sentences, tag_column, tag_names
 
 LABEL_NAMES = ("label", "labels", "target", "class", "relevance", "score")
 """Column names that are taken as the label; `label` itself wins over the others."""
@@ -112,37 +119,31 @@ def task_of(
 ) -> Task:
     """The task that the labels of `table`, the training data, are of.
 
-    Without `kind`: whole numbers, 0.0/1.0 and names are classes (sorted, whole numbers by value); other numbers are
-    relevance if all lie in 0..1, and regression if not; objects are answers, lists the labels of words. `max_length` is
-    in tokens. Windows of question answering share `doc_stride` of them, by default 128 or half of `max_length`. Raises
-    InputError for empty, NaN or infinite labels, for one class only, and for labels that are not of `kind`.
+    Without `kind`: whole numbers (also as floats, 1.0) and names are classes; other numbers are relevance if all lie in
+    0..1, and regression if not; objects are answers, lists the labels of words. `max_length` is in tokens. Windows of
+    question answering share `doc_stride` of them, by default 128 or half of `max_length`. Raises InputError for empty,
+    NaN or infinite labels, for one class only, and for labels that are not of `kind`.
     """
-    texts = _label_texts(table, columns.label)
+    texts = label_texts(table, columns.label)
     where = f"{table.name}, column {columns.label!r}"
-    numbers = _numbers(where, texts)
+    numbers = numbers_of(where, texts)
     if kind is None:
-        kind = _kind_of(texts, numbers)
+        kind = kind_of(table, columns.label, texts)
     if kind == "question-answering":
         shared = min(DOC_STRIDE, max_length // 2) if doc_stride is None else doc_stride
         return Task(kind, (), columns.text, max_length, shared, lacks_answers(texts))
     if kind == "token-classification":
-        return Task(kind, tuple(names_of(gold_tags(where, texts))), columns.text, max_length)
+        names = table.class_names.get(columns.label, ())
+        return Task(kind, tag_names(where, gold_tags(where, texts, names), names), columns.text, max_length)
     if doc_stride is not None:
         raise InputError(f"{where}: a task of {kind} reads no windows; leave --doc-stride out")
     if kind == "classification":
-        names = sorted({_class_name(text) for text in texts}, key=_class_order)
-        if len(names) < 2:
-            raise InputError(f"{where}: one class only, {names[0]!r}; a classifier needs rows of at least two")
-        if len(names) > MAX_CLASSES:
-            raise InputError(
-                f"{where}: {len(names)} different labels, such as {names[0]!r} and {names[-1]!r}; the limit is "
-                f"{MAX_CLASSES} classes. Is it the label column?"
-            )
-        return Task("classification", tuple(names), columns.text, max_length)
+        return Task("classification", classes_of(table, columns.label, texts), columns.text, max_length)
     if numbers is None:
-        raise InputError(f"{where}: {_first(texts, lambda text: _number(text) is None)} is no number, as {kind} needs")
+        bad = first_row(texts, lambda text: number_of(text) is None)
+        raise InputError(f"{where}: {bad} is no number, as {kind} needs")
     if kind == "relevance":
-        _check_relevance(where, numbers)
+        check_relevance(where, numbers)
     return Task(kind, (), columns.text, max_length)
 
 
@@ -156,36 +157,44 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
     where = f"{table.name}, column {columns.label!r}"
     if task.kind == "token-classification":
         texts = [(text,) for text in sentences(f"{table.name}, column {columns.text[0]!r}", [row[0] for row in texts])]
-    label_texts = _label_texts(table, columns.label)
+    values = label_texts(table, columns.label)
     labels: NDArray[Any]
     if task.kind == "classification":
-        index = {_class_name(name): i for i, name in enumerate(task.labels)}
-        unknown = [row for row, text in enumerate(label_texts) if _class_name(text) not in index]
-        if unknown:
-            raise InputError(
-                f"{where}: label {label_texts[unknown[0]]!r} ({_row_numbers(unknown)}) is not one of the task's: "
-                f"{', '.join(task.labels)}"
-            )
-        labels = np.array([index[_class_name(text)] for text in label_texts], np.int64)
+        labels = _class_indices(table, columns.label, values, task)
     elif task.kind == "question-answering":
-        labels = gold_answers(where, label_texts, [context for _, context in texts], task.unanswerable)
+        labels = gold_answers(where, values, [context for _, context in texts], task.unanswerable)
     elif task.kind == "token-classification":
-        labels = gold_tags(where, label_texts, [row[0] for row in texts])
+        labels = gold_tags(where, values, table.class_names.get(columns.label, ()), [row[0] for row in texts])
         strange = sorted({tag for of_row in labels for tag in of_row} - set(task.labels))
         if strange:
             raise InputError(f"{where}: label {strange[0]!r} is not one of the task's: {', '.join(task.labels)}")
     else:
-        numbers = _numbers(where, label_texts)
+        numbers = numbers_of(where, values)
         if numbers is None:
-            bad = _first(label_texts, lambda text: _number(text) is None)
+            bad = first_row(values, lambda text: number_of(text) is None)
             raise InputError(f"{where}: {bad} is no number, as {task.kind} needs")
         if task.kind == "relevance":
-            _check_relevance(where, numbers)
+            check_relevance(where, numbers)
         labels = np.array(numbers, np.float32)
     if labels.dtype != object and len(np.unique(labels)) < 2:
-        raise InputError(f"{where}: one class only, every label is {label_texts[0]!r}; give rows of at least two")
+        raise InputError(f"{where}: one class only, every label is {values[0]!r}; give rows of at least two")
     groups = _texts(table, columns.group) if columns.group else [row[0] for row in texts]
     return Examples(table, texts, labels, group_ids(groups), np.arange(len(texts), dtype=np.int64), columns.group)
+
+
+def _class_indices(table: Table, column: str, texts: Sequence[str], task: Task) -> NDArray[np.int64]:
+    """The class of every label, [rows]. A number whose name is none of the task's may be the name of a class itself:
+    artifacts from before class names were read have the numbers."""
+    index = {name: number for number, name in enumerate(task.labels)}
+    names = class_labels(table, column, texts)
+    found = [index.get(name, index.get(text)) for name, text in zip(names, texts, strict=True)]
+    unknown = [row for row, number in enumerate(found) if number is None]
+    if unknown:
+        raise InputError(
+            f"{table.name}, column {column!r}: label {names[unknown[0]]!r} ({row_numbers(unknown)}) is not one of the "
+            f"task's: {', '.join(task.labels)}"
+        )
+    return np.array(found, np.int64)
 
 
 def normalized(text: str) -> str:
@@ -234,71 +243,5 @@ def _texts(table: Table, name: str) -> list[str]:
     values = table.column(name)
     empty = [row for row, value in enumerate(values) if not value.strip()]
     if empty:
-        raise InputError(f"{table.name}, column {name!r}: no text in {_row_numbers(empty)}; fill or remove them")
+        raise InputError(f"{table.name}, column {name!r}: no text in {row_numbers(empty)}; fill or remove them")
     return values
-
-
-def _label_texts(table: Table, name: str) -> list[str]:
-    values = [value.strip() for value in table.column(name)]
-    empty = [row for row, value in enumerate(values) if not value or value.lower() in ("nan", "+nan", "-nan")]
-    if empty:
-        raise InputError(f"{table.name}, column {name!r}: empty or NaN label in {_row_numbers(empty)}; remove them")
-    return values
-
-
-def _numbers(where: str, texts: list[str]) -> list[float] | None:
-    """`texts` as numbers, None if not all are; InputError where one is infinite."""
-    numbers = [_number(text) for text in texts]
-    if any(number is None for number in numbers):
-        return None
-    infinite = [row for row, number in enumerate(numbers) if number is not None and math.isinf(number)]
-    if infinite:
-        raise InputError(f"{where}: label {texts[infinite[0]]!r} in {_row_numbers(infinite)} is not finite")
-    return [number for number in numbers if number is not None]
-
-
-def _number(text: str) -> float | None:
-    try:
-        return None if "_" in text else float(text)
-    except ValueError:
-        return None
-
-
-def _kind_of(texts: list[str], numbers: list[float] | None) -> Kind:
-    if texts[0].startswith("{"):
-        return "question-answering"
-    if is_list(texts[0]):
-        return "token-classification"
-    if numbers is None or set(numbers) <= {0.0, 1.0} or all(re.fullmatch(r"[+-]?[0-9]+", text) for text in texts):
-        return "classification"
-    return "relevance" if min(numbers) >= 0.0 and max(numbers) <= 1.0 else "regression"
-
-
-def _class_name(text: str) -> str:
-    """`1`, `01` and `1.0` are the same class."""
-    number = _number(text)
-    return str(int(number)) if number is not None and math.isfinite(number) and number.is_integer() else text
-
-
-def _class_order(name: str) -> tuple[bool, float, str]:
-    number = _number(name)
-    return (number is None, number or 0.0, name)
-
-
-def _check_relevance(where: str, numbers: list[float]) -> None:
-    outside = [row for row, number in enumerate(numbers) if not 0.0 <= number <= 1.0]
-    if outside:
-        raise InputError(
-            f"{where}: {numbers[outside[0]]:g} ({_row_numbers(outside)}) is outside 0..1, as relevance is; scale it"
-        )
-
-
-def _first(texts: list[str], wrong: Callable[[str], bool]) -> str:
-    row = next(row for row, text in enumerate(texts) if wrong(text))
-    return f"{texts[row]!r} (row {row + 1})"
-
-
-def _row_numbers(rows: list[int]) -> str:
-    shown = ", ".join(str(row + 1) for row in rows[:5])
-    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prunetime.errors import InputError
+from prunetime.tasks.class_names import INFOS, ClassNames, class_names_of_infos
 
 SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -20,8 +22,9 @@ SPLIT_WORDS = {
 DATA_SUFFIXES = (".tsv", ".csv", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".parquet")
 
 
-def dataset_files(source: str, split: str) -> list[tuple[str, Path]]:
-    """(name, local path) of the files of `split` of the dataset `owner/name[:config]`, downloaded where not cached.
+def dataset_files(source: str, split: str) -> tuple[list[tuple[str, Path]], ClassNames]:
+    """(name, local path) of the files of `split` of the dataset `owner/name[:config]`, downloaded where not cached, and
+    the names of classes that the card or `dataset_infos.json` of the dataset has.
 
     The configs in the dataset's card decide; without any, a config is a folder and a split is a word in the path
     (files that say no split are train). Raises InputError if dataset, config or split are not there, or the hub
@@ -38,16 +41,21 @@ def dataset_files(source: str, split: str) -> list[tuple[str, Path]]:
         files = sorted(sibling.rfilename for sibling in info.siblings or ())
         configs = (info.card_data.get("configs") if info.card_data else None) or []
         chosen = choose_files(source, files, configs, config, split)
-        # the commit is named so that all files come from one state of the dataset
-        return [
-            (f"{dataset}/{file}", Path(hf_hub_download(dataset, file, repo_type="dataset", revision=info.sha)))
-            for file in chosen
-        ]
+
+        def local(file: str) -> Path:  # the commit is named so that all files come from one state of the dataset
+            return Path(hf_hub_download(dataset, file, repo_type="dataset", revision=info.sha))
+
+        infos = info.card_data.get("dataset_info") if info.card_data else None
+        if not infos and INFOS in files:
+            infos = json.loads(local(INFOS).read_text("utf-8"))
+        return [(f"{dataset}/{file}", local(file)) for file in chosen], class_names_of_infos(infos, config)
     except errors.RepositoryNotFoundError as error:
         raise InputError(
             f"{source}: neither a file nor a dataset that the hub shows you; check the name, or set HF_TOKEN if it is "
             "private"
         ) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source}: its {INFOS} is not JSON: {error}") from error
     except (http_error, errors.HFValidationError, OSError) as error:
         raise InputError(f"{source}: no such file, and the hub could not be asked: {error}") from error
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,12 @@ from urllib.parse import parse_qsl
 from prunetime.errors import InputError
 from prunetime.tasks.answers import parse_squad
 from prunetime.tasks.benchmarks import BENCHMARKS
+from prunetime.tasks.class_names import class_names_beside, class_names_of_schema
+from prunetime.tasks.conll import parse_conll
 from prunetime.tasks.synthetic import ad_relevance
 from prunetime.tasks.synthetic_entities import product_entities
 from prunetime.tasks.synthetic_questions import question_answering
 from prunetime.tasks.table import Table
-from prunetime.tasks.tags import parse_conll
 
 SYNTHETIC = {
     "ad-relevance": ad_relevance,
@@ -54,7 +56,8 @@ def read_table(source: str, split: str = "train") -> Table:
     if path.is_dir():
         raise InputError(f"{source} is a folder; give a file ({', '.join(_PARSERS)})")
     if path.exists():
-        return read_file(path, source)
+        names, said_by = class_names_beside(path)
+        return read_file(path, source).with_class_names(names, str(said_by))
     if benchmark := BENCHMARKS.get(source):
         return _of_hub(benchmark.dataset, benchmark.split(split))
     if source.partition(":")[0] in {name.partition(":")[0] for name in BENCHMARKS}:
@@ -86,10 +89,15 @@ def parser_of(name: str) -> Callable[[bytes, str], Table] | None:
     return next((parse for suffix, parse in _PARSERS.items() if lower.endswith(suffix)), None)
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, which end with `\\n` or `\\r\\n` and with nothing else; the last may lack its end."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
 def parse_tsv(data: bytes, name: str) -> Table:
-    lines = _text(data, name).removesuffix("\n").split("\n")
-    if lines[0].endswith("\r"):
-        lines = [line.removesuffix("\r") for line in lines]
+    lines = lines_of(_text(data, name))
+    while len(lines) > 1 and not lines[-1]:
+        lines.pop()
     header, *rows = (line.split("\t") for line in lines)
     for number, row in enumerate(rows, start=2):
         _check_width(row, header, name, number)
@@ -97,27 +105,37 @@ def parse_tsv(data: bytes, name: str) -> Table:
 
 
 def parse_csv(data: bytes, name: str) -> Table:
-    reader = csv.reader(io.StringIO(_text(data, name), newline=""), strict=True)
+    text = _text(data, name)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = []
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-                _check_width(row, rows[0], name, reader.line_num)
-    except csv.Error as error:
-        raise InputError(f"{name}, line {reader.line_num}: not CSV ({error}); RFC 4180 quoting is expected") from error
+    with _csv_limit_lock:  # the module has one limit for all readers
+        limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+        try:
+            for row in reader:
+                if row:
+                    rows.append(row)
+                    _check_width(row, rows[0], name, reader.line_num)
+        except csv.Error as error:
+            raise InputError(
+                f"{name}, line {reader.line_num}: not CSV ({error}); RFC 4180 quoting is expected"
+            ) from error
+        finally:
+            csv.field_size_limit(limit)
     if not rows:
         raise InputError(f"{name} holds only blank lines; give a header and rows")
     return Table.of_rows(name, rows[0], rows[1:])
 
 
+_csv_limit_lock = threading.Lock()
+
+
 def parse_jsonl(data: bytes, name: str) -> Table:
     records = []
-    for number, line in enumerate(_text(data, name).split("\n"), start=1):
-        if not line.strip():
+    for number, line in enumerate(lines_of(_text(data, name)), start=1):
+        if not line.strip(" \t\r"):
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_without_duplicates)
             json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise InputError(f"{name}, line {number}: {error.reason} (half of a surrogate pair); remove it") from error
@@ -128,6 +146,14 @@ def parse_jsonl(data: bytes, name: str) -> Table:
         records.append(record)
     header = list(dict.fromkeys(column for record in records for column in record))
     return Table.of_rows(name, header, [[_as_text(record.get(column)) for column in header] for record in records])
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice in an object")
+    return found
 
 
 def parse_parquet(data: bytes, name: str) -> Table:
@@ -141,11 +167,12 @@ def parse_parquet(data: bytes, name: str) -> Table:
         columns = [[_as_text(value) for value in column.to_pylist()] for column in table.columns]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{name} is not a Parquet file that can be read: {error}") from error
-    return Table.of_rows(name, table.column_names, list(zip(*columns, strict=True)))
+    found = Table.of_rows(name, table.column_names, list(zip(*columns, strict=True)))
+    return found.with_class_names(class_names_of_schema(table.schema.metadata), f"the metadata of {name}")
 
 
 def parse_conll_file(data: bytes, name: str) -> Table:
-    return parse_conll(_text(data, name), name)
+    return parse_conll(lines_of(_text(data, name)), name)
 
 
 def parse_json(data: bytes, name: str) -> Table:
@@ -201,7 +228,9 @@ def _as_text(value: Any) -> str:
 def _of_hub(dataset: str, split: str) -> Table:
     from prunetime.tasks.hub import dataset_files
 
-    return _joined(f"{dataset} ({split})", [read_file(path, name) for name, path in dataset_files(dataset, split)])
+    files, names = dataset_files(dataset, split)
+    table = _joined(f"{dataset} ({split})", [read_file(path, name) for name, path in files])
+    return table.with_class_names(names, f"the card of {dataset}")
 
 
 def _joined(name: str, tables: list[Table]) -> Table:
@@ -212,7 +241,10 @@ def _joined(name: str, tables: list[Table]) -> Table:
                 f"{table.name} has the columns {', '.join(table.columns)}, but {first.name} of the same split has "
                 f"{', '.join(first.columns)}"
             )
-    return Table(name, {column: [v for table in tables for v in table.columns[column]] for column in first.columns})
+        if table.class_names != first.class_names:
+            raise InputError(f"{table.name} has other names of classes than {first.name} of the same split")
+    columns = {column: [v for table in tables for v in table.columns[column]] for column in first.columns}
+    return Table(name, columns, first.class_names, first.names_from)
 
 
 def _synthetic(source: str) -> Table:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from prunetime.errors import InputError
 
@@ -12,11 +12,14 @@ from prunetime.errors import InputError
 class Table:
     """`columns` of equally many values, at least one of each; `name` says where they came from, for messages.
 
-    A null of the source is an empty value; numbers are written as Python writes them.
+    A null of the source is an empty value; numbers are written as Python writes them. Whole numbers in a column of
+    `class_names` are classes that have these names, in order; `names_from` says who said so, for messages.
     """
 
     name: str
     columns: dict[str, list[str]]
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    names_from: str = ""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -25,6 +28,11 @@ class Table:
         if name not in self.columns:
             raise InputError(f"{self.name} has no column {name!r}; it has {', '.join(self.columns)}")
         return self.columns[name]
+
+    def with_class_names(self, class_names: Mapping[str, tuple[str, ...]], names_from: str) -> Table:
+        """The table with `class_names` of its columns, unless it has some already."""
+        own = {column: names for column, names in class_names.items() if column in self.columns}
+        return replace(self, class_names=own, names_from=names_from) if own and not self.class_names else self
 
     @classmethod
     def of_rows(cls, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

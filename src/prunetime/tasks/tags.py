@@ -1,4 +1,4 @@
-"""Words with labels: the columns and the CoNLL files that have them, and how predicted spans are judged.
+"""Words with labels: the columns that have them, which labels are understood, and how predicted spans are judged.
 
 Tjong Kim Sang and De Meulder, "Introduction to the CoNLL-2003 Shared Task", arXiv cs/0306050.
 """
@@ -6,6 +6,8 @@ Tjong Kim Sang and De Meulder, "Introduction to the CoNLL-2003 Shared Task", arX
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,31 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.errors import InputError
-from prunetime.task import OUTSIDE, Tagged, chunks
+from prunetime.tag_scheme import FORMS, OUTSIDE, ROLES, scheme_of
+from prunetime.task import Tagged
 from prunetime.tasks.table import Table
 
 WORDS = "tokens"
 TAGS = ("ner_tags", "tags", "labels", "pos_tags")
 """As the `datasets` library has them: lists of words, and of their labels."""
-
-
-def parse_conll(text: str, name: str) -> Table:
-    """The sentences of a CoNLL file, a row each, with the columns `tokens` and `tags`: a word a line, its label in the
-    last column, and an empty line after a sentence. Lines of `-DOCSTART-` and comments are left out."""
-    sentences: list[tuple[list[str], list[str]]] = [([], [])]
-    for number, line in enumerate(text.split("\n"), start=1):
-        fields = line.split()
-        if not fields or fields[0] == "-DOCSTART-":
-            sentences.append(([], []))
-        elif not line.startswith("# "):
-            if len(fields) < 2:
-                raise InputError(
-                    f"{name}, line {number}: {line.strip()[:40]!r} has no label; give a word and its label"
-                )
-            sentences[-1][0].append(fields[0])
-            sentences[-1][1].append(fields[-1])
-    rows = [tuple(json.dumps(part, ensure_ascii=False) for part in each) for each in sentences if each[0]]
-    return Table.of_rows(name, (WORDS, "tags"), rows)
 
 
 def tag_column(table: Table) -> str | None:
@@ -69,28 +53,95 @@ def sentences(where: str, values: Sequence[str]) -> list[str]:
     return found
 
 
-def gold_tags(where: str, values: Sequence[str], texts: Sequence[str] | None = None) -> NDArray[Any]:
-    """The labels of every row's words, tuples of names (objects, [rows]).
+def gold_tags(
+    where: str, values: Sequence[str], class_names: Sequence[str] = (), texts: Sequence[str] | None = None
+) -> NDArray[Any]:
+    """The labels of every row's words, tuples of names (objects, [rows]); whole numbers are indices into `class_names`.
 
-    Raises InputError, naming rows, where they are no list, or not as many as the words of the row's text.
+    Raises InputError, naming rows, where they are no list, not as many as the words of the row's text, or where one is
+    neither a name nor an index of one.
     """
     found = np.empty(len(values), object)
     for row, value in enumerate(values):
-        found[row] = tuple(str(tag) for tag in _list(where, row, value))
+        at = f"{where}, row {row + 1}"
+        found[row] = tuple(_tag_name(at, tag, class_names) for tag in _list(where, row, value))
         words = None if texts is None else len(texts[row].split())
         if words not in (None, len(found[row])):
-            raise InputError(f"{where}, row {row + 1}: {len(found[row])} labels for {words} words; give one for each")
+            raise InputError(
+                f"{at}: {len(found[row])} labels for {words} words; give one for each (several labels of a whole text "
+                "are not supported)"
+            )
     return found
 
 
-def names_of(tags: NDArray[Any]) -> list[str]:
-    """All labels, `O` first."""
-    return sorted({tag for of_row in tags for tag in of_row}, key=lambda tag: (tag != OUTSIDE, tag))
+def _tag_name(at: str, tag: object, class_names: Sequence[str]) -> str:
+    if isinstance(tag, str) and tag.strip():
+        return tag.strip()
+    if type(tag) is not int:
+        raise InputError(f"{at}: {tag!r} is no label of a word; give a name, such as {OUTSIDE} or B-PER")
+    if not class_names:
+        raise InputError(
+            f"{at}: the label {tag} is a number, and nothing says which is {OUTSIDE}; give names, or a dataset card "
+            "(README.md) or dataset_infos.json beside the file that has the names of the column's ClassLabel"
+        )
+    if not 0 <= tag < len(class_names):
+        raise InputError(
+            f"{at}: the label {tag} is none of 0 to {len(class_names) - 1}, which have the names "
+            f"{', '.join(class_names)}"
+        )
+    return class_names[tag]
+
+
+def tag_names(where: str, tags: NDArray[Any], class_names: Sequence[str] = ()) -> tuple[str, ...]:
+    """All labels: `O` first, then in the order of `class_names`, or of the alphabet without them.
+
+    Raises InputError as `check_scheme` does.
+    """
+    occurring = sorted({tag for of_row in tags for tag in of_row})
+    check_scheme(where, occurring)
+    return tuple(sorted(dict.fromkeys((*class_names, *occurring)), key=lambda tag: tag != OUTSIDE))
+
+
+def check_scheme(where: str, labels: Sequence[str]) -> None:
+    """Raises InputError where `labels` mark spans in no way that we know, or in more than one."""
+    inside = [label for label in labels if label != OUTSIDE]
+    if inside == list(labels) and all(label.isdecimal() for label in inside):
+        raise InputError(
+            f"{where}: the labels {', '.join(inside[:5])} are numbers, and nothing says which is {OUTSIDE}; give names"
+        )
+    scheme = scheme_of(tuple(labels))
+    letters = defaultdict(set)
+    for tag in filter(None, map(scheme.parse, inside)):
+        letters[tag.role if tag.letter else None].add(tag.letter or tag.name)
+    odd = letters.pop(None, set())
+    twice = [sorted(each) for each in letters.values() if len(each) > 1]
+    nested = [label for label in inside if "|" in label and all(map(_is_tag, label.split("|")))]
+    brackets = [label for label in inside if re.fullmatch(r"\*\)?|\(.+\*\)?", label)]
+    fault = None
+    if nested:
+        fault = f"{nested[0]!r} is of spans inside spans"
+    elif brackets:
+        fault = f"{brackets[0]!r} marks spans by brackets"
+    elif not scheme.letters and scheme_of(tuple(label.upper() for label in labels)).letters:
+        fault = f"{', '.join(inside[:3])} are written in small letters"
+    elif scheme.letters and odd:
+        fault = f"{min(odd)!r} is not written as other labels are, {scheme}"
+    elif twice:
+        fault = f"{' and '.join(twice[0])} would both mark the {ROLES[twice[0][0]]} of a span"
+    if fault:
+        raise InputError(
+            f"{where}: {fault}; write labels as IOB1, IOB2, IOE1, IOE2, BIOES, BILOU or BMEWO has them (B-PER, B_PER, "
+            f"PER-B or B), and {OUTSIDE} outside of spans"
+        )
+
+
+def _is_tag(label: str) -> bool:
+    return label == OUTSIDE or any(re.fullmatch(form, label) for name, form in FORMS.items() if name != "letter")
 
 
 def span_counts(predicted: Tagged, gold: Sequence[str]) -> tuple[int, int, int]:
     """Spans that are right (label and words), said, and there."""
-    said, there = set(chunks(predicted.labels)), set(chunks(gold))
+    said, there = set(predicted.scheme.spans(predicted.labels)), set(predicted.scheme.spans(gold))
     return len(said & there), len(said), len(there)
 
 

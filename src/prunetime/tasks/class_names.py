@@ -1,0 +1,122 @@
+"""Names of the classes whose numbers a dataset of the hub has in its columns (`ClassLabel` of the `datasets` library).
+
+They are in the Arrow schema of a Parquet file that `datasets` wrote, in the card of a dataset (README.md, in its YAML
+header), or in the `dataset_infos.json` that came before cards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prunetime.errors import InputError
+
+CARD = "README.md"
+INFOS = "dataset_infos.json"
+
+ClassNames = Mapping[str, tuple[str, ...]]
+"""By column: the names of its classes, in the order of their numbers."""
+
+
+def class_names_of_schema(metadata: Mapping[bytes, bytes] | None) -> ClassNames:
+    """Those in the metadata of an Arrow schema; none where `datasets` did not write it."""
+    try:
+        return class_names_of_features(json.loads((metadata or {})[b"huggingface"])["info"]["features"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def class_names_of_features(features: Any) -> ClassNames:
+    """Those of `features`: by column as the library writes them into JSON, or a list as it writes them into cards."""
+    if isinstance(features, Mapping):
+        described = list(features.items())
+    elif isinstance(features, list):
+        described = [(each.get("name"), each) for each in features if isinstance(each, Mapping)]
+    else:
+        described = []
+    found = {str(column): _names(feature) for column, feature in described}
+    return {column: names for column, names in found.items() if names}
+
+
+def _names(feature: Any) -> tuple[str, ...]:
+    """The names of the ClassLabel that a column is, or has lists of; () for what is something else."""
+    if isinstance(feature, list):
+        return _names(feature[0]) if len(feature) == 1 else ()
+    if not isinstance(feature, Mapping):
+        return ()
+    label = feature.get("class_label", feature if feature.get("_type") == "ClassLabel" else None)
+    if isinstance(label, Mapping):
+        names = label.get("names")
+        if isinstance(names, Mapping):
+            numbered = {str(number): name for number, name in names.items()}
+            names = [numbered.get(str(number)) for number in range(len(numbered))]
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return tuple(names)
+        return ()
+    kinds = ("dtype", "sequence", "list", "feature")
+    return next((names for kind in kinds if kind in feature and (names := _names(feature[kind]))), ())
+
+
+def class_names_of_infos(infos: Any, config: str = "") -> ClassNames:
+    """Those of a card's `dataset_info`, or of the content of `dataset_infos.json`, for a `config` of the dataset.
+
+    Without a config (or where it has no entry) those on which all entries agree that have the column.
+    """
+    if isinstance(infos, Mapping):
+        single = "features" in infos
+        entries = {str(infos.get("config_name", "")): infos} if single else {str(k): v for k, v in infos.items()}
+    elif isinstance(infos, list):
+        entries = {str(each.get("config_name", "")): each for each in infos if isinstance(each, Mapping)}
+    else:
+        return {}
+    chosen = [entries[config]] if config in entries else list(entries.values())
+    return _agreed(class_names_of_features(entry.get("features")) for entry in chosen if isinstance(entry, Mapping))
+
+
+def _agreed(several: Iterable[ClassNames]) -> ClassNames:
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for names_of_one in several:
+        for column, names in names_of_one.items():
+            found.setdefault(column, set()).add(names)
+    return {column: next(iter(names)) for column, names in found.items() if len(names) == 1}
+
+
+def class_names_of_card(text: str, name: str) -> ClassNames:
+    """Those in the YAML header of a dataset's card, called `name` in messages."""
+    header = text.split("---", 2)
+    if not text.startswith("---") or len(header) < 3 or "class_label" not in header[1]:
+        return {}
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise InputError(
+            f"{name}: reading the names of classes needs PyYAML; pip install 'prunetime[prune]'"
+        ) from error
+    try:
+        content = yaml.safe_load(header[1])
+    except yaml.YAMLError as error:
+        raise InputError(f"{name}: its header is not YAML ({error}); mend it or move it away") from error
+    return class_names_of_infos(content.get("dataset_info")) if isinstance(content, dict) else {}
+
+
+def class_names_beside(path: Path) -> tuple[ClassNames, Path | None]:
+    """Those that a card or `dataset_infos.json` in the folder of the data file `path` has, or in the folder above it
+    where that one is called `data`; and the file that has them.
+
+    Raises InputError where such a file is damaged.
+    """
+    folder = path.resolve().parent
+    for place in (folder, *([folder.parent] if folder.name == "data" else [])):
+        card, infos = place / CARD, place / INFOS
+        try:
+            if card.is_file() and (names := class_names_of_card(card.read_text("utf-8"), str(card))):
+                return names, card
+            if infos.is_file() and (names := class_names_of_infos(json.loads(infos.read_text("utf-8")))):
+                return names, infos
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{place}: {CARD} or {INFOS} cannot be read: {error}; mend it or move it away") from error
+    return {}, None
