@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from prunetime import artifact
 from prunetime.errors import BudgetError
 from prunetime.pipeline import stages
-from prunetime.pipeline.prune import RESULT, begin, finished, prune
-from prunetime.pipeline.run import Reporter, Run
+from prunetime.pipeline.prune import RESULT, begin, check_workers, finished, prune
+from prunetime.pipeline.run import SUB_RUNS, Reporter, Run
 from prunetime.pipeline.settings import Settings
 from prunetime.pruning.methods import Method
 from prunetime.report.render import PAGE
+from prunetime.runtime import profiling
 from prunetime.runtime.model import load
 from prunetime.training.tracking import reporting
 
@@ -32,11 +33,9 @@ class Way:
     other: str | None = None
 
 
-WAYS = {
-    "multilevel": Way("multilevel"),
-    "search": Way("search", "multilevel"),
-    "joined": Way("multilevel", "search"),
-}
+WAYS = dict(
+    zip(SUB_RUNS, (Way("multilevel"), Way("search", "multilevel"), Way("multilevel", "search")), strict=True),
+)
 """By folder, in the order in which they are run."""
 
 SHARED = ("plan.json", "teacher", "importance.safetensors")
@@ -51,12 +50,13 @@ def prune_by_method(
     *,
     workers: Workers | None = None,
     report_to: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """`prune`, or `prune_all_ways` where the method is auto; trainings are reported to those trackers (see
     `training.tracking`)."""
     into = prune_all_ways if settings.method == "auto" else prune
     with reporting(report_to, out):
-        return into(settings, out, reporter, profile, workers=workers)
+        return into(settings, out, reporter, profile, workers=workers, overwrite=overwrite)
 
 
 def prune_all_ways(
@@ -66,6 +66,7 @@ def prune_all_ways(
     profile: Path | None = None,
     *,
     workers: Workers | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Prunes as `prune` does into a folder of `out` for each of `WAYS`; `out` gets artifact and report of the one whose
     metric on valid rows is best. Resumable.
@@ -78,21 +79,30 @@ def prune_all_ways(
     """
     run = Run(out, reporter)
     with run.locked():
-        source, _ = begin(run, settings)
+        source, _ = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
+        check_workers(settings, workers, reporter)
+        runs = {
+            name: replace(settings, method=way.method, tokens=settings.tokens and way.method == "search")
+            for name, way in WAYS.items()
+        }
+        if profile:
+            for own in runs.values():
+                profiling.parse(profile).check_covers(own.grain, own.tokens)
         value = stages.metric_on_valid(source, settings.effort.finalist_rows, settings.seed)
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, float] = {}
         failures = []
         for name, way in WAYS.items():
-            own = replace(settings, method=way.method, tokens=settings.tokens and way.method == "search")
+            own = runs[name]
             other = out / way.other if way.other else None
             reporter.say(f"{name}, in {out / name}")
             if other:
-                _share(other, out / name)
+                _share(other, out / name, reporter)
             try:
-                results[name] = prune(own, out / name, reporter, profile, workers=workers, other=other)
+                scoring = workers if own.method == "search" else None
+                results[name] = prune(own, out / name, reporter, profile, workers=scoring, other=other)
             except BudgetError as error:
                 failures.append(f"{name}: {error}")
                 continue
@@ -111,9 +121,10 @@ def prune_all_ways(
         return result
 
 
-def _share(first: Path, other: Path) -> None:
+def _share(first: Path, other: Path, reporter: Reporter) -> None:
     """Gives the run `other` the teacher of `first`, whose stage has the same inputs."""
     names = [*SHARED, *(f"stages/{name.partition('.')[0]}.json" for name in SHARED)]
+    Run(other, reporter).check_free()
     if (other / names[-1]).exists() or not all((first / name).exists() for name in names):
         return
     (other / "stages").mkdir(parents=True, exist_ok=True)
