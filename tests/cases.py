@@ -35,17 +35,21 @@ def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
         positions=int(fixed.get("positions", 64 + FAMILIES[family].position_offset)),
         gated=FAMILIES[family].gated,
     )
+    head = fixed.get("head")
+    outputs = dims.hidden if fixed.get("rows") == "embedding" else int(fixed.get("outputs", rng.integers(1, 4)))
     return EncoderConfig(
         family=family,
         dims=dims,
         embedding=int(fixed.get("embedding", dims.hidden)),
         token_types=int(fixed.get("token_types", 2)),
         layer_norm_eps=1e-12,
-        outputs=dims.hidden if fixed.get("rows") == "embedding" else int(fixed.get("outputs", rng.integers(1, 4))),
+        outputs=head[-1].width if head else outputs,
         separator=fixed.get("separator"),
         rows=fixed.get("rows", "pooled"),
         pooling=fixed.get("pooling", "first"),
         rotary=ROTARY[: dims.layers] if FAMILIES[family].rotary else (),
+        head=head,
+        normalize=fixed.get("normalize", False),
     )
 
 
@@ -188,12 +192,13 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
                 rows(f"{name}.ffn_rows", layer.ffn_rows)
     if FAMILIES[config.family].pre_norm:
         norm("final_norm")
-    if config.has_dense:
-        linear("head.dense", dims.hidden, dims.hidden)
-    if config.has_head_norm:
-        norm("head.norm")
-    if config.rows != "embedding":
-        linear("head.output", config.outputs, dims.hidden)
+    read = dims.hidden
+    for name, head_layer in config.head_layers:
+        if head_layer.kind == "dense":
+            linear(name, head_layer.width, read)
+        else:
+            norm(name, head_layer.width)
+        read = head_layer.width
     return weights
 
 
