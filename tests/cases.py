@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from reference import Weights
 
 from prunetime.arch import GRAINS, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
 from prunetime.blocks import to_blocks
-from prunetime.config import FAMILIES, EncoderConfig, Rotary
+from prunetime.config import FAMILIES, Activation, EncoderConfig, HeadLayer, Pooling, Rotary
 from prunetime.mask import PARTS, Mask, rank
 from prunetime.runtime.ragged import Ragged
 
@@ -70,8 +70,23 @@ def family_fields(family: str, embedding: int = 24, pooling: str = "mean") -> di
 
 def any_family(rng: np.random.Generator) -> dict[str, Any]:
     """Those of one of them."""
-    family, embedding, pooling = rng.choice(list(FAMILIES)), rng.choice([8, 24, 64]), rng.choice(["first", "mean"])
+    family, embedding, pooling = rng.choice(list(FAMILIES)), rng.choice([8, 24, 64]), rng.choice(POOLINGS)
     return family_fields(str(family), int(embedding)) | {"pooling": str(pooling)}
+
+
+POOLINGS = ("first", "mean", "first", *get_args(Pooling))
+"""All of them, the most usual ones more often."""
+
+
+def random_head(rng: np.random.Generator) -> tuple[HeadLayer, ...]:
+    """A few layers of a head, of any widths, that end with a dense layer or with LayerNorm."""
+    kinds = rng.choice(["dense", "norm"], int(rng.integers(0, 4)))
+    width, layers = int(rng.integers(1, 150)), []
+    for kind in ("dense", *kinds):
+        width = width if kind == "norm" else int(rng.integers(1, 150))
+        activation = str(rng.choice(get_args(Activation))) if kind == "dense" else "identity"
+        layers.append(HeadLayer(kind, width, activation, float(rng.choice([1e-5, 1e-2]))))
+    return tuple(layers)
 
 
 def random_spec(
