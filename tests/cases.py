@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from reference import Weights
 
 from prunetime.arch import GRAINS, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
 from prunetime.blocks import to_blocks
-from prunetime.config import FAMILIES, EncoderConfig, Rotary
+from prunetime.config import FAMILIES, Activation, EncoderConfig, HeadLayer, Pooling, Rotary
 from prunetime.mask import PARTS, Mask, rank
 from prunetime.runtime.ragged import Ragged
 
@@ -35,17 +35,21 @@ def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:
         positions=int(fixed.get("positions", 64 + FAMILIES[family].position_offset)),
         gated=FAMILIES[family].gated,
     )
+    head = fixed.get("head")
+    outputs = dims.hidden if fixed.get("rows") == "embedding" else int(fixed.get("outputs", rng.integers(1, 4)))
     return EncoderConfig(
         family=family,
         dims=dims,
         embedding=int(fixed.get("embedding", dims.hidden)),
         token_types=int(fixed.get("token_types", 2)),
         layer_norm_eps=1e-12,
-        outputs=dims.hidden if fixed.get("rows") == "embedding" else int(fixed.get("outputs", rng.integers(1, 4))),
+        outputs=head[-1].width if head else outputs,
         separator=fixed.get("separator"),
         rows=fixed.get("rows", "pooled"),
         pooling=fixed.get("pooling", "first"),
         rotary=ROTARY[: dims.layers] if FAMILIES[family].rotary else (),
+        head=head,
+        normalize=fixed.get("normalize", False),
     )
 
 
@@ -66,8 +70,23 @@ def family_fields(family: str, embedding: int = 24, pooling: str = "mean") -> di
 
 def any_family(rng: np.random.Generator) -> dict[str, Any]:
     """Those of one of them."""
-    family, embedding, pooling = rng.choice(list(FAMILIES)), rng.choice([8, 24, 64]), rng.choice(["first", "mean"])
+    family, embedding, pooling = rng.choice(list(FAMILIES)), rng.choice([8, 24, 64]), rng.choice(POOLINGS)
     return family_fields(str(family), int(embedding)) | {"pooling": str(pooling)}
+
+
+POOLINGS = ("first", "mean", "first", *get_args(Pooling))
+"""All of them, the most usual ones more often."""
+
+
+def random_head(rng: np.random.Generator) -> tuple[HeadLayer, ...]:
+    """A few layers of a head, of any widths, that end with a dense layer or with LayerNorm."""
+    kinds = rng.choice(["dense", "norm"], int(rng.integers(0, 4)))
+    width, layers = int(rng.integers(1, 150)), []
+    for kind in ("dense", *kinds):
+        width = width if kind == "norm" else int(rng.integers(1, 150))
+        activation = str(rng.choice(get_args(Activation))) if kind == "dense" else "identity"
+        layers.append(HeadLayer(kind, width, activation, float(rng.choice([1e-5, 1e-2]))))
+    return tuple(layers)
 
 
 def random_spec(
@@ -188,12 +207,13 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
                 rows(f"{name}.ffn_rows", layer.ffn_rows)
     if FAMILIES[config.family].pre_norm:
         norm("final_norm")
-    if config.has_dense:
-        linear("head.dense", dims.hidden, dims.hidden)
-    if config.has_head_norm:
-        norm("head.norm")
-    if config.rows != "embedding":
-        linear("head.output", config.outputs, dims.hidden)
+    read = dims.hidden
+    for name, head_layer in config.head_layers:
+        if head_layer.kind == "dense":
+            linear(name, head_layer.width, read)
+        else:
+            norm(name, head_layer.width)
+        read = head_layer.width
     return weights
 
 

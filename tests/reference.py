@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.arch import ArchSpec
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.config import FAMILIES, Activation, EncoderConfig, Pooling
 from prunetime.runtime.ragged import Ragged
 
 Weights = dict[str, NDArray[Any]]
@@ -35,7 +35,26 @@ def softmax(x: Doubles) -> Doubles:
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), np.float64)
 
 
-HEAD_ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {
+def pooled(pooling: Pooling, rows: Doubles, skipped: int = 0) -> Doubles:
+    """[hidden], of the rows [tokens, hidden] of a sequence but for the first `skipped`, as sentence-transformers'
+    documentation of its poolings has it; without any row left, zeros, or for `first` the first row of all."""
+    left = rows[skipped:]
+    if not len(left):
+        return rows[0] if pooling == "first" else np.zeros(rows.shape[1])
+    weights = np.arange(1.0, len(rows) + 1)[skipped:]
+    found = {
+        "first": left[0],
+        "lasttoken": left[-1],
+        "mean": left.mean(axis=0),
+        "max": left.max(axis=0),
+        "mean_sqrt_len": left.sum(axis=0) / math.sqrt(len(left)),
+        "weightedmean": weights @ left / weights.sum(),
+    }
+    return np.asarray(found[pooling], np.float64)
+
+
+ACTIVATIONS: dict[Activation, Callable[[Doubles], Doubles]] = {
+    "identity": lambda x: x,
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0.0),
     "gelu": gelu,
@@ -107,8 +126,8 @@ def reference(
     def linear(name: str, x: Doubles) -> Doubles:
         return np.asarray(arithmetic.multiply(name, x, w[f"{name}.weight"]) + w[f"{name}.bias"], np.float64)
 
-    def norm(name: str, x: Doubles) -> Doubles:
-        return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], config.layer_norm_eps)
+    def norm(name: str, x: Doubles, eps: float = config.layer_norm_eps) -> Doubles:
+        return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], eps)
 
     def before(name: str, x: Doubles) -> Doubles:
         """What a sub-layer reads; the first attention of an encoder whose norms come first has none."""
@@ -180,15 +199,14 @@ def reference(
                 x = after(f"{layer}.ffn_norm", add_rows(x, weights.get(f"{layer}.ffn_rows"), update))
         x = before("final_norm", x)
         if config.rows != "tokens":
-            x = x[:1] if config.pooling == "first" else x.mean(axis=0, keepdims=True)
-        if config.rows == "embedding":
-            logits.append(x)
-            continue
-        if config.rows == "pooled" or family.head_norm:
-            x = HEAD_ACTIVATIONS[family.head_activation](linear("head.dense", x))
-        if family.head_norm:
-            x = norm("head.norm", x)
-        logits.append(linear("head.output", x))
+            skipped = 0 if ragged.skipped is None else int(ragged.skipped[row])
+            x = pooled(config.pooling, x, skipped)[None]
+        for name, head_layer in config.head_layers:
+            if head_layer.kind == "dense":
+                x = ACTIVATIONS[head_layer.activation](linear(name, x))
+            else:
+                x = norm(name, x, head_layer.eps)
+        logits.append(x / max(float(np.linalg.norm(x)), 1e-12) if config.normalize else x)
     return Reference(np.concatenate([np.zeros((0, config.outputs)), *logits]), chosen, scores)
 
 

@@ -42,17 +42,42 @@ T setting(const nb::dict& config, const char* name) {
 }
 
 Activation activation_of(const std::string& name) {
+  if (name == "identity") return Activation::identity;
   if (name == "tanh") return Activation::tanh;
   if (name == "relu") return Activation::relu;
   if (name == "gelu") return Activation::gelu;
-  throw Error("config: head_activation is '" + name + "'; it must be tanh, relu or gelu");
+  throw Error("config: the activation of a head layer is '" + name + "'; it must be identity, tanh, relu or gelu");
 }
 
 Rows rows_of(const std::string& name) {
   if (name == "first") return Rows::first;
+  if (name == "lasttoken") return Rows::last;
   if (name == "mean") return Rows::mean;
+  if (name == "max") return Rows::max;
+  if (name == "mean_sqrt_len") return Rows::mean_sqrt_len;
+  if (name == "weightedmean") return Rows::weighted_mean;
   if (name == "all") return Rows::all;
-  throw Error("config: rows is '" + name + "'; it must be first, mean or all");
+  throw Error("config: rows is '" + name +
+              "'; it must be first, lasttoken, mean, max, mean_sqrt_len, weightedmean or all");
+}
+
+bool is_norm(const std::string& kind) {
+  if (kind != "dense" && kind != "norm") throw Error("config: a head layer is '" + kind + "'; it must be dense or norm");
+  return kind == "norm";
+}
+
+HeadLayerConfig head_layer_of(const nb::dict& layer) {
+  return {.name = setting<std::string>(layer, "name"),
+          .is_norm = is_norm(setting<std::string>(layer, "kind")),
+          .width = setting<int>(layer, "width"),
+          .activation = activation_of(setting<std::string>(layer, "activation")),
+          .eps = static_cast<float>(setting<double>(layer, "eps"))};
+}
+
+std::vector<HeadLayerConfig> head_of(const nb::dict& config) {
+  std::vector<HeadLayerConfig> layers;
+  for (const nb::dict& layer : setting<std::vector<nb::dict>>(config, "head")) layers.push_back(head_layer_of(layer));
+  return layers;
 }
 
 EncoderConfig config_of(const nb::dict& config) {
@@ -68,15 +93,14 @@ EncoderConfig config_of(const nb::dict& config) {
           .token_types = setting<int>(config, "token_types"),
           .outputs = setting<int>(config, "outputs"),
           .layer_norm_eps = static_cast<float>(setting<double>(config, "layer_norm_eps")),
-          .head_activation = activation_of(setting<std::string>(config, "head_activation")),
           .relative_positions = setting<bool>(config, "relative_positions"),
           .rotary_theta = setting<std::vector<double>>(config, "rotary_theta"),
           .rotary_window = setting<std::vector<int>>(config, "rotary_window"),
           .pre_norm = setting<bool>(config, "pre_norm"),
           .gated = setting<bool>(config, "gated"),
-          .head_norm = setting<bool>(config, "head_norm"),
           .rows = rows_of(setting<std::string>(config, "rows")),
-          .head = setting<bool>(config, "head"),
+          .head = head_of(config),
+          .normalize = setting<bool>(config, "normalize"),
           .separator = setting<int>(config, "separator")};
 }
 
@@ -145,10 +169,11 @@ Ints1 ints_of(nb::handle value, const char* name) {
 
 // What one call brings.
 struct Request {
-  Request(nb::handle ids_given, nb::handle types_given, nb::handle offsets_given)
+  Request(nb::handle ids_given, nb::handle types_given, nb::handle offsets_given, nb::handle skipped_given)
       : ids(ints_of(ids_given, "ids")),
         types(ints_of(types_given, "types")),
-        offsets(ints_of(offsets_given, "offsets")) {
+        offsets(ints_of(offsets_given, "offsets")),
+        skips(!skipped_given.is_none()) {
     constexpr std::size_t kMost = std::size_t{1} << 30;
     if (offsets.size() == 0) throw Error("offsets are empty; they hold one number more than there are sequences");
     if (ids.size() != types.size()) {
@@ -159,11 +184,17 @@ struct Request {
       throw Error("offsets are for " + std::to_string(rows()) + " sequences, but there are only " +
                   std::to_string(ids.size()) + " ids; every sequence needs at least 1");
     }
+    if (skips) skipped = ints_of(skipped_given, "skipped");
+    if (skips && skipped.size() != rows()) {
+      throw Error("skipped has " + std::to_string(skipped.size()) + " numbers for " + std::to_string(rows()) +
+                  " sequences");
+    }
   }
 
   std::size_t rows() const { return offsets.size() - 1; }
 
-  Ints1 ids, types, offsets;
+  Ints1 ids, types, offsets, skipped;
+  bool skips;
 };
 
 // An encoder that any number of Python threads may call; they take turns.
@@ -185,13 +216,13 @@ class SharedEncoder {
     encoder_->select(heads, ffn, tokens);
   }
 
-  auto forward(nb::handle ids, nb::handle types, nb::handle offsets) {
-    const Request request(ids, types, offsets);
+  auto forward(nb::handle ids, nb::handle types, nb::handle offsets, nb::handle skipped) {
+    const Request request(ids, types, offsets, skipped);
     return to_numpy(run(request, {}, {}), {logit_rows(request), outputs()});
   }
 
-  auto forward_timed(nb::handle ids, nb::handle types, nb::handle offsets) {
-    const Request request(ids, types, offsets);
+  auto forward_timed(nb::handle ids, nb::handle types, nb::handle offsets, nb::handle skipped) {
+    const Request request(ids, types, offsets, skipped);
     const std::size_t slots = 2 * layers() + 2;
     std::vector<std::int64_t> nanoseconds(slots);
     auto logits = run(request, {.sublayer_ns = nanoseconds.data()}, {});
@@ -202,8 +233,8 @@ class SharedEncoder {
   }
 
   // Logits, and [layers, tokens] whether a token is left after a layer.
-  auto forward_kept(nb::handle ids, nb::handle types, nb::handle offsets) {
-    const Request request(ids, types, offsets);
+  auto forward_kept(nb::handle ids, nb::handle types, nb::handle offsets, nb::handle skipped) {
+    const Request request(ids, types, offsets, skipped);
     const std::size_t tokens = request.ids.size();
     auto kept = std::make_unique<std::uint8_t[]>(layers() * tokens);
     auto logits = run(request, {.kept = kept.get()}, {});
@@ -214,8 +245,8 @@ class SharedEncoder {
   // Logits of a pass that begins before layer `first` with `start`, the state that an earlier pass left there, or with
   // None at the embedding. States are left in the arrays of `leave`, by the layer that they come into.
   auto forward_between(nb::handle ids, nb::handle types, nb::handle offsets, int first, nb::handle start,
-                       const std::map<int, nb::handle>& leave) {
-    const Request request(ids, types, offsets);
+                       const std::map<int, nb::handle>& leave, nb::handle skipped) {
+    const Request request(ids, types, offsets, skipped);
     std::vector<State> owners;
     const auto state = [&](int layer, nb::handle value) {
       return owners.emplace_back(state_of(layer, value, request.ids.size())).data();
@@ -272,7 +303,9 @@ class SharedEncoder {
     ids_.assign(request.ids.data(), request.ids.data() + request.ids.size());
     types_.assign(request.types.data(), request.types.data() + request.types.size());
     offsets_.assign(request.offsets.data(), request.offsets.data() + request.offsets.size());
-    const Batch batch{ids_.data(), types_.data(), offsets_.data(), static_cast<int>(request.rows())};
+    if (request.skips) skipped_.assign(request.skipped.data(), request.skipped.data() + request.skipped.size());
+    const Batch batch{ids_.data(), types_.data(), offsets_.data(), static_cast<int>(request.rows()),
+                      request.skips ? skipped_.data() : nullptr};
     batch.check(encoder_->config(), static_cast<std::int64_t>(ids_.size()));
     encoder_->forward(batch, logits.get(), trace, start);
     return logits;
@@ -280,7 +313,7 @@ class SharedEncoder {
 
   std::unique_ptr<Encoder> encoder_;
   std::mutex mutex_;
-  std::vector<std::int32_t> ids_, types_, offsets_;
+  std::vector<std::int32_t> ids_, types_, offsets_, skipped_;
 };
 
 std::vector<std::string> supported_isas() {
@@ -312,13 +345,14 @@ NB_MODULE(_engine, m) {
            nb::arg("plan"), nb::arg("weights"), nb::arg("threads"), nb::arg("isa") = "")
       .def("select", &SharedEncoder::select, nb::arg("heads"), nb::arg("ffn"), nb::arg("tokens"))
       .def("forward", &SharedEncoder::forward, nb::arg("ids").none(), nb::arg("types").none(),
-           nb::arg("offsets").none())
+           nb::arg("offsets").none(), nb::arg("skipped").none() = nb::none())
       .def("forward_timed", &SharedEncoder::forward_timed, nb::arg("ids").none(), nb::arg("types").none(),
-           nb::arg("offsets").none())
+           nb::arg("offsets").none(), nb::arg("skipped").none() = nb::none())
       .def("forward_kept", &SharedEncoder::forward_kept, nb::arg("ids").none(), nb::arg("types").none(),
-           nb::arg("offsets").none())
+           nb::arg("offsets").none(), nb::arg("skipped").none() = nb::none())
       .def("forward_between", &SharedEncoder::forward_between, nb::arg("ids").none(), nb::arg("types").none(),
-           nb::arg("offsets").none(), nb::arg("first"), nb::arg("start").none(), nb::arg("leave"))
+           nb::arg("offsets").none(), nb::arg("first"), nb::arg("start").none(), nb::arg("leave"),
+           nb::arg("skipped").none() = nb::none())
       .def_prop_ro("layer_counts", &SharedEncoder::layer_counts)
       .def_prop_ro("isa", [](const SharedEncoder& e) { return e.encoder().isa(); })
       .def_prop_ro("threads", [](const SharedEncoder& e) { return e.encoder().threads(); })

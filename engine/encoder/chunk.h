@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -47,6 +48,7 @@ class Encoder::Chunk {
 
   void run(const Batch& batch, int first_row, int end_row, float* logits, const Trace& trace, const Start& start) {
     batch_ = &batch;
+    first_row_ = first_row;
     first_token_ = batch.offsets[first_row];
     rows_ = end_row - first_row;
     tokens_ = batch.offsets[end_row] - first_token_;
@@ -88,7 +90,11 @@ class Encoder::Chunk {
 
  private:
   int length(int row) const { return starts_[row + 1] - starts_[row]; }
-  bool pools_in(int layer) const { return config_.rows == Rows::first && layer == last_attention_; }
+  // How many of the first tokens of a sequence pooling leaves out.
+  int skipped(int row) const { return batch_->skipped == nullptr ? 0 : batch_->skipped[first_row_ + row]; }
+  bool skips_all(int row) const { return skipped(row) >= batch_->length(first_row_ + row); }
+  // Whether a head that reads one token's row of each sequence needs no others from this layer on.
+  bool pools_in(int layer) const { return config_.reads_one_token() && layer == last_attention_; }
   // What the next matrix reads, before it is encoded.
   float* read() const { return normed_apart_ ? w_.normed : hidden_; }
 
@@ -117,7 +123,10 @@ class Encoder::Chunk {
     }
     if (pools_in(-1) || model_.projection) {
       team_.meet();
-      if (pools_in(-1)) keep_first_tokens();
+      if (pools_in(-1)) {
+        find_pooled_tokens();
+        keep_pooled_tokens();
+      }
       begin(-1, team_.share(tokens_));
     } else {
       begin(-1, {starts_[first], starts_[end]});
@@ -187,13 +196,15 @@ class Encoder::Chunk {
       const int head = item % layer.used_heads;
       const int first_query = pools ? row : starts_[row];
       const int queries = pools ? 1 : length(row);
+      const int place = pools ? scratch_.order[row] - starts_[row] : 0;  // of the first query
       const auto* query = static_cast<const std::byte*>(rows.values) + head * head_dim * number;
       const std::byte* key = query + (starts_[row] * stride + part) * number;
       float* context = w_.context + first_query * row_stride(output.inner);
-      if (layer.rotation != nullptr) {  // a worker turns what no other one reads; the first position stays as it is
+      if (layer.rotation != nullptr) {  // a worker turns what no other one reads
         float* of_query = static_cast<float*>(rows.values) + head * head_dim;
         float* of_key = of_query + starts_[row] * stride + part;
-        if (!pools) kernels_.rotate({of_query + first_query * stride, stride, queries, head_dim, layer.rotation});
+        const float* turns = layer.rotation + static_cast<std::ptrdiff_t>(place) * head_dim;
+        kernels_.rotate({of_query + first_query * stride, stride, queries, head_dim, turns});
         kernels_.rotate({of_key, stride, length(row), head_dim, layer.rotation});
       }
       const bool has_bias = layer.position_bias != nullptr && length(row) > layer.window + 1;
@@ -207,8 +218,8 @@ class Encoder::Chunk {
            .length = length(row),
            .head_dim = head_dim,
            .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
-           .bias = has_bias ? layer.position_bias + head * layer.position_bias_stride : nullptr,
-           .window = has_bias ? layer.window : 0,
+           .bias = has_bias ? layer.position_bias + head * layer.position_bias_stride + place : nullptr,
+           .window = has_bias && place == 0 ? layer.window : 0,  // the kernel counts queries from the first position
            .context = context + head * head_dim,
            .context_stride = row_stride(output.inner),
            .received = drops ? w_.received + static_cast<std::ptrdiff_t>(head) * most_tokens_ + starts_[row] : nullptr},
@@ -226,7 +237,7 @@ class Encoder::Chunk {
       drop_tokens(index, layer.used_heads);
       kept = w_.kept;
     } else if (pools) {
-      keep_first_tokens();
+      keep_pooled_tokens();
     }
     const Encoded input = encoded(output, w_.context, kept != nullptr);
     if (input.values != w_.context) {
@@ -243,16 +254,17 @@ class Encoder::Chunk {
     return {fp32 ? Precision::fp32 : kernels_.narrow_attention, w_.inner, matrix.outputs, nullptr, nullptr};
   }
 
-  // Query, key and value of all tokens; where only the first token of each sequence matters, its query alone.
+  // Query, key and value of all tokens; where only one token of each sequence matters, its query alone.
   void project(const AttentionLayer& layer, bool pools, const Encoded& rows) {
     const Matrix& matrix = layer.query_key_value.matrix;
     const int strips = (layer.used_heads * config_.head_dim + matrix.strip - 1) / matrix.strip;
     Encoded all = encoded(matrix, read());
     Encoded query = all;
     if (pools) {
+      find_pooled_tokens();
       query = {matrix.precision, w_.pooled.values, config_.hidden, w_.pooled.scale, w_.pooled.zero};
       const auto share = team_.share(rows_);
-      kernels_.encode({read(), starts_, config_.hidden, share.first, share.end}, query);
+      kernels_.encode({read(), scratch_.order, config_.hidden, share.first, share.end}, query);
       team_.meet();
     }
     for_parts(matrix, 3, strips, [&](int part, Team::Share of) {
@@ -355,10 +367,19 @@ class Encoder::Chunk {
             w_.input.zero};
   }
 
-  // From here on every sequence is its first token.
-  void keep_first_tokens() {
+  // scratch_.order[row] = the token whose row the head reads: the last one, or the first that is not skipped, which is the
+  // first of all where all are.
+  void find_pooled_tokens() const {
+    for (int row = 0; row < rows_; ++row) {
+      const int first = starts_[row] + (skips_all(row) ? 0 : skipped(row));
+      scratch_.order[row] = config_.rows == Rows::last ? starts_[row + 1] - 1 : first;
+    }
+  }
+
+  // From here on every sequence is the token that find_pooled_tokens() has found.
+  void keep_pooled_tokens() {
     for (int row = 0; row <= rows_; ++row) next_starts_[row] = row;
-    take_rows(starts_);
+    take_rows(scratch_.order);
   }
 
   // Every sequence keeps its most attended tokens.
@@ -425,53 +446,104 @@ class Encoder::Chunk {
     for (int i = first; i < end; ++i) kept[origin_[i]] = 1;
   }
 
-  // From here on every sequence is one row, the mean of its tokens'.
-  void take_means(Precision precision) {
+  // From here on every sequence is one row, pooled from those of its tokens that are not skipped; zeros where all are.
+  void pool() {
     const std::ptrdiff_t stride = row_stride(config_.hidden);
     const auto share = team_.share(rows_);
     for (int row = share.first; row < share.end; ++row) {
-      float* mean = spare_ + row * stride;
-      std::fill_n(mean, stride, 0.0F);
-      for (int i = starts_[row]; i < starts_[row + 1]; ++i) {
-        const float* token = read() + i * stride;
-        for (int column = 0; column < config_.hidden; ++column) mean[column] += token[column];
+      float* pooled = spare_ + row * stride;
+      std::fill_n(pooled, stride, 0.0F);
+      if (skips_all(row)) continue;
+      if (config_.rows == Rows::max) {
+        take_largest(starts_[row] + skipped(row), starts_[row + 1], pooled);
+      } else {
+        take_mean(row, pooled);
       }
-      for (int column = 0; column < config_.hidden; ++column) mean[column] /= static_cast<float>(length(row));
     }
+    team_.meet();
     std::swap(hidden_, spare_);
     normed_apart_ = false;
     tokens_ = rows_;
-    encode_read(precision, share);
+  }
+
+  void take_largest(int first, int end, float* pooled) const {
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    std::copy_n(read() + first * stride, config_.hidden, pooled);
+    for (int i = first + 1; i < end; ++i) {
+      const float* token = read() + i * stride;
+      for (int column = 0; column < config_.hidden; ++column) {
+        if (token[column] > pooled[column] || std::isnan(token[column])) pooled[column] = token[column];
+      }
+    }
+  }
+
+  void take_mean(int row, float* pooled) const {
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    float weights = 0.0F;
+    for (int i = starts_[row] + skipped(row); i < starts_[row + 1]; ++i) {
+      const float weight = config_.rows == Rows::weighted_mean ? static_cast<float>(i + 1 - starts_[row]) : 1.0F;
+      const float* token = read() + i * stride;
+      for (int column = 0; column < config_.hidden; ++column) pooled[column] += weight * token[column];
+      weights += weight;
+    }
+    const float divisor = config_.rows == Rows::mean_sqrt_len ? std::sqrt(weights) : weights;
+    for (int column = 0; column < config_.hidden; ++column) pooled[column] /= divisor;
+  }
+
+  // A last token that is skipped is zeros.
+  void clear_skipped_rows() {
+    const std::ptrdiff_t stride = row_stride(config_.hidden);
+    const auto share = team_.share(rows_);
+    for (int row = share.first; row < share.end; ++row) {
+      if (skips_all(row)) std::fill_n(read() + row * stride, stride, 0.0F);
+    }
     team_.meet();
   }
 
   void head(float* logits) {
-    const Matrix& first = model_.head_dense ? model_.head_dense->matrix : model_.head_output.matrix;
-    if (config_.rows == Rows::mean) take_means(config_.head ? first.precision : Precision::fp32);
-    if (!config_.head) return leave_rows(read(), config_.hidden, logits);
-    Encoded input = encoded(first, read());
-    if (model_.head_dense) {
-      const Encoded activated{Precision::fp32, w_.update, config_.hidden, nullptr, nullptr};
-      multiply(input, tokens_, first, config_.head_activation, activated, team_.share(first.strips()));
-      team_.meet();
-      if (config_.head_norm) {
-        normalise(w_.update, w_.update, team_.share(tokens_), model_.head_norm);
-        team_.meet();
-      }
-      input = activated;
+    bool is_encoded = !config_.pools();  // by the last sub-layer
+    if (config_.pools()) pool();
+    if (config_.rows == Rows::last && batch_->skipped != nullptr) {
+      clear_skipped_rows();
+      is_encoded = false;
     }
-    const Matrix& output = model_.head_output.matrix;
-    multiply(input, tokens_, output, Activation::identity, {Precision::fp32, w_.inner, output.outputs, nullptr, nullptr},
-             team_.share(output.strips()));
-    team_.meet();
-    leave_rows(w_.inner, output.outputs, logits);
+    float* rows = read();
+    for (const HeadLayer& layer : model_.head) {
+      const auto share = team_.share(tokens_);
+      if (layer.dense) {
+        const Matrix& matrix = layer.dense->matrix;
+        const Encoded input = encoded(matrix, rows);
+        if (input.values != rows && !is_encoded) {
+          kernels_.encode({rows, nullptr, matrix.inner, share.first, share.end}, input);
+          team_.meet();
+        }
+        rows = rows == w_.update ? w_.inner : w_.update;
+        multiply(input, tokens_, matrix, layer.activation, {Precision::fp32, rows, matrix.outputs, nullptr, nullptr},
+                 team_.share(matrix.strips()));
+      } else {
+        normalise(rows, rows, share, layer.norm);
+      }
+      is_encoded = false;
+      team_.meet();
+    }
+    leave_rows(rows, config_.outputs, logits);
   }
 
   void leave_rows(const float* rows, int width, float* logits) const {
-    if (team_.index() != 0) return;
-    for (int i = 0; i < tokens_; ++i) {
-      std::copy_n(rows + i * row_stride(width), width, logits + static_cast<std::ptrdiff_t>(i) * width);
+    const auto [first, end] = team_.share(tokens_);
+    for (int i = first; i < end; ++i) {
+      const float* row = rows + i * row_stride(width);
+      float* to = logits + static_cast<std::ptrdiff_t>(i) * width;
+      std::copy_n(row, width, to);
+      if (config_.normalize) scale_to_length_1(to, width);
     }
+  }
+
+  static void scale_to_length_1(float* row, int width) {
+    constexpr double kLeastLength = 1e-12;  // as in torch: nothing but zeros stays zeros
+    const double squares = std::inner_product(row, row + width, row, 0.0, std::plus<>(), [](double a, double b) { return a * b; });
+    const auto length = static_cast<float>(std::max(std::sqrt(squares), kLeastLength));
+    for (int column = 0; column < width; ++column) row[column] /= length;
   }
 
   void multiply(const Encoded& input, int tokens, const Matrix& matrix, Activation activation, const Encoded& output,
@@ -496,6 +568,7 @@ class Encoder::Chunk {
   const Scratch& scratch_;
   const Team team_;
   const Batch* batch_ = nullptr;
+  int first_row_ = 0;
   int first_token_ = 0;
   int rows_ = 0;
   int tokens_ = 0;

@@ -28,6 +28,25 @@ void check_indices(const char* name, const std::int32_t* values, int count, int 
   }
 }
 
+void check_head(const EncoderConfig& config) {
+  int read = config.hidden;
+  for (const HeadLayerConfig& layer : config.head) {
+    check_size("width of a head layer", layer.width, 1);
+    if (layer.is_norm && layer.width != read) {
+      throw Error("config: " + layer.name + " is a norm of " + std::to_string(layer.width) + " numbers; it reads " +
+                  std::to_string(read));
+    }
+    if (layer.is_norm && !(layer.eps > 0.0F && layer.eps < 1.0F)) {
+      throw Error("config: eps of " + layer.name + " is " + std::to_string(layer.eps) +
+                  "; it must be above 0 and below 1");
+    }
+    read = layer.width;
+  }
+  if (read != config.outputs) {
+    throw Error("config: outputs is " + std::to_string(config.outputs) + "; the head ends with " + std::to_string(read));
+  }
+}
+
 }  // namespace
 
 void EncoderConfig::check() const {
@@ -61,9 +80,11 @@ void EncoderConfig::check() const {
     }
   }
   if (rotary_theta.size() != rotary_window.size()) throw Error("config: rotary_theta and rotary_window differ in length");
-  if (!head && (rows == Rows::all || outputs != hidden)) {
+  if (head.empty() && (rows == Rows::all || outputs != hidden)) {
     throw Error("config: without a head, one row of " + std::to_string(hidden) + " outputs comes out of a sequence");
   }
+  if (normalize && rows == Rows::all) throw Error("config: normalize scales one row of a sequence, but rows is all");
+  check_head(*this);
   if (rotary() && head_dim % 2 != 0) {
     throw Error("config: head_dim is " + std::to_string(head_dim) + "; rotary positions turn pairs of numbers");
   }
@@ -89,7 +110,9 @@ void Plan::check(const EncoderConfig& config) const {
                   "; it must be above 0 and at most 1");
     }
   }
-  if (drops() && config.rows != Rows::first) throw Error("plan: the head reads every token, and none can be dropped");
+  if (drops() && config.rows != Rows::first) {
+    throw Error("plan: the head reads other tokens than the first, and none can be dropped");
+  }
   if (drops() && !config.drops_tokens()) throw Error("plan: distances between tokens are learned, and none can be dropped");
 }
 
@@ -131,6 +154,11 @@ void Batch::check(const EncoderConfig& config, std::int64_t tokens_given) const 
   }
   check_indices("ids", ids, tokens(), config.vocabulary);
   if (config.token_types > 0) check_indices("types", types, tokens(), config.token_types);
+  for (int row = 0; skipped != nullptr && row < rows; ++row) {
+    if (skipped[row] < 0) {
+      throw Error("skipped[" + std::to_string(row) + "] is " + std::to_string(skipped[row]) + "; it must be at least 0");
+    }
+  }
 }
 
 }  // namespace prunetime

@@ -10,8 +10,18 @@
 
 namespace prunetime {
 
-// Which rows the head reads: the first token's of each sequence, the mean of its tokens', or every token's.
-enum class Rows { first, mean, all };
+// Which rows the head reads: every token's, or one of each sequence, which is its first or last token's or is pooled from
+// all of its tokens' (weighted_mean: by 1, 2, ... from the first token on).
+enum class Rows { first, last, mean, max, mean_sqrt_len, weighted_mean, all };
+
+// A layer of the head: a matrix with a bias and an activation, or LayerNorm.
+struct HeadLayerConfig {
+  std::string name;  // of its arrays, but for .weight and .bias
+  bool is_norm;
+  int width;  // numbers that come out
+  Activation activation;
+  float eps;
+};
 
 // Sizes, and the closed set of differences between the families of the BERT family.
 struct EncoderConfig {
@@ -27,20 +37,21 @@ struct EncoderConfig {
   int token_types;      // 0: the family has none
   int outputs;
   float layer_norm_eps;
-  Activation head_activation;
   bool relative_positions;  // every head adds to its scores what it has learned of the distance
   std::vector<double> rotary_theta;  // of every layer the base of its angles; empty: positions are a table
   std::vector<int> rotary_window;    // of every layer how far away a token may be that is attended to; 0: any
   bool pre_norm;   // LayerNorm before every sub-layer but the first, and before the head; otherwise after the residual
   bool gated;      // FFN rows are multiplied by those of a third matrix
-  bool head_norm;  // every head has a dense layer, and LayerNorm after it
   Rows rows;
-  bool head;      // otherwise the row that it would read is what comes out, `hidden` numbers
+  std::vector<HeadLayerConfig> head;  // after the last one there are `outputs` numbers; empty: after pooling
+  bool normalize;                     // what comes out is scaled to length 1
   int separator;  // a token id that is never dropped while another token can be; -1: none
 
   bool projects() const { return embedding != hidden; }
   bool rotary() const { return !rotary_theta.empty(); }
-  bool has_dense() const { return head && (rows != Rows::all || head_norm); }
+  // Whether one token's row of each sequence is read, and no other after the last attention.
+  bool reads_one_token() const { return rows == Rows::first || rows == Rows::last; }
+  bool pools() const { return !reads_one_token() && rows != Rows::all; }
   bool drops_tokens() const { return rows == Rows::first && !relative_positions && !rotary(); }
   int longest() const { return positions - position_offset; }
   void check() const;  // throws Error
@@ -59,12 +70,14 @@ struct Plan {
   int tokens_kept(int layer, int length) const;
 };
 
-// Sequences back to back: sequence i is ids[offsets[i]] .. ids[offsets[i + 1]].
+// Sequences back to back: sequence i is ids[offsets[i]] .. ids[offsets[i + 1]]. Pooling leaves out its first skipped[i]
+// tokens; null: none.
 struct Batch {
   const std::int32_t* ids;
   const std::int32_t* types;
   const std::int32_t* offsets;
   int rows;
+  const std::int32_t* skipped = nullptr;
 
   int tokens() const { return offsets[rows]; }
   int length(int row) const { return offsets[row + 1] - offsets[row]; }

@@ -53,7 +53,7 @@ void Encoder::take_workspaces() {
                            .normed = config().pre_norm ? floats(config().hidden) : nullptr,
                            .inner = floats(model_.widest_inner()),
                            .context = floats(model_.widest_input()),
-                           .update = floats(config().hidden),
+                           .update = floats(model_.widest_head()),
                            .input = encoded(model_.widest_input()),
                            .pooled = encoded(config().hidden),
                            .received = arena_.take<float>(received),
@@ -74,12 +74,18 @@ bool Encoder::every_worker_gets_whole_sequences(const Batch& batch) const {
 }
 
 void Encoder::check_state(int layer) const {
-  bool all = config().rows != Rows::first || layer <= model_.last_attention();
+  bool all = !config().reads_one_token() || layer <= model_.last_attention();
   for (int i = 0; i < layer; ++i) all = all && !model_.plan.drops(i);
   if (!all) throw Error("there is no state before layer " + std::to_string(layer) + ": not all tokens come into it");
 }
 
+void Encoder::check_skipped() const {
+  if (config().rows == Rows::all) throw Error("skipped tokens are left out of pooling, but this encoder pools none");
+  if (model_.plan.drops()) throw Error("this encoder drops tokens; pooling cannot leave out the first ones of a sequence");
+}
+
 void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, const Start& start) {
+  if (batch.skipped != nullptr) check_skipped();
   if (start.hidden != nullptr) check_state(start.layer);
   for (int i = 0; trace.states != nullptr && i < config().layers; ++i) {
     if (trace.states[i] != nullptr) check_state(i);

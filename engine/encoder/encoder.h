@@ -40,7 +40,8 @@ class Encoder {
 
   // logits[rows, outputs], or [tokens, outputs] where the head reads all of them.
   // The batch must have passed check(). One call at a time. Allocates nothing.
-  // Throws Error where a logit is not a finite number, or a state is wanted where not all tokens come in.
+  // Throws Error where a logit is not a finite number, a state is wanted where not all tokens come in, or tokens are to be
+  // skipped where pooling cannot.
   void forward(const Batch& batch, float* logits, const Trace& trace, const Start& start);
   int logit_rows(const Batch& batch) const { return config().rows == Rows::all ? batch.tokens() : batch.rows; }
 
@@ -64,7 +65,7 @@ class Encoder {
     float* normed;         // [tokens][hidden] where config.pre_norm
     float* inner;          // [tokens][query, key and value, or FFN]
     float* context;        // [tokens][heads * head_dim]
-    float* update;         // [tokens][hidden]
+    float* update;         // [tokens][hidden, or what a layer of the head reads or writes]
     EncodedRows input;     // [tokens][what a matrix reads]
     EncodedRows pooled;    // [tokens][hidden]
     float* received;       // [heads][tokens] attention, where tokens can be dropped
@@ -75,12 +76,13 @@ class Encoder {
   struct Scratch {
     float* attention;
     std::int32_t* starts;  // [2][tokens + 1] of the sequences
-    std::int32_t* order;   // [tokens]
+    std::int32_t* order;   // [tokens]; once no more are dropped, of each sequence the token whose row the head reads
   };
   class Chunk;
 
   void take_workspaces();
   void check_state(int layer) const;
+  void check_skipped() const;
   void run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, const Trace& trace,
                         const Start& start);
   bool every_worker_gets_whole_sequences(const Batch& batch) const;

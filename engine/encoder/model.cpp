@@ -34,13 +34,26 @@ class Placer {
       if (reader_.has(name + "ffn_input.bias")) layer.ffn = ffn(name);
     }
     if (config.pre_norm) model_.final_norm = norm("final_norm", hidden_);
-    if (config.has_dense()) model_.head_dense = linear({"head.dense"}, hidden_, hidden_);
-    if (config.has_dense() && config.head_norm) model_.head_norm = norm("head.norm", hidden_);
-    if (config.head) model_.head_output = linear({"head.output"}, config.outputs, hidden_);
+    place_head();
     reader_.finish();
   }
 
  private:
+  void place_head() {
+    int read = hidden_;
+    model_.head.clear();
+    for (const HeadLayerConfig& layer : model_.config.head) {
+      HeadLayer& placed = model_.head.emplace_back();
+      if (layer.is_norm) {
+        placed.norm = norm(layer.name, layer.width, layer.eps);
+      } else {
+        placed.dense = linear({layer.name}, layer.width, read);
+        placed.activation = layer.activation;
+      }
+      read = layer.width;
+    }
+  }
+
   AttentionLayer attention(int index, const std::string& name) {
     const EncoderConfig& config = model_.config;
     const int inner = reader_.size(name + "query.bias", config.heads * config.head_dim);
@@ -138,10 +151,12 @@ class Placer {
     return pack(model_.arena, sources, model_.plan.of(names[0]), kernels_);
   }
 
-  LayerNorm norm(const std::string& name, int width) {
+  LayerNorm norm(const std::string& name, int width) { return norm(name, width, model_.config.layer_norm_eps); }
+
+  LayerNorm norm(const std::string& name, int width, float eps) {
     const float* weight = padded_vector(name + ".weight", width);
     const float* bias = padded_vector(name + ".bias", width);
-    return {weight, bias, width, model_.config.layer_norm_eps};
+    return {weight, bias, width, eps};
   }
 
   const float* padded_vector(const std::string& name, int width) {
@@ -233,8 +248,8 @@ Model::Reader Model::reader_after(int layer, bool after_ffn) const {
     if (layers[i].has_attention() && !attention_done) return of(layers[i].attention->query_key_value, layers[i].attention->end);
     if (layers[i].has_ffn()) return of(layers[i].ffn->input, layers[i].ffn->end);
   }
-  const Precision head = head_dense ? head_dense->matrix.precision : head_output.matrix.precision;
-  return {config.rows == Rows::mean || !config.head ? Precision::fp32 : head, &final_norm};  // the mean is of fp32
+  const bool head_reads_rows = !config.pools() && !head.empty() && head[0].dense;
+  return {head_reads_rows ? head[0].dense->matrix.precision : Precision::fp32, &final_norm};
 }
 
 int Model::last_attention() const {
@@ -245,7 +260,7 @@ int Model::last_attention() const {
 }
 
 int Model::widest_inner() const {
-  int widest = std::max(config.hidden, config.outputs);
+  int widest = widest_head();
   for (const Layer& layer : layers) {
     if (layer.attention) widest = std::max(widest, layer.attention->query_key_value.matrix.outputs);
     if (layer.ffn) widest = std::max(widest, config.gated ? layer.ffn->input.matrix.outputs : layer.ffn->rows);
@@ -254,11 +269,17 @@ int Model::widest_inner() const {
 }
 
 int Model::widest_input() const {
-  int widest = std::max(config.hidden, config.embedding);
+  int widest = std::max(widest_head(), config.embedding);
   for (const Layer& layer : layers) {
     if (layer.attention) widest = std::max(widest, layer.attention->end.output.matrix.inner);
     if (layer.ffn) widest = std::max(widest, layer.ffn->rows);
   }
+  return widest;
+}
+
+int Model::widest_head() const {
+  int widest = config.hidden;
+  for (const HeadLayer& layer : head) widest = std::max(widest, layer.width());
   return widest;
 }
 

@@ -49,6 +49,15 @@ struct Layer {
   bool has_ffn() const { return ffn && ffn->used_rows > 0; }
 };
 
+// Either a matrix and what follows it, or LayerNorm.
+struct HeadLayer {
+  std::optional<Linear> dense;
+  Activation activation = Activation::identity;
+  LayerNorm norm{};
+
+  int width() const { return dense ? dense->matrix.outputs : norm.width; }
+};
+
 struct Model {
   // Throws Error where the arrays are not an encoder of `config`.
   Model(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, const Kernels& kernels);
@@ -66,10 +75,8 @@ struct Model {
   LayerNorm embedding_norm{};
   std::optional<Linear> projection;  // of the embedding, where config.projects()
   std::vector<Layer> layers;
-  LayerNorm final_norm{};            // where config.pre_norm
-  std::optional<Linear> head_dense;  // where config.has_dense()
-  LayerNorm head_norm{};             // where config.head_norm
-  Linear head_output;                // where config.head
+  LayerNorm final_norm{};  // where config.pre_norm
+  std::vector<HeadLayer> head;
 
   // What reads the hidden rows next: its precision and, where config.pre_norm, its LayerNorm; null: none.
   struct Reader {
@@ -78,11 +85,12 @@ struct Model {
   };
   // After the attention or the FFN of `layer`; -1: the embedding.
   Reader reader_after(int layer, bool after_ffn = true) const;
-  // The last layer that has attention, -1: none. From there on, only the first token of each sequence matters to a head
-  // that reads no other.
+  // The last layer that has attention, -1: none. From there on, only one token of each sequence matters to a head that
+  // reads no other.
   int last_attention() const;
   int widest_inner() const;  // most numbers between a sub-layer's first and last matrix (query, key and value, or FFN)
   int widest_input() const;  // most numbers that any matrix reads
+  int widest_head() const;   // most numbers that a layer of the head reads or writes
 };
 
 }  // namespace prunetime

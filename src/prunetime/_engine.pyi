@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,18 +17,29 @@ def read_peak(isa: str, bytes: int) -> float: ...
 class Encoder:
     def __init__(
         self,
-        config: dict[str, int | float | str],
+        config: dict[str, Any],
         plan: dict[str, dict[str, str] | list[float]],
         weights: dict[str, Floats | Ints],
         threads: int,
         isa: str = "",
     ) -> None: ...
     def select(self, heads: list[int], ffn: list[int], tokens: list[float]) -> None: ...
-    def forward(self, ids: Ints, types: Ints, offsets: Ints) -> Floats: ...
-    def forward_timed(self, ids: Ints, types: Ints, offsets: Ints) -> tuple[Floats, NDArray[np.float64]]: ...
-    def forward_kept(self, ids: Ints, types: Ints, offsets: Ints) -> tuple[Floats, NDArray[np.uint8]]: ...
+    def forward(self, ids: Ints, types: Ints, offsets: Ints, skipped: Ints | None = None) -> Floats: ...
+    def forward_timed(
+        self, ids: Ints, types: Ints, offsets: Ints, skipped: Ints | None = None
+    ) -> tuple[Floats, NDArray[np.float64]]: ...
+    def forward_kept(
+        self, ids: Ints, types: Ints, offsets: Ints, skipped: Ints | None = None
+    ) -> tuple[Floats, NDArray[np.uint8]]: ...
     def forward_between(
-        self, ids: Ints, types: Ints, offsets: Ints, first: int, start: Floats | None, leave: dict[int, Floats]
+        self,
+        ids: Ints,
+        types: Ints,
+        offsets: Ints,
+        first: int,
+        start: Floats | None,
+        leave: dict[int, Floats],
+        skipped: Ints | None = None,
     ) -> Floats: ...
     @property
     def layer_counts(self) -> list[tuple[int, int, int, int]]: ...

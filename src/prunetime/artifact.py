@@ -197,8 +197,7 @@ def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int,
         "embeddings.norm.weight": (embedding,),
         "embeddings.norm.bias": (embedding,),
     }
-    if config.rows != "embedding":
-        shapes |= {"head.output.weight": (config.outputs, hidden), "head.output.bias": (config.outputs,)}
+    shapes |= config.head_shapes
     family = FAMILIES[config.family]
     if not family.rotary:
         shapes["embeddings.position.weight"] = (dims.positions, embedding)
@@ -206,10 +205,8 @@ def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int,
         shapes["embeddings.token_type.weight"] = (config.token_types, embedding)
     if config.projects:
         shapes |= {"embeddings.project.weight": (hidden, embedding), "embeddings.project.bias": (hidden,)}
-    if config.has_dense:
-        shapes |= {"head.dense.weight": (hidden, hidden), "head.dense.bias": (hidden,)}
-    norms = [*(["final_norm"] if family.pre_norm else []), *(["head.norm"] if config.has_head_norm else [])]
-    shapes |= {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}
+    if family.pre_norm:
+        shapes |= {"final_norm.weight": (hidden,), "final_norm.bias": (hidden,)}
     for index, layer in enumerate(spec.layers):
         prefix = f"layers.{index}."
         for matrix, (rows, columns) in layer.matrix_shapes(dims).items():

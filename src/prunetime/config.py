@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from prunetime.arch import ArchSpec, Dims, strict_keys
 from prunetime.errors import InputError
+
+Activation = Literal["identity", "tanh", "relu", "gelu"]
+"""What follows a dense layer of a head; `gelu` is the exact one, with erf."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Family:
     name: str
     position_offset: int = 0
     token_types: bool = True
-    head_activation: str = "tanh"
+    head_activation: Activation = "tanh"
     relative_positions: bool = False
     rotary: bool = False
     pre_norm: bool = False
@@ -57,7 +61,44 @@ FAMILIES = {
 }
 
 Rows = Literal["pooled", "tokens", "embedding"]
-Pooling = Literal["first", "mean"]
+Pooling = Literal["first", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
+"""How the rows of a sequence's tokens become one row, as the Pooling module of sentence-transformers defines it (which
+calls `first` cls, and `mean_sqrt_len` mean_sqrt_len_tokens). Where no token is left to pool, the row is zeros (`first`:
+that of the first token)."""
+
+LEAST_COUNT, LEAST_LENGTH = 1e-9, 1e-12
+"""What a sum of rows is divided by at least, and an embedding that is scaled to length 1 (as in sentence-transformers:
+nothing but zeros stays zeros)."""
+
+
+@dataclass(frozen=True)
+class HeadLayer:
+    """One layer of a head after pooling, `width` numbers wide: `dense` is a matrix and a bias, followed by an
+    `activation`; `norm` is LayerNorm with `eps`."""
+
+    kind: Literal["dense", "norm"]
+    width: int
+    activation: Activation = "identity"
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("dense", "norm"):
+            raise InputError(f"a head layer is {self.kind!r}; it must be dense or norm")
+        if type(self.width) is not int or self.width < 1:
+            raise InputError(f"a head layer is {self.width!r} wide; it must be a whole number of at least 1")
+        if self.activation not in get_args(Activation):
+            raise InputError(
+                f"the activation {self.activation!r} of a head layer is not supported; use one of "
+                f"{', '.join(get_args(Activation))}"
+            )
+        if self.kind == "norm" and self.activation != "identity":
+            raise InputError(f"a head layer of kind norm has the activation {self.activation}; only dense layers have")
+        if not (isinstance(self.eps, float) and 0.0 < self.eps < 1.0):
+            raise InputError(f"eps of a head layer is {self.eps!r}; it must be above 0 and below 1")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HeadLayer:
+        return cls(**strict_keys(cls, data))
 
 
 @dataclass(frozen=True)
@@ -84,11 +125,13 @@ class EncoderConfig:
     """Everything the forward pass needs besides the spec and the weights.
 
     `embedding` is the width of the embedding tables; where it is not `dims.hidden`, a matrix projects it there, as in
-    ELECTRA. `outputs` is the number of logits of the head. `rows` says what the head reads: `pooled`, the first
-    token's row or (`pooling`) the mean of all, through a dense layer (one row of logits per sequence), or `tokens`,
-    every token's (one row of logits per token, and mostly no dense layer). With `embedding` there is no head: the
-    pooled row itself is what comes out, `outputs` its width. Where tokens are dropped, those with the id `separator`
-    stay before others do. `rotary` has an entry per layer in a family with such positions.
+    ELECTRA. `outputs` is the number of logits of the head. `rows` says what the head reads: `pooled`, one row made by
+    `pooling` of all tokens' (one row of logits per sequence), or `tokens`, every token's (one row of logits per token).
+    With `embedding` the pooled row itself is what comes out, `outputs` its width. Where tokens are dropped, those with
+    the id `separator` stay before others do. `rotary` has an entry per layer in a family with such positions.
+
+    `head` has the layers between the pooled row and what comes out, in order; None stands for those of the family's own
+    head (`head_layers`), which an embedding has none of. With `normalize` an embedding is scaled to length 1.
     """
 
     family: str
@@ -101,13 +144,15 @@ class EncoderConfig:
     rows: Rows = "pooled"
     pooling: Pooling = "first"
     rotary: tuple[Rotary, ...] = ()
+    head: tuple[HeadLayer, ...] | None = None
+    normalize: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise InputError(f"family {self.family!r} is not supported; supported: {', '.join(FAMILIES)}")
         if self.outputs < 1:
             raise InputError(f"outputs is {self.outputs}: a head has at least one logit")
-        if self.rows == "embedding" and self.outputs != self.dims.hidden:
+        if self.rows == "embedding" and self.head is None and self.outputs != self.dims.hidden:
             raise InputError(f"outputs is {self.outputs}; an embedding is as wide as hidden, {self.dims.hidden}")
         if not 0.0 < self.layer_norm_eps < 1.0:
             raise InputError(f"layer_norm_eps is {self.layer_norm_eps}: it must be above 0 and below 1")
@@ -124,9 +169,25 @@ class EncoderConfig:
             raise InputError(f"head_dim is {self.dims.head_dim}; rotary positions turn pairs of numbers")
         if self.dims.gated != family.gated:
             raise InputError(f"dims.gated is {self.dims.gated}; of {self.family} it is {family.gated}")
+        self._check_head()
         last = self.dims.vocabulary - 1
         if self.separator is not None and not (type(self.separator) is int and 0 <= self.separator <= last):
             raise InputError(f"separator is {self.separator!r}; it must be a token id from 0 to {last}, or none")
+
+    def _check_head(self) -> None:
+        if type(self.normalize) is not bool or (self.normalize and self.rows != "embedding"):
+            raise InputError(f"normalize is {self.normalize!r} with {self.rows} rows; only embeddings are normalised")
+        if self.head is None:
+            return
+        if self.rows == "tokens":
+            raise InputError("head has layers that follow pooling, but rows is tokens, which are not pooled")
+        if not self.head:
+            raise InputError("head has no layer; use None for the family's own head, or for none of an embedding")
+        if self.head[-1].width != self.outputs:
+            raise InputError(f"outputs is {self.outputs}; the head's last layer is {self.head[-1].width} wide")
+        for before, layer in pairwise((HeadLayer("dense", self.dims.hidden), *self.head)):
+            if layer.kind == "norm" and layer.width != before.width:
+                raise InputError(f"a norm of the head is {layer.width} wide, the row that it reads {before.width}")
 
     @property
     def longest(self) -> int:
@@ -139,19 +200,36 @@ class EncoderConfig:
         return self.embedding != self.dims.hidden
 
     @property
-    def first_token_only(self) -> bool:
-        """Whether the head reads the first token's row and no other."""
-        return self.rows != "tokens" and self.pooling == "first"
+    def reads_one_token(self) -> bool:
+        """Whether the head reads one token's row of every sequence and no other: after the last attention, the rows of
+        other tokens need not be computed."""
+        return self.rows != "tokens" and self.pooling in ("first", "lasttoken")
 
     @property
-    def has_dense(self) -> bool:
-        """Whether the head has a dense layer before its output layer."""
-        return self.rows == "pooled" or (self.rows == "tokens" and FAMILIES[self.family].head_norm)
+    def head_layers(self) -> tuple[tuple[str, HeadLayer], ...]:
+        """The layers of the head, the family's own or `head`, in order, by the names of their tensors."""
+        if self.head is not None:
+            return tuple((f"head.layers.{index}", layer) for index, layer in enumerate(self.head))
+        if self.rows == "embedding":
+            return ()
+        family, hidden = FAMILIES[self.family], self.dims.hidden
+        layers = [("head.output", HeadLayer("dense", self.outputs))]
+        if family.head_norm:
+            layers.insert(0, ("head.norm", HeadLayer("norm", hidden, eps=self.layer_norm_eps)))
+        if self.rows == "pooled" or family.head_norm:
+            layers.insert(0, ("head.dense", HeadLayer("dense", hidden, family.head_activation)))
+        return tuple(layers)
 
     @property
-    def has_head_norm(self) -> bool:
-        """Whether LayerNorm follows that dense layer."""
-        return self.has_dense and FAMILIES[self.family].head_norm
+    def head_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of the head."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        read = self.dims.hidden
+        for name, layer in self.head_layers:
+            shapes[f"{name}.weight"] = (layer.width, read) if layer.kind == "dense" else (layer.width,)
+            shapes[f"{name}.bias"] = (layer.width,)
+            read = layer.width
+        return shapes
 
     def has_norm(self, layer: int, norm: str) -> bool:
         """Whether a sub-layer that is there has `norm`, its attention_norm or ffn_norm: the first attention has none
@@ -160,9 +238,14 @@ class EncoderConfig:
 
     @property
     def drops_tokens(self) -> bool:
-        """Whether layers may drop tokens: not where distances between them count, or the head reads all."""
+        """Whether layers may drop tokens: not where distances between them count, or the head reads other tokens than
+        the first, which always stays."""
         family = FAMILIES[self.family]
-        return self.first_token_only and not family.relative_positions and not family.rotary
+        return self._reads_first_token and not family.relative_positions and not family.rotary
+
+    @property
+    def _reads_first_token(self) -> bool:
+        return self.reads_one_token and self.pooling == "first"
 
     def check(self, spec: ArchSpec) -> None:
         """Raises InputError where `spec` does not fit `dims`, or drops tokens whose rows the head reads."""
@@ -170,10 +253,11 @@ class EncoderConfig:
         dropping = [index for index, layer in enumerate(spec.layers) if layer.tokens < 1.0]
         if not dropping or self.drops_tokens:
             return
-        if not self.first_token_only:
+        if not self._reads_first_token:
+            read = "the last token's row" if self.reads_one_token else "the rows of all tokens"
             raise InputError(
-                f"layer {dropping[0]} drops tokens, but the head reads the rows of all tokens: keep them all or use "
-                "the first token's row"
+                f"layer {dropping[0]} drops tokens, but the head reads {read}: keep them all or use the first token's "
+                "row"
             )
         raise InputError(
             f"layer {dropping[0]} drops tokens, after which distances between tokens are others than those that "
@@ -181,11 +265,18 @@ class EncoderConfig:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"rotary": [asdict(layer) for layer in self.rotary]}
+        """The fields; `head` and `normalize` only where they say something, so that other encoders read as before."""
+        data = asdict(self) | {"rotary": [asdict(layer) for layer in self.rotary]}
+        del data["head"], data["normalize"]
+        if self.head is not None:
+            data["head"] = [asdict(layer) for layer in self.head]
+        return data | ({"normalize": True} if self.normalize else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EncoderConfig:
         if "dims" not in data:
             raise InputError("EncoderConfig: dims is missing")
-        rotary = tuple(Rotary.from_json(layer) for layer in data.get("rotary", ()))
-        return cls(**strict_keys(cls, {**data, "dims": Dims.from_json(data["dims"]), "rotary": rotary}))
+        parts = {"dims": Dims.from_json(data["dims"]), "rotary": tuple(map(Rotary.from_json, data.get("rotary", ())))}
+        if data.get("head") is not None:
+            parts["head"] = tuple(map(HeadLayer.from_json, data["head"]))
+        return cls(**strict_keys(cls, {**data, **parts}))

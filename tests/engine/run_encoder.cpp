@@ -58,9 +58,10 @@ void run() {
   const auto types = take<std::int32_t>(input.arrays, "run.types");
   const auto offsets = take<std::int32_t>(input.arrays, "run.offsets");
   const auto tokens = take<float>(input.arrays, "run.tokens");
+  const int hidden = size("run.hidden"), outputs = size("run.outputs");
   const EncoderConfig config{.layers = size("run.layers"),
                              .embedding = size("run.embedding"),
-                             .hidden = size("run.hidden"),
+                             .hidden = hidden,
                              .heads = size("run.heads"),
                              .head_dim = size("run.head_dim"),
                              .ffn = size("run.ffn"),
@@ -68,17 +69,17 @@ void run() {
                              .positions = size("run.positions"),
                              .position_offset = size("run.position_offset"),
                              .token_types = size("run.token_types"),
-                             .outputs = size("run.outputs"),
+                             .outputs = outputs,
                              .layer_norm_eps = take<float>(input.arrays, "run.layer_norm_eps").at(0),
-                             .head_activation = Activation::tanh,
                              .relative_positions = size("run.relative_positions") != 0,
                              .rotary_theta = {},
                              .rotary_window = {},
                              .pre_norm = size("run.pre_norm") != 0,
                              .gated = size("run.gated") != 0,
-                             .head_norm = size("run.head_norm") != 0,
                              .rows = Rows::first,
-                             .head = size("run.head") != 0,
+                             .head = {{"head.dense", false, hidden, Activation::tanh, 0.0F},
+                                      {"head.output", false, outputs, Activation::identity, 0.0F}},
+                             .normalize = size("run.normalize") != 0,
                              .separator = size("run.separator")};
   Plan plan{.precision = {}, .tokens = {tokens.begin(), tokens.end()}};
   const std::string prefix = "run.precision.";

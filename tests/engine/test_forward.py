@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from cases import any_family, random_config, random_ragged, random_spec, random_weights
+from cases import any_family, random_config, random_head, random_ragged, random_spec, random_weights
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,7 +79,15 @@ def cases(draw, longest=64, head_rows=HEAD_ROWS):
     config = random_config(rng, **any_family(rng), **(ODD if draw(st.booleans()) else {}))
     rows = draw(head_rows)
     outputs = config.dims.hidden if rows == "embedding" else config.outputs
-    config = replace(config, rows=rows, outputs=outputs, separator=draw(st.sampled_from([None, 3])))
+    head = random_head(rng) if rows != "tokens" and draw(st.booleans()) else None
+    config = replace(
+        config,
+        rows=rows,
+        outputs=head[-1].width if head else outputs,
+        separator=draw(st.sampled_from([None, 3])),
+        head=head,
+        normalize=rows == "embedding" and draw(st.booleans()),
+    )
     can_drop = config.drops_tokens
     tokens = can_drop and draw(st.booleans())
     if draw(st.booleans()):
@@ -90,22 +98,26 @@ def cases(draw, longest=64, head_rows=HEAD_ROWS):
         spec = ArchSpec(tuple(LayerSpec(*draw(counts)) for _ in range(dims.layers)))
     lengths = draw(st.lists(st.integers(1, longest), min_size=1, max_size=9))
     plan = draw(st.sampled_from([Plan(), *(Plan(MatrixPlan(p)) for p in PRECISIONS), random_plan(config, rng)]))
-    return Case(config, spec, random_weights(config, spec, rng), random_ragged(config, rng, lengths), plan)
+    ragged = random_ragged(config, rng, lengths)
+    if rows != "tokens" and not any(layer.tokens < 1.0 for layer in spec.layers) and draw(st.booleans()):
+        ragged = replace(ragged, skipped=rng.integers(0, 6, len(lengths)).astype(np.int32))
+    return Case(config, spec, random_weights(config, spec, rng), ragged, plan)
 
 
-def as_planned(plan, noise=0.0, seed=0, scales=None):
+def as_planned(config, plan, noise=0.0, seed=0, scales=None):
     """x w^T as the plan rounds it, its operands moved at random by a relative `noise` before they are rounded.
 
     `scales` of int8 weights, by matrix, are those of the rows of `w` where they are not given.
     """
     rng = np.random.default_rng(seed)
+    last = next((name for name, layer in reversed(config.head_layers) if layer.kind == "dense"), None)
 
     def multiply(name, x, w):
         part, _, matrix = name.rpartition(".")
         if part.startswith("layers."):
             precision = plan.of(int(part.split(".")[1]), matrix).precision
-        else:  # the dense layer of the head is never as coarse as int8, its output always float32
-            precision = "fp32" if name != "head.dense" or plan.default.precision == "fp32" else "bf16"
+        else:  # layers of the head are never as coarse as int8, and the last one is always float32
+            precision = "fp32" if name in (last, "embeddings.project") or plan.default.precision == "fp32" else "bf16"
         x = x * (1 + noise * rng.standard_normal(x.shape))
         if precision == "fp32":
             return x @ (w * (1 + noise * rng.standard_normal(w.shape))).T
@@ -154,7 +166,7 @@ def expected(case: Case, kept=None, scales=None, attention="fp32"):
     w, spec = case.weights, case.spec
 
     def logits(noise, seed):
-        multiply = as_planned(case.plan, noise, seed, scales)
+        multiply = as_planned(case.config, case.plan, noise, seed, scales)
         attend = attend_in_bf16(case.plan, noise, seed) if attention == "bf16" else exactly.attend
         return reference_logits(case.config, w, case.ragged, spec, kept, Arithmetic(multiply, attend))
 
@@ -172,12 +184,12 @@ def kept_by_sequence(case: Case, engine: Engine):
     """As `Reference.kept`: of the tokens that come into a layer, those that the engine keeps."""
     _, left = engine.kept(case.ragged)
     last = max((i for i, layer in enumerate(case.spec.layers) if layer.has_attention), default=-1)
-    pooled_from = last if case.config.rows == "pooled" else case.config.dims.layers
+    pooled_from = last if case.config.reads_one_token else case.config.dims.layers
     before = np.ones(left.shape[1], bool)
     kept = []
     for layer, now in enumerate(left):
         spans = itertools.pairwise(case.ragged.offsets)
-        if layer >= pooled_from:  # only first tokens are computed from here on, and only they matter
+        if layer >= pooled_from:  # one token of each sequence is computed from here on, and only it matters
             now = before
         kept.append([np.flatnonzero(now[start:end][before[start:end]]) for start, end in spans])
         before = now

@@ -63,7 +63,7 @@ def test_arrays_of_rotary_and_gated_encoders_are_needed_and_checked():
         ({"rotary_window": [0, -1]}, "rotary_window is -1"),
         ({"rotary_window": []}, "differ in length"),
         ({"head_dim": 15}, "head_dim is 15; rotary positions turn pairs"),
-        ({"rows": "second"}, "rows is 'second'; it must be first, mean or all"),
+        ({"rows": "second"}, "rows is 'second'; it must be first, lasttoken, mean, max, "),
     ):
         with pytest.raises(ValueError, match=message):
             _engine.Encoder({**runtime._settings(config), **changes}, PLAN, weights, 1)

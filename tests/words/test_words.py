@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prunetime.arch import FFN_MATRICES, GRAINS, MATRICES, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
 from prunetime.budget import Budget
-from prunetime.config import EncoderConfig
+from prunetime.config import EncoderConfig, HeadLayer
 from prunetime.errors import InputError
 from prunetime.mask import PARTS, BlockMask, LayerMask, Mask, rank
 from prunetime.plan import PLANNED, MatrixPlan, Plan
@@ -245,6 +245,70 @@ def test_a_config_without_the_newer_keys_means_their_defaults() -> None:
     assert EncoderConfig.from_json(again(config.to_json())) == config
     old = {name: value for name, value in CONFIG.to_json().items() if name not in ("separator", "rows")}
     assert EncoderConfig.from_json(again(old)) == CONFIG
+
+
+HEAD = (HeadLayer("dense", 16, "gelu"), HeadLayer("norm", 16, eps=1e-6), HeadLayer("dense", 2))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(CONFIG, head=HEAD),
+        replace(CONFIG, rows="embedding", outputs=DIMS.hidden, pooling="weightedmean", normalize=True),
+        replace(CONFIG, rows="embedding", outputs=8, pooling="lasttoken", head=(HeadLayer("dense", 8, "tanh"),)),
+    ],
+)
+def test_a_config_with_head_layers_goes_through_json(config: EncoderConfig) -> None:
+    assert EncoderConfig.from_json(again(config.to_json())) == config
+
+
+def test_a_config_without_head_layers_reads_as_it_did_before_there_were_any() -> None:
+    assert not {"head", "normalize"} & CONFIG.to_json().keys()
+
+
+def test_head_layers_and_their_shapes() -> None:
+    hidden = DIMS.hidden
+    own = [(name, layer.kind, layer.width, layer.activation) for name, layer in CONFIG.head_layers]
+    assert own == [("head.dense", "dense", hidden, "tanh"), ("head.output", "dense", 2, "identity")]
+    assert replace(CONFIG, rows="embedding", outputs=hidden).head_layers == ()
+    assert replace(CONFIG, head=HEAD).head_shapes == {
+        "head.layers.0.weight": (16, hidden),
+        "head.layers.0.bias": (16,),
+        "head.layers.1.weight": (16,),
+        "head.layers.1.bias": (16,),
+        "head.layers.2.weight": (2, 16),
+        "head.layers.2.bias": (2,),
+    }
+
+
+def test_what_a_head_cannot_be() -> None:
+    with pytest.raises(InputError, match="the activation 'silu' of a head layer is not supported; use one of identity"):
+        HeadLayer("dense", 16, "silu")
+    with pytest.raises(InputError, match="kind norm has the activation relu"):
+        HeadLayer("norm", 16, "relu")
+    with pytest.raises(InputError, match="a head layer is 'dropout'; it must be dense or norm"):
+        HeadLayer("dropout", 16)
+    with pytest.raises(InputError, match="a head layer is 0 wide"):
+        HeadLayer("dense", 0)
+    with pytest.raises(InputError, match="eps of a head layer is 1"):
+        HeadLayer("norm", 16, eps=1)
+    with pytest.raises(InputError, match="head has no layer"):
+        replace(CONFIG, head=())
+    with pytest.raises(InputError, match="outputs is 2; the head's last layer is 16 wide"):
+        replace(CONFIG, head=HEAD[:2])
+    with pytest.raises(InputError, match=f"a norm of the head is 2 wide, the row that it reads {DIMS.hidden}"):
+        replace(CONFIG, head=(HeadLayer("norm", 2),))
+    with pytest.raises(InputError, match="rows is tokens, which are not pooled"):
+        replace(CONFIG, rows="tokens", head=HEAD)
+    with pytest.raises(InputError, match="only embeddings are normalised"):
+        replace(CONFIG, normalize=True)
+
+
+def test_only_where_the_first_token_is_read_are_tokens_dropped() -> None:
+    dropping = ArchSpec.full(DIMS).with_layer(1, tokens=0.5)
+    for pooling, read in (("mean", "the rows of all tokens"), ("lasttoken", "the last token's row")):
+        with pytest.raises(InputError, match=f"layer 1 drops tokens, but the head reads {read}"):
+            replace(CONFIG, pooling=pooling).check(dropping)
 
 
 def test_what_a_config_cannot_be() -> None:

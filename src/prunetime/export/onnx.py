@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from prunetime.arch import ArchSpec, LayerSpec
 from prunetime.artifact import write_bytes
 from prunetime.blocks import expand
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.config import FAMILIES, LEAST_COUNT, LEAST_LENGTH, Activation, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import spec_of
 from prunetime.positions import angles, by_distance
@@ -42,8 +42,8 @@ def export_onnx(
 ) -> None:
     """Write the encoder to the file `path`, whole or (on an error) not at all.
 
-    Inputs are input_ids, attention_mask and token_type_ids, int64 [batch, tokens] of any size; the output is logits,
-    float32 [batch, outputs] (with a row per token [batch, tokens, outputs]; without a head, embeddings). Matrices in
+    Inputs are input_ids, attention_mask and token_type_ids, int64 [batch, tokens] of any size; the output is called
+    logits, float32 [batch, outputs] (with a row per token [batch, tokens, outputs]), or sentence_embedding. Matrices in
     blocks are written out dense. The metadata hold the `encoder` and its `spec` as JSON; without `spec` it is read off
     the weights.
     Raises InputError for an opset out of range, a spec that drops tokens, weights beyond the 2 GiB of an ONNX file, or
@@ -65,7 +65,7 @@ def export_onnx(
         raise InputError(f"the weights are {size} bytes; an ONNX file holds at most {LARGEST_BYTES}")
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(
-        _Graph(config, spec, weights).build(),
+        _Graph(config, spec, weights, opset).build(),
         opset_imports=opsets,
         ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="prunetime",
@@ -77,11 +77,17 @@ def export_onnx(
     write_bytes(path, model.SerializeToString())
 
 
+def output_name(config: EncoderConfig) -> str:
+    """The name of the graph's output; an embedding has the name that sentence-transformers gives it."""
+    return "sentence_embedding" if config.rows == "embedding" else "logits"
+
+
 class _Graph:
     """The nodes and tensors of the forward pass, in order. Methods take and return names of tensors."""
 
-    def __init__(self, config: EncoderConfig, spec: ArchSpec, weights: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, config: EncoderConfig, spec: ArchSpec, weights: Mapping[str, NDArray[Any]], opset: int) -> None:
         self.config = config
+        self.opset = opset
         self.spec = spec
         self.weights = weights
         self.family = FAMILIES[config.family]
@@ -104,7 +110,7 @@ class _Graph:
             self.nodes,
             "prunetime",
             [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in inputs],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [*rows, self.config.outputs])],
+            [helper.make_tensor_value_info(output_name(self.config), TensorProto.FLOAT, [*rows, self.config.outputs])],
             list(self.tensors.values()),
             value_info=[known],
         )
@@ -240,32 +246,65 @@ class _Graph:
         if self.family.pre_norm:
             x = self._norm("final_norm", x)
         if self.config.rows != "tokens":
-            x = self._mean(x) if self.config.pooling == "mean" else self._add("Gather", x, self._integer(0), axis=1)
-        if self.config.has_dense:
-            dense = self._linear("head.dense", x)
-            activation = self.family.head_activation
-            x = self._gelu(dense) if activation == "gelu" else self._add(activation.capitalize(), dense)
-        if self.config.has_head_norm:
-            x = self._norm("head.norm", x)
-        if self.config.rows == "embedding":
-            self._add("Identity", x, output="logits")
-        else:
-            self._linear("head.output", x, output="logits")
+            x = self._pooled(x)
+        for name, layer in self.config.head_layers:
+            if layer.kind == "dense":
+                x = self._activation(layer.activation, self._linear(name, x))
+            else:
+                x = self._norm(name, x, layer.eps)
+        if self.config.normalize:
+            length = self._add("Sqrt", self._reduced("ReduceSum", self._add("Mul", x, x), keepdims=1))
+            x = self._add("Div", x, self._add("Max", length, self._number(LEAST_LENGTH)))
+        self._add("Identity", x, output=output_name(self.config))
 
-    def _mean(self, x: str) -> str:
-        """[batch, hidden], of the rows that are no padding."""
-        real = self._add("Cast", "attention_mask", to=TensorProto.FLOAT)
-        kept = self._add("Mul", x, self._add("Unsqueeze", real, self._integers(2)))
-        total = self._add("ReduceSum", kept, self._integers(1), keepdims=0)
-        return self._add("Div", total, self._add("ReduceSum", real, self._integers(1), keepdims=1))
+    def _activation(self, activation: Activation, x: str) -> str:
+        if activation == "identity":
+            return x
+        return self._gelu(x) if activation == "gelu" else self._add(activation.capitalize(), x)
 
-    def _linear(self, name: str, x: str, output: str | None = None) -> str:
+    def _pooled(self, x: str) -> str:
+        """[batch, hidden], as `models.pooling` pools the rows that are no padding."""
+        pooling = self.config.pooling
+        if pooling == "first":
+            return self._add("Gather", x, self._integer(0), axis=1)
+        mask = self._add("Unsqueeze", "attention_mask", self._integers(2))
+        real = self._add("Cast", mask, to=TensorProto.FLOAT)
+        if pooling == "max":
+            kept = self._add("Where", self._add("Cast", mask, to=TensorProto.BOOL), x, self._number(MASKED))
+            return self._add("Mul", self._reduced("ReduceMax", kept, axis=1), self._reduced("ReduceMax", real, axis=1))
+        if pooling == "lasttoken":
+            place = self._add("Mul", real, self._ordinals())
+            is_last = self._add("Equal", place, self._reduced("ReduceMax", place, axis=1, keepdims=1))
+            real = self._add("Mul", real, self._add("Cast", is_last, to=TensorProto.FLOAT))
+            return self._reduced("ReduceSum", self._add("Mul", x, real), axis=1)
+        if pooling == "weightedmean":
+            padding_before = self._add("ArgMax", real, axis=1, keepdims=1)
+            place = self._add("Sub", self._ordinals(), self._add("Cast", padding_before, to=TensorProto.FLOAT))
+            real = self._add("Mul", real, place)
+        total = self._reduced("ReduceSum", self._add("Mul", x, real), axis=1)
+        count = self._add("Max", self._reduced("ReduceSum", real, axis=1), self._number(LEAST_COUNT))
+        return self._add("Div", total, self._add("Sqrt", count) if pooling == "mean_sqrt_len" else count)
+
+    def _ordinals(self) -> str:
+        """1, 2, ... as float32 [tokens, 1]."""
+        counted = self._add("Cast", self._add("Add", self._positions(), self._integer(1)), to=TensorProto.FLOAT)
+        return self._add("Unsqueeze", counted, self._integers(1))
+
+    def _reduced(self, operator: str, x: str, axis: int = -1, keepdims: int = 0) -> str:
+        """`x` reduced over one axis, which operators other than ReduceSum have had as an input since opset 18 only."""
+        if operator == "ReduceSum" or self.opset >= 18:
+            return self._add(operator, x, self._integers(axis), keepdims=keepdims)
+        return self._add(operator, x, axes=[axis], keepdims=keepdims)
+
+    def _linear(self, name: str, x: str) -> str:
         weight = self._tensor(f"{name}.weight", np.ascontiguousarray(self.weights[f"{name}.weight"].T))
-        return self._add("Add", self._add("MatMul", x, weight), self._weight(f"{name}.bias"), output=output)
+        return self._add("Add", self._add("MatMul", x, weight), self._weight(f"{name}.bias"))
 
-    def _norm(self, name: str, x: str) -> str:
+    def _norm(self, name: str, x: str, eps: float | None = None) -> str:
+        """LayerNorm; its eps is that of the encoder unless it is given."""
         weight, bias = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
-        return self._add("LayerNormalization", x, weight, bias, axis=-1, epsilon=self.config.layer_norm_eps)
+        eps = self.config.layer_norm_eps if eps is None else eps
+        return self._add("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
 
     def _once(self, name: str, add: Callable[[], str]) -> str:
         """The tensor `name`, which is added where it is first wanted."""

@@ -14,11 +14,12 @@ from torch.nn import functional
 
 from prunetime.arch import MATRICES, ArchSpec, LayerSpec
 from prunetime.blocks import check_blocks
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.config import FAMILIES, LEAST_LENGTH, Activation, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import Weights, spec_of
 from prunetime.models.distances import in_buckets, near, turned
 from prunetime.models.gates import LayerGates, over_tokens, where_alive
+from prunetime.models.pooling import pooled
 from prunetime.models.sparse import BlockLinear
 from prunetime.models.tokens import PADDING, kinds_of, most_attended, take, take_kinds
 from prunetime.positions import BUCKETS
@@ -29,7 +30,8 @@ INITIAL_DEVIATION = 0.02
 NO_CHOICE = -1e4
 """The logits of padding: a softmax over the tokens of a row gives it nothing, in every precision."""
 
-HEAD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+HEAD_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "identity": nn.Identity(),
     "tanh": torch.tanh,
     "relu": torch.relu,
     "gelu": functional.gelu,
@@ -196,28 +198,34 @@ class Layer(nn.Module):
 
 
 class Head(nn.Module):
-    """Logits from the row of the first token, from the mean of all rows, or from every token's; or the embedding."""
+    """Runs the layers of `EncoderConfig.head_layers` on the pooled row of each sequence, or on every token's row."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
-        hidden, family = config.dims.hidden, FAMILIES[config.family]
-        self.rows, self.pooling = config.rows, config.pooling
-        self.dense = nn.Linear(hidden, hidden) if config.has_dense else None
-        self.activation = HEAD_ACTIVATIONS[family.head_activation]
-        self.norm = _norm(config, config.has_head_norm)
-        self.dropout = nn.Dropout(dropout)
-        self.output = None if config.rows == "embedding" else nn.Linear(hidden, config.outputs)
+        self.rows, self.pooling, self.normalize = config.rows, config.pooling, config.normalize
+        self.dropout = nn.Dropout(0.0 if config.rows == "embedding" else dropout)
+        if config.head is not None:
+            self.layers = nn.ModuleList()
+        read = config.dims.hidden
+        self.steps: list[tuple[str, Callable[[Tensor], Tensor]]] = []
+        for name, layer in config.head_layers:
+            parent, _, own_name = name.removeprefix("head.").rpartition(".")
+            module = nn.Linear(read, layer.width) if layer.kind == "dense" else nn.LayerNorm(layer.width, eps=layer.eps)
+            self.get_submodule(parent).add_module(own_name, module)
+            self.steps.append((name.removeprefix("head."), HEAD_ACTIVATIONS[layer.activation]))
+            read = layer.width
 
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """`x` is [batch, tokens, hidden], `real` [batch, tokens] false for padding, whose logits are `NO_CHOICE`."""
+    def forward(self, x: Tensor, real: Tensor, skipped: Tensor | None = None) -> Tensor:
+        """`x` is [batch, tokens, hidden], `real` [batch, tokens] false for padding, whose logits are `NO_CHOICE`;
+        `skipped` as in `pooled`."""
         if self.rows != "tokens":
-            x = x[:, 0] if self.pooling == "first" else _mean(x, real)
-        if self.dense is not None:
-            x = self.norm(self.activation(self.dense(x)))
-        if self.output is None:
-            return x
-        logits: Tensor = self.output(self.dropout(x))
-        return logits.masked_fill(~real.unsqueeze(-1), NO_CHOICE) if self.rows == "tokens" else logits
+            x = pooled(self.pooling, x, real, skipped)
+        for index, (name, activation) in enumerate(self.steps):
+            x = self.dropout(x) if index == len(self.steps) - 1 else x
+            x = activation(self.get_submodule(name)(x))
+        if self.normalize:
+            x = functional.normalize(x, dim=-1, eps=LEAST_LENGTH)
+        return x.masked_fill(~real.unsqueeze(-1), NO_CHOICE) if self.rows == "tokens" else x
 
 
 class SequenceClassifier(nn.Module):
@@ -242,9 +250,12 @@ class SequenceClassifier(nn.Module):
         gates: Sequence[LayerGates] | None = None,
         kept: Sequence[Tensor | None] | None = None,
         want_scores: bool = False,
+        *,
+        skipped: Tensor | None = None,
     ) -> Output:
         """`input_ids`, `attention_mask` (0 for padding) and `token_type_ids` are [batch, tokens].
 
+        Pooling leaves out the first `skipped` [batch] tokens of each sequence (None: no token).
         `kept` (one per layer, as in `Output`) are the tokens to keep; where it is None the layer chooses by itself.
         `want_scores`: the output has attention scores, which cost time.
 
@@ -254,7 +265,8 @@ class SequenceClassifier(nn.Module):
         if gates is not None and self.spec != ArchSpec.full(self.config.dims):
             raise InputError("gates apply to an unpruned encoder; this one is compact")
         own = Parts(self.embeddings, self.layers, self.final_norm, self.head)
-        return encode(own, (input_ids, attention_mask, token_type_ids), gates, kept, want_scores=want_scores)
+        inputs = (input_ids, attention_mask, token_type_ids)
+        return encode(own, inputs, gates, kept, want_scores=want_scores, skipped=skipped)
 
 
 class Parts(NamedTuple):
@@ -283,8 +295,13 @@ def encode(
     kept: Sequence[Tensor | None] | None = None,
     *,
     want_scores: bool = False,
+    skipped: Tensor | None = None,
 ) -> Output:
-    """The forward pass on `inputs`: (input_ids, attention_mask, token_type_ids), as in `SequenceClassifier`."""
+    """The forward pass on `inputs`: (input_ids, attention_mask, token_type_ids), and all else as in
+    `SequenceClassifier`.
+
+    Raises InputError where tokens are `skipped` of an encoder that drops tokens.
+    """
     input_ids, attention_mask, token_type_ids = inputs
     kinds = kinds_of(input_ids, attention_mask, encoder.embeddings.separator)
     states = [encoder.embeddings(input_ids, token_type_ids)]
@@ -294,10 +311,12 @@ def encode(
         own_gates, own_kept = (None if of_layers is None else of_layers[index] for of_layers in (gates, kept))
         x, kinds, chosen, of_layer = layer(states[-1], kinds, own_gates, own_kept, want_scores)
         states.append(x)
+        if skipped is not None and chosen is not None:
+            raise InputError(f"layer {index} drops tokens, so that pooling cannot skip the first ones: keep all tokens")
         left.append(chosen)
         scores.append(of_layer)
     states[-1] = encoder.final_norm(states[-1])
-    logits = encoder.head(states[-1], kinds != PADDING)
+    logits = encoder.head(states[-1], kinds != PADDING, skipped)
     return Output(logits, tuple(states), tuple(left), tuple(scores) if want_scores else ())
 
 
@@ -378,11 +397,6 @@ def _first_rows(kept: int, hidden: int) -> Tensor | None:
 
 def _norm(config: EncoderConfig, there: bool) -> nn.Module:
     return nn.LayerNorm(config.dims.hidden, eps=config.layer_norm_eps) if there else nn.Identity()
-
-
-def _mean(x: Tensor, real: Tensor) -> Tensor:
-    """[batch, hidden]: of the rows [batch, tokens, hidden] that are `real`."""
-    return (x * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)
 
 
 def _received(probabilities: Tensor, real: Tensor, gates: LayerGates | None) -> Tensor:

@@ -44,7 +44,7 @@ def prepare(cell: Cell, precision: str) -> Bind:
         inputs = {name: array for name, array in inputs_of(batch).items() if name in wanted}
 
         def logits() -> NDArray[np.float32]:
-            found: NDArray[np.float32] = session.run(["logits"], inputs)[0]
+            found: NDArray[np.float32] = session.run(None, inputs)[0]
             return found
 
         return logits

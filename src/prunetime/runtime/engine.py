@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -71,10 +71,11 @@ class Engine:
         """Logits of any number of sequences, [rows, outputs].
 
         Raises:
-            EngineError: an id, type or length is out of range, or numbers overflowed inside the encoder.
+            EngineError: an id, type or length is out of range, numbers overflowed inside the encoder, or tokens are
+                skipped by an encoder that pools none, or drops tokens.
         """
         try:
-            return self._encoder.forward(batch.ids, batch.types, batch.offsets)
+            return self._encoder.forward(batch.ids, batch.types, batch.offsets, batch.skipped)
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
 
@@ -84,7 +85,7 @@ class Engine:
         In the order embedding, attention 0, ffn 0, attention 1, ..., head; a sub-layer that is gone has 0.
         """
         try:
-            logits, nanoseconds = self._encoder.forward_timed(batch.ids, batch.types, batch.offsets)
+            logits, nanoseconds = self._encoder.forward_timed(batch.ids, batch.types, batch.offsets, batch.skipped)
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
         return logits, nanoseconds / 1e3
@@ -118,17 +119,20 @@ class Engine:
         """
         first, state = start or (0, None)
         try:
-            return self._encoder.forward_between(batch.ids, batch.types, batch.offsets, first, state, dict(leave))
+            return self._encoder.forward_between(
+                batch.ids, batch.types, batch.offsets, first, state, dict(leave), batch.skipped
+            )
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
 
     def kept(self, batch: Ragged) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Logits, and [layers, tokens] which tokens are left after each layer.
 
-        From the last attention on, only the first token of each sequence is, if the head reads no other.
+        From the last attention on, only the token of each sequence is left whose row the head reads, if it reads no
+        other.
         """
         try:
-            logits, kept = self._encoder.forward_kept(batch.ids, batch.types, batch.offsets)
+            logits, kept = self._encoder.forward_kept(batch.ids, batch.types, batch.offsets, batch.skipped)
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
         return logits, kept.astype(np.bool_)
@@ -162,17 +166,16 @@ def _settings(config: EncoderConfig) -> dict[str, Any]:
         "positions": dims.positions,
         "position_offset": family.position_offset,
         "token_types": config.token_types if family.token_types else 0,
-        "head_activation": family.head_activation,
         "relative_positions": family.relative_positions,
         "rotary_theta": [layer.theta for layer in config.rotary],
         "rotary_window": [layer.window or 0 for layer in config.rotary],
         "pre_norm": family.pre_norm,
         "gated": family.gated,
-        "head_norm": family.head_norm,
         "layer_norm_eps": config.layer_norm_eps,
         "outputs": config.outputs,
         "rows": "all" if config.rows == "tokens" else config.pooling,
-        "head": config.rows != "embedding",
+        "head": [{"name": name, **asdict(layer)} for name, layer in config.head_layers],
+        "normalize": config.normalize,
         "separator": -1 if config.separator is None else config.separator,
     }
 
@@ -184,8 +187,9 @@ def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: Plan) -> dict[
     precision: dict[str, Precision] = {
         f"layers.{i}.{matrix}": plan.of(i, matrix).precision for i in layers for matrix in MATRICES
     }
-    precision["head.dense"] = "fp32" if plan.default.precision == "fp32" else "bf16"
-    precision["head.output"] = "fp32"
+    dense = [name for name, layer in config.head_layers if layer.kind == "dense"]
+    narrow: Precision = "fp32" if plan.default.precision == "fp32" else "bf16"
+    precision |= {name: "fp32" if name == dense[-1] else narrow for name in dense}
     return {"precision": precision, "tokens": [1.0 if spec is None else spec.layers[i].tokens for i in layers]}
 
 

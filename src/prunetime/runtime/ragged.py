@@ -15,12 +15,14 @@ Ints = NDArray[np.int32]
 class Ragged:
     """`rows` sequences of tokens: `ids` [tokens], `types` [tokens] (segment of each token), `offsets` [rows + 1].
 
-    Sequence i is `ids[offsets[i]:offsets[i + 1]]`.
+    Sequence i is `ids[offsets[i]:offsets[i + 1]]`. `skipped` [rows] is how many of the first tokens of every sequence
+    pooling leaves out (those of a prompt that is no part of the embedding); None: it leaves out no token.
     """
 
     ids: Ints
     types: Ints
     offsets: Ints
+    skipped: Ints | None = None
 
     @classmethod
     def of(cls, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None) -> Ragged:
@@ -41,7 +43,10 @@ class Ragged:
         offsets = np.zeros(len(lengths) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
         ids, types = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("ids", "types"))
-        return cls(ids, types, offsets)
+        if all(piece.skipped is None for piece in pieces):
+            return cls(ids, types, offsets)
+        skipped = [np.zeros(len(piece), np.int32) if piece.skipped is None else piece.skipped for piece in pieces]
+        return cls(ids, types, offsets, np.concatenate(skipped))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -63,7 +68,8 @@ class Ragged:
         np.cumsum(lengths, out=offsets[1:])
         starts = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         source = starts + np.arange(offsets[-1], dtype=np.int32)
-        return Ragged(self.ids[source], self.types[source], offsets), source
+        skipped = None if self.skipped is None else self.skipped[rows]
+        return Ragged(self.ids[source], self.types[source], offsets, skipped), source
 
     def batches(self, tokens: int) -> Iterator[Ragged]:
         """Consecutive parts of at most `tokens` tokens each (a longer sequence is a part of its own)."""
@@ -77,7 +83,8 @@ class Ragged:
     def part(self, start: int, stop: int) -> Ragged:
         """The sequences from `start` to before `stop`, not copied."""
         first, last = self.offsets[start], self.offsets[stop]
-        return Ragged(self.ids[first:last], self.types[first:last], self.offsets[start : stop + 1] - first)
+        skipped = None if self.skipped is None else self.skipped[start:stop]
+        return Ragged(self.ids[first:last], self.types[first:last], self.offsets[start : stop + 1] - first, skipped)
 
     def padded(self, pad_id: int) -> tuple[Ints, Ints, Ints]:
         """(ids, attention mask, types), each [rows, longest]; one column where there are no rows."""

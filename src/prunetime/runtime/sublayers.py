@@ -70,7 +70,7 @@ class ProfileKey:
         isa = Engine(config, random_weights(config, ArchSpec.floor(config.dims)), threads).isa
         setting = (config.family, config.dims, threads, batch, tokens)
         precision = precision_name(plan, config.dims.layers)
-        pooled, near = config.first_token_only, tokens_attended(config, tokens)
+        pooled, near = config.reads_one_token, tokens_attended(config, tokens)
         return cls(this_machine().id, engine_build(), isa, *setting, precision, pooled, near)
 
     def attention_of(self, layer: int, pools: bool) -> Kind:

@@ -62,7 +62,7 @@ def work(engine: Engine, batch: Ragged, every_token: bool = False) -> list[Subla
     """
     count = _Count(engine)
     layers = engine.spec.layers
-    pools = engine.config.first_token_only and not every_token
+    pools = engine.config.reads_one_token and not every_token
     last = max((i for i, layer in enumerate(layers) if layer.has_attention), default=-1)
     lengths = batch.lengths.astype(np.int64)
     first = np.ones_like(lengths)
@@ -129,12 +129,25 @@ class _Count:
         return Sublayer(f"ffn {i}", 2 + 2 * i, self._products(i, dict.fromkeys(matrices, lengths)), numbers=numbers)
 
     def head(self, lengths: Lengths) -> Sublayer:
-        hidden, outputs = self._dims.hidden, self._engine.config.outputs
-        shapes = {} if self._engine.config.rows == "embedding" else {"head.output": (outputs, hidden)}
-        if self._engine.config.has_dense:
-            shapes["head.dense"] = (hidden, hidden)
-        products = tuple(self._product(name, math.prod(shape), lengths) for name, shape in shapes.items())
-        return Sublayer("head", 1 + 2 * len(self._layers), products)
+        config, tokens = self._engine.config, int(lengths.sum())
+        read, is_encoded = self._dims.hidden, self._head_reads_hidden_rows
+        products, numbers = [], Counter[str]()
+        for name, layer in config.head_layers:
+            if layer.kind == "dense":
+                products.append(self._product(name, layer.width * read, lengths))
+                numbers += Counter() if is_encoded else self._encode(name, lengths, read)
+            else:
+                numbers += Counter(norm=tokens * layer.width)
+            read, is_encoded = layer.width, False
+        return Sublayer("head", 1 + 2 * len(self._layers), tuple(products), numbers=numbers)
+
+    @property
+    def _head_reads_hidden_rows(self) -> bool:
+        """Whether the head's first layer is a matrix that reads hidden rows as they are; the others read what pooling
+        makes of the rows in float32."""
+        config = self._engine.config
+        layers = config.head_layers
+        return bool(layers) and layers[0][1].kind == "dense" and (config.rows == "tokens" or config.reads_one_token)
 
     def _products(self, i: int, tokens: Mapping[str, Lengths]) -> tuple[Product, ...]:
         layer, plan = self._layers[i], self._engine.plan
@@ -147,8 +160,8 @@ class _Count:
         precision = self._engine.precision[name]
         return Product(2 * weights * int(lengths.sum()), weights * self._number_bytes[precision], precision)
 
-    def _hidden_for(self, name: str, lengths: Lengths) -> Counter[str]:
-        return self._encode(name, lengths, self._dims.hidden)
+    def _hidden_for(self, name: str | None, lengths: Lengths) -> Counter[str]:
+        return Counter() if name is None else self._encode(name, lengths, self._dims.hidden)
 
     def _encode(self, name: str, lengths: Lengths, width: int) -> Counter[str]:
         """Vector work of writing the input of the matrix `name`, `width` wide, in the precision that it reads."""
@@ -157,14 +170,14 @@ class _Count:
             return Counter()
         return Counter({f"encode_{precision}": int(lengths.sum()) * width})
 
-    def _next(self, layer: int, after_attention: bool = False) -> str:
-        """The matrix that reads the hidden rows which come into `layer`, or into its FFN."""
+    def _next(self, layer: int, after_attention: bool = False) -> str | None:
+        """The matrix that reads the hidden rows which come into `layer`, or into its FFN; None: no matrix does."""
         for i in range(layer, len(self._layers)):
             if self._layers[i].has_attention and not (after_attention and i == layer):
                 return self._name(i, ONE_PRECISION[0])
             if self._layers[i].has_ffn:
                 return self._name(i, FFN_MATRICES[0])
-        return "head.dense" if self._engine.config.has_dense else "head.output"
+        return self._engine.config.head_layers[0][0] if self._head_reads_hidden_rows else None
 
     def _name(self, layer: int, matrix: str) -> str:
         return f"layers.{layer}.{matrix}"
