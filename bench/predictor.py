@@ -50,7 +50,7 @@ class Predictor:
         key = ProfileKey.here(self.config, BUDGET.threads, BUDGET.batch, BUDGET.seq_len)
         recorded = out / "profile.json"
         if not recorded.exists():
-            tokenizer = Tokenizer(tokenizer_of(pretrained.folder), BUDGET.seq_len)
+            tokenizer = Tokenizer(tokenizer_of(pretrained, BUDGET.seq_len).content, BUDGET.seq_len)
             with reporter.stage("Measure sub-layers") as progress:
                 fresh = profiling.record(self.config, tokenizer, True, BUDGET, on_progress=progress)
             write_json(recorded, fresh.to_json())

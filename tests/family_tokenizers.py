@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -19,6 +20,9 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from prunetime.models.tokenization import load_tokenizer
+from prunetime.runtime.tokenize import Tokenizer
+
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
@@ -33,6 +37,11 @@ def family_tokenizer(family: str, texts: list[str]) -> PreTrainedTokenizerBase:
         "modernbert": lambda: _modern(texts),
         "mpnet": lambda: MPNetTokenizer(vocab=_word_pieces(texts, ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"])),
     }[family]()
+
+
+def tokenizer_of(folder: Path, max_length: int) -> Tokenizer:
+    """The tokenizer of a folder, as an artifact of its model has it."""
+    return Tokenizer(load_tokenizer(folder, 10_000, max_length).content, max_length)
 
 
 def _word_pieces(texts: list[str], special: list[str] | None = None) -> dict[str, int]:

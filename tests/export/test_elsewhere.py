@@ -23,10 +23,10 @@ from prunetime.errors import InputError
 from prunetime.export.openvino import export_openvino
 from prunetime.export.transformers import AUTO, export_transformers
 from prunetime.models.families import head_of
-from prunetime.models.hf import config_json, tokenizer_config_json
+from prunetime.models.hf import config_json
 from prunetime.models.sentence import sentence_files
+from prunetime.models.tokenization import PretrainedTokenizer
 from prunetime.plan import Plan
-from prunetime.runtime.tokenize import Tokenizer
 
 TEXT, PAIR = "red sofa with steel legs", "a velvet couch in red"
 
@@ -48,11 +48,10 @@ def uneven(folder: Path, name: str, family: str = "bert") -> Path:
             LayerSpec(2, 64, 128, 32, (KeptBlocks("ffn_input", 32, 32, 5),)),
         )
     )
-    content = tokenizer.to_str().encode()
+    pretrained = PretrainedTokenizer(task.max_length, tokenizer.to_str().encode(), {"pad_token": "[PAD]"})
     files = {
-        artifact.TOKENIZER: content,
+        **pretrained.files(config),
         "config.json": config_json(config, spec, task),
-        "tokenizer_config.json": tokenizer_config_json(config, Tokenizer(content, task.max_length), 0),
         "model_card.md": b"# A model\n",
         **(sentence_files(config, task.max_length) if task.kind == "similarity" else {}),
     }

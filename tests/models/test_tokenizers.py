@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prunetime.config import FAMILIES
-from prunetime.pipeline.source import tokenizer_of
+from prunetime.models.tokenization import load_tokenizer
+from prunetime.runtime import tokenize
 from prunetime.runtime.tokenize import Tokenizer
 
 NASTY = [
@@ -37,6 +39,7 @@ NASTY = [
     "1,234.56 $9.99 50% 10\u00b2 \u00bd \u2167 \ufb01ne \uff26\uff35\uff2c\uff2c",
 ]
 
+SIDES = st.sampled_from(["Right", "Left"])
 TEXTS = st.text(max_size=40) | st.sampled_from(NASTY) | st.lists(st.sampled_from(NASTY), max_size=4).map(" ".join)
 
 
@@ -53,33 +56,62 @@ def theirs(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def same(folder: Path, theirs: PreTrainedTokenizerBase, texts: tuple[str, ...], longest: int) -> None:
-    ours = Tokenizer(tokenizer_of(folder), longest)
+@pytest.fixture(scope="module")
+def content(folder: Path) -> bytes:
+    return load_tokenizer(folder, 10_000, 16).content
+
+
+def same(ours: Tokenizer, theirs: PreTrainedTokenizerBase, texts: tuple[str, ...]) -> None:
     cut = "longest_first" if len(texts) == 2 else True
     columns = [[text] for text in texts]  # one pair alone would be one text to it where the second is empty
-    batch = theirs(*columns, truncation=cut, max_length=longest, return_token_type_ids=True)
-    expected = {name: batch[name][0] for name in ("input_ids", "token_type_ids")}
+    batch = theirs(*columns, truncation=cut, max_length=ours.max_length)
+    ids = batch["input_ids"][0]
+    types = batch["token_type_ids"][0] if "token_type_ids" in batch else [0] * len(ids)  # what a model then takes
     found = ours.encode([texts])
-    assert found.ids.tolist() == expected["input_ids"]
-    assert found.types.tolist() == expected["token_type_ids"]
-    joined = ours.joined(*map(ours.single, texts))  # as the server puts pairs together
-    assert joined.ids == expected["input_ids"]
-    assert joined.type_ids == expected["token_type_ids"]
+    assert found.ids.tolist() == ids
+    assert found.types.tolist() == types
+    assert ours.joined(*map(ours.single, texts)) == (ids, types)  # as the server puts pairs together
 
 
 @pytest.mark.parametrize("longest", [8, 64])
 def test_ids_of_nasty_texts_are_those_of_transformers(
-    folder: Path, theirs: PreTrainedTokenizerBase, longest: int
+    content: bytes, theirs: PreTrainedTokenizerBase, longest: int
 ) -> None:
+    ours = Tokenizer(content, longest)
     for number, text in enumerate(NASTY):
-        same(folder, theirs, (text,), longest)
-        same(folder, theirs, (text, NASTY[number - 1]), longest)
+        same(ours, theirs, (text,))
+        same(ours, theirs, (text, NASTY[number - 1]))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=TEXTS, second=TEXTS, longest=st.integers(6, 40))
 def test_ids_of_any_texts_are_those_of_transformers(
-    folder: Path, theirs: PreTrainedTokenizerBase, first: str, second: str, longest: int
+    content: bytes, theirs: PreTrainedTokenizerBase, first: str, second: str, longest: int
 ) -> None:
-    same(folder, theirs, (first,), longest)
-    same(folder, theirs, (first, second), longest)
+    ours = Tokenizer(content, longest)
+    same(ours, theirs, (first,))
+    same(ours, theirs, (first, second))
+
+
+WORDS = st.lists(
+    st.sampled_from([*NASTY, *["red", "sofa", "3", "Straße", "диван", "沙发"]]),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=WORDS.map(" ".join), second=WORDS.map(" ".join), longest=st.integers(6, 12), side=SIDES)
+def test_texts_are_cut_before_they_are_joined_as_transformers_cuts_them(
+    content: bytes, theirs: PreTrainedTokenizerBase, first: str, second: str, longest: int, side: str
+) -> None:
+    """Every text is longer than what is read of it at first, and counted in pieces of a few characters."""
+    changed = json.loads(content)
+    changed["truncation"] = {"direction": side, "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+    ours = Tokenizer(json.dumps(changed).encode(), longest)
+    theirs.truncation_side = side.lower()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenize, "CHARACTERS_PER_TOKEN", 1)
+        patch.setattr(tokenize, "PIECE", 4)
+        same(ours, theirs, (first,))
+        same(ours, theirs, (first, second))
+    theirs.truncation_side = "right"

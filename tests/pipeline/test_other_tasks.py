@@ -23,7 +23,7 @@ from prunetime.budget import Budget
 from prunetime.errors import InputError
 from prunetime.models.encoder import weights_of
 from prunetime.models.families import load
-from prunetime.models.hf import config_json, tokenizer_config_json  # registers the classes
+from prunetime.models.hf import config_json  # registers the classes
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import load_source
 from prunetime.plan import Plan
@@ -125,9 +125,8 @@ def test_cross_encoders_load_and_load_ours(tmp_path: Path) -> None:
     source = load_source(replace(settings, task="relevance", text=("query", "title"), label="label"), print)
     model, task = source.pretrained.model, source.task
     files = {
-        artifact.TOKENIZER: source.tokenizer_json,
+        **source.tokenizer_files,
         "config.json": config_json(model.config, model.spec, task),
-        "tokenizer_config.json": tokenizer_config_json(model.config, source.tokenizer, source.pretrained.pad_token_id),
     }
     manifest = artifact.Manifest(model.config, model.spec, Plan(), task, {})
     ours = artifact.write(tmp_path / "artifact", manifest, weights_of(model), files)

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from family_tokenizers import family_tokenizer
+from family_tokenizers import family_tokenizer, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from prunetime.pipeline.source import tokenizer_of
 from prunetime.runtime.reading import read
 from prunetime.runtime.tagging import NO_LABEL, Words, words_of
 from prunetime.runtime.tokenize import Tokenizer
@@ -36,7 +35,7 @@ def labels_for(found: Words) -> np.ndarray:
 
 
 def test_first_tokens_and_targets_are_those_of_run_ner(folder: Path) -> None:
-    theirs, ours = AutoTokenizer.from_pretrained(folder), Tokenizer(tokenizer_of(folder), TASK.max_length)
+    theirs, ours = AutoTokenizer.from_pretrained(folder), tokenizer_of(folder, TASK.max_length)
     found = read(ours, TASK, [(text,) for text in TEXTS])
     assert isinstance(found, Words)
     targets = found.targets(labels_for(found))
@@ -54,7 +53,7 @@ def test_first_tokens_and_targets_are_those_of_run_ner(folder: Path) -> None:
 @pytest.mark.parametrize("family", ["roberta", "camembert", "modernbert"])
 def test_every_word_that_fits_has_one_first_token(family: str, tmp_path: Path) -> None:
     family_tokenizer(family, TEXTS).save_pretrained(tmp_path)
-    found = read(Tokenizer(tokenizer_of(tmp_path), 128), TASK, [(text,) for text in TEXTS])
+    found = read(tokenizer_of(tmp_path, 128), TASK, [(text,) for text in TEXTS])
     assert isinstance(found, Words)
     for row, text in enumerate(TEXTS):
         word = found.word[slice(*found.tokens.offsets[row : row + 2])]
@@ -76,7 +75,7 @@ def test_any_text_is_read(folder_texts: list[str]) -> None:
 
 
 def test_labels_are_those_of_the_likeliest_and_cut_words_get_the_first(folder: Path) -> None:
-    found = read(Tokenizer(tokenizer_of(folder), 5), TASK, [("Peter Peter Peter Peter Peter",), ("stop",)])
+    found = read(tokenizer_of(folder, 5), TASK, [("Peter Peter Peter Peter Peter",), ("stop",)])
     assert isinstance(found, Words)
     logits = np.zeros((found.tokens.ids.size, 3), np.float32)
     logits[:, 2] = np.log(2.0)

@@ -111,10 +111,11 @@ def test_a_model_learns_where_answers_are_and_the_engine_says_them(tmp_path: Pat
         at = words.index("is", words.index(asked)) + 1
         texts.append((asked, " ".join(words)))
         labels.append((Answer(words[at], len(" ".join(words[:at])) + 1),))
-    tokenizer = Tokenizer(wordpiece([" ".join(pair) for pair in texts]).to_str().encode(), 24)
+    pieces = wordpiece([" ".join(pair) for pair in texts])
+    tokenizer = Tokenizer(pieces.to_str().encode(), 24)
     inputs, gold = read(tokenizer, TASK, texts), np.fromiter(labels, object, len(labels))
     assert len(inputs.tokens) > 1.2 * len(texts)
-    dims = {"layers": 2, "hidden": 64, "heads": 4, "head_dim": 16, "ffn": 128, "vocabulary": tokenizer.vocabulary}
+    dims = {"layers": 2, "hidden": 64, "heads": 4, "head_dim": 16, "ffn": 128, "vocabulary": pieces.get_vocab_size()}
     config = EncoderConfig.from_json(
         {"family": "bert", "dims": {**dims, "positions": 24}, "embedding": 64, "token_types": 2,
          "layer_norm_eps": 1e-12, "outputs": 2, "rows": "tokens"}

@@ -162,8 +162,8 @@ def with_outputs(pretrained: Pretrained, outputs: Sequence[int]) -> Pretrained:
     place, and with its labels in that order."""
     assert pretrained.labels is not None
     assert sorted(outputs) == list(range(pretrained.config.outputs))
-    layer = pretrained.model.head.output
-    assert layer is not None
+    layer = pretrained.model.get_submodule(pretrained.config.head_layers[-1][0])
+    assert isinstance(layer, torch.nn.Linear)
     with torch.no_grad():
         for parameter in (layer.weight, layer.bias):
             parameter.copy_(parameter[list(outputs)].clone())

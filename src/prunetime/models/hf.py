@@ -11,7 +11,6 @@ The tensors have the names of the engine's, so one `model.safetensors` serves bo
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from transformers import (
@@ -25,7 +24,7 @@ from transformers import (
 )
 
 from prunetime.arch import ArchSpec
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.config import EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.families import head_of
 from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES
@@ -37,7 +36,6 @@ from prunetime.models.modeling import (
     PrunetimeForTokenClassification,
     PrunetimeModel,
 )
-from prunetime.runtime.tokenize import Tokenizer
 from prunetime.task import Task
 
 
@@ -58,18 +56,6 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
         settings["id2label"] = dict(enumerate(task.labels))
         settings["label2id"] = {label: index for index, label in enumerate(task.labels)}
     return str(PrunetimeConfig.of(config, spec, **settings).to_json_string()).encode()
-
-
-def tokenizer_config_json(config: EncoderConfig, tokenizer: Tokenizer, pad_token_id: int) -> bytes:
-    """The tokenizer_config.json with which `AutoTokenizer` pads and cuts as the model of the folder needs it."""
-    types = ["token_type_ids"] if FAMILIES[config.family].token_types else []
-    padding = tokenizer.token(pad_token_id)
-    settings = {
-        "tokenizer_class": PreTrainedTokenizerFast.__name__,
-        "model_max_length": tokenizer.max_length,
-        "model_input_names": ["input_ids", *types, "attention_mask"],
-    } | ({} if padding is None else {"pad_token": padding})
-    return json.dumps(settings, indent=1).encode()
 
 
 AutoConfig.register(OWN_MODEL_TYPE, PrunetimeConfig)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime import artifact
 from prunetime.arch import Grain
 from prunetime.budget import Budget
-from prunetime.config import EncoderConfig, Rows
+from prunetime.config import FAMILIES, EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models import families
+from prunetime.models.tokenization import PretrainedTokenizer, load_tokenizer
 from prunetime.pipeline import teacher_labels
 from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.settings import Settings
@@ -42,7 +41,7 @@ class Source:
 
     pretrained: families.Pretrained
     tokenizer: Tokenizer
-    tokenizer_json: bytes
+    tokenizer_files: Mapping[str, bytes]
     task: Task
     metric: Metric
     columns: Columns
@@ -123,14 +122,16 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
         _check_teacher(settings, task, pretrained)
     pretrained = teacher_labels.in_order_of(task, pretrained, settings.model, settings.teacher_ready, say)
     check_length(task.max_length, pretrained)
-    tokenizer_json = tokenizer_of(pretrained.folder)
-    tokenizer = Tokenizer(tokenizer_json, task.max_length)
-    if tokenizer.vocabulary > pretrained.config.dims.vocabulary:
-        raise InputError(
-            f"the tokenizer of {settings.model} has {tokenizer.vocabulary} tokens, "
-            f"the model's table {pretrained.config.dims.vocabulary}: they do not belong together"
+    read_tokenizer = tokenizer_of(pretrained, task.max_length)
+    if read_tokenizer.replaced:
+        say(
+            f"the tokenizer of {settings.model} has the {' and '.join(read_tokenizer.replaced)} of its class in "
+            "transformers, as AutoTokenizer has, not those of its tokenizer.json"
         )
-    source = Source(pretrained, tokenizer, tokenizer_json, task, chosen, columns, roles, parsed)
+    tokenizer = Tokenizer(read_tokenizer.content, task.max_length)
+    check_types(tokenizer, pretrained.config, 2 if task.read_together else 1)
+    files = read_tokenizer.files(pretrained.config)
+    source = Source(pretrained, tokenizer, files, task, chosen, columns, roles, parsed)
     if task.kind == "question-answering":
         # A question that fits no window is refused here: hours later would be too late.
         _ = source.train, source.valid, source.test
@@ -188,7 +189,7 @@ def profile_of(
     kinds: dict[Rows, Kind] = {"tokens": "question-answering", "embedding": "similarity"}
     pretrained = families.load(model, None if rows == "embedding" else 2, kind=kinds.get(rows, "classification"))
     check_length(budget.seq_len, pretrained)
-    tokenizer = Tokenizer(tokenizer_of(pretrained.folder), budget.seq_len)
+    tokenizer = Tokenizer(tokenizer_of(pretrained, budget.seq_len).content, budget.seq_len)
     covered: Any = {"blocks": blocks, "tokens": tokens}
     recorded = profiling.record(
         pretrained.config, tokenizer, True, budget, plan=plan, on_progress=on_progress, **covered
@@ -203,18 +204,21 @@ def check_length(tokens: int, pretrained: families.Pretrained) -> None:
         raise InputError(f"--seq-len {tokens} is longer than the {longest} positions of the model")
 
 
-def tokenizer_of(folder: Path) -> bytes:
-    """The `tokenizer.json` of a model folder, made from the older files where it has none."""
-    file = folder / artifact.TOKENIZER
-    if file.is_file():
-        return file.read_bytes()
-    from transformers import AutoTokenizer  # only here: it is slow to import
+def tokenizer_of(pretrained: families.Pretrained, max_length: int) -> PretrainedTokenizer:
+    """The tokenizer of a pretrained model, for sequences of `max_length`; raises InputError as `load_tokenizer`."""
+    vocabulary = pretrained.config.dims.vocabulary
+    return load_tokenizer(pretrained.folder, vocabulary, max_length, pretrained.pad_token_id)
 
-    try:
-        slow = AutoTokenizer.from_pretrained(folder)
-        return str(slow.backend_tokenizer.to_str()).encode()
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder} has no usable tokenizer: {error}") from error
+
+def check_types(tokenizer: Tokenizer, config: EncoderConfig, texts: int) -> None:
+    """Raises InputError where sequences of one text, or of two, have a token type that the model's table lacks."""
+    highest = tokenizer.highest_type(texts)
+    if FAMILIES[config.family].token_types and highest >= config.token_types:
+        raise InputError(
+            f"the tokenizer gives tokens the type {highest}; the model has {config.token_types} token types "
+            "(type_vocab_size), from 0: leave token_type_ids out of model_input_names in tokenizer_config.json, or "
+            "give a model with more of them"
+        )
 
 
 def model_digest(source: Source) -> str:

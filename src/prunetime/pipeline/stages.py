@@ -82,9 +82,10 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
         InputError: tokens are to be dropped where the head reads every token's row, or the budget is too small.
     """
     config, budget = source.pretrained.config, settings.budget
-    if settings.tokens and not config.first_token_only:
+    if settings.tokens and not config.drops_tokens:
         raise InputError(
-            "--tokens: the head of this model reads every token's row, so none can be dropped: leave it out"
+            "--tokens: no token of this model can be dropped, because its head reads other rows than the first token's, "
+            f"or {config.family} knows distances between tokens: leave it out"
         )
     covered: Any = {"blocks": settings.grain, "tokens": settings.tokens}
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
@@ -330,15 +331,14 @@ def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenanc
 
 def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: artifact.Weights) -> None:
     """Writes an artifact of the run's task, in place of what was there."""
-    from prunetime.models.hf import config_json, tokenizer_config_json
+    from prunetime.models.hf import config_json
     from prunetime.models.sentence import sentence_files
 
-    config, pad_token_id = manifest.config, source.pretrained.pad_token_id
+    config, task = manifest.config, source.task
     files = {
-        artifact.TOKENIZER: source.tokenizer_json,
-        "config.json": config_json(config, manifest.spec, source.task),
-        "tokenizer_config.json": tokenizer_config_json(config, source.tokenizer, pad_token_id),
-        **(sentence_files(config, source.task.max_length) if source.task.kind == "similarity" else {}),
+        **source.tokenizer_files,
+        "config.json": config_json(config, manifest.spec, task),
+        **(sentence_files(config, task.max_length) if task.kind == "similarity" else {}),
     }
     shutil.rmtree(folder, ignore_errors=True)
     artifact.write(folder, manifest, weights, files)

@@ -6,24 +6,23 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
 
-import tokenizers
-
 from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.tokenize import Texts, Tokenizer
+from prunetime.runtime.tokenize import Texts, Tokenizer, Tokens
 
-BYTES_OF_A_TOKEN = 60
-"""Of an encoding, about: ids, types, offsets, masks, and the token's string."""
+BYTES_OF_A_TOKEN = 36
+"""Of a list of ids: a pointer each, and a Python integer."""
 
 
 class TextCache:
-    """The tokens of single texts, without special tokens, the least recently used ones left out beyond `most_bytes`.
+    """The tokens of single texts, without special tokens, the least recently used ones left out beyond `most_bytes`:
+    of each what a sequence can keep.
 
     Pairs are put together from them, so that a hot query is known beside a new ad. May be used by several threads.
     """
 
     def __init__(self, tokenizer: Tokenizer, most_bytes: int) -> None:
         self._tokenizer, self._most, self._bytes = tokenizer, most_bytes, 0
-        self._known: OrderedDict[str, tokenizers.Encoding] = OrderedDict()
+        self._known: OrderedDict[str, Tokens] = OrderedDict()
         self._lock = Lock()
         self.hits = self.misses = 0
 
@@ -33,9 +32,9 @@ class TextCache:
     def encode(self, rows: Sequence[Texts]) -> Ragged:
         """As `Tokenizer.encode`."""
         found = [self._tokenizer.joined(*map(self._single, row)) for row in rows]
-        return Ragged.of([each.ids for each in found], [each.type_ids for each in found])
+        return Ragged.of([ids for ids, _ in found], [types for _, types in found])
 
-    def _single(self, text: str) -> tokenizers.Encoding:
+    def _single(self, text: str) -> Tokens:
         with self._lock:
             known = self._known.get(text)
             if known is not None:
@@ -53,5 +52,5 @@ class TextCache:
         return made
 
 
-def _size(text: str, encoding: tokenizers.Encoding) -> int:
-    return 4 * len(text) + BYTES_OF_A_TOKEN * len(encoding)
+def _size(text: str, tokens: Tokens) -> int:
+    return 4 * len(text) + BYTES_OF_A_TOKEN * len(tokens.ids)
