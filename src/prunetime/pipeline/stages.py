@@ -84,7 +84,7 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
     config, budget = source.pretrained.config, settings.budget
     if settings.tokens and not config.drops_tokens:
         raise InputError(
-            "--tokens: no token of this model can be dropped, because its head reads other rows than the first token's, "
+            "--tokens: no token of this model can be dropped, because its head reads other rows than the first token's "
             f"or {config.family} knows distances between tokens: leave it out"
         )
     covered: Any = {"blocks": settings.grain, "tokens": settings.tokens}
