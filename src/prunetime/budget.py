@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -15,7 +16,7 @@ Scope = Literal["ids", "text"]
 Condition = Literal["hot", "idle"]
 
 _AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(us|ms|s|%)\s*")
-_MICROSECONDS = {"us": 1.0, "ms": 1e3, "s": 1e6}
+_MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,17 @@ class Budget:
         match = _AMOUNT.fullmatch(text)
         if match is None:
             raise InputError(f"latency {text!r} is no budget: write a time (1.9ms, 1900us) or a share of dense (40%)")
-        amount, unit = float(match[1]), match[2]
+        amount, unit = Decimal(match[1]), match[2]
         if unit == "%":
-            return cls(share=amount / 100.0, **setting)
-        return cls(us=amount * _MICROSECONDS[unit], **setting)
+            return cls(share=float(amount / 100), **setting)
+        return cls(us=float(amount * _MICROSECONDS[unit]), **setting)
+
+    @property
+    def amount(self) -> str:
+        """The time or share as `parse` reads it, without rounding: `1900us`, `40%`."""
+        if self.us is not None:
+            return f"{_digits(Decimal(repr(self.us)))}us"
+        return f"{_digits(Decimal(repr(self.share)) * 100)}%"
 
     def resolve(self, dense_us: float) -> float:
         """The budget in microseconds, given the dense latency in the same setting."""
@@ -84,3 +92,9 @@ class Budget:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Budget:
         return cls(**strict_keys(cls, data))
+
+
+def _digits(number: Decimal) -> str:
+    """A number without an exponent and without zeros at its end."""
+    digits = f"{number:f}"
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits

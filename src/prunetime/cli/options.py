@@ -10,6 +10,7 @@ import click
 
 from prunetime.arch import GRAINS
 from prunetime.task import Kind
+from prunetime.tasks.table import split_columns
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,5 +76,5 @@ def blocks_option(what: str) -> Callable[[Command], Command]:
 
 
 def columns_of(text: str | None) -> tuple[str, ...] | None:
-    """`query,title` as names."""
-    return tuple(name.strip() for name in text.split(",")) if text else None
+    """The names in a `--text` option; None where there is none."""
+    return split_columns(text) if text else None

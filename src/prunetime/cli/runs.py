@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,26 +37,6 @@ if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
 
 DEMO_DATA = "synthetic:ad-relevance?rows=24000&seed=0"
-
-AS_GIVEN = (
-    "model",
-    "data",
-    "valid",
-    "test",
-    "label",
-    "group",
-    "task",
-    "doc_stride",
-    "metric",
-    "teacher_ready",
-    "seed",
-    "precision",
-    "max_loss",
-    "importance",
-    "tokens",
-    "blocks",
-    "method",
-)
 
 
 @main.command()
@@ -122,19 +103,26 @@ AS_GIVEN = (
 @json_option
 def prune(**options: Any) -> None:
     """Prune a model into a latency budget, measured on this machine."""
-    from prunetime.pipeline.settings import EFFORTS, Settings
-
-    setting = {name: options[name] for name in ("seq_len", "batch", "threads")}
-    chosen = {name: options[name] for name in ("statistic", "scope", "condition") if options[name]}
-    settings = Settings(
-        budget=Budget.parse(options["latency"], **setting, **chosen),
-        text=columns_of(options["text"]),
-        slices=options["slices"],
-        effort=EFFORTS[options["effort"]],
-        **{name: options[name] for name in AS_GIVEN},
-    )
+    settings = settings_of(options)
     workers, trackers = workers_of(options["workers"]), options["report_to"]
     _prune(settings, options["out"], options["as_json"], options["profile"], workers, trackers)
+
+
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """The settings of a run from the options of `prunetime prune`, those that are no setting among them.
+
+    Raises InputError where they do not go together.
+    """
+    from prunetime.pipeline.settings import EFFORTS, Settings
+
+    setting = ("seq_len", "batch", "threads", "statistic", "scope", "condition")
+    made = {
+        "budget": Budget.parse(options["latency"], **{name: options[name] for name in setting if options[name]}),
+        "text": columns_of(options["text"]),
+        "effort": EFFORTS[options["effort"]],
+    }
+    names = [each.name for each in fields(Settings)]
+    return Settings(**{name: made[name] if name in made else options[name] for name in names})
 
 
 @main.command()

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Dims
 from prunetime.artifact import write_text
-from prunetime.budget import Budget
 from prunetime.mask import LayerMask
 from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
 from prunetime.report.charts import Line, Part, SearchPlot
+from prunetime.report.command import command
 from prunetime.report.findings import Findings, read
 from prunetime.report.structures import Evaluated, Search
 from prunetime.report.svg import tag
@@ -133,37 +133,6 @@ class LayerDrawing:
             for part, matrices in ((heads, ATTENTION_MATRICES), (rows, FFN_MATRICES))
         )
         return cls(charts.heads(mask), heads, charts.rows(mask), rows)
-
-
-def command(settings: dict[str, Any], out: str) -> str:
-    """The command line that makes this run again."""
-    budget = Budget.from_json(settings["budget"])
-    amount = f"{budget.us:.10g}us" if budget.us is not None else f"{100 * (budget.share or 0.0):.10g}%"
-    options: list[tuple[str, Any]] = [
-        ("--model", settings["model"]),
-        ("--data", settings["data"]),
-        *((f"--{name}", settings[name]) for name in ("valid", "test")),
-        ("--text", ",".join(settings["text"]) if settings["text"] else None),
-        *((f"--{name}", settings[name]) for name in ("label", "group", "metric")),
-        *(("--slice", name) for name in settings["slices"]),
-        ("--latency", amount),
-        *((f"--{name}", getattr(budget, name)) for name in ("statistic", "scope", "condition")),
-        *((f"--{name.replace('_', '-')}", getattr(budget, name)) for name in ("seq_len", "batch", "threads")),
-        *(
-            (f"--{name.replace('_', '-')}", settings[name])
-            for name in ("precision", "max_loss", "importance", "method", "seed")
-        ),
-        ("--doc-stride", settings.get("doc_stride")),
-        ("--blocks", "x".join(map(str, settings["blocks"])) if settings["blocks"] else None),
-        ("--effort", settings["effort"]["name"]),
-        ("--out", out),
-    ]
-    words = ["prunetime", "prune"]
-    for name, value in options:
-        if value is not None:
-            words += [name, str(value)]
-    words += [f"--{name.replace('_', '-')}" for name in ("teacher_ready", "tokens") if settings[name]]
-    return shlex.join(words)
 
 
 def _context(found: Findings) -> dict[str, Any]:

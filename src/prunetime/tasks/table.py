@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from prunetime.errors import InputError
+
+QUOTE = '"'
+
+_PLAIN_NAME = re.compile(r'[^\s,"](?:[^,\n]*[^\s,])?')
+_NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|((?:[^\s",][^,]*?)?))\s*(?=,|\Z)')
+"""A name with the blanks around it, up to the next comma or the end: in quotes, or as it is."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +50,23 @@ class Table:
         if not rows or not header:
             raise InputError(f"{name} has no rows of data; give at least one")
         return cls(name, {column: list(values) for column, values in zip(header, zip(*rows, strict=True), strict=True)})
+
+
+def join_columns(names: Sequence[str]) -> str:
+    """Column names as one option: `query,title`. A name that cannot stand so is in double quotes, as in CSV."""
+    return ",".join(name if _PLAIN_NAME.fullmatch(name) else f'"{name.replace(QUOTE, 2 * QUOTE)}"' for name in names)
+
+
+def split_columns(text: str) -> tuple[str, ...]:
+    """The column names that an option gives, blanks around them left out; `join_columns` writes it.
+
+    Raises InputError where a quote is not closed or something follows one that is.
+    """
+    names, end = [], -1
+    while end < len(text):
+        match = _NAME.match(text, end + 1)
+        if match is None:
+            raise InputError(f'columns {text!r}: write names as a,b and a name with a comma as "a,b"')
+        names.append(match[2] if match[1] is None else match[1].replace(2 * QUOTE, QUOTE))
+        end = match.end()
+    return tuple(names)
