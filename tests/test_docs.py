@@ -172,6 +172,13 @@ def check(folder: Path, command: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_runs(page: Path, workplace: Path) -> None:
     wanted = [command for command in commands(page) if runnable(command)]
+    for file in (
+        "model.onnx",
+        "model.xml",
+        "model.bin",
+        "profile.json",
+    ):  # of another page: no command writes over them
+        (workplace / file).unlink(missing_ok=True)
     own = [command for command in wanted if not command.startswith(("curl", "prunetime serve"))]
     for command in own:
         if command.startswith("prunetime prune") and re.search(rf"--out {SHARED}$", command):
@@ -230,15 +237,22 @@ def test_the_site_builds(tmp_path: Path) -> None:
 
 
 def command_reference() -> str:
+    every = sorted(contexts(main, None, "prunetime"), key=lambda each: each.command_path)
+    without = [each.command_path for each in every if not any("--json" in p.opts for p in each.command.params)]
     lines = [
         "# Command line",
         "",
-        "What `--help` says. Every command takes `--json`: the last line is then one object.",
+        f"What `--help` says. Every command but {', '.join(f'`{path}`' for path in without)} takes `--json`: the last",
+        'line of standard output is then one object, of an error `{"error": ..., "exit_code": ...}`.',
         "",
     ]
-    for context in sorted(contexts(main, None, "prunetime"), key=lambda each: each.command_path):
+    for context in every:
         lines += [f"## {context.command_path}", "", "```text", context.get_help(), "```", ""]
-    lines += ["Exit codes: 0, 2 bad input, 3 budget not met, 130 interrupted (the same command resumes).", ""]
+    lines += [
+        "Exit codes: 0; 1 a defect of prunetime (with a traceback, to be reported); 2 bad input, a command line that",
+        "cannot be parsed, or a machine that cannot do it; 3 budget not met; 130 interrupted (run it again to resume).",
+        "",
+    ]
     return "\n".join(lines)
 
 

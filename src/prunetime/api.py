@@ -94,13 +94,14 @@ def prune(
     *,
     reporter: Reporter | None = None,
     report_to: Sequence[str] = (),
+    overwrite: bool = False,
     **options: Unpack[Options],
 ) -> Pruned:
     """Prunes `model` (a folder, or a hub id) into `budget` on `data` (a file, a hub id, or `synthetic:NAME`).
 
     The run folder `out` keeps what was done: the same call resumes what was interrupted, and is done at once where it
-    was finished. Progress goes to standard error, or to `reporter`; losses to the trackers `report_to` (tensorboard,
-    mlflow, wandb).
+    was finished. With `overwrite` a run that is there is removed first. Progress goes to standard error, or to
+    `reporter`; losses to the trackers `report_to` (tensorboard, mlflow, wandb).
 
     Raises:
         InputError: something given cannot be used, or `out` holds a run with other settings.
@@ -111,12 +112,15 @@ def prune(
     if effort not in EFFORTS:
         raise InputError(f"effort is {effort!r}; it must be one of {', '.join(EFFORTS)}")
     settings = Settings(model, data, budget, effort=EFFORTS[effort], **given)
-    return _pruned(auto.prune_by_method(settings, Path(out), reporter or _console(), report_to=report_to))
+    chosen: Any = {"report_to": report_to, "overwrite": overwrite}
+    return _pruned(auto.prune_by_method(settings, Path(out), reporter or _console(), **chosen))
 
 
-def pick(run: PathLike, budget: Budget, out: PathLike, *, reporter: Reporter | None = None) -> Pruned:
-    """The best model for another budget off the archive of a finished `run`; raises as `prune` does."""
-    return _pruned(pipeline.pick(Path(run), budget, Path(out), reporter or _console()))
+def pick(
+    run: PathLike, budget: Budget, out: PathLike, *, reporter: Reporter | None = None, overwrite: bool = False
+) -> Pruned:
+    """The best model for another budget off the archive of a finished `run`; `overwrite` and errors as of `prune`."""
+    return _pruned(pipeline.pick(Path(run), budget, Path(out), reporter or _console(), overwrite=overwrite))
 
 
 def profile(model: str, budget: Budget, *, precision: Precision = "fp32", rows: Rows = "pooled") -> LatencyProfile:

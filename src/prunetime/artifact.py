@@ -277,12 +277,26 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {folder}: {error.strerror}") from error
     try:
         yield temporary
-        temporary.chmod(0o755)
+        _open_to_readers(temporary)
         temporary.replace(folder)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {folder}: {error}; free some space or choose another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Gives `folder` and all in it the modes that the umask gives new ones.
+
+    `mkdtemp` and `safetensors` let nobody but the owner read, so that a server of another user could not load a model.
+    """
+    new = folder / ".new"
+    new.touch()
+    of_file = new.stat().st_mode & 0o777
+    new.unlink()
+    of_folder = of_file | (of_file & 0o444) >> 2  # who may read a folder may enter it
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(of_folder if path.is_dir() else of_file)
 
 
 def copy_folder(source: Path, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Errors a user can act on: each message names the value, the limit and the next step."""
 
+EXIT_DEFECT = 1
 EXIT_BAD_INPUT = 2
 EXIT_BUDGET_NOT_MET = 3
 EXIT_INTERRUPTED = 130
@@ -31,3 +32,9 @@ class BudgetError(PrunetimeError):
     """No model inside the budget was found; names the measured latency and the budget."""
 
     exit_code = EXIT_BUDGET_NOT_MET
+
+
+class DefectError(PrunetimeError):
+    """A check that prunetime makes of its own work failed: the input is not at fault."""
+
+    exit_code = EXIT_DEFECT

@@ -1,6 +1,7 @@
 """An artifact is written whole or not at all, and nothing damaged is read."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,6 +47,26 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert {name: array.tobytes() for name, array in found.weights.items()} == {
         name: array.tobytes() for name, array in weights.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "below"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o077, 0o600, 0o700)]
+)
+def test_every_file_has_the_mode_of_a_new_one(umask: int, file: int, below: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        made = make(tmp_path / "model")[0]
+        found = artifact.read(tmp_path / "model")
+        more = {"tokenizer.json": TOKENIZER, "1_Pooling/config.json": b"{}"}
+        artifact.write(tmp_path / "nested", made, found.weights, more)
+        (tmp_path / "model" / WEIGHTS).chmod(0o600)  # as of an older version
+        artifact.copy_folder(tmp_path / "model", tmp_path / "copy")
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "nested", tmp_path / "copy"):
+        modes = {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+        folders = {path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*")) if path.is_dir()}
+        assert (modes, folders) == ({file}, {below})
 
 
 def test_format_1_is_read(folder: Path) -> None:

@@ -15,11 +15,13 @@ from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
     artifact_argument,
     blocks_option,
+    check_new,
     columns_of,
     group_option,
     json_option,
     label_option,
     metric_option,
+    overwrite_file_option,
     setting_options,
     text_option,
 )
@@ -153,9 +155,11 @@ def inspect(artifact: Path, as_json: bool) -> None:
     show_default=True,
     help="What the head reads: the pooled row, or every token's (question answering, words); or no head.",
 )
+@overwrite_file_option
 @json_option
 def profile(model: str, out: Path, specs: int, precision: Precision, rows: Rows, as_json: bool, **options: Any) -> None:
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
+    check_new(out, overwrite=options.pop("overwrite"))
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.source import profile_of
     from prunetime.runtime import profiling
@@ -253,13 +257,15 @@ def bench(
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="File (or, of transformers, folder) to write."
 )
+@overwrite_file_option
 @json_option
-def export(artifact: Path, form: str, out: Path, as_json: bool) -> None:
+def export(artifact: Path, form: str, out: Path, overwrite: bool, as_json: bool) -> None:
     """Write an artifact in another format.
 
     Of transformers: a folder that it loads where prunetime is not installed, with trust_remote_code=True. (With it, the
     artifact itself is such a folder.)
     """
+    check_new(*([out, out.with_suffix(".bin")] if form == "openvino" else [out]), overwrite=overwrite)
     if form == "transformers":
         from prunetime.export.transformers import export_transformers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -9,6 +10,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from prunetime.arch import GRAINS
+from prunetime.errors import InputError
 from prunetime.task import Kind
 from prunetime.tasks.table import split_columns
 
@@ -35,6 +37,12 @@ slice_option = click.option(
 latency_option = click.option(
     "--latency", required=True, help="The budget: 1.9ms, 1900us, or a share of the dense model such as 40%."
 )
+overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Start afresh where --out is a run already: what it made is removed, and nothing else.",
+)
+overwrite_file_option = click.option("--overwrite", is_flag=True, help="Write over a file that is there.")
 workers_option = click.option(
     "--workers",
     type=click.IntRange(1),
@@ -73,6 +81,18 @@ def blocks_option(what: str) -> Callable[[Command], Command]:
     sizes = {f"{rows}x{columns}": (rows, columns) for rows, columns in GRAINS}
     chosen = click.Choice(list(sizes))
     return click.option("--blocks", type=chosen, callback=lambda *args: sizes.get(args[2]), help=what)
+
+
+def check_new(*files: Path, overwrite: bool) -> None:
+    """Raises InputError where one of `files` is there and not to be written over, or cannot be written."""
+    for file in files:
+        if file.is_dir():
+            raise InputError(f"{file} is a folder: choose another --out, or remove it")
+        if file.exists() and not overwrite:
+            raise InputError(f"{file} exists: choose another --out, or --overwrite")
+        folder = next(each for each in file.absolute().parents if each.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise InputError(f"cannot write {file}: {folder} is no folder that can be written; choose another --out")
 
 
 def columns_of(text: str | None) -> tuple[str, ...] | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from prunetime.cli.options import (
     label_option,
     latency_option,
     metric_option,
+    overwrite_option,
     run_argument,
     setting_options,
     slice_option,
@@ -100,12 +100,13 @@ DEMO_DATA = "synthetic:ad-relevance?rows=24000&seed=0"
     help="Where losses go besides: tensorboard (in the run folder), mlflow or wandb. May be given several times.",
 )
 @workers_option
+@overwrite_option
 @json_option
 def prune(**options: Any) -> None:
     """Prune a model into a latency budget, measured on this machine."""
     settings = settings_of(options)
-    workers, trackers = workers_of(options["workers"]), options["report_to"]
-    _prune(settings, options["out"], options["as_json"], options["profile"], workers, trackers)
+    chosen = {"workers": workers_of(options["workers"]), "report_to": options["report_to"]}
+    _prune(settings, options["out"], options["as_json"], options["profile"], overwrite=options["overwrite"], **chosen)
 
 
 def settings_of(options: Mapping[str, Any]) -> Settings:
@@ -116,7 +117,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
     from prunetime.pipeline.settings import EFFORTS, Settings
 
     setting = ("seq_len", "batch", "threads", "statistic", "scope", "condition")
-    made = {
+    made: dict[str, Any] = {
         "budget": Budget.parse(options["latency"], **{name: options[name] for name in setting if options[name]}),
         "text": columns_of(options["text"]),
         "effort": EFFORTS[options["effort"]],
@@ -130,8 +131,9 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
 @latency_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder of the new model.")
 @workers_option
+@overwrite_option
 @json_option
-def pick(run: Path, latency: str, out: Path, workers: int | None, as_json: bool) -> None:
+def pick(run: Path, latency: str, out: Path, workers: int | None, overwrite: bool, as_json: bool) -> None:
     """Take the best model for another budget off the archive of a finished run."""
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.prune import pick as pick_from
@@ -140,16 +142,20 @@ def pick(run: Path, latency: str, out: Path, workers: int | None, as_json: bool)
     budget, scoring = Budget.parse(latency), workers_of(workers)
     with leading() as first:
         if first:
-            emit_result(pick_from(run, budget, out, ConsoleReporter(), workers=scoring), as_json)
+            picked = pick_from(run, budget, out, ConsoleReporter(), workers=scoring, overwrite=overwrite)
+            emit_result(picked, as_json)
 
 
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
 @click.option("--latency", default="45%", show_default=True, help="The budget, as for prune.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted demo instead of starting afresh.")
+@overwrite_option
 @json_option
-def demo(out: Path, latency: str, resume: bool, as_json: bool) -> None:
-    """Prune a real MiniLM-L6 on generated ads, from nothing to a measured model, in a few minutes."""
+def demo(out: Path, latency: str, overwrite: bool, as_json: bool) -> None:
+    """Prune a real MiniLM-L6 on generated ads, from nothing to a measured model, in a few minutes.
+
+    Interrupted, the same command goes on where it was.
+    """
     from prunetime.pipeline.settings import EFFORTS, Settings
 
     settings = Settings(
@@ -163,9 +169,7 @@ def demo(out: Path, latency: str, resume: bool, as_json: bool) -> None:
         budget=Budget.parse(latency, seq_len=32),
         effort=EFFORTS["quick"],
     )
-    if not resume and (out / "run.json").exists():
-        shutil.rmtree(out)
-    _prune(settings, out, as_json)
+    _prune(settings, out, as_json, overwrite=overwrite)
 
 
 @main.command()
@@ -240,15 +244,13 @@ def _prune(
     out: Path,
     as_json: bool,
     profile: Path | None = None,
-    workers: Workers | None = None,
-    trackers: Sequence[str] = (),
+    **chosen: Any,
 ) -> None:
+    """`prune_by_method` with the keywords `chosen`, and its result on standard output."""
     from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.auto import prune_by_method
     from prunetime.training.together import leading
 
     with leading() as first:
         if first:
-            reporter = ConsoleReporter()
-            result = prune_by_method(settings, out, reporter, profile, workers=workers, report_to=trackers)
-            emit_result(result, as_json)
+            emit_result(prune_by_method(settings, out, ConsoleReporter(), profile, **chosen), as_json)

@@ -13,7 +13,7 @@ from prunetime import artifact
 from prunetime.errors import BudgetError
 from prunetime.pipeline import stages
 from prunetime.pipeline.prune import RESULT, begin, finished, prune
-from prunetime.pipeline.run import Reporter, Run
+from prunetime.pipeline.run import SUB_RUNS, Reporter, Run
 from prunetime.pipeline.settings import Settings
 from prunetime.pruning.methods import Method
 from prunetime.report.render import PAGE
@@ -32,11 +32,9 @@ class Way:
     other: str | None = None
 
 
-WAYS = {
-    "multilevel": Way("multilevel"),
-    "search": Way("search", "multilevel"),
-    "joined": Way("multilevel", "search"),
-}
+WAYS = dict(
+    zip(SUB_RUNS, (Way("multilevel"), Way("search", "multilevel"), Way("multilevel", "search")), strict=True),
+)
 """By folder, in the order in which they are run."""
 
 SHARED = ("plan.json", "teacher", "importance.safetensors")
@@ -51,12 +49,13 @@ def prune_by_method(
     *,
     workers: Workers | None = None,
     report_to: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """`prune`, or `prune_all_ways` where the method is auto; trainings are reported to those trackers (see
     `training.tracking`)."""
     into = prune_all_ways if settings.method == "auto" else prune
     with reporting(report_to, out):
-        return into(settings, out, reporter, profile, workers=workers)
+        return into(settings, out, reporter, profile, workers=workers, overwrite=overwrite)
 
 
 def prune_all_ways(
@@ -66,6 +65,7 @@ def prune_all_ways(
     profile: Path | None = None,
     *,
     workers: Workers | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Prunes as `prune` does into a folder of `out` for each of `WAYS`; `out` gets artifact and report of the one whose
     metric on valid rows is best. Resumable.
@@ -78,7 +78,7 @@ def prune_all_ways(
     """
     run = Run(out, reporter)
     with run.locked():
-        source, _ = begin(run, settings)
+        source, _ = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
         value = stages.metric_on_valid(source, settings.effort.finalist_rows, settings.seed)
@@ -90,7 +90,7 @@ def prune_all_ways(
             other = out / way.other if way.other else None
             reporter.say(f"{name}, in {out / name}")
             if other:
-                _share(other, out / name)
+                _share(other, out / name, reporter)
             try:
                 results[name] = prune(own, out / name, reporter, profile, workers=workers, other=other)
             except BudgetError as error:
@@ -111,9 +111,10 @@ def prune_all_ways(
         return result
 
 
-def _share(first: Path, other: Path) -> None:
+def _share(first: Path, other: Path, reporter: Reporter) -> None:
     """Gives the run `other` the teacher of `first`, whose stage has the same inputs."""
     names = [*SHARED, *(f"stages/{name.partition('.')[0]}.json" for name in SHARED)]
+    Run(other, reporter).check_free()
     if (other / names[-1]).exists() or not all((first / name).exists() for name in names):
         return
     (other / "stages").mkdir(parents=True, exist_ok=True)

@@ -63,9 +63,11 @@ def prune(
     *,
     workers: Workers | None = None,
     other: Path | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Runs the pipeline into the folder `out`, resuming what an earlier call with equal settings left there.
 
+    With `overwrite` a run that is there is removed, and this one starts afresh.
     `other` is a run of the other method: learning takes heads and rows of its search, or a search begins with the keep
     ratios that it learned.
     Candidates are scored by `workers`, or in this process where there are none: the same result.
@@ -77,7 +79,7 @@ def prune(
     """
     run = Run(out, reporter)
     with run.locked():
-        source, inputs = begin(run, settings)
+        source, inputs = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
         plan = stages.search_plan(run, source, settings)
@@ -93,12 +95,18 @@ def prune(
 
 
 def pick(
-    origin: Path, amount: Budget, out: Path, reporter: Reporter, *, workers: Workers | None = None
+    origin: Path,
+    amount: Budget,
+    out: Path,
+    reporter: Reporter,
+    *,
+    workers: Workers | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Takes the best model for another budget off the archive of the finished run `origin`, tunes and verifies it.
 
     Scored are only what the critic of the search expects most of there, as many as there are finalists, and the
-    finalists. The new budget is the run's with the time or share of `amount`. `workers` as for `prune`.
+    finalists. The new budget is the run's with the time or share of `amount`. `workers` and `overwrite` as for `prune`.
 
     Raises:
         InputError: `origin` is no finished run, or its archive has nothing inside the budget.
@@ -113,9 +121,11 @@ def pick(
     missing = [name for name in needed if not before.path(name).exists()]
     if missing:
         raise InputError(f"{origin} is no finished run: it lacks {', '.join(missing)}; run `prunetime prune` first")
+    if out.resolve() == origin.resolve():
+        raise InputError(f"{out} is the run to pick from: choose another --out")
     run = Run(out, reporter)
     with run.locked():
-        source, _ = begin(run, settings)
+        source, _ = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
         for name in KEPT_FOR_PICK:
@@ -205,8 +215,11 @@ def check_searched(origin: Path, settings: Settings) -> None:
         )
 
 
-def begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
-    """Loads the sources and writes `run.json`, or checks that the one there is of the same run."""
+def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> tuple[Source, dict[str, Any]]:
+    """Loads the sources and writes `run.json`, or checks that the one there is of the same run.
+
+    With `overwrite` a run that is there is removed, once the sources could be read.
+    """
     with run.reporter.stage("Load model and data"):
         source = load_source(settings, run.reporter.say)
         roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
@@ -234,12 +247,14 @@ def begin(run: Run, settings: Settings) -> tuple[Source, dict[str, Any]]:
             **{name: version(name) for name in ("torch", "transformers", "numpy", "tokenizers")},
         },
     }
+    if overwrite:
+        run.clear()
     if run.path("run.json").exists():
         found = run.read("run.json")
         if found["digest"] != record["digest"]:
             changed = [k for k, v in record["settings"].items() if found["settings"].get(k) != v]
             what = f"its {', '.join(changed)} differ" if changed else "its model or data files have changed since"
-            raise InputError(f"{run.folder} holds another run: {what}; choose another --out, or remove it")
+            raise InputError(f"{run.folder} holds another run: {what}; choose another --out, or --overwrite")
     else:
         run.write("run.json", record)
     return source, inputs

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,22 @@ from prunetime.artifact import write_json
 from prunetime.errors import InputError
 
 Progress = Callable[[int, int], None]
+
+RECORD = "run.json"
+
+SUB_RUNS = ("multilevel", "search", "joined")
+"""The folders of the runs that `--method auto` makes in its own."""
+
+WRITTEN = frozenset(
+    (
+        *(RECORD, "stages", "work", "tracking", "result.json", "report.html", "attempts.json"),
+        *("plan.json", "profile.json", "teacher", "importance.safetensors", "elastic", "elastic.json"),
+        *("evaluations.jsonl", "policy.json", "proposed.json", "search.json", "chosen.json", "mask.json"),
+        *("rows", "rows.json", "rows-ratios.json", "learned", "learned-ratios.json"),
+        *("gate.json", "front.json", "candidate", "verify.json", "artifact", "trust", "trust.json"),
+    )
+)
+"""What runs write at the top of their folder. Nothing else in it is ever touched."""
 
 FULL_DISK_BYTES = 2**20
 """A write that failed with less space left than this failed for want of space."""
@@ -57,10 +73,14 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from working in this folder; raises InputError where one does."""
+        """Keeps other processes from working in this folder.
+
+        Raises InputError where one does, or where the folder holds files that no run made and this one would replace.
+        """
+        self.check_free()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = self.path(".lock").open("w")
+            lock = self.path(".lock").open("a")
         except OSError as error:
             raise InputError(f"cannot write the run folder {self.folder}: {error.strerror}") from error
         with lock:
@@ -69,6 +89,34 @@ class Run:
             except OSError:
                 raise InputError(f"another process is working in {self.folder}; wait for it or use --out") from None
             yield
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder is a run's."""
+        return self.path(RECORD).exists() or self.path("stages").is_dir()
+
+    def check_free(self) -> None:
+        """Raises InputError where the folder is no run's and holds files that a run would replace."""
+        foreign = [] if self.begun else sorted(name for name in WRITTEN if self.path(name).exists())
+        if foreign:
+            raise InputError(
+                f"{self.folder} is no run folder, and a run would replace {', '.join(foreign)} in it: choose another "
+                "--out"
+            )
+
+    def clear(self) -> None:
+        """Removes what this run made; other files in its folder stay."""
+        if not self.begun:
+            return
+        for name in WRITTEN - {RECORD}:
+            _remove(self.path(name))
+        for name in SUB_RUNS:
+            part = Run(self.path(name), self.reporter)
+            part.clear()
+            part.path(".lock").unlink(missing_ok=True)
+            with suppress(OSError):  # it is not there, or something else is in it
+                part.folder.rmdir()
+        _remove(self.path(RECORD))  # last: until then the folder is a run's, and clearing can be done again
 
     def do(self, name: str, title: str, inputs: Any, outputs: list[str], work: Callable[[Progress], None]) -> None:
         """Does stage `name` unless it was done with equal `inputs` (JSON) and its `outputs` are still there.
@@ -108,6 +156,13 @@ class Run:
 
     def _all_there(self, outputs: list[str]) -> bool:
         return all(self.path(output).exists() for output in outputs)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def digest_of(data: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from prunetime import artifact
 from prunetime.arch import ArchSpec
 from prunetime.budget import Budget
-from prunetime.errors import PrunetimeError
+from prunetime.errors import DefectError
 from prunetime.machine import this_machine
 from prunetime.mask import Mask
 from prunetime.models.encoder import SequenceClassifier, from_weights
@@ -72,7 +72,7 @@ def parity(source: Source, candidate: artifact.Artifact) -> float:
 
     What the candidate's plan loses shows in its quality, which is that of the engine's answers.
 
-    Raises PrunetimeError above the tolerance: the two do not run the same model.
+    Raises DefectError above the tolerance: the two do not run the same model.
     """
     valid = source.valid.tokens
     tokens = valid.select(np.arange(min(PARITY_ROWS, len(valid))))
@@ -81,9 +81,9 @@ def parity(source: Source, candidate: artifact.Artifact) -> float:
     got = Engine(candidate.manifest.config, candidate.weights, spec=candidate.manifest.spec).logits(tokens)
     difference = float(np.abs(got - expected).max() / max(1.0, float(np.abs(expected).max())))
     if difference > PARITY_TOLERANCE:
-        raise PrunetimeError(
+        raise DefectError(
             f"torch and the engine differ by {difference:.2g} of the largest logit on the candidate, the limit is "
-            f"{PARITY_TOLERANCE:g}: this is a defect of prunetime, please report it"
+            f"{PARITY_TOLERANCE:g}"
         )
     return difference
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from prunetime.arch import Dims
+from prunetime.artifact import write_bytes
 from prunetime.errors import InputError
 from prunetime.mask import PARTS, Scores, part_widths
 from prunetime.models.compact import Weights
@@ -120,8 +121,8 @@ def _magnitudes(weights: Weights, dims: Dims) -> Scores:
 
 
 def save_scores(scores: Scores, path: Path) -> None:
-    """As safetensors, `layers.{i}.{part}` float64."""
-    save_file({f"layers.{i}.{name}": layer[name] for i, layer in enumerate(scores) for name in PARTS}, path)
+    """Writes `layers.{i}.{part}`, float64, as a safetensors file; raises InputError where it cannot be written."""
+    write_bytes(path, save({f"layers.{i}.{name}": layer[name] for i, layer in enumerate(scores) for name in PARTS}))
 
 
 def load_scores(path: Path, dims: Dims) -> Scores:

@@ -20,7 +20,7 @@ import numpy as np
 from prunetime.arch import ArchSpec
 from prunetime.budget import Budget
 from prunetime.config import EncoderConfig
-from prunetime.errors import PrunetimeError
+from prunetime.errors import DefectError, PrunetimeError
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.measure import Call, Samples, one_round, pinned, run_rounds
@@ -51,7 +51,10 @@ class Job:
 
 
 def time_artifacts(job: Job, on_round: Callable[[int, int], None] | None = None) -> Timed:
-    """Runs `job` in a fresh process and returns its samples; raises PrunetimeError where that process fails."""
+    """Runs `job` in a fresh process and returns its samples.
+
+    Raises PrunetimeError where that process is killed, and DefectError where it fails.
+    """
     command = [sys.executable, "-m", "prunetime.runtime.timing"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -63,8 +66,13 @@ def time_artifacts(job: Job, on_round: Callable[[int, int], None] | None = None)
             if line.startswith("round ") and on_round:
                 on_round(*(int(word) for word in line.split()[1:]))
             last = line
+    if process.returncode < 0:
+        raise PrunetimeError(
+            f"the process that times the models was killed by signal {-process.returncode}: it may have lacked memory; "
+            "free some and run the same command again to resume"
+        )
     if process.returncode:
-        raise PrunetimeError(f"the timing process ended with exit code {process.returncode}")
+        raise DefectError(f"the process that times the models ended with exit code {process.returncode}")
     samples = json.loads(last)
     return {
         setting: {name: np.array(rows) for name, rows in samples["/".join(setting)].items()} for setting in SETTINGS
