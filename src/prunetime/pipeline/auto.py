@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from prunetime import artifact
 from prunetime.errors import BudgetError
 from prunetime.pipeline import stages
-from prunetime.pipeline.prune import RESULT, begin, finished, prune
+from prunetime.pipeline.prune import RESULT, begin, check_workers, finished, prune
 from prunetime.pipeline.run import SUB_RUNS, Reporter, Run
 from prunetime.pipeline.settings import Settings
 from prunetime.pruning.methods import Method
 from prunetime.report.render import PAGE
+from prunetime.runtime import profiling
 from prunetime.runtime.model import load
 from prunetime.training.tracking import reporting
 
@@ -81,18 +82,27 @@ def prune_all_ways(
         source, _ = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
+        check_workers(settings, workers, reporter)
+        runs = {
+            name: replace(settings, method=way.method, tokens=settings.tokens and way.method == "search")
+            for name, way in WAYS.items()
+        }
+        if profile:
+            for own in runs.values():
+                profiling.parse(profile).check_covers(own.grain, own.tokens)
         value = stages.metric_on_valid(source, settings.effort.finalist_rows, settings.seed)
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, float] = {}
         failures = []
         for name, way in WAYS.items():
-            own = replace(settings, method=way.method, tokens=settings.tokens and way.method == "search")
+            own = runs[name]
             other = out / way.other if way.other else None
             reporter.say(f"{name}, in {out / name}")
             if other:
                 _share(other, out / name, reporter)
             try:
-                results[name] = prune(own, out / name, reporter, profile, workers=workers, other=other)
+                scoring = workers if own.method == "search" else None
+                results[name] = prune(own, out / name, reporter, profile, workers=scoring, other=other)
             except BudgetError as error:
                 failures.append(f"{name}: {error}")
                 continue

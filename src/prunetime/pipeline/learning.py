@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunetime import artifact
 from prunetime.arch import ArchSpec
-from prunetime.errors import InputError
+from prunetime.errors import BudgetError
 from prunetime.mask import Mask, Scores
 from prunetime.models.compact import compact, in_blocks, prefix_mask
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
@@ -93,7 +93,7 @@ class Learning:
     def searched_rows(self, searched: Path, dense: artifact.Artifact) -> artifact.Artifact:
         """Takes as `rows` the best that the finished search in the folder `searched` has in that latency, tuned.
 
-        Raises InputError where all that it has drops tokens, or has blocks already.
+        Raises BudgetError where all that it has drops tokens, or has blocks already.
         """
         other, config = Run(searched, self.run.reporter), dense.manifest.config
         theirs, elastic = Settings.from_json(other.read("run.json")["settings"]), artifact.read(searched / "elastic")
@@ -102,7 +102,7 @@ class Learning:
             specs = [space.spec(evaluation.genome) for evaluation in archive.within(self.rows_us)]
         plain = [spec for spec in specs if not any(layer.blocks or layer.tokens < 1.0 for layer in spec.layers)]
         if not plain:
-            raise InputError(
+            raise BudgetError(
                 f"the search in {searched} has nothing of heads and rows alone within {self.rows_us:.0f} us"
             )
         mask = prefix_mask(elastic.weights, plain[0], config.dims)

@@ -82,8 +82,10 @@ def prune(
         source, inputs = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
+        check_workers(settings, workers, reporter)
         plan = stages.search_plan(run, source, settings)
         latency = stages.profile(run, source, settings, plan, profile)
+        verify.check_tail(run, source, settings.budget, plan, latency)
         dense = stages.teacher(run, source, settings, plan, inputs)
         stages.importance(run, source, settings, dense, inputs)
         if settings.method in LEARNED:
@@ -134,9 +136,11 @@ def pick(
         for name in MODELS_FOR_PICK:
             if not run.path(name).exists():
                 artifact.copy_folder(before.path(name), run.path(name))
+        check_workers(settings, workers, reporter)
         models = stages.Models(*(artifact.read(run.path(name)) for name in MODELS_FOR_PICK))
         plan = models.teacher.manifest.plan
         latency = stages.profile(run, source, settings, plan, before.path("profile.json"))
+        verify.check_tail(run, source, settings.budget, plan, latency)
 
         def choose(target_us: float) -> None:
             proposed = choosing.propose(run, settings, models, latency, target_us)
@@ -213,6 +217,16 @@ def check_searched(origin: Path, settings: Settings) -> None:
             f"{origin} was made with --method {settings.method}, which learns one structure and leaves no archive of "
             "others: run `prunetime prune` with the other budget"
         )
+
+
+def check_workers(settings: Settings, workers: Workers | None, reporter: Reporter) -> None:
+    """Raises InputError where `workers` do not start, or there is no search whose candidates they could score."""
+    if workers is None:
+        return
+    if settings.method in LEARNED:
+        raise InputError(f"--workers score the candidates of a search, and --method {settings.method} has none")
+    with reporter.stage("Start a worker"):
+        workers.check()
 
 
 def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> tuple[Source, dict[str, Any]]:

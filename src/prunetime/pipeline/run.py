@@ -29,7 +29,7 @@ WRITTEN = frozenset(
         *("plan.json", "profile.json", "teacher", "importance.safetensors", "elastic", "elastic.json"),
         *("evaluations.jsonl", "policy.json", "proposed.json", "search.json", "chosen.json", "mask.json"),
         *("rows", "rows.json", "rows-ratios.json", "learned", "learned-ratios.json"),
-        *("gate.json", "front.json", "candidate", "verify.json", "artifact", "trust", "trust.json"),
+        *("tail.json", "gate.json", "front.json", "candidate", "verify.json", "artifact", "trust", "trust.json"),
     )
 )
 """What runs write at the top of their folder. Nothing else in it is ever touched."""

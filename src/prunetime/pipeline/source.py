@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,10 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
         _given(settings.test or (settings.data if settings.data in BENCHMARKS else None), "test", columns, task, say),
         settings.seed,
     )
+    check_defined(chosen, task, roles.valid, "valid")
+    check_defined(chosen, task, roles.test, "test")
+    parsed, empty = with_figures(parsed, chosen, task, roles)
+    roles = replace(roles, warnings=(*roles.warnings, *empty))
     for warning in roles.warnings:
         say(warning)
     pretrained = families.load(settings.model, task.outputs, settings.seed, task.kind)
@@ -131,6 +135,40 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
         # A question that fits no window is refused here: hours later would be too late.
         _ = source.train, source.valid, source.test
     return source
+
+
+def check_defined(metric: Metric, task: Task, role: Examples, name: str) -> None:
+    """Raises InputError where `metric` says nothing about the rows `name` of `role`, whatever a model's scores are."""
+    if task.rows == "tokens":  # whose metrics are defined on any rows
+        return
+    shape = (len(role), len(task.labels)) if len(task.labels) > 2 else (len(role),)
+    scores = np.random.default_rng(0).random(shape, np.float32)
+    try:
+        metric.value(scores, role.labels, role.groups)
+    except InputError as error:
+        raise InputError(f"the {len(role)} rows of {name}: {error}") from error
+
+
+def with_figures(
+    slices: tuple[Slice, ...], metric: Metric, task: Task, roles: Roles
+) -> tuple[tuple[Slice, ...], tuple[str, ...]]:
+    """The slices of the test rows on which the metric can be reported, and a sentence on each of the others.
+
+    Raises InputError where the test data lack the column of one.
+    """
+    reported, warnings = [], []
+    for part in slices:
+        roles.test.column(part.column)
+        try:
+            rows = part.select(roles.test, roles.train)
+            check_defined(metric, task, rows, part.name)
+            if len(np.unique(rows.groups)) < 2:
+                raise InputError(f"slice {part.name}: all {len(rows)} rows are of one group")
+        except InputError as error:
+            warnings.append(f"{error}: the report will have no figure for it")
+        else:
+            reported.append(part)
+    return tuple(reported), tuple(warnings)
 
 
 def profile_of(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from prunetime import __version__, artifact
 from prunetime.arch import ArchSpec
+from prunetime.budget import Budget
 from prunetime.errors import InputError
 from prunetime.mask import Mask
 from prunetime.models.compact import compact, ordered
@@ -76,11 +77,15 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
     """Measures this machine, or takes the recorded profile `given`; refuses a budget below the floor.
 
     Raises:
-        ProfileError: the given profile is of another machine, engine build, model or setting, or dropped tokens are
-            wanted of a head that reads every token's row.
-        InputError: the budget is below the latency of the model with every layer gone.
+        ProfileError: the given profile is of another machine, engine build, model or setting, or lacks the blocks or
+            the dropped tokens of `settings`.
+        InputError: tokens are to be dropped where the head reads every token's row, or the budget is too small.
     """
     config, budget = source.pretrained.config, settings.budget
+    if settings.tokens and not config.first_token_only:
+        raise InputError(
+            "--tokens: the head of this model reads every token's row, so none can be dropped: leave it out"
+        )
     covered: Any = {"blocks": settings.grain, "tokens": settings.tokens}
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
     inputs = {
@@ -92,6 +97,7 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
     def work(progress: Progress) -> None:
         if given:
             recorded = profiling.read(given, key)
+            recorded.check_covers(**covered)
         else:
             tokenizer, pair = source.tokenizer, source.task.read_together
             recorded = profiling.record(config, tokenizer, pair, budget, plan=plan, **covered, on_progress=progress)
@@ -105,12 +111,27 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
     )
     if recorded.noisy:
         run.reporter.say("measurements of this machine disagree: it is busy, and predictions may be off")
-    if budget.resolve(dense_us) <= floor_us:
-        raise InputError(
-            f"the budget of {budget.resolve(dense_us):.0f} us is not above the floor of {floor_us:.0f} us, which the "
-            f"model takes on this machine with every layer gone (dense: {dense_us:.0f} us): give a larger --latency"
-        )
+    check_above_floor(budget, floor_us, dense_us)
     return recorded
+
+
+def check_above_floor(budget: Budget, floor_us: float, dense_us: float) -> None:
+    """Raises InputError where what the search aims at, `MARGIN` times the budget, is not above the floor."""
+    budget_us = budget.resolve(dense_us)
+    if budget_us * MARGIN > floor_us:
+        return
+    least_us = floor_us / MARGIN
+    if budget.share is None:
+        least = f"more than {least_us:.4g}us"
+    elif least_us < dense_us:
+        least = f"more than {100 * least_us / dense_us:.3g}%"
+    else:
+        least = "a time, for no share of dense is above it"
+    raise InputError(
+        f"the budget {budget} is {budget_us:.4g} us, of which the search aims at {MARGIN:.0%}, "
+        f"{budget_us * MARGIN:.4g} us: that is not above the floor of {floor_us:.4g} us, which this model takes here "
+        f"with every layer gone (dense: {dense_us:.4g} us); give --latency {least}"
+    )
 
 
 def teacher(run: Run, source: Source, settings: Settings, plan: Plan, inputs: Mapping[str, Any]) -> artifact.Artifact:

@@ -11,7 +11,7 @@ import torch
 from prunetime import artifact
 from prunetime.arch import ArchSpec
 from prunetime.budget import Budget
-from prunetime.errors import DefectError
+from prunetime.errors import DefectError, InputError
 from prunetime.machine import this_machine
 from prunetime.mask import Mask
 from prunetime.models.encoder import SequenceClassifier, from_weights
@@ -21,11 +21,11 @@ from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import THREADS
 from prunetime.plan import Plan
 from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import setting_name
-from prunetime.runtime.measure import Latency, pinned, ratio, summarise
+from prunetime.runtime.latency import LatencyProfile, setting_name
+from prunetime.runtime.measure import NOISY, Latency, Samples, pinned, ratio, summarise
 from prunetime.runtime.model import Model
 from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.timing import Job, Timed, calls_of_specs, time_artifacts, time_settings
+from prunetime.runtime.timing import Job, Timed, calls_of_specs, time_artifacts, time_budget, time_settings
 from prunetime.tasks.data import Examples
 from prunetime.tasks.metrics import Estimate, evaluate, evaluate_difference
 
@@ -33,6 +33,8 @@ SECONDS = 60.0
 ROUNDS = 24
 CALLS = 40
 """Timed calls of each model in each round; three times as many for p99."""
+CLEAR = 2.0
+"""A p99 is inside a budget of so many times what the dense model takes, however noisy the machine is."""
 MEASUREMENTS = 3
 """At most, of SECONDS each, while noise keeps the interval on both sides of the limit."""
 
@@ -133,6 +135,51 @@ def gate(run: Run, source: Source, budget: Budget, plan: Plan) -> Verdict:
     return Verdict.from_json(run.read("gate.json"))
 
 
+def check_tail(run: Run, source: Source, budget: Budget, plan: Plan, latency: LatencyProfile) -> None:
+    """Measures, for a budget on p99, whether this machine can judge one; leaves `tail.json`.
+
+    The dense model is timed as dense and candidate will be, against itself. A budget of `CLEAR` times the dense model's
+    p99 needs no such precision.
+
+    Raises InputError where it cannot.
+    """
+    _, dense_us = latency.floor_and_dense(budget)
+    if budget.statistic != "p99" or budget.resolve(dense_us) >= CLEAR * dense_us:
+        return
+    config, setting = source.pretrained.config, (budget.scope, budget.condition)
+    specs = dict.fromkeys(("dense", "pruned"), ArchSpec.full(config.dims))
+
+    def work(progress: Progress) -> None:
+        samples: dict[str, Samples] = {}
+        with pinned(budget.threads):
+            calls = calls_of_specs(specs, config, source.tokenizer, source.task.read_together, budget, plan)
+            for number in range(MEASUREMENTS):
+                more = time_budget(calls, budget, ROUNDS, _calls_each_round(budget))
+                samples = {name: np.concatenate((samples.get(name, more[name][:0]), more[name])) for name in more}
+                progress(number + 1, MEASUREMENTS)
+                if not judge(budget, {setting: samples}).noisy:
+                    break
+        check_judged(judge(budget, {setting: samples}))
+        run.write("tail.json", summarise(samples["dense"], budget.statistic).to_json())
+
+    run.do("tail", "Measure how far the p99 varies", [budget.to_json(), plan.to_json()], ["tail.json"], work)
+
+
+def _calls_each_round(budget: Budget) -> int:
+    return CALLS * (3 if budget.statistic == "p99" else 1)
+
+
+def check_judged(itself: Verdict) -> None:
+    """Raises InputError where the p99 of the dense model, or its ratio to `itself`, is not known well enough."""
+    if itself.noisy:
+        low, high = itself.ci95
+        raise InputError(
+            f"the p99 of the dense model is {itself.describe()}: an interval of {(high - low) / itself.measured:.0%}, "
+            f"and at most {NOISY:.0%} can be judged by. The machine is too noisy to judge a p99: run it again when it "
+            "is quiet (`prunetime doctor` says why it is not), or give --statistic p50"
+        )
+
+
 def verify(run: Run, source: Source, settings: Settings, dense: artifact.Artifact) -> Verdict:
     """Parity and latency of the candidate and, inside the budget, quality on the test rows; leaves `verify.json`."""
     budget = settings.budget
@@ -141,7 +188,7 @@ def verify(run: Run, source: Source, settings: Settings, dense: artifact.Artifac
         candidate = artifact.read(run.path("candidate"))
         difference = parity(source, candidate)
         folders = {"dense": str(run.path("teacher")), "pruned": str(run.path("candidate"))}
-        calls = CALLS * (3 if budget.statistic == "p99" else 1)
+        calls = _calls_each_round(budget)
         timed, verdict = settle(Job(folders, budget, ROUNDS, calls, SECONDS), progress)
         samples = timed[budget.scope, budget.condition]
         latency = {name: summarise(values, budget.statistic) for name, values in samples.items()}
@@ -194,7 +241,7 @@ def judge(budget: Budget, timed: Timed) -> Verdict:
         limit, noisy = budget.resolve(0.0), latency.noisy
     else:
         value, interval = ratio(samples["pruned"], samples["dense"], budget.statistic)
-        limit, noisy = budget.share, interval[1] - interval[0] > 0.1 * value
+        limit, noisy = budget.share, interval[1] - interval[0] > NOISY * value
     return Verdict(interval[1] <= limit, noisy, value, interval, limit, budget.share is not None)
 
 

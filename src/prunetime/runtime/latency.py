@@ -17,6 +17,7 @@ import numpy as np
 from prunetime.arch import (
     ArchSpec,
     Dims,
+    Grain,
     strict_keys,
 )
 from prunetime.budget import Budget
@@ -111,8 +112,15 @@ class LatencyProfile:
         return {0: self.predict(spec, budget) - sum(found.values())} | found
 
     def floor_and_dense(self, budget: Budget) -> tuple[float, float]:
-        """Measured microseconds of the floor and of the dense encoder in the setting of `budget`."""
-        return self.measured_us[setting_name(budget.scope, budget.condition, budget.statistic)]
+        """Measured microseconds of the floor and of the dense encoder in the setting of `budget`.
+
+        Raises:
+            ProfileError: the profile was recorded without that setting.
+        """
+        name = setting_name(budget.scope, budget.condition, budget.statistic)
+        if name not in self.measured_us:
+            raise ProfileError(f"the latency profile has no {name}: record it again with `prunetime profile`")
+        return self.measured_us[name]
 
     def units(self, spec: ArchSpec) -> float:
         """Hot median of one forward pass of `spec`, ids to logits, in units of the reference kernel.
@@ -161,20 +169,29 @@ class LatencyProfile:
     def _dense_weights(self) -> int:
         return ArchSpec.full(self.key.dims).weights(self.key.dims)
 
+    def check_covers(self, blocks: Grain | None, tokens: bool) -> None:
+        """Raises ProfileError where matrices in `blocks` (rows and columns) or dropped `tokens` were not timed."""
+        if blocks is not None and (self.blocks is None or blocks != (self.blocks.rows, self.blocks.columns)):
+            found = f"blocks of {self.blocks.rows}x{self.blocks.columns}" if self.blocks else "no blocks"
+            size = "x".join(map(str, blocks))
+            raise ProfileError(
+                f"matrices are in blocks of {size}, and the latency profile has {found}: record it with "
+                f"`prunetime profile --blocks {size}{' --tokens' if tokens else ''}`"
+            )
+        if tokens and self.tokens is None:
+            raise ProfileError(
+                "tokens are dropped, and the latency profile was recorded with all of them only: record it with "
+                f"`prunetime profile --tokens{f' --blocks {blocks[0]}x{blocks[1]}' if blocks else ''}`"
+            )
+
     def _check_covers(self, spec: ArchSpec) -> None:
         for index, layer in enumerate(spec.layers):
-            for block in layer.blocks:
-                if self.blocks is None or (block.rows, block.columns) != (self.blocks.rows, self.blocks.columns):
-                    found = f"blocks of {self.blocks.rows}x{self.blocks.columns}" if self.blocks else "no blocks"
-                    raise ProfileError(
-                        f"layer {index} has {block.matrix} in blocks of {block.rows}x{block.columns}, the latency "
-                        f"profile has {found}: record it with `prunetime profile --blocks {block.rows}x{block.columns}`"
-                    )
-            if layer.tokens < 1.0 and self.tokens is None:
-                raise ProfileError(
-                    f"layer {index} keeps {layer.tokens:.0%} of its tokens, the latency profile was recorded with all "
-                    "of them only: record it with `prunetime profile --tokens`"
-                )
+            try:
+                for block in layer.blocks:
+                    self.check_covers((block.rows, block.columns), tokens=False)
+                self.check_covers(None, layer.tokens < 1.0)
+            except ProfileError as error:
+                raise ProfileError(f"layer {index}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = json.loads(json.dumps(asdict(self)))

@@ -96,12 +96,17 @@ def record(
     return replace(table, measured_us=measured, noisy=table.noisy or noisy)
 
 
-def read(file: Path, expected: ProfileKey) -> LatencyProfile:
-    """A recorded profile; raises ProfileError where it is none, or not for what `expected` says."""
+def parse(file: Path) -> LatencyProfile:
+    """A recorded profile, of whatever; raises ProfileError where the file is none."""
     try:
-        profile = LatencyProfile.from_json(json.loads(file.read_text(encoding="utf-8")))
+        return LatencyProfile.from_json(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, IndexError, InputError) as error:
         raise ProfileError(f"cannot read the latency profile {file}: {error}") from error
+
+
+def read(file: Path, expected: ProfileKey) -> LatencyProfile:
+    """A recorded profile; raises ProfileError where the file is none, or not for what `expected` says."""
+    profile = parse(file)
     profile.key.check_is(expected)
     return profile
 

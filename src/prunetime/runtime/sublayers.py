@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from prunetime.arch import (
     ATTENTION_MATRICES,
@@ -84,10 +84,20 @@ class ProfileKey:
         for name, value in asdict(expected).items():
             found = asdict(self)[name]
             if found != value:
+                option = _OPTIONS.get(name, lambda _: "")(value)
                 raise ProfileError(
                     f"the latency profile is stale: its {name} is {found}, here it is {value}; "
-                    "record it again with `prunetime profile`"
+                    f"record it again with `prunetime profile{option}`"
                 )
+
+
+_OPTIONS: Mapping[str, Callable[[Any], str]] = {
+    "tokens": lambda tokens: f" --seq-len {tokens}",
+    "batch": lambda batch: f" --batch {batch}",
+    "threads": lambda threads: f" --threads {threads}",
+    "pooled_row": lambda pooled: f" --rows {'pooled' if pooled else 'tokens'}",
+}
+"""The options of `prunetime profile` that give a key such values."""
 
 
 @dataclass(frozen=True)

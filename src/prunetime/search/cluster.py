@@ -44,6 +44,15 @@ class Workers:
 
     count: int
 
+    def check(self) -> None:
+        """Starts Ray and the engine in one worker, and ends them again; to be called before hours of training.
+
+        Raises InputError and PrunetimeError as `scoring` does.
+        """
+        with _connected(self.count):
+            threads_each(_cores(), self.count)
+            _check_builds(_value([ray.remote(engine_build).remote()]))
+
     @contextmanager
     def scoring(self, config: EncoderConfig, weights: Weights, plan: Plan) -> Iterator[ScorerFor]:
         """Within, the actors score sub-networks of an elastic encoder, as `ElasticScorer` does in this process.
@@ -51,7 +60,8 @@ class Workers:
         A scorer raises what an engine raises, and PrunetimeError where workers die again and again.
 
         Raises:
-            InputError: there is no cluster at RAY_ADDRESS, or it has too few cores, or another build of the engine.
+            InputError: Ray does not start, no cluster is at RAY_ADDRESS, or it has too few cores or another build of
+                the engine.
             PrunetimeError: the workers did not start.
         """
         with _connected(self.count):
@@ -62,7 +72,7 @@ class Workers:
             elastic = [ray.put(Elastic(config, dict(weights), threads, plan, isa))]
             actors: list[Any] = [actor.remote(self.count) for _ in range(self.count)]
             try:
-                _check_builds(actors, elastic)
+                _check_builds(_value([each.build.remote(elastic) for each in actors]))
                 yield partial(_Scorer, actors, elastic)
             finally:
                 for each in actors:
@@ -95,11 +105,18 @@ def _connected(workers: int) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         _check_listening(address)
-        ray.init(address, **quiet)
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         cores = len(os.sched_getaffinity(0))
-        ray.init("local", num_cpus=max(cores, workers), include_dashboard=False, **quiet)
+        quiet |= {"num_cpus": max(cores, workers), "include_dashboard": False}
+    try:
+        ray.init(address or "local", **quiet)
+    except Exception as error:  # of any kind: whatever went wrong where a process of Ray's was started
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"Ray does not start{f' (RAY_ADDRESS is {address})' if address else ''}: {said}; mend that, or leave "
+            "--workers out: candidates are then scored in this process, with the same result"
+        ) from error
     try:
         yield
     finally:
@@ -170,8 +187,7 @@ class _Scorer:
             yield scores.pop(number)
 
 
-def _check_builds(actors: Sequence[Any], elastic: list[Any]) -> None:
-    builds = _value([actor.build.remote(elastic) for actor in actors])
+def _check_builds(builds: Sequence[str]) -> None:
     if set(builds) != {engine_build()}:
         raise InputError(
             f"the workers have engine builds {', '.join(sorted(set(builds)))}, this process has {engine_build()}: "
