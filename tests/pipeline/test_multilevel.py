@@ -20,7 +20,9 @@ from prunetime.cli.progress import ConsoleReporter
 from prunetime.errors import InputError
 from prunetime.export.onnx import export_onnx
 from prunetime.pipeline.prune import pick
+from prunetime.pipeline.run import SUB_RUNS, WRITTEN
 from prunetime.pipeline.trust import trust
+from prunetime.report.render import render
 from prunetime.runtime.latency import LatencyProfile
 from prunetime.runtime.model import load
 from prunetime.tasks.synthetic import ad_relevance
@@ -112,6 +114,11 @@ def test_auto_keeps_the_best_of_all_ways(inputs: Path, finished: tuple[Path, dic
     searched, joined = (json.loads((out / "joined" / name).read_text()) for name in ("rows.json", "mask.json"))
     assert [layer["heads"] for layer in searched] == [layer["heads"] for layer in joined]
     assert "Fine-tune the dense teacher: done before" in ran.stderr
+    assert {path.name for path in out.iterdir()} <= {*WRITTEN, *SUB_RUNS, ".lock"}
+    assert {path.name for name in SUB_RUNS for path in (out / name).iterdir()} <= {*WRITTEN, ".lock"}
+    (out / "report.html").unlink()
+    assert render(out) == out / "report.html"
+    assert (out / "report.html").read_bytes() == (out / result["method"] / "report.html").read_bytes()
     (out / "result.json").unlink()  # as a kill leaves it just before
     assert last_object(run_when_quiet([*words[:-1], "auto"]).stdout) == result
     with pytest.raises(InputError, match=r"holds several runs, of --method auto: take .*search"):

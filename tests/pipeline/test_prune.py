@@ -16,6 +16,7 @@ import pytest
 from forked import Command, kill_soon_after, run
 from tiny import QUICK_PRUNETIME, last_object, prune_command, run_when_quiet
 
+from prunetime.pipeline.run import WRITTEN
 from prunetime.pipeline.settings import EFFORTS
 from prunetime.tasks.synthetic import ad_relevance
 
@@ -53,6 +54,7 @@ def test_the_result_is_measured_inside_the_budget(finished: tuple[Path, dict]) -
     assert {"all", "unseen:product_uid"} == set(verified["quality"])
     assert Path(result["report"]).read_text().startswith("<!DOCTYPE html>")
     assert not (out / "candidate").exists()
+    assert {path.name for path in out.iterdir()} <= {*WRITTEN, ".lock"}
 
 
 def evaluated(run: Path) -> dict[tuple[int, ...], dict]:

@@ -157,6 +157,23 @@ def test_the_microseconds_of_the_parts_add_up(make_run: MakeRun) -> None:
     assert pruned == pytest.approx(found["predicted_us"], abs=1)
 
 
+def test_the_report_of_auto_is_that_of_the_run_it_kept(make_run: MakeRun, tmp_path: Path) -> None:
+    kept = make_run().rename(tmp_path / "search")
+    out = tmp_path / "auto"
+    out.mkdir()
+    kept.rename(out / "search")
+    record = json.loads((out / "search" / "run.json").read_text())
+    record["settings"]["method"] = "auto"
+    (out / "run.json").write_text(json.dumps(record))
+    unfinished = CliRunner().invoke(main, ["report", str(out)])
+    assert (unfinished.exit_code, "cannot read result.json" in unfinished.stderr) == (2, True)
+    (out / "result.json").write_text(json.dumps({"method": "search"}))
+    ran = CliRunner().invoke(main, ["report", str(out), "--json"])
+    assert ran.exit_code == 0, ran.stderr
+    assert json.loads(ran.stdout) == {"report": str(out / "report.html")}
+    assert (out / "report.html").read_bytes() == render(out / "search").read_bytes()
+
+
 def test_hostile_names_stay_text(make_run: MakeRun) -> None:
     run = make_run(
         model=HOSTILE,
@@ -243,7 +260,7 @@ def test_the_command_makes_the_same_settings(make_run: MakeRun, monkeypatch: pyt
     text = page_of(run).text
     command = text.split("Make this model again ")[1].split(" With the same profile")[0]
     received = []
-    monkeypatch.setattr(runs, "_prune", lambda settings, out, *_: received.append((settings.to_json(), out)))
+    monkeypatch.setattr(runs, "_prune", lambda settings, out, *_, **__: received.append((settings.to_json(), out)))
     done = CliRunner().invoke(main, shlex.split(command)[1:], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert received == [(json.loads((run / "run.json").read_text())["settings"], run)]

@@ -167,6 +167,23 @@ def test_interrupted_at_any_step_it_ends_in_the_same_bytes(tmp_path, finished, s
     assert digest(resumed) == digest(finished[0])
 
 
+@pytest.mark.parametrize("change", [{"threads": 2}, {"precision": "bf16"}])
+def test_interrupted_it_goes_on_with_other_threads_or_another_precision(tmp_path, finished, change):
+    """What is trained is the same: weights differ by roundings."""
+
+    def interrupt(done: int, _: int) -> None:
+        if done == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(dense(), made(), dataclasses.replace(SETTINGS, **change), tmp_path, on_progress=interrupt)
+    resumed, steps = dense(), []
+    fit(resumed, made(), SETTINGS, tmp_path, on_progress=lambda done, of: steps.append((done, of)))
+    assert steps[0] == (11, 24)
+    for name, array in weights_of(finished[0]).items():
+        np.testing.assert_allclose(weights_of(resumed)[name], array, atol=2e-2, err_msg=name)
+
+
 def distilled(folder: Path, on_progress=None) -> SequenceClassifier:
     """A run with everything in it: what the killed processes and this one do alike."""
     student = half()

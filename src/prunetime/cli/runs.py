@@ -196,7 +196,7 @@ def trust(run: Path, as_json: bool) -> None:
 @run_argument
 @json_option
 def report(run: Path, as_json: bool) -> None:
-    """Write the HTML report of a run again."""
+    """Write the HTML report of a finished run again."""
     from prunetime.report.render import render
 
     path = render(run)

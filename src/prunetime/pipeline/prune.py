@@ -82,6 +82,7 @@ def prune(
         source, inputs = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
+        stages.note_computer(run, settings)
         check_workers(settings, workers, reporter)
         plan = stages.search_plan(run, source, settings)
         latency = stages.profile(run, source, settings, plan, profile)
@@ -136,6 +137,7 @@ def pick(
         for name in MODELS_FOR_PICK:
             if not run.path(name).exists():
                 artifact.copy_folder(before.path(name), run.path(name))
+        stages.note_computer(run, settings)
         check_workers(settings, workers, reporter)
         models = stages.Models(*(artifact.read(run.path(name)) for name in MODELS_FOR_PICK))
         plan = models.teacher.manifest.plan

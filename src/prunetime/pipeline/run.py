@@ -25,7 +25,7 @@ SUB_RUNS = ("multilevel", "search", "joined")
 
 WRITTEN = frozenset(
     (
-        *(RECORD, "stages", "work", "tracking", "result.json", "report.html", "attempts.json"),
+        *(RECORD, "computer.json", "stages", "work", "tracking", "result.json", "report.html", "attempts.json"),
         *("plan.json", "profile.json", "teacher", "importance.safetensors", "elastic", "elastic.json"),
         *("evaluations.jsonl", "policy.json", "proposed.json", "search.json", "chosen.json", "mask.json"),
         *("rows", "rows.json", "rows-ratios.json", "learned", "learned-ratios.json"),

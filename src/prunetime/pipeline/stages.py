@@ -171,6 +171,23 @@ def training_settings(settings: Settings, epochs: float, learning_rate: float) -
     )
 
 
+def note_computer(run: Run, settings: Settings) -> None:
+    """Leaves what the run's trainings are computed on as `computer.json`; says what of it has changed since then."""
+    training = training_settings(settings, 1.0, 1.0)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    here = {"CPUs": THREADS, "processes": processes, "device": training.device, "precision": training.precision}
+    if not run.path("computer.json").exists():
+        run.write("computer.json", here)
+        return
+    before = run.read("computer.json")
+    changes = [f"{name} {before.get(name)}, now {value}" for name, value in here.items() if before.get(name) != value]
+    if changes:
+        run.reporter.say(
+            f"this run began with {'; '.join(changes)}: it goes on, and sums are rounded in another order, so that its "
+            "models are not the same to the byte as without that change"
+        )
+
+
 def importance(run: Run, source: Source, settings: Settings, dense: artifact.Artifact, inputs: Any) -> None:
     """How much every head and row of the teacher matters."""
     rows = settings.effort.importance_rows

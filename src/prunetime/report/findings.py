@@ -170,6 +170,16 @@ class Findings:
     learned: tuple[LearnedLevel, ...]
 
 
+def kept_run(folder: Path) -> Path:
+    """The folder of the run whose findings are those of the run `folder`: of `--method auto` the one that it kept.
+
+    Raises InputError as `read` does.
+    """
+    if _read(folder / "run.json", lambda data: str(data["settings"]["method"])) != "auto":
+        return folder
+    return folder / _read(folder / "result.json", lambda data: str(data["method"]))
+
+
 def read(folder: Path) -> Findings:
     """Reads and checks a run folder; raises InputError naming the file that is missing or damaged."""
     record = _read(folder / "run.json", Record.of)

@@ -20,7 +20,7 @@ from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
 from prunetime.report.charts import Line, Part, SearchPlot
 from prunetime.report.command import command
-from prunetime.report.findings import Findings, read
+from prunetime.report.findings import Findings, kept_run, read
 from prunetime.report.structures import Evaluated, Search
 from prunetime.report.svg import tag
 from prunetime.report.values import Interval
@@ -36,9 +36,10 @@ WIDE, HALF, PHONE = 1000.0, 460.0, 318.0
 def render(run: Path) -> Path:
     """Writes `run/report.html` from the files of the run folder, whole or not at all, and returns its path.
 
+    The page of a run of `--method auto` is that of the run that it kept.
     Raises InputError naming the file where one is missing or damaged, or the page cannot be written.
     """
-    page = html(read(run))
+    page = html(read(kept_run(run)))
     write_text(run / PAGE, page)
     return run / PAGE
 

@@ -35,6 +35,9 @@ from prunetime.training.tracking import tracking
 Precision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
 
+COMPUTED_ON = ("threads", "precision", "device")
+"""Settings that change how sums are rounded, and not what is trained: checkpoints go on under others."""
+
 COMPLETE = "complete"
 """Marker file of a checkpoint that is whole; written last."""
 
@@ -114,8 +117,8 @@ def fit(
 
     The models are on the CPU before and after. Checkpoints go to `folder/checkpoints`. Killed at any point and called
     again with the same arguments, it ends in the same weights, byte for byte, as an uninterrupted run with as many
-    threads and ranks on the same CPU. The checkpoints stay until `discard_checkpoints`, so that a kill between here and
-    saving the model costs nothing either.
+    threads and ranks on the same CPU; with others it goes on as well, and bytes differ. The checkpoints stay until
+    `discard_checkpoints`, so that a kill between here and saving the model costs nothing either.
     `on_progress` gets (steps done, steps in all).
 
     Under torchrun every rank calls it with the same arguments, takes its share of every batch, and has the same weights
@@ -382,7 +385,8 @@ def _digest(
     teacher: SequenceClassifier | None,
     beside: str,
 ) -> str:
-    total = hashlib.sha256(f"{data.digest()} {asdict(settings)} {beside}".encode())
+    trained = {name: value for name, value in asdict(settings).items() if name not in COMPUTED_ON}
+    total = hashlib.sha256(f"{data.digest()} {trained} {beside}".encode())
     for module in (model, *([teacher] if teacher else [])):
         total.update(f"{module.config} {module.spec}".encode())
         for name, tensor in module.state_dict().items():
