@@ -15,7 +15,7 @@ PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
 
 DIST ?= dist
 
-.PHONY: dist docs lock demo test test-full test-system lint clean sanitized sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
+.PHONY: dist docs lock demo stub check test test-full test-system lint clean sanitized sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
 
 demo: .venv/demo
 	$(BIN)/prunetime demo
@@ -54,6 +54,10 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# What types say of the engine, after its binding has changed.
+stub: .venv/dev
+	$(BIN)/python -m nanobind.stubgen --quiet --exclude-values -p engine/bind/stub.pat -m prunetime._engine -O src/prunetime
 
 # What a release is: source, a wheel for this Python that any Linux of its age takes, and what it brings along.
 dist: .venv/dev

@@ -42,6 +42,8 @@ AGAINST = "openvino,onnxruntime,ctranslate2,pytorch,pytorch-compiled"
 
 SAME_ERROR = 1.2
 """Ours may be off by this much more than the rival it is compared with."""
+HIGHEST_FLOOR = 1.1
+"""A floor of so many times what is measured comes from a peak that is too low."""
 ROUNDING = 1e-4
 """Errors below this are all float32's rounding of logits of order one, and count as equal."""
 
@@ -80,7 +82,7 @@ def main() -> int:
 
 
 def add_floors(rows: Sequence[Row]) -> None:
-    """Gives our rows `floor_us`, `vector_floor_us` and `every_token_us`."""
+    """Gives our rows `floor_us`, `vector_floor_us` and `every_token_us`; raises SystemExit for a floor too high."""
     peaks: dict[str, Peaks] = {}
     for model, group in groupby([row for row in rows if row["engine"] == "prunetime"], key=lambda row: row["model"]):
         config, spec, weights = shapes.encoder(model)
@@ -94,6 +96,10 @@ def add_floors(rows: Sequence[Row]) -> None:
             found = roofline(engine, batch, no_time, peaks[engine.isa])
             row |= {"floor_us": found.total.floor_us, "vector_floor_us": found.total.vector_us}
             row |= {"every_token_us": found.every_token.products_us}
+            if row["floor_us"] > HIGHEST_FLOOR * row["p50_us"]:
+                raise SystemExit(
+                    f"{model} {row['precision']}: a floor of {row['floor_us']:.0f} us, and {row['p50_us']:.0f} measured"
+                )
 
 
 def plot(machines: Iterable[Row]) -> str:

@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from cases import random_config, random_weights
 from tiny import wordpiece
 from tokenizers import Tokenizer
+from waiting import PATIENCE, eventually
 
 from prunetime import artifact
 from prunetime.arch import ArchSpec
@@ -87,9 +87,9 @@ class Served:
     def __init__(self, *words: str) -> None:
         self._log, name = tempfile.mkstemp()  # a pipe that nobody reads would fill up and stop the server
         Path(name).unlink()
-        command = [sys.executable, "-m", "prunetime", "serve", *words]
+        command = [sys.executable, "-m", "prunetime", "serve", "--timeout", str(PATIENCE), *words]
         self.process = subprocess.Popen(command, stderr=self._log)
-        eventually(lambda: "serving" in self.said or self.process.poll() is not None, 60.0)
+        eventually(lambda: "serving" in self.said or self.process.poll() is not None)
         served = re.search(r"serving .* at https?://127.0.0.1:(\d+)", self.said)
         self.port = int(served.group(1)) if served else 0
 
@@ -98,7 +98,7 @@ class Served:
         return os.pread(self._log, 1 << 26, 0).decode()
 
     def ask(self, method: str, path: str, content: Any = None, **headers: str) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         body = content if isinstance(content, bytes | None) else json.dumps(content).encode()
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -112,6 +112,10 @@ class Served:
     def post(self, path: str, content: Any, **headers: str) -> Reply:
         return self.ask("POST", path, content, **headers)
 
+    def queued_tokens(self) -> float:
+        """Of all processes, as they last said."""
+        return float(re.search(r"^prunetime_queued_tokens (.*)$", self.get("/metrics").body.decode(), re.MULTILINE)[1])
+
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
 
@@ -119,7 +123,7 @@ class Served:
         """The exit code and what was said; the process stops if it has not."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
         return self.process.returncode, self.said
 
 
@@ -131,7 +135,7 @@ async def ask(app: App, content: Any, **headers: str) -> int:
     async def receive() -> dict:
         if messages:
             return messages.pop()
-        await asyncio.sleep(60)
+        await asyncio.sleep(PATIENCE)
         return {"type": "http.disconnect"}
 
     async def send(message: dict) -> None:
@@ -159,21 +163,16 @@ def together(count: int, work: Callable[[], object]) -> None:
 
 
 def stopped_while_asked(served: Served, askers: int, rows: int) -> tuple[int, str, list[tuple[int, int]]]:
-    """Exit code and log of a server that is told to stop while it is asked, and status and length of every answer."""
+    """Exit code and log of a server that is told to stop while tokens wait, and status and length of every answer; who
+    was not taken on any more, or had no connection yet, has none."""
     answers: list[tuple[int, int]] = []
 
     def ask() -> None:
-        answer = served.post("/predict", {"inputs": [["red sofa", "lamp " * 20]] * rows})
-        answers.append((answer.status, len(answer.json)))
+        with suppress(ConnectionError):
+            answer = served.post("/predict", {"inputs": [["red sofa", "lamp " * 20]] * rows})
+            answers.append((answer.status, len(answer.json)))
 
     with meanwhile(askers, ask):
-        time.sleep(0.15)
+        eventually(lambda: len(answers) == askers or served.queued_tokens() > 0)
         code, said = served.stop()
     return code, said, answers
-
-
-def eventually(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -11,17 +11,17 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 import pytest
 
 sys.path.append(str(Path(__file__).parent))  # as a script
-from tiny import QUICK_PRUNETIME, bert_folder, write_tsv
+from tiny import QUICK, bert_folder, write_tsv
+from waiting import PATIENCE, eventually
 
 from prunetime.cli import main
 from prunetime.tasks.synthetic import ad_relevance
@@ -93,10 +93,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_squad(question_answering(120, seed), folder / f"{name}.json")
     (folder / "bin").mkdir()
     program = folder / "bin" / "prunetime"
-    quick = QUICK_PRUNETIME[2].replace("; from prunetime.cli import main", "").split("; ")
     lines = [
         f"#!{sys.executable}",
-        *quick[:-1],
+        *QUICK,
         "from prunetime.pipeline.settings import EFFORTS",
         "EFFORTS['standard'] = EFFORTS['quick']",
         "from prunetime.cli import main",
@@ -129,13 +128,7 @@ def write_squad(table: Table, path: Path) -> None:
 
 
 def run_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    for _ in range(4):
-        ran = subprocess.run(
-            ["bash", "-c", command], cwd=folder, env=environment(folder), capture_output=True, text=True
-        )
-        if "run it again when it is quiet" not in ran.stderr:
-            break
-    return ran
+    return subprocess.run(["bash", "-c", command], cwd=folder, env=environment(folder), capture_output=True, text=True)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -150,17 +143,19 @@ def serving(folder: Path, command: str) -> Iterator[None]:
         ["bash", "-c", f"exec {command}"], cwd=folder, env=environment(folder), stderr=subprocess.DEVNULL
     ) as server:
         try:
-            for _ in range(200):
-                time.sleep(0.1)
-                try:
-                    urllib.request.urlopen("http://localhost:8080/v2/health/ready", timeout=1).read()
-                    break
-                except OSError:
-                    assert server.poll() is None, command
+            eventually(lambda: answers() or server.poll() is not None)
+            assert server.poll() is None, command
             yield
         finally:
             server.send_signal(signal.SIGTERM)
-            assert server.wait(20) == 0
+            assert server.wait(PATIENCE) == 0
+
+
+def answers() -> bool:
+    with suppress(OSError):
+        urllib.request.urlopen("http://localhost:8080/v2/health/ready", timeout=PATIENCE).read()
+        return True
+    return False
 
 
 def check(folder: Path, command: str) -> None:

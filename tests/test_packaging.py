@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -94,11 +92,10 @@ def test_the_core_alone_scores(python: Path, tmp_path: Path) -> None:
     assert "prunetime.prune needs torch: pip install 'prunetime[prune]'" in refused.stderr
 
 
-def test_the_core_is_quick_to_import_and_small(python: Path) -> None:
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-    script = "import time; start = time.perf_counter(); import prunetime; print(time.perf_counter() - start)"
-    seconds = [float(run(python, "-c", script, env=environment)) for _ in range(7)]
-    assert statistics.median(seconds) < 0.3
+def test_the_core_imports_little_and_is_small(python: Path) -> None:
+    script = "import sys, prunetime; print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
+    imported = {name for name in run(python, "-c", script).split() if not name.startswith("_")}
+    assert imported == {"numpy", "prunetime", "safetensors", "tokenizers"}
     listing = (
         "import importlib.metadata as m, json; print(json.dumps({d.metadata['Name']: "
         "[sum(f.locate().stat().st_size for f in d.files if f.locate().is_file()), d.requires or []] "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults import FAULTS
+from waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 TESTS_FAILED = 1
@@ -17,7 +18,7 @@ TESTS_FAILED = 1
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(name: str) -> None:
     # A search for what a fault has made impossible never ends.
-    options = ["-x", "--timeout=60", "-p", "no:cacheprovider"]
+    options = ["-x", f"--timeout={PATIENCE:.0f}", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", "-p", "faults", *options, FAULTS[name][1]]
     environment = {**os.environ, "PLANTED_FAULT": name, "PYTHONPATH": str(ROOT / "tests")}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -1,86 +1,53 @@
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import numpy
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
 
-BUILD: str
+BUILD: str = ...
 
 def supported_isas() -> list[str]: ...
-def narrow_attention(isa: str) -> str: ...
-def number_bytes(isa: str) -> dict[str, int]: ...
-def peaks(isa: str) -> dict[str, float]: ...
-def read_peak(isa: str, bytes: int) -> float: ...
+
+def narrow_attention(arg: str, /) -> str: ...
+
+def number_bytes(arg: str, /) -> dict[str, int]: ...
 
 class Encoder:
-    def __init__(
-        self,
-        config: dict[str, Any],
-        plan: dict[str, dict[str, str] | list[float]],
-        weights: dict[str, Floats | Ints],
-        threads: int,
-        isa: str = "",
-    ) -> None: ...
-    def select(self, heads: list[int], ffn: list[int], tokens: list[float]) -> None: ...
-    def forward(self, ids: Ints, types: Ints, offsets: Ints, skipped: Ints | None = None) -> Floats: ...
-    def forward_timed(
-        self, ids: Ints, types: Ints, offsets: Ints, skipped: Ints | None = None
-    ) -> tuple[Floats, NDArray[np.float64]]: ...
-    def forward_kept(
-        self, ids: Ints, types: Ints, offsets: Ints, skipped: Ints | None = None
-    ) -> tuple[Floats, NDArray[np.uint8]]: ...
-    def forward_between(
-        self,
-        ids: Ints,
-        types: Ints,
-        offsets: Ints,
-        first: int,
-        start: Floats | None,
-        leave: dict[int, Floats],
-        skipped: Ints | None = None,
-    ) -> Floats: ...
+    def __init__(self, config: Mapping[str, object], plan: Mapping[str, object], weights: Mapping[str, NDArray[Any]], threads: int, isa: str = ...) -> None: ...
+
+    def select(self, heads: Sequence[int], ffn: Sequence[int], tokens: Sequence[float]) -> None: ...
+
+    def forward(self, ids: object | None, types: object | None, offsets: object | None, skipped: object | None = ...) -> NDArray[numpy.float32]: ...
+
+    def forward_timed(self, ids: object | None, types: object | None, offsets: object | None, skipped: object | None = ...) -> tuple[NDArray[numpy.float32], NDArray[numpy.float64]]: ...
+
+    def forward_kept(self, ids: object | None, types: object | None, offsets: object | None, skipped: object | None = ...) -> tuple[NDArray[numpy.float32], NDArray[numpy.uint8]]: ...
+
+    def forward_between(self, ids: object | None, types: object | None, offsets: object | None, first: int, start: object | None, leave: Mapping[int, object], skipped: object | None = ...) -> NDArray[numpy.float32]: ...
+
     @property
     def layer_counts(self) -> list[tuple[int, int, int, int]]: ...
+
     @property
     def isa(self) -> str: ...
+
     @property
     def threads(self) -> int: ...
+
     @property
     def weight_bytes(self) -> int: ...
 
 class ReferenceKernel:
-    def __init__(self, isa: str = "") -> None: ...
+    def __init__(self, isa: str = ...) -> None: ...
+
     def run(self) -> float: ...
+
     @property
     def isa(self) -> str: ...
 
-class testing:  # noqa: N801  # a submodule, which the stub of an extension module can only show like this
-    @staticmethod
-    def emulated_isas() -> list[str]: ...
-    @staticmethod
-    def gemm(
-        isa: str,
-        input: Floats,
-        weight: Floats | tuple[Floats, Ints],
-        bias: Floats,
-        activation: str = "identity",
-        precision: str = "fp32",
-        output_precision: str = "fp32",
-        used_inner: int = 0,
-    ) -> Floats: ...
-    @staticmethod
-    def encode(isa: str, rows: Floats, precision: str) -> Floats: ...
-    @staticmethod
-    def attention(
-        isa: str, query: Floats, key: Floats, value: Floats, narrow: bool = False
-    ) -> tuple[Floats, Floats]: ...
-    @staticmethod
-    def add_and_norm(
-        isa: str, hidden: Floats, update: Floats, rows: Ints | None, weight: Floats, bias: Floats, eps: float
-    ) -> Floats: ...
-    @staticmethod
-    def embed(
-        isa: str, ids: Ints, word: Floats, position: Floats, weight: Floats, bias: Floats, eps: float
-    ) -> Floats: ...
+def peaks(isa: str) -> dict[str, float]:
+    """Multiply-adds, or numbers, per second of every kind of work."""
+
+def read_peak(isa: str, bytes: int) -> float:
+    """Bytes per second of reading so many, in turn."""

@@ -63,7 +63,9 @@ def assert_equal_to_transformers(ours, theirs, lengths, seed=0):
         torch.testing.assert_close(state[mask.bool()], reference[mask.bool()], rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_outputs_equal_transformers(data, tmp_path_factory):
     heads = data.draw(st.sampled_from([1, 2, 3, 4]))

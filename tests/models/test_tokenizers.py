@@ -83,7 +83,9 @@ def test_ids_of_nasty_texts_are_those_of_transformers(
         same(ours, theirs, (text, NASTY[number - 1]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(first=TEXTS, second=TEXTS, longest=st.integers(6, 40))
 def test_ids_of_any_texts_are_those_of_transformers(
     content: bytes, theirs: PreTrainedTokenizerBase, first: str, second: str, longest: int

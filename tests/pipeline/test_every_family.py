@@ -9,7 +9,7 @@ import pytest
 import torch
 from family_tokenizers import family_tokenizer
 from forked import run
-from tiny import QUICK_PRUNETIME, last_object, run_when_quiet, write_tsv
+from tiny import QUICK_PRUNETIME, last_object, write_tsv
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import prunetime
@@ -49,7 +49,7 @@ def test_the_whole_road(family: str, tmp_path: Path) -> None:
         "--label", "label", "--group", "query", "--latency", "70%", "--seq-len", "24", "--effort", "quick",
         "--out", str(tmp_path / "run"), "--json",
     ]  # fmt: skip
-    ran = run_when_quiet(command, run)
+    ran = run(command)
     assert ran.returncode == 0, ran.stderr
     folder = last_object(ran.stdout)["artifact"]
     texts = [("red sofa", "velvet couch in red, 3 seats"), ("lamp", "x" * 80), ("garden hose 20m", "hose")]

@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from forked import kill_soon_after
-from tiny import last_object, prune_command, run_when_quiet
+from forked import kill_soon_after, run
+from tiny import last_object, prune_command
 from transformers import AutoModelForSequenceClassification
 
 import prunetime.models.hf  # noqa: F401 (registers the model)
@@ -38,7 +38,7 @@ def command(inputs: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("runs") / "learned"
-    ran = run_when_quiet(command(inputs, out))
+    ran = run(command(inputs, out))
     assert ran.returncode == 0, ran.stderr
     return out, last_object(ran.stdout)
 
@@ -85,7 +85,7 @@ def test_a_run_killed_while_learning_ends_as_an_uninterrupted_one(
     whole, out = finished[0], tmp_path / "killed"
     words = command(inputs, out, "--profile", str(whole / "profile.json"))
     kill_soon_after(out / "stages/learn-rows.json", words, 0.5)
-    ran = run_when_quiet(words)
+    ran = run(words)
     assert ran.returncode == 0, ran.stderr
     for name in ("rows.json", "mask.json", "artifact/model.safetensors"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
@@ -103,7 +103,7 @@ def test_there_is_no_archive(
 
 def test_auto_keeps_the_best_of_all_ways(inputs: Path, finished: tuple[Path, dict], tmp_path: Path) -> None:
     words = command(inputs, tmp_path / "both", "--profile", str(finished[0] / "profile.json"))
-    ran = run_when_quiet([*words[:-1], "auto"])
+    ran = run([*words[:-1], "auto"])
     assert ran.returncode == 0, ran.stderr
     result, out = last_object(ran.stdout), tmp_path / "both"
     assert result["method"] == max(result["valid"], key=result["valid"].__getitem__)
@@ -120,7 +120,7 @@ def test_auto_keeps_the_best_of_all_ways(inputs: Path, finished: tuple[Path, dic
     assert render(out) == out / "report.html"
     assert (out / "report.html").read_bytes() == (out / result["method"] / "report.html").read_bytes()
     (out / "result.json").unlink()  # as a kill leaves it just before
-    assert last_object(run_when_quiet([*words[:-1], "auto"]).stdout) == result
+    assert last_object(run([*words[:-1], "auto"]).stdout) == result
     with pytest.raises(InputError, match=r"holds several runs, of --method auto: take .*search"):
         pick(out, Budget.parse("30%"), tmp_path / "other", REPORTER)
 
@@ -132,7 +132,7 @@ def test_other_pruners_take_the_same_road(inputs: Path, method: str, tmp_path: P
     if method != "group-lasso":
         at = words.index("--blocks")
         del words[at : at + 2]
-    ran = run_when_quiet(words)
+    ran = run(words)
     assert ran.returncode == 0, ran.stderr
     spec = ArchSpec.from_json(last_object(ran.stdout)["spec"])
     blocks = [bool(layer.blocks) for layer in spec.layers]

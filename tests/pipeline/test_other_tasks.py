@@ -14,7 +14,7 @@ import pytest
 import torch
 from forked import run
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from tiny import QUICK_PRUNETIME, bert_folder, last_object, run_when_quiet, write_tsv
+from tiny import QUICK_PRUNETIME, bert_folder, last_object, write_tsv
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 import prunetime
@@ -37,7 +37,7 @@ def prune(model: Path, data: str, out: Path, *more: str) -> dict[str, Any]:
         *QUICK_PRUNETIME, "prune", "--model", str(model), "--data", data, "--latency", "75%", "--seq-len", "24",
         "--effort", "quick", "--out", str(out), "--json", *more,
     ]  # fmt: skip
-    ran = run_when_quiet(command, run)
+    ran = run(command)
     assert ran.returncode == 0, ran.stderr
     return last_object(ran.stdout)
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import last_object, prune_command, run_when_quiet
+from forked import run
+from tiny import last_object, prune_command
 
 import prunetime
 from prunetime import artifact
@@ -16,7 +17,7 @@ def test_a_narrow_precision_is_frozen_in_the_artifact_with_what_it_loses(
     inputs: Path, tmp_path: Path, precision: str
 ) -> None:
     more = ("--precision", precision, "--max-loss", "0.05", "--latency", "95%")
-    ran = run_when_quiet(prune_command(inputs, tmp_path / "run", *more))
+    ran = run(prune_command(inputs, tmp_path / "run", *more))
     assert ran.returncode == 0, ran.stderr
     found = artifact.read(last_object(ran.stdout)["artifact"]).manifest.plan
     if precision == "int8":  # whatever it loses

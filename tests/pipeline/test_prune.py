@@ -8,13 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from forked import Command, kill_soon_after, run
-from tiny import QUICK_PRUNETIME, last_object, prune_command, run_when_quiet
+from tiny import QUICK_PRUNETIME, last_object, prune_command
 
 from prunetime.pipeline.run import WRITTEN
 from prunetime.pipeline.settings import EFFORTS
@@ -26,8 +25,7 @@ STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate
 @pytest.fixture(scope="module")
 def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    alone = partial(subprocess.run, capture_output=True, text=True)
-    ran = run_when_quiet(prune_command(inputs, out), alone)
+    ran = subprocess.run(prune_command(inputs, out), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return out, last_object(ran.stdout)
 
@@ -76,7 +74,7 @@ def check_front(run: Path) -> None:
             name: point[name] for name in ("predicted_us", "score")
         }
         assert 0 < point["ci95_us"][0] <= point["measured_us"] <= point["ci95_us"][1]
-        assert 1 / 3 < point["measured_us"] / point["predicted_us"] < 3  # the machine may be busy
+        assert point["measured_us"] == pytest.approx(point["predicted_us"], rel=0.15)
     assert points[0]["measured_us"] < points[-1]["measured_us"]
     assert f"On the {len(points)} points that were timed" in (run / "report.html").read_text()
 
@@ -137,7 +135,7 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(
         if before.exists():  # a short stage ended before the kill
             continue
         kill_soon_after(before, with_profile, 0.15)
-    ran = run_when_quiet(with_profile)
+    ran = run(with_profile)
     assert ran.returncode == 0, ran.stderr
     for name in ("mask.json", "artifact/model.safetensors", "evaluations.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
@@ -157,7 +155,7 @@ def interrupted(command: list[str], come_so_far: Callable[[], bool]) -> str:
         assert process.poll() is None
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGINT)
-    ran = process.finish(timeout=60)
+    ran = process.finish()
     assert ran.returncode == 130
     return ran.stderr
 
@@ -171,13 +169,18 @@ def test_workers_interrupted_and_none_after_them_end_in_the_same_search(
         (out / name).unlink()
     with_profile = prune_command(inputs, out, "--profile", str(whole / "profile.json"))
     scored = out / "evaluations.jsonl"
-    errors = interrupted(
-        [*with_profile, "--workers", "2"], lambda: scored.exists() and scored.read_bytes().count(b"\n") >= 20
+    after_20 = (
+        "import os, signal; from prunetime.search.archive import Archive; add = Archive.add; Archive.add = "
+        "lambda self, one: (add(self, one), len(self) == 20 and os.kill(os.getpid(), signal.SIGINT))"
     )
-    assert "Train all sub-networks at once: done before" in errors
-    assert errors.splitlines()[-1] == "error: interrupted; run the same command again to resume"
-    assert 20 <= scored.read_bytes().count(b"\n") < (whole / scored.name).read_bytes().count(b"\n")
-    ran = run_when_quiet(with_profile)
+    with_workers = [*with_profile, "--workers", "2"]
+    with_workers[2] = f"{after_20}; {with_workers[2]}"
+    ran = run(with_workers)
+    assert ran.returncode == 130
+    assert "Train all sub-networks at once: done before" in ran.stderr
+    assert ran.stderr.splitlines()[-1] == "error: interrupted; run the same command again to resume"
+    assert 20 <= scored.read_bytes().count(b"\n") - 1 < (whole / scored.name).read_bytes().count(b"\n") - 1
+    ran = run(with_profile)
     assert ran.returncode == 0, ran.stderr
     for name in ("mask.json", "artifact/model.safetensors", "evaluations.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
@@ -187,7 +190,7 @@ def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_and_asks_its_crit
     finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
     whole, out = finished[0], tmp_path / "picked"
-    ran = run_when_quiet([*QUICK_PRUNETIME, "pick", str(whole), "--latency", "49%", "--json", "--out", str(out)])
+    ran = run([*QUICK_PRUNETIME, "pick", str(whole), "--latency", "49%", "--json", "--out", str(out)])
     assert ran.returncode == 0, ran.stderr
     result = last_object(ran.stdout)
     assert result["pruned"]["params"] < result["dense"]["params"]
@@ -279,7 +282,7 @@ def test_a_predictor_that_is_far_off_is_tightened_until_the_budget_is_met(
     profile = with_wrong_latencies(finished[0] / "profile.json", 0.2, 0.4 * dense_us, tmp_path / "profile.json")
     out = with_the_teacher_of(finished[0], tmp_path / "run")
     more = ("--profile", str(profile), "--latency", f"{0.45 * dense_us:.1f}us")
-    ran = run_when_quiet(prune_command(inputs, out, *more))
+    ran = run(prune_command(inputs, out, *more))
     assert ran.returncode == 0, ran.stderr
     assert "searching again with the predictor tightened" in ran.stderr
     assert json.loads((out / "attempts.json").read_text())[0]["measured_over_predicted"] > 1.2
@@ -294,7 +297,7 @@ def test_a_predictor_that_is_too_high_is_loosened_and_the_budget_used(
     out = with_the_teacher_of(finished[0], tmp_path / "run")
     command = prune_command(inputs, out, "--profile", str(profile), "--latency", f"{0.8 * dense_us:.1f}us")
     command[2] = command[2].replace("prune.LOOSE = 0.8, 0.0", "prune.LOOSE = 0.8, 0.93")
-    ran = run_when_quiet(command)
+    ran = run(command)
     assert ran.returncode == 0, ran.stderr
     assert "searching again with the predictor loosened" in ran.stderr
     first, *_ = json.loads((out / "attempts.json").read_text())
@@ -327,7 +330,7 @@ def test_a_budget_on_the_tail_from_text_after_a_pause_is_judged_in_that_setting(
     command = prune_command(inputs, out, *setting, *profile)
     few = "verify.ROUNDS, front.CALLS = 8, 1; "  # every call comes after 20 ms
     command[2] = command[2].replace("from prunetime.cli", f"{few}from prunetime.cli")
-    ran = run_when_quiet(command)
+    ran = run(command)
     assert ran.returncode == 0, ran.stderr
     verified = json.loads((out / "verify.json").read_text())
     assert verified["verdict"]["measured"] == verified["latency"]["text/idle"]["pruned"]["p99_us"]

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import counted_time
 import numpy as np
 import pytest
 import torch
@@ -12,18 +13,12 @@ from tiny import bert_folder, last_object
 
 import prunetime
 from prunetime.cli import main
-from prunetime.pipeline import front, stages, verify
+from prunetime.pipeline import verify
 from prunetime.tasks.answers import exact_match, f1, gold_answers
 from prunetime.tasks.synthetic_questions import question_answering
 from prunetime.tasks.table import Table
 
 SEQ_LEN = 96
-
-QUICK = (
-    *((verify, "SECONDS", 1.0), (verify, "ROUNDS", 24), (verify, "CALLS", 5)),
-    *((front, "ROUNDS", 6), (front, "CALLS", 5), (stages, "MARGIN", 0.8)),
-)
-"""As in `tiny.QUICK_PRUNETIME`."""
 
 
 def write_squad(table: Table, path: Path, contexts: slice) -> list[dict]:
@@ -57,17 +52,13 @@ def artifact(squad: tuple[Path, list[dict]]) -> Path:
     folder, _ = squad
     given = ["--data", folder / "train.json", "--valid", folder / "dev.json", "--latency", "75%", "--effort", "quick"]
     model = ["--model", folder / "bert", "--seq-len", SEQ_LEN]
-    call("profile", *model, "--rows", "tokens", "--specs", 3, "--out", folder / "profile.json")
     command = ["prune", *model, *given, "--doc-stride", 24, "--profile", folder / "profile.json"]
-    with pytest.MonkeyPatch.context() as quick:
-        for module, name, value in QUICK:
-            quick.setattr(module, name, value)
-        for _ in range(4):
-            ran = CliRunner().invoke(main, [*map(str, command), "--out", str(folder / "run"), "--json"])
-            if "run it again when it is quiet" not in ran.stderr:
-                break
-    assert ran.exit_code == 0, ran.stderr
-    result = last_object(ran.stdout)
+    with pytest.MonkeyPatch.context() as patch:
+        counted_time.install(patch.setattr)
+        patch.setenv("PYTHONPATH", counted_time.python_path())
+        patch.setattr(verify, "SECONDS", 0.0)
+        call("profile", *model, "--rows", "tokens", "--specs", 3, "--out", folder / "profile.json")
+        result = call(*command, "--out", folder / "run")
     assert result["dense"]["metric"] == "f1"
     assert result["pruned"]["ci95_us"][0] < result["dense"]["p50_us"]
     verified = json.loads((folder / "run" / "verify.json").read_text())

@@ -1,11 +1,11 @@
 """Timing statistics: what is pooled, what is drawn, what counts as noisy."""
 
-import itertools
 import os
 import time
 
 import numpy as np
 import pytest
+from counted_time import READING_US, CountedTime
 
 from prunetime.runtime import measure
 from prunetime.runtime.measure import (
@@ -18,6 +18,13 @@ from prunetime.runtime.measure import (
     summarise,
     time_calls,
 )
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> CountedTime:
+    counted = CountedTime()
+    monkeypatch.setattr(measure, "time", counted)
+    return counted
 
 
 def samples(medians: list[float], spread: float = 0.01, calls: int = 40) -> np.ndarray:
@@ -52,8 +59,8 @@ def test_a_drift_that_both_share_cancels_out_of_the_ratio() -> None:
     assert high - low < 0.02
 
 
-def test_calls_are_interleaved_and_all_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
+@pytest.mark.usefixtures("clock")
+def test_calls_are_interleaved_and_all_timed() -> None:
     order: list[str] = []
     result = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, calls=16)
     assert all(values.shape[1] == 16 and (values > 0).all() for values in result.values())
@@ -65,15 +72,23 @@ def test_long_calls_are_timed_less_often() -> None:
     result = run_rounds({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, {"a": 1, "b": 4}, first=1)
     assert {name: values.shape for name, values in result.items()} == {"a": (3, 1), "b": (3, 4)}
     assert "".join(order).replace("b" * 6, "B").replace("aa", "A") == "BAABBA"
-    assert calls_within(lambda: time.sleep(0.01), 0.1, 20) in range(1, 11)
-    assert (calls_within(lambda: time.sleep(0.02), 0.01, 20), calls_within(lambda: None, 0.1, 20)) == (1, 20)
 
 
-def test_time_calls_measures_microseconds_and_waits_when_idle() -> None:
-    assert 900 < np.median(time_calls(lambda: time.sleep(0.001), 5)) < 20_000
-    start = time.monotonic()
-    time_calls(lambda: None, 5, idle_us=4_000)
-    assert time.monotonic() - start > 0.02
+@pytest.mark.parametrize(("call_us", "count"), [(10_100.0, 9), (9_900.0, 10), (200_000.0, 1), (0.0, 20)])
+def test_as_many_calls_as_fit(clock: CountedTime, call_us: float, count: int) -> None:
+    assert calls_within(lambda: clock.spend(call_us), 0.1, 20) == count
+
+
+def test_time_calls_measures_microseconds_and_waits_when_idle(clock: CountedTime) -> None:
+    np.testing.assert_allclose(time_calls(lambda: clock.spend(1_000.0), 5), 1_000.0 + READING_US)
+    start = clock.monotonic()
+    np.testing.assert_allclose(time_calls(lambda: None, 5, idle_us=4_000), READING_US)
+    assert clock.monotonic() - start == pytest.approx(0.02, rel=1e-3)
+
+
+def test_microseconds_are_those_of_the_system() -> None:
+    """However long a pause takes, it takes no less than was asked for."""
+    assert time_calls(lambda: time.sleep(0.001), 5).min() >= 1_000.0
 
 
 def test_pinning_is_undone() -> None:
@@ -83,14 +98,19 @@ def test_pinning_is_undone() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-def test_a_noisy_machine_is_given_more_rounds_until_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.2)
-    count = itertools.count()
+def test_a_noisy_machine_is_given_more_rounds_until_time_is_up(clock: CountedTime) -> None:
+    called, in_a_round = 0, 2 + 4  # warm-up, then timed
+    slow_us = 1e6 * measure.RETRY_SECONDS / 60
 
     def erratic() -> None:
-        in_a_round = 2 + 4  # warm-up, then timed
-        time.sleep(0.003 * (next(count) // in_a_round % 2))
+        nonlocal called
+        clock.spend(slow_us * (called // in_a_round % 2))
+        called += 1
 
     result = interleave({"erratic": erratic}, rounds=2, calls=4)["erratic"]
-    assert len(result) > 2
+    assert len(result) == 2 * 10  # of two rounds one is slow, six calls of a 60th of the time
     assert summarise(result).noisy
+
+
+def test_a_steady_machine_is_given_no_more_rounds(clock: CountedTime) -> None:
+    assert len(interleave({"steady": lambda: clock.spend(100.0)}, rounds=3)["steady"]) == 3

@@ -1,6 +1,5 @@
 """Scoring on real Ray actors gives what scoring in this process gives, whatever happens to them."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ import psutil
 import pytest
 import ray
 from cases import random_config, random_ragged, random_weights
+from waiting import PATIENCE, eventually
 
 from prunetime import _engine
 from prunetime.arch import ArchSpec
@@ -62,15 +62,17 @@ def two(problem: Problem, cluster: None) -> Iterator[ScorerFor]:  # noqa: ARG001
 
 def processes_of_workers(count: int) -> list[psutil.Process]:
     """Once there are so many: Ray ends those of the test before in its own time."""
-    deadline = time.monotonic() + 20.0
-    while True:
+    found: list[psutil.Process] = []
+
+    def so_many() -> bool:
         children = psutil.Process().children(recursive=True)
         with suppress(psutil.NoSuchProcess):
-            found = [child for child in children if "".join(child.cmdline()).startswith("ray::_Worker")]
-            if len(found) == count:
-                return found
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+            found[:] = [child for child in children if "".join(child.cmdline()).startswith("ray::_Worker")]
+            return len(found) == count
+        return False
+
+    eventually(so_many)
+    return found
 
 
 @pytest.mark.usefixtures("cluster")
@@ -107,7 +109,7 @@ def test_workers_killed_in_the_middle_of_a_batch_lose_nothing(problem: Problem, 
     found += [next(scores) for _ in range(200)]
     other.kill()
     found += scores
-    psutil.wait_procs([victim, other], timeout=30)  # until Ray has reaped them
+    psutil.wait_procs([victim, other], timeout=PATIENCE)  # until Ray has reaped them
     assert not victim.is_running()
     assert not other.is_running()
     assert found == list(problem.here(problem.specs)) * 20

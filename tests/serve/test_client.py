@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from counted_time import CountedTime
 from served import Served
+from waiting import PATIENCE
 
+import prunetime.client
 from prunetime import AsyncClient, Client, load
 from prunetime.client import ServerError
 from prunetime.errors import InputError
@@ -52,8 +54,9 @@ def test_both_clients_say_the_same(server: Served) -> None:
 
 
 def test_what_will_not_get_better_is_not_tried_again(server: Served) -> None:
-    with Client(f"http://127.0.0.1:{server.port}", timeout=20.0) as client:
-        began = time.monotonic()
+    sent: list[object] = []
+    with Client(f"http://127.0.0.1:{server.port}", timeout=PATIENCE) as client:
+        client._http.event_hooks["request"].append(sent.append)
         for texts, model, status, kind in ((["a"], "pairs", 422, "unusable"), (["a"], "none", 404, "not_found")):
             with pytest.raises(ServerError) as refused:
                 client.score(texts, model)
@@ -61,7 +64,7 @@ def test_what_will_not_get_better_is_not_tried_again(server: Served) -> None:
         for wrong in ([], ["a", ("b", "c")]):
             with pytest.raises(InputError, match="texts, or pairs"):
                 client.score(wrong, "pairs")
-        assert time.monotonic() - began < 5
+    assert len(sent) == 2
 
 
 def test_keys_are_sent(serve: Callable[..., Served], artifacts: Path, tmp_path: Path) -> None:
@@ -74,19 +77,27 @@ def test_keys_are_sent(serve: Callable[..., Served], artifacts: Path, tmp_path: 
     assert refused.value.kind == "unauthorized"
 
 
-class Busy(BaseHTTPRequestHandler):
-    """Refuses twice before it answers; keeps what it was told."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> CountedTime:
+    """What the client takes for time: it passes only while the client waits for another try."""
+    counted = CountedTime()
+    monkeypatch.setattr(prunetime.client, "time", counted)
+    return counted
 
-    seen: list[tuple[float, float]]
-    refusals: int
+
+class Busy(BaseHTTPRequestHandler):
+    """Refuses once before it answers, and says to come after `retry_after` seconds; keeps how long it was given."""
+
+    seen: list[float]
+    retry_after = 100
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        self.seen.append((time.monotonic(), float(self.headers["x-request-timeout-ms"])))
-        body = b"[]" if len(self.seen) > self.refusals else b'{"error": "later", "error_type": "overloaded"}'
-        self.send_response(200 if len(self.seen) > self.refusals else 429)
+        self.seen.append(float(self.headers["x-request-timeout-ms"]) / 1e3)
+        body = b"[]" if len(self.seen) > 1 else b'{"error": "later", "error_type": "overloaded"}'
+        self.send_response(200 if len(self.seen) > 1 else 429)
         self.send_header("content-length", str(len(body)))
-        self.send_header("retry-after", "1")
+        self.send_header("retry-after", str(self.retry_after))
         self.end_headers()
         self.wfile.write(body)
 
@@ -95,7 +106,7 @@ class Busy(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def busy() -> HTTPServer:
-    handler = type("Now", (Busy,), {"seen": [], "refusals": 1})
+    handler = type("Now", (Busy,), {"seen": []})
     server = HTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -103,31 +114,29 @@ def busy() -> HTTPServer:
     server.server_close()
 
 
-def test_a_busy_server_is_asked_again_when_it_says(busy: HTTPServer) -> None:
-    seen = busy.RequestHandlerClass.seen
-    with Client(f"http://127.0.0.1:{busy.server_port}", timeout=5.0) as client:
+def test_a_busy_server_is_asked_again_when_it_says(busy: HTTPServer, clock: CountedTime) -> None:
+    with Client(f"http://127.0.0.1:{busy.server_port}", timeout=500.0) as client:
         assert client.models() == []
-    (first, budget), (second, left) = seen
-    assert 1.0 <= second - first < 1.6
-    assert budget == pytest.approx(5000, abs=50)
-    assert left == pytest.approx(budget - 1e3 * (second - first), abs=50)
+    first, left = busy.RequestHandlerClass.seen
+    assert first == pytest.approx(500.0, abs=0.01)
+    assert left == pytest.approx(500.0 - clock.monotonic(), abs=0.01)
+    assert Busy.retry_after <= clock.monotonic() <= 1.25 * Busy.retry_after + 0.01
 
 
-def test_there_is_no_try_after_the_deadline(busy: HTTPServer) -> None:
-    began = time.monotonic()
-    with Client(f"http://127.0.0.1:{busy.server_port}", timeout=0.8) as client, pytest.raises(ServerError) as refused:
+def test_there_is_no_try_after_the_deadline(busy: HTTPServer, clock: CountedTime) -> None:
+    url, timeout = f"http://127.0.0.1:{busy.server_port}", 0.8 * Busy.retry_after
+    with Client(url, timeout=timeout) as client, pytest.raises(ServerError) as refused:
         client.models()
     assert refused.value.status == 429
-    assert time.monotonic() - began < 0.5  # the server says to come after a second: that would be too late
+    assert clock.monotonic() < 0.01
     assert len(busy.RequestHandlerClass.seen) == 1
 
 
-def test_a_server_that_is_not_there_is_said_to_be(unused_port: int) -> None:
-    began = time.monotonic()
-    with Client(f"http://127.0.0.1:{unused_port}", timeout=0.5) as client, pytest.raises(ServerError) as refused:
+def test_a_server_that_is_not_there_is_said_to_be(unused_port: int, clock: CountedTime) -> None:
+    with Client(f"http://127.0.0.1:{unused_port}", timeout=20.0) as client, pytest.raises(ServerError) as refused:
         client.models()
     assert refused.value.kind == "unreachable"
-    assert 0.1 < time.monotonic() - began < 1.0
+    assert 10.0 < clock.monotonic() < 20.0  # the last try would have been later
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import CONFIG, Served
+from waiting import PATIENCE
 
 Serve = Callable[..., Served]
 
@@ -86,7 +87,7 @@ BODIES = (
 
 @pytest.fixture(scope="module")
 def connection(server: Served) -> Iterator[http.client.HTTPConnection]:
-    made = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    made = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     yield made
     made.close()
 
@@ -113,7 +114,7 @@ def test_a_whole_request_is_answered(connection: http.client.HTTPConnection) -> 
 @given(st.binary(min_size=1, max_size=200), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_what_is_no_http_ends_its_connection_only(server: Served, sent: bytes, begins_well: bool) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\n" * begins_well + sent)
     assert server.get("/health").status == 200
 

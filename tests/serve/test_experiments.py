@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from served import ADS, CONFIG, Served, eventually
+from served import ADS, CONFIG, Served
+from waiting import PATIENCE, eventually
 
 from prunetime import load
 from prunetime.errors import InputError
@@ -103,7 +104,7 @@ def test_every_acknowledged_outcome_survives_a_kill(served: Served, tmp_path: Pa
     posters = [threading.Thread(target=post, args=(worker,)) for worker in range(3)]
     for poster in posters:
         poster.start()
-    eventually(lambda: len(acknowledged) > 100, 30.0)
+    eventually(lambda: len(acknowledged) > 100)
     os.kill(served.process.pid, signal.SIGKILL)
     for poster in posters:
         poster.join()
@@ -119,7 +120,7 @@ def test_two_processes_keep_outcomes_in_one_file(tmp_path: Path) -> None:
         "[kept.add([Outcome('e', f'{sys.argv[2]} {n}', 'a', n % 2 == 0)]).result() for n in range(200)]; kept.close()"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in "xy"]
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert [writer.wait(PATIENCE) for writer in writers] == [0, 0]
     kept = Outcomes(path)
     assert kept.totals("e").result() == {"a": Counts(400, 200)}
     kept.close()

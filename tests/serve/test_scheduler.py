@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
 
 import numpy as np
 import pytest
+from counted_time import CountedTime
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE
 
 from prunetime.errors import EngineError
 from prunetime.runtime.ragged import Ragged
+from prunetime.serve import scheduler as scheduling
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.scheduler import Scheduler, Speed, Work
 
@@ -31,7 +33,7 @@ class Summing:
     def logits(self, batch: Ragged) -> np.ndarray:
         self.batches.append(batch)
         self.began.set()
-        self.go.wait(10)
+        self.go.wait(PATIENCE)
         return np.add.reduceat(batch.ids, batch.offsets[:-1])[:, None].astype(np.float32)
 
 
@@ -46,7 +48,7 @@ class Waiting:
 
     def __init__(self, runner: Summing, rows: list[list[int]], seconds: float = 60.0) -> None:
         self.rows, self.over, self.error = rows, Event(), None
-        deadline = time.monotonic() + seconds
+        deadline = scheduling.time.monotonic() + seconds
         self.work = Work(runner, runner.speed, Ragged.of(rows), deadline, self._done)
 
     def _done(self, _: Work, error: Exception | None) -> None:
@@ -55,7 +57,7 @@ class Waiting:
         self.over.set()
 
     def check(self) -> None:
-        assert self.over.wait(10)
+        assert self.over.wait(PATIENCE)
         assert self.error is None
         assert self.work.logits[:, 0].tolist() == [sum(row) for row in self.rows]
 
@@ -64,7 +66,15 @@ class Waiting:
 def scheduler(batch_tokens: int = 64, queue_tokens: int = 10**6) -> Iterator[Scheduler]:
     made = Scheduler(batch_tokens, queue_tokens)
     yield made
-    made.stop(10)
+    made.stop(PATIENCE)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> CountedTime:
+    """What schedulers of the test take for time."""
+    counted = CountedTime()
+    monkeypatch.setattr(scheduling, "time", counted)
+    return counted
 
 
 def ones(rows: int, length: int = 4) -> list[list[int]]:
@@ -99,7 +109,7 @@ def test_a_long_request_does_not_hold_up_a_short_one() -> None:
     with scheduler() as queue:
         long, short = Waiting(runner, ones(1000)), Waiting(runner, ones(1))
         queue.submit(long.work)
-        assert runner.began.wait(10)
+        assert runner.began.wait(PATIENCE)
         queue.submit(short.work)
         runner.go.set()
         short.check()
@@ -112,7 +122,7 @@ def test_what_would_overfill_the_queue_is_refused_with_when_to_come_again() -> N
     with scheduler(queue_tokens=100) as queue:
         first, rest = Waiting(runner, ones(1)), Waiting(runner, ones(20))
         queue.submit(first.work)
-        assert runner.began.wait(10)
+        assert runner.began.wait(PATIENCE)
         queue.submit(rest.work)
         for rows in (1, 30):
             other = Waiting(runner, ones(rows, 40 if rows == 1 else 4))
@@ -124,12 +134,13 @@ def test_what_would_overfill_the_queue_is_refused_with_when_to_come_again() -> N
         rest.check()
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_cannot_be_done_in_time_is_refused_at_once() -> None:
     runner = Summing(go=False, token_us=10_000.0)
     with scheduler(batch_tokens=400) as queue:
         first = Waiting(runner, ones(10))
         queue.submit(first.work)
-        assert runner.began.wait(10)
+        assert runner.began.wait(PATIENCE)
         with pytest.raises(RefusedError, match=r"it would take about \d+ ms") as refused:
             queue.submit(Waiting(runner, ones(10), seconds=0.5).work)
         assert refused.value.code == "deadline"
@@ -137,21 +148,21 @@ def test_what_cannot_be_done_in_time_is_refused_at_once() -> None:
         runner.go.set()
 
 
-def test_what_has_become_late_or_whose_client_has_left_is_not_computed() -> None:
+def test_what_has_become_late_or_whose_client_has_left_is_not_computed(clock: CountedTime) -> None:
     runner = Summing(go=False)
     with scheduler() as queue:
         first = Waiting(runner, ones(1))
         late, left, good = Waiting(runner, ones(2), seconds=0.05), Waiting(runner, ones(3)), Waiting(runner, ones(4))
         queue.submit(first.work)
-        assert runner.began.wait(10)
+        assert runner.began.wait(PATIENCE)
         for each in (late, left, good):
             queue.submit(each.work)
         queue.forget(left.work)
-        time.sleep(0.06)
+        clock.sleep(0.06)
         runner.go.set()
         good.check()
-        assert late.over.wait(10)
-        assert left.over.wait(10)
+        assert late.over.wait(PATIENCE)
+        assert left.over.wait(PATIENCE)
         assert (late.error.code, left.error.code) == ("deadline", "client_left")
         assert [len(batch) for batch in runner.batches] == [1, 4]
 
@@ -161,11 +172,11 @@ def test_a_failing_engine_fails_its_batch_only() -> None:
     with scheduler(batch_tokens=8) as queue:
         failed, other = Waiting(bad, ones(10)), Waiting(good, ones(3))
         queue.submit(failed.work)
-        assert bad.began.wait(10)
+        assert bad.began.wait(PATIENCE)
         queue.submit(other.work)
         bad.go.set()
         other.check()
-        assert failed.over.wait(10)
+        assert failed.over.wait(PATIENCE)
         assert isinstance(failed.error, EngineError)
         assert queue.queued == 0
 
@@ -176,7 +187,7 @@ def test_a_stop_finishes_what_waits_and_refuses_what_comes() -> None:
     waiting = [Waiting(runner, ones(20)) for _ in range(10)]
     for each in waiting:
         queue.submit(each.work)
-    queue.stop(10)
+    queue.stop(PATIENCE)
     for each in waiting:
         each.check()
     with pytest.raises(RefusedError, match="stopping"):
@@ -188,7 +199,7 @@ def test_a_stop_refuses_what_takes_too_long() -> None:
     queue = Scheduler(16, 10**6)
     first, second = Waiting(runner, ones(1)), Waiting(runner, ones(1))
     queue.submit(first.work)
-    assert runner.began.wait(10)
+    assert runner.began.wait(PATIENCE)
     queue.submit(second.work)
     queue.stop(0.05)
     assert second.error.code == "stopping"
@@ -206,19 +217,20 @@ def test_an_idle_engine_is_used_from_where_the_request_is() -> None:
     with scheduler() as queue:
         first = Waiting(busy, ones(1))
         queue.submit(first.work)
-        assert busy.began.wait(10)
+        assert busy.began.wait(PATIENCE)
         assert not queue.run_now(Waiting(busy, ones(1)).work)
         busy.go.set()
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_expected_time_is_what_a_fair_share_takes() -> None:
     runner = Summing(go=False, token_us=1000.0)
     with scheduler() as queue:
         assert queue.expected(runner.speed, 10) == pytest.approx(0.01)
         queue.submit(Waiting(runner, ones(4)).work)  # 16 tokens, running
-        assert runner.began.wait(10)
+        assert runner.began.wait(PATIENCE)
         queue.submit(Waiting(runner, ones(100)).work)
-        assert queue.expected(runner.speed, 10) == pytest.approx(0.01 + 0.016 + 0.01, abs=0.01)
+        assert queue.expected(runner.speed, 10) == pytest.approx(0.01 + 0.016 + 0.01, abs=1e-4)
         runner.go.set()
 
 

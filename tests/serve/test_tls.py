@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from served import Served, eventually
+from served import Served
+from waiting import eventually
 
 from prunetime import Client
 

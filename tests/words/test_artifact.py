@@ -155,7 +155,9 @@ def test_what_was_made_of_changed_weights_is_not_given_out(folder: Path) -> None
         raise ValueError("a consequence of what was changed")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+)
 @given(st.data())
 def test_no_changed_byte_of_a_manifest_gets_another_error_than_ours(folder: Path, data: st.DataObject) -> None:
     content = bytearray((folder / MANIFEST).read_bytes())

@@ -1,6 +1,6 @@
 """Dropping tokens in torch: which tokens of a padded batch a layer keeps.
 
-Tokens are ranked by constraint-aware token pruning's score (arXiv 2306.07494): the attention that a token received,
+Tokens are ranked by constraint-aware token pruning's score (arXiv 2306.14393): the attention that a token received,
 summed over the heads and over the queries of its own sequence.
 """
 

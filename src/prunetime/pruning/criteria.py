@@ -3,14 +3,9 @@ movement of their weights alone (movement pruning, arXiv 2005.07683)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec, Dims, Grain
-from prunetime.blocks import block_norms
 from prunetime.mask import Scores
 
 
@@ -20,17 +15,6 @@ def ranks(scores: Scores) -> Scores:
     Those that are all equal order nothing and become zeros.
     """
     return [{name: _ranks(values) for name, values in layer.items()} for layer in scores]
-
-
-def magnitudes(weights: Mapping[str, NDArray[Any]], spec: ArchSpec, dims: Dims, grain: Grain) -> Scores:
-    """Sums of squares of all blocks of `grain` of the dense encoder `weights`, which is of `spec`."""
-    return [
-        {
-            matrix: block_norms(weights[f"layers.{index}.{matrix}.weight"], *grain)
-            for matrix in layer.matrix_shapes(dims)
-        }
-        for index, layer in enumerate(spec.layers)
-    ]
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,133 @@
+"""Time that passes by what engines do, not by how long they take: a latency is then the same however busy a machine is.
+
+The engines are the real ones. The clock that latency is read off stands still, but for every forward pass (by the
+operations that `runtime.work` counts in it), every text that is tokenised and every pause.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.runtime import measure
+from prunetime.runtime.engine import Engine
+from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.tokenize import Texts, Tokenizer
+from prunetime.runtime.work import Sublayer, work
+
+Replace = Callable[[Any, str, object], None]
+"""`setattr`, or that of a monkeypatch."""
+
+OPERATIONS_A_US = {"fp32": 10_000, "bf16": 20_000, "int8": 40_000}
+NUMBERS_A_US = 1_000
+SUBLAYER_US = 1.0
+REFERENCE_US = 300.0
+TOKEN_US = 1.0
+READING_US = 0.01
+"""Reading the clock takes a while, so that nothing is timed as 0."""
+
+
+class CountedTime:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self._ns = 0
+
+    def spend(self, us: float) -> None:
+        self._ns += round(1e3 * us)
+
+    def perf_counter_ns(self) -> int:
+        self.spend(READING_US)
+        return self._ns
+
+    def monotonic(self) -> float:
+        return self.perf_counter_ns() / 1e9
+
+    def sleep(self, seconds: float) -> None:
+        self.spend(1e6 * seconds)
+
+
+def _us(part: Sublayer) -> float:
+    operations = sum(product.operations / OPERATIONS_A_US[product.precision] for product in part.products)
+    core = part.core / OPERATIONS_A_US[part.core_precision]
+    return SUBLAYER_US + operations + core + sum(part.numbers.values()) / NUMBERS_A_US
+
+
+class _Costs:
+    """Microseconds of the sub-layers of a pass, [2 * layers + 2]; counted once for every engine and shape of batch."""
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[Engine, dict[bytes, NDArray[np.float64]]] = WeakKeyDictionary()
+
+    def of(self, engine: Engine, batch: Ragged) -> NDArray[np.float64]:
+        known = self._known.setdefault(engine, {})
+        shape = batch.lengths.tobytes()
+        if shape not in known:
+            known[shape] = np.zeros(2 * len(engine.spec.layers) + 2)
+            for part in work(engine, batch):
+                known[shape][part.slot] = _us(part)
+        return known[shape]
+
+
+def count_passes(clock: CountedTime, replace: Replace = setattr) -> None:
+    """Makes `measure` read `clock`, and engines and tokenizers spend it."""
+    costs, logits, timed, encode = _Costs(), Engine.logits, Engine.timed, Tokenizer.encode
+
+    @wraps(logits)
+    def counted_logits(self: Engine, batch: Ragged) -> NDArray[np.float32]:
+        found = logits(self, batch)
+        clock.spend(costs.of(self, batch).sum())
+        return found
+
+    @wraps(timed)
+    def counted_timed(self: Engine, batch: Ragged) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        found, spent = timed(self, batch)[0], costs.of(self, batch)
+        clock.spend(spent.sum())
+        return found, spent.copy()
+
+    @wraps(encode)
+    def counted_encode(self: Tokenizer, texts: Sequence[Texts]) -> Ragged:
+        found = encode(self, texts)
+        clock.spend(TOKEN_US * len(found.ids))
+        return found
+
+    replace(measure, "time", clock)
+    replace(Engine, "logits", counted_logits)
+    replace(Engine, "timed", counted_timed)
+    replace(Tokenizer, "encode", counted_encode)
+
+
+def install(replace: Replace = setattr) -> None:
+    """Makes this process count time."""
+    from prunetime.runtime import profiling, recording, timing
+
+    clock = CountedTime()
+
+    class CountedKernel(recording.ReferenceKernel):
+        def run(self) -> None:
+            super().run()
+            clock.spend(REFERENCE_US)
+
+    count_passes(clock, replace)
+    for module in (profiling, recording, timing):
+        replace(module, "time", clock)
+    replace(recording, "ReferenceKernel", CountedKernel)
+
+
+def install_for_command() -> None:
+    """Makes this process count time, and the Python processes that it starts."""
+    install()
+    os.environ["PYTHONPATH"] = python_path()
+
+
+def python_path() -> str:
+    """The PYTHONPATH by which Python begins with `counted/sitecustomize.py`."""
+    ours = (Path(__file__).with_name("counted"), Path(__file__).parent)
+    return os.pathsep.join([*map(str, ours), *filter(None, [os.environ.get("PYTHONPATH")])])
