@@ -12,6 +12,8 @@ WORDS = {
     "errors",
     "arch",
     "config",
+    "embedding",
+    "prompts",
     "task",
     "mask",
     "plan",

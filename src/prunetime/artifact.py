@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,15 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
+        config, task = EncoderConfig.from_json(data["config"]), Task.from_json(data["task"])
+        if task.kind == "similarity" and "embedding" not in data["task"]:
+            # Written before manifests said how embeddings are used: they were all scaled to length 1.
+            config = replace(config, normalize=True)
         return cls(
-            EncoderConfig.from_json(data["config"]),
+            config,
             ArchSpec.from_json(data["spec"]),
             Plan.from_json(data["plan"]) if data["format"] > 1 else Plan(),
-            Task.from_json(data["task"]),
+            task,
             data["provenance"],
         )
 

@@ -140,8 +140,10 @@ class _Words:
         reply = yield from self._patiently(_Call("POST", "/v1/rerank", content), timeout)
         return [Ranked(each["index"], each["relevance_score"]) for each in reply["results"]]
 
-    def _embed(self, texts: Sequence[str], model: str | None, timeout: float | None) -> Steps[list[list[float]]]:
-        content = {"input": list(texts), "model": model}
+    def _embed(
+        self, texts: Sequence[str], model: str | None, timeout: float | None, prompt_name: str | None
+    ) -> Steps[list[list[float]]]:
+        content = {"input": list(texts), "model": model, "prompt_name": prompt_name}
         reply = yield from self._patiently(_Call("POST", "/v1/embeddings", content), timeout)
         return [each["embedding"] for each in reply["data"]]
 
@@ -191,9 +193,16 @@ class Client(_Words):
         """As `Model.rank` of the model there, or of the server's first."""
         return self._talk(self._rank(query, documents, top_k, model, timeout))
 
-    def embed(self, texts: Sequence[str], model: str | None = None, timeout: float | None = None) -> list[list[float]]:
-        """As `Model.embed` of the model there, or of the server's first."""
-        return self._talk(self._embed(texts, model, timeout))
+    def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        timeout: float | None = None,
+        *,
+        prompt_name: str | None = None,
+    ) -> list[list[float]]:
+        """The embeddings of `Model.embed` of the model there, or of the server's first, scaled to length 1."""
+        return self._talk(self._embed(texts, model, timeout, prompt_name))
 
     def models(self, timeout: float | None = None) -> list[str]:
         """All that are served, as NAME/VERSION."""
@@ -248,10 +257,15 @@ class AsyncClient(_Words):
         return await self._talk(self._rank(query, documents, top_k, model, timeout))
 
     async def embed(
-        self, texts: Sequence[str], model: str | None = None, timeout: float | None = None
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        timeout: float | None = None,
+        *,
+        prompt_name: str | None = None,
     ) -> list[list[float]]:
         """See `Client.embed`."""
-        return await self._talk(self._embed(texts, model, timeout))
+        return await self._talk(self._embed(texts, model, timeout, prompt_name))
 
     async def models(self, timeout: float | None = None) -> list[str]:
         """See `Client.models`."""

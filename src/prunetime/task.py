@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from prunetime.arch import strict_keys
 from prunetime.config import Rows
+from prunetime.embedding import EmbeddingSettings
 from prunetime.errors import InputError
+from prunetime.prompts import Prompts
 from prunetime.tag_scheme import TagScheme, scheme_of
 
 Kind = Literal["classification", "relevance", "regression", "question-answering", "token-classification", "similarity"]
+
+ScoreActivation = Literal["identity", "sigmoid"]
+"""What a CrossEncoder of sentence-transformers does to logits."""
 
 DOC_STRIDE = 128
 """As in the `run_qa` example of transformers and its pipeline: at most half of a window."""
@@ -73,9 +78,11 @@ class Task:
       `unanswerable`.
     - `token-classification`: of every word one of `labels`, from the logits of its first token. Words are what white
       space parts. The score is a `Tagged`.
-    - `similarity`: of every text an embedding; the score of a pair is the cosine of theirs.
+    - `similarity`: of every text an embedding; the score of a pair is how alike `embedding` says that theirs are.
 
-    `text` names the one or two text columns, in order. `max_length` is in tokens, special tokens included.
+    `text` names the one or two text columns, in order. `max_length` is in tokens, special tokens included. A prompt of
+    `prompts` goes before the first text of a pair that is read together, and before each text that is embedded.
+    `activation` is for `predictions` (None: they are the scores).
     """
 
     kind: Kind
@@ -84,6 +91,9 @@ class Task:
     max_length: int
     doc_stride: int | None = None
     unanswerable: bool = False
+    prompts: Prompts = field(default_factory=Prompts)
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
+    activation: ScoreActivation | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -103,6 +113,7 @@ class Task:
         if self.max_length < 3:
             raise InputError(f"max_length is {self.max_length}: a sequence has at least 3 tokens")
         self._check_windows()
+        self._check_sentence_settings()
 
     @property
     def outputs(self) -> int | None:
@@ -151,6 +162,29 @@ class Task:
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
+    def predictions(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `CrossEncoder.predict` of sentence-transformers makes of `logits` [rows, outputs]: each under
+        `activation`, [rows] of one output, else [rows, outputs].
+
+        Raises InputError as `scores` does.
+        """
+        if self.activation is None:
+            return self.scores(logits)
+        predicted = sigmoid(logits) if self.activation == "sigmoid" else logits
+        return predicted[:, 0] if self.outputs == 1 else predicted
+
+    def _check_sentence_settings(self) -> None:
+        if self.activation not in (None, *get_args(ScoreActivation)):
+            raise InputError(f"activation is {self.activation!r}; use one of {', '.join(get_args(ScoreActivation))}")
+        if self.activation is not None and self.rows != "pooled":
+            raise InputError(
+                f"activation is {self.activation!r}, but {self.kind} has no scores of logits: leave it out"
+            )
+        if self.prompts != Prompts() and self.rows == "tokens":
+            raise InputError(f"prompts are not supported for {self.kind}: leave them out")
+        if self.embedding != EmbeddingSettings() and self.rows != "embedding":
+            raise InputError(f"{self.embedding} is of embeddings, which {self.kind} has not: leave it out")
+
     def _check_windows(self) -> None:
         if self.kind != "question-answering":
             if self.unanswerable:
@@ -170,7 +204,9 @@ class Task:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
         values = strict_keys(cls, data)
-        return cls(**{**values, "labels": tuple(values["labels"]), "text": tuple(values["text"])})
+        prompts, embedding = values.get("prompts", {}), values.get("embedding", {})
+        nested = {"prompts": Prompts.from_json(prompts), "embedding": EmbeddingSettings.from_json(embedding)}
+        return cls(**{**values, **nested, "labels": tuple(values["labels"]), "text": tuple(values["text"])})
 
 
 def rows_of(kind: Kind) -> Rows:

@@ -31,7 +31,12 @@ SMALL_FILES = (
     "merges.txt",
     "sentencepiece.bpe.model",
     "modules.json",
-    "*_Pooling/config.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "[0-9]*_*/*.json",
+    "[0-9]*_*/*.txt",
+    "[0-9]*_*/*.safetensors",
+    "[0-9]*_*/pytorch_model*.bin",
 )
 
 

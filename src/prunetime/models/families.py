@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from prunetime.arch import ArchSpec, Dims
-from prunetime.config import FAMILIES, EncoderConfig, Rotary
+from prunetime.config import FAMILIES, EncoderConfig, Rotary, Rows
 from prunetime.errors import InputError
-from prunetime.models import sentence
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
 from prunetime.models.heads import CLASSES, OWN_MODEL_TYPE, Head
@@ -29,6 +28,7 @@ from prunetime.models.names import (
     modern_name,
     our_names,
 )
+from prunetime.models.sentence import SentenceFolder, read_folder, transformer_folder
 from prunetime.models.wrappers import unwrapped
 from prunetime.task import Kind, rows_of
 
@@ -55,7 +55,7 @@ ADAPTER = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A loaded model; `folder` has its tokenizer files.
+    """A loaded model; `folder` has its tokenizer files, `sentence` is what sentence-transformers reads beside them.
 
     `has_head`: the head is the checkpoint's and has the number of outputs that was asked for; `labels` are then their
     names. Otherwise `labels` is None and the output layer is fresh, and so is what the checkpoint lacks before it.
@@ -69,6 +69,7 @@ class Pretrained:
     labels: tuple[str, ...] | None
     has_head: bool
     pad_token_id: int
+    sentence: SentenceFolder
     unused: tuple[str, ...] = ()
     problem_type: str | None = None
 
@@ -77,20 +78,21 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
     """Load `model`, a folder written by `save_pretrained`, sentence-transformers or prunetime, or a hub id, with
     `outputs` logits (None: it gives an embedding), for tasks of a `kind`.
 
-    Its head is that of transformers' class for such tasks. A fresh head depends on `seed` only. What is pooled into an
-    embedding, a folder of sentence-transformers says; without that it is the mean.
+    Its head is that of transformers' class for such tasks, or the modules that a CrossEncoder has after pooling. A
+    fresh head depends on `seed` only. A folder of sentence-transformers says how a text becomes an embedding; without
+    one the embedding is the mean of all rows, of length 1.
 
     The hub is `HF_ENDPOINT`; with `HF_HUB_OFFLINE=1` only its cache is read.
     Raises InputError where there is no such model, its architecture is not supported, or its files are damaged.
     """
-    whole = folder_of(model)
-    folder = sentence.transformer_folder(whole)
+    sentence = read_folder(folder_of(model), kind)
+    folder = sentence.folder
     settings = read_json(folder / "config.json")
     family, head = settings.get("model_type"), head_of(kind)
     rows = rows_of(kind)
     spec: ArchSpec | None = None
     unused: tuple[str, ...] = ()
-    other_head = head == "embedding" or _is_for_another(settings, head)
+    other_head = _is_for_another(settings, head)
     if (folder / ADAPTER).is_file():
         raise InputError(f"{folder} has {ADAPTER}, which changes the model: merge the adapter into the weights first")
     if family == OWN_MODEL_TYPE:
@@ -108,14 +110,16 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
     else:
         why = REFUSED.get(str(family), f"supported are {', '.join((*FAMILIES, OWN_MODEL_TYPE))}")
         raise InputError(f"{folder}: architecture {family!r} is not supported: {why}")
-    if head == "embedding":
-        config = replace(config, pooling=sentence.pooling_of(whole) or "mean")
-    config = replace(config, outputs=outputs or config.dims.hidden, rows=rows)
-    if other_head:
+    config = _with_head(config, sentence, rows, outputs)
+    if other_head or sentence.layers:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    if config.head == sentence.head:
+        tensors |= sentence.head_tensors()
     has_head = head == "embedding" or _has_head(tensors, config)
     if not has_head:
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.output.")}
+        tensors = {
+            name: tensor for name, tensor in tensors.items() if not name.startswith(("head.output.", "head.layers."))
+        }
     try:
         classifier = _fresh(config, spec, seed)
         load_tensors(classifier, tensors, fresh_head=True)
@@ -130,7 +134,32 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
         pad_token_id=settings.get("pad_token_id") or 0,
         unused=unused,
         problem_type=settings.get("problem_type"),
+        sentence=sentence,
     )
+
+
+def _with_head(config: EncoderConfig, sentence: SentenceFolder, rows: Rows, outputs: int | None) -> EncoderConfig:
+    """`config` with the head that a folder of sentence-transformers says, where it fits `outputs` (None: those of its
+    embeddings), else with its own or the family's."""
+    if rows == "embedding":
+        if config.rows == rows and sentence.pooling is None:
+            return config
+        layers = sentence.head
+        return replace(
+            config,
+            rows=rows,
+            outputs=layers[-1].width if layers else config.dims.hidden,
+            pooling=sentence.pooling or "mean",
+            head=layers,
+            normalize=sentence.normalize,
+        )
+    head, pooling = config.head, config.pooling
+    if sentence.pooling and sentence.head:
+        head, pooling = sentence.head, sentence.pooling
+    wanted = outputs or config.outputs
+    if rows != "pooled" or config.rows == "embedding" or (head and head[-1].width != wanted):
+        head, pooling = None, "first" if config.rows == "embedding" else config.pooling
+    return replace(config, rows=rows, outputs=wanted, pooling=pooling, head=head, normalize=False)
 
 
 def _our_tensors(folder: Path, names: Names, head: Head) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -175,7 +204,7 @@ def named_labels(model: str) -> tuple[str, ...]:
 
     Raises InputError where there is no such model, or the numbers of the labels are not 0, 1, 2, ...
     """
-    folder = sentence.transformer_folder(folder_of(model))
+    folder = transformer_folder(folder_of(model))
     named = read_json(folder / "config.json").get("id2label") or {}
     if not isinstance(named, dict) or set(named) != {str(number) for number in range(len(named))}:
         raise InputError(f"{folder}: id2label of config.json is {named!r}; it must have a name for 0, 1, 2, ...")
@@ -264,6 +293,8 @@ def _fresh(config: EncoderConfig, spec: ArchSpec | None, seed: int) -> SequenceC
 
 
 def _has_head(tensors: Mapping[str, Tensor], config: EncoderConfig) -> bool:
+    if config.head is not None:
+        return config.head_shapes.keys() <= tensors.keys()
     output = tensors.get("head.output.weight")
     needed = config.rows == "tokens" or "head.dense.weight" in tensors
     return output is not None and len(output) == config.outputs and needed

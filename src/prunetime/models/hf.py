@@ -36,6 +36,7 @@ from prunetime.models.modeling import (
     PrunetimeForTokenClassification,
     PrunetimeModel,
 )
+from prunetime.models.sentence_files import activation_fn
 from prunetime.task import Task
 
 
@@ -52,6 +53,8 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
         "problem_type": PROBLEM_TYPES.get(task.kind),
         "architectures": [OF_HEAD[head_of(task.kind)].__name__],
     }
+    if task.rows == "pooled":  # for a CrossEncoder of sentence-transformers 4 and earlier
+        settings["sentence_transformers"] = {"activation_fn": activation_fn(task)}
     if task.labels:
         settings["id2label"] = dict(enumerate(task.labels))
         settings["label2id"] = {label: index for index, label in enumerate(task.labels)}

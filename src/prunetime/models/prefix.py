@@ -26,10 +26,10 @@ from prunetime.models.gates import BlockGates
 Inputs = tuple[Tensor, Tensor, Tensor | None]
 
 
-def run_prefix(model: SequenceClassifier, spec: ArchSpec, inputs: Inputs) -> Output:
+def run_prefix(model: SequenceClassifier, spec: ArchSpec, inputs: Inputs, *, skipped: Tensor | None = None) -> Output:
     """The forward pass of the sub-network `spec` of the unpruned `model`; gradients reach the weights it has.
 
-    `inputs` are (input_ids, attention_mask, token_type_ids), as in `SequenceClassifier`.
+    `inputs` are (input_ids, attention_mask, token_type_ids), and `skipped` is as in `SequenceClassifier`.
 
     Raises InputError where the model is pruned, or the spec does not fit it or prunes output rows.
     """
@@ -49,7 +49,7 @@ def run_prefix(model: SequenceClassifier, spec: ArchSpec, inputs: Inputs) -> Out
         partial(_run, layer, shape, kept.blocks)
         for layer, shape, kept in zip(model.layers, shapes, spec.layers, strict=True)
     ]
-    return encode(Parts(model.embeddings, layers, model.final_norm, model.head), inputs)
+    return encode(Parts(model.embeddings, layers, model.final_norm, model.head), inputs, skipped=skipped)
 
 
 def _run(layer: nn.Module, shape: Layer, blocks: Sequence[KeptBlocks], *inputs: Any) -> Any:

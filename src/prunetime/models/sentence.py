@@ -1,79 +1,249 @@
-"""Folders of sentence-transformers: an encoder, and how its rows become the embedding of a text."""
+"""Folders of sentence-transformers, as of its version 6.2: an encoder, the modules after it, and how both are used.
+
+Every field of modules.json, of the modules' own files and of config_sentence_transformers.json that changes a number is
+read here or refused by its name (docs/reference/inputs.md).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from prunetime.config import EncoderConfig, Pooling
+from torch import Tensor
+
+from prunetime.config import HeadLayer, Pooling
+from prunetime.embedding import EmbeddingSettings
 from prunetime.errors import InputError
-from prunetime.models.checkpoint import read_json
-
-MODULES = "modules.json"
-POOLING = "1_Pooling"
-
-MODES: Mapping[str, Pooling] = {"mean": "mean", "cls": "first"}
-"""What a pooling module calls those that there are here."""
-
-BEFORE_6 = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-"""What it had a setting of its own for, until sentence-transformers 6."""
-
-CHANGES_NOTHING = ("Normalize",)
-"""Modules that a cosine does not see."""
+from prunetime.models import sentence_modules
+from prunetime.models.checkpoint import read_tensors
+from prunetime.models.sentence_modules import EMBEDDING, SCORES, optional, transformer_settings
+from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODULES, SENTENCE_TRANSFORMER
+from prunetime.prompts import Prompts
+from prunetime.task import Kind, ScoreActivation, Task, rows_of
 
 
-def transformer_folder(folder: Path) -> Path:
-    """Where the encoder's files are."""
-    found = next((each["path"] for each in _modules(folder) if each["type"].endswith(".Transformer")), "")
-    return folder / found
+class Layer(NamedTuple):
+    """A trained module after pooling: what it computes, and the folder of its weights."""
+
+    layer: HeadLayer
+    folder: Path
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors, `weight` and `bias`."""
+        found = {name.rpartition(".")[2]: tensor for name, tensor in read_tensors(self.folder).items()}
+        if "bias" not in found and "weight" in found:
+            found["bias"] = found["weight"].new_zeros(len(found["weight"]))
+        return found
 
 
-def pooling_of(folder: Path) -> Pooling | None:
-    """How rows are pooled; None where the folder is none of sentence-transformers.
+@dataclass(frozen=True)
+class SentenceFolder:
+    """What a folder says of a model for tasks of some kind; `folder` has the encoder's files, `root` modules.json.
 
-    Raises InputError for another way than the mean or the first token, and for modules after it that change more than
-    the length.
+    `pooling` is None where the folder says nothing of it. `layers` follow pooling; with `normalize`, embeddings are
+    scaled to length 1. `activation` is what a CrossEncoder does to its logits, None where the folder does not say.
+    `max_seq_length` is the most tokens of a text, with the name of the field that says so.
     """
+
+    folder: Path
+    root: Path
     pooling: Pooling | None = None
-    for module in _modules(folder):
-        kind = module["type"].rpartition(".")[2]
-        if kind == "Pooling":
-            settings = read_json(folder / module["path"] / "config.json")
-            named = settings.get("pooling_mode")
-            switched = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True]
-            modes = [str(named)] if named else [BEFORE_6.get(name, name) for name in switched]
-            if len(modes) != 1 or modes[0] not in MODES:
-                raise InputError(
-                    f"{folder}: pooling by {' and '.join(modes) or 'nothing'} is not supported; {' or '.join(MODES)} is"
-                )
-            pooling = MODES[modes[0]]
-        elif kind not in ("Transformer", *CHANGES_NOTHING):
-            raise InputError(f"{folder}: a module {kind} after the encoder is not supported; pooling alone is")
-    return pooling
+    layers: tuple[Layer, ...] = ()
+    normalize: bool = False
+    prompts: Prompts = field(default_factory=Prompts)
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
+    activation: ScoreActivation | None = None
+    max_seq_length: tuple[int, str] | None = None
+
+    @property
+    def head(self) -> tuple[HeadLayer, ...] | None:
+        """The layers after pooling, as in `EncoderConfig`; None where there are none."""
+        return tuple(each.layer for each in self.layers) or None
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """The tensors of the layers after pooling, by our names."""
+        return {
+            f"head.layers.{index}.{name}": tensor
+            for index, each in enumerate(self.layers)
+            for name, tensor in each.tensors.items()
+        }
+
+    def files(self) -> list[Path]:
+        """All files of the encoder and of the modules beside it."""
+        folders = {self.folder, self.root, *(path for path in self.root.glob("[0-9]*_*") if path.is_dir())}
+        return [path for folder in sorted(folders) for path in sorted(folder.iterdir()) if path.is_file()]
+
+    def applied(self, task: Task, has_head: bool, is_trained: bool) -> Task:
+        """`task` with prompts, settings and activation of the folder.
+
+        Args:
+            has_head: the model has the folder's own head. Its activation is kept; where the folder does not say one,
+                sentence-transformers takes a sigmoid for one logit, else nothing.
+            is_trained: the model will be trained on labels, which the logits of a regression then become.
+        """
+        if task.rows == "tokens":
+            return task
+        if task.rows == "embedding":
+            return replace(task, prompts=self.prompts, embedding=self.embedding)
+        activation: ScoreActivation = "sigmoid" if task.kind == "relevance" else "identity"
+        if has_head and not (task.kind == "regression" and is_trained):
+            activation = self.activation or ("sigmoid" if task.outputs == 1 else "identity")
+        return replace(task, prompts=self.prompts, activation=activation)
+
+    def check_length(self, tokens: int) -> None:
+        """Raises InputError where the model reads fewer than `tokens` of a text."""
+        if self.max_seq_length is not None and tokens > self.max_seq_length[0]:
+            longest, name = self.max_seq_length
+            raise InputError(
+                f"--seq-len {tokens} is longer than the {longest} tokens that {self.folder} reads of a text ({name}): "
+                f"give --seq-len {longest}, or change that file"
+            )
 
 
-def sentence_files(config: EncoderConfig, max_length: int) -> dict[str, bytes]:
-    """What makes the folder of an encoder without head one of sentence-transformers, as all versions read it."""
-    modules = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (path, kind) in enumerate((("", "Transformer"), (POOLING, "Pooling")))
-    ]
-    pooling = {name: MODES[mode] == config.pooling for name, mode in BEFORE_6.items()}
-    files: dict[str, Any] = {
-        MODULES: modules,
-        f"{POOLING}/config.json": {"word_embedding_dimension": config.dims.hidden} | pooling,
-        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
-    }
-    return {name: json.dumps(content, indent=1).encode() for name, content in files.items()}
+def transformer_folder(root: Path) -> Path:
+    """The folder of the encoder's files in a model folder `root`."""
+    return root / next((each.path for each in _modules(root) if each.kind == "Transformer"), "")
 
 
-def _modules(folder: Path) -> list[dict[str, str]]:
-    path = folder / MODULES
+def read_folder(root: Path, kind: Kind) -> SentenceFolder:
+    """What the model folder `root` says for tasks of a `kind`.
+
+    A CrossEncoder is for tasks with pooled rows, a SentenceTransformer for those of embeddings. Of another model, as of
+    a folder without modules, the encoder alone is taken: sentence-transformers does so, too.
+
+    Raises InputError for a module or a setting that is not supported.
+    """
+    modules, rows, folder = _modules(root), rows_of(kind), transformer_folder(root)
+    encoder = SentenceFolder(folder, root, normalize=rows == "embedding")
+    if rows == "pooled":
+        config = folder / "config.json"
+        encoder = replace(encoder, activation=sentence_modules.encoder_activation(optional(config), config))
+    settings, wanted = optional(root / MODEL_SETTINGS), SENTENCE_TRANSFORMER if rows == "embedding" else CROSS_ENCODER
+    model_type = settings.get("model_type", SENTENCE_TRANSFORMER)
+    if modules and rows == "embedding" and model_type not in (SENTENCE_TRANSFORMER, CROSS_ENCODER):
+        raise InputError(
+            f"{root}: model_type {model_type!r} is not supported; {SENTENCE_TRANSFORMER} and {CROSS_ENCODER} are"
+        )
+    if not modules or rows == "tokens" or model_type != wanted:
+        return encoder
+    found = _with_modules(SentenceFolder(folder, root), modules, model_type)
+    try:
+        if model_type == CROSS_ENCODER:
+            named = settings.get("activation_fn")
+            activation = sentence_modules.score_activation(named, "activation_fn", root / MODEL_SETTINGS)
+            return replace(found, prompts=_prompts(settings), activation=activation or encoder.activation)
+        names = [name for name in ("similarity_fn_name", "truncate_dim") if settings.get(name) is not None]
+        embedding = replace(found.embedding, **{name: settings[name] for name in names})
+        return replace(found, prompts=_prompts(settings, {"query": "", "document": ""}), embedding=embedding)
+    except InputError as error:
+        raise InputError(f"{root / MODEL_SETTINGS}: {error}") from error
+
+
+def lower_cases(folder: Path) -> bool:
+    """Whether the files beside an encoder say that its texts are lower-cased before they are tokenised."""
+    return bool(transformer_settings(folder)[0].get("do_lower_case"))
+
+
+def lower_cased(normalizer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The `normalizer` of a tokenizer.json that lower-cases first, as sentence-transformers has it for `do_lower_case`."""
+    if normalizer is None:
+        return {"type": "Lowercase"}
+    steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    if any(step["type"] == "Lowercase" for step in steps):
+        return dict(normalizer)
+    return {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+
+
+class _Module(NamedTuple):
+    """An entry of modules.json; `kind` is the last part of its type."""
+
+    path: str
+    type: str
+
+    @property
+    def kind(self) -> str:
+        return self.type.rpartition(".")[2]
+
+
+def _modules(root: Path) -> list[_Module]:
+    path = root / MODULES
     if not path.is_file():
         return []
     try:
-        return [{name: str(module[name]) for name in ("path", "type")} for module in json.loads(path.read_text())]
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        found = [_Module(str(module["path"]), str(module["type"])) for module in listed]
+        names = [module["name"] for module in listed if "name" in module]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not the list of modules that sentence-transformers writes: {error!r}") from error
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: a name is there twice among {names}; sentence-transformers leaves such a module out")
+    for module in found:
+        if not (root / module.path).resolve().is_relative_to(root.resolve()):
+            raise InputError(f"{path} names {module.path!r}, which is not in its folder")
+    return found
+
+
+def _with_modules(encoder: SentenceFolder, modules: Sequence[_Module], model_type: str) -> SentenceFolder:
+    """`encoder` with what follows it, and its longest text."""
+    first, *after = modules
+    root, found = encoder.root, encoder
+    _check_type(first, ("Transformer",), root)
+    settings, where = transformer_settings(encoder.folder)
+    found = replace(found, max_seq_length=sentence_modules.longest(settings, where))
+    task = sentence_modules.transformer_task(settings, where)
+    if (task == "sequence-classification") == bool(after):
+        raise InputError(
+            f"{where}: transformer_task {task!r} before {len(after)} other modules is not supported: a Pooling follows "
+            "'feature-extraction', and nothing 'sequence-classification'"
+        )
+    written = EMBEDDING
+    for module in after:
+        if written == SCORES:
+            raise InputError(f"{root}: the module {module.type} after the one that gives {SCORES} is not supported")
+        found, written = _with_module(found, module, model_type)
+    if model_type == CROSS_ENCODER and after and written != SCORES:
+        raise InputError(f"{root}: no Dense gives the scores of a CrossEncoder (module_output_name {SCORES!r})")
+    return found
+
+
+def _with_module(found: SentenceFolder, module: _Module, model_type: str) -> tuple[SentenceFolder, str]:
+    """`found` with one more module after it, and what that module writes."""
+    root, where = found.root, found.root / module.path / "config.json"
+    _check_type(module, ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout"), root)
+    settings = optional(where)
+    if (module.kind == "Pooling") != (found.pooling is None):
+        raise InputError(f"{root}: one module Pooling must follow the encoder, before all others; see {MODULES}")
+    if module.kind == "Pooling":
+        way, include_prompt = sentence_modules.pooling(settings, where)
+        if model_type == CROSS_ENCODER and not include_prompt:
+            raise InputError(f"{where}: include_prompt false is not supported of a CrossEncoder")
+        return replace(found, pooling=way, embedding=EmbeddingSettings(include_prompt=include_prompt)), EMBEDDING
+    if module.kind == "Dropout":
+        return found, EMBEDDING
+    if found.normalize and module.kind != "Normalize":
+        raise InputError(f"{root}: the module {module.type} after Normalize is not supported")
+    written = sentence_modules.output(settings, where, may_be_scores=model_type == CROSS_ENCODER)
+    if module.kind == "Normalize":
+        return replace(found, normalize=True), written
+    layer = (
+        sentence_modules.dense(settings, where) if module.kind == "Dense" else sentence_modules.norm(settings, where)
+    )
+    return replace(found, layers=(*found.layers, Layer(layer, where.parent))), written
+
+
+def _check_type(module: _Module, supported: Sequence[str], root: Path) -> None:
+    if not module.type.startswith("sentence_transformers.") or module.kind not in supported:
+        raise InputError(f"{root}: the module {module.type} is not supported there; {', '.join(supported)} is")
+
+
+def _prompts(settings: Mapping[str, Any], always: Mapping[str, str] | None = None) -> Prompts:
+    """The prompts of config_sentence_transformers.json, and those that are `always` there."""
+    given = settings.get("prompts") or {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"prompts is {given!r}; it must be an object of texts by their names")
+    texts = {**(always or {}), **{name: "" if text is None else text for name, text in given.items()}}
+    return Prompts(texts, settings.get("default_prompt_name"))

@@ -17,6 +17,7 @@ from typing import Any
 from prunetime.artifact import TOKENIZER
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
+from prunetime.models.sentence import lower_cased, lower_cases
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 FILES = (TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
@@ -77,6 +78,8 @@ def load_tokenizer(
         backend.enable_truncation(max_length, direction="left")
     data = json.loads(backend.to_str())
     replaced = _replaced(folder / TOKENIZER, data)
+    if lower_cases(folder):
+        data["normalizer"] = lower_cased(data["normalizer"])
     if data["model"].get("dropout"):
         raise InputError(
             f"{folder / TOKENIZER}: dropout is {data['model']['dropout']}, so that ids are drawn at random; set it to "

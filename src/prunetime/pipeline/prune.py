@@ -24,7 +24,7 @@ from prunetime.pipeline.front import measure_front
 from prunetime.pipeline.learning import LAST, Learning
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
-from prunetime.pipeline.source import Source, load_source, model_digest
+from prunetime.pipeline.source import Source, check_trainable, load_source, model_digest
 from prunetime.pruning.methods import LEARNED
 from prunetime.report.render import render
 from prunetime.runtime.latency import LatencyProfile
@@ -238,6 +238,7 @@ def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> tuple[Sou
     """
     with run.reporter.stage("Load model and data"):
         source = load_source(settings, run.reporter.say)
+        check_trainable(source, settings)
         roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
         inputs = {
             "model": model_digest(source),

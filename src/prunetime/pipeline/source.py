@@ -121,6 +121,7 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
     if settings.teacher_ready:
         _check_teacher(settings, task, pretrained)
     pretrained = teacher_labels.in_order_of(task, pretrained, settings.model, settings.teacher_ready, say)
+    task = pretrained.sentence.applied(task, pretrained.has_head, is_trained=not settings.teacher_ready)
     check_length(task.max_length, pretrained)
     read_tokenizer = tokenizer_of(pretrained, task.max_length)
     if read_tokenizer.replaced:
@@ -202,6 +203,25 @@ def check_length(tokens: int, pretrained: families.Pretrained) -> None:
     longest = pretrained.config.longest
     if tokens > longest:
         raise InputError(f"--seq-len {tokens} is longer than the {longest} positions of the model")
+    pretrained.sentence.check_length(tokens)
+
+
+def check_trainable(source: Source, settings: Settings) -> None:
+    """Raises InputError where texts are embedded in a way that training does not know."""
+    config, embedding = source.pretrained.config, source.task.embedding
+    if source.task.kind != "similarity":
+        return
+    if not embedding.orders_as_cosine(config.normalize):
+        raise InputError(
+            f"similarity_fn_name {embedding.similarity_fn_name!r} of {settings.model} has no scale that labels could "
+            "be on: training is of cosines. Set it to 'cosine' in config_sentence_transformers.json, or let the model "
+            "end in Normalize"
+        )
+    if settings.tokens and not embedding.include_prompt:
+        raise InputError(
+            f"--tokens drops tokens, but {settings.model} leaves the tokens of prompts out of pooling (include_prompt "
+            "false): leave --tokens out"
+        )
 
 
 def tokenizer_of(pretrained: families.Pretrained, max_length: int) -> PretrainedTokenizer:
@@ -223,7 +243,7 @@ def check_types(tokenizer: Tokenizer, config: EncoderConfig, texts: int) -> None
 
 def model_digest(source: Source) -> str:
     """Digest of the pretrained model's files."""
-    return digest_of_files([path for path in source.pretrained.folder.iterdir() if path.is_file()])
+    return digest_of_files(source.pretrained.sentence.files())
 
 
 def _check_teacher(settings: Settings, task: Task, pretrained: families.Pretrained) -> None:

@@ -349,13 +349,13 @@ def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenanc
 def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: artifact.Weights) -> None:
     """Writes an artifact of the run's task, in place of what was there."""
     from prunetime.models.hf import config_json
-    from prunetime.models.sentence import sentence_files
+    from prunetime.models.sentence_files import sentence_files
 
     config, task = manifest.config, source.task
     files = {
         **source.tokenizer_files,
         "config.json": config_json(config, manifest.spec, task),
-        **(sentence_files(config, task.max_length) if task.kind == "similarity" else {}),
+        **sentence_files(config, task, weights),
     }
     shutil.rmtree(folder, ignore_errors=True)
     artifact.write(folder, manifest, weights, files)

@@ -97,7 +97,8 @@ def torch_logits(model: SequenceClassifier, tokens: Ragged, pad_id: int) -> np.n
     for part in tokens.batches(2048):
         inputs = [torch.from_numpy(array.astype(np.int64)) for array in part.padded(pad_id)]
         with torch.no_grad():
-            logits = model(*inputs).logits
+            skipped = None if part.skipped is None else torch.from_numpy(part.skipped.astype(np.int64))
+            logits = model(*inputs, skipped=skipped).logits
         parts.append((logits if logits.dim() == 2 else logits[inputs[1] == 1]).numpy())
     return np.concatenate(parts)
 

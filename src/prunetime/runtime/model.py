@@ -17,7 +17,7 @@ from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.reading import read
 from prunetime.runtime.tokenize import Texts, Tokenizer
-from prunetime.runtime.twins import Singles
+from prunetime.runtime.twins import Singles, singles
 from prunetime.runtime.windows import Windows
 from prunetime.task import Answer
 
@@ -67,30 +67,49 @@ class Model:
             raise InputError(f"a model of {self.manifest.task.kind} answers no questions")
         return inputs.best(self.engine.logits(inputs.tokens), count)
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings of texts, [texts, hidden], of length 1: their products are what pairs score.
+    def embed(
+        self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None
+    ) -> NDArray[np.float32]:
+        """Embeddings of texts, [texts, width]: those that `SentenceTransformer.encode` gives for the same folder.
 
-        Raises InputError where the model does not score pairs by similarity, or a text is empty.
+        They are of length 1 where the model ends in Normalize, as one that was made of a plain encoder does.
+
+        Args:
+            prompt_name: the prompt of the model that goes before each text; by default the model's default prompt, if
+                it has one.
+            prompt: the text to put there instead.
+
+        Raises InputError where the model does not score pairs by similarity, a text is empty, or it has no such prompt.
         """
-        inputs = self.read_single(texts)
+        inputs = self.read_single(texts, prompt_name, prompt)
         return np.asarray(inputs.scores(self.engine.logits(inputs.tokens)))
 
     def tokenize(self, texts: Sequence[str | Texts]) -> Ragged:
         """Token ids of `texts` (of pairs of a question and a context, of all windows); raises InputError as `score`."""
         return self.read(texts).tokens
 
-    def read(self, texts: Sequence[str | Texts]) -> Inputs:
-        """The rows that the model reads of `texts`; raises InputError as `score` does."""
-        return read(self.tokenizer, self.manifest.task, self.checked(texts))
+    def read(self, texts: Sequence[str | Texts], prompt: str | None = None) -> Inputs:
+        """The rows that the model reads of `texts`, after `prompt` or its default one; raises InputError as `score`
+        does."""
+        return read(self.tokenizer, self.manifest.task, self.checked(texts), prompt)
 
-    def read_single(self, texts: Sequence[str]) -> Singles:
+    def read_single(self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None) -> Singles:
         """The rows that the model reads of texts to be embedded; raises InputError as `embed` does."""
         task = self.manifest.task
         if task.kind != "similarity":
             raise InputError(f"a model of {task.kind} has no embeddings; one that is made with --task similarity has")
         if empty := [number for number, text in enumerate(texts) if not text.strip()]:
             raise InputError(f"text {empty[0]} is empty")
-        return Singles(task, self.tokenizer.encode([(text,) for text in texts]))
+        return singles(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
+
+    def check_lengths(self, texts: Sequence[str], prompt_name: str | None = None) -> None:
+        """Raises InputError where a text to be embedded, its prompt before it, has more tokens than the model reads."""
+        task = self.manifest.task
+        prompt = task.prompts.resolve(prompt_name)
+        for number, text in enumerate(texts):
+            tokens = self.tokenizer.length(prompt + text)
+            if tokens > task.max_length:
+                raise InputError(f"text {number} has {tokens} tokens; the model reads {task.max_length}: have it cut")
 
     def checked(self, texts: Sequence[str | Texts]) -> list[Texts]:
         """`texts` as tuples of the task's texts; raises InputError as `score` does."""
@@ -106,19 +125,38 @@ class Model:
                 raise InputError(f"text {number} is empty: every one of {', '.join(expected)} needs some text")
         return rows
 
-    def predict(self, texts: Sequence[str | Texts]) -> NDArray[Any]:
-        """`score`, under the name that a CrossEncoder of sentence-transformers has it by."""
-        return self.score(texts)
+    def predict(
+        self, texts: Sequence[str | Texts], prompt_name: str | None = None, prompt: str | None = None
+    ) -> NDArray[Any]:
+        """What `CrossEncoder.predict` of sentence-transformers gives for the same folder: [rows] of one logit, else
+        [rows, labels].
+
+        These are the logits under the model's activation (a sigmoid, or nothing), where `score` is on the scale of the
+        labels. Of a model without such an activation, and of tasks that a CrossEncoder does not know, it is `score`.
+
+        Args:
+            prompt_name: as for `embed`; the prompt goes before the first text of a pair.
+            prompt: as for `embed`.
+
+        Raises InputError as `score`, and where there is no such prompt.
+        """
+        task = self.manifest.task
+        inputs = self.read(texts, task.prompts.resolve(prompt_name, prompt))
+        logits = self.engine.logits(inputs.tokens)
+        return task.predictions(logits) if task.activation else inputs.scores(logits)
 
     def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[Ranked]:
-        """The `documents`, best first, at most `top_k`; of equal ones the first.
+        """The `documents`, best first, at most `top_k`; of equal ones the first. Scores are those of `predict`, or
+        the probability of the second of two labels.
 
         Raises InputError as `score`, and where the model does not score pairs by one number.
         """
         task = self.manifest.task
         if not task.ranks:
             raise InputError(f"a model of {task.kind} with {len(task.text)} text ranks nothing: it takes pairs to rank")
-        scores = self.score([(query, document) for document in documents]) if documents else np.zeros(0, np.float32)
+        pairs = [(query, document) for document in documents]
+        score = self.score if task.labels else self.predict
+        scores = score(pairs) if pairs else np.zeros(0, np.float32)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(index), float(scores[index])) for index in order]
 

@@ -88,6 +88,17 @@ class Tokenizer:
         rows = [self.joined(*(next(tokens) for _ in row)) for row in texts]
         return Ragged.of([ids for ids, _ in rows], [types for _, types in rows])
 
+    def length(self, text: str) -> int:
+        """Tokens of a whole text, special tokens included."""
+        return self._count(self.single(text)) + self.max_length - self._room(1)
+
+    def prompt_length(self, prompt: str) -> int:
+        """The number of a text's first tokens that are of the `prompt` before it, as sentence-transformers counts: all
+        tokens of the prompt alone, but for a special one at its end."""
+        ids = self.encode([(prompt,)]).ids
+        last = self._tokenizer.get_added_tokens_decoder().get(int(ids[-1])) if len(ids) else None
+        return len(ids) - (last is not None and last.special)
+
     def encode_spans(self, texts: Sequence[str]) -> tuple[Ragged, NDArray[np.int32]]:
         """As `encode`, and the characters (first, one past the last) of its text that each token stands for,
         [tokens, 2]; nothing, (0, 0), for special tokens."""

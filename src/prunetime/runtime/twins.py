@@ -1,5 +1,4 @@
-"""Similarity: two texts that are read apart, and the cosine of what a model makes of them (Sentence-BERT, arXiv
-1908.10084)."""
+"""Similarity: two texts that are read apart, and how alike their embeddings are (Sentence-BERT, arXiv 1908.10084)."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.runtime.inputs import Inputs, Ints
+from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.tokenize import Texts, Tokenizer
 from prunetime.task import Task
 
@@ -23,32 +23,38 @@ class Twins(Inputs):
         return replace(self, tokens=self.tokens.select(both(examples)))
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """Cosines [examples], float32, of the embeddings `logits` [2 x examples, hidden]."""
-        normed = unit(logits)
-        cosines: NDArray[np.float32] = np.einsum("ij,ij->i", normed[0::2], normed[1::2])
-        return cosines
+        """How alike [examples], float32, the embeddings `logits` [2 x examples, width] of the pairs are."""
+        settings = self.task.embedding
+        embeddings = settings.kept(logits)
+        return settings.similarities(embeddings[0::2], embeddings[1::2])
 
 
 class Singles(Inputs):
     """Rows of `tokens`, each a text by itself."""
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """Embeddings [texts, hidden], float32, of length 1: their products are what pairs score."""
-        return unit(logits)
+        """Embeddings [texts, width], float32."""
+        return self.task.embedding.kept(logits)
 
 
-def twins(tokenizer: Tokenizer, task: Task, pairs: Sequence[Texts]) -> Twins:
-    """What a model reads of pairs of texts."""
-    return Twins(task, tokenizer.encode([(text,) for pair in pairs for text in pair]))
+def twins(tokenizer: Tokenizer, task: Task, pairs: Sequence[Texts], prompt: str) -> Twins:
+    """The rows that a model reads of pairs of texts, each text after `prompt`."""
+    return Twins(task, _tokens(tokenizer, task, [text for pair in pairs for text in pair], prompt))
+
+
+def singles(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str) -> Singles:
+    """The rows that a model reads of texts to be embedded, each after `prompt`."""
+    return Singles(task, _tokens(tokenizer, task, texts, prompt))
+
+
+def _tokens(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str) -> Ragged:
+    tokens = tokenizer.encode([(prompt + text,) for text in texts])
+    if not prompt or task.embedding.include_prompt:
+        return tokens
+    return replace(tokens, skipped=np.full(len(texts), tokenizer.prompt_length(prompt), np.int32))
 
 
 def both(examples: Sequence[int] | NDArray[np.integer]) -> Ints:
     """The two rows of every example."""
     first = 2 * np.asarray(examples, np.int64)
     return np.stack((first, first + 1), axis=1).ravel()
-
-
-def unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`embeddings` [rows, hidden] scaled to a length of 1."""
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return np.asarray(embeddings / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)

@@ -132,21 +132,29 @@ class Rank(Struct):
 
 
 class EmbedRequest(Struct):
-    """`normalize`: to a length of 1."""
+    """`normalize`: to a length of 1. `prompt_name`: the model's prompt that goes before each text; by default its
+    default one. `truncate`: whether a text of more tokens than the model reads is cut (as it is by default) or refused;
+    `truncation_direction` is the side on which the model cuts. `dimensions`: how many of an embedding's first numbers are given."""
 
     inputs: str | list[str]
     normalize: bool = True
+    prompt_name: str | None = None
+    truncate: bool | None = None
+    truncation_direction: Literal["Left", "Right", "left", "right"] | None = None
+    dimensions: int | None = None
 
 
 # OpenAI's embeddings
 
 
 class EmbeddingsRequest(Struct):
-    """`base64` is of the bytes of float32 numbers, little-endian."""
+    """`base64` is of the bytes of float32 numbers, little-endian. `dimensions` and `prompt_name` as in EmbedRequest."""
 
     input: str | list[str]
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    prompt_name: str | None = None
 
 
 class Embedding(Struct):

@@ -17,6 +17,7 @@ from prunetime.errors import InputError, PrunetimeError
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.model import Model, load
 from prunetime.runtime.ragged import Ragged
+from prunetime.runtime.reading import prompted
 from prunetime.runtime.tokenize import Texts, Tokenizer, digest_of
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.scheduler import Speed
@@ -69,14 +70,20 @@ class Hosted:
         try:
             if self.cache is None or self.model.manifest.task.rows != "pooled":
                 return self.model.read(rows)
-            return Inputs(self.model.manifest.task, self.cache.encode(self.model.checked(rows)))
+            task = self.model.manifest.task
+            return Inputs(task, self.cache.encode(prompted(self.model.checked(rows), task.prompts.resolve())))
         except InputError as error:
             raise RefusedError("unusable", str(error)) from None
 
-    def read_single(self, texts: Sequence[str]) -> Inputs:
-        """The rows that the model reads of texts to be embedded; raises RefusedError where it cannot."""
+    def read_single(self, texts: Sequence[str], prompt_name: str | None = None, *, cut: bool = True) -> Inputs:
+        """The rows that the model reads of texts to be embedded, after a prompt of the model's.
+
+        Raises RefusedError where it cannot, and for texts that are too long, unless they may be `cut`.
+        """
         try:
-            return self.model.read_single(texts)
+            if not cut:
+                self.model.check_lengths(texts, prompt_name)
+            return self.model.read_single(texts, prompt_name)
         except InputError as error:
             raise RefusedError("unusable", str(error)) from None
 

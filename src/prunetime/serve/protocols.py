@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from prunetime import __version__
+from prunetime.embedding import unit
+from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.tokenize import Texts
 from prunetime.serve.errors import Code, RefusedError
 from prunetime.serve.http import Answer, Request, Route
@@ -42,7 +45,7 @@ from prunetime.serve.messages import (
     Usage,
 )
 from prunetime.serve.models import Hosted
-from prunetime.serve.service import Scored, Service
+from prunetime.serve.service import Read, Scored, Service
 from prunetime.task import Answer as SpanAnswer
 from prunetime.task import Task
 
@@ -217,22 +220,23 @@ class Protocols:
 
     async def embed(self, request: Request) -> Answer:
         asked = await request.json(EmbedRequest)
-        scored = await self._embedded(request, asked.inputs)
-        found = scored.scores if asked.normalize else scored.logits
-        return Answer.of(found.tolist(), headers=scored.headers)
+        scored = await self._embedded(request, asked.inputs, None, partial(_read_single, asked=asked))
+        embeddings = _first_numbers(scored, asked.dimensions)
+        return Answer.of((unit(embeddings) if asked.normalize else embeddings).tolist(), headers=scored.headers)
 
     async def embeddings(self, request: Request) -> Answer:
         asked = await request.json(EmbeddingsRequest)
-        scored = await self._embedded(request, asked.input, asked.model)
-        rows = scored.scores
+        read = partial(Hosted.read_single, prompt_name=asked.prompt_name)
+        scored = await self._embedded(request, asked.input, asked.model, read)
+        rows = unit(_first_numbers(scored, asked.dimensions))
         written = list(map(_in_base64, rows)) if asked.encoding_format == "base64" else rows.tolist()
         data = [Embedding(*each) for each in enumerate(written)]
         tokens = len(scored.inputs.tokens.ids)
         return Answer.of(EmbeddingsAnswer(scored.hosted.label, data, Usage(tokens, tokens)), headers=scored.headers)
 
-    async def _embedded(self, request: Request, texts: str | list[str], name: str | None = None) -> Scored:
+    async def _embedded(self, request: Request, texts: str | list[str], name: str | None, read: Read) -> Scored:
         rows = [texts] if isinstance(texts, str) else texts
-        return await self._service.score(request, rows, name, read=Hosted.read_single)
+        return await self._service.score(request, rows, name, read=read)
 
     async def index(self, _: Request) -> Answer:
         return Answer.of([ModelState(each.name, each.version, "READY") for each in self._models])
@@ -326,6 +330,24 @@ def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
         table = [[1.0 - second, second] for (second,) in table]
     rows = ([Prediction(*each) for each in zip(labels, row, strict=True)] for row in table)
     return [sorted(row, key=lambda each: -each.score) for row in rows]
+
+
+def _read_single(hosted: Hosted, texts: Sequence[str], asked: EmbedRequest) -> Inputs:
+    side = "left" if hosted.model.tokenizer.cuts_left else "right"
+    if asked.truncation_direction is not None and asked.truncation_direction.lower() != side:
+        raise RefusedError(
+            "unusable", f"truncation_direction {asked.truncation_direction!r}: {hosted.name} cuts texts on the {side}"
+        )
+    return hosted.read_single(texts, asked.prompt_name, cut=asked.truncate is not False)
+
+
+def _first_numbers(scored: Scored, dimensions: int | None) -> NDArray[np.float32]:
+    """The embeddings [rows, width], or the first `dimensions` numbers of each."""
+    embeddings: NDArray[np.float32] = scored.scores
+    width = embeddings.shape[1]
+    if dimensions is not None and not 1 <= dimensions <= width:
+        raise RefusedError("unusable", f"dimensions is {dimensions}: the model's embeddings have 1 to {width} numbers")
+    return embeddings[:, :dimensions]
 
 
 def _in_base64(row: NDArray[np.float32]) -> str:

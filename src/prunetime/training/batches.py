@@ -22,7 +22,7 @@ from prunetime.task import Task
 
 Batch = dict[str, Tensor]
 """`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows] ([rows, 2] of answers,
-[rows, tokens] of words; of pairs that are read apart [rows / 2])."""
+[rows, tokens] of words; of pairs that are read apart [rows / 2]); `skipped` [rows] where pooling leaves out tokens."""
 
 WINDOW = 50
 """Batches whose rows are sorted by length together: enough for almost no padding, few enough to stay random."""
@@ -81,7 +81,10 @@ class TrainingData:
         labels = labels.astype(np.int64 if of_choices else np.float32)
         names = ("input_ids", "attention_mask", "token_type_ids")
         arrays = {name: array.astype(np.int64) for name, array in zip(names, (ids, mask, types), strict=True)}
-        return {name: torch.from_numpy(array) for name, array in (arrays | {"labels": labels}).items()}
+        arrays["labels"] = labels
+        if tokens.skipped is not None:
+            arrays["skipped"] = tokens.skipped.astype(np.int64)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     @property
     def _of_words(self) -> bool:
@@ -104,7 +107,8 @@ class TrainingData:
     def digest(self) -> str:
         """sha256 over everything in it."""
         total = hashlib.sha256(repr((self.task, self.pad_id)).encode())
-        for array in (self.tokens.ids, self.tokens.types, self.tokens.offsets, self.labels):
+        skipped = () if self.tokens.skipped is None else (self.tokens.skipped,)
+        for array in (self.tokens.ids, self.tokens.types, self.tokens.offsets, self.labels, *skipped):
             total.update(f"{array.dtype} {array.shape}".encode())
             total.update(np.ascontiguousarray(array).tobytes())
         return total.hexdigest()

@@ -22,7 +22,8 @@ def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
         of_words = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=NO_LABEL, reduction="none")
         return of_words.sum(1) / (labels != NO_LABEL).sum(1).clamp(min=1)
     if task.kind == "similarity":
-        return (functional.cosine_similarity(logits[0::2], logits[1::2]) - labels).square()
+        kept = kept_of(logits, task)
+        return (functional.cosine_similarity(kept[0::2], kept[1::2]) - labels).square()
     if task.kind == "question-answering":
         return functional.cross_entropy(logits, labels, reduction="none").mean(1)
     if task.kind == "classification":
@@ -30,6 +31,11 @@ def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     if task.kind == "relevance":
         return functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
     return functional.mse_loss(logits[:, 0], labels, reduction="none")
+
+
+def kept_of(embeddings: Tensor, task: Task) -> Tensor:
+    """The numbers that the task keeps of `embeddings` [rows, width]."""
+    return embeddings[:, : task.embedding.truncate_dim]
 
 
 def mean_over_rows(losses: Tensor) -> Tensor:

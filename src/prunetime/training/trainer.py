@@ -27,7 +27,7 @@ from prunetime.pruning.pruners import masks_on
 from prunetime.task import Task
 from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
 from prunetime.training.distill import Distillation, choice_of, distilled_loss
-from prunetime.training.losses import mean_over_rows, task_losses
+from prunetime.training.losses import kept_of, mean_over_rows, task_losses
 from prunetime.training.ranks import Share, mean_over_ranks
 from prunetime.training.threads import training_on
 from prunetime.training.tracking import tracking
@@ -174,9 +174,15 @@ class _Objective(nn.Module):
         self._sub_networks = sub_networks
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, labels: Tensor, seed: int
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor,
+        labels: Tensor,
+        seed: int,
+        skipped: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """`seed` is of the sub-networks of this step: those of every rank are the same."""
+        """All but `seed` are as in `Batch`. `seed` is of the sub-networks of this step, those of every rank."""
         inputs = (input_ids, attention_mask, token_type_ids)
         (teacher,) = self._teacher
 
@@ -185,6 +191,8 @@ class _Objective(nn.Module):
             if target is None:
                 return loss
             heads = self.masks.heads() if self.masks else None
+            if self._task.kind == "similarity":
+                output, target = (each._replace(logits=kept_of(each.logits, self._task)) for each in (output, target))
             return distilled_loss(
                 loss, output, target, attention_mask, distillation, heads=heads, choice=choice_of(self._task)
             )
@@ -195,10 +203,12 @@ class _Objective(nn.Module):
         want_scores = teacher is not None and distillation.attention > 0
         with torch.autocast(self._settings.device, torch.bfloat16, enabled=self._settings.precision == "bf16"):
             gates = self.masks.gates() if self.masks else None
-            whole: Output = self.student(*inputs, gates=gates, want_scores=want_scores)
+            whole: Output = self.student(*inputs, gates=gates, want_scores=want_scores, skipped=skipped)
             with torch.no_grad():
-                target: Output | None = None if teacher is None else teacher(*inputs, want_scores=want_scores)
-            parts = [run_prefix(self.student, spec, inputs) for spec in self._drawn(seed)]
+                target: Output | None = None
+                if teacher is not None:
+                    target = teacher(*inputs, want_scores=want_scores, skipped=skipped)
+            parts = [run_prefix(self.student, spec, inputs, skipped=skipped) for spec in self._drawn(seed)]
         fixed = Output(whole.logits.detach(), tuple(state.detach() for state in whole.hidden_states))
         in_place = replace(distillation, attention=0.0)  # of other heads
         losses = [loss_of(whole, target, distillation), *(loss_of(part, fixed, in_place) for part in parts)]

@@ -1,0 +1,161 @@
+"""Reading the settings of one module of sentence-transformers: each field is taken, refused by its name, or changes no
+number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prunetime.config import HeadLayer, Pooling
+from prunetime.errors import InputError
+from prunetime.models.checkpoint import read_json
+from prunetime.models.sentence_names import (
+    DENSE_ACTIVATIONS,
+    LAYER_NORM_EPS,
+    POOLING_FLAGS,
+    POOLINGS,
+    SCORE_ACTIVATIONS,
+    TRANSFORMER_SETTINGS,
+)
+from prunetime.task import ScoreActivation
+
+Settings = Mapping[str, Any]
+
+EMBEDDING, SCORES = "sentence_embedding", "scores"
+"""What modules after pooling read and write."""
+
+OUTPUTS = {
+    "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "sequence-classification": ("logits", SCORES),
+}
+"""By `transformer_task`: the output of transformers' model that is read, and what it is called for the next module."""
+
+READ_ELSEWHERE = ("max_seq_length", "do_lower_case")
+CHANGES_NO_NUMBER = ("unpad_inputs",)
+
+
+def optional(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
+def transformer_settings(folder: Path) -> tuple[dict[str, Any], Path]:
+    """The settings of the Transformer module, and their file: the first of several names that it may have."""
+    for name in TRANSFORMER_SETTINGS:
+        if settings := optional(folder / name):
+            return settings, folder / name
+    return {}, folder / TRANSFORMER_SETTINGS[0]
+
+
+def transformer_task(settings: Settings, where: Path) -> str:
+    """What the Transformer module gives, a key of `OUTPUTS`; raises InputError for a setting that is not supported."""
+    task = settings.get("transformer_task", "feature-extraction")
+    if task not in OUTPUTS:
+        raise InputError(f"{where}: transformer_task {task!r} is not supported; {' and '.join(OUTPUTS)} are")
+    method_output, module_output = OUTPUTS[task]
+    modalities = {"text": {"method": "forward", "method_output_name": method_output}}
+    expected: dict[str, Any] = {"modality_config": modalities, "module_output_name": module_output}
+    for name, value in settings.items():
+        if name in ("transformer_task", *READ_ELSEWHERE, *CHANGES_NO_NUMBER) or not value:
+            continue
+        if name in ("model_args", "model_kwargs") and value == {"add_pooling_layer": False}:
+            continue  # of a layer that neither library runs
+        if value != expected.get(name):
+            raise InputError(
+                f"{where}: {name} {value!r} is not supported; {expected.get(name, 'nothing')!r} is"
+                " (leave it out for that)"
+            )
+    return str(task)
+
+
+def longest(settings: Settings, where: Path) -> tuple[int, str] | None:
+    """The most tokens of a text, with the field and file that says so: the Transformer module's or its tokenizer's."""
+    of_tokenizer = where.with_name("tokenizer_config.json")
+    for name, value in (
+        (f"max_seq_length in {where.name}", settings.get("max_seq_length")),
+        (f"model_max_length in {of_tokenizer.name}", optional(of_tokenizer).get("model_max_length")),
+    ):
+        if value is not None:
+            if not isinstance(value, int | float) or value < 1:
+                raise InputError(f"{where.parent}: {name} is {value!r}; it must be a number of tokens")
+            return int(value), name
+    return None
+
+
+def pooling(settings: Settings, where: Path) -> tuple[Pooling, bool]:
+    """The way of pooling, and whether a prompt's tokens are pooled."""
+    known = ("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *POOLING_FLAGS)
+    _refuse_unknown(settings, known, where)
+    named = settings.get("pooling_mode")
+    flagged = [mode for flag, mode in POOLING_FLAGS.items() if settings.get(flag)] or ["mean"]
+    modes = flagged if named is None else [named] if isinstance(named, str) else list(named)
+    if len(modes) != 1 or modes[0] not in POOLINGS:
+        raise InputError(
+            f"{where}: pooling_mode {' and '.join(map(str, modes))} is not supported; one of {', '.join(POOLINGS)} is"
+        )
+    return POOLINGS[modes[0]], bool(settings.get("include_prompt", True))
+
+
+def dense(settings: Settings, where: Path) -> HeadLayer:
+    if settings.get("use_residual"):
+        raise InputError(f"{where}: use_residual {settings['use_residual']!r} is not supported; only false is")
+    named = settings.get("activation_function", DENSE_ACTIVATIONS["tanh"])
+    for ours, path in DENSE_ACTIVATIONS.items():
+        if _is_torch_class(named, path):
+            return HeadLayer("dense", _width(settings, "out_features", where), ours)
+    supported = ", ".join(DENSE_ACTIVATIONS.values())
+    raise InputError(f"{where}: activation_function {named!r} is not supported; use one of {supported}")
+
+
+def norm(settings: Settings, where: Path) -> HeadLayer:
+    _refuse_unknown(settings, ("dimension",), where)
+    return HeadLayer("norm", _width(settings, "dimension", where), eps=LAYER_NORM_EPS)
+
+
+def output(settings: Settings, where: Path, *, may_be_scores: bool) -> str:
+    """What a module after pooling writes; raises InputError where it reads or writes other things than embeddings."""
+    read = settings.get("module_input_name") or EMBEDDING
+    written = settings.get("module_output_name") or read
+    allowed = (EMBEDDING, SCORES) if may_be_scores else (EMBEDDING,)
+    for name, value, fitting in (("module_input_name", read, (EMBEDDING,)), ("module_output_name", written, allowed)):
+        if value not in fitting:
+            raise InputError(f"{where}: {name} {value!r} is not supported there; {' or '.join(fitting)} is")
+    return str(written)
+
+
+def encoder_activation(settings: Settings, where: Path) -> ScoreActivation | None:
+    """What a CrossEncoder does to logits as its encoder's config.json says, where versions 5.3 and earlier wrote it."""
+    of_4 = settings.get("sentence_transformers")
+    if isinstance(of_4, Mapping) and "activation_fn" in of_4:
+        return score_activation(of_4["activation_fn"], "activation_fn", where)
+    of_3 = "sbert_ce_default_activation_function"
+    return score_activation(settings.get(of_3), of_3, where)
+
+
+def score_activation(named: object, name: str, where: Path) -> ScoreActivation | None:
+    """What the class of torch that is `named` under `name` does to logits; None for None."""
+    if named is None:
+        return None
+    for ours, path in SCORE_ACTIVATIONS.items():
+        if _is_torch_class(named, path):
+            return ours
+    supported = ", ".join(SCORE_ACTIVATIONS.values())
+    raise InputError(f"{where}: {name} {named!r} is not supported; use one of {supported}")
+
+
+def _is_torch_class(named: object, path: str) -> bool:
+    """Whether `named` is the class of torch at `path`, or the same one where `torch.nn` has it."""
+    return named in (path, f"torch.nn.{path.rpartition('.')[2]}")
+
+
+def _refuse_unknown(settings: Settings, known: tuple[str, ...], where: Path) -> None:
+    if unknown := [name for name in settings if name not in known]:
+        raise InputError(f"{where}: {', '.join(unknown)} is not supported; {', '.join(known)} are")
+
+
+def _width(settings: Settings, name: str, where: Path) -> int:
+    width = settings.get(name)
+    if type(width) is not int or width < 1:
+        raise InputError(f"{where}: {name} is {width!r}; it must be a whole number of at least 1")
+    return width
