@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -230,6 +230,11 @@ class EncoderConfig:
             shapes[f"{name}.bias"] = (layer.width,)
             read = layer.width
         return shapes
+
+    def with_outputs(self, outputs: int) -> EncoderConfig:
+        """The same encoder whose head ends with `outputs` logits."""
+        head = None if self.head is None else (*self.head[:-1], replace(self.head[-1], width=outputs))
+        return replace(self, outputs=outputs, head=head)
 
     def has_norm(self, layer: int, norm: str) -> bool:
         """Whether a sub-layer that is there has `norm`, its attention_norm or ffn_norm: the first attention has none

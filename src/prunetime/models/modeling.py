@@ -55,9 +55,9 @@ class PrunetimePreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: PrunetimeConfig) -> None:
         super().__init__(config)
-        given = config.encoder or {}
-        outputs = given.get("outputs") if given.get("rows") == "embedding" else config.num_labels
-        encoder = EncoderConfig.from_json({**given, "outputs": outputs})
+        encoder = EncoderConfig.from_json(config.encoder or {})
+        if encoder.rows != "embedding":
+            encoder = encoder.with_outputs(config.num_labels)
         if encoder.rows != self.rows:
             raise InputError(f"the model gives {encoder.rows} rows; {type(self).__name__} needs {self.rows} rows")
         self.embeddings, self.layers, self.final_norm, self.head = parts(
