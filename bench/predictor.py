@@ -28,8 +28,8 @@ from prunetime.budget import Budget
 from prunetime.cli.progress import ConsoleReporter
 from prunetime.cli.runs import minilm_folder
 from prunetime.models import families
+from prunetime.pipeline.pretrained import tokenizer_of
 from prunetime.pipeline.run import digest_of
-from prunetime.pipeline.source import tokenizer_of
 from prunetime.runtime import profiling
 from prunetime.runtime.sublayers import ProfileKey
 from prunetime.runtime.tokenize import Tokenizer

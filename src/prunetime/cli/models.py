@@ -1,9 +1,10 @@
-"""Commands on a model: score, eval, inspect, profile, bench, export."""
+"""Commands on a model: score, eval, inspect, profile, bench, convert, export, push."""
 
 from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,7 +29,7 @@ from prunetime.cli.options import (
 from prunetime.config import Rows
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Plan, Precision
-from prunetime.task import Answer, Tagged
+from prunetime.task import Answer, Kind, Tagged
 
 
 @main.command()
@@ -249,6 +250,38 @@ def bench(
             f"{'  (noisy)' if row['noisy'] else ''}"
         )
     emit({"rows": rows}, as_json, "\n".join([header, *lines]))
+
+
+@main.command()
+@click.argument("model")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the artifact, which is made.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of every matrix.")
+@click.option(
+    "--task", "kind", type=click.Choice(get_args(Kind)), help="Kind of task; by default what the model's head is for."
+)
+@click.option("--text", help="Name of the text, or of the two texts of a pair, separated by a comma.")
+@click.option(
+    "--seq-len", type=click.IntRange(3), help="Most tokens of a sequence; by default as many as the model reads."
+)
+@json_option
+def convert(model: str, out: Path, precision: Precision, as_json: bool, **options: Any) -> None:
+    """Make an artifact of a pretrained or fine-tuned MODEL (a folder, or a hub id) as it is, unpruned.
+
+    It can then be inspected, scored, embedded, benched, exported and served.
+    """
+    from prunetime.pipeline.convert import convert as converted
+
+    options["text"] = columns_of(options["text"])
+    manifest = converted(model, out, partial(click.echo, err=True), precision=precision, **options)
+    task = manifest.task
+    result = {
+        "artifact": str(out),
+        "task": task.kind,
+        "labels": list(task.labels),
+        "max_length": task.max_length,
+        "precision": precision,
+    }
+    emit(result, as_json, str(out))
 
 
 @main.command()

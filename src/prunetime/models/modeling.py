@@ -57,7 +57,7 @@ class PrunetimePreTrainedModel(PreTrainedModel):
         super().__init__(config)
         encoder = EncoderConfig.from_json(config.encoder or {})
         if encoder.rows != "embedding":
-            encoder = encoder.with_outputs(config.num_labels)
+            encoder = encoder.with_outputs(int(config.num_labels or encoder.outputs))
         if encoder.rows != self.rows:
             raise InputError(f"the model gives {encoder.rows} rows; {type(self).__name__} needs {self.rows} rows")
         self.embeddings, self.layers, self.final_norm, self.head = parts(

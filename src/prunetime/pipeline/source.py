@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from prunetime.arch import Grain
 from prunetime.budget import Budget
-from prunetime.config import FAMILIES, EncoderConfig, Rows
+from prunetime.config import EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models import families
-from prunetime.models.tokenization import PretrainedTokenizer, load_tokenizer
+from prunetime.pipeline import pretrained as pretrained_models
 from prunetime.pipeline import teacher_labels
 from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.settings import Settings
@@ -111,28 +111,13 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
     roles = replace(roles, warnings=(*roles.warnings, *empty))
     for warning in roles.warnings:
         say(warning)
-    pretrained = families.load(settings.model, task.outputs, settings.seed, task.kind)
-    if pretrained.unused:
-        count, some = len(pretrained.unused), ", ".join(pretrained.unused[:5])
-        say(
-            f"{settings.model}: {count} tensors belong to neither the encoder nor its head, and are left "
-            f"out: {some}{', ...' * (count > 5)}"
-        )
+    model = pretrained_models.load(settings.model, task.outputs, task.kind, say, settings.seed)
     if settings.teacher_ready:
-        _check_teacher(settings, task, pretrained)
-    pretrained = teacher_labels.in_order_of(task, pretrained, settings.model, settings.teacher_ready, say)
-    task = pretrained.sentence.applied(task, pretrained.has_head, is_trained=not settings.teacher_ready)
-    check_length(task.max_length, pretrained)
-    read_tokenizer = tokenizer_of(pretrained, task.max_length)
-    if read_tokenizer.replaced:
-        say(
-            f"the tokenizer of {settings.model} has the {' and '.join(read_tokenizer.replaced)} of its class in "
-            "transformers, as AutoTokenizer has, not those of its tokenizer.json"
-        )
-    tokenizer = Tokenizer(read_tokenizer.content, task.max_length)
-    check_types(tokenizer, pretrained.config, 2 if task.read_together else 1)
-    files = read_tokenizer.files(pretrained.config)
-    source = Source(pretrained, tokenizer, files, task, chosen, columns, roles, parsed)
+        _check_teacher(settings, task, model)
+    model = teacher_labels.in_order_of(task, model, settings.model, settings.teacher_ready, say)
+    task = model.sentence.applied(task, model.has_head, is_trained=not settings.teacher_ready)
+    tokenizer, files = pretrained_models.tokenizer_for(task, model, settings.model, say)
+    source = Source(model, tokenizer, files, task, chosen, columns, roles, parsed)
     if task.kind == "question-answering":
         # A question that fits no window is refused here: hours later would be too late.
         _ = source.train, source.valid, source.test
@@ -189,21 +174,13 @@ def profile_of(
     """
     kinds: dict[Rows, Kind] = {"tokens": "question-answering", "embedding": "similarity"}
     pretrained = families.load(model, None if rows == "embedding" else 2, kind=kinds.get(rows, "classification"))
-    check_length(budget.seq_len, pretrained)
-    tokenizer = Tokenizer(tokenizer_of(pretrained, budget.seq_len).content, budget.seq_len)
+    pretrained_models.check_length(budget.seq_len, pretrained)
+    tokenizer = Tokenizer(pretrained_models.tokenizer_of(pretrained, budget.seq_len).content, budget.seq_len)
     covered: Any = {"blocks": blocks, "tokens": tokens}
     recorded = profiling.record(
         pretrained.config, tokenizer, True, budget, plan=plan, on_progress=on_progress, **covered
     )
     return pretrained.config, recorded
-
-
-def check_length(tokens: int, pretrained: families.Pretrained) -> None:
-    """Raises InputError where the model has too few positions for sequences of `tokens`."""
-    longest = pretrained.config.longest
-    if tokens > longest:
-        raise InputError(f"--seq-len {tokens} is longer than the {longest} positions of the model")
-    pretrained.sentence.check_length(tokens)
 
 
 def check_trainable(source: Source, settings: Settings) -> None:
@@ -221,23 +198,6 @@ def check_trainable(source: Source, settings: Settings) -> None:
         raise InputError(
             f"--tokens drops tokens, but {settings.model} leaves the tokens of prompts out of pooling (include_prompt "
             "false): leave --tokens out"
-        )
-
-
-def tokenizer_of(pretrained: families.Pretrained, max_length: int) -> PretrainedTokenizer:
-    """The tokenizer of a pretrained model, for sequences of `max_length`; raises InputError as `load_tokenizer`."""
-    vocabulary = pretrained.config.dims.vocabulary
-    return load_tokenizer(pretrained.folder, vocabulary, max_length, pretrained.pad_token_id)
-
-
-def check_types(tokenizer: Tokenizer, config: EncoderConfig, texts: int) -> None:
-    """Raises InputError where sequences of one text, or of two, have a token type that the model's table lacks."""
-    highest = tokenizer.highest_type(texts)
-    if FAMILIES[config.family].token_types and highest >= config.token_types:
-        raise InputError(
-            f"the tokenizer gives tokens the type {highest}; the model has {config.token_types} token types "
-            "(type_vocab_size), from 0: leave token_type_ids out of model_input_names in tokenizer_config.json, or "
-            "give a model with more of them"
         )
 
 

@@ -19,6 +19,7 @@ from prunetime.errors import InputError
 from prunetime.mask import Mask
 from prunetime.models.compact import compact, ordered
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
+from prunetime.pipeline.pretrained import artifact_files
 from prunetime.pipeline.run import Progress, Run, digest_of, digest_of_files
 from prunetime.pipeline.settings import AUTO, Settings
 from prunetime.pipeline.source import Source
@@ -348,15 +349,7 @@ def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenanc
 
 def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: artifact.Weights) -> None:
     """Writes an artifact of the run's task, in place of what was there."""
-    from prunetime.models.hf import config_json
-    from prunetime.models.sentence_files import sentence_files
-
-    config, task = manifest.config, source.task
-    files = {
-        **source.tokenizer_files,
-        "config.json": config_json(config, manifest.spec, task),
-        **sentence_files(config, task, weights),
-    }
+    files = artifact_files(manifest, weights, source.tokenizer_files)
     shutil.rmtree(folder, ignore_errors=True)
     artifact.write(folder, manifest, weights, files)
 

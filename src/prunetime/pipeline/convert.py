@@ -1,0 +1,176 @@
+"""An artifact of a pretrained or fine-tuned model as it is: nothing is trained, searched or pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunetime import __version__, artifact
+from prunetime.errors import InputError
+from prunetime.models import families
+from prunetime.models.checkpoint import folder_of, read_json
+from prunetime.models.encoder import weights_of
+from prunetime.models.heads import CLASSES, Head
+from prunetime.models.sentence import SentenceFolder, read_folder
+from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODULES, SENTENCE_TRANSFORMER
+from prunetime.models.tokenization import TOKENIZER_CONFIG
+from prunetime.pipeline.pretrained import artifact_files, load, tokenizer_for
+from prunetime.plan import Plan, Precision
+from prunetime.task import DOC_STRIDE, Kind, Task
+
+QUESTION_WINDOW = 384
+"""Tokens of a question with a part of its context, by default: those of transformers' pipeline and `run_qa` example."""
+
+TEXTS: Mapping[Kind, tuple[str, ...]] = {
+    "question-answering": ("question", "context"),
+    "token-classification": ("text",),
+    "similarity": ("text", "other"),
+}
+"""Names of the texts of a task, where only one set of them is possible."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a model folder says that its head is for: a `kind` of task with so many `outputs` (None: embeddings), of
+    which each has a name in `labels`; `pairs` where the texts of a pair are read together."""
+
+    kind: Kind
+    outputs: int | None
+    labels: tuple[str, ...] = ()
+    pairs: bool = False
+
+
+def convert(
+    model: str,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    kind: Kind | None = None,
+    text: tuple[str, ...] | None = None,
+    seq_len: int | None = None,
+    precision: Precision = "fp32",
+) -> artifact.Manifest:
+    """Writes the model (a folder, or a hub id) as the artifact `out`, to be run in a precision.
+
+    Args:
+        kind: the kind of task; by default what the folder says of its head.
+        text: names of the one or two texts of an example.
+        seq_len: the most tokens of a sequence; by default as many as the folder allows.
+        say: is told what was taken where the folder leaves it open.
+
+    Raises InputError where the model cannot be read or has no head for such a task, or `out` is there already.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists: choose another --out")
+    folder = folder_of(model)
+    if (folder / artifact.MANIFEST).is_file():
+        raise InputError(f"{folder} is an artifact already: it can be scored, benched, exported and served as it is")
+    found = found_in(folder, kind)
+    pretrained = load(model, found.outputs, found.kind, say)
+    if not pretrained.has_head:
+        raise InputError(f"{folder} has no trained head of {found.outputs} outputs for {found.kind}: train one first")
+    max_length = seq_len or longest(pretrained)
+    if seq_len is None and found.kind == "question-answering":
+        max_length = min(max_length, QUESTION_WINDOW)
+    task = Task(
+        found.kind,
+        found.labels,
+        text or TEXTS.get(found.kind) or (("query", "text") if found.pairs else ("text",)),
+        max_length,
+        doc_stride=min(DOC_STRIDE, max_length // 2) if found.kind == "question-answering" else None,
+    )
+    task = pretrained.sentence.applied(task, has_head=True, is_trained=False)
+    _, tokenizer_files = tokenizer_for(task, pretrained, model, say)
+    manifest = artifact.Manifest(
+        pretrained.config,
+        pretrained.model.spec,
+        Plan.uniform(precision),
+        task,
+        {"prunetime": __version__, "role": "converted", "model": model},
+    )
+    say(f"{found.kind} of {' and '.join(task.text)}, at most {max_length} tokens, in {precision}")
+    if found.labels:
+        say(f"labels, in this order: {', '.join(found.labels)}")
+    weights = weights_of(pretrained.model)
+    artifact.write(out, manifest, weights, artifact_files(manifest, weights, tokenizer_files))
+    return manifest
+
+
+def longest(pretrained: families.Pretrained) -> int:
+    """The most tokens of a sequence that the model's folder allows."""
+    limits = [pretrained.config.longest]
+    if pretrained.sentence.max_seq_length is not None:
+        limits.append(pretrained.sentence.max_seq_length[0])
+    settings = pretrained.folder / TOKENIZER_CONFIG
+    if settings.is_file() and (cut := read_json(settings).get("model_max_length")) is not None:
+        limits.append(int(cut))
+    return min(limits)
+
+
+def found_in(folder: Path, kind: Kind | None) -> Found:
+    """What the model `folder` says that its head is for, where `kind` is None; else what it has for such tasks.
+
+    Raises InputError where it says nothing, or two things.
+    """
+    if (folder / MODULES).is_file():
+        settings = read_json(folder / MODEL_SETTINGS) if (folder / MODEL_SETTINGS).is_file() else {}
+        made_for = settings.get("model_type", SENTENCE_TRANSFORMER)
+        if kind is None and made_for == SENTENCE_TRANSFORMER:
+            return Found("similarity", None)
+        if made_for == CROSS_ENCODER and kind != "similarity":
+            return _of_pooled_rows(read_folder(folder, kind or "relevance"), kind, pairs=True)
+    if kind == "similarity":
+        return Found(kind, None)
+    sentence = read_folder(folder, kind or "classification")
+    settings = read_json(sentence.folder / "config.json")
+    head = _head_in(settings)
+    if head == "answers" and kind in (None, "question-answering"):
+        return Found("question-answering", 2)
+    if head == "tags" and kind in (None, "token-classification"):
+        names = _labels(sentence.folder, settings)
+        return Found("token-classification", len(names), names)
+    if head == "pooled" and kind in (None, "classification", "relevance", "regression"):
+        return _of_pooled_rows(sentence, kind)
+    raise InputError(
+        f"{folder} has no head for {kind or 'a task'} (architectures: {settings.get('architectures')}): train one "
+        "first, or take its embeddings with --task similarity"
+    )
+
+
+def _of_pooled_rows(sentence: SentenceFolder, kind: Kind | None, pairs: bool = False) -> Found:
+    settings = read_json(sentence.folder / "config.json")
+    names = _labels(sentence.folder, settings)
+    outputs = sentence.head[-1].width if sentence.head else len(names)
+    if len(names) != outputs:
+        names = tuple(f"LABEL_{index}" for index in range(outputs))
+    problem = settings.get("problem_type")
+    if outputs > 1:
+        if problem == "multi_label_classification":
+            raise InputError(
+                f"{sentence.folder}: problem_type {problem!r} with {outputs} labels is not supported: each label has a "
+                "sigmoid of its own, and classes have one softmax"
+            )
+        if kind not in (None, "classification"):
+            raise InputError(f"{sentence.folder} has {outputs} labels ({', '.join(names)}), but {kind} has one output")
+        return Found("classification", outputs, names, pairs)
+    if kind == "classification":
+        raise InputError(f"{sentence.folder} has one output, but classification has one for each class")
+    if kind is None and problem == "single_label_classification":
+        raise InputError(
+            f"{sentence.folder}: problem_type {problem!r} with one output: give --task relevance (a sigmoid of it) or "
+            "--task regression (the output itself)"
+        )
+    return Found(kind or ("regression" if problem == "regression" else "relevance"), 1, pairs=pairs)
+
+
+def _head_in(settings: Mapping[str, Any]) -> Head | None:
+    """What the head of a checkpoint is for, by the class in its config.json."""
+    classes = settings.get("architectures") or []
+    return next((head for head, ending in CLASSES.items() if any(str(each).endswith(ending) for each in classes)), None)
+
+
+def _labels(folder: Path, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a checkpoint's labels, in the order of its outputs; transformers has two where nothing is said."""
+    return families.named_labels(str(folder)) or tuple(f"LABEL_{n}" for n in range(settings.get("num_labels", 2)))
