@@ -52,7 +52,7 @@ def module(kind: str, path: str, *, before: int | None = None, shown: str = "") 
     def change(folder: Path) -> None:
         listed = json.loads((folder / MODULES).read_text())
         at = len(listed) if before is None else before
-        listed.insert(at, {"idx": at, "name": f"more-{kind}", "path": path, "type": kind})
+        listed.insert(at, {"idx": at, "name": f"more{at}", "path": path, "type": kind})
         (folder / MODULES).write_text(json.dumps(listed))
 
     return Try(MODULES, kind.rpartition(".")[2], shown or "one more", change)
