@@ -43,7 +43,7 @@ def made_tokenizer() -> Tokenizer:
 
 def ads(folder: Path) -> Path:
     """Some labelled pairs."""
-    return write_tsv(ad_relevance(400, 0), folder / "ads.tsv")
+    return write_tsv(ad_relevance(120, 0), folder / "ads.tsv")
 
 
 def encoder_folder(folder: Path, model: type[Any] = BertModel, **settings: Any) -> Path:
@@ -104,7 +104,7 @@ def edit(path: Path, change: Mapping[str, Any]) -> None:
 
 def artifact_of(folder: Path, out: Path, data: Path, pruned: bool = False, **settings: Any) -> Path:
     """The artifact of a model as it is, or of a part of it, as a run with these settings writes it."""
-    columns = {"text": ("query", "title"), "label": "label"}
+    columns = {"text": ("query", "title"), "label": "label", "group": "product_uid"}
     budget = Budget(share=0.9, seq_len=settings.pop("seq_len", LENGTH))
     source = load_source(Settings(str(folder), str(data), budget, **{"teacher_ready": True} | columns | settings), str)
     model = source.pretrained.model

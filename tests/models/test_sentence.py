@@ -178,7 +178,7 @@ def test_a_tokenizer_lower_cases_first(normalizer: Mapping[str, Any] | None, exp
 
 
 def settings_of(folder: Path, data: Path, **settings: Any) -> Settings:
-    columns = {"text": ("query", "title"), "label": "label", "teacher_ready": True}
+    columns = {"text": ("query", "title"), "label": "label", "group": "product_uid", "teacher_ready": True}
     return Settings(str(folder), str(data), prunetime.Budget(share=0.9, seq_len=folders.LENGTH), **columns | settings)
 
 

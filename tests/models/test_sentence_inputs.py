@@ -52,7 +52,7 @@ def module(kind: str, path: str, *, before: int | None = None, shown: str = "") 
     def change(folder: Path) -> None:
         listed = json.loads((folder / MODULES).read_text())
         at = len(listed) if before is None else before
-        listed.insert(at, {"idx": at, "name": f"more-{kind}", "path": path, "type": kind})
+        listed.insert(at, {"idx": at, "name": f"more{at}", "path": path, "type": kind})
         (folder / MODULES).write_text(json.dumps(listed))
 
     return Try(MODULES, kind.rpartition(".")[2], shown or "one more", change)
@@ -100,48 +100,46 @@ def renamed(old: str, new: str, **settings: Any) -> Try:
     return Try(new, ", ".join(settings), ", ".join(f"`{json.dumps(value)}`" for value in settings.values()), change)
 
 
-TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-
 EMBEDDING_TRIES = [
-    *setting(TRANSFORMER, "transformer_task", "feature-extraction", "fill-mask", "text-generation"),
-    *setting(TRANSFORMER, "modality_config", TEXT_ONLY, {"text": {"method": "forward", "method_output_name": "pooler_output"}}),
-    *setting(TRANSFORMER, "module_output_name", "token_embeddings", "sentence_embedding"),
-    *setting(TRANSFORMER, "processing_kwargs", {}, {"text": {"max_length": 6, "truncation": True}}),
+    *setting(TRANSFORMER, "transformer_task", "feature-extraction", "fill-mask"),
+    *setting(TRANSFORMER, "modality_config", {"text": {"method": "forward", "method_output_name": "pooler_output"}}),
+    *setting(TRANSFORMER, "module_output_name", "sentence_embedding"),
+    *setting(TRANSFORMER, "processing_kwargs", {"text": {"max_length": 6, "truncation": True}}),
     *setting(TRANSFORMER, "unpad_inputs", False),
     *setting(TRANSFORMER, "max_seq_length", folders.LENGTH, 6),
-    *setting(TRANSFORMER, "do_lower_case", False, True),
-    *setting(TRANSFORMER, "query_length", None, 4),
-    *setting(TRANSFORMER, "document_length", None, 4),
-    *setting(TRANSFORMER, "query_expansion", None, {"strategy": "fixed", "length": 8}),
-    *setting(TRANSFORMER, "model_args", {}, {"add_pooling_layer": False}, {"attn_implementation": "eager"}),
-    *setting(TRANSFORMER, "model_kwargs", {}, {"dtype": "bfloat16"}),
-    *setting(TRANSFORMER, "config_args", {}, {"layer_norm_eps": 0.5}),
-    *setting(TRANSFORMER, "config_kwargs", {}, {"layer_norm_eps": 0.5}),
-    *setting(TRANSFORMER, "tokenizer_args", {}, {"model_max_length": 6}),
-    *setting(TRANSFORMER, "processor_kwargs", {}, {"model_max_length": 6}),
-    *setting(TRANSFORMER, "tokenizer_name_or_path", None, "another"),
+    *setting(TRANSFORMER, "do_lower_case", True),
+    *setting(TRANSFORMER, "query_length", 4),
+    *setting(TRANSFORMER, "document_length", 4),
+    *setting(TRANSFORMER, "query_expansion", {"strategy": "fixed", "length": 8}),
+    *setting(TRANSFORMER, "model_args", {"add_pooling_layer": False}, {"attn_implementation": "eager"}),
+    *setting(TRANSFORMER, "model_kwargs", {"dtype": "bfloat16"}),
+    *setting(TRANSFORMER, "config_args", {"layer_norm_eps": 0.5}),
+    *setting(TRANSFORMER, "config_kwargs", {"layer_norm_eps": 0.5}),
+    *setting(TRANSFORMER, "tokenizer_args", {"model_max_length": 6}),
+    *setting(TRANSFORMER, "processor_kwargs", {"model_max_length": 6}),
+    Try(TRANSFORMER, "tokenizer_name_or_path", "another folder",
+        lambda folder: edit(folder / TRANSFORMER, {"tokenizer_name_or_path": str(folder)})),
     renamed(TRANSFORMER, "sentence_roberta_config.json", do_lower_case=True),
-    *setting("tokenizer_config.json", "model_max_length", folders.LENGTH, 6),
-    *setting(POOLING, "pooling_mode", "cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"),
+    *setting("tokenizer_config.json", "model_max_length", 6),
+    *setting(POOLING, "pooling_mode", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"),
     *setting(POOLING, "pooling_mode", ["max"], ["cls", "mean"]),
-    *(flags(name) for name in ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")),
-    flags("lasttoken"), flags(), flags("cls_token", "mean_tokens"),
-    *setting(POOLING, "include_prompt", True, False),
-    *setting(POOLING, "embedding_dimension", 32),
+    *(flags(name) for name in ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens")),
+    flags("weightedmean_tokens"), flags("lasttoken"), flags(), flags("cls_token", "mean_tokens"),
+    *setting(POOLING, "include_prompt", False),
     *setting(POOLING, "another_setting", 1),
     *(
         each
-        for name in ("Identity", "Tanh", "ReLU", "GELU", "SiLU")
+        for name in ("Identity", "ReLU", "GELU", "SiLU")
         for each in setting("2_Dense/config.json", "activation_function", f"torch.nn.{name}")
     ),
-    *setting("2_Dense/config.json", "use_residual", False, True),
-    *setting("2_Dense/config.json", "module_input_name", "sentence_embedding", "token_embeddings"),
-    *setting("2_Dense/config.json", "module_output_name", "sentence_embedding", "another"),
+    *setting("2_Dense/config.json", "use_residual", True),
+    *setting("2_Dense/config.json", "module_input_name", "token_embeddings"),
+    *setting("2_Dense/config.json", "module_output_name", "another"),
     *setting("2_Dense/config.json", "another_setting", 1),
     *setting("3_LayerNorm/config.json", "another_setting", 1),
     *setting("4_Dropout/config.json", "dropout", 0.9),
-    *setting("5_Normalize/config.json", "module_input_name", "sentence_embedding", "token_embeddings"),
-    *setting("5_Normalize/config.json", "module_output_name", "sentence_embedding", "another"),
+    *setting("5_Normalize/config.json", "module_input_name", "token_embeddings"),
+    *setting("5_Normalize/config.json", "module_output_name", "another"),
     without(5, "Normalize"), without(4, "Dropout"), without(3, "LayerNorm"), without(2, "Dense"), without(1, "Pooling"),
     module("sentence_transformers.models.Pooling", "1_Pooling"),
     module("sentence_transformers.models.Dense", "2_Dense", before=2),
@@ -158,11 +156,11 @@ EMBEDDING_TRIES = [
     entry("name", 2, "another"),
     entry("name", 2, "3"),
     entry("kwargs", 1, ["task"]),
-    *setting(SETTINGS, "prompts", {}, {"query": "velvet ", "passage": "hose "}, {"query": None}, {"query": 5}),
-    *setting(SETTINGS, "default_prompt_name", None, "query", "document", "another"),
+    *setting(SETTINGS, "prompts", {"query": "velvet ", "passage": "hose "}, {"query": None}, {"query": 5}),
+    *setting(SETTINGS, "default_prompt_name", "query", "another"),
     *setting(SETTINGS, "similarity_fn_name", None, "cosine", "dot", "euclidean", "manhattan", "maxsim"),
     *setting(SETTINGS, "truncate_dim", None, 5, 100, -3),
-    *setting(SETTINGS, "model_type", "SentenceTransformer", "SparseEncoder"),
+    *setting(SETTINGS, "model_type", "SparseEncoder"),
     *setting(SETTINGS, "__version__", {"sentence_transformers": "5.0.0"}),
 ]  # fmt: skip
 
@@ -210,24 +208,18 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-def embeddings_and_similarities(model: Any, encode: Callable[..., Numbers]) -> Numbers:
-    """The numbers of a model of embeddings: with its default prompt, with another one, and of pairs."""
-    found = [encode(TEXTS), encode(TEXTS, prompt_name="query")]
-    left, right = (encode([pair[side] for pair in PAIRS]) for side in (0, 1))
-    similarities = (
-        model.similarity_pairwise(left, right) if hasattr(model, "similarity_pairwise") else model.score(PAIRS)
-    )
-    return np.concatenate([np.ravel(each) for each in (*found, similarities)])
-
-
 def their_embeddings(folder: Path) -> Numbers:
+    """The numbers of a model of embeddings: with its default prompt, with another one, and of pairs."""
     model = SentenceTransformer(str(folder))
-    return embeddings_and_similarities(model, model.encode)
+    queries, sides = model.encode(TEXTS, prompt_name="query"), model.encode([text for pair in PAIRS for text in pair])
+    similarities = model.similarity_pairwise(sides[0::2], sides[1::2]).numpy()
+    return np.concatenate([queries.ravel(), sides.ravel(), similarities])
 
 
 def our_embeddings(folder: Path) -> Numbers:
     model = prunetime.load(folder)
-    return embeddings_and_similarities(model, model.embed)
+    queries, sides = model.embed(TEXTS, prompt_name="query"), model.embed([text for pair in PAIRS for text in pair])
+    return np.concatenate([queries.ravel(), sides.ravel(), model.score(PAIRS)])
 
 
 def predictions(model: Any) -> Numbers:
@@ -256,11 +248,7 @@ def rows_of(
         )
 
         def equal(numbers: Any, expected: Numbers | None = expected) -> bool:
-            return (
-                expected is not None
-                and np.shape(numbers) == expected.shape
-                and np.allclose(numbers, expected, rtol=0, atol=1e-5)
-            )
+            return expected is not None and _close(numbers, expected, 1e-5)
 
         said = verdict(each.field, lambda folder=folder: ours(folder), changed, equal)
         found.setdefault((each.file, each.field, said), []).append(each.shown)
@@ -268,20 +256,22 @@ def rows_of(
     return [Row(file, field, ", ".join(values), said) for (file, field, said), values in found.items()]
 
 
+def _close(one: Numbers, other: Numbers, within: float) -> bool:
+    return one.shape == other.shape and np.allclose(one, other, rtol=0, atol=within)
+
+
 def test_every_field_of_a_sentence_transformer(data: Path, work: Path) -> None:
     torch.manual_seed(3)
-    source = folders.sentence_folder(
-        work / "sentence", Dense(32, 32, activation_function=nn.Tanh()), folders.trained_norm(), Dropout(0.5), Normalize(),
-        prompts={"query": "velvet couch: "},
-    )  # fmt: skip
+    modules = (Dense(32, 32, activation_function=nn.Tanh()), folders.trained_norm(), Dropout(0.5), Normalize())
+    source = folders.sentence_folder(work / "sentence", *modules, prompts={"query": "velvet couch: "})
 
     def ours(folder: Path) -> Numbers:
         return our_embeddings(artifact_of(folder, folder / "artifact", data, task="similarity"))
 
     check_section(
         "A SentenceTransformer",
-        "Embeddings and similarities, compared with sentence-transformers 6.2 (`tests/models/test_sentence_inputs.py`). "
-        "A longer `--seq-len` than the model's longest text is refused.",
+        "`embed` and `score` of `prunetime.load(..)`, compared with `encode` and `similarity_pairwise` of\n"
+        "sentence-transformers 6.2. A longer `--seq-len` than the model's longest text is refused.",
         rows_of(source, EMBEDDING_TRIES, their_embeddings, ours),
     )
 
@@ -300,8 +290,8 @@ def test_every_field_of_a_cross_encoder(data: Path, work: Path) -> None:
     rows += rows_of(modular, MODULAR_TRIES, theirs, ours)
     check_section(
         "A CrossEncoder",
-        "`predict` of `prunetime.load(..)`, compared with that of sentence-transformers 6.2. Files in folders (`1_Pooling` "
-        "and on) are of a CrossEncoder whose head is a chain of modules. A longer `--seq-len` than the model's longest text "
-        "is refused.",
+        "`predict` of `prunetime.load(..)`, compared with that of sentence-transformers 6.2. Files in folders\n"
+        "(`1_Pooling` and on) are of a CrossEncoder whose head is a chain of modules. A longer `--seq-len` than the\n"
+        "model's longest text is refused.",
         rows,
     )

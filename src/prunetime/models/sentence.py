@@ -149,7 +149,7 @@ def lower_cases(folder: Path) -> bool:
 
 
 def lower_cased(normalizer: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The `normalizer` of a tokenizer.json that lower-cases first, as sentence-transformers does by `do_lower_case`."""
+    """The `normalizer` of a tokenizer.json that lower-cases first, as sentence-transformers makes it where told."""
     if normalizer is None:
         return {"type": "Lowercase"}
     steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]

@@ -88,12 +88,12 @@ def pooling(settings: Settings, where: Path) -> tuple[Pooling, bool]:
     known = ("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *POOLING_FLAGS)
     _refuse_unknown(settings, known, where)
     named = settings.get("pooling_mode")
-    flagged = [mode for flag, mode in POOLING_FLAGS.items() if settings.get(flag)] or ["mean"]
+    flags = [flag for flag in POOLING_FLAGS if settings.get(flag)]
+    flagged = [POOLING_FLAGS[flag] for flag in flags] or ["mean"]
     modes = flagged if named is None else [named] if isinstance(named, str) else list(named)
     if len(modes) != 1 or modes[0] not in POOLINGS:
-        raise InputError(
-            f"{where}: pooling_mode {' and '.join(map(str, modes))} is not supported; one of {', '.join(POOLINGS)} is"
-        )
+        said = f"pooling_mode {named!r}" if named is not None else " with ".join(flags)
+        raise InputError(f"{where}: {said} is not supported; one of {', '.join(POOLINGS)} is")
     return POOLINGS[modes[0]], bool(settings.get("include_prompt", True))
 
 

@@ -134,8 +134,8 @@ class Rank(Struct):
 class EmbedRequest(Struct):
     """`normalize`: to a length of 1. `prompt_name`: the model's prompt that goes before each text; by default its
     default one. `truncate`: whether a text of more tokens than the model reads is cut (as it is by default) or refused;
-    `truncation_direction` is the side on which the model cuts. `dimensions`: how many of an embedding's first numbers are
-    given."""
+    `truncation_direction`: the side on which the model cuts texts. `dimensions`: how many of an embedding's first
+    numbers are given."""
 
     inputs: str | list[str]
     normalize: bool = True
