@@ -96,7 +96,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [
         f"#!{sys.executable}",
         *QUICK,
-        "from prunetime.pipeline.settings import EFFORTS",
         "EFFORTS['standard'] = EFFORTS['quick']",
         "from prunetime.cli import main",
         "main()",

@@ -15,7 +15,7 @@ from prunetime.tasks.synthetic import ad_relevance
 from prunetime.tasks.table import Table
 
 QUICK = [
-    "import sys",
+    "import dataclasses, sys",
     f"sys.path.insert(0, {str(Path(__file__).parent)!r})",
     "import counted_time",
     "counted_time.install_for_command()",
@@ -24,8 +24,11 @@ QUICK = [
     "verify.SECONDS, verify.ROUNDS, verify.CALLS = 0.0, 4, 2",
     "front.ROUNDS, front.CALLS = 2, 2",
     "profiling._CALLS = 2",
+    "from prunetime.pipeline.settings import EFFORTS",
+    "EFFORTS['quick'] = dataclasses.replace(EFFORTS['quick'], teacher_rows=3_000, tune_rows=3_000)",
 ]
-"""What a process does first in which a run takes few calls. They are as good as many: `counted_time` has no noise."""
+"""What a process does first in which a run trains for a few steps and times few calls. These are as good as many:
+`counted_time` has no noise."""
 
 QUICK_PRUNETIME = [sys.executable, "-c", "; ".join([*QUICK, "from prunetime.cli import main", "main()"])]
 """The real command line in little time."""

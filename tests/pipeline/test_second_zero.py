@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forked import Ran
-from tiny import QUICK_PRUNETIME, prune_command, run_when_quiet, write_tsv
+from forked import Ran, run
+from tiny import QUICK_PRUNETIME, prune_command, write_tsv
 
 from prunetime.budget import Budget
 from prunetime.cli.progress import ConsoleReporter
@@ -34,14 +34,14 @@ def profile(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Without blocks, and with all tokens."""
     out = tmp_path_factory.mktemp("profiles") / "plain.json"
     command = ["profile", "--model", str(inputs / "bert"), "--seq-len", "24", "--specs", "3", "--out", str(out)]
-    ran = run_when_quiet([*QUICK_PRUNETIME, *command])
+    ran = run([*QUICK_PRUNETIME, *command])
     assert ran.returncode == 0, ran.stderr
     return out
 
 
 def refused(inputs: Path, out: Path, *more: str) -> str:
     """The one line of an error before any training."""
-    ran: Ran = run_when_quiet(prune_command(inputs, out, *more))
+    ran: Ran = run(prune_command(inputs, out, *more))
     assert ran.returncode == 2, ran.stderr
     assert "Traceback" not in ran.stderr
     assert not (out / "teacher").exists()
@@ -90,7 +90,7 @@ def test_a_setting_that_the_profile_lacks(inputs: Path, profile: Path, tmp_path:
     setting = ("--scope", "text", "--condition", "idle", "--statistic", "p99")
     words = prune_command(inputs, tmp_path / "run", "--profile", str(tmp_path / "profile.json"), *setting)
     plain = [word for word in words if word not in ("--tokens", "--blocks", "16x16")]
-    ran = run_when_quiet(plain)
+    ran = run(plain)
     assert (ran.returncode, "the latency profile has no text/idle/p99" in ran.stderr) == (2, True), ran.stderr
 
 
