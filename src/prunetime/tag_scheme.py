@@ -25,7 +25,16 @@ ROLES: dict[str, Role] = {
 }
 """The letters of IOB1, IOB2, IOE1, IOE2, BIOES, BILOU and BMEWO, and the word of a span that each is for."""
 
-SCHEMES = {"I": "IO", "BI": "IOB", "IE": "IOE", "BIES": "BIOES", "BILU": "BILOU", "BMEW": "BMEWO", "BMES": "BMES"}
+SCHEMES = {
+    "I": "IO",
+    "B": "IOB",
+    "BI": "IOB",
+    "IE": "IOE",
+    "BIES": "BIOES",
+    "BILU": "BILOU",
+    "BMEW": "BMEWO",
+    "BMES": "BMES",
+}
 """Names of schemes, by their letters in the order of `ROLES`."""
 
 FORMS = {

@@ -63,6 +63,29 @@ def test_scores_of_the_command_are_those_of_the_library(inputs: Path) -> None:
     assert answer("score", inputs / "model", "--text", pairs[1][0], "--pair", pairs[1][1])["scores"] == expected[1:]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_line_of_standard_input_ends_with_a_line_feed_and_nothing_else(
+    inputs: Path, end: str, mark: str, last: bool
+) -> None:
+    pairs = [("red\u2028sofa", "couch\x85in red\x0cvelvet"), ("drill\u2029", "18\x1cv\x0bdrill\ra")]
+    expected = prunetime.load(inputs / "model").score(pairs).tolist()
+    lines = mark + end.join("\t".join(pair) for pair in pairs) + end * last
+    assert answer("score", inputs / "model", stdin=lines)["scores"] == expected
+
+
+def test_eval_reads_the_lines_of_a_file_as_they_end(inputs: Path, tmp_path: Path) -> None:
+    """With carriage returns, a byte order mark and an empty last line, and without."""
+    table = (inputs / "ads.tsv").read_text(encoding="utf-8")
+    (tmp_path / "windows.tsv").write_bytes(("\ufeff" + table.replace("\n", "\r\n") + "\r\n").encode())
+    one, other = (
+        answer("eval", inputs / "model", "--data", data, "--label", "label", "--metric", "auc")
+        for data in (inputs / "ads.tsv", tmp_path / "windows.tsv")
+    )
+    assert (one["value"], one["rows"]) == (other["value"], other["rows"])
+
+
 def test_eval_reports_quality_and_latency_of_the_engine(inputs: Path) -> None:
     result = answer("eval", inputs / "model", "--data", inputs / "ads.tsv", "--label", "label", "--metric", "auc")
     assert result["metric"] == "auc"
@@ -225,6 +248,7 @@ def test_texts_that_cannot_be_scored_are_refused(inputs: Path) -> None:
     for arguments, message in (
         (("--text", "alone"), "text 0 has 1 part; this model scores 2: query, title"),
         (("--text", "a", "--pair", " "), "text 0 is empty"),
+        (("--pair", "b"), "--pair 'b' is the second text of a pair: give the first with --text"),
         ((), "nothing on standard input"),
     ):
         ran = run("score", inputs / "model", *arguments)

@@ -4,6 +4,7 @@ import pytest
 from prunetime.errors import InputError
 from prunetime.task import Task
 from prunetime.tasks.data import Columns, examples, group_ids, guess_columns, task_of
+from prunetime.tasks.labels import label_notes
 from prunetime.tasks.table import Table
 
 PAIR = Columns(("query", "title"), "label", None)
@@ -27,11 +28,61 @@ def table(labels, **more):
         (["0.5", "5", "3.2"], "regression", ()),
         (["-1.5", "0.5", "1"], "regression", ()),
         (["1_0", "2", "3"], "classification", ("2", "3", "1_0")),
+        (["0012", "0013", "12"], "classification", ("0012", "12", "0013")),
+        (["01", "1", "1"], "classification", ("01", "1")),
+        (
+            ["12345678901234567890", "12345678901234567891"],
+            "classification",
+            ("12345678901234567890", "12345678901234567891"),
+        ),
+        (["1.0", "2.0", "10"], "classification", ("1", "2", "10")),
+        (["1.", "0."], "classification", ("0", "1")),
+        (["-1.0", "1.0"], "classification", ("-1", "1")),
+        (["1.0", "good", "1"], "classification", ("1", "1.0", "good")),
+        (["1.0", "01", "1"], "classification", ("01", "1", "1.0")),
+        (["True", "False"], "classification", ("False", "True")),
+        (["1.50", "1.5"], "regression", ()),
+        (["\u0661", "\u0662"], "classification", ("\u0661", "\u0662")),
     ],
 )
 def test_what_labels_mean(labels, kind, names):
     task = task_of(table(labels), PAIR, 48)
     assert (task.kind, task.labels, task.text, task.max_length) == (kind, names, ("query", "title"), 48)
+
+
+def test_numbers_that_are_names_are_told_apart_in_every_table():
+    names = ["0012", "12", "12345678901234567890", "12345678901234567891"]
+    task = task_of(table(names), PAIR, 48)
+    assert [task.labels[label] for label in examples(table(names[::-1]), PAIR, task).labels] == names[::-1]
+    with pytest.raises(InputError, match=r"label '012' \(row 2\) is not one of the task's: 0012, 12, "):
+        examples(table(["12", "012"]), PAIR, task)
+    floats = examples(table(["2.0", "1.0"]), PAIR, task_of(table(["1", "2"]), PAIR, 48))
+    assert floats.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "notes"),
+    [
+        (["1.0", "2.0"], None, ["whole numbers written as floats are classes, such as 1."]),
+        (["1", "3"], None, ["whole numbers are 2 classes; --task regression takes them as numbers."]),
+        (
+            ["007", "7"],
+            None,
+            [
+                "whole numbers are 2 classes; --task regression takes them as numbers.",
+                "'007' is a name, and not the class 7.",
+            ],
+        ),
+        ([" a", "b "], None, ["white space around 2 labels is left out."]),
+        (["0", "1"], None, []),
+        (["a", "b"], None, []),
+        (["1.0", "2.0"], "regression", []),
+    ],
+)
+def test_how_labels_were_read_is_said(labels, kind, notes):
+    rows = table(labels)
+    said = label_notes(rows, "label", task_of(rows, PAIR, 48, kind))
+    assert said == [f"Labels of t.tsv, column 'label': {note}" for note in notes]
 
 
 def test_a_kind_can_be_chosen():
@@ -65,6 +116,7 @@ def test_labels_become_class_indices_or_floats():
         (["0.5", "inf", "0.1"], r"label 'inf' in row 2 is not finite"),
         (["1", "1", "1"], "one class only, '1'"),
         ([str(i) for i in range(1001)], "1001 different labels, such as '0' and '1000'; the limit is 1000"),
+        (["0,5", "1,0"], "'0,5' is a number with a comma; write a point"),
     ],
 )
 def test_bad_labels(labels, message):

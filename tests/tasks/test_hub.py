@@ -64,6 +64,20 @@ DATASETS = {
         ],
         "files": {"a.tsv": b"text\tlabel\nsmall one\t1\n", "b1.tsv": b"text\tlabel\nlarge one\t1\n"},
     },
+    "shop/classes": {
+        "dataset_info": {
+            "features": [{"name": "label", "dtype": {"class_label": {"names": {"0": "bad", "1": "good"}}}}],
+        },
+        "files": {"train.csv": b"text,label\r\na chair,1\r\na lamp,0\r\n"},
+    },
+    "shop/older": {
+        "files": {
+            "train.csv": b"text,label\r\na chair,1\r\na lamp,0\r\n",
+            "dataset_infos.json": json.dumps(
+                {"default": {"features": {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}}}
+            ).encode(),
+        },
+    },
     "shop/uneven": {"files": {"train1.csv": b"a,b\r\n1,2\r\n", "train2.csv": b"a,c\r\n1,2\r\n"}},
 }
 
@@ -75,7 +89,7 @@ class Datasets(Hub):
         for name, dataset in DATASETS.items():
             if path == f"/api/datasets/{name}":
                 files = [{"rfilename": file} for file in dataset["files"]]
-                card = {"configs": dataset["configs"]} if "configs" in dataset else {}
+                card = {key: dataset[key] for key in ("configs", "dataset_info") if key in dataset}
                 body = {"id": name, "sha": SHA, "siblings": files, "cardData": card, "tags": [], "private": False}
                 return self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
             for file, content in dataset["files"].items():
@@ -120,6 +134,19 @@ def test_datasets_are_read_with_the_real_client(run_python, hub):
     assert test == {"text": ["a rug"], "label": ["0"]}
     assert small["text"] == ["small one"]
     assert large["text"] == ["large one"]
+
+
+NAMES = """
+from prunetime.tasks.sources import read_table
+for source in ("shop/classes", "shop/older", "shop/plain"):
+    print(dict(read_table(source).class_names))
+"""
+
+
+def test_cards_say_the_names_of_classes(run_python, hub):
+    classes, older, plain = run_python(NAMES, **hub).splitlines()
+    assert classes == older == "{'label': ('bad', 'good')}"
+    assert plain == "{}"
 
 
 def test_benchmarks_are_judged_by_what_has_public_labels(run_python, hub):

@@ -70,6 +70,19 @@ def test_a_conll_file_is_read(tmp_path: Path) -> None:
         ([["a", ""], ["c"]], [["O", "X"], ["O"]], "'' is no word"),
         ([[], ["c"]], [["O"], ["X"]], "row 1: no words"),
         ([["a"], ["b"]], [["O"], {"x": 1}], "row 2: .* is no list"),
+        ([["a"], ["b"]], [["O"], [None]], "row 2: None is no label of a word"),
+        ([["a"], ["b"]], [["O"], [1.0]], r"row 2: 1\.0 is no label of a word"),
+        ([["a"], ["b"]], [["O"], [True]], "row 2: True is no label of a word"),
+        ([["a"], ["b"]], [["O"], [" "]], "row 2: ' ' is no label of a word"),
+        ([["a"], ["b"]], [[0], [1]], "row 1: the label 0 is a number, and nothing says which is O"),
+        ([["a"], ["b"]], [["0"], ["1"]], "the labels 0, 1 are numbers, and nothing says which is O"),
+        ([["a"], ["b"]], [["B-X"], ["OUT"]], r"'OUT' is not written as other labels are, IOB \(B- before the name\)"),
+        ([["a", "b", "c"]], [["X-B", "X-I", "PAD"]], "'PAD' is not written as other labels are, IOB"),
+        ([["a", "b"]], [["b-x", "i-x"]], "b-x, i-x are written in small letters"),
+        ([["a", "b", "c"]], [["B-X", "E-X", "L-X"]], "E and L would both mark the end of a span"),
+        ([["a", "b", "c"]], [["B-X", "I-X", "M-X"]], "I and M would both mark the inside of a span"),
+        ([["a", "b"]], [["(PERSON*", "*)"]], r"'\(PERSON\*' marks spans by brackets"),
+        ([["a", "b"]], [["B-X|B-Y", "O"]], r"'B-X\|B-Y' is of spans inside spans"),
     ],
 )
 def test_what_does_not_fit_is_refused(tokens: list[object], tags: list[object], message: str) -> None:
@@ -123,6 +136,37 @@ def test_f1_is_of_all_spans_and_accuracy_of_all_words() -> None:
     assert 0.0 <= low < 0.8 < high <= 1.0
     with pytest.raises(InputError, match="metric auc does not fit a token-classification task; these do: accuracy, f1"):
         metric("auc").check(Task("token-classification", ("O", "X"), ("tokens",), 24))
+
+
+@pytest.mark.parametrize(
+    ("gold", "said", "right_said_there"),
+    [
+        # IOB1: two persons side by side, said to be one
+        (["I-PER", "B-PER", "O", "I-LOC"], ["I-PER", "I-PER", "O", "I-LOC"], (1, 2, 3)),
+        # IOE2
+        (["I-PER", "E-PER", "E-PER", "O"], ["I-PER", "E-PER", "I-PER", "E-PER"], (1, 2, 2)),
+        # BIOES: a span of one word, and the end of one that is not said
+        (["B-PER", "E-PER", "O", "S-LOC"], ["B-PER", "O", "O", "S-LOC"], (1, 2, 2)),
+        (["B-PER", "L-PER", "O", "U-LOC"], ["B-PER", "I-PER", "O", "U-LOC"], (2, 2, 2)),
+        (["B-PER", "M-PER", "E-PER", "W-LOC"], ["B-PER", "M-PER", "E-PER", "O"], (1, 1, 2)),
+        (["PER-B", "PER-I", "O", "LOC-B"], ["PER-B", "PER-I", "O", "LOC-I"], (2, 2, 2)),
+        (["B_PER", "I_PER", "O", "B_LOC"], ["B_PER", "B_PER", "O", "B_LOC"], (1, 3, 2)),
+        (["B", "I", "O", "B"], ["B", "I", "I", "B"], (1, 2, 2)),
+    ],
+)
+def test_f1_is_of_the_scheme_of_the_data(
+    gold: list[str], said: list[str], right_said_there: tuple[int, int, int]
+) -> None:
+    """Counted by hand from the definitions of the schemes."""
+    found = table([[*"abcd"], [*"abcd"]], [gold, said])
+    columns, _ = guess_columns(found)
+    task = task_of(found, columns, 24)
+    rows = examples(found, columns, task)
+    score = Tagged("a b c d", ((0, 1), (2, 3), (4, 5), (6, 7)), tuple(said), (1.0,) * 4, task.tag_scheme)
+    right, claimed, there = right_said_there
+    value = metric("f1").value(objects([score]), rows.labels[:1], np.zeros(1))
+    assert value == pytest.approx(2 * right / (claimed + there))
+    assert len(score.spans) == claimed
 
 
 def test_generated_titles_have_a_label_for_every_word() -> None:

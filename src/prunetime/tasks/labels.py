@@ -33,11 +33,16 @@ def class_labels(table: Table, column: str, texts: Sequence[str]) -> list[str]:
     A label is a name: `01` is not `1`. But a whole number in a column with class names is an index of one, and in a
     column of whole numbers, some of which were written as floats (as pandas does where values are missing), 1.0 is 1.
 
-    Raises InputError for a number that is no index of the column's class names.
+    Raises InputError for a number that is no index of the column's class names, and where these are other numbers.
     """
     names = table.class_names.get(column)
     if names is None:
         return [_as_integer(text) for text in texts] if _are_floats_of_integers(texts) else list(texts)
+    if strange := next((name for number, name in enumerate(names) if name.isdecimal() and name != str(number)), None):
+        raise InputError(
+            f"{table.name}, column {column!r}: a class is called {strange!r}, but is not the class of that number, so "
+            "that labels can be read in two ways; give names that are no numbers"
+        )
     as_indices = dict.fromkeys(names) | {str(number): name for number, name in enumerate(names)}
     unknown = [row for row, text in enumerate(texts) if _as_integer(text) not in as_indices]
     if unknown:
