@@ -78,6 +78,8 @@ PADDING = {
     "pad_id": 1, "pad_type_id": 1, "pad_token": "<pad>",
 }  # fmt: skip
 BERT_PROCESSING = {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+BOTH = {"type": "Sequence", "processors": [BYTES, BERT_PROCESSING]}
 
 CHANGES = [
     *changes(
@@ -121,7 +123,7 @@ CHANGES = [
         {
             "normalizer": [{"type": "Lowercase"}],
             "pre_tokenizer": [{"type": "WhitespaceSplit"}],
-            "post_processor": [BERT_PROCESSING, None],
+            "post_processor": [BERT_PROCESSING, BYTES, BOTH, None],
             "truncation": [TRUNCATION],
             "padding": [PADDING, {**PADDING, "direction": "Left"}],
             "added_tokens": [[{"id": 5, **token("x", special=False, single_word=True)}]],
