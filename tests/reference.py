@@ -169,7 +169,7 @@ def reference(
         ids, types = ragged.ids[span], ragged.types[span]
         x = w["embeddings.word.weight"][ids]
         if not family.rotary:
-            x = x + w["embeddings.position.weight"][family.position_offset + np.arange(len(ids))]
+            x = x + w["embeddings.position.weight"][positions_of(ids, family.position_offset)]
         if family.token_types:
             x = x + w["embeddings.token_type.weight"][types]
         x = norm("embeddings.norm", x)
@@ -252,3 +252,9 @@ def dense_matrices(config: EncoderConfig, weights: Mapping[str, NDArray[Any]]) -
             padded[row : row + blocks.shape[1], column : column + blocks.shape[2]] = block
         dense[f"{name}.weight"] = padded[: len(weights[f"{name}.bias"]), :columns]
     return dense
+
+
+def positions_of(ids: np.ndarray, offset: int) -> np.ndarray:
+    """Those of `create_position_ids_from_input_ids` of transformers (RoBERTa), where padding has a position."""
+    counted = ids != offset - 1 if offset else np.ones(len(ids), bool)
+    return np.where(counted, offset + np.cumsum(counted) - 1, offset - 1)

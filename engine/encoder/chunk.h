@@ -98,20 +98,36 @@ class Encoder::Chunk {
   // What the next matrix reads, before it is encoded.
   float* read() const { return normed_apart_ ? w_.normed : hidden_; }
 
-  void embed() {
+  // Where a family's positions begin after that of padding, padding that is written out in a text has that position, and
+  // the tokens after it are counted as if it were not there.
+  void embed_row(int token, int end, float* output) {
     const std::ptrdiff_t stride = row_stride(config_.embedding);
+    const std::int32_t* ids = batch_->ids + first_token_;
+    const int padding = config_.position_offset - 1;
+    int position = config_.position_offset;
+    while (token < end) {
+      const bool pads = ids[token] == padding;
+      int stop = token + 1;
+      while (!pads && stop < end && ids[stop] != padding) ++stop;
+      const int from = pads ? padding : position;
+      kernels_.embed({.ids = ids + token,
+                      .types = batch_->types + first_token_ + token,
+                      .length = stop - token,
+                      .word = model_.word,
+                      .position = config_.rotary() ? nullptr : model_.position + from * stride,
+                      .token_type = model_.token_type,
+                      .output = output + token * stride},
+                     model_.embedding_norm);
+      position += pads ? 0 : stop - token;
+      token = stop;
+    }
+  }
+
+  void embed() {
     float* output = model_.projection ? w_.context : hidden_;
     const auto [first, end] = team_.share(rows_);
     for (int row = first; row < end; ++row) {
-      const int token = first_token_ + starts_[row];
-      kernels_.embed({.ids = batch_->ids + token,
-                      .types = batch_->types + token,
-                      .length = length(row),
-                      .word = model_.word,
-                      .position = config_.rotary() ? nullptr : model_.position + config_.position_offset * stride,
-                      .token_type = model_.token_type,
-                      .output = output + starts_[row] * stride},
-                     model_.embedding_norm);
+      embed_row(starts_[row], starts_[row + 1], output);
       for (int i = starts_[row]; i < starts_[row + 1]; ++i) origin_[i] = first_token_ + i;
     }
     if (model_.projection) {

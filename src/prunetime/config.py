@@ -37,6 +37,12 @@ class Family:
     gated: bool = False
     head_norm: bool = False
 
+    @property
+    def padding(self) -> int | None:
+        """The id of padding that has the position before the first token's wherever it stands, and is not counted in
+        the positions of the tokens after it; None where padding in a text is a token as any other."""
+        return self.position_offset - 1 if self.position_offset else None
+
 
 FAMILIES = {
     family.name: family

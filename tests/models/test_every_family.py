@@ -52,10 +52,11 @@ def made(family: str, auto: Any, seed: int = 0, pooling: str = "cls", **sizes: i
 
 
 def batch(family: str, lengths: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
-    """As a tokenizer of the family gives it, with padding; the id of padding is in no text."""
+    """As a tokenizer of the family gives it, with padding; of every second text over 3 tokens some is written out."""
     rng, pad = np.random.default_rng(seed), NAMES[family].fixed.get("pad_token_id", 0)
     mask = torch.from_numpy((np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64))
     ids = torch.from_numpy(rng.integers(2, 60, mask.shape))
+    ids[::2, 3:6:2] = pad
     found = {"input_ids": torch.where(mask == 1, ids, pad), "attention_mask": mask}
     if FAMILIES[family].token_types:
         types = rng.integers(0, token_types(family), mask.shape)

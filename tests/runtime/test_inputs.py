@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SPECIAL, wordpiece
@@ -35,8 +36,8 @@ def task(max_length: int, doc_stride: int) -> Task:
     return Task("question-answering", (), ("question", "context"), max_length, doc_stride)
 
 
-def windows_of(pairs: list[tuple[str, str]], max_length: int, doc_stride: int) -> Windows:
-    found = read(Tokenizer(CONTENT, max_length), task(max_length, doc_stride), pairs)
+def windows_of(pairs: list[tuple[str, str]], max_length: int, doc_stride: int, content: bytes = CONTENT) -> Windows:
+    found = read(Tokenizer(content, max_length), task(max_length, doc_stride), pairs)
     assert isinstance(found, Windows)
     return found
 
@@ -57,10 +58,15 @@ def rows_of(found: Windows, values) -> list:
     return [values[start:stop].tolist() for start, stop in pairwise(found.tokens.offsets)]
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize(("max_length", "doc_stride"), [(64, 32), (48, 0), (128, 100), (1024, 128)])
-def test_windows_are_those_of_transformers(max_length, doc_stride):
+def test_windows_are_those_of_transformers(max_length, doc_stride, side, monkeypatch):
     pairs = list(zip(QUESTIONS, CONTEXTS, strict=True))
-    found, expected = windows_of(pairs, max_length, doc_stride), expected_of(pairs, max_length, doc_stride)
+    monkeypatch.setattr(FAST, "truncation_side", side)
+    cut = tokenizers.Tokenizer.from_buffer(CONTENT)
+    cut.enable_truncation(8, direction=side)
+    found = windows_of(pairs, max_length, doc_stride, cut.to_str().encode())
+    expected = expected_of(pairs, max_length, doc_stride)
     assert rows_of(found, found.tokens.ids) == expected["input_ids"]
     assert rows_of(found, found.tokens.types) == expected["token_type_ids"]
     assert found.owner.tolist() == expected["overflow_to_sample_mapping"]

@@ -118,8 +118,7 @@ class _Graph:
     def _embeddings(self) -> str:
         x = self._add("Gather", self._weight("embeddings.word.weight"), "input_ids")
         if not self.family.rotary:
-            offset = self._integer(self.family.position_offset)
-            positions = self._add("Range", offset, self._add("Add", self._tokens(), offset), self._integer(1))
+            positions = self._positions() if self.family.padding is None else self._positions_but_padding()
             x = self._add("Add", x, self._add("Gather", self._weight("embeddings.position.weight"), positions))
         if self.family.token_types:
             types = self._add("Gather", self._weight("embeddings.token_type.weight"), "token_type_ids")
@@ -133,6 +132,13 @@ class _Graph:
 
     def _positions(self) -> str:
         return self._once("positions", lambda: self._add("Range", self._integer(0), self._tokens(), self._integer(1)))
+
+    def _positions_but_padding(self) -> str:
+        """Of every token [batch, tokens]: counted from the family's offset, padding before it and not counted."""
+        padding = self._integer(self.family.position_offset - 1)
+        counted = self._add("Cast", self._add("Not", self._add("Equal", "input_ids", padding)), to=TensorProto.INT64)
+        count = self._add("CumSum", counted, self._integer(1))
+        return self._add("Add", self._add("Mul", count, counted), padding)
 
     def _mask(self) -> str:
         """What is added to the scores, [batch, 1, 1, tokens]."""

@@ -56,7 +56,7 @@ class Output(NamedTuple):
 
 class Embeddings(nn.Module):
     """Sum of the word, position and token type tables (as far as the family has them), normalised and (ELECTRA)
-    projected. `separator` is the id of a word, or None."""
+    projected. `separator` and `padding` (as in `Family`) are ids of words, or None."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
@@ -64,6 +64,7 @@ class Embeddings(nn.Module):
         self.position_offset = family.position_offset
         self.longest = config.longest
         self.separator = config.separator
+        self.padding = family.padding
         self.word = nn.Embedding(dims.vocabulary, config.embedding)
         self.position = None if family.rotary else nn.Embedding(dims.positions, config.embedding)
         self.token_type = nn.Embedding(config.token_types, config.embedding) if family.token_types else None
@@ -77,11 +78,18 @@ class Embeddings(nn.Module):
             raise InputError(f"a sequence of {length} tokens; the model has positions for at most {self.longest}")
         x = self.word(input_ids)
         if self.position is not None:
-            x = x + self.position(torch.arange(length, device=input_ids.device) + self.position_offset)
+            x = x + self.position(self._positions(input_ids))
         if self.token_type is not None:
             x = x + self.token_type(torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids)
         hidden: Tensor = self.project(self.dropout(self.norm(x)))
         return hidden
+
+    def _positions(self, input_ids: Tensor) -> Tensor:
+        """[tokens] or, where padding has a position of its own, [batch, tokens]."""
+        if self.padding is None:
+            return torch.arange(input_ids.shape[1], device=input_ids.device) + self.position_offset
+        counted = (input_ids != self.padding).long()
+        return counted.cumsum(dim=1) * counted + self.position_offset - 1
 
 
 class Layer(nn.Module):

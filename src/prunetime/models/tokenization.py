@@ -17,6 +17,7 @@ from typing import Any
 from prunetime.artifact import TOKENIZER
 from prunetime.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
+from prunetime.models.checkpoint import read_json
 from prunetime.models.sentence import lower_cased, lower_cases
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -112,7 +113,8 @@ def _as_transformers(folder: Path) -> Any:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for every kind of broken content
-        raise InputError(f"{folder} has no usable tokenizer: {error}") from error
+        named = _class_named_by(folder)
+        raise InputError(f"{folder} has no usable tokenizer{named}: {error}") from error
     kind = type(loaded).__name__
     if not isinstance(loaded, PreTrainedTokenizerFast):
         raise InputError(
@@ -129,6 +131,13 @@ def _as_transformers(folder: Path) -> Any:
             "depends on the other texts of its batch; set it to 'right'"
         )
     return loaded
+
+
+def _class_named_by(folder: Path) -> str:
+    """The class that the folder's tokenizer_config.json names, for a message; nothing where it names none."""
+    file = folder / TOKENIZER_CONFIG
+    name = read_json(file).get("tokenizer_class") if file.is_file() else None
+    return f" (tokenizer_class {name!r})" if name else ""
 
 
 def _special_tokens(loaded: Any) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def windows(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts]) -> Windows
     Raises InputError for a context without a token, and for a question that leaves a window no more room than what
     windows share.
     """
-    cut = [_cut(*pair, task) for pair in zip(tokenizer.encode_whole(texts), texts, strict=True)]
+    left = tokenizer.cuts_left
+    cut = [_cut(*pair, task, left) for pair in zip(tokenizer.encode_whole(texts), texts, strict=True)]
     windows = [window for of_example in cut for window in of_example]
     tokens = Ragged.of([window.ids for window in windows], [window.types for window in windows])
     owner = np.repeat(np.arange(len(cut)), [len(of_example) for of_example in cut])
@@ -146,8 +147,8 @@ class _Window:
     characters: NDArray[np.int32]
 
 
-def _cut(encoding: tokenizers.Encoding, texts: Texts, task: Task) -> list[_Window]:
-    """The windows of a question with its context."""
+def _cut(encoding: tokenizers.Encoding, texts: Texts, task: Task, left: bool) -> list[_Window]:
+    """The windows of a question with its context; with `left` the first is of the context's end."""
     where = f"question {texts[0][:60]!r}"
     of_text = np.array([-1 if text is None else text for text in encoding.sequence_ids])
     (context,) = np.nonzero(of_text == 1)
@@ -163,10 +164,13 @@ def _cut(encoding: tokenizers.Encoding, texts: Texts, task: Task) -> list[_Windo
         )
     characters = np.array(encoding.offsets, np.int32)
     characters[of_text != 1] = NOT_CONTEXT
-    starts = range(first, max(first + 1, stop - shared), room - shared)
+    if left:
+        spans = [(max(first, end - room), end) for end in range(stop, min(first + shared, stop - 1), shared - room)]
+    else:
+        spans = [(at, min(at + room, stop)) for at in range(first, max(first + 1, stop - shared), room - shared)]
     windows = []
-    for start in starts:
-        kept = [*range(first), *range(start, min(start + room, stop)), *range(stop, whole)]
+    for start, end in spans:
+        kept = [*range(first), *range(start, end), *range(stop, whole)]
         ids, types = ([values[i] for i in kept] for values in (encoding.ids, encoding.type_ids))
         windows.append(_Window(ids, types, characters[kept]))
     return windows

@@ -362,17 +362,21 @@ def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[N
     AdamW never changes them. But most of a small encoder's parameters are in that table, and an optimizer step that
     touches them all costs as much as a good part of the forward pass.
     """
-    embedding, separator = model.embeddings.word, model.embeddings.separator
+    embeddings, embedding = model.embeddings, model.embeddings.word
+    separator, padding = embeddings.separator, embeddings.padding
     whole, rows = embedding.weight, torch.from_numpy(used.astype(np.int64)).to(embedding.weight.device)
     embedding.weight = nn.Parameter(whole.detach()[rows])
-    if separator is not None:
-        model.embeddings.separator = int(np.searchsorted(used, separator)) if separator in used else None
+
+    def row_of(word: int | None) -> int | None:
+        return int(np.searchsorted(used, word)) if word is not None and word in used else None
+
+    embeddings.separator, embeddings.padding = row_of(separator), row_of(padding)
     try:
         yield
     finally:
         with torch.no_grad():
             whole[rows] = embedding.weight
-        embedding.weight, model.embeddings.separator = whole, separator
+        embedding.weight, embeddings.separator, embeddings.padding = whole, separator, padding
 
 
 @contextmanager
