@@ -14,6 +14,7 @@ from typing import Any
 
 import inputs_page
 import torch
+from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -141,7 +142,7 @@ def their_logits(model: PreTrainedModel, kind: Kind, inputs: dict[str, torch.Ten
     if kind == "question-answering":
         return torch.stack((found.start_logits, found.end_logits), -1)
     if kind == "similarity":
-        return found.last_hidden_state.mean(1)
+        return functional.normalize(found.last_hidden_state.mean(1), dim=1)
     return found.logits
 
 
