@@ -26,7 +26,7 @@ from prunetime.export.transformers import AUTO, export_transformers
 from prunetime.models.families import head_of
 from prunetime.models.hf import config_json
 from prunetime.models.modeling import PrunetimeForSequenceClassification
-from prunetime.models.sentence import sentence_files
+from prunetime.models.sentence_files import sentence_files
 from prunetime.models.tokenization import PretrainedTokenizer
 from prunetime.plan import Plan
 
@@ -50,16 +50,15 @@ def uneven(folder: Path, name: str, family: str = "bert") -> Path:
             LayerSpec(2, 64, 128, 32, (KeptBlocks("ffn_input", 32, 32, 5),)),
         )
     )
+    weights = random_weights(config, spec, rng)
     pretrained = PretrainedTokenizer(task.max_length, tokenizer.to_str().encode(), {"pad_token": "[PAD]"})
     files = {
         **pretrained.files(config),
         "config.json": config_json(config, spec, task),
         "model_card.md": b"# A model\n",
-        **(sentence_files(config, task.max_length) if task.kind == "similarity" else {}),
+        **sentence_files(config, task, weights),
     }
-    return artifact.write(
-        folder, artifact.Manifest(config, spec, Plan(), task, {}), random_weights(config, spec, rng), files
-    )
+    return artifact.write(folder, artifact.Manifest(config, spec, Plan(), task, {}), weights, files)
 
 
 REMOTE = """
