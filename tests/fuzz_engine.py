@@ -19,7 +19,7 @@ from typing import Any
 
 import atheris
 import numpy as np
-from cases import random_config, random_spec, random_weights
+from cases import POOLINGS, random_config, random_head, random_spec, random_weights
 from numpy.typing import NDArray
 from reference import Weights
 
@@ -79,12 +79,18 @@ class Case:
 
 @cache
 def case_of(seed: int) -> Case:
-    """Every other one has odd sizes; of the rest, some have blocks, dropped tokens or logits for every token."""
+    """Every other one has odd sizes; of the rest, some have blocks, dropped tokens or logits for every token. Some pool
+    in any way and have a head of several layers."""
     rng = np.random.default_rng(seed)
     sizes = {"hidden": 24, "heads": 3, "head_dim": 12, "ffn": 40} if seed % 2 else {"heads": 2, "ffn": 96}
     rows = "tokens" if seed % 8 == 7 else "pooled"
-    config = random_config(rng, layers=1 + seed % 3, vocabulary=40, positions=24, separator=3, rows=rows, **sizes)
-    spec = random_spec(config, rng, blocks=seed % 4 >= 2, tokens=rows == "pooled" and seed % 3 > 0)
+    head: dict[str, Any] = {}
+    if seed % 4 == 1:
+        rows = str(rng.choice(["pooled", "embedding"]))
+        head = {"pooling": str(rng.choice(POOLINGS)), "head": random_head(rng), "normalize": rows == "embedding"}
+    sizes |= {"vocabulary": 40, "positions": 24}
+    config = random_config(rng, layers=1 + seed % 3, separator=3, rows=rows, **sizes, **head)
+    spec = random_spec(config, rng, blocks=seed % 4 >= 2, tokens=config.drops_tokens and seed % 3 > 0)
     weights = random_weights(config, spec, rng)
     for array in weights.values():
         array.flags.writeable = False
@@ -222,6 +228,8 @@ def encoder_of(case: Case, choices: Choices) -> Any:
     plan = runtime._run_plan(case.config, case.spec, Plan(MatrixPlan(precision)))
     if choices.index(8) == 7:
         change_entry(settings, choices)
+    if settings.get("head") and choices.index(16) == 15:
+        change_entry(choices.of(settings["head"]), choices)
     if choices.index(8) == 7:
         change_plan(plan, choices)
     return _engine.Encoder(settings, plan, weights, threads, isa)
@@ -239,30 +247,32 @@ def select(encoder: Any, choices: Choices) -> None:
 
 
 def batch_of(config: EncoderConfig, choices: Choices) -> list[Any]:
-    """[ids, types, offsets]"""
+    """[ids, types, offsets, skipped]"""
     lengths = [1 + choices.index(config.dims.positions) for _ in range(1 + choices.index(6))]
     ids = np.random.default_rng(choices.index(256)).integers(0, config.dims.vocabulary, sum(lengths)).astype(np.int32)
     batch: list[Any] = [ids, ids % 2, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)]
+    batch.append(np.array([choices.index(30) for _ in lengths], np.int32) if choices.index(3) == 2 else None)
     for _ in range(choices.of((0, 0, 1, 2))):
-        place = choices.of((2, 0, 1))
+        place = choices.of((2, 0, 1, 3))
         if isinstance(batch[place], np.ndarray):
             batch[place] = changed(batch[place], choices)
     return batch
 
 
-def check(encoder: Any, batch: list[Any]) -> None:
+def check(encoder: Any, config: EncoderConfig, batch: list[Any]) -> None:
     """An answer is finite, the same bits from every entry, and every sequence's is the same bits alone."""
     try:
         logits = encoder.forward(*batch)
     except (ValueError, TypeError):
         return
-    ids, types, offsets = batch
+    ids, types, offsets, skipped = batch
     layers = len(encoder.layer_counts)
     rows = offsets if len(logits) == len(ids) else range(len(offsets))  # of a sequence's logits
     assert len(logits) == rows[-1]
     assert np.isfinite(logits).all()
     for row, (first, end) in enumerate(pairwise(offsets)):
-        alone = encoder.forward(ids[first:end].copy(), types[first:end].copy(), np.array([0, end - first], np.int32))
+        parts = ids[first:end].copy(), types[first:end].copy(), np.array([0, end - first], np.int32)
+        alone = encoder.forward(*parts, None if skipped is None else skipped[row : row + 1].copy())
         assert np.array_equal(alone, logits[rows[row] : rows[row + 1]]), f"sequence {row} alone has other logits"
     timed, nanoseconds = encoder.forward_timed(*batch)
     traced, kept = encoder.forward_kept(*batch)
@@ -270,7 +280,9 @@ def check(encoder: Any, batch: list[Any]) -> None:
     assert np.array_equal(traced, logits)
     assert nanoseconds.shape == (2 * layers + 2,)
     assert kept.shape == (layers, len(ids))
-    assert kept[:, offsets[:-1]].all(), "a first token was dropped"
+    if config.pooling == "first" and skipped is None:
+        assert kept[:, offsets[:-1]].all(), "a first token was dropped"
+    assert all(kept[:, first:end].any(axis=1).all() for first, end in pairwise(offsets)), "no token is left"
 
 
 def check_between(encoder: Any, config: EncoderConfig, batch: list[Any], choices: Choices) -> None:
@@ -280,14 +292,16 @@ def check_between(encoder: Any, config: EncoderConfig, batch: list[Any], choices
     layers = [choices.of((*range(config.dims.layers), *INTEGERS)) for _ in range(2)]
     states = [np.zeros((batch[0].size, config.dims.hidden), np.float32) for _ in layers]
     given = [changed(state, choices) if choices.index(4) == 3 else state for state in states]
+    *tokens, skipped = batch
     with suppress(ValueError, TypeError):
         logits = encoder.forward(*batch)
-        assert np.array_equal(encoder.forward_between(*batch, 0, None, dict(zip(layers, given, strict=True))), logits)
+        left = dict(zip(layers, given, strict=True))
+        assert np.array_equal(encoder.forward_between(*tokens, 0, None, left, skipped), logits)
         if given[1] is states[1]:
-            went_on = encoder.forward_between(*batch, layers[1], states[1], {})
+            went_on = encoder.forward_between(*tokens, layers[1], states[1], {}, skipped)
             assert np.array_equal(went_on, logits)
     with suppress(ValueError, TypeError):
-        encoder.forward_between(*batch, layers[0], changed(states[0], choices), {})
+        encoder.forward_between(*tokens, layers[0], changed(states[0], choices), {}, skipped)
 
 
 def test_one_input(data: bytes) -> None:
@@ -299,7 +313,7 @@ def test_one_input(data: bytes) -> None:
         return
     for _ in range(1 + choices.index(3)):
         batch = batch_of(case.config, choices)
-        check(encoder, batch)
+        check(encoder, case.config, batch)
         check_between(encoder, case.config, batch, choices)
         with suppress(ValueError, TypeError):
             select(encoder, choices)

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from prunetime import _engine
 from prunetime.arch import ArchSpec, KeptBlocks
+from prunetime.config import Pooling
 from prunetime.errors import EngineError
 from prunetime.plan import MatrixPlan, Plan
 from prunetime.runtime import engine as runtime
@@ -230,6 +233,65 @@ def test_batch_arrays_must_be_rows_of_int32(wrong, place):
     parts[place] = np.zeros(4, np.int32)[::2]
     with pytest.raises(EngineError, match="contiguous"):
         ENGINE.logits(Ragged(*parts))
+
+
+def test_tokens_that_pooling_cannot_leave_out_are_refused():
+    ragged = Ragged(ids(3), ids(3), np.int32([0, 2, 3]))
+    for skipped, message in (
+        ([1], "skipped has 1 numbers for 2 sequences"),
+        ([0, -3], r"skipped\[1\] is -3; it must be at least 0"),
+    ):
+        with pytest.raises(EngineError, match=message):
+            ENGINE.logits(replace(ragged, skipped=np.int32(skipped)))
+    with pytest.raises(EngineError, match=r"skipped is .* must be a one-dimensional, contiguous NumPy array of int32"):
+        ENGINE.logits(replace(ragged, skipped=np.zeros(2)))
+    one = replace(ragged, skipped=np.int32([1, 0]))
+    dropping = Engine(CONFIG, WEIGHTS, spec=SPEC.with_layer(0, tokens=0.5))
+    with pytest.raises(EngineError, match="this encoder drops tokens; pooling cannot leave out the first ones"):
+        dropping.logits(one)
+    words = random_config(RNG, layers=1, rows="tokens")
+    every_row = Engine(words, random_weights(words, ArchSpec.full(words.dims), RNG))
+    for call in (every_row.logits, every_row.timed, every_row.kept):
+        with pytest.raises(EngineError, match="skipped tokens are left out of pooling, but this encoder pools none"):
+            call(one)
+
+
+HEAD = [{"name": name, **asdict(layer)} for name, layer in CONFIG.head_layers]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": []}, "without a head, one row of 32 outputs comes out"),
+        ({"head": HEAD[:1]}, "outputs is 2; the head ends with 32"),
+        ({"head": [*HEAD, {**HEAD[1], "kind": "norm", "width": 3}]}, "head.output is a norm of 3 numbers; it reads 2"),
+        (
+            {"head": [{**HEAD[0], "kind": "norm", "eps": 2.0}, HEAD[1]]},
+            "eps of head.dense is 2.0+; it must be",
+        ),
+        ({"head": [{**HEAD[0], "width": 0}, HEAD[1]]}, "width of a head layer is 0; it must be from 1"),
+        ({"head": [{**HEAD[0], "kind": "conv"}, HEAD[1]]}, "a head layer is 'conv'; it must be dense or norm"),
+        ({"head": [{**HEAD[0], "activation": "silu"}, HEAD[1]]}, "'silu'; it must be identity, tanh, relu or gelu"),
+        ({"head": [{}]}, "config: name is missing"),
+        ({"head": "dense"}, "head is 'dense'; its type or range is wrong"),
+        ({"head": [3]}, r"head is \[3\]; its type or range is wrong"),
+        ({"rows": "all", "normalize": True}, "normalize scales one row of a sequence, but rows is all"),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        _engine.Encoder({**SETTINGS, **changes}, PLAN, WEIGHTS, 1)
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_what_overflowed_is_an_error_after_any_pooling(pooling):
+    """Also where the embedding is normalised, and the overflow is in a token that is neither the first nor the last."""
+    rng = np.random.default_rng(0)
+    config = random_config(rng, layers=1, rows="embedding", pooling=pooling, normalize=True, vocabulary=20)
+    weights = random_weights(config, ArchSpec.full(config.dims), rng)
+    weights["embeddings.word.weight"][7] = 3e38
+    with pytest.raises(EngineError, match="sequence 1 has the logit"):
+        Engine(config, weights).logits(Ragged.of([[1, 2], [1, 7, 2]]))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from cases import family_fields, random_config, random_weights
 from hub import SHA, Hub, serving
 from served import TASKS, made_tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from prunetime import artifact, load
 from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
@@ -24,7 +25,8 @@ from prunetime.export.openvino import export_openvino
 from prunetime.export.transformers import AUTO, export_transformers
 from prunetime.models.families import head_of
 from prunetime.models.hf import config_json
-from prunetime.models.sentence import sentence_files
+from prunetime.models.modeling import PrunetimeForSequenceClassification
+from prunetime.models.sentence_files import sentence_files
 from prunetime.models.tokenization import PretrainedTokenizer
 from prunetime.plan import Plan
 
@@ -48,16 +50,15 @@ def uneven(folder: Path, name: str, family: str = "bert") -> Path:
             LayerSpec(2, 64, 128, 32, (KeptBlocks("ffn_input", 32, 32, 5),)),
         )
     )
+    weights = random_weights(config, spec, rng)
     pretrained = PretrainedTokenizer(task.max_length, tokenizer.to_str().encode(), {"pad_token": "[PAD]"})
     files = {
         **pretrained.files(config),
         "config.json": config_json(config, spec, task),
         "model_card.md": b"# A model\n",
-        **(sentence_files(config, task.max_length) if task.kind == "similarity" else {}),
+        **sentence_files(config, task, weights),
     }
-    return artifact.write(
-        folder, artifact.Manifest(config, spec, Plan(), task, {}), random_weights(config, spec, rng), files
-    )
+    return artifact.write(folder, artifact.Manifest(config, spec, Plan(), task, {}), weights, files)
 
 
 REMOTE = """
@@ -91,6 +92,21 @@ def test_transformers_loads_it_where_prunetime_is_not(name: str, family: str, tm
     expected = model.engine.logits(tokens)
     found = np.array(json.loads(ran.stdout.splitlines()[-1])).reshape(expected.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_folder_saved_again_where_prunetime_is_installed_loads_where_it_is_not(tmp_path: Path) -> None:
+    first, again = export_transformers(uneven(tmp_path / "artifact", "pairs"), tmp_path / "first"), tmp_path / "again"
+    model = AutoModelForSequenceClassification.from_pretrained(first)
+    assert isinstance(model, PrunetimeForSequenceClassification)
+    model.save_pretrained(again)
+    AutoTokenizer.from_pretrained(first).save_pretrained(again)
+    command = [sys.executable, "-c", REMOTE, str(again), "AutoModelForSequenceClassification", TEXT, PAIR]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    inputs = AutoTokenizer.from_pretrained(first)(TEXT, PAIR, return_tensors="pt")
+    expected = model.eval()(**inputs).logits[0].tolist()
+    assert json.loads(ran.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:

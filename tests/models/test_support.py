@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime
@@ -27,7 +28,7 @@ from reference import reference_logits
 
 from prunetime import artifact
 from prunetime.arch import ArchSpec, LayerSpec
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.config import FAMILIES, EncoderConfig, HeadLayer, Pooling
 from prunetime.export.onnx import export_onnx
 from prunetime.export.openvino import export_openvino
 from prunetime.export.transformers import AUTO, export_transformers
@@ -50,6 +51,23 @@ TASKS = {
     "token-classification": Task("token-classification", ("O", "B-X"), ("tokens",), 24),
     "similarity": Task("similarity", (), ("query", "title"), 24),
 }
+
+Row = tuple[str, str]
+"""The family and the task of a row of the table."""
+
+HEADS: dict[Row, tuple[str, dict[str, Any]]] = {
+    **{("bert", f"similarity, {name}"): ("similarity", {"pooling": name}) for name in get_args(Pooling)[1:]},
+    ("modernbert", "similarity, lasttoken"): ("similarity", {"pooling": "lasttoken"}),
+    ("bert", "similarity, Dense and Normalize"): (
+        "similarity",
+        {"pooling": "mean", "head": (HeadLayer("dense", 40, "tanh"),), "normalize": True},
+    ),
+    ("bert", "classification, Dense, LayerNorm and Dense"): (
+        "classification",
+        {"head": (HeadLayer("dense", 72, "gelu"), HeadLayer("norm", 72), HeadLayer("dense", 2))},
+    ),
+}
+"""Models as sentence-transformers has them: the task, and what differs in the config."""
 
 Logits = NDArray[np.float32]
 
@@ -173,10 +191,10 @@ def uneven(config: EncoderConfig) -> ArchSpec:
     )
 
 
-def case_of(family: str, task: Task, folder: Path) -> Case:
+def case_of(family: str, task: Task, folder: Path, **head: Any) -> Case:
     rng = np.random.default_rng(0)
     sizes = {"layers": 5, "heads": 3, "head_dim": 32, "ffn": 160, "outputs": 2, "rows": task.rows}
-    config = random_config(rng, **family_fields(family), **sizes)
+    config = random_config(rng, **(family_fields(family) | sizes | head))
     spec = uneven(config)
     weights, ragged = random_weights(config, spec, rng), random_ragged(config, rng, [24, 3, 11, 17, 9, 20])
     files = {"config.json": config_json(config, spec, task), artifact.TOKENIZER: b"{}"}
@@ -193,17 +211,21 @@ def off(case: Case, logits: Logits) -> float:
     return float(np.abs(real - expected).max() / expected.std())
 
 
-Found = dict[tuple[str, str], dict[str, float]]
+Found = dict[Row, dict[str, float]]
 
 
 def measured() -> Found:
-    names = [(family, task) for family in FAMILIES for task in TASKS]
+    rows: dict[Row, tuple[str, dict[str, Any]]] = {(family, task): (task, {}) for family in FAMILIES for task in TASKS}
+    rows |= HEADS
     with tempfile.TemporaryDirectory() as home:
-        cases = [case_of(family, TASKS[task], Path(home) / f"{family}-{task}") for family, task in names]
-        found: Found = {name: {} for name in names}
+        cases = [
+            case_of(family, TASKS[task], Path(home) / str(number), **head)
+            for number, ((family, _), (task, head)) in enumerate(rows.items())
+        ]
+        found: Found = {row: {} for row in rows}
         for way, (run, _) in WAYS.items():
-            for name, case, logits in zip(names, cases, run(cases), strict=True):
-                found[name][way] = off(case, logits)
+            for row, case, logits in zip(rows, cases, run(cases), strict=True):
+                found[row][way] = off(case, logits)
     return found
 
 
@@ -212,6 +234,7 @@ def table(found: Found) -> str:
         "# Families",
         "",
         "Every family, for every kind of task, pruned unevenly: with layers that have no heads, no FFN, or neither.",
+        "The poolings and heads of sentence-transformers do not depend on the family; they follow at the end.",
         "What each way to run it is off by from float64 at most, of the deviation of the logits (of similarity, of the",
         "embeddings); a test runs every cell (`tests/models/test_support.py`, which writes this table). transformers",
         "alone is `export --to transformers`, loaded with `trust_remote_code` where prunetime is not installed.",

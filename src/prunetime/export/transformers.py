@@ -4,16 +4,15 @@ modules of ours that its classes need, as they are but for where they import eac
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
-import prunetime
 from prunetime import artifact
 from prunetime.errors import InputError
 from prunetime.models import modeling
 from prunetime.models.families import head_of
 from prunetime.models.modeling import OF_HEAD, PrunetimeConfig
+from prunetime.models.portable import modules_of
 
 AUTO = {
     "pooled": "AutoModelForSequenceClassification",
@@ -22,9 +21,6 @@ AUTO = {
     "embedding": "AutoModel",
 }
 """The class of transformers that loads a model with such a head."""
-
-_OURS = re.compile(r"^from prunetime\.([\w.]+) import", re.MULTILINE)
-_PACKAGE = Path(prunetime.__file__).parent
 
 
 def export_transformers(source: Path, folder: Path) -> Path:
@@ -47,21 +43,5 @@ def export_transformers(source: Path, folder: Path) -> Path:
             card.rename(temporary / "README.md")
         (temporary / artifact.MANIFEST).unlink()  # it says what files there were
         for name, code in modules_of(modeling.__name__).items():
-            (temporary / f"{name}.py").write_text(code, encoding="utf-8")
+            (temporary / name).write_text(code, encoding="utf-8")
     return folder
-
-
-def modules_of(module: str) -> dict[str, str]:
-    """The code of `module` and of all that it imports of ours, by the last part of their names, which they import each
-    other by."""
-    found: dict[str, str] = {}
-    left = [module.removeprefix("prunetime.")]
-    while left:
-        path = left.pop()
-        name = path.rpartition(".")[2]
-        if name in found:
-            continue
-        code = (_PACKAGE / f"{path.replace('.', '/')}.py").read_text(encoding="utf-8")
-        left += _OURS.findall(code)
-        found[name] = _OURS.sub(lambda match: f"from .{match[1].rpartition('.')[2]} import", code)
-    return found

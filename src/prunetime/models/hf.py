@@ -26,6 +26,7 @@ from transformers import (
 from prunetime.arch import ArchSpec
 from prunetime.config import EncoderConfig
 from prunetime.errors import InputError
+from prunetime.models import modeling
 from prunetime.models.families import head_of
 from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES
 from prunetime.models.modeling import (
@@ -36,6 +37,7 @@ from prunetime.models.modeling import (
     PrunetimeForTokenClassification,
     PrunetimeModel,
 )
+from prunetime.models.portable import modules_of
 from prunetime.models.sentence_files import activation_fn
 from prunetime.task import Task
 
@@ -61,6 +63,7 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
     return str(PrunetimeConfig.of(config, spec, **settings).to_json_string()).encode()
 
 
+PrunetimeConfig.modules = modules_of(modeling.__name__)
 AutoConfig.register(OWN_MODEL_TYPE, PrunetimeConfig)
 AutoModel.register(PrunetimeConfig, PrunetimeModel)
 AutoModelForSequenceClassification.register(PrunetimeConfig, PrunetimeForSequenceClassification)

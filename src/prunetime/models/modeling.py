@@ -3,6 +3,9 @@ which an exported folder takes along (`export.transformers`); `hf` registers the
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +36,18 @@ class PrunetimeConfig(PreTrainedConfig):
     encoder: dict[str, Any] | None = None
     spec: list[dict[str, Any]] | None = None
     dropout: float = 0.1
+
+    modules: ClassVar[Mapping[str, str]] = {}
+    """The code, by file name, of the modules that `auto_map` names; `prunetime.models.hf` sets it. Where prunetime is
+    not installed these classes come from such files, and transformers copies them."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As in transformers; a folder whose config.json has `auto_map` also gets the modules that it names."""
+        if getattr(self, "auto_map", None):
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            for name, code in self.modules.items():
+                (Path(save_directory) / name).write_text(code, encoding="utf-8")
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @property
     def hidden_size(self) -> int | None:
