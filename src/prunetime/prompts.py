@@ -39,7 +39,7 @@ class Prompts:
         if chosen is None:
             return ""
         if chosen not in self.texts:
-            raise InputError(f"the model has no prompt {chosen[:80]!r}; it has {self._names}")
+            raise InputError(f"prompt_name: the model has no prompt {chosen[:80]!r}; it has {self._names}")
         return self.texts[chosen]
 
     @property

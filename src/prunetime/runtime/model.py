@@ -15,7 +15,7 @@ from prunetime.errors import InputError
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.reading import read
+from prunetime.runtime.reading import prompted, read
 from prunetime.runtime.tokenize import Texts, Tokenizer
 from prunetime.runtime.twins import Singles, singles
 from prunetime.runtime.windows import Windows
@@ -102,14 +102,23 @@ class Model:
             raise InputError(f"text {empty[0]} is empty")
         return singles(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
 
-    def check_lengths(self, texts: Sequence[str], prompt_name: str | None = None) -> None:
-        """Raises InputError where a text to be embedded, its prompt before it, has more tokens than the model reads."""
+    def check_lengths(self, texts: Sequence[str | Texts], prompt_name: str | None = None) -> None:
+        """Raises InputError where a text or pair, its prompt before it, has more tokens than the model reads.
+
+        A context to answer questions from never has: it is read in windows.
+        """
         task = self.manifest.task
+        if task.kind == "question-answering":
+            return
         prompt = task.prompts.resolve(prompt_name)
         for number, text in enumerate(texts):
-            tokens = self.tokenizer.length(prompt + text)
+            row = (text,) if isinstance(text, str) else text
+            sequences = [(part,) for part in row] if task.kind == "similarity" else [row]
+            tokens = max(self.tokenizer.length(*sequence) for sequence in prompted(sequences, prompt))
             if tokens > task.max_length:
-                raise InputError(f"text {number} has {tokens} tokens; the model reads {task.max_length}: have it cut")
+                raise InputError(
+                    f"text {number} has {tokens} tokens; the model reads {task.max_length}: have it cut (truncate)"
+                )
 
     def checked(self, texts: Sequence[str | Texts]) -> list[Texts]:
         """`texts` as tuples of the task's texts; raises InputError as `score` does."""

@@ -88,9 +88,13 @@ class Tokenizer:
         rows = [self.joined(*(next(tokens) for _ in row)) for row in texts]
         return Ragged.of([ids for ids, _ in rows], [types for _, types in rows])
 
-    def length(self, text: str) -> int:
-        """Tokens of a whole text, special tokens included."""
-        return self._count(self.single(text)) + self.max_length - self._room(1)
+    def count(self, text: str) -> int:
+        """Tokens of a whole text, without special tokens."""
+        return self._count(self.single(text))
+
+    def length(self, *texts: str) -> int:
+        """Tokens of a whole text, or of a pair, special tokens included."""
+        return sum(map(self.count, texts)) + self.max_length - self._room(len(texts))
 
     def prompt_length(self, prompt: str) -> int:
         """The number of a text's first tokens that are of the `prompt` before it, as sentence-transformers counts: all

@@ -42,6 +42,10 @@ class Answer:
         await send({"type": "http.response.body", "body": self.body})
 
 
+BINARY = "inference-header-content-length"
+"""The header of the Open Inference Protocol's extension for binary tensors, which stand after the JSON of a body."""
+
+
 @dataclass
 class Request:
     """`id` is the client's, or one of ours; `path` holds the named parts of the path."""
@@ -89,7 +93,12 @@ class Request:
                 return b"".join(parts)
 
     async def json(self, kind: type[Part]) -> Part:
-        """The body as a `kind`; raises RefusedError where it is none."""
+        """The body as a `kind`; raises RefusedError where it is none, or where something is asked for outside of it."""
+        if query := self.scope.get("query_string"):
+            name = query.decode("latin-1").partition("=")[0][:80]
+            raise RefusedError("bad_request", f"the query of the URL is not read: put {name!r} into the body")
+        if BINARY in self.headers:
+            raise RefusedError("bad_request", f"tensors in binary ({BINARY}) are not read: send them as JSON")
         return decoded(await self.body(), kind)
 
     async def gone(self) -> None:

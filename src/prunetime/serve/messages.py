@@ -1,4 +1,10 @@
-"""What requests and answers are made of, by protocol; unknown fields are passed over, as these protocols grow."""
+"""What requests and answers are made of, by protocol.
+
+Every field that a protocol has for requests is here, and each that would change a number is honoured or refused. Of
+unknown fields each protocol says itself what becomes of them: OpenAI and Cohere refuse them, text-embeddings-inference
+passes over them, and the Open Inference Protocol has `parameters` for what is not its own, of which those that are not
+known are refused.
+"""
 
 from __future__ import annotations
 
@@ -59,16 +65,19 @@ class InputTensor(Struct):
     shape: list[int]
     datatype: Literal["BYTES"]
     data: list[str | list[str]]
+    parameters: dict[str, Any] | None = None
 
 
 class WantedTensor(Struct):
     name: str
+    parameters: dict[str, Any] | None = None
 
 
 class InferRequest(Struct):
     inputs: list[InputTensor]
     id: str | None = None
     outputs: list[WantedTensor] | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class OutputTensor(Struct):
@@ -105,12 +114,18 @@ class UnloadRequest(Struct):
 
 # text-embeddings-inference
 
+Side = Literal["Left", "Right", "left", "right"]
+
 
 class PredictRequest(Struct):
-    """`inputs`: a text; a pair; or a list of lists of one or two texts."""
+    """`inputs`: a text; a pair; or a list of lists of one or two texts. `truncate`: whether a text (or pair) of more
+    tokens than the model reads is cut (as it is by default) or refused; `truncation_direction`: the side on which the
+    model cuts texts."""
 
     inputs: str | list[str | list[str]]
     raw_scores: bool = False
+    truncate: bool | None = None
+    truncation_direction: Side | None = None
 
 
 class Prediction(Struct):
@@ -119,10 +134,14 @@ class Prediction(Struct):
 
 
 class RerankRequest(Struct):
+    """`truncate` and `truncation_direction` as in PredictRequest."""
+
     query: str
     texts: list[str]
     raw_scores: bool = False
     return_text: bool = False
+    truncate: bool | None = None
+    truncation_direction: Side | None = None
 
 
 class Rank(Struct):
@@ -141,21 +160,23 @@ class EmbedRequest(Struct):
     normalize: bool = True
     prompt_name: str | None = None
     truncate: bool | None = None
-    truncation_direction: Literal["Left", "Right", "left", "right"] | None = None
+    truncation_direction: Side | None = None
     dimensions: int | None = None
 
 
 # OpenAI's embeddings
 
 
-class EmbeddingsRequest(Struct):
-    """`base64` is of the bytes of float32 numbers, little-endian. `dimensions` and `prompt_name` as in EmbedRequest."""
+class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
+    """`base64` is of the bytes of float32 numbers, little-endian. `dimensions` and `prompt_name` as in EmbedRequest;
+    `user` changes nothing."""
 
     input: str | list[str]
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     prompt_name: str | None = None
+    user: str | None = None
 
 
 class Embedding(Struct):
@@ -183,12 +204,19 @@ class Document(Struct):
     text: str
 
 
-class DocumentRerankRequest(Struct):
+class DocumentRerankRequest(Struct, forbid_unknown_fields=True):
+    """Of version 1 (`rank_fields`, `max_chunks_per_doc`, `return_documents`) and 2 (`max_tokens_per_doc`, `priority`,
+    which changes nothing here). `max_tokens_per_doc`: no document may have more; none is cut to it."""
+
     query: str
     documents: list[str | Document]
     model: str | None = None
     top_n: int | None = None
     return_documents: bool = False
+    rank_fields: list[str] | None = None
+    max_chunks_per_doc: int | None = None
+    max_tokens_per_doc: int | None = None
+    priority: int | None = None
 
 
 class DocumentRank(Struct):

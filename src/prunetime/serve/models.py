@@ -65,9 +65,14 @@ class Hosted:
         own, its = self.model, other.model
         return own.manifest.task == its.manifest.task and own.tokenizer.digest == its.tokenizer.digest
 
-    def read(self, rows: Sequence[str | Texts]) -> Inputs:
-        """The rows that the model reads of texts; raises RefusedError where it cannot."""
+    def read(self, rows: Sequence[str | Texts], *, cut: bool = True) -> Inputs:
+        """The rows that the model reads of texts.
+
+        Raises RefusedError where it cannot, and for texts that are too long, unless they may be `cut`.
+        """
         try:
+            if not cut:
+                self.model.check_lengths(self.model.checked(rows))
             if self.cache is None or self.model.manifest.task.rows != "pooled":
                 return self.model.read(rows)
             task = self.model.manifest.task

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from prunetime import __version__
 from prunetime.embedding import unit
-from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.tokenize import Texts
 from prunetime.serve.errors import Code, RefusedError
 from prunetime.serve.http import Answer, Request, Route
@@ -45,6 +44,7 @@ from prunetime.serve.messages import (
     Usage,
 )
 from prunetime.serve.models import Hosted
+from prunetime.serve.reading import check_documents, check_parameters, read_documents, read_pairs, read_single
 from prunetime.serve.service import Read, Scored, Service
 from prunetime.task import Answer as SpanAnswer
 from prunetime.task import Task
@@ -115,14 +115,17 @@ class Protocols:
                 refuses=BUSY,
                 summary="Texts by how well they go with a query, as text-embeddings-inference has it.",
             ),
-            Route(
-                "POST",
-                "/v1/rerank",
-                self.rerank_documents,
-                takes=DocumentRerankRequest,
-                gives=DocumentRerankAnswer,
-                refuses=BUSY,
-                summary="Documents by how well they go with a query, as Cohere has it.",
+            *(
+                Route(
+                    "POST",
+                    path,
+                    self.rerank_documents,
+                    takes=DocumentRerankRequest,
+                    gives=DocumentRerankAnswer,
+                    refuses=BUSY,
+                    summary="Documents by how well they go with a query, as Cohere has it.",
+                )
+                for path in ("/v1/rerank", "/v2/rerank")
             ),
             Route(
                 "POST",
@@ -179,6 +182,7 @@ class Protocols:
 
     async def infer(self, request: Request) -> Answer:
         asked = await request.json(InferRequest)
+        check_parameters(asked)
         name, version = request.path["model"], request.path.get("version")
         task = self._service.named(name, version).model.manifest.task
         scored = await self._service.score(request, _rows_of(asked.inputs, task), name, version)
@@ -186,7 +190,7 @@ class Protocols:
         if asked.outputs is not None:
             wanted = {each.name for each in asked.outputs}
             if unknown := wanted - {each.name for each in outputs}:
-                raise RefusedError("unusable", f"there is no output {', '.join(sorted(unknown))[:80]}")
+                raise RefusedError("unusable", f"outputs: there is no {', '.join(sorted(unknown))[:80]}")
             outputs = [each for each in outputs if each.name in wanted]
         hosted = scored.hosted
         answer = InferAnswer(hosted.name, hosted.version, outputs, UNSET if asked.id is None else asked.id)
@@ -195,13 +199,16 @@ class Protocols:
     async def predict(self, request: Request) -> Answer:
         asked = await request.json(PredictRequest)
         texts, single = _texts_of(asked.inputs)
-        scored = await self._service.score(request, texts)
+        scored = await self._service.score(request, texts, read=partial(read_pairs, asked=asked))
         found = _predictions(scored, asked.raw_scores)
         return Answer.of(found[0] if single else found, headers=scored.headers)
 
     async def rerank(self, request: Request) -> Answer:
         asked = await request.json(RerankRequest)
-        scored, scores = await self._pairs(request, asked.query, asked.texts, None, asked.raw_scores)
+        read = partial(read_pairs, asked=asked)
+        scored, scores = await self._pairs(request, asked.query, asked.texts, None, read)
+        if scored and asked.raw_scores:
+            scores = _raw(scored)
         texts = asked.texts if asked.return_text else [UNSET] * len(asked.texts)
         ranks = [Rank(int(i), float(scores[i]), texts[i]) for i in np.argsort(-scores, kind="stable")]
         return Answer.of(ranks, headers=scored.headers if scored else None)
@@ -209,9 +216,9 @@ class Protocols:
     async def rerank_documents(self, request: Request) -> Answer:
         asked = await request.json(DocumentRerankRequest)
         texts = [each if isinstance(each, str) else each.text for each in asked.documents]
-        if asked.top_n is not None and asked.top_n < 1:
-            raise RefusedError("unusable", f"top_n is {asked.top_n}: it must be at least 1")
-        scored, scores = await self._pairs(request, asked.query, texts, asked.model, raw=False)
+        check_documents(asked)
+        read = partial(read_documents, asked=asked)
+        scored, scores = await self._pairs(request, asked.query, texts, asked.model, read)
         order = np.argsort(-scores, kind="stable")[: asked.top_n]
         documents = [Document(text) if asked.return_documents else UNSET for text in texts]
         results = [DocumentRank(int(i), float(scores[i]), documents[i]) for i in order]
@@ -220,7 +227,7 @@ class Protocols:
 
     async def embed(self, request: Request) -> Answer:
         asked = await request.json(EmbedRequest)
-        scored = await self._embedded(request, asked.inputs, None, partial(_read_single, asked=asked))
+        scored = await self._embedded(request, asked.inputs, None, partial(read_single, asked=asked))
         embeddings = _first_numbers(scored, asked.dimensions)
         return Answer.of((unit(embeddings) if asked.normalize else embeddings).tolist(), headers=scored.headers)
 
@@ -245,7 +252,7 @@ class Protocols:
         return self._service.named(request.path["model"], request.path.get("version"))
 
     async def _pairs(
-        self, request: Request, query: str, texts: Sequence[str], name: str | None, raw: bool
+        self, request: Request, query: str, texts: Sequence[str], name: str | None, read: Read
     ) -> tuple[Scored | None, Any]:
         """Scores of the query with each text."""
         hosted = self._service.named(name)
@@ -255,8 +262,8 @@ class Protocols:
             )
         if not texts:
             return None, np.zeros(0, np.float32)
-        scored = await self._service.score(request, [(query, text) for text in texts], name)
-        return scored, _raw(scored) if raw else scored.scores
+        scored = await self._service.score(request, [(query, text) for text in texts], name, read=read)
+        return scored, scored.scores
 
 
 def _rows_of(inputs: Sequence[InputTensor], task: Task) -> list[Texts]:
@@ -330,15 +337,6 @@ def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
         table = [[1.0 - second, second] for (second,) in table]
     rows = ([Prediction(*each) for each in zip(labels, row, strict=True)] for row in table)
     return [sorted(row, key=lambda each: -each.score) for row in rows]
-
-
-def _read_single(hosted: Hosted, texts: Sequence[str], asked: EmbedRequest) -> Inputs:
-    side = "left" if hosted.model.tokenizer.cuts_left else "right"
-    if asked.truncation_direction is not None and asked.truncation_direction.lower() != side:
-        raise RefusedError(
-            "unusable", f"truncation_direction {asked.truncation_direction!r}: {hosted.name} cuts texts on the {side}"
-        )
-    return hosted.read_single(texts, asked.prompt_name, cut=asked.truncate is not False)
 
 
 def _first_numbers(scored: Scored, dimensions: int | None) -> NDArray[np.float32]:

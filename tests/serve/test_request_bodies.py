@@ -1,0 +1,263 @@
+"""Every field of a request's body that its protocol defines is honoured or refused by name; numbers are the model's."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from inputs_page import Row, check_section, verdict
+from numpy.typing import NDArray
+from served import Served, make_artifact
+
+from prunetime import load
+from prunetime.errors import InputError
+
+QUERY, TEXTS = "red sofa", ["lamp", "a sofa with red legs", "sofa"]
+LONG = "red sofa with legs " * 20
+INFER = {
+    "inputs": [
+        {"name": "query", "shape": [3], "datatype": "BYTES", "data": [QUERY] * 3},
+        {"name": "title", "shape": [3], "datatype": "BYTES", "data": TEXTS},
+    ]
+}
+"""What each route is asked without the field that is tried."""
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/embeddings": {"input": TEXTS, "model": "twins"},
+    "/embed": {"inputs": TEXTS},
+    "/v1/rerank": {"query": QUERY, "documents": TEXTS, "model": "pairs"},
+    "/v2/rerank": {"query": QUERY, "documents": TEXTS, "model": "pairs"},
+    "/rerank": {"query": QUERY, "texts": TEXTS},
+    "/predict": {"inputs": [[QUERY, text] for text in TEXTS]},
+    "/v2/models/pairs/infer": INFER,
+}
+
+Numbers = NDArray[np.float64]
+Expected = Callable[["Directly"], Numbers]
+
+
+class Directly:
+    """What the models say without a server."""
+
+    def __init__(self, root: Path) -> None:
+        self.pairs, self.twins = load(root / "pairs"), load(root / "twins")
+
+    def scores(self, texts: list[str] = TEXTS, query: str = QUERY) -> Numbers:
+        """Of the class `good`, [texts]."""
+        return np.float64(self.pairs.score([(query, text) for text in texts]))
+
+    def logits(self) -> Numbers:
+        tokens = self.pairs.tokenize([(QUERY, text) for text in TEXTS])
+        return np.float64(self.pairs.engine.logits(tokens))
+
+    def embeddings(self, texts: list[str] = TEXTS, dimensions: int | None = None, unit: bool = True) -> Numbers:
+        tokens = self.twins.read_single(texts).tokens
+        found = np.float64(self.twins.engine.logits(tokens))[:, :dimensions]
+        return found / np.linalg.norm(found, axis=1, keepdims=True) if unit else found
+
+
+class Try(NamedTuple):
+    """A value of a field, as the page shows it, in a body; `expected` of the model, None where it does not matter."""
+
+    path: str
+    field: str
+    shown: str
+    change: dict[str, Any]
+    expected: Expected | None = None
+    headers: dict[str, str] = {}  # noqa: RUF012 (nobody writes to it)
+    query: str = ""
+
+
+USUAL: dict[str, Expected] = {
+    "/v1/embeddings": Directly.embeddings,
+    "/embed": Directly.embeddings,
+    "/v1/rerank": Directly.scores,
+    "/v2/rerank": Directly.scores,
+    "/rerank": Directly.scores,
+    "/predict": Directly.scores,
+    "/v2/models/pairs/infer": Directly.scores,
+}
+
+
+def with_part(tensor: str, **change: Any) -> dict[str, Any]:
+    """The body of `infer` with another query or title."""
+    return {"inputs": [each | change if each["name"] == tensor else each for each in INFER["inputs"]]}
+
+
+def of_cut(path: str, field: str) -> list[Try]:
+    """`truncate` and `truncation_direction` in a request of text-embeddings-inference; texts are of `field`."""
+    too_long = {"texts": [LONG, *TEXTS[1:]]} if field == "texts" else {"inputs": _long(BODIES[path]["inputs"])}
+    cut = {"texts": LONG, "inputs": LONG}[field]
+    expected = Directly.embeddings if path == "/embed" else Directly.scores
+    return [
+        Try(path, "truncate", "true, a text too long", too_long | {"truncate": True},
+            lambda direct: expected(direct, [cut, *TEXTS[1:]])),
+        Try(path, "truncate", "false", {"truncate": False}),
+        Try(path, "truncate", "false, a text too long", too_long | {"truncate": False}),
+        Try(path, "truncation_direction", "Right", {"truncation_direction": "Right"}),
+        Try(path, "truncation_direction", "Left", {"truncation_direction": "Left"}),
+    ]  # fmt: skip
+
+
+def _long(inputs: list[Any]) -> list[Any]:
+    first = LONG if isinstance(inputs[0], str) else [QUERY, LONG]
+    return [first, *inputs[1:]]
+
+
+def of_documents(path: str) -> list[Try]:
+    documents: list[Any] = [TEXTS[0], {"text": TEXTS[1], "price": 3}, TEXTS[2]]
+    return [
+        Try(path, "documents", "an object with a text", {"documents": documents}),
+        Try(path, "documents", "an object without one", {"documents": [{"title": "sofa"}]}),
+        Try(path, "model", "one that is not served", {"model": "none"}),
+        Try(path, "top_n", "2", {"top_n": 2}, lambda direct: _best(direct.scores(), 2)),
+        Try(path, "top_n", "0", {"top_n": 0}),
+        Try(path, "return_documents", "true", {"return_documents": True}),
+        Try(path, "rank_fields", '["text"]', {"rank_fields": ["text"]}),
+        Try(path, "rank_fields", '["title"]', {"rank_fields": ["title"]}),
+        Try(path, "max_chunks_per_doc", "1", {"max_chunks_per_doc": 1}),
+        Try(path, "max_chunks_per_doc", "10", {"max_chunks_per_doc": 10}),
+        Try(path, "max_tokens_per_doc", "more than there are", {"max_tokens_per_doc": 4096}),
+        Try(path, "max_tokens_per_doc", "fewer", {"max_tokens_per_doc": 2}),
+        Try(path, "priority", "7", {"priority": 7}),
+        Try(path, "truncation", "true (no field of Cohere's)", {"truncation": True}),
+    ]  # fmt: skip
+
+
+def _best(scores: Numbers, count: int) -> Numbers:
+    """The scores without those of all but the best."""
+    return np.where(scores >= np.sort(scores)[-count], scores, np.nan)
+
+
+INFER_PATH = "/v2/models/pairs/infer"
+TRIES = [
+    Try("/v1/embeddings", "input", "one text", {"input": TEXTS[0]}, lambda direct: direct.embeddings(TEXTS[:1])),
+    Try("/v1/embeddings", "input", "token ids", {"input": [[1, 2], [3]]}),
+    Try("/v1/embeddings", "model", "one that is not served", {"model": "none"}),
+    Try("/v1/embeddings", "encoding_format", "base64", {"encoding_format": "base64"}),
+    Try("/v1/embeddings", "encoding_format", "int8", {"encoding_format": "int8"}),
+    Try("/v1/embeddings", "dimensions", "8", {"dimensions": 8}, lambda direct: direct.embeddings(dimensions=8)),
+    Try("/v1/embeddings", "dimensions", "0, 100000", {"dimensions": 0}),
+    Try("/v1/embeddings", "dimensions", "0, 100000", {"dimensions": 100_000}),
+    Try("/v1/embeddings", "user", "a name", {"user": "me"}),
+    Try("/v1/embeddings", "prompt_name", "one that the model has not", {"prompt_name": "missing"}),
+    Try("/v1/embeddings", "truncate", "true (no field of OpenAI's)", {"truncate": True}),
+    *of_documents("/v1/rerank"),
+    *of_documents("/v2/rerank"),
+    Try("/embed", "inputs", "one text", {"inputs": TEXTS[0]}, lambda direct: direct.embeddings(TEXTS[:1])),
+    Try("/embed", "normalize", "false", {"normalize": False}, lambda direct: direct.embeddings(unit=False)),
+    Try("/embed", "prompt_name", "one that the model has not", {"prompt_name": "missing"}),
+    Try("/embed", "dimensions", "8", {"dimensions": 8}, lambda direct: direct.embeddings(dimensions=8)),
+    Try("/embed", "dimensions", "0", {"dimensions": 0}),
+    *of_cut("/embed", "inputs"),
+    Try("/embed", "unknown", "any", {"unknown": 1}),
+    Try("/predict", "raw_scores", "true", {"raw_scores": True}, lambda direct: direct.logits()[:, 1]),
+    *of_cut("/predict", "inputs"),
+    Try("/predict", "unknown", "any", {"unknown": 1}),
+    Try("/rerank", "raw_scores", "true", {"raw_scores": True}, lambda direct: -np.subtract(*direct.logits().T)),
+    Try("/rerank", "return_text", "true", {"return_text": True}),
+    *of_cut("/rerank", "texts"),
+    Try("/rerank", "unknown", "any", {"unknown": 1}),
+    Try(INFER_PATH, "id", "a text", {"id": "7"}),
+    Try(INFER_PATH, "inputs[].shape", "another product", with_part("title", shape=[2])),
+    Try(INFER_PATH, "inputs[].shape", "[3, 1]", with_part("title", shape=[3, 1])),
+    Try(INFER_PATH, "inputs[].datatype", "FP32", with_part("title", datatype="FP32")),
+    Try(INFER_PATH, "inputs[].data", "one text the longer",
+        with_part("title", data=[LONG, *TEXTS[1:]]), lambda direct: direct.scores([LONG, *TEXTS[1:]])),
+    Try(INFER_PATH, "inputs[].parameters.content_type", "str", with_part("title", parameters={"content_type": "str"})),
+    Try(INFER_PATH, "inputs[].parameters.content_type", "np", with_part("title", parameters={"content_type": "np"})),
+    Try(INFER_PATH, "inputs[].parameters.shared_memory_region", "a name",
+        with_part("title", parameters={"shared_memory_region": "x"})),
+    Try(INFER_PATH, "inputs[].parameters.binary_data_size", "8",
+        with_part("title", parameters={"binary_data_size": 8})),
+    Try(INFER_PATH, "outputs", "the score", {"outputs": [{"name": "score"}]}),
+    Try(INFER_PATH, "outputs", "one that there is not", {"outputs": [{"name": "missing"}]}),
+    Try(INFER_PATH, "outputs[].parameters.binary_data", "true",
+        {"outputs": [{"name": "score", "parameters": {"binary_data": True}}]}),
+    Try(INFER_PATH, "outputs[].parameters.classification", "1",
+        {"outputs": [{"name": "score", "parameters": {"classification": 1}}]}),
+    *(Try(INFER_PATH, f"parameters.{name}", "1", {"parameters": {name: 1}})
+      for name in ("priority", "timeout", "sequence_id", "sequence_start", "sequence_end", "binary_data_output")),
+    Try(INFER_PATH, "parameters.unknown", "any", {"parameters": {"unknown": 1}}),
+    Try(INFER_PATH, "inference-header-content-length", "a header", {},
+        headers={"inference-header-content-length": "100"}),
+    *(Try(path, "any=", "in the query of the URL", {}, query="any=1") for path in BODIES),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def direct(tmp_path_factory: pytest.TempPathFactory) -> Directly:
+    root = tmp_path_factory.mktemp("models")
+    for name in ("pairs", "twins"):
+        make_artifact(root / name, name)
+    found = Directly(root)
+    found.root = root
+    return found
+
+
+@pytest.fixture(scope="module")
+def servers(direct: Directly, serve: Callable[..., Served]) -> dict[str, Served]:
+    """By route: those without a model's name ask the first one."""
+    embedding, scoring = serve(direct.root / "twins"), serve(direct.root / "pairs")
+    return {path: embedding if "embed" in path else scoring for path in BODIES}
+
+
+def numbers(path: str, content: Any) -> Numbers:
+    """The numbers of an answer, in the order of the texts; those that a rerank leaves out are NaN."""
+    if path == "/v1/embeddings":
+        rows = [each["embedding"] for each in content["data"]]
+        return np.float64([np.frombuffer(b64decode(row), "<f4") if isinstance(row, str) else row for row in rows])
+    if path == "/embed":
+        return np.float64(content)
+    if path == "/predict":
+        return np.float64([next(each["score"] for each in row if each["label"] == "good") for row in content])
+    if path.endswith("/infer"):
+        return np.float64(content["outputs"][0]["data"])
+    ranked = content["results"] if path.endswith("rerank") and isinstance(content, dict) else content
+    found = np.full(len(TEXTS), np.nan)
+    for each in ranked:
+        found[each["index"]] = each.get("relevance_score", each.get("score"))
+    return found
+
+
+def answered(server: Served, tried: Try) -> Numbers:
+    """Raises InputError where the server refuses with a status from 400 to 499."""
+    path = f"{tried.path}?{tried.query}" if tried.query else tried.path
+    reply = server.post(path, BODIES[tried.path] | tried.change, **tried.headers)
+    if 400 <= reply.status < 500:
+        raise InputError(reply.json["error"])
+    assert reply.status == 200, reply.json
+    return numbers(tried.path, reply.json)
+
+
+def close(one: object, other: object) -> bool:
+    a, b = np.asarray(one), np.asarray(other)
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def row_of(tried: Try, servers: dict[str, Served], direct: Directly) -> Row:
+    usual = USUAL[tried.path](direct)
+    expected = tried.expected(direct) if tried.expected else usual
+    found = verdict(
+        tried.field.rstrip("="),
+        lambda: answered(servers[tried.path], tried),
+        not close(expected, usual),
+        lambda said: close(said, expected),
+    )
+    shown = tried.path.replace("pairs", "{model}")
+    return Row(f"POST {shown}", tried.field, tried.shown, found)
+
+
+INTRODUCTION = """\
+Fields of the protocols of `prunetime serve`: OpenAI's embeddings, Cohere's (and Jina's) rerank of versions 1 and 2,
+text-embeddings-inference's predict, rerank and embed, and infer of the Open Inference Protocol v2 with its extensions.
+Numbers are those of the model called directly. Of fields that no protocol has, the routes of OpenAI and Cohere refuse
+every one by name, as these do themselves; those of text-embeddings-inference pass over them, as it does."""
+
+
+def test_fields_of_requests(servers: dict[str, Served], direct: Directly) -> None:
+    rows = list(dict.fromkeys(row_of(tried, servers, direct) for tried in TRIES))
+    check_section("Request bodies", INTRODUCTION, rows)
