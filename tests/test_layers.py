@@ -38,6 +38,7 @@ TORCH_FREE = {
     "tasks.synthetic_entities",
     "tasks.tags",
     "tasks.conll",
+    "tasks.labels",
     "tasks.class_names",
     "tasks.hub",
     "tasks.formulas",

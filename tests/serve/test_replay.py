@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def test_rows_are_scored_by_the_model_of_their_arm(artifacts: Path) -> None:
     assert seen[-1] == (len(TABLE.columns["label"]), len(TABLE.columns["label"]))
 
 
+def test_labels_are_read_as_those_of_training_are(artifacts: Path) -> None:
+    """0 may be written as a float, or be the number of a class that has a name."""
+    models = {name: load(artifacts / name) for name in ("pairs", "other")}
+    expected = replay(ADS, models, TABLE, JUDGED)
+    floats = replace(TABLE, columns={**TABLE.columns, "label": [f"{label}.0" for label in TABLE.columns["label"]]})
+    assert replay(ADS, models, floats, JUDGED) == expected
+    named = replace(TABLE, class_names={"label": ("bad", "good")})
+    assert replay(ADS, models, named, replace(JUDGED, defects=frozenset({"bad"}))) == expected
+
+
 def test_the_command(artifacts: Path, tmp_path: Path) -> None:
     (tmp_path / "one.toml").write_text(CONFIG)
     words = ["experiment", "replay", str(artifacts / "pairs"), str(artifacts / "other")]
@@ -51,6 +62,11 @@ def test_a_file_in_which_nothing_is_bad_is_refused(artifacts: Path) -> None:
     models = {name: load(artifacts / name) for name in ("pairs", "other")}
     with pytest.raises(InputError, match="no row has a label of bad; there is 0, 1"):
         replay(ADS, models, TABLE, Judged("query", "label", frozenset({"bad"})))
+    with pytest.raises(InputError, match="no row has a label of bad; there is 0, 1"):
+        replay(ADS, models, TABLE, Judged("query", "label", frozenset({"0", "bad"})))
+    unlabelled = replace(TABLE, columns={**TABLE.columns, "label": ["", *TABLE.columns["label"][1:]]})
+    with pytest.raises(InputError, match="empty or NaN label in row 1"):
+        replay(ADS, models, unlabelled, JUDGED)
     topics = {"pairs": load(artifacts / "topics"), "other": models["other"]}
     with pytest.raises(InputError, match="text"):
         replay(ADS, topics, TABLE, JUDGED)

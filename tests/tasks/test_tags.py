@@ -92,6 +92,12 @@ def test_what_does_not_fit_is_refused(tokens: list[object], tags: list[object], 
         examples(found, columns, task_of(found, columns, 24))
 
 
+def test_labels_of_words_that_are_no_lists_are_not_taken_for_classes() -> None:
+    found = Table("made", {"tokens": ["a b", "c d"], "tags": ["O B-X", "O O"]})
+    with pytest.raises(InputError, match="the label has no column of a usual name; the columns are tokens, tags"):
+        guess_columns(found)
+
+
 def test_a_word_without_a_label_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.conll").write_text("EU B-ORG\nrejects\n")
     with pytest.raises(InputError, match="line 2: 'rejects' has no label"):

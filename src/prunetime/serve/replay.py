@@ -11,6 +11,7 @@ from prunetime.errors import InputError
 from prunetime.runtime.model import Model
 from prunetime.serve.experiments import Experiment, ExperimentReport, report_of
 from prunetime.serve.sequential import Counts
+from prunetime.tasks.labels import class_labels, label_texts
 from prunetime.tasks.table import Table
 
 ROWS_AT_ONCE = 256
@@ -45,12 +46,14 @@ def replay(
 ) -> Replayed:
     """Scores every row of `table` by the model of its key's arm. `on_progress` gets (rows done, rows in all).
 
-    Raises InputError where a column is missing, no row is a defect, or a model does not score by one number.
+    Raises InputError where a column is missing, a row has no label, none has that of one of the defects, or a model
+    does not score by one number.
     """
-    keys, labels = table.column(judged.key), table.column(judged.label)
-    if not judged.defects & set(labels):
+    keys = table.column(judged.key)
+    labels = class_labels(table, judged.label, label_texts(table, judged.label))
+    if missing := sorted(judged.defects - set(labels)):
         known = ", ".join(sorted(set(labels))[:8])
-        raise InputError(f"no row has a {judged.label} of {', '.join(sorted(judged.defects))}; there is {known}")
+        raise InputError(f"no row has a {judged.label} of {', '.join(missing)}; there is {known}")
     arms = [experiment.arm_of(key) for key in keys]
     rows, shown, defects = (Counter[str]() for _ in range(3))
     done = 0

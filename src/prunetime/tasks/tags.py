@@ -25,8 +25,9 @@ TAGS = ("ner_tags", "tags", "labels", "pos_tags")
 
 
 def tag_column(table: Table) -> str | None:
-    """The column with the labels of the words in `tokens`; None where the table is of something else."""
-    return next((name for name in TAGS if name in table.columns), None) if WORDS in table.columns else None
+    """The column with lists of the labels of the words in `tokens`; None where the table is of something else."""
+    lists = (name for name in TAGS if name in table.columns and is_list(table.columns[name][0]))
+    return next(lists, None) if WORDS in table.columns else None
 
 
 def is_list(value: str) -> bool:
