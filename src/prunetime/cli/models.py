@@ -106,12 +106,12 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> N
         "ci95": list(estimate.ci95),
         "rows": len(rows),
         "p50_us": latency.p50_us,
-        "noisy": latency.noisy,
+        "noisy": latency.disturbed,
     }
     low, high = estimate.ci95
     text_result = (
         f"{chosen.name} {estimate.value:.4f} (95 % interval {low:.4f} to {high:.4f}) on {len(rows)} rows, "
-        f"{latency.p50_us:.0f} us for {task.max_length} tokens{' (noisy)' if latency.noisy else ''}"
+        f"{latency.p50_us:.0f} us for {task.max_length} tokens{' (noisy)' if latency.disturbed else ''}"
     )
     emit(result, as_json, text_result)
 
