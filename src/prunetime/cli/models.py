@@ -165,7 +165,9 @@ def described(task: Task, hidden: int) -> list[str]:
 def precision_of(plan: Plan) -> str:
     """A line on how matrices are run."""
     others = Counter(each.precision for _, _, each in plan.exceptions)
-    named = "".join(f", {count} {'matrix' if count == 1 else 'matrices'} {precision}" for precision, count in sorted(others.items()))
+    named = "".join(
+        f", {count} {'matrix' if count == 1 else 'matrices'} {precision}" for precision, count in sorted(others.items())
+    )
     loss = "" if plan.quality_loss is None else f"; it loses {plan.quality_loss:.4f} of the metric on valid rows"
     return f"precision {plan.default.precision}{named}{loss}"
 
