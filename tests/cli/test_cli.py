@@ -20,7 +20,7 @@ from prunetime.artifact import Manifest
 from prunetime.cli import main
 from prunetime.models import families
 from prunetime.models.hf import config_json
-from prunetime.plan import Plan
+from prunetime.plan import MatrixPlan, Plan
 from prunetime.rivals import bench
 from prunetime.runtime import measure, profiling, recording
 from prunetime.runtime.synthetic import random_weights
@@ -100,6 +100,49 @@ def test_inspect_shows_the_structure(inputs: Path) -> None:
     assert shown["spec"] == manifest.spec.to_json()
     assert shown["encoder_weights"] == manifest.spec.weights(manifest.config.dims)
     assert "heads" in run("inspect", inputs / "model").stdout
+
+
+KINDS = {
+    "classes": (
+        Task("classification", tuple(f"intent number {i}" for i in range(50)), ("text",), 24),
+        "classification: one of 50 classes, from text; at most 24 tokens",
+    ),
+    "relevance": (
+        Task("relevance", (), ("query", "title"), 24),
+        "relevance: a relevance from 0 to 1, from query and title",
+    ),
+    "regression": (Task("regression", (), ("text",), 24), "regression: a number, from text; at most 24 tokens"),
+    "questions": (
+        Task("question-answering", (), ("question", "context"), 24, doc_stride=8),
+        "question-answering: a part of context, from question and context; at most 24 tokens in windows that share 8",
+    ),
+    "words": (
+        Task("token-classification", ("O", "B-BRAND", "I-BRAND"), ("words",), 24),
+        "token-classification: of every word one of 3 labels, from words; at most 24 tokens",
+    ),
+    "similarity": (
+        Task("similarity", (), ("one", "other"), 24),
+        "similarity: a cosine, of embeddings of 64 numbers, from one and other; at most 24 tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize(("task", "said"), KINDS.values(), ids=KINDS)
+def test_inspect_of_every_kind_reads_well(task: Task, said: str, inputs: Path, tmp_path: Path) -> None:
+    made = artifact.read(inputs / "model")
+    before = made.manifest.config
+    config = replace(before, outputs=task.outputs or before.dims.hidden, rows=task.rows)
+    config = replace(config, pooling="mean") if task.kind == "similarity" else config
+    spec = ArchSpec.full(config.dims)
+    plan = replace(Plan.uniform("int8"), exceptions=((0, "ffn_input", MatrixPlan("bf16")),), quality_loss=0.00123)
+    manifest = Manifest(config, spec, plan, task, {})
+    artifact.write(tmp_path / "model", manifest, random_weights(config, spec), {"tokenizer.json": made.tokenizer})
+    lines = run("inspect", tmp_path / "model").stdout.splitlines()
+    assert lines[0].startswith(said)
+    assert max(map(len, lines)) <= 120
+    assert "None" not in "".join(lines)
+    assert all(name in " ".join(" ".join(lines).split()) for name in task.labels)
+    assert "precision int8, 1 matrix bf16; it loses 0.0012 of the metric on valid rows" in lines
 
 
 def test_inspect_shows_blocks_and_tokens(inputs: Path, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from prunetime import artifact, load
 from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
 from prunetime.errors import InputError
+from prunetime.export.card import artifact_card, examples_of, transformers_card
 from prunetime.export.openvino import export_openvino
 from prunetime.export.transformers import AUTO, export_transformers
 from prunetime.models.families import head_of
@@ -28,6 +32,7 @@ from prunetime.models.hf import config_json
 from prunetime.models.modeling import PrunetimeForSequenceClassification
 from prunetime.models.sentence_files import sentence_files
 from prunetime.models.tokenization import PretrainedTokenizer
+from prunetime.pipeline.source import hub_id
 from prunetime.plan import Plan
 
 TEXT, PAIR = "red sofa with steel legs", "a velvet couch in red"
@@ -81,7 +86,7 @@ print(json.dumps(logits[0].tolist()))
 def test_transformers_loads_it_where_prunetime_is_not(name: str, family: str, tmp_path: Path) -> None:
     source = uneven(tmp_path / "artifact", name, family)
     folder = export_transformers(source, tmp_path / "remote")
-    assert (folder / "README.md").read_text() == "# A model\n"
+    assert not (folder / "model_card.md").exists()
     texts = [TEXT] if name in ("words", "twins") else [TEXT, PAIR]
     command = [sys.executable, "-c", REMOTE, folder, AUTO[head_of(TASKS[name].kind)], *texts]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
@@ -107,6 +112,120 @@ def test_a_folder_saved_again_where_prunetime_is_installed_loads_where_it_is_not
     inputs = AutoTokenizer.from_pretrained(first)(TEXT, PAIR, return_tensors="pt")
     expected = model.eval()(**inputs).logits[0].tolist()
     assert json.loads(ran.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-5)
+
+
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
+
+
+def code_of(card: str) -> str:
+    (code,) = PYTHON.findall(card)
+    return str(code)
+
+
+def numbers(printed: str) -> list[float]:
+    return [float(number) for number in NUMBER.findall(printed)]
+
+
+RUN_EACH = """
+import json, os, sys
+sys.modules["prunetime"] = None  # as where it is not installed
+import contextlib, io
+printed = {}
+for name, (folder, code) in json.loads(sys.stdin.read()).items():
+    os.chdir(folder)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(code, {})
+    printed[name] = said.getvalue()
+print(json.dumps(printed))
+"""
+
+
+@pytest.fixture(scope="module")
+def printed_by_transformers(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], dict[str, str]]:
+    """The artifacts of all kinds of tasks, and what the code in the README.md of each one's export prints."""
+    work = tmp_path_factory.mktemp("cards")
+    sources = {name: uneven(work / name, name) for name in TASKS}
+    folders = {name: export_transformers(source, work / f"{name}-remote") for name, source in sources.items()}
+    codes = {name: (str(folder), code_of((folder / "README.md").read_text())) for name, folder in folders.items()}
+    environment = {**os.environ, "HF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", RUN_EACH]
+    ran = subprocess.run(command, input=json.dumps(codes), capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    return sources, json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_code_of_cards_runs_for_every_kind_of_task(
+    name: str,
+    printed_by_transformers: tuple[dict[str, Path], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, theirs = printed_by_transformers[0][name], printed_by_transformers[1][name]
+    model, task = load(source), TASKS[name]
+    monkeypatch.chdir(source)
+    exec(code_of(artifact_card(model.manifest, MEASURED)), {})
+    ours, texts = capsys.readouterr().out, examples_of(task)
+    if task.kind == "similarity":
+        expected = model.embed(list(texts)).ravel()
+        for printed in (ours, theirs):  # the first numbers of a row, and the last
+            np.testing.assert_allclose(numbers(printed)[:3], expected[:3], atol=1e-3)
+        return
+    assert ours == f"{model.score([texts])}\n"
+    logits = model.engine.logits(model.tokenizer.encode([texts]))
+    if task.kind == "classification":
+        np.testing.assert_allclose(numbers(theirs), logits[0], atol=1e-3)
+    elif task.kind == "question-answering":
+        assert len(theirs.splitlines()) == 1
+    else:
+        assert ast.literal_eval(theirs) == [task.labels[best] for best in logits.argmax(axis=1)]
+
+
+MEASURED: dict[str, Any] = {
+    "budget": {"us": 100.0, "seq_len": 24},
+    "machine": {"cpu": "a CPU"},
+    **{
+        name: {"p50_us": 90.0, "p99_us": 99.0, "metric": "auc", "value": 0.9, "ci95": [0.88, 0.92], "params": 1_000}
+        for name in ("dense", "pruned")
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("provenance", "title"),
+    [
+        ({"model": "/home/me/secret/bert"}, "# bert, pruned by prunetime"),
+        ({"model": "me/bert", "base_model": "me/bert"}, "# me/bert, pruned by prunetime"),
+    ],
+)
+def test_cards_name_the_hub_id_of_the_base_model_or_nothing(
+    provenance: dict[str, str], title: str, tmp_path: Path
+) -> None:
+    source = uneven(tmp_path / "artifact", "pairs")
+    manifest = replace(artifact.read(source).manifest, provenance=provenance | {"measured": MEASURED})
+    for card in (artifact_card(manifest, MEASURED), transformers_card(manifest, "me/pruned")):
+        assert title in card.splitlines()
+        assert ("base_model: me/bert" in card.splitlines()) == ("base_model" in provenance)
+        assert "/home" not in card
+        assert "| pruned | 90 | 99 | 0.9000 | 0.8800 to 0.9200 | 1,000 |" in card
+
+
+def test_only_hub_ids_are_base_models(tmp_path: Path) -> None:
+    assert hub_id("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
+    assert hub_id(str(tmp_path)) is None
+
+
+def test_a_hub_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    source = uneven(tmp_path / "artifact", "pairs")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    ran = push({"HF_TOKEN": "hf_x", "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}, source, "me/pruned")
+    assert ran.returncode == 2
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(f"error: me/pruned: the hub at {endpoint} does not answer: ")
+    assert line.endswith("and run the same command again")
 
 
 def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
@@ -185,6 +304,7 @@ def test_the_hub_gets_what_transformers_loads(tmp_path: Path) -> None:
         "modeling.py",
         "encoder.py",
     } <= Uploads.kept.keys()
+    assert 'name = "me/pruned"' in Uploads.kept["README.md"].decode()
     assert Uploads.kept["model.safetensors"] == (source / "model.safetensors").read_bytes()
     assert json.loads(Uploads.kept["config.json"])["auto_map"]["AutoConfig"] == "modeling.PrunetimeConfig"
 

@@ -152,9 +152,44 @@ def test_a_rival_that_runs_another_model_is_a_row_that_says_so(monkeypatch: pyte
 
 
 def test_our_engine_is_not_timed_where_it_runs_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fp32 a bias is too much; bf16 is off by more than that."""
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
     monkeypatch.setattr(pytorch, "prepare", with_another_bias(pytorch.prepare))
-    with pytest.raises(PrunetimeError, match=WRONG.format("prunetime")):
-        bench.rows([subject(0)], Budget(share=1.0, seq_len=8), ["onnxruntime"])
+    rows = bench.rows([subject(0)], Budget(share=1.0, seq_len=8), [])
+    assert re.match(WRONG.format("prunetime"), rows[0]["refused"])
+    assert [(row["precision"], row["p50_us"] is None) for row in rows] == [
+        ("fp32", True), ("bf16", False), ("int8", False)
+    ]  # fmt: skip
+    (alone,) = bench.rows([subject(0)], Budget(share=1.0, seq_len=8), [], ["fp32"])
+    assert "refused" in alone
+
+
+def test_a_precision_that_does_badly_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
+    monkeypatch.setitem(bench.LARGEST_ERROR, "int8", 1e-9)
+    rows = bench.rows([subject(0)], Budget(share=1.0, seq_len=8), [])
+    assert re.search(r"limit is 1e-09 for int8: they are too far off to be of use", rows[2]["refused"])
+    assert all(row["p50_us"] > 0 for row in rows[:2])
+
+
+def test_a_rival_that_cannot_run_the_model_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CTranslate2 has no uneven layers, and a library may fail in a way of its own."""
+    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such kernel\n  at line 1")
+
+    monkeypatch.setattr(onnxruntime, "prepare", fails)
+    rows = bench.rows([subject(0)], Budget(share=1.0, seq_len=8), ["ctranslate2", "onnxruntime"], ["fp32"])
+    refused = [row["refused"] for row in rows[1:]]
+    assert "all heads, all rows" in refused[0]
+    assert refused[1:] == [
+        f"onnxruntime {p} tiny 0: it cannot run this model: no such kernel" for p in ("fp32", "int8")
+    ]
+    assert rows[0]["p50_us"] > 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

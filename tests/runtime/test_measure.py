@@ -52,6 +52,17 @@ def test_a_steady_call_is_not_noisy_and_its_statistics_are_those_of_the_pool() -
     assert latency.of("p99") == (latency.p99_us, latency.p99_ci95_us)
 
 
+def test_a_call_whose_tail_is_several_times_its_median_is_disturbed() -> None:
+    quiet = samples([100.0] * 12)
+    assert not summarise(quiet).disturbed
+    interrupted = quiet.copy()
+    interrupted[:, 0] *= 5  # 1 call in 40
+    latency = summarise(interrupted)
+    assert (latency.noisy, latency.disturbed) == (False, True)
+    assert latency.p99_us > 4 * latency.p50_us
+    assert summarise(samples([85.0, 90.0, 110.0, 115.0] * 3)).disturbed
+
+
 def test_a_drift_that_both_share_cancels_out_of_the_ratio() -> None:
     clock = [100.0, 150.0, 90.0, 130.0] * 6
     value, (low, high) = ratio(samples([0.4 * c for c in clock]), samples(clock))

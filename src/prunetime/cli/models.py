@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -29,7 +31,9 @@ from prunetime.cli.options import (
 from prunetime.config import Rows
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Plan, Precision
-from prunetime.task import Answer, Kind, Tagged
+from prunetime.task import Answer, Kind, Tagged, Task
+
+INSPECT_WIDTH = 100
 
 
 @main.command()
@@ -106,12 +110,12 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> N
         "ci95": list(estimate.ci95),
         "rows": len(rows),
         "p50_us": latency.p50_us,
-        "noisy": latency.noisy,
+        "noisy": latency.disturbed,
     }
     low, high = estimate.ci95
     text_result = (
         f"{chosen.name} {estimate.value:.4f} (95 % interval {low:.4f} to {high:.4f}) on {len(rows)} rows, "
-        f"{latency.p50_us:.0f} us for {task.max_length} tokens{' (noisy)' if latency.noisy else ''}"
+        f"{latency.p50_us:.0f} us for {task.max_length} tokens{' (noisy)' if latency.disturbed else ''}"
     )
     emit(result, as_json, text_result)
 
@@ -126,10 +130,9 @@ def inspect(artifact: Path, as_json: bool) -> None:
     dims, task = manifest.config.dims, manifest.task
     kept, full = manifest.spec.weights(dims), type(manifest.spec).full(dims).weights(dims)
     lines = [
-        f"{task.kind} on {', '.join(task.text)}; {task.outputs} outputs {list(task.labels) or ''}; "
-        f"at most {task.max_length} tokens",
+        *described(task, dims.hidden),
         f"{manifest.config.family}, hidden {dims.hidden}; {kept:,} of {full:,} encoder weights ({kept / full:.1%})",
-        f"precision {manifest.plan.default.precision}",
+        precision_of(manifest.plan),
         "layer  heads          attention rows  FFN rows     FFN-output rows  tokens  blocks",
         *(
             f"{i:5}  {layer.heads:3} of {dims.heads:3}     {layer.attention_rows:5}           "
@@ -139,6 +142,34 @@ def inspect(artifact: Path, as_json: bool) -> None:
         ),
     ]
     emit(manifest.to_json() | {"encoder_weights": kept, "dense_encoder_weights": full}, as_json, "\n".join(lines))
+
+
+def described(task: Task, hidden: int) -> list[str]:
+    """Lines on what a model reads and gives, none longer than `INSPECT_WIDTH`."""
+    gives = {
+        "classification": f"one of {len(task.labels)} classes",
+        "relevance": "a relevance from 0 to 1",
+        "regression": "a number",
+        "question-answering": f"a part of {task.text[-1]}{', or nothing' * task.unanswerable}",
+        "token-classification": f"of every word one of {len(task.labels)} labels",
+        "similarity": f"a cosine, of embeddings of {hidden} numbers",
+    }[task.kind]
+    shared = f" in windows that share {task.doc_stride}" if task.doc_stride is not None else ""
+    lines = [f"{task.kind}: {gives}, from {' and '.join(task.text)}; at most {task.max_length} tokens{shared}"]
+    if task.labels:
+        names = ", ".join(task.labels)
+        lines += textwrap.wrap(names, INSPECT_WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return lines
+
+
+def precision_of(plan: Plan) -> str:
+    """A line on how matrices are run."""
+    others = Counter(each.precision for _, _, each in plan.exceptions)
+    named = "".join(
+        f", {count} {'matrix' if count == 1 else 'matrices'} {precision}" for precision, count in sorted(others.items())
+    )
+    loss = "" if plan.quality_loss is None else f"; it loses {plan.quality_loss:.4f} of the metric on valid rows"
+    return f"precision {plan.default.precision}{named}{loss}"
 
 
 @main.command()

@@ -9,23 +9,18 @@ from pathlib import Path
 
 from prunetime import artifact
 from prunetime.errors import InputError
+from prunetime.export.card import AUTO, transformers_card
 from prunetime.models import modeling
 from prunetime.models.families import head_of
 from prunetime.models.modeling import OF_HEAD, PrunetimeConfig
 from prunetime.models.portable import modules_of
 
-AUTO = {
-    "pooled": "AutoModelForSequenceClassification",
-    "answers": "AutoModelForQuestionAnswering",
-    "tags": "AutoModelForTokenClassification",
-    "embedding": "AutoModel",
-}
-"""The class of transformers that loads a model with such a head."""
 
+def export_transformers(source: Path, folder: Path, name: str = ".") -> Path:
+    """Writes `folder` from the artifact `source`; the code in its README.md loads it by `name`.
 
-def export_transformers(source: Path, folder: Path) -> Path:
-    """Writes `folder` from the artifact `source`; raises ArtifactError as `artifact.read` does, and InputError where
-    `folder` exists or cannot be written."""
+    Raises ArtifactError as `artifact.read` does, and InputError where `folder` exists or cannot be written.
+    """
     found = artifact.read(source)
     if folder.exists():
         raise InputError(f"{folder} exists: choose another folder or remove it")
@@ -39,8 +34,8 @@ def export_transformers(source: Path, folder: Path) -> Path:
             AUTO[head]: f"{module}.{OF_HEAD[head].__name__}",
         }
         path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        if (card := temporary / "model_card.md").exists():
-            card.rename(temporary / "README.md")
+        (temporary / "model_card.md").unlink(missing_ok=True)  # whose code needs prunetime
+        (temporary / "README.md").write_text(transformers_card(found.manifest, name), encoding="utf-8")
         (temporary / artifact.MANIFEST).unlink()  # it says what files there were
         for name, code in modules_of(modeling.__name__).items():
             (temporary / name).write_text(code, encoding="utf-8")

@@ -16,15 +16,15 @@ import numpy as np
 from prunetime import __version__, artifact
 from prunetime.budget import Budget
 from prunetime.errors import BudgetError, InputError
+from prunetime.export.card import artifact_card
 from prunetime.machine import this_machine
 from prunetime.mask import Mask
 from prunetime.pipeline import choosing, stages, verify
-from prunetime.pipeline.card import model_card
 from prunetime.pipeline.front import measure_front
 from prunetime.pipeline.learning import LAST, Learning
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
-from prunetime.pipeline.source import Source, check_trainable, load_source, model_digest
+from prunetime.pipeline.source import Source, check_trainable, hub_id, load_source, model_digest
 from prunetime.pruning.methods import LEARNED
 from prunetime.report.render import render
 from prunetime.runtime.latency import LatencyProfile
@@ -314,7 +314,10 @@ def _into_budget(
         if verdict.measured <= SURE * verdict.limit or (last and verdict.ci95[0] <= verdict.limit):
             if way.searched:
                 measure_front(run, source, settings, latency, dense.manifest.plan)
-            stages.tune(run, source, settings, dense, way.begin, {"model": settings.model, "seed": settings.seed})
+            provenance: dict[str, Any] = {"model": settings.model, "seed": settings.seed}
+            if base := hub_id(settings.model):
+                provenance["base_model"] = base
+            stages.tune(run, source, settings, dense, way.begin, provenance)
             verdict = verify.verify(run, source, settings, dense)
             if verdict.met:
                 return _finish(run)
@@ -352,7 +355,7 @@ def _finish(run: Run) -> dict[str, Any]:
     files = {
         artifact.TOKENIZER: candidate.tokenizer,
         **{name: (candidate.folder / name).read_bytes() for name in OF_TRANSFORMERS},
-        "model_card.md": model_card(manifest, verified).encode(),
+        "model_card.md": artifact_card(manifest, measured).encode(),
     }
     shutil.rmtree(run.path("artifact"), ignore_errors=True)
     artifact.write(run.path("artifact"), manifest, candidate.weights, files)

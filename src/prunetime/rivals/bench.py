@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -62,32 +62,38 @@ def rows(
     All take turns at `budget.batch` random sequences of `budget.seq_len` tokens on `budget.threads` threads, from
     token ids to logits. The rivals run the first of `subjects`, its matrices dense and no token dropped. A row:
     `model`, `engine`, `precision`, `batch`, `seq_len`, `threads`, `p50_us`, `p99_us`, `noisy` (the interval of the
-    median is wide), `idle_p50_us` (after a pause of 20 ms), `max_logit_error` (the largest absolute difference to
-    float32 torch of the same weights) and, of ours, `isa`. A rival whose logits are wrong is not timed: its row says
-    why in `refused`, and its numbers are None.
+    median is wide, or the p99 several times the median), `idle_p50_us` (after a pause of 20 ms), `max_logit_error` (the
+    largest absolute difference to float32 torch of the same weights) and, of ours, `isa`. What cannot run the model, or
+    whose logits are wrong, is not timed: its row says why in `refused`, and its numbers are None.
 
     Raises:
         InputError: a rival is unknown or not installed, or the sequences are too long for a model.
-        PrunetimeError: our engine's logits are wrong.
     """
     _check(subjects, budget, rivals)
     setting = {"batch": budget.batch, "seq_len": budget.seq_len, "threads": budget.threads}
     found: dict[str, dict[str, Any]] = {}
     calls: dict[str, Logits] = {}
 
-    def add(row: dict[str, Any], bind: Bind, batches: Sequence[Ragged], expected: NDArray[np.float32]) -> None:
+    def add(
+        row: dict[str, Any], make: Callable[[], Bind], batches: Sequence[Ragged], expected: NDArray[np.float32]
+    ) -> None:
         name = " ".join((row["engine"], row["precision"], row["model"]))
         key = f"{len(found)} {name}"  # of two equal models, both are timed
         found[key] = row | setting
         try:
-            error = error_of(name, row["precision"], _logits(bind, batches), expected)
+            bind = make()
+            found[key] |= {"max_logit_error": error_of(name, row["precision"], _logits(bind, batches), expected)}
+        except NotInstalledError:
+            raise
         except PrunetimeError as wrong:
+            found[key] |= dict.fromkeys(MEASURED) | {"refused": str(wrong)}
+        except Exception as error:  # of the rival's own kind
             if row["engine"] == OURS:
                 raise
-            found[key] |= dict.fromkeys(MEASURED) | {"refused": str(wrong)}
-            return
-        found[key] |= {"max_logit_error": error}
-        calls[key] = bind(batches[0])
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            found[key] |= dict.fromkeys(MEASURED) | {"refused": f"{name}: it cannot run this model: {said}"}
+        else:
+            calls[key] = bind(batches[0])
 
     with pinned(budget.threads):  # before thread pools start, because threads inherit where they may run
         for number, subject in enumerate(subjects):
@@ -97,34 +103,38 @@ def rows(
             for precision in precisions:
                 engine = _engine(subject, cell, precision, auto_error)
                 row = {"model": subject.name, "engine": OURS, "precision": precision, "isa": engine.isa}
-                add(row, partial(_bind, engine), batches, exact)
+                add(row, partial(partial, _bind, engine), batches, exact)
             if number or not rivals:
                 continue
             expected = exact if subject.token_spec is None else _logits(_prepare(REFERENCE, cell, "fp32"), batches)
             for name in rivals:
                 for precision in _module(name).precisions():
                     row = {"model": subject.name, "engine": name, "precision": precision}
-                    add(row, _prepare(name, cell, precision), batches, expected)
+                    add(row, partial(_prepare, name, cell, precision), batches, expected)
+        if not calls:
+            return list(found.values())
         counts = {name: calls_within(call, _SECONDS, _CALLS) for name, call in calls.items()}
         hot = interleave(calls, calls=counts)
         few = {name: min(count, _IDLE_CALLS) for name, count in counts.items()}
         idle = run_rounds(calls, _IDLE_ROUNDS, few, idle_us=IDLE_US)
     for key in calls:
         latency = summarise(hot[key])
-        found[key] |= {"p50_us": latency.p50_us, "p99_us": latency.p99_us, "noisy": latency.noisy}
+        found[key] |= {"p50_us": latency.p50_us, "p99_us": latency.p99_us, "noisy": latency.disturbed}
         found[key]["idle_p50_us"] = summarise(idle[key]).p50_us
     return list(found.values())
 
 
 def error_of(name: str, precision: str, logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Largest absolute difference of the engine `name`; raises PrunetimeError where it is another model's."""
+    """Largest absolute difference of the engine `name`; raises PrunetimeError where logits are further off than
+    `LARGEST_ERROR`."""
     difference = logits - expected if logits.shape == expected.shape else np.full_like(expected, np.inf)
     share = float(np.sqrt(np.mean(difference**2)) / max(np.sqrt(np.mean(np.var(expected, axis=0))), 1e-9))
     limit = LARGEST_ERROR["int8" if precision == AUTO else precision]
     if not share <= limit:
+        why = "it does not run the same model" if precision == "fp32" else "they are too far off to be of use"
         raise PrunetimeError(
             f"{name}: the logits differ from torch by {share:.2g} of their standard deviation, the limit is "
-            f"{limit:g} for {precision}: it does not run the same model, so it is not timed; please report it"
+            f"{limit:g} for {precision}: {why}, so it is not timed"
         )
     return float(np.abs(difference).max())
 
@@ -172,8 +182,12 @@ def _prepare(name: str, cell: Cell, precision: str) -> Bind:
     return bind
 
 
-def _not_installed(name: str, error: ModuleNotFoundError) -> InputError:
-    return InputError(
+class NotInstalledError(InputError):
+    """The package of a rival is missing."""
+
+
+def _not_installed(name: str, error: ModuleNotFoundError) -> NotInstalledError:
+    return NotInstalledError(
         f"the rival {name} needs {error.name}, which is not installed: pip install {error.name} "
         f"(known rivals: {', '.join(RIVALS)})"
     )

@@ -22,6 +22,9 @@ Samples = NDArray[np.float64]
 NOISY = 0.10
 """A 95 % interval wider than this share of its median is too noisy to judge by."""
 
+SEVERAL = 3.0
+"""A p99 of more medians than that is other work's: 1.1 to 1.5 on a quiet machine."""
+
 RETRY_SECONDS = 60.0
 _RESAMPLES = 1000
 
@@ -40,6 +43,11 @@ class Latency:
     def of(self, statistic: str) -> tuple[float, tuple[float, float]]:
         """Value and interval of `p50` or `p99`."""
         return (self.p50_us, self.p50_ci95_us) if statistic == "p50" else (self.p99_us, self.p99_ci95_us)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the median is too uncertain to judge by, or one call in a hundred takes several times as long."""
+        return self.noisy or self.p99_us > SEVERAL * self.p50_us
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"p50_ci95_us": list(self.p50_ci95_us), "p99_ci95_us": list(self.p99_ci95_us)}

@@ -1,0 +1,140 @@
+"""The card of a model: what it is, what was measured, and code that runs it; for an artifact, and for transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prunetime.artifact import Manifest
+from prunetime.budget import Budget
+from prunetime.models.families import head_of
+from prunetime.task import Task
+
+ONE_TEXT = ("a red velvet sofa with steel legs",)
+PAIR = ("red sofa", "a velvet couch in red")
+QUESTION = ("Who won?", "The home team won by two goals.")
+
+AUTO = {
+    "pooled": "AutoModelForSequenceClassification",
+    "answers": "AutoModelForQuestionAnswering",
+    "tags": "AutoModelForTokenClassification",
+    "embedding": "AutoModel",
+}
+"""The class of transformers that loads a model with such a head."""
+
+_FOUND = {
+    "pooled": ["print(output.logits)"],
+    "answers": [
+        "start, end = (int(logits.argmax()) for logits in (output.start_logits, output.end_logits))",
+        'print(tokenizer.decode(inputs["input_ids"][0][start : end + 1]))',
+    ],
+    "tags": ["print([model.config.id2label[int(label)] for label in output.logits[0].argmax(-1)])"],
+    "embedding": ["print(torch.nn.functional.normalize(output.pooler_output))"],
+}
+
+
+def artifact_card(manifest: Manifest, measured: dict[str, Any]) -> str:
+    """The Markdown card of an artifact; `measured` has what `verify.json` says of the budget and both models."""
+    return _card(manifest, measured, "prunetime", code_of_prunetime(manifest.task))
+
+
+def transformers_card(manifest: Manifest, name: str) -> str:
+    """The Markdown card of a folder that `export_transformers` writes, which transformers loads by `name`."""
+    return _card(
+        manifest, manifest.provenance.get("measured"), "transformers", code_of_transformers(manifest.task, name)
+    )
+
+
+def code_of_prunetime(task: Task) -> list[str]:
+    """Lines of Python that run the artifact in the working directory."""
+    texts = [f'"{text}"' for text in examples_of(task)]
+    given = ", ".join(texts)
+    if task.kind == "similarity":
+        call = f"embed([{given}])"
+    else:
+        call = f"score([{given if len(texts) == 1 else f'({given})'}])"
+    return ["import prunetime", "", 'model = prunetime.load(".")  # this folder', f"print(model.{call})"]
+
+
+def code_of_transformers(task: Task, name: str) -> list[str]:
+    """Lines of Python that run what transformers loads by `name`."""
+    head, given = head_of(task.kind), ", ".join(f'"{text}"' for text in examples_of(task))
+    if head == "embedding":
+        given = f"[{given}], padding=True"
+    return [
+        "import torch",
+        f"from transformers import {AUTO[head]}, AutoTokenizer",
+        "",
+        f'name = "{name}"{"  # this folder" if name == "." else ""}',
+        f"model = {AUTO[head]}.from_pretrained(name, trust_remote_code=True).eval()",
+        "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)",
+        f'inputs = tokenizer({given}, truncation=True, return_tensors="pt")',
+        "with torch.no_grad():",
+        "    output = model(**inputs)",
+        *_FOUND[head],
+    ]
+
+
+def examples_of(task: Task) -> tuple[str, ...]:
+    """One text or two that a model of the task reads."""
+    if task.kind == "question-answering":
+        return QUESTION
+    return PAIR if task.pair else ONE_TEXT
+
+
+def _card(manifest: Manifest, measured: dict[str, Any] | None, library: str, code: Sequence[str]) -> str:
+    task, base = manifest.task, manifest.provenance.get("base_model")
+    lines = [
+        "---",
+        f"library_name: {library}",
+        f"pipeline_tag: {_pipeline_tag(task)}",
+        *([f"base_model: {base}"] if base else []),
+        "tags: [prunetime]",
+        "---",
+        f"# {base or manifest.config.family}, pruned by prunetime",
+        "",
+        f"A {task.kind} model on {' and '.join(task.text)}, at most {task.max_length} tokens.",
+    ]
+    lines += [*_measured(measured), "", *_layers(manifest)]
+    return "\n".join([*lines, "", "```python", *code, "```", ""])
+
+
+def _measured(measured: dict[str, Any] | None) -> list[str]:
+    """The budget, and a table of both models; nothing of an artifact of which nothing was measured."""
+    if measured is None:
+        return []
+    models = {name: measured[name] for name in ("dense", "pruned")}
+    lines = [
+        f"Budget: {Budget.from_json(measured['budget'])}. Measured on {measured['machine']['cpu']}.",
+        "",
+        f"| | p50 us | p99 us | {models['dense']['metric']} | 95 % | parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in models.items():
+        low, high = row["ci95"]
+        lines.append(
+            f"| {name} | {row['p50_us']:.0f} | {row['p99_us']:.0f} | {row['value']:.4f} | {low:.4f} to {high:.4f} "
+            f"| {row['params']:,} |"
+        )
+    return lines
+
+
+def _layers(manifest: Manifest) -> list[str]:
+    """A table of what every layer kept."""
+    lines = ["| layer | heads | attention rows | FFN rows | FFN-output rows | tokens | blocks |", "|---" * 7 + "|"]
+    for index, layer in enumerate(manifest.spec.layers):
+        blocks = layer.describe_blocks(manifest.config.dims) or "all"
+        lines.append(
+            f"| {index} | {layer.heads} | {layer.attention_rows} | {layer.ffn} | {layer.ffn_rows} "
+            f"| {layer.tokens:.0%} | {blocks} |"
+        )
+    return lines
+
+
+def _pipeline_tag(task: Task) -> str:
+    """The name of the task on the Hugging Face hub."""
+    if task.kind in ("question-answering", "token-classification"):
+        return task.kind
+    if task.kind == "similarity":
+        return "sentence-similarity"
+    return "text-ranking" if task.pair else "text-classification"
