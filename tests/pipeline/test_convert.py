@@ -179,6 +179,7 @@ def test_every_command_takes_what_was_converted(tmp_path: Path) -> None:
     expected = {"task": "classification", "labels": ["LABEL_0", "LABEL_1"], "max_length": 24, "precision": "int8"}
     assert made == {"artifact": str(out), **expected}
     assert run("inspect", out)["encoder_weights"] == run("inspect", out)["dense_encoder_weights"]
+    assert "# bert, run by prunetime" in (out / "model_card.md").read_text()
     assert len(run("score", out, "--text", TEXTS[0])["scores"]) == 1
     assert run("eval", out, "--data", data, "--label", "label")["rows"] == 4 * len(TEXTS)
     assert Path(run("export", out, "--to", "onnx", "--out", tmp_path / "model.onnx")["file"]).is_file()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from prunetime.arch import ArchSpec
 from prunetime.artifact import Manifest
 from prunetime.budget import Budget
 from prunetime.models.families import head_of
@@ -29,12 +31,13 @@ _FOUND = {
         'print(tokenizer.decode(inputs["input_ids"][0][start : end + 1]))',
     ],
     "tags": ["print([model.config.id2label[int(label)] for label in output.logits[0].argmax(-1)])"],
-    "embedding": ["print(torch.nn.functional.normalize(output.pooler_output))"],
+    "embedding": ["print(output.pooler_output{dimensions})"],
 }
 
 
-def artifact_card(manifest: Manifest, measured: dict[str, Any]) -> str:
-    """The Markdown card of an artifact; `measured` has what `verify.json` says of the budget and both models."""
+def artifact_card(manifest: Manifest, measured: dict[str, Any] | None) -> str:
+    """The Markdown card of an artifact; `measured` has what `verify.json` says of the budget and both models, or is None
+    where nothing was measured."""
     return _card(manifest, measured, "prunetime", code_of_prunetime(manifest.task))
 
 
@@ -58,9 +61,14 @@ def code_of_prunetime(task: Task) -> list[str]:
 
 def code_of_transformers(task: Task, name: str) -> list[str]:
     """Lines of Python that run what transformers loads by `name`."""
-    head, given = head_of(task.kind), ", ".join(f'"{text}"' for text in examples_of(task))
+    head, prompt = head_of(task.kind), task.prompts.resolve()
+    texts = [
+        prompt + text if head == "embedding" or not index else text for index, text in enumerate(examples_of(task))
+    ]
+    given = ", ".join(map(json.dumps, texts))
     if head == "embedding":
         given = f"[{given}], padding=True"
+    kept = task.embedding.truncate_dim
     return [
         "import torch",
         f"from transformers import {AUTO[head]}, AutoTokenizer",
@@ -71,7 +79,7 @@ def code_of_transformers(task: Task, name: str) -> list[str]:
         f'inputs = tokenizer({given}, truncation=True, return_tensors="pt")',
         "with torch.no_grad():",
         "    output = model(**inputs)",
-        *_FOUND[head],
+        *(line.replace("{dimensions}", "" if kept is None else f"[:, :{kept}]") for line in _FOUND[head]),
     ]
 
 
@@ -84,6 +92,7 @@ def examples_of(task: Task) -> tuple[str, ...]:
 
 def _card(manifest: Manifest, measured: dict[str, Any] | None, library: str, code: Sequence[str]) -> str:
     task, base = manifest.task, manifest.provenance.get("base_model")
+    is_dense = manifest.spec == ArchSpec.full(manifest.config.dims)
     lines = [
         "---",
         f"library_name: {library}",
@@ -91,7 +100,7 @@ def _card(manifest: Manifest, measured: dict[str, Any] | None, library: str, cod
         *([f"base_model: {base}"] if base else []),
         "tags: [prunetime]",
         "---",
-        f"# {base or manifest.config.family}, pruned by prunetime",
+        f"# {base or manifest.config.family}, {'run' if is_dense else 'pruned'} by prunetime",
         "",
         f"A {task.kind} model on {' and '.join(task.text)}, at most {task.max_length} tokens.",
     ]

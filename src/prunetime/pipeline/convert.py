@@ -9,6 +9,7 @@ from typing import Any
 
 from prunetime import __version__, artifact
 from prunetime.errors import InputError
+from prunetime.export.card import artifact_card
 from prunetime.models import families
 from prunetime.models.checkpoint import folder_of, read_json
 from prunetime.models.encoder import weights_of
@@ -17,6 +18,7 @@ from prunetime.models.sentence import SentenceFolder, read_folder
 from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODULES, SENTENCE_TRANSFORMER
 from prunetime.models.tokenization import TOKENIZER_CONFIG
 from prunetime.pipeline.pretrained import artifact_files, load, tokenizer_for
+from prunetime.pipeline.source import hub_id
 from prunetime.plan import Plan, Precision
 from prunetime.task import DOC_STRIDE, Kind, Task
 
@@ -82,19 +84,21 @@ def convert(
         doc_stride=min(DOC_STRIDE, max_length // 2) if found.kind == "question-answering" else None,
     )
     task = pretrained.sentence.applied(task, has_head=True, is_trained=False)
+    base = hub_id(model)
     _, tokenizer_files = tokenizer_for(task, pretrained, model, say)
     manifest = artifact.Manifest(
         pretrained.config,
         pretrained.model.spec,
         Plan.uniform(precision),
         task,
-        {"prunetime": __version__, "role": "converted", "model": model},
+        {"prunetime": __version__, "role": "converted", "model": model, **({"base_model": base} if base else {})},
     )
     say(f"{found.kind} of {' and '.join(task.text)}, at most {max_length} tokens, in {precision}")
     if found.labels:
         say(f"labels, in this order: {', '.join(found.labels)}")
     weights = weights_of(pretrained.model)
-    artifact.write(out, manifest, weights, artifact_files(manifest, weights, tokenizer_files))
+    files = artifact_files(manifest, weights, tokenizer_files)
+    artifact.write(out, manifest, weights, {**files, "model_card.md": artifact_card(manifest, None).encode()})
     return manifest
 
 
