@@ -246,7 +246,7 @@ def test_tokens_that_pooling_cannot_leave_out_are_refused():
     with pytest.raises(EngineError, match=r"skipped is .* must be a one-dimensional, contiguous NumPy array of int32"):
         ENGINE.logits(replace(ragged, skipped=np.zeros(2)))
     one = replace(ragged, skipped=np.int32([1, 0]))
-    dropping = Engine(CONFIG, WEIGHTS, spec=SPEC.with_layer(0, tokens=0.5))
+    dropping = Engine(CONFIG, WEIGHTS, spec=SPEC.with_layer(1, tokens=0.5))
     with pytest.raises(EngineError, match="this encoder drops tokens; pooling cannot leave out the first ones"):
         dropping.logits(one)
     words = random_config(RNG, layers=1, rows="tokens")

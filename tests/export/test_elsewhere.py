@@ -17,12 +17,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from cases import family_fields, random_config, random_weights
+from click.testing import CliRunner
 from hub import SHA, Hub, serving
 from served import TASKS, made_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from prunetime import artifact, load
 from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
+from prunetime.cli import main
+from prunetime.embedding import EmbeddingSettings
 from prunetime.errors import InputError
 from prunetime.export.card import artifact_card, examples_of, transformers_card
 from prunetime.export.openvino import export_openvino
@@ -34,6 +37,7 @@ from prunetime.models.sentence_files import sentence_files
 from prunetime.models.tokenization import PretrainedTokenizer
 from prunetime.pipeline.source import hub_id
 from prunetime.plan import Plan
+from prunetime.prompts import Prompts
 
 TEXT, PAIR = "red sofa with steel legs", "a velvet couch in red"
 
@@ -238,6 +242,19 @@ def test_openvino_wants_its_ending(tmp_path: Path) -> None:
     found = artifact.read(uneven(tmp_path / "artifact", "pairs"))
     with pytest.raises(InputError, match=r"OpenVINO's files are called \.xml"):
         export_openvino(found.manifest.config, found.weights, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_a_graph_of_a_model_that_leaves_prompts_out_of_pooling_is_refused(form: str, tmp_path: Path) -> None:
+    found = artifact.read(uneven(tmp_path / "whole", "twins"))
+    prompts, embedding = Prompts({"query": "query: ", "plain": ""}), EmbeddingSettings(include_prompt=False)
+    manifest = replace(found.manifest, task=replace(found.manifest.task, prompts=prompts, embedding=embedding))
+    source = artifact.write(tmp_path / "model", manifest, found.weights, {artifact.TOKENIZER: found.tokenizer})
+    ran = CliRunner().invoke(main, ["export", str(source), "--to", form, "--out", str(tmp_path / "model.xml")])
+    assert ran.exit_code == 2
+    assert re.search(
+        rf"prompts \(query\) out of pooling \(include_prompt false\), which a file of {form} cannot", ran.output
+    )
 
 
 class Uploads(Hub):

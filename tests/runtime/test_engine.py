@@ -14,6 +14,7 @@ from reference import reference_logits
 from prunetime.arch import ArchSpec
 from prunetime.errors import EngineError
 from prunetime.runtime.engine import Engine, ReferenceKernel, engine_build, supported_isas
+from prunetime.runtime.ragged import Ragged
 
 
 @pytest.fixture
@@ -132,3 +133,17 @@ def test_the_build_names_version_and_compiler():
 def test_no_torch_is_needed():
     code = "import sys, prunetime.runtime.engine; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+
+
+def test_a_part_of_a_batch_skips_what_its_sequences_skip(case):
+    config, _, weights, ragged = case
+    config = replace(config, pooling="mean")
+    engine = Engine(config, weights)
+    skipping = replace(ragged, skipped=np.int32([3, 0, 12]))
+    logits, plain = engine.logits(skipping), engine.logits(ragged)
+    assert not np.allclose(logits[[0, 2]], plain[[0, 2]])
+    assert np.array_equal(logits[1], plain[1])
+    assert np.array_equal(engine.logits(skipping.select([2, 0])), logits[[2, 0]])
+    assert np.array_equal(np.concatenate([engine.logits(part) for part in skipping.batches(10)]), logits)
+    both = Ragged.joined([ragged, skipping])
+    assert np.array_equal(engine.logits(both), np.concatenate([plain, logits]))

@@ -337,6 +337,7 @@ def export(artifact: Path, form: str, out: Path, overwrite: bool, as_json: bool)
     else:
         found = artifacts.read(artifact)
         config, weights, spec = found.manifest.config, found.weights, found.manifest.spec
+        _check_prompts(artifact, found.manifest.task, form)
         if form == "openvino":
             from prunetime.export.openvino import export_openvino
 
@@ -359,6 +360,17 @@ def push(artifact: Path, repository: str, private: bool, as_json: bool) -> None:
 
     address = push_to_hub(artifact, repository, private=private)
     emit({"repository": address}, as_json, address)
+
+
+def _check_prompts(artifact: Path, task: Task, form: str) -> None:
+    """Raises InputError where a graph, which sees token ids only, would pool tokens of prompts that the model leaves
+    out."""
+    prompts = [name for name, text in task.prompts.texts.items() if text]
+    if prompts and not task.embedding.include_prompt:
+        raise InputError(
+            f"{artifact} leaves the tokens of prompts ({', '.join(prompts)}) out of pooling (include_prompt false), "
+            f"which a file of {form} cannot: use --to transformers"
+        )
 
 
 def as_json_value(score: Any) -> Any:

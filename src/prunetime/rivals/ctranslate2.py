@@ -30,10 +30,11 @@ def prepare(cell: Cell, precision: str) -> Bind:
     """The converted encoder; raises InputError where CTranslate2 cannot express it."""
     config = cell.config
     unpruned = spec_of(cell.weights, config.dims) == ArchSpec.full(config.dims)
-    if not unpruned or config.family != "bert" or config.rows != "pooled":
+    own_head = config.head is None and config.pooling == "first"
+    if not unpruned or config.family != "bert" or config.rows != "pooled" or not own_head:
         raise InputError(
-            "ctranslate2 runs encoders of BERT's kind with all heads, all rows and a pooled head: leave it out of "
-            "--against"
+            "ctranslate2 runs encoders of BERT's kind with all heads, all rows and BERT's own pooled head: leave it "
+            "out of --against"
         )
     compute_type = COMPUTE_TYPES[precision]
     with tempfile.TemporaryDirectory() as folder:

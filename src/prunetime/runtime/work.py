@@ -107,10 +107,11 @@ class _Count:
         return Sublayer(f"attention {i}", 1 + 2 * i, self._products(i, tokens), 4 * pairs * width, core, numbers)
 
     def _pairs(self, i: int, queries: Lengths, lengths: Lengths) -> int:
-        """Of queries and the keys that they attend to; `queries` are the first ones of every sequence."""
-        rotary = self._engine.config.rotary
-        window = rotary[i].window if rotary else None
-        if window is None:
+        """Of queries and the keys that they attend to; `queries` are the first ones of every sequence, but for a last
+        token whose row alone is read: the engine compares its query with all keys."""
+        config = self._engine.config
+        window = config.rotary[i].window if config.rotary else None
+        if window is None or (config.pooling == "lasttoken" and bool((queries == 1).all())):
             return int((queries * lengths).sum())
         pairs = 0
         for count, length in zip(queries.tolist(), lengths.tolist(), strict=True):
