@@ -28,6 +28,7 @@ from waiting import PATIENCE, eventually
 from prunetime import artifact
 from prunetime.arch import ArchSpec
 from prunetime.plan import Plan
+from prunetime.prompts import Prompts
 from prunetime.serve.app import App
 from prunetime.serve.experiments import Arm, Experiment
 from prunetime.task import Task
@@ -39,6 +40,8 @@ TASKS = {
     "answers": Task("question-answering", (), ("question", "context"), 24, 4),
     "words": Task("token-classification", ("O", "B-NAME", "I-NAME"), ("tokens",), 24),
     "twins": Task("similarity", (), ("query", "title"), 24),
+    "prompted": Task("similarity", (), ("query", "title"), 24, prompts=Prompts({"a": "red ", "b": "a lamp "}, "a")),
+    "prompted pairs": Task("relevance", (), ("query", "title"), 24, prompts=Prompts({"a": "red "}, "a")),
 }
 
 

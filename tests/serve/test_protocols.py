@@ -14,6 +14,7 @@ from served import Served, make_artifact
 
 from prunetime import Client, load
 from prunetime.client import ServerError
+from prunetime.embedding import unit
 
 PAIRS = [("red sofa", "a sofa with red legs"), ("red sofa", "lamp"), ("blue lamp", "lamp for the bath, blue")]
 
@@ -76,7 +77,7 @@ def test_labels_of_words_and_similarities(serve: Callable[..., Served], tmp_path
 def test_embeddings(serve: Callable[..., Served], tmp_path: Path) -> None:
     twins, pairs = (make_artifact(tmp_path / name, name) for name in ("twins", "pairs"))
     server, texts, model = serve(f"twins={twins}", f"pairs={pairs}"), ["red sofa", "a lamp for the bath"], load(twins)
-    expected = model.embed(texts)
+    expected = unit(model.embed(texts))
     np.testing.assert_array_equal(np.float32(server.post("/embed", {"inputs": texts}).json), expected)
     (raw,) = server.post("/embed", {"inputs": texts[0], "normalize": False}).json
     np.testing.assert_array_equal(np.float32(raw), model.engine.logits(model.tokenizer.encode([(texts[0],)]))[0])
@@ -91,6 +92,41 @@ def test_embeddings(serve: Callable[..., Served], tmp_path: Path) -> None:
             found = client.embeddings.create(input=texts, model="twins", **form)
             np.testing.assert_array_equal(np.float32([each.embedding for each in found.data]), expected)
             assert found.usage.prompt_tokens == len(model.tokenizer.encode([(text,) for text in texts]).ids)
+
+
+def test_embeddings_after_prompts(serve: Callable[..., Served], tmp_path: Path) -> None:
+    prompted, pairs = (
+        make_artifact(tmp_path / name.replace(" ", "-"), name) for name in ("prompted", "prompted pairs")
+    )
+    server, texts, model = serve(f"prompted={prompted}", f"pairs={pairs}"), ["red sofa", "hose"], load(prompted)
+    for asked, expected in (
+        ({}, unit(model.embed(texts))),
+        ({"prompt_name": "b"}, unit(model.embed(texts, "b"))),
+        ({"normalize": False}, model.embed(texts)),
+        ({"normalize": False, "dimensions": 5}, model.embed(texts)[:, :5]),
+        ({"dimensions": 5}, unit(model.embed(texts)[:, :5])),
+        ({"truncate": False, "truncation_direction": "Right"}, unit(model.embed(texts))),
+    ):
+        found = server.post("/embed", {"inputs": texts, **asked})
+        np.testing.assert_array_equal(np.float32(found.json), expected)
+    long = {"inputs": ["hose", "garden hose " * 20]}
+    assert server.post("/embed", long).status == 200
+    for asked, said in (
+        ({"truncate": False}, r"text 1 has \d+ tokens; the model reads 24"),
+        ({"prompt_name": "c"}, "no prompt 'c'; it has a, b"),
+        ({"dimensions": 10**6}, "dimensions is 1000000"),
+        ({"truncation_direction": "Left"}, "truncation_direction 'Left': prompted cuts texts on the right"),
+    ):
+        refused = server.post("/embed", {**long, **asked})
+        assert refused.status == 422
+        assert re.search(said, refused.json["error"])
+    with OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none") as client:
+        found = client.embeddings.create(input=texts, model="prompted", dimensions=5, extra_body={"prompt_name": "b"})
+    expected = unit(model.embed(texts, "b")[:, :5])
+    np.testing.assert_array_equal(np.float32([each.embedding for each in found.data]), expected)
+    with Client(f"http://127.0.0.1:{server.port}/") as client:
+        np.testing.assert_array_equal(np.float32(client.embed(texts, prompt_name="b")), unit(model.embed(texts, "b")))
+        np.testing.assert_allclose(client.score(PAIRS, "pairs"), load(pairs).score(PAIRS), rtol=1e-6)
 
 
 def test_what_models_and_the_server_say_of_themselves(server: Served) -> None:

@@ -36,8 +36,8 @@ _FOUND = {
 
 
 def artifact_card(manifest: Manifest, measured: dict[str, Any] | None) -> str:
-    """The Markdown card of an artifact; `measured` has what `verify.json` says of the budget and both models, or is None
-    where nothing was measured."""
+    """The Markdown card of an artifact; `measured` has what `verify.json` says of the budget and both models, or is
+    None where nothing was measured."""
     return _card(manifest, measured, "prunetime", code_of_prunetime(manifest.task))
 
 

@@ -24,6 +24,9 @@ from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODUL
 from prunetime.prompts import Prompts
 from prunetime.task import Kind, ScoreActivation, Task, rows_of
 
+ALWAYS_PROMPTS: Mapping[str, str] = {"query": "", "document": ""}
+"""The prompts that every SentenceTransformer has, empty where its folder does not say otherwise."""
+
 
 class Layer(NamedTuple):
     """A trained module after pooling: what it computes, and the folder of its weights."""
@@ -118,7 +121,9 @@ def read_folder(root: Path, kind: Kind) -> SentenceFolder:
     Raises InputError for a module or a setting that is not supported.
     """
     modules, rows, folder = _modules(root), rows_of(kind), transformer_folder(root)
-    encoder = SentenceFolder(folder, root, normalize=rows == "embedding")
+    encoder = SentenceFolder(folder, root)
+    if rows == "embedding":
+        encoder = replace(encoder, normalize=True, prompts=Prompts(ALWAYS_PROMPTS))
     if rows == "pooled":
         config = folder / "config.json"
         encoder = replace(encoder, activation=sentence_modules.encoder_activation(optional(config), config))
@@ -138,7 +143,7 @@ def read_folder(root: Path, kind: Kind) -> SentenceFolder:
             return replace(found, prompts=_prompts(settings), activation=activation or encoder.activation)
         names = [name for name in ("similarity_fn_name", "truncate_dim") if settings.get(name) is not None]
         embedding = replace(found.embedding, **{name: settings[name] for name in names})
-        return replace(found, prompts=_prompts(settings, {"query": "", "document": ""}), embedding=embedding)
+        return replace(found, prompts=_prompts(settings, ALWAYS_PROMPTS), embedding=embedding)
     except InputError as error:
         raise InputError(f"{root / MODEL_SETTINGS}: {error}") from error
 
