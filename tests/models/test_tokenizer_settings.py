@@ -100,6 +100,7 @@ CHANGES = [
             "extra_special_tokens": [["zqx", "x"]],
             "additional_special_tokens": [["zqx"]],
             "image_token": ["zqx"],
+            "auto_map": [{"AutoTokenizer": ["mine.MyTokenizer", None]}],
             "added_tokens_decoder": [ADDED],
             "add_bos_token": [True],
             "add_eos_token": [True],

@@ -157,7 +157,7 @@ def _beyond(folder: Path, data: Mapping[str, Any], ids: Mapping[str, int], vocab
         return []
     files = (path for name in FILES if (path := folder / name).is_file())
     texts = [path.read_text(encoding="utf-8") for path in files]
-    model = data["model"]["vocab"]
+    model = _words_of_model(data)
     template = json.dumps(data["post_processor"])
     own = [
         token
@@ -172,14 +172,19 @@ def _beyond(folder: Path, data: Mapping[str, Any], ids: Mapping[str, int], vocab
     return beyond
 
 
+def _words_of_model(data: Mapping[str, Any]) -> set[str]:
+    """The vocabulary of the model alone, which is a list of (piece, score) in Unigram."""
+    vocabulary = data["model"]["vocab"]
+    return set(vocabulary) if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
+
+
 def _matched_in_split_texts(folder: Path, data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The added tokens that are found in texts under `split_special_tokens`, which a tokenizer.json cannot hold: those
     that are not special. A special token is then left out, which takes nothing from the model that has it, too.
 
     Raises InputError where the model lacks a special token.
     """
-    vocabulary = data["model"]["vocab"]
-    known = set(vocabulary) if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
+    known = _words_of_model(data)
     lacking = [each["content"] for each in data["added_tokens"] if each["special"] and each["content"] not in known]
     if lacking:
         raise InputError(

@@ -30,10 +30,10 @@ GROUP, GROUP_OF_WHOLE = 1024, 64
 """Texts (cut, and whole) that are tokenised at a time: encodings take some 150 bytes a token."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tokens:
     """The tokens of a `text` alone, without special tokens: all, or of the side that is kept one more than a sequence
-    can hold. `count` is how many the text has, where that is known."""
+    can hold. `count` is how many the text has, None until it is known."""
 
     text: str
     ids: list[int]
@@ -179,7 +179,8 @@ class Tokenizer:
         for piece in pieces(tokens.text, PIECE, self._boundary):
             count += len(self._tokenizer.encode_batch_fast([piece], add_special_tokens=False)[0])
             if count > enough:
-                break
+                return count
+        tokens.count = count
         return count
 
     def _kept(self, count: int, room: int) -> slice:
