@@ -134,6 +134,14 @@ def test_configs_that_disagree_say_nothing(tmp_path: Path) -> None:
     assert dict(read_table(str(tmp_path / "train.jsonl")).class_names) == {"label": tuple(CLASSES)}
 
 
+@pytest.mark.parametrize("names", [["a", False], {"0": "a", "2": "b"}])
+def test_names_that_are_no_texts_are_refused(names: object, tmp_path: Path) -> None:
+    """YAML reads a bare `no` as False."""
+    write_parquet(tmp_path / "a.parquet", {"label": class_label(names)})
+    with pytest.raises(InputError, match=r"column 'label': (False|None) is no name of a class; write each as a text"):
+        read_table(str(tmp_path / "a.parquet"))
+
+
 @pytest.mark.parametrize("content", ["{", '{"a": 1'])
 def test_damaged_files_beside_the_data_are_refused(content: str, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl")
@@ -148,7 +156,9 @@ def labelled(labels: list[str], names: tuple[str, ...]) -> tuple[Table, Columns]
 
 
 def test_rows_without_a_class_and_numbers_without_a_name_are_refused() -> None:
-    with pytest.raises(InputError, match=r"label '-1' \(row 2\) is none of 0 to 1, .* -1 says that a row has none"):
+    with pytest.raises(
+        InputError, match=r"label '-1' \(row 2\) is none of the classes 0 = a, 1 = b by the card; remove such"
+    ):
         task_of(*labelled(["0", "-1", "1"], ("a", "b")), 24)
     with pytest.raises(InputError, match="a class is called '1', but is not the class of that number"):
         task_of(*labelled(["0", "1"], ("1", "0")), 24)
