@@ -127,6 +127,19 @@ def test_numbers_of_tags_without_names_are_refused(tmp_path: Path) -> None:
     assert task_of(table, Columns(("sentence",), "label", None), 24).labels == ("0", "1"), "of classes they are names"
 
 
+@pytest.mark.parametrize(
+    ("tags", "expected"), [(["1", "I-PER"], ("B-PER", "I-PER")), ([4, 0], None), (["X", "O"], None), ([-100, 0], None)]
+)
+def test_tags_are_numbers_or_names_of_the_classes(tags: list[object], expected: tuple[str, ...] | None) -> None:
+    table = Table("t", {"tokens": ['["a", "b"]'], "tags": [json.dumps(tags)]}, {"tags": tuple(TAGS)}, "the card")
+    columns, _ = guess_columns(table)
+    if expected:
+        assert examples(table, columns, task_of(table, columns, 24)).labels[0] == expected
+    else:
+        with pytest.raises(InputError, match=f"the label {tags[0]} is none of 0 to 3, nor of their names O, B-PER, "):
+            task_of(table, columns, 24)
+
+
 def test_configs_that_disagree_say_nothing(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl")
     infos = {"a": {"features": FEATURES[0]}, "b": {"features": {**FEATURES[0], "ner_tags": [class_label(TAGS[::-1])]}}}
