@@ -127,11 +127,32 @@ def test_numbers_of_tags_without_names_are_refused(tmp_path: Path) -> None:
     assert task_of(table, Columns(("sentence",), "label", None), 24).labels == ("0", "1"), "of classes they are names"
 
 
+@pytest.mark.parametrize(
+    ("tags", "expected"), [(["1", "I-PER"], ("B-PER", "I-PER")), ([4, 0], None), (["X", "O"], None), ([-100, 0], None)]
+)
+def test_tags_are_numbers_or_names_of_the_classes(tags: list[object], expected: tuple[str, ...] | None) -> None:
+    table = Table("t", {"tokens": ['["a", "b"]'], "tags": [json.dumps(tags)]}, {"tags": tuple(TAGS)}, "the card")
+    columns, _ = guess_columns(table)
+    if expected:
+        assert examples(table, columns, task_of(table, columns, 24)).labels[0] == expected
+    else:
+        with pytest.raises(InputError, match=f"the label {tags[0]} is none of 0 to 3, nor of their names O, B-PER, "):
+            task_of(table, columns, 24)
+
+
 def test_configs_that_disagree_say_nothing(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl")
     infos = {"a": {"features": FEATURES[0]}, "b": {"features": {**FEATURES[0], "ner_tags": [class_label(TAGS[::-1])]}}}
     (tmp_path / "dataset_infos.json").write_text(json.dumps(infos))
     assert dict(read_table(str(tmp_path / "train.jsonl")).class_names) == {"label": tuple(CLASSES)}
+
+
+@pytest.mark.parametrize("names", [["a", False], {"0": "a", "2": "b"}])
+def test_names_that_are_no_texts_are_refused(names: object, tmp_path: Path) -> None:
+    """YAML reads a bare `no` as False."""
+    write_parquet(tmp_path / "a.parquet", {"label": class_label(names)})
+    with pytest.raises(InputError, match=r"column 'label': (False|None) is no name of a class; write each as a text"):
+        read_table(str(tmp_path / "a.parquet"))
 
 
 @pytest.mark.parametrize("content", ["{", '{"a": 1'])
@@ -148,7 +169,9 @@ def labelled(labels: list[str], names: tuple[str, ...]) -> tuple[Table, Columns]
 
 
 def test_rows_without_a_class_and_numbers_without_a_name_are_refused() -> None:
-    with pytest.raises(InputError, match=r"label '-1' \(row 2\) is none of 0 to 1, .* -1 says that a row has none"):
+    with pytest.raises(
+        InputError, match=r"label '-1' \(row 2\) is none of the classes 0 = a, 1 = b by the card; remove such"
+    ):
         task_of(*labelled(["0", "-1", "1"], ("a", "b")), 24)
     with pytest.raises(InputError, match="a class is called '1', but is not the class of that number"):
         task_of(*labelled(["0", "1"], ("1", "0")), 24)

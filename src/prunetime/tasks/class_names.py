@@ -7,6 +7,7 @@ header), or in the `dataset_infos.json` that came before cards.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,17 @@ ClassNames = Mapping[str, tuple[str, ...]]
 def class_names_of_schema(metadata: Mapping[bytes, bytes] | None) -> ClassNames:
     """Those in the metadata of an Arrow schema; none where `datasets` did not write it."""
     try:
-        return class_names_of_features(json.loads((metadata or {})[b"huggingface"])["info"]["features"])
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
+    return class_names_of_features(features)
 
 
 def class_names_of_features(features: Any) -> ClassNames:
-    """Those of `features`: by column as the library writes them into JSON, or a list as it writes them into cards."""
+    """Those of `features`: by column as the library writes them into JSON, or a list as it writes them into cards.
+
+    Raises InputError for a name that is no text, such as a `no` without quotes in YAML.
+    """
     if isinstance(features, Mapping):
         described = list(features.items())
     elif isinstance(features, list):
@@ -37,10 +42,13 @@ def class_names_of_features(features: Any) -> ClassNames:
     else:
         described = []
     found = {str(column): _names(feature) for column, feature in described}
+    for column, names in found.items():
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise InputError(f"column {column!r}: {wrong[0]!r} is no name of a class; write each as a text, in quotes")
     return {column: names for column, names in found.items() if names}
 
 
-def _names(feature: Any) -> tuple[str, ...]:
+def _names(feature: Any) -> tuple[Any, ...]:
     """The names of the ClassLabel that a column is, or has lists of; () for what is something else."""
     if isinstance(feature, list):
         return _names(feature[0]) if len(feature) == 1 else ()
@@ -52,9 +60,7 @@ def _names(feature: Any) -> tuple[str, ...]:
         if isinstance(names, Mapping):
             numbered = {str(number): name for number, name in names.items()}
             names = [numbered.get(str(number)) for number in range(len(numbered))]
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            return tuple(names)
-        return ()
+        return tuple(names) if isinstance(names, list) else ()
     kinds = ("dtype", "sequence", "list", "feature")
     return next((names for kind in kinds if kind in feature and (names := _names(feature[kind]))), ())
 
@@ -83,24 +89,6 @@ def _agreed(several: Iterable[ClassNames]) -> ClassNames:
     return {column: next(iter(names)) for column, names in found.items() if len(names) == 1}
 
 
-def class_names_of_card(text: str, name: str) -> ClassNames:
-    """Those in the YAML header of a dataset's card, called `name` in messages."""
-    header = text.split("---", 2)
-    if not text.startswith("---") or len(header) < 3 or "class_label" not in header[1]:
-        return {}
-    try:
-        import yaml  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise InputError(
-            f"{name}: reading the names of classes needs PyYAML; pip install 'prunetime[prune]'"
-        ) from error
-    try:
-        content = yaml.safe_load(header[1])
-    except yaml.YAMLError as error:
-        raise InputError(f"{name}: its header is not YAML ({error}); mend it or move it away") from error
-    return class_names_of_infos(content.get("dataset_info")) if isinstance(content, dict) else {}
-
-
 def class_names_beside(path: Path) -> tuple[ClassNames, Path | None]:
     """Those that a card or `dataset_infos.json` in the folder of the data file `path` has, or in the folder above it
     where that one is called `data`; and the file that has them.
@@ -109,14 +97,31 @@ def class_names_beside(path: Path) -> tuple[ClassNames, Path | None]:
     """
     folder = path.resolve().parent
     for place in (folder, *([folder.parent] if folder.name == "data" else [])):
-        card, infos = place / CARD, place / INFOS
-        try:
-            if card.is_file() and (names := class_names_of_card(card.read_text("utf-8"), str(card))):
-                return names, card
-            if infos.is_file() and (names := class_names_of_infos(json.loads(infos.read_text("utf-8")))):
-                return names, infos
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{place}: {CARD} or {INFOS} cannot be read: {error}; mend it or move it away") from error
+        for file, read in ((place / CARD, _of_card), (place / INFOS, _of_infos_file)):
+            try:
+                names = read(file) if file.is_file() else {}
+            except (OSError, ValueError) as error:
+                raise InputError(f"{file} cannot be read: {error}; mend it or move it away") from error
+            if names:
+                return names, file
     return {}, None
+
+
+def _of_infos_file(path: Path) -> ClassNames:
+    return class_names_of_infos(json.loads(path.read_text("utf-8")))
+
+
+def _of_card(path: Path) -> ClassNames:
+    """Those in the YAML header of a dataset's card."""
+    header = re.match(r"---\s*\n(.*?)\n---\s*$", path.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE)
+    if not header or "class_label" not in header[1]:
+        return {}
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise InputError("the names of classes in it need PyYAML: pip install 'prunetime[prune]'") from error
+    try:
+        content = yaml.safe_load(header[1])
+    except yaml.YAMLError as error:
+        raise InputError(f"its header is not YAML ({error})") from error
+    return class_names_of_infos(content.get("dataset_info")) if isinstance(content, dict) else {}

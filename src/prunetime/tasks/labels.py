@@ -47,9 +47,8 @@ def class_labels(table: Table, column: str, texts: Sequence[str]) -> list[str]:
     unknown = [row for row, text in enumerate(texts) if _as_integer(text) not in as_indices]
     if unknown:
         raise InputError(
-            f"{table.name}, column {column!r}: label {texts[unknown[0]]!r} ({row_numbers(unknown)}) is none of 0 to "
-            f"{len(names) - 1}, whose names are {', '.join(names)} by {table.names_from}; -1 says that a row has none: "
-            "remove such rows"
+            f"{table.name}, column {column!r}: label {texts[unknown[0]]!r} ({row_numbers(unknown)}) is none of the "
+            f"classes {_numbered(names)} by {table.names_from}; remove such rows (-1 says that a row has no label)"
         )
     return [as_indices[_as_integer(text)] or text for text in texts]
 
@@ -94,7 +93,7 @@ def label_notes(table: Table, column: str, task: Task) -> list[str]:
     names = table.class_names.get(column)
     notes = []
     if task.kind == "token-classification":
-        if names:
+        if names and re.match(r"\[\s*[0-9]", texts[0]):
             notes.append(f"{where} numbers are {_numbered(names)}, by {table.names_from}.")
         return [*notes, f"{where} the scheme is {task.tag_scheme}."]
     if task.kind != "classification":

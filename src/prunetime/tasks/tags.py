@@ -76,21 +76,23 @@ def gold_tags(
 
 
 def _tag_name(at: str, tag: object, class_names: Sequence[str]) -> str:
-    if isinstance(tag, str) and tag.strip():
-        return tag.strip()
-    if type(tag) is not int:
+    name = tag.strip() if isinstance(tag, str) else str(tag) if type(tag) is int else ""
+    if not name:
         raise InputError(f"{at}: {tag!r} is no label of a word; give a name, such as {OUTSIDE} or B-PER")
     if not class_names:
+        if isinstance(tag, int):
+            raise InputError(
+                f"{at}: the label {tag} is a number, and nothing says which is {OUTSIDE}; give names, or beside the file "
+                "a dataset card (README.md) or dataset_infos.json that has the names of the column's ClassLabel"
+            )
+        return name
+    if name in class_names:
+        return name
+    if not name.isdecimal() or int(name) >= len(class_names):
         raise InputError(
-            f"{at}: the label {tag} is a number, and nothing says which is {OUTSIDE}; give names, or a dataset card "
-            "(README.md) or dataset_infos.json beside the file that has the names of the column's ClassLabel"
+            f"{at}: the label {tag} is none of 0 to {len(class_names) - 1}, nor of their names {', '.join(class_names)}"
         )
-    if not 0 <= tag < len(class_names):
-        raise InputError(
-            f"{at}: the label {tag} is none of 0 to {len(class_names) - 1}, which have the names "
-            f"{', '.join(class_names)}"
-        )
-    return class_names[tag]
+    return class_names[int(name)]
 
 
 def tag_names(where: str, tags: NDArray[Any], class_names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -98,9 +100,9 @@ def tag_names(where: str, tags: NDArray[Any], class_names: Sequence[str] = ()) -
 
     Raises InputError as `check_scheme` does.
     """
-    occurring = sorted({tag for of_row in tags for tag in of_row})
-    check_scheme(where, occurring)
-    return tuple(sorted(dict.fromkeys((*class_names, *occurring)), key=lambda tag: tag != OUTSIDE))
+    labels = class_names or sorted({tag for of_row in tags for tag in of_row})
+    check_scheme(where, labels)
+    return tuple(sorted(labels, key=lambda tag: tag != OUTSIDE))
 
 
 def check_scheme(where: str, labels: Sequence[str]) -> None:
