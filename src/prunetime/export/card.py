@@ -29,7 +29,7 @@ _FOUND = {
         'print(tokenizer.decode(inputs["input_ids"][0][start : end + 1]))',
     ],
     "tags": ["print([model.config.id2label[int(label)] for label in output.logits[0].argmax(-1)])"],
-    "embedding": ["print(torch.nn.functional.normalize(output.pooler_output))"],
+    "embedding": ["print(output.pooler_output)"],
 }
 
 
