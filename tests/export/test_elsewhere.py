@@ -238,6 +238,30 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
         export_transformers(source, tmp_path / "artifact")
 
 
+def test_openvino_takes_bf16_where_the_cpu_has_it_and_the_note_says_how_to_hold_float32(tmp_path: Path) -> None:
+    import openvino
+
+    source = uneven(tmp_path / "artifact", "pairs")
+    ran = CliRunner().invoke(
+        main, ["export", str(source), "--to", "openvino", "--out", str(tmp_path / "model.xml"), "--json"]
+    )
+    assert ran.exit_code == 0, ran.stderr
+    note = json.loads(ran.stdout)["note"]
+    assert note in ran.stderr
+    core, model = openvino.Core(), load(source)
+    read = core.read_model(tmp_path / "model.xml")
+    said = re.search(r"compile_model\((.*)\) holds float32", note)
+    assert said
+    held = eval(f"core.compile_model({said[1]})", {"core": core, "model": read})
+    tokens = model.tokenizer.encode([(TEXT, PAIR)])
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    feed = {name: array.astype(np.int64) for name, array in zip(names, tokens.padded(0), strict=True)}
+    np.testing.assert_allclose(held(feed)[0], model.engine.logits(tokens), atol=1e-4)
+    by_default = core.compile_model(read, "CPU").get_property("INFERENCE_PRECISION_HINT")
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert by_default == (openvino.Type.bf16 if has_bf16 else openvino.Type.f32)
+
+
 def test_openvino_wants_its_ending(tmp_path: Path) -> None:
     found = artifact.read(uneven(tmp_path / "artifact", "pairs"))
     with pytest.raises(InputError, match=r"OpenVINO's files are called \.xml"):

@@ -329,6 +329,7 @@ def export(artifact: Path, form: str, out: Path, overwrite: bool, as_json: bool)
     Of transformers: a folder that it loads where prunetime is not installed, with trust_remote_code=True. (With it, the
     artifact itself is such a folder.)
     """
+    note = None
     check_new(*([out, out.with_suffix(".bin")] if form == "openvino" else [out]), overwrite=overwrite)
     if form == "transformers":
         from prunetime.export.transformers import export_transformers
@@ -339,14 +340,16 @@ def export(artifact: Path, form: str, out: Path, overwrite: bool, as_json: bool)
         config, weights, spec = found.manifest.config, found.weights, found.manifest.spec
         _check_prompts(artifact, found.manifest.task, form)
         if form == "openvino":
-            from prunetime.export.openvino import export_openvino
+            from prunetime.export.openvino import PRECISION_NOTE, export_openvino
 
             export_openvino(config, weights, out, spec)
+            note = PRECISION_NOTE
+            click.echo(note, err=True)
         else:
             from prunetime.export.onnx import export_onnx
 
             export_onnx(config, weights, out, spec=spec)
-    emit({"format": form, "file": str(out)}, as_json, str(out))
+    emit({"format": form, "file": str(out), "note": note}, as_json, str(out))
 
 
 @main.command()

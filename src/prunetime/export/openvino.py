@@ -15,12 +15,19 @@ from prunetime.config import EncoderConfig
 from prunetime.errors import InputError
 from prunetime.export.onnx import export_onnx
 
+PRECISION_NOTE = (
+    "The file is float32, but on CPUs that multiply bf16 OpenVINO runs it in bf16 unless it is told otherwise: "
+    'compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}) holds float32.'
+)
+"""What a user of the file has to know: the property is one of compiling, and no file can hold it (OpenVINO 2026.4)."""
+
 
 def export_openvino(
     config: EncoderConfig, weights: Mapping[str, NDArray[Any]], path: Path, spec: ArchSpec | None = None
 ) -> None:
     """Write the encoder to `path`, which ends in .xml, in float32: inputs and output are those of the ONNX file.
 
+    In which precision OpenVINO runs it is said when it is compiled (`PRECISION_NOTE`).
     Raises InputError as `export_onnx` does, and for another ending.
     """
     if path.suffix != ".xml":
