@@ -12,6 +12,13 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt 
 LOCKED := $(shell $(PYTHON) -c 'import sys; print("--constraint lock.txt" if sys.version_info[:2] == (3, 11) else "")')
 # A worker for every core (tests/conftest.py keeps it there), and a file's tests to one worker.
 PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
+# A file or a few tests of every layer: layers, core types, kernels, the engine, parity of all ways to run a model, a run
+# of `prune` from end to end, the command line, the server.
+CHECKED := $(addprefix tests/,test_layers.py words/test_words.py engine/test_elementary.py runtime/test_engine.py \
+	models/test_parity.py serve/test_protocols.py) \
+	tests/pipeline/test_prune.py::test_the_result_is_measured_inside_the_budget \
+	$(addprefix tests/cli/test_cli.py::,test_scores_of_the_command_are_those_of_the_library \
+	test_inspect_shows_the_structure test_bad_data_is_named test_bad_options_are_named)
 
 DIST ?= dist
 
@@ -19,6 +26,9 @@ DIST ?= dist
 
 demo: .venv/demo
 	$(BIN)/prunetime demo
+
+check: .venv/dev
+	$(BIN)/python -m pytest $(PARALLEL) $(CHECKED)
 
 test: .venv/dev
 	$(BIN)/python -m pytest $(PARALLEL)
