@@ -36,7 +36,6 @@ trainer = Trainer(
     train_dataset=examples,
     data_collator=DataCollatorWithPadding(tokenizer),
     callbacks=[pruning],
-    optimizers=(pruning.optimizer(arguments), None),
 )
 trainer.train()
 pruning.compact().save_pretrained(out)

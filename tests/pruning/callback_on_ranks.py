@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import torch
-from test_callback import FAST, arguments, bert, logits, trainer
+from test_callback import FAST, trainer
+from trainers import arguments, bert, logits
 
 from prunetime.pruning.callback import MultilevelPruning
 

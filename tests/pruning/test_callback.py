@@ -5,62 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from trainers import arguments, bert, logits, rows, weights_kept
 from transformers import (
     AutoModelForSequenceClassification,
-    BertConfig,
     BertForQuestionAnswering,
-    BertForSequenceClassification,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
 )
 
-from prunetime.arch import ArchSpec
+import prunetime.models.hf  # noqa: F401 (registers the classes)
 from prunetime.errors import InputError
 from prunetime.models.encoder import from_weights
 from prunetime.models.transformed import AttentionScores, encoder_of, weights_from
 from prunetime.pruning.callback import MultilevelPruning
 from prunetime.training.distill import Distillation
 
-CONFIG = BertConfig(
-    vocab_size=60,
-    hidden_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=256,
-    max_position_embeddings=16,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-)
-ROWS = 48
 FAST = {"learning_rate": 0.3}
-
-
-def bert(kind: type[PreTrainedModel] = BertForSequenceClassification) -> PreTrainedModel:
-    torch.manual_seed(1)
-    return kind(CONFIG)
-
-
-def rows(**labels: int) -> list[dict[str, torch.Tensor]]:
-    rng = np.random.default_rng(0)
-    names = labels or {"labels": 2}
-    return [
-        {
-            "input_ids": torch.from_numpy(rng.integers(3, 60, 12)),
-            "attention_mask": torch.tensor([1] * 9 + [0] * 3),
-            **{name: torch.tensor(int(rng.integers(0, most))) for name, most in names.items()},
-        }
-        for _ in range(ROWS)
-    ]
-
-
-def arguments(folder: Path, **changes: object) -> TrainingArguments:
-    given = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "save_strategy": "no"}
-    given |= {"report_to": [], "disable_tqdm": True, "use_cpu": True, "output_dir": str(folder), "seed": 3}
-    return TrainingArguments(**(given | changes))
 
 
 def trainer(
@@ -68,18 +31,6 @@ def trainer(
 ) -> Trainer:
     optimizers = (pruning.optimizer(settings), None)
     return Trainer(model, settings, train_dataset=data or rows(), callbacks=[pruning], optimizers=optimizers)
-
-
-def logits(model: PreTrainedModel) -> torch.Tensor:
-    data = rows()
-    inputs = {name: torch.stack([row[name] for row in data]) for name in ("input_ids", "attention_mask")}
-    with torch.no_grad():
-        return model.eval()(**inputs).logits
-
-
-def weights_kept(model: PreTrainedModel) -> float:
-    found = encoder_of(model)
-    return found.spec.weights(found.config.dims) / ArchSpec.full(found.config.dims).weights(found.config.dims)
 
 
 def test_both_steps_leave_a_model_that_computes_what_was_trained_and_loads_anywhere(tmp_path: Path) -> None:
@@ -137,7 +88,7 @@ def test_a_training_that_is_resumed_ends_in_the_same_model(tmp_path: Path) -> No
 def test_two_ranks_learn_what_one_process_does(tmp_path: Path) -> None:
     here = Path(__file__).parent
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(here), str(here.parent))), "OMP_NUM_THREADS": "1"}
     words = [*command, str(here / "callback_on_ranks.py"), str(tmp_path), "4"]
     ran = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

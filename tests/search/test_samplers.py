@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from studies import finish, mixed, opened, ours, worker
@@ -192,3 +193,143 @@ def test_more_than_one_objective_is_refused():
 def test_what_makes_no_search_is_refused():
     with pytest.raises(InputError):
         ReinforcedEvolutionSampler(population=0)
+
+
+def test_random_integers_are_logarithmic_where_their_range_is():
+    """As Optuna's own random sampler draws them."""
+    means = []
+    for sampler in (ours(), RandomSampler(seed=0)):
+        study = optuna.create_study(sampler=sampler)
+        drawn = [study.ask().suggest_int("n", 1, 1000, log=True) for _ in range(400)]
+        means.append(np.log(drawn).mean())
+    assert abs(means[0] - means[1]) < 0.4  # three standard errors; uniform draws are 2.5 above
+    assert means[0] < math.log(100)
+
+
+def test_enqueued_values_outside_their_range_are_run_and_teach_nothing():
+    def objective(trial: optuna.Trial) -> float:
+        return (trial.suggest_int("x", 0, 10) - 5) ** 2 + trial.suggest_float("y", 1e-3, 1.0, log=True)
+
+    study = optuna.create_study(sampler=ours())
+    study.enqueue_trial({"x": 25, "y": 0.5})
+    study.enqueue_trial({"x": 3, "y": 7.0})
+    with pytest.warns(UserWarning, match="out of range"):
+        study.optimize(objective, n_trials=30)
+    assert [trial.params["x"] for trial in study.trials[:2]] == [25, 3]
+    assert all(0 <= trial.params["x"] <= 10 and trial.params["y"] <= 1.0 for trial in study.trials[2:])
+    # Both are left out: the first ten trials that count are those from the third on.
+    assert [PROPOSAL in trial.system_attrs for trial in study.trials[:14]] == [False] * 12 + [True] * 2
+
+
+def test_a_space_that_has_been_tried_whole_is_tried_again_near_its_best():
+    study = optuna.create_study(sampler=ours(), direction="maximize")
+    study.optimize(lambda trial: trial.suggest_int("a", 0, 2) + 3 * trial.suggest_int("b", 0, 2), n_trials=60)
+    assert np.mean([trial.value for trial in study.trials[30:]]) > 4.5  # of 0 to 8; at random 4
+
+
+def test_infinite_values_are_the_best_and_the_worst():
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        return math.inf if x < 0.5 else x
+
+    study = optuna.create_study(sampler=ours())
+    study.optimize(objective, n_trials=50)
+    assert np.mean([math.isinf(trial.value) for trial in study.trials[25:]]) < 0.3  # at random 0.5
+    study = optuna.create_study(sampler=ours(), direction="maximize")
+    study.optimize(objective, n_trials=50)
+    assert np.mean([math.isinf(trial.value) for trial in study.trials[25:]]) > 0.7
+
+
+def test_constraints_of_a_function_count_as_those_of_the_trial():
+    def objective(trial: optuna.Trial) -> float:
+        value = bowl(trial) - 10.0 * trial.params["x0"]
+        if own:
+            trial.set_constraint("0", trial.params["x0"] - 8.0)
+        return value
+
+    def constraints(trial: optuna.trial.FrozenTrial) -> tuple[float]:
+        return (trial.params["x0"] - 8.0,)
+
+    found = []
+    for own in (True, False):
+        given = {} if own else {"constraints_func": constraints}
+        study = optuna.create_study(sampler=ReinforcedEvolutionSampler(population=10, batch=4, seed=0, **given))
+        study.optimize(objective, n_trials=30)
+        found.append(of_ours(study))
+    assert found[0] == found[1]
+
+
+def test_where_nothing_is_feasible_it_goes_where_less_is_violated():
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        trial.set_constraint("x", 2.0 - x)
+        return x
+
+    study = optuna.create_study(sampler=ours())
+    study.optimize(objective, n_trials=40)
+    assert np.median([trial.params["x"] for trial in study.trials[20:]]) > 0.65  # at random 0.5
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_threads_take_turns_and_torch_keeps_its_own(jobs):
+    torch.set_num_threads(2)
+    study = optuna.create_study(sampler=ours())
+    study.optimize(bowl, n_trials=30, n_jobs=jobs)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 30
+    assert torch.get_num_threads() == 2
+
+
+def test_one_sampler_for_two_studies_is_two_samplers():
+    def other(trial: optuna.Trial) -> float:
+        return -bowl(trial)
+
+    shared, found = ours(), []
+    for sampler in (shared, ours()):
+        if sampler is shared:
+            optuna.create_study(sampler=shared).optimize(other, n_trials=20)
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(bowl, n_trials=20)
+        found.append(of_ours(study))
+    assert found[0] == found[1]
+
+
+def test_a_copied_study_goes_on_as_the_first_would():
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(study_name="first", storage=storage, sampler=ours())
+    study.optimize(bowl, n_trials=20)
+    optuna.copy_study(from_study_name="first", from_storage=storage, to_storage=storage, to_study_name="second")
+    again = optuna.load_study(study_name="second", storage=storage, sampler=ours())
+    for each in (study, again):
+        each.optimize(bowl, n_trials=6)
+    assert of_ours(study) == of_ours(again)
+
+
+def test_parameters_of_any_kind_and_size_side_by_side():
+    def objective(trial: optuna.Trial) -> float:
+        seed = trial.suggest_int("seed", 0, 2**31 - 1)
+        rate = trial.suggest_float("rate", 1e-300, 1e300, log=True)
+        wide = trial.suggest_float("wide", -1e12, 1e12)
+        word = trial.suggest_categorical("word", [f"word {i}" for i in range(10_000)])
+        mixed = trial.suggest_categorical("mixed", [None, "a", 3, True, math.nan, 0.5])
+        moving = trial.suggest_int("moving", 0, 3 + trial.number % 3)
+        return abs(seed / 2**31 - 0.3) + abs(math.log(rate)) + abs(wide) / 1e12 + len(word) + (mixed is None) + moving
+
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        sampler = optuna.samplers.PartialFixedSampler({"wide": 1.0}, ours())
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(objective, n_trials=20)
+    assert all(trial.params["wide"] == 1.0 for trial in study.trials)
+    assert sum(PROPOSAL in trial.system_attrs for trial in study.trials) == 10
+
+
+def test_proposals_of_other_levels_teach_nothing():
+    study = optuna.create_study(sampler=ours())
+    for number in range(16):
+        trial = optuna.create_trial(
+            params={"x": number},
+            distributions={"x": optuna.distributions.IntDistribution(0, 20)},
+            value=float(number),
+            system_attrs={PROPOSAL: {"parent": [1], "edits": [[[1], 1.0, 1.0, [], False, 900, -1.0]]}},
+        )
+        study.add_trial(trial)
+    assert 0 <= study.ask().suggest_int("x", 0, 20) <= 20

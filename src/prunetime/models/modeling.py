@@ -28,6 +28,16 @@ from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES, Head
 from prunetime.models.sparse import BlockLinear
 
 
+def mean_cross_entropy(logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
+    """The sum over the `labels` that are not -100, by how many `items` there are: by default as many as those labels.
+
+    `logits` are [batch, outputs, ...] and `labels` [batch, ...].
+    """
+    if items is None:
+        return functional.cross_entropy(logits, labels.long())
+    return functional.cross_entropy(logits, labels.long(), reduction="sum") / items
+
+
 class PrunetimeConfig(PreTrainedConfig):
     """`encoder` is an `EncoderConfig` and `spec` an `ArchSpec`, both as JSON; `dropout` is for training."""
 
@@ -62,9 +72,14 @@ class PrunetimeConfig(PreTrainedConfig):
 
 
 class PrunetimePreTrainedModel(PreTrainedModel):
-    """`SequenceClassifier` as transformers wants it. `rows` are those that each class is of."""
+    """`SequenceClassifier` as transformers wants it. `rows` are those that each class is of.
+
+    A class whose forward pass takes `num_items_in_batch` divides its loss by that, as `Trainer` then expects of it;
+    of the others `Trainer` averages the losses of the batches that a step accumulates.
+    """
 
     config_class = PrunetimeConfig
+    accepts_loss_kwargs = False
     rows: ClassVar[Rows]
     _supports_sdpa = True
 
@@ -105,6 +120,7 @@ class PrunetimePreTrainedModel(PreTrainedModel):
 class PrunetimeForSequenceClassification(PrunetimePreTrainedModel):
     """Of pooled rows; the loss follows `config.problem_type`."""
 
+    accepts_loss_kwargs = True
     rows = "pooled"
 
     def forward(
@@ -114,26 +130,29 @@ class PrunetimeForSequenceClassification(PrunetimePreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], `labels` [batch]."""
+        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], `labels` [batch]. The loss is the sum
+        over the batch by `num_items_in_batch`, how many labels a step of training has; without it the mean."""
         output = self._run(input_ids, attention_mask, token_type_ids)
         return SequenceClassifierOutput(
-            loss=None if labels is None else self._loss(output.logits, labels),
+            loss=None if labels is None else self._loss(output.logits, labels, num_items_in_batch),
             logits=output.logits,
             hidden_states=self._states(output, output_hidden_states),
         )
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
         """Cross entropy for several outputs; for one, squared error or (`multi_label_classification`) BCE."""
         if logits.shape[1] > 1:
-            return functional.cross_entropy(logits, labels.long())
+            return mean_cross_entropy(logits, labels, items)
         one_output_loss = (
             functional.binary_cross_entropy_with_logits
             if self.config.problem_type == PROBLEM_TYPES["relevance"]
             else functional.mse_loss
         )
-        return one_output_loss(logits[:, 0], labels.reshape(-1).to(logits.dtype))
+        losses = one_output_loss(logits[:, 0], labels.reshape(-1).to(logits.dtype), reduction="none")
+        return losses.sum() / (len(losses) if items is None else items)
 
 
 class PrunetimeForQuestionAnswering(PrunetimePreTrainedModel):
@@ -172,6 +191,7 @@ class PrunetimeForQuestionAnswering(PrunetimePreTrainedModel):
 class PrunetimeForTokenClassification(PrunetimePreTrainedModel):
     """Of a row per token, with an output for every label."""
 
+    accepts_loss_kwargs = True
     rows = "tokens"
 
     def forward(
@@ -181,11 +201,15 @@ class PrunetimeForTokenClassification(PrunetimePreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **_: Any,
     ) -> TokenClassifierOutput:
-        """`input_ids`, `attention_mask`, `token_type_ids` and `labels` (-100: none) are [batch, tokens]."""
+        """`input_ids`, `attention_mask`, `token_type_ids` and `labels` (-100: none) are [batch, tokens]. The loss is
+        the sum over all labels by `num_items_in_batch`, how many a step of training has; without it the mean."""
         output = self._run(input_ids, attention_mask, token_type_ids)
-        loss = None if labels is None else functional.cross_entropy(output.logits.transpose(1, 2), labels.long())
+        loss = None
+        if labels is not None:
+            loss = mean_cross_entropy(output.logits.transpose(1, 2), labels, num_items_in_batch)
         return TokenClassifierOutput(
             loss=loss, logits=output.logits, hidden_states=self._states(output, output_hidden_states)
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prunetime.arch import Grain
 from prunetime.errors import InputError
@@ -15,6 +16,8 @@ from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import Output
 from prunetime.models.modeling import PrunetimePreTrainedModel
 from prunetime.models.transformed import AttentionScores, encoder_of, model_of, weights_from
+from prunetime.pruning.extra_loss import AccumulatedBatches, ExtraLoss
+from prunetime.pruning.mask_optimizer import MaskOptimizer, schedule_of
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.regularise import WeightsKept
 from prunetime.pruning.topk import TopK
@@ -22,19 +25,24 @@ from prunetime.training.distill import Distillation, distilled_loss
 
 LABELS = ("labels", "start_positions", "end_positions")
 
+STEPS_IN_BACKWARD = ("lomo", "adalomo")
+"""Optimizers that step in the backward pass, and those of a name that ends in `layerwise`."""
+
 
 class MultilevelPruning(TrainerCallback):
     """Masks of one step on a `Bert...ForSequenceClassification` (or question answering), or on a model that an earlier
     step left, learned while `Trainer` trains it as it would without.
 
         pruning = MultilevelPruning(model, 0.4)
-        trainer = Trainer(model, arguments, ..., callbacks=[pruning], optimizers=(pruning.optimizer(arguments), None))
+        trainer = Trainer(model, arguments, ..., callbacks=[pruning])
         trainer.train()
         pruning.compact().save_pretrained("pruned")
 
     `weights` is the share of the dense encoder's layer weights to be kept: in heads and rows, or, with `grain`, in
-    blocks of that size. The model's loss gets the regularisation, and `distillation` from `teacher` where there is one.
-    `scores` say what is kept first, as in `MaskStep`, and `changes` are its other settings.
+    blocks of that size. Whatever loss `Trainer` computes from the model's outputs gets the regularisation, and
+    `distillation` from `teacher` where there is one. `scores` say what is kept first, as in `MaskStep`, and `changes`
+    are its other settings. What masks learn is stepped by an AdamW of its own, at the step's learning rate times the
+    schedule of the weights' optimizer.
     """
 
     def __init__(
@@ -47,6 +55,7 @@ class MultilevelPruning(TrainerCallback):
         scores: Scores | None = None,
         **changes: Any,
     ) -> None:
+        """Raises InputError where the model, the share or a setting is not supported."""
         if not 0.0 < weights <= 1.0:
             raise InputError(f"weights is {weights}: it must be a share above 0 and at most 1")
         self._model, self._encoder = model, encoder_of(model)
@@ -54,25 +63,34 @@ class MultilevelPruning(TrainerCallback):
         cost = WeightsKept(config.dims)
         self._step = MaskStep(config.dims, base, cost, weights * cost.dense, grain, scores, **changes)
         self._masks = TopK(self._step, self._encoder.linears)
+        self._optimizer = MaskOptimizer(self._masks)
         model.add_module("multilevel", self._masks)  # for checkpoints, and for gradients over ranks
+        model.add_module("multilevel_optimizer", self._optimizer)
         model.accepts_loss_kwargs = False  # type: ignore[assignment]  # so that Trainer averages over what it accumulates
         self._teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self._distillation = distillation
+        self._extra = ExtraLoss()
+        self._batches: AccumulatedBatches | None = None
+        self._steps = 0, 0
         self._scores: list[AttentionScores | None] = [None, None]
         if self._teacher is not None and distillation.attention:
             self._scores = [AttentionScores(model), AttentionScores(self._teacher)]
+        untraced: Any = torch.compiler.disable  # torch declares no type of it
+        before, after = untraced(self._before), untraced(self._after)
         self._hooks = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after, with_kwargs=True),
+            model.register_forward_pre_hook(before, with_kwargs=True),
+            model.register_forward_hook(after, with_kwargs=True),
         ]
 
     def optimizer(self, arguments: TrainingArguments) -> torch.optim.Optimizer:
-        """AdamW with the learning rate of `arguments` for weights, and that of the step for scores and thresholds."""
-        weights = [p for name, p in self._model.named_parameters() if not name.startswith("multilevel.")]
+        """AdamW with the learning rate of `arguments`, which decays matrices only: for `Trainer(optimizers=...)`.
+
+        It is not needed: masks are learned beside any optimizer.
+        """
+        weights = list(self._model.parameters())
         groups: list[dict[str, Any]] = [
             {"params": [p for p in weights if p.ndim > 1], "weight_decay": arguments.weight_decay},
             {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-            self._masks.parameter_group(),
         ]
         return torch.optim.AdamW(groups, arguments.learning_rate)
 
@@ -85,13 +103,18 @@ class MultilevelPruning(TrainerCallback):
         """Ends the step: takes the masks off the model, whose weights they have become, and returns what they keep.
 
         That is a model of transformers, to be trained on (with blocks, next), saved and loaded again.
+
+        Raises InputError where the masks have not settled: their training ended early, or a checkpoint from before was
+        loaded as the best.
         """
+        if not bool(self._masks.settled):
+            raise InputError(self._why_unsettled())
         self._masks.detach()
         for hook in self._hooks:
             hook.remove()
         for scores in filter(None, self._scores):
             scores.remove()
-        del self._model.multilevel, self._model.accepts_loss_kwargs
+        del self._model.multilevel, self._model.multilevel_optimizer, self._model.accepts_loss_kwargs
         config, spec = self._encoder.config, self._masks.spec()
         mask = mask_of(self._step, self._masks.learned().kept, Mask.full(config.dims))
         weights = weights_from(self._model, config)
@@ -99,8 +122,93 @@ class MultilevelPruning(TrainerCallback):
         kept = in_blocks(weights, mask) if of_blocks else compact(weights, mask, config.dims)
         return model_of(config, spec, kept, self._model)
 
+    def _why_unsettled(self) -> str:
+        done, of = self._steps
+        last = self._step.last_learning_step(of)
+        unsettled = f"masks keep {self.share:.1%} of the weights, and have not settled at the target"
+        if not of:
+            return f"{unsettled}: train the model first"
+        if done < last:
+            return (
+                f"{unsettled}: training ended after step {done} of {of}, and they settle after step {last}. Train on "
+                f"(resume_from_checkpoint), or give a smaller share of steps (learning={self._step.learning})"
+            )
+        return (
+            f"{unsettled}: the best checkpoint, which load_best_model_at_end loaded, is of a step before {last}. Load "
+            f"the last checkpoint instead, or evaluate only after masks have settled (eval_delay={last})"
+        )
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002 (Trainer gives it)
+        **given: Any,
+    ) -> None:
+        """Raises InputError where masks cannot be learned in this training."""
+        optimizer: torch.optim.Optimizer = given["optimizer"]
+        scaler = getattr(optimizer, "scaler", None)
+        self._check(args, given["model"])
+        if scaler is not None:
+            self._check_scaled(optimizer)
+        self._extra.begin(scaler)
+        self._batches = AccumulatedBatches(args, state, given["train_dataloader"])
+        last = self._step.last_learning_step(state.max_steps)
+        if args.load_best_model_at_end and args.eval_delay < last:
+            warnings.warn(
+                f"load_best_model_at_end may load a checkpoint of a step before {last}, when masks settle, which "
+                f"compact() refuses: evaluate only after that (eval_delay={last})",
+                stacklevel=1,
+            )
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        assert self._batches is not None
+        self._batches.begin_epoch()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        assert self._batches is not None
+        self._extra.begin_step(self._batches.next_step())
+
+    def on_pre_optimizer_step(self, *_: Any, **given: Any) -> None:
+        """Gradients are whole, clipped and without the scale of a scaler here."""
+        self._extra.check_step()
+        if not bool(self._masks.settled):
+            self._optimizer.step(schedule_of(given["optimizer"]))
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ARG002 (Trainer gives it)
+        self._steps = state.global_step, state.max_steps
         self._masks.end_step(state.global_step, state.max_steps)
+
+    def _check(self, args: TrainingArguments, model: nn.Module) -> None:
+        if model is not self._model:
+            raise InputError(
+                f"this {type(self).__name__} is of another model than the Trainer's: make it of the model that is "
+                "trained (a model_init makes a new one), after any changes to it"
+            )
+        refused = {
+            "fsdp": bool(args.fsdp),
+            "deepspeed": args.deepspeed is not None,
+            "parallelism_config": args.parallelism_config is not None,
+            f"several GPUs in one process (n_gpu={args.n_gpu})": args.n_gpu > 1,
+        }
+        for name, given in refused.items():
+            if given:
+                raise InputError(f"masks are not learned with {name}: start a process for each device, with torchrun")
+        if args.optim in STEPS_IN_BACKWARD or args.optim.endswith("layerwise"):
+            raise InputError(f"masks are not learned with optim={args.optim}, which steps in the backward pass")
+        if _reentrant(args) and self._scores[0] is not None:
+            raise InputError(
+                "attention scores are not distilled with use_reentrant=True in activation_checkpointing_kwargs, which "
+                "keeps no gradient of them: leave that out, or give Distillation(attention=0.0)"
+            )
+
+    def _check_scaled(self, optimizer: torch.optim.Optimizer) -> None:
+        known = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if not known.issuperset(self._masks.parameters()):
+            raise InputError(
+                "the optimizer of this training has been made without what masks learn, whose gradients fp16 scales: "
+                f"make it of model.parameters() after {type(self).__name__}, or train in bf16"
+            )
 
     def _before(
         self, _: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
@@ -111,29 +219,51 @@ class MultilevelPruning(TrainerCallback):
         return arguments, {**named, "output_hidden_states": True}
 
     def _after(self, model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-        """The loss hook."""
-        if not model.training or output.get("loss") is None:
+        """The loss hook: the loss and the logits bring the extra loss into the gradient, whichever is used."""
+        if not model.training:
             return output
-        loss = output["loss"]
-        if self._teacher is not None:
-            inputs = {name: value for name, value in named.items() if name not in LABELS}
-            of_student, of_teacher = self._scores
-            with torch.no_grad():
-                expected = _output(self._teacher.to(loss.device)(*arguments, **inputs), of_teacher)
-            tokens = named.get("attention_mask")
-            tokens = torch.ones_like(named["input_ids"]) if tokens is None else tokens
-            student = _output(output, of_student)
-            loss = distilled_loss(
-                loss,
-                student,
-                expected,
-                tokens,
-                self._distillation,
-                heads=self._masks.heads(),
-                choice="tokens" if self._encoder.head == "answers" else "outputs",
-            )
-        output["loss"] = loss + self._masks.penalty()
+        if not isinstance(output, dict):
+            raise InputError(f"the model returns a {type(output).__name__}: masks need return_dict=True")
+        extra = self._masks.penalty() + self._distilled(arguments, named, output)
+        names = [name for name in ("loss", "logits", "start_logits", "end_logits") if output.get(name) is not None]
+        weight = 1.0 if self._teacher is None else self._distillation.task
+        added = self._extra.added_to([output[name] for name in names], extra, weight)
+        for name, tensor in zip(names, added, strict=True):
+            output[name] = tensor
+        if "loss" in names:
+            output["loss"] = output["loss"] + (weight - 1.0) * output["loss"].detach() + extra.detach()
         return output
+
+    def _distilled(self, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor | float:
+        """How far the model is from its teacher, weighed; 0 where there is none."""
+        if self._teacher is None:
+            return 0.0
+        logits = output["logits"] if "logits" in output else output["start_logits"]
+        inputs = {name: value for name, value in named.items() if name not in LABELS}
+        of_student, of_teacher = self._scores
+        with torch.no_grad():
+            expected = _output(self._teacher.to(logits.device)(*arguments, **inputs), of_teacher)
+        tokens = named.get("attention_mask")
+        tokens = torch.ones_like(named["input_ids"]) if tokens is None else tokens
+        return distilled_loss(
+            logits.new_zeros(()),
+            _output(output, of_student),
+            expected,
+            tokens,
+            self._distillation,
+            heads=self._masks.heads(),
+            choice="tokens" if self._encoder.head == "answers" else "outputs",
+        )
+
+
+def _reentrant(args: TrainingArguments) -> bool:
+    """Whether activations are checkpointed by the older of torch's two ways; transformers 5.24 renamed the options."""
+    options: Any = [
+        getattr(args, f"{name}_checkpointing_kwargs", None)
+        for name in ("activation", "gradient")
+        if getattr(args, f"{name}_checkpointing", False)
+    ]
+    return any(given and given.get("use_reentrant") for given in options)
 
 
 def _output(found: Any, scores: AttentionScores | None) -> Output:

@@ -70,6 +70,10 @@ class MaskStep:
         if self.pruner == "identity-priors" and self.grain is not None:
             raise InputError("identity-priors drops whole sub-layers: it has no blocks")
 
+    def last_learning_step(self, of: int) -> int:
+        """The step of training, of so many, after which the masks settle."""
+        return math.ceil(self.learning * of)
+
     def digest(self) -> str:
         """Of everything in it."""
         total = hashlib.sha256(f"{self.dims} {self.base} {self.cost} {self.target} {self.grain}".encode())
@@ -253,7 +257,7 @@ class LearnedMasks(nn.Module, ABC):
 
     def end_step(self, done: int, of: int) -> None:
         """To be called after each step of training; settles after as many as the masks are learned in."""
-        if done == math.ceil(self.step.learning * of):
+        if done >= self.step.last_learning_step(of) and not bool(self.settled):
             self.settle()
         now = [mask.detach().mean() for layer in self._now for mask in layer.values()]
         self.history[(done - 1) * MOMENTS // of] = torch.stack(now)

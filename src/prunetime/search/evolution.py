@@ -126,20 +126,32 @@ class State:
     generations: int = 0
 
 
-def propose(state: State, settings: SearchSettings, rng: np.random.Generator) -> Generation:
-    """The next generation: distinct children not visited yet; fewer than a batch where no more are found."""
-    critic = Critic.of(state.levels, list(state.visited.values())) if settings.screened > 1 else None
+def propose(
+    state: State,
+    settings: SearchSettings,
+    rng: np.random.Generator,
+    *,
+    critic: Critic | None = None,
+    attempts: int = ATTEMPTS,
+) -> Generation:
+    """The next generation: distinct children not visited yet; fewer than a batch where no more are found.
+
+    `critic` screens them; by default it is one that has seen all that is visited. `attempts` are how many rounds of
+    proposals are made to find enough.
+    """
+    if critic is None and settings.screened > 1:
+        critic = Critic.of(state.levels, list(state.visited.values()))
     elsewhere = int(rng.binomial(settings.batch, settings.elsewhere))
     chosen: dict[Genome, Proposal] = {}
     passed_over: list[Proposal] = []
-    for count, parents in ((settings.batch - elsewhere, _winners), (elsewhere, _of_other_budgets)):
-        found = _proposals(state, settings, parents, settings.screened * count, rng)
+    for count, parents in ((settings.batch - elsewhere, winners), (elsewhere, _of_other_budgets)):
+        found = _proposals(state, settings, parents, settings.screened * count, attempts, rng)
         if critic and found:
             guesses = critic([p.child.genome for p in found])
             found = [replace(p, guess=float(guess)) for p, guess in zip(found, guesses, strict=True)]
-            found.sort(key=lambda p: p.guess if parents is _winners else p.guess - p.parent.score, reverse=True)
+            found.sort(key=lambda p: p.guess if parents is winners else p.guess - p.parent.score, reverse=True)
         chosen |= {p.child.genome: p for p in found[:count]}
-        if parents is _winners:
+        if parents is winners:
             passed_over = found[count:]
     return Generation(tuple(chosen.values()), tuple(passed_over))
 
@@ -170,10 +182,10 @@ Parents = Callable[[State, SearchSettings, int, np.random.Generator], list[tuple
 
 
 def _proposals(
-    state: State, settings: SearchSettings, parents: Parents, count: int, rng: np.random.Generator
+    state: State, settings: SearchSettings, parents: Parents, count: int, attempts: int, rng: np.random.Generator
 ) -> list[Proposal]:
     found: dict[Genome, Proposal] = {}
-    for _ in range(ATTEMPTS):
+    for _ in range(attempts):
         if len(found) == count:
             break
         chosen = parents(state, settings, count - len(found), rng)
@@ -185,7 +197,7 @@ def _proposals(
     return list(found.values())
 
 
-def _winners(
+def winners(
     state: State, settings: SearchSettings, count: int, rng: np.random.Generator
 ) -> list[tuple[Evaluation, Genome, float]]:
     """Of tournaments; a share of them crossed with another winner, gene by gene."""

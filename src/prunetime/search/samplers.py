@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.samplers import BaseSampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers._base import _process_constraints_after_trial
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetime.search.archive import Evaluation
-from prunetime.search.evolution import Generation, Proposal, Reward, SearchSettings, State, propose, update
+from prunetime.search.axes import Axis, axis_of, in_range, is_gene
+from prunetime.search.critic import Critic
+from prunetime.search.evolution import Generation, Proposal, Reward, SearchSettings, State, propose, update, winners
 from prunetime.search.mutate import Child, ReinforcedMutator
 from prunetime.search.policy import Context, Edit, Policy, PolicySettings
 from prunetime.search.space import Genes, Genome
@@ -29,22 +29,44 @@ from prunetime.search.space import Genes, Genome
 PROPOSAL = "reinforced_evolution:proposal"
 """System attribute of a trial: where its parameters are from."""
 
-FLOAT_LEVELS = 100
-"""Levels of a float without a step."""
-
 ALWAYS_FITS = 1.0
 """Latency and budget of every genome: an Optuna study knows constraints only after a trial."""
 
+ATTEMPTS = 2
+"""Rounds of proposals, before a point that has been tried is tried again."""
+
+CRITIC_SEES = 64
+"""The critic has seen so many of the best points, and as many of the last: its time grows with the cube of them."""
+
+LARGEST = 1e100
+"""In place of an infinite value."""
+
+INFEASIBLE = -1e120
+"""The reward of a point that just violates a constraint."""
+
+QUICK = PolicySettings(updates=4, batch=24)
+"""A policy that learns in a few milliseconds a generation."""
+
 SpaceOfStudy = dict[str, BaseDistribution]
+
+Finished = tuple[int, datetime | None]
+"""Number and end of a trial: they tell the trials of two studies apart."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""The threads of a study (`n_jobs`) take turns: a proposal sets how many threads torch has, and sets it back."""
 
 
 class ReinforcedEvolutionSampler(BaseSampler):
     """Ageing evolution whose children are drawn by a policy that learns and screened by a critic.
 
     A proposal is a function of the seed, the number of the trial and the finished trials before it, so that a study
-    goes on from any storage as if it had not been interrupted. The first `population` trials are random. Parameters may
-    be integers, categories and floats (in a hundred levels where they have no step); such as not every trial has are
-    drawn independently. A trial with a constraint (`Trial.set_constraint`) above 0 is infeasible.
+    goes on from any storage as if it had not been interrupted. The first `population` trials are random. Numbers may
+    have any range: one with more than a hundred values is cut into a hundred levels (fewer, where a study has more than
+    ten parameters), evenly in its logarithm where it is logarithmic, and values are drawn within a level. Parameters
+    that not every trial has, and categories with more than 256 choices, are drawn at random.
+
+    A trial with a constraint above 0 (`Trial.set_constraint`, or `constraints_func`, which is called after a trial as
+    by Optuna's own samplers) is infeasible: worse than any that is feasible, and the worse the more it violates.
     """
 
     def __init__(
@@ -53,7 +75,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
         population: int = 32,
         batch: int = 8,
         seed: int | None = None,
-        policy: PolicySettings = PolicySettings(),  # noqa: B008 (immutable)
+        policy: PolicySettings = QUICK,
+        constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
     ) -> None:
         """Raises InputError where population or batch is below 1."""
         tournament = max(1, population // 5)
@@ -61,8 +84,10 @@ class ReinforcedEvolutionSampler(BaseSampler):
             ALWAYS_FITS, 1, population=population, tournament=tournament, batch=batch, elsewhere=0.0
         )
         self._policy = policy
-        self._spaces = IntersectionSearchSpace()
+        self._constraints = constraints_func
+        self._spaces = IntersectionSearchSpace(include_pruned=True)
         self._folded: _Folded | None = None
+        self._usable = _Usable({})
         self._seed = 0
         self._reseed(seed)
 
@@ -70,38 +95,47 @@ class ReinforcedEvolutionSampler(BaseSampler):
         self._reseed(None)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> SpaceOfStudy:  # noqa: ARG002 (Optuna's signature)
-        if len(study.directions) != 1:
-            raise ValueError(f"{type(self).__name__} is for one objective; this study has {len(study.directions)}")
+        self._check(study)
         found = self._spaces.calculate(study)
-        return {name: found[name] for name in sorted(found) if not found[name].single()}
+        return {name: found[name] for name in sorted(found) if is_gene(found[name])}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: SpaceOfStudy) -> dict[str, Any]:
+        self._check(study)
+        space = {name: each for name, each in search_space.items() if is_gene(each)}
+        values = {name: self._random(study, trial, name, each) for name, each in search_space.items()}
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        trials = sorted((t for t in finished if _value(t) is not None and search_space.keys() <= t.params.keys()),
-                        key=lambda t: t.number)  # fmt: skip
-        if not search_space or len(trials) < self._settings.population:
-            return {}
-        folded = self._fold(study, search_space, trials)
-        rng = np.random.default_rng([self._seed, 1, trial.number])
-        generation = propose(folded.state, replace(self._settings, batch=1), rng)
-        if not generation.chosen:
-            return {}
-        (proposal,) = generation.chosen
-        study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, _to_json(proposal))
-        return {
-            name: _value_at(distribution, level)
-            for (name, distribution), level in zip(search_space.items(), proposal.child.genome, strict=True)
-        }
+        if self._usable.space != space:
+            self._usable = _Usable(space)
+        trials = sorted(filter(self._usable, finished), key=lambda trial: trial.number)
+        if not space or len(trials) < self._settings.population:
+            return values
+        with _ONE_AT_A_TIME:
+            folded = self._fold(study, space, trials)
+            rng = np.random.default_rng([self._seed, 1, trial.number])
+            proposal = _proposal(folded, self._settings, rng)
+        study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, _to_json(folded.levels, proposal))
+        return values | folded.values(proposal, rng)
 
     def sample_independent(
-        self,
-        study: Study,  # noqa: ARG002 (Optuna's signature)
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        rng = np.random.default_rng([self._seed, 0, trial.number, zlib.crc32(param_name.encode())])
-        return _value_at(param_distribution, int(rng.integers(0, _levels(param_distribution) + 1)))
+        self._check(study)
+        return self._random(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        if self._constraints is not None:
+            _process_constraints_after_trial(self._constraints, study, trial, state)
+        super().after_trial(study, trial, state, values)
+
+    def _check(self, study: Study) -> None:
+        if len(study.directions) != 1:
+            raise ValueError(f"{type(self).__name__} is for one objective; this study has {len(study.directions)}")
+
+    def _random(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """A value as Optuna draws it at random, in the logarithm where the range is logarithmic."""
+        words = np.random.SeedSequence([self._seed, 0, trial.number, zlib.crc32(name.encode())])
+        random = RandomSampler(seed=int(words.generate_state(1)[0]))
+        return random.sample_independent(study, trial, name, distribution)
 
     def _reseed(self, seed: int | None) -> None:
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -109,47 +143,118 @@ class ReinforcedEvolutionSampler(BaseSampler):
 
     def _fold(self, study: Study, space: SpaceOfStudy, trials: Sequence[FrozenTrial]) -> _Folded:
         """The state after `trials`, going on from what was folded before where that is their beginning."""
-        numbers = tuple(trial.number for trial in trials)
+        history = tuple(map(_finished, trials))
         folded, first = self._folded, self._settings.population
-        if folded is None or folded.space != space or folded.numbers != numbers[: len(folded.numbers)]:
-            folded = _Folded(space, numbers[:first], self._initial(study, space, trials[:first]))
-        while len(folded.numbers) + self._settings.batch <= len(trials):
-            chunk = trials[len(folded.numbers) : len(folded.numbers) + self._settings.batch]
-            folded = _Folded(space, numbers[: len(folded.numbers) + len(chunk)], self._after(study, folded, chunk))
+        if folded is None or folded.space != space or folded.history != history[: len(folded.history)]:
+            folded = self._initial(study, space, trials[:first])
+        while len(folded.history) + self._settings.batch <= len(trials):
+            chunk = trials[len(folded.history) : len(folded.history) + self._settings.batch]
+            folded = self._after(study, folded, chunk)
+        if folded.critic is None:
+            folded = replace(folded, critic=_critic(folded.state))
         self._folded = folded
-        late = trials[len(folded.numbers) :]
-        known = {e.genome: e for e in (_evaluation(study, space, trial) for trial in late)}
+        late = trials[len(folded.history) :]
+        known = {e.genome: e for e in (folded.evaluation(study, trial) for trial in late)}
         return replace(folded, state=replace(folded.state, visited={**folded.state.visited, **known}))
 
-    def _initial(self, study: Study, space: SpaceOfStudy, trials: Sequence[FrozenTrial]) -> State:
-        levels = tuple(_levels(distribution) for distribution in space.values())
+    def _initial(self, study: Study, space: SpaceOfStudy, trials: Sequence[FrozenTrial]) -> _Folded:
+        axes = {name: axis_of(distribution, len(space)) for name, distribution in space.items()}
+        levels = tuple(axis.top for axis in axes.values())
         policy = Policy.fresh(_unknown(levels), self._policy, self._seed)
-        population = tuple(_evaluation(study, space, trial) for trial in trials)
-        scores = [e.score for e in population]
-        return State(
-            levels,
-            ReinforcedMutator(policy, lambda _: ALWAYS_FITS),
-            Reward(float(np.median(scores)), float(np.std(scores)) or 1.0),
-            population,
-            {e.genome: e for e in population},
-        )
+        state = State(levels, ReinforcedMutator(policy, lambda _: ALWAYS_FITS), Reward(0.0, 1.0), (), {})
+        folded = _Folded(space, axes, (), state, {})
+        population = tuple(folded.evaluation(study, trial) for trial in trials)
+        scores = [e.score for e in population if abs(e.score) < LARGEST] or [0.0]
+        reward = _FeasibleFirst(float(np.median(scores)), float(np.std(scores)) or 1.0)
+        visited = {e.genome: e for e in population}
+        state = replace(state, reward=reward, population=population, visited=visited)
+        return folded.with_trials(trials, state)
 
-    def _after(self, study: Study, folded: _Folded, chunk: Sequence[FrozenTrial]) -> State:
-        scored = [_evaluation(study, folded.space, trial) for trial in chunk]
-        parents = {e.genome: e for e in folded.state.visited.values()}
-        proposals = [
-            _from_json(trial.system_attrs.get(PROPOSAL), e, parents) for trial, e in zip(chunk, scored, strict=True)
-        ]
-        return update(folded.state, self._settings, Generation(tuple(proposals)), scored)
+    def _after(self, study: Study, folded: _Folded, chunk: Sequence[FrozenTrial]) -> _Folded:
+        scored = [folded.evaluation(study, trial) for trial in chunk]
+        proposals = tuple(
+            _from_json(trial.system_attrs.get(PROPOSAL), evaluation, folded)
+            for trial, evaluation in zip(chunk, scored, strict=True)
+        )
+        return folded.with_trials(chunk, update(folded.state, self._settings, Generation(proposals), scored))
 
 
 @dataclass(frozen=True)
 class _Folded:
-    """The state after the trials `numbers` of a study with this search space."""
+    """The state after the trials of a `history` in a study of this space, and the parameters of each genome."""
 
     space: SpaceOfStudy
-    numbers: tuple[int, ...]
+    axes: Mapping[str, Axis]
+    history: tuple[Finished, ...]
     state: State
+    parameters: dict[Genome, dict[str, Any]]
+    critic: Critic | None = None
+
+    @property
+    def levels(self) -> Genome:
+        return self.state.levels
+
+    def genome(self, trial: FrozenTrial) -> Genome:
+        return tuple(axis.level_of(trial.params[name]) for name, axis in self.axes.items())
+
+    def evaluation(self, study: Study, trial: FrozenTrial) -> Evaluation:
+        """The trial as a genome with a score; over the budget by as much as it violates constraints."""
+        value = _value(trial)
+        assert value is not None
+        violated = sum(constraint for constraint in trial.constraints.values() if constraint > 0.0)
+        score = min(LARGEST, max(-LARGEST, value if study.direction == StudyDirection.MAXIMIZE else -value))
+        over = 1.0 + violated if violated else 0.0
+        return Evaluation(self.genome(trial), ALWAYS_FITS + over, score, "evolution")
+
+    def with_trials(self, trials: Sequence[FrozenTrial], state: State) -> _Folded:
+        """After these trials more, which led to `state`; without a critic."""
+        history = self.history + tuple(map(_finished, trials))
+        parameters = self.parameters | {self.genome(trial): trial.params for trial in trials}
+        return replace(self, history=history, state=state, parameters=parameters, critic=None)
+
+    def values(self, proposal: Proposal, rng: np.random.Generator) -> dict[str, Any]:
+        """The parameters of a child: where it has the level of its parent, it has the value of its parent."""
+        of_parent = self.parameters.get(proposal.parent.genome)
+        found = {}
+        genes = zip(self.axes.items(), proposal.child.genome, proposal.parent.genome, strict=True)
+        for (name, axis), level, before in genes:
+            kept = of_parent is not None and level == before
+            found[name] = of_parent[name] if kept and of_parent else axis.value_at(level, rng)
+        return found
+
+
+class _FeasibleFirst(Reward):
+    """The score, standardised; of what is infeasible a number below all scores, the lower the more it violates."""
+
+    def __call__(self, evaluation: Evaluation, budget_us: float) -> float:
+        over = evaluation.predicted_us - budget_us
+        return INFEASIBLE * min(over, 1e20) if over > 0.0 else super().__call__(evaluation, budget_us)
+
+
+def _proposal(folded: _Folded, settings: SearchSettings, rng: np.random.Generator) -> Proposal:
+    """A child of the state; one of a point that has been tried where there are hardly others."""
+    state = folded.state
+    for chosen in propose(state, replace(settings, batch=1), rng, critic=folded.critic, attempts=ATTEMPTS).chosen:
+        return chosen
+    ((parent, genome, target_us),) = winners(state, settings, 1, rng)
+    (child,) = state.mutator.propose([genome], [target_us], rng)
+    return Proposal(child, parent, target_us)
+
+
+def _critic(state: State) -> Critic:
+    """A critic that has seen the best and the last points; what is infeasible has a score below all that is not."""
+    points = list(state.visited.values())
+    ranked = sorted(points, key=lambda e: state.reward(e, ALWAYS_FITS))[-CRITIC_SEES:]
+    seen = {e.genome: e for e in (*ranked, *points[-CRITIC_SEES:])}.values()
+    feasible = [e.score for e in seen if e.predicted_us <= ALWAYS_FITS] or [0.0]
+    worst, spread = min(feasible), (max(feasible) - min(feasible)) or 1.0
+    return Critic.of(
+        state.levels,
+        [
+            e if e.predicted_us <= ALWAYS_FITS else replace(e, score=worst - spread * min(e.predicted_us, LARGEST))
+            for e in seen
+        ],
+    )
 
 
 def _unknown(levels: Genome) -> Genes:
@@ -164,70 +269,62 @@ def _unknown(levels: Genome) -> Genes:
     )
 
 
-def _evaluation(study: Study, space: SpaceOfStudy, trial: FrozenTrial) -> Evaluation:
-    """An infeasible trial is one over the budget."""
-    value = _value(trial)
-    assert value is not None
-    feasible = all(constraint <= 0.0 for constraint in trial.constraints.values())
-    genome = tuple(_level_of(distribution, trial.params[name]) for name, distribution in space.items())
-    score = value if study.direction == StudyDirection.MAXIMIZE else -value
-    return Evaluation(genome, ALWAYS_FITS if feasible else 2.0 * ALWAYS_FITS, score, "evolution")
+class _Usable:
+    """Whether a finished trial has a value, of a point in the space: enqueued values may lie outside their ranges."""
+
+    def __init__(self, space: SpaceOfStudy) -> None:
+        self.space = space
+        self._known: dict[Finished, bool] = {}
+
+    def __call__(self, trial: FrozenTrial) -> bool:
+        key = _finished(trial)
+        if key not in self._known:
+            self._known[key] = _value(trial) is not None and self._inside(trial.params)
+        return self._known[key]
+
+    def _inside(self, values: dict[str, Any]) -> bool:
+        return all(name in values and in_range(each, values[name]) for name, each in self.space.items())
+
+
+def _finished(trial: FrozenTrial) -> Finished:
+    return trial.number, trial.datetime_complete
 
 
 def _value(trial: FrozenTrial) -> float | None:
     """The value of a finished trial, or the last one that a pruned trial reported; None where that is no number."""
     reported = trial.intermediate_values
     value = trial.value if trial.state == TrialState.COMPLETE else reported.get(max(reported, default=-1))
-    return value if value is not None and math.isfinite(value) else None
+    return None if value is None or math.isnan(value) else value
 
 
-def _levels(distribution: BaseDistribution) -> int:
-    """The highest level of a parameter."""
-    if isinstance(distribution, CategoricalDistribution):
-        return len(distribution.choices) - 1
-    if isinstance(distribution, IntDistribution):
-        return (distribution.high - distribution.low) // distribution.step
-    assert isinstance(distribution, FloatDistribution)
-    if distribution.step is not None:
-        return round((distribution.high - distribution.low) / distribution.step)
-    return FLOAT_LEVELS if distribution.high > distribution.low else 0
+def _to_json(levels: Genome, proposal: Proposal) -> dict[str, Any]:
+    edits = proposal.child.edits
+    return {
+        "levels": levels,
+        "parent": proposal.parent.genome,
+        "edited": edits[0].context.genome if edits else None,
+        "edits": [[edit.chosen, edit.log_probability] for edit in edits],
+    }
 
 
-def _value_at(distribution: BaseDistribution, level: int) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[level]
-    if isinstance(distribution, IntDistribution):
-        return distribution.low + level * distribution.step
-    assert isinstance(distribution, FloatDistribution)
-    share = level / max(1, _levels(distribution))
-    if distribution.log:
-        return distribution.low * (distribution.high / distribution.low) ** share
-    return min(distribution.high, distribution.low + share * (distribution.high - distribution.low))
-
-
-def _level_of(distribution: BaseDistribution, value: Any) -> int:
-    if isinstance(distribution, CategoricalDistribution):
-        return int(distribution.to_internal_repr(value))
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    if isinstance(distribution, FloatDistribution) and distribution.log:
-        share = math.log(value / distribution.low) / math.log(distribution.high / distribution.low)
-    else:
-        share = (value - distribution.low) / (distribution.high - distribution.low)
-    return round(share * _levels(distribution))
-
-
-def _to_json(proposal: Proposal) -> dict[str, Any]:
-    edits = [[*edit.context, edit.chosen, edit.log_probability] for edit in proposal.child.edits]
-    return {"parent": proposal.parent.genome, "edits": edits}
-
-
-def _from_json(data: Any, evaluation: Evaluation, visited: dict[Genome, Evaluation]) -> Proposal:
-    """What led to a trial; one that another sampler proposed is its own parent, and teaches nothing."""
+def _from_json(data: Any, evaluation: Evaluation, folded: _Folded) -> Proposal:
+    """What led to a trial; one that another sampler proposed, or that was proposed when parameters had other levels, is
+    its own parent, and teaches nothing."""
     child = Child(evaluation.genome, evaluation.predicted_us)
-    if data is None or tuple(data["parent"]) not in visited:
+    visited = folded.state.visited
+    if data is None or tuple(data.get("levels", ())) != folded.levels or tuple(data["parent"]) not in visited:
         return Proposal(child, evaluation, ALWAYS_FITS)
-    edits = []
-    for genome, us, target_us, touched, fitting, chosen, log_probability in data["edits"]:
-        context = Context(tuple(genome), us, target_us, tuple(touched), fitting)
-        edits.append(Edit(context, chosen, log_probability))
+    edits: list[Edit] = []
+    actions = _actions(folded.levels)
+    genome: Genome = tuple(data["edited"] or ())
+    touched: tuple[int, ...] = ()
+    for chosen, log_probability in data["edits"]:
+        edits.append(Edit(Context(genome, ALWAYS_FITS, ALWAYS_FITS, touched), chosen, log_probability))
+        gene, level = actions[chosen]
+        genome, touched = (*genome[:gene], level, *genome[gene + 1 :]), (*touched, gene)
     return Proposal(child._replace(edits=tuple(edits)), visited[tuple(data["parent"])], ALWAYS_FITS)
+
+
+def _actions(levels: Genome) -> list[tuple[int, int]]:
+    """The gene and the level of every action of a policy, as `policy.Actions` numbers them."""
+    return [(gene, level) for gene, top in enumerate(levels) for level in range(top + 1)]

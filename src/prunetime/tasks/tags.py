@@ -82,8 +82,8 @@ def _tag_name(at: str, tag: object, class_names: Sequence[str]) -> str:
     if not class_names:
         if isinstance(tag, int):
             raise InputError(
-                f"{at}: the label {tag} is a number, and nothing says which is {OUTSIDE}; give names, or beside the file "
-                "a dataset card (README.md) or dataset_infos.json that has the names of the column's ClassLabel"
+                f"{at}: the label {tag} is a number, and nothing says which is {OUTSIDE}; give names or, beside the "
+                "file, a dataset card (README.md) or dataset_infos.json that has the names of the column's ClassLabel"
             )
         return name
     if name in class_names:
