@@ -276,6 +276,25 @@ def test_blocks_and_dropped_tokens_train_and_the_separator_stays_what_it_is(tmp_
     assert ((model.layers[0].ffn_input.weight == 0).all(0) == pruned).all()
 
 
+def test_padding_in_texts_has_its_position_in_training_too(tmp_path, monkeypatch):
+    settings = random_config(np.random.default_rng(0), **SIZES, family="roberta", outputs=CLASSES.outputs)
+    model = SequenceClassifier(settings)
+    padding, found = model.embeddings.padding, []
+    data = dataclasses.replace(made(rows=40), pad_id=padding)
+    data.tokens.ids[::7] = padding
+    assert set(range(settings.dims.vocabulary)) - set(data.tokens.ids)  # training numbers the words anew
+
+    def watched(ids):
+        positions = encoder.Embeddings._positions(model.embeddings, ids)
+        found.append(int((positions == padding).sum()))
+        return positions
+
+    monkeypatch.setattr(model.embeddings, "_positions", watched)
+    fit(model, data, dataclasses.replace(SETTINGS, epochs=1.0, batch_size=40), tmp_path)
+    longest = data.tokens.lengths.max()
+    assert found[0] == (data.tokens.ids == padding).sum() + (longest - data.tokens.lengths).sum()
+
+
 def test_seeds_differ_and_weights_are_otherwise_a_function_of_the_arguments(tmp_path):
     digests = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
