@@ -84,6 +84,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
             ALWAYS_FITS, 1, population=population, tournament=tournament, batch=batch, elsewhere=0.0
         )
         self._policy = policy
+        # Torch imports for seconds as it makes its first optimizer: here, not in a trial.
+        Policy.fresh(_unknown((1,)), policy, 0)
         self._constraints = constraints_func
         self._spaces = IntersectionSearchSpace(include_pruned=True)
         self._folded: _Folded | None = None
