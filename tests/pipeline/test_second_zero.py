@@ -171,7 +171,7 @@ def test_ray_that_does_not_start(inputs: Path, tmp_path: Path, monkeypatch: pyte
         out = tmp_path / method
         with pytest.raises(InputError, match=said):
             into(settings_of(inputs, method=method), out, REPORTER, workers=Workers(2))
-        assert {path.name for path in out.iterdir()} == {".lock", "run.json", "computer.json"}
+        assert {path.name for path in out.iterdir()} <= {".lock", "run.json", "computer.json"}
 
 
 def test_workers_without_a_search_are_refused(inputs: Path, tmp_path: Path) -> None:
