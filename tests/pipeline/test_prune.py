@@ -17,6 +17,7 @@ from tiny import QUICK_PRUNETIME, last_object, prune_command
 
 from prunetime.pipeline.run import WRITTEN
 from prunetime.pipeline.settings import EFFORTS
+from prunetime.pipeline.stages import MARGIN
 from prunetime.tasks.synthetic import ad_relevance
 
 STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate", "front", "tune", "verify")
@@ -253,9 +254,9 @@ def test_a_budget_below_the_floor_is_refused_with_both_numbers_before_any_traini
     ran = run(prune_command(inputs, tmp_path / "run", *profile, "--latency", "1us"))
     assert ran.returncode == 2
     floor = json.loads((tmp_path / "run" / "profile.json").read_text())["measured_us"]["ids/hot/p50"][0]
-    assert "is 1 us, of which the search aims at 80%, 0.8 us" in ran.stderr
+    assert f"is 1 us, of which the search aims at {MARGIN:.0%}, {MARGIN:.4g} us" in ran.stderr
     assert f"not above the floor of {floor:.4g} us" in ran.stderr
-    assert f"give --latency more than {floor / 0.8:.4g}us" in ran.stderr
+    assert f"give --latency more than {floor / MARGIN:.4g}us" in ran.stderr
     assert not (tmp_path / "run" / "teacher").exists()
 
 

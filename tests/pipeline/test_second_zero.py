@@ -160,7 +160,8 @@ def test_tokens_of_a_head_that_reads_every_row_are_refused(inputs: Path, tmp_pat
     table.columns["label"] = [str(float(label)) for label in table.columns["label"]]
     data = write_tsv(table, tmp_path / "pairs.tsv")
     line = refused(inputs, tmp_path / "run", "--data", str(data), "--task", "similarity", "--metric", "spearman")
-    assert "--tokens: the head of this model reads every token's row, so none can be dropped: leave it out" in line
+    assert line.startswith("error: --tokens: no token of this model can be dropped")
+    assert line.endswith("leave it out")
 
 
 def test_ray_that_does_not_start(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +171,7 @@ def test_ray_that_does_not_start(inputs: Path, tmp_path: Path, monkeypatch: pyte
         out = tmp_path / method
         with pytest.raises(InputError, match=said):
             into(settings_of(inputs, method=method), out, REPORTER, workers=Workers(2))
-        assert {path.name for path in out.iterdir()} == {".lock", "run.json", "computer.json"}
+        assert {path.name for path in out.iterdir()} <= {".lock", "run.json", "computer.json"}
 
 
 def test_workers_without_a_search_are_refused(inputs: Path, tmp_path: Path) -> None:
