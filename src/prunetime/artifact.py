@@ -190,6 +190,13 @@ def write(folder: str | Path, manifest: Manifest, weights: Weights, files: Mappi
     return folder
 
 
+def other_files(folder: Path) -> dict[str, bytes]:
+    """The contents of all files of an artifact but its manifest and its weights, by their names."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    contents = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: path.read_bytes() for name, path in sorted(contents.items()) if name not in (MANIFEST, WEIGHTS)}
+
+
 def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int, ...]]:
     """Name and shape of every array of a compact model. Matrices are [output rows, input columns].
 

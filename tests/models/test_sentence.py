@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import sentence_folders as folders
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from sentence_folders import PAIRS, TEXTS, artifact_of, edit
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Dropout, Normalize
@@ -22,7 +23,8 @@ from torch import nn
 import prunetime
 from prunetime import artifact
 from prunetime.errors import InputError
-from prunetime.models.sentence import lower_cased
+from prunetime.models.checkpoint import SAFETENSORS, SMALL_FILES
+from prunetime.models.sentence import lower_cased, read_folder
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import check_trainable, load_source
 
@@ -301,6 +303,15 @@ def test_training_reads_what_the_model_will(data: Path, tmp_path: Path) -> None:
     left, right = (theirs.encode([loaded.roles.train.texts[row][side] for row in chosen]) for side in (0, 1))
     cosines = theirs.similarity_pairwise(left, right)
     np.testing.assert_allclose(losses, (cosines - labels) ** 2, rtol=1e-4, atol=1e-5)
+
+
+def test_the_hub_is_asked_for_every_file_that_is_read(tmp_path: Path) -> None:
+    folder = folders.modular_cross_encoder_folder(tmp_path / "source")
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    asked = set(filter_repo_objects(names, allow_patterns=[*SMALL_FILES, SAFETENSORS]))
+    read = {path.relative_to(folder).as_posix() for path in read_folder(folder, "relevance").files()}
+    assert read - {"README.md"} <= asked
+    assert {"modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors", "4_Dense/config.json"} <= asked
 
 
 def test_settings_go_through_json() -> None:

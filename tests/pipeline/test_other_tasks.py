@@ -17,6 +17,7 @@ from tiny import QUICK_PRUNETIME, bert_folder, last_object, write_tsv
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 import prunetime
+import prunetime.models.hf  # noqa: F401 (registers the classes of artifacts)
 from prunetime.budget import Budget
 from prunetime.errors import InputError
 from prunetime.pipeline.settings import Settings

@@ -49,6 +49,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     }
 
 
+def test_files_beside_manifest_and_weights_are_passed_on(tmp_path: Path) -> None:
+    """As a finished run does with those of its candidate: sentence-transformers needs each of them."""
+    manifest, weights = make(tmp_path / "first")
+    files = {"tokenizer.json": TOKENIZER, "modules.json": b"[]", "1_Pooling/config.json": b"{}"}
+    artifact.write(tmp_path / "candidate", manifest, weights, files)
+    assert artifact.other_files(tmp_path / "candidate") == files
+
+
 @pytest.mark.parametrize(
     ("umask", "file", "below"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o077, 0o600, 0o700)]
 )

@@ -45,9 +45,6 @@ time: a part of the budget would be left unused."""
 
 RESULT = "result.json"
 
-OF_TRANSFORMERS = ("config.json", "tokenizer_config.json")
-"""Files of an artifact that transformers loads it by."""
-
 NOT_OF_THE_TEACHER = ("budget", "slices", "method", "tokens", "blocks")
 """Settings that teacher and importance do not depend on."""
 
@@ -353,8 +350,7 @@ def _finish(run: Run) -> dict[str, Any]:
     measured = {key: verified[key] for key in ("budget", "dense", "pruned", "machine")}
     manifest = replace(candidate.manifest, provenance={**candidate.manifest.provenance, "measured": measured})
     files = {
-        artifact.TOKENIZER: candidate.tokenizer,
-        **{name: (candidate.folder / name).read_bytes() for name in OF_TRANSFORMERS},
+        **artifact.other_files(candidate.folder),
         "model_card.md": artifact_card(manifest, measured).encode(),
     }
     shutil.rmtree(run.path("artifact"), ignore_errors=True)
