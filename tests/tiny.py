@@ -25,7 +25,7 @@ QUICK = [
     "front.ROUNDS, front.CALLS = 2, 2",
     "profiling._CALLS = 2",
     "from prunetime.pipeline.settings import EFFORTS",
-    "EFFORTS['quick'] = dataclasses.replace(EFFORTS['quick'], teacher_rows=3_000, tune_rows=3_000)",
+    "EFFORTS['quick'] = dataclasses.replace(EFFORTS['quick'], teacher_rows=2_000, elastic_rows=1_000, tune_rows=2_000)",
 ]
 """What a process does first in which a run trains for a few steps and times few calls. These are as good as many:
 `counted_time` has no noise."""

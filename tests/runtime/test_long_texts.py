@@ -1,4 +1,4 @@
-"""What long texts take: memory for what is kept of them, and time for their length, not for its square."""
+"""What long texts take: memory for what is kept of them, and work for their length, not for its square."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny import wordpiece
 WORDS = "red sofa with blue legs a lamp for the garden"
 
 MEASURE = """
-import resource, time
+import resource
 from pathlib import Path
 from prunetime.runtime.tokenize import Tokenizer
 
@@ -20,11 +20,24 @@ def text(count, first):
     return " ".join(words[(first + number) % len(words)] for number in range(count))
 tokenizer = Tokenizer(Path({file!r}).read_bytes(), {longest})
 tokenizer.encode([("red", "sofa")])
+
+class Counted:
+    # A tokenizer of the library that counts the characters which it is given.
+    def __init__(self, tokenizer):
+        self.tokenizer, self.characters = tokenizer, 0
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+    def encode_batch_fast(self, texts, **more):
+        self.characters += sum(map(len, texts))
+        return self.tokenizer.encode_batch_fast(texts, **more)
+
+counted = tokenizer._tokenizer = Counted(tokenizer._tokenizer)
 rows = [(text({count}, row), text({count} + row % 2, row + 1)) for row in range({rows})]
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 tokens = tokenizer.encode(rows)
 assert tokens.lengths.tolist() == [{longest}] * {rows}
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, time.process_time() - start)
+characters = sum(len(text) for row in rows for text in row)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, counted.characters / characters)
 """
 
 
@@ -45,9 +58,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_long_pairs(
     files: dict[str, Path], side: str, rows: int, count: int, longest: int, run_python: Callable[..., str]
 ) -> None:
-    """The tokenizers library takes 8 GB and 12 s for the first of these; less than a tenth of that time is no matter of
-    how busy the machine is."""
+    """The tokenizers library takes 8 GB and 12 s for the first of these."""
     code = MEASURE.format(words=WORDS, file=str(files[side]), rows=rows, count=count, longest=longest)
-    megabytes, seconds = map(float, run_python(code, OMP_NUM_THREADS="1").split())
+    megabytes, times_read = map(float, run_python(code, OMP_NUM_THREADS="1").split())
     assert megabytes < 50
-    assert seconds < 1
+    assert times_read < 2
