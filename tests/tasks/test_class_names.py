@@ -120,9 +120,7 @@ def test_numbers_of_tags_without_names_are_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl")
     table = read_table(str(tmp_path / "train.jsonl"))
     words = Columns(("tokens",), "ner_tags", None)
-    with pytest.raises(
-        InputError, match=r"row 1: the label 1 is a number, and nothing says which is O; give names"
-    ):
+    with pytest.raises(InputError, match=r"row 1: the label 1 is a number, and nothing says which is O; give names"):
         task_of(table, words, 24)
     assert task_of(table, Columns(("sentence",), "label", None), 24).labels == ("0", "1"), "of classes they are names"
 
