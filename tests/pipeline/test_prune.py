@@ -297,7 +297,6 @@ def test_a_predictor_that_is_too_high_is_loosened_and_the_budget_used(
     profile = with_wrong_latencies(finished[0] / "profile.json", 0.2, 1.8 * dense_us, tmp_path / "profile.json")
     out = with_the_teacher_of(finished[0], tmp_path / "run")
     command = prune_command(inputs, out, "--profile", str(profile), "--latency", f"{0.8 * dense_us:.1f}us")
-    command[2] = command[2].replace("prune.LOOSE = 0.8, 0.0", "prune.LOOSE = 0.8, 0.93")
     ran = run(command)
     assert ran.returncode == 0, ran.stderr
     assert "searching again with the predictor loosened" in ran.stderr
