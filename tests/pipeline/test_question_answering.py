@@ -125,7 +125,7 @@ def test_eval_is_the_mean_over_questions(artifact: Path, squad: tuple[Path, list
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tokens",), "every token's row"),
+        (("--tokens",), "no token of this model can be dropped"),
         (("--metric", "auc"), "metric auc does not fit a question-answering task"),
         (("--doc-stride", "95"), "windows of 96 tokens can share 0 to 91 of them"),
         (

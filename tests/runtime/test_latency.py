@@ -232,11 +232,11 @@ def test_the_parts_of_a_prediction_add_up() -> None:
 def test_what_a_profile_was_not_recorded_for_is_refused() -> None:
     full = ArchSpec.full(DIMS)
     blocks = ArchSpec(tuple(layer.in_blocks(DIMS, (16, 16), lambda _: 0.5) for layer in full.layers))
-    with pytest.raises(ProfileError, match=r"layer 0 has query in blocks of 16x16, .* has no blocks.*--blocks 16x16"):
+    with pytest.raises(ProfileError, match=r"layer 0: .* in blocks of 16x16, .* has no blocks.*--blocks 16x16"):
         made_profile().predict(blocks, BUDGET)
     with pytest.raises(ProfileError, match=r"has blocks of 32x16: record it .*--blocks 16x16"):
         made_profile(blocks=BLOCKS).predict(blocks, BUDGET)
-    with pytest.raises(ProfileError, match=r"layer 1 keeps 50% of its tokens.*--tokens"):
+    with pytest.raises(ProfileError, match=r"layer 1: tokens are dropped, .*--tokens"):
         made_profile(blocks=BLOCKS).predict(full.with_layer(1, tokens=0.5), BUDGET)
     every_row = replace(CONFIG, rows="tokens")
     with pytest.raises(ProfileError, match="reads every token's row"):
