@@ -3,12 +3,12 @@
 # **kwargs, and BertForSequenceClassification takes them but divides by nothing: with gradient_accumulation_steps=4 the
 # gradient of a step is 4 times that of the same rows in one batch. accepts_loss_kwargs = False on the model mends it.
 #
-# Seen with transformers 5.24.0, accelerate 1.14.0 and torch 2.13.0.
+# Seen with transformers 5.24.0, accelerate 1.15.0 and torch 2.13.0.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 transformers==5.24.0 accelerate
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 transformers==5.24.0 accelerate==1.15.0
 "$folder/venv/bin/python" - "$folder/out" <<'PYTHON' 2>/dev/null
 import sys
 
@@ -31,7 +31,7 @@ def norm(batch: int, accumulated: int, accepts: bool | None = None) -> float:
         model.accepts_loss_kwargs = accepts
     arguments = TrainingArguments(
         sys.argv[1], max_steps=1, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulated,
-        max_grad_norm=0, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
+        max_grad_norm=0, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
     )
     seen = Gradient()
     Trainer(model, arguments, train_dataset=rows, callbacks=[seen]).train()
