@@ -21,7 +21,8 @@ from transformers import BertConfig, BertModel
 
 folder = Path(sys.argv[1])
 words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "sofa"])}
-config = BertConfig(len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+config = BertConfig(vocab_size=len(words), **sizes)
 BertModel(config).save_pretrained(folder / "encoder")
 tokenizer = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
 tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
