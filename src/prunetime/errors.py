@@ -38,3 +38,8 @@ class DefectError(PrunetimeError):
     """A check that prunetime makes of its own work failed: the input is not at fault."""
 
     exit_code = EXIT_DEFECT
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or the name of its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -35,7 +35,7 @@ from prunetime.models.hf import config_json
 from prunetime.models.modeling import PrunetimeForSequenceClassification
 from prunetime.models.sentence_files import sentence_files
 from prunetime.models.tokenization import PretrainedTokenizer
-from prunetime.pipeline.source import hub_id
+from prunetime.pipeline.pretrained import hub_id
 from prunetime.plan import Plan
 from prunetime.prompts import Prompts
 

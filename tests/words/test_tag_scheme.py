@@ -21,7 +21,7 @@ def ioe1(length: int, _: bool, followed: bool) -> str:
     return "I" * (length - followed) + "E" * followed
 
 
-def complete(begin: str, inside: str, end: str, single: str):  # type: ignore[no-untyped-def]
+def complete(begin: str, inside: str, end: str, single: str):
     return lambda length, *_: single if length == 1 else begin + inside * (length - 2) + end
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-from prunetime.errors import InputError
+from prunetime.errors import InputError, first_line
 from prunetime.export.transformers import export_transformers
 
-NO_ANSWER: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+NO_ANSWER: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # it is imported there, and not exported
 """What the HTTP library below huggingface_hub raises: another one in other versions."""
 
 
@@ -30,14 +30,10 @@ def push_to_hub(source: Path, repository: str, *, private: bool = False) -> str:
             address = api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"{source.name}, by prunetime")
         except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as error:
-            raise InputError(f"{repository}: the hub at {api.endpoint} refuses it: {_first_line(error)}") from error
+            raise InputError(f"{repository}: the hub at {api.endpoint} refuses it: {first_line(error)}") from error
         except (NO_ANSWER, OSError) as error:
             raise InputError(
-                f"{repository}: the hub at {api.endpoint} does not answer: {_first_line(error)}; look at the network, "
+                f"{repository}: the hub at {api.endpoint} does not answer: {first_line(error)}; look at the network, "
                 "HF_ENDPOINT, HF_HUB_OFFLINE and proxies, and run the same command again"
             ) from error
     return str(address)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

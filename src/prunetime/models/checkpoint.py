@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from prunetime.errors import InputError
+from prunetime.errors import InputError, first_line
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
@@ -64,12 +64,8 @@ def _snapshot(model: str, patterns: list[str]) -> Path:
     except Exception as error:  # the HTTP library below, and so what it raises, changes with huggingface_hub's version
         where = "HF_HUB_OFFLINE is set and the cache" if is_offline_mode() else f"the hub at {constants.ENDPOINT}"
         raise InputError(
-            f"{model} is not a folder here, and {where} does not give a model of that id: {_first_line(error)}"
+            f"{model} is not a folder here, and {where} does not give a model of that id: {first_line(error)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -136,7 +132,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole file of pickled tensors: {_first_line(error)}") from error
+        raise InputError(f"{path} is not a whole file of pickled tensors: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"{path} holds something else than named tensors")
     return state

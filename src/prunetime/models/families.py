@@ -16,7 +16,7 @@ from prunetime.config import FAMILIES, EncoderConfig, Rotary, Rows
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
-from prunetime.models.heads import CLASSES, OWN_MODEL_TYPE, Head
+from prunetime.models.heads import OWN_MODEL_TYPE, Head, heads_of
 from prunetime.models.names import (
     INDEX,
     NAMES,
@@ -213,8 +213,7 @@ def named_labels(model: str) -> tuple[str, ...]:
 
 def _is_for_another(settings: Mapping[str, Any], head: Head) -> bool:
     """Whether config.json says that the checkpoint's head is for something else."""
-    classes = settings.get("architectures") or []
-    known = [each for each, ending in CLASSES.items() if any(str(name).endswith(ending) for name in classes)]
+    known = heads_of(settings.get("architectures") or ())
     return bool(known) and head not in known
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from prunetime.task import Kind
@@ -26,3 +26,9 @@ PROBLEM_TYPES: Mapping[Kind, str] = {
     "regression": "regression",
 }
 """What transformers calls our kinds of task. Relevance is one label with a logit of its own, scored by a sigmoid."""
+
+
+def heads_of(classes: Iterable[str]) -> tuple[Head, ...]:
+    """The heads of the classes of transformers with these names; of other classes nothing is known."""
+    names = [str(name) for name in classes]
+    return tuple(head for head, ending in CLASSES.items() if any(name.endswith(ending) for name in names))

@@ -71,16 +71,22 @@ def transformer_task(settings: Settings, where: Path) -> str:
 
 def longest(settings: Settings, where: Path) -> tuple[int, str] | None:
     """The most tokens of a text, with the field and file that says so: the Transformer module's or its tokenizer's."""
-    of_tokenizer = where.with_name("tokenizer_config.json")
-    for name, value in (
-        (f"max_seq_length in {where.name}", settings.get("max_seq_length")),
-        (f"model_max_length in {of_tokenizer.name}", optional(of_tokenizer).get("model_max_length")),
-    ):
-        if value is not None:
-            if not isinstance(value, int | float) or value < 1:
-                raise InputError(f"{where.parent}: {name} is {value!r}; it must be a number of tokens")
-            return int(value), name
-    return None
+    name = "max_seq_length"
+    return _tokens(settings.get(name), f"{name} in {where.name}", where.parent) or longest_of_tokenizer(where.parent)
+
+
+def longest_of_tokenizer(folder: Path) -> tuple[int, str] | None:
+    """The most tokens of a text that the tokenizer of a model folder leaves, with the field and file that says so."""
+    name, file = "model_max_length", folder / "tokenizer_config.json"
+    return _tokens(optional(file).get(name), f"{name} in {file.name}", folder)
+
+
+def _tokens(value: object, name: str, folder: Path) -> tuple[int, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or value < 1:
+        raise InputError(f"{folder}: {name} is {value!r}; it must be a number of tokens")
+    return int(value), name
 
 
 def pooling(settings: Settings, where: Path) -> tuple[Pooling, bool]:

@@ -17,7 +17,7 @@ from prunetime.errors import InputError
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import Linears, linears_of
 from prunetime.models.families import family_config
-from prunetime.models.heads import CLASSES, Head
+from prunetime.models.heads import CLASSES, Head, heads_of
 from prunetime.models.modeling import OF_HEAD, PrunetimeConfig, PrunetimePreTrainedModel
 from prunetime.models.names import NAMES, our_names
 
@@ -63,8 +63,7 @@ def encoder_of(model: PreTrainedModel) -> Encoder:
 
 def head_of_class(model: PreTrainedModel) -> Head:
     """What the model's class is for."""
-    name = type(model).__name__
-    return next((head for head, ending in CLASSES.items() if name.endswith(ending)), "embedding")
+    return next(iter(heads_of([type(model).__name__])), "embedding")
 
 
 class AttentionScores:

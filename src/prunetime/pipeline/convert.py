@@ -13,12 +13,11 @@ from prunetime.export.card import artifact_card
 from prunetime.models import families
 from prunetime.models.checkpoint import folder_of, read_json
 from prunetime.models.encoder import weights_of
-from prunetime.models.heads import CLASSES, Head
+from prunetime.models.heads import heads_of
 from prunetime.models.sentence import SentenceFolder, read_folder
+from prunetime.models.sentence_modules import longest_of_tokenizer, optional
 from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODULES, SENTENCE_TRANSFORMER
-from prunetime.models.tokenization import TOKENIZER_CONFIG
-from prunetime.pipeline.pretrained import artifact_files, load, tokenizer_for
-from prunetime.pipeline.source import hub_id
+from prunetime.pipeline.pretrained import artifact_files, hub_id, load, tokenizer_for
 from prunetime.plan import Plan, Precision
 from prunetime.task import DOC_STRIDE, Kind, Task
 
@@ -104,13 +103,8 @@ def convert(
 
 def longest(pretrained: families.Pretrained) -> int:
     """The most tokens of a sequence that the model's folder allows."""
-    limits = [pretrained.config.longest]
-    if pretrained.sentence.max_seq_length is not None:
-        limits.append(pretrained.sentence.max_seq_length[0])
-    settings = pretrained.folder / TOKENIZER_CONFIG
-    if settings.is_file() and (cut := read_json(settings).get("model_max_length")) is not None:
-        limits.append(int(cut))
-    return min(limits)
+    said = (pretrained.sentence.max_seq_length, longest_of_tokenizer(pretrained.folder))
+    return min(pretrained.config.longest, *(limit[0] for limit in said if limit))
 
 
 def found_in(folder: Path, kind: Kind | None) -> Found:
@@ -119,8 +113,7 @@ def found_in(folder: Path, kind: Kind | None) -> Found:
     Raises InputError where it says nothing, or two things.
     """
     if (folder / MODULES).is_file():
-        settings = read_json(folder / MODEL_SETTINGS) if (folder / MODEL_SETTINGS).is_file() else {}
-        made_for = settings.get("model_type", SENTENCE_TRANSFORMER)
+        made_for = optional(folder / MODEL_SETTINGS).get("model_type", SENTENCE_TRANSFORMER)
         if kind is None and made_for == SENTENCE_TRANSFORMER:
             return Found("similarity", None)
         if made_for == CROSS_ENCODER and kind != "similarity":
@@ -129,7 +122,7 @@ def found_in(folder: Path, kind: Kind | None) -> Found:
         return Found(kind, None)
     sentence = read_folder(folder, kind or "classification")
     settings = read_json(sentence.folder / "config.json")
-    head = _head_in(settings)
+    head = next(iter(heads_of(settings.get("architectures") or ())), None)
     if head == "answers" and kind in (None, "question-answering"):
         return Found("question-answering", 2)
     if head == "tags" and kind in (None, "token-classification"):
@@ -167,12 +160,6 @@ def _of_pooled_rows(sentence: SentenceFolder, kind: Kind | None, pairs: bool = F
             "--task regression (the output itself)"
         )
     return Found(kind or ("regression" if problem == "regression" else "relevance"), 1, pairs=pairs)
-
-
-def _head_in(settings: Mapping[str, Any]) -> Head | None:
-    """What the head of a checkpoint is for, by the class in its config.json."""
-    classes = settings.get("architectures") or []
-    return next((head for head, ending in CLASSES.items() if any(str(each).endswith(ending) for each in classes)), None)
 
 
 def _labels(folder: Path, settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from prunetime.artifact import Manifest, Weights
 from prunetime.config import FAMILIES, EncoderConfig
@@ -28,6 +29,11 @@ def load(model: str, outputs: int | None, kind: Kind, say: Say, seed: int = 0) -
             f"{some}{', ...' * (count > MOST_NAMES)}"
         )
     return pretrained
+
+
+def hub_id(model: str) -> str | None:
+    """The hub id that `model` is; None of a folder, whose path says nothing to others."""
+    return None if Path(model).expanduser().exists() else model
 
 
 def check_length(tokens: int, pretrained: families.Pretrained) -> None:

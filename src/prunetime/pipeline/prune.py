@@ -22,9 +22,10 @@ from prunetime.mask import Mask
 from prunetime.pipeline import choosing, stages, verify
 from prunetime.pipeline.front import measure_front
 from prunetime.pipeline.learning import LAST, Learning
+from prunetime.pipeline.pretrained import hub_id
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
-from prunetime.pipeline.source import Source, check_trainable, hub_id, load_source, model_digest
+from prunetime.pipeline.source import Source, check_trainable, load_source, model_digest
 from prunetime.pruning.methods import LEARNED
 from prunetime.report.render import render
 from prunetime.runtime.latency import LatencyProfile

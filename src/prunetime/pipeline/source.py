@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,11 +199,6 @@ def check_trainable(source: Source, settings: Settings) -> None:
             f"--tokens drops tokens, but {settings.model} leaves the tokens of prompts out of pooling (include_prompt "
             "false): leave --tokens out"
         )
-
-
-def hub_id(model: str) -> str | None:
-    """The hub id that `model` is; None of a folder, whose path says nothing to others."""
-    return None if Path(model).expanduser().exists() else model
 
 
 def model_digest(source: Source) -> str:

@@ -48,7 +48,7 @@ class ExtraLoss:
 
     def added_to(self, outputs: list[Tensor], extra: Tensor, weight: float) -> tuple[Tensor, ...]:
         """`outputs` as they are, whose gradients are weighed by `weight` and bring along that of `extra`, a scalar."""
-        added: tuple[Tensor, ...] = _Added.apply(self, weight, extra, *outputs)  # type: ignore[no-untyped-call]
+        added: tuple[Tensor, ...] = _Added.apply(self, weight, extra, *outputs)  # type: ignore[no-untyped-call]  # torch has no type for it
         return added
 
     def passed(self, extra: Tensor) -> Tensor:

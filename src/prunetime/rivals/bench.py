@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.budget import Budget
-from prunetime.errors import InputError, PrunetimeError
+from prunetime.errors import InputError, PrunetimeError, first_line
 from prunetime.plan import PRECISIONS, Plan
 from prunetime.rivals.cell import Bind, Cell, Logits
 from prunetime.rivals.subject import Subject
@@ -90,7 +90,7 @@ def rows(
         except Exception as error:  # of the rival's own kind
             if row["engine"] == OURS:
                 raise
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            said = first_line(error)
             found[key] |= dict.fromkeys(MEASURED) | {"refused": f"{name}: it cannot run this model: {said}"}
         else:
             calls[key] = bind(batches[0])

@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor import config as inductor
 
-from prunetime.errors import InputError
+from prunetime.errors import InputError, first_line
 from prunetime.models.encoder import from_weights
 from prunetime.rivals.cell import Bind, Cell
 from prunetime.rivals.pytorch import DTYPES, binding, precisions
@@ -25,12 +25,12 @@ def prepare(cell: Cell, precision: str) -> Bind:
     try:
         return _compiled(cell, precision, cpp_wrapper=True)
     except BackendCompilerFailed as error:
-        warnings.warn(f"torch.compile goes on without its C++ wrapper: {_first_line(error)}", stacklevel=2)
+        warnings.warn(f"torch.compile goes on without its C++ wrapper: {first_line(error)}", stacklevel=2)
     try:
         return _compiled(cell, precision, cpp_wrapper=False)
     except BackendCompilerFailed as error:
         raise InputError(
-            f"the rival pytorch-compiled cannot be had here: {_first_line(error)}; it needs a C++ compiler: "
+            f"the rival pytorch-compiled cannot be had here: {first_line(error)}; it needs a C++ compiler: "
             "apt-get install g++, or leave it out of --against"
         ) from error
 
@@ -43,7 +43,3 @@ def _compiled(cell: Cell, precision: str, cpp_wrapper: bool) -> Bind:
     with inductor.patch(freezing=True, max_autotune=True, cpp_wrapper=cpp_wrapper, autotune_num_choices_displayed=0):
         bind(cell.checked[0])()
     return bind
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

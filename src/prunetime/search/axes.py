@@ -26,9 +26,12 @@ MOST_CHOICES = 256
 
 
 class Axis(ABC):
-    """A parameter as a gene: `top` is its highest level."""
+    """A parameter as a gene."""
 
-    top: int
+    @property
+    @abstractmethod
+    def top(self) -> int:
+        """The highest level."""
 
     @abstractmethod
     def level_of(self, value: Any) -> int:
@@ -58,7 +61,7 @@ def in_range(distribution: BaseDistribution, value: Any) -> bool:
 def axis_of(distribution: BaseDistribution, parameters: int) -> Axis:
     """The axis of a parameter in a study that has so many."""
     if isinstance(distribution, CategoricalDistribution):
-        return Choices(distribution, len(distribution.choices) - 1)
+        return Choices(distribution)
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     return Numbers.of(distribution, min(MOST_LEVELS, max(LEAST_LEVELS, ACTIONS // parameters)))
 
@@ -68,7 +71,10 @@ class Choices(Axis):
     """A level for every choice of a category."""
 
     distribution: CategoricalDistribution
-    top: int
+
+    @property
+    def top(self) -> int:
+        return len(self.distribution.choices) - 1
 
     def level_of(self, value: Any) -> int:
         return int(self.distribution.to_internal_repr(value))
@@ -90,7 +96,7 @@ class Numbers(Axis):
     edges: tuple[float, ...]
 
     @property
-    def top(self) -> int:  # type: ignore[override]  # of a dataclass, in the place of an attribute
+    def top(self) -> int:
         return len(self.points) - 1
 
     @classmethod

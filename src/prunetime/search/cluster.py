@@ -14,7 +14,7 @@ from typing import Any
 
 from prunetime.arch import ArchSpec
 from prunetime.config import EncoderConfig
-from prunetime.errors import InputError, PrunetimeError
+from prunetime.errors import InputError, PrunetimeError, first_line
 from prunetime.machine import memory_bytes
 from prunetime.plan import Plan
 from prunetime.runtime.engine import ReferenceKernel, Weights, engine_build
@@ -112,7 +112,7 @@ def _connected(workers: int) -> Iterator[None]:
     try:
         ray.init(address or "local", **quiet)
     except Exception as error:  # of any kind: whatever went wrong where a process of Ray's was started
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = first_line(error)
         raise InputError(
             f"Ray does not start{f' (RAY_ADDRESS is {address})' if address else ''}: {said}; mend that, or leave "
             "--workers out: candidates are then scored in this process, with the same result"

@@ -117,7 +117,7 @@ def _of_card(path: Path) -> ClassNames:
     if not header or "class_label" not in header[1]:
         return {}
     try:
-        import yaml  # type: ignore[import-untyped]
+        import yaml
     except ImportError as error:
         raise InputError("the names of classes in it need PyYAML: pip install 'prunetime[prune]'") from error
     try:
