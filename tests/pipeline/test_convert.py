@@ -156,6 +156,17 @@ def test_an_encoder_alone_gives_embeddings_where_that_is_asked_for(tmp_path: Pat
     np.testing.assert_allclose(np.linalg.norm(model.embed(TEXTS), axis=1), 1.0, atol=1e-5)
 
 
+def test_a_folder_without_a_limit_has_that_of_its_position_table(tmp_path: Path) -> None:
+    folder = folders.encoder_folder(tmp_path / "bare")
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    del settings["model_max_length"]
+    file.write_text(json.dumps(settings))
+    model, said = converted(folder, kind="similarity")
+    assert said == ["similarity of text and other, at most 64 tokens, in fp32"]
+    assert model.manifest.task.max_length == 64
+
+
 def test_an_artifact_and_a_folder_that_is_there_are_refused(tmp_path: Path) -> None:
     folder = folders.encoder_folder(tmp_path / "model", BertForSequenceClassification)
     converted(folder)

@@ -104,7 +104,7 @@ def convert(
 def longest(pretrained: families.Pretrained) -> int:
     """The most tokens of a sequence that the model's folder allows."""
     said = (pretrained.sentence.max_seq_length, longest_of_tokenizer(pretrained.folder))
-    return min(pretrained.config.longest, *(limit[0] for limit in said if limit))
+    return min([pretrained.config.longest, *(limit[0] for limit in said if limit)])
 
 
 def found_in(folder: Path, kind: Kind | None) -> Found:
