@@ -15,10 +15,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 MOST_LEVELS = 100
 """The highest level of a number: a range is cut into so many parts, if it has more values."""
 
-LEAST_LEVELS = 15
+LEAST_LEVELS = 7
 """The highest level of a number in a study of very many parameters."""
 
-ACTIONS = 1_000
+ACTIONS = 500
 """About how many levels all parameters have together: the time of a proposal grows with them."""
 
 MOST_CHOICES = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -62,7 +62,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
     A proposal is a function of the seed, the number of the trial and the finished trials before it, so that a study
     goes on from any storage as if it had not been interrupted. The first `population` trials are random. Numbers may
     have any range: one with more than a hundred values is cut into a hundred levels (fewer, where a study has more than
-    ten parameters), evenly in its logarithm where it is logarithmic, and values are drawn within a level. Parameters
+    five parameters), evenly in its logarithm where it is logarithmic, and values are drawn within a level. Parameters
     that not every trial has, and categories with more than 256 choices, are drawn at random.
 
     A trial with a constraint above 0 (`Trial.set_constraint`, or `constraints_func`, which is called after a trial as
@@ -104,19 +104,22 @@ class ReinforcedEvolutionSampler(BaseSampler):
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: SpaceOfStudy) -> dict[str, Any]:
         self._check(study)
         space = {name: each for name, each in search_space.items() if is_gene(each)}
-        values = {name: self._random(study, trial, name, each) for name, each in search_space.items()}
+
+        def at_random(names: Iterable[str]) -> dict[str, Any]:
+            return {name: self._random(study, trial, name, search_space[name]) for name in names}
+
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         if self._usable.space != space:
             self._usable = _Usable(space)
         trials = sorted(filter(self._usable, finished), key=lambda trial: trial.number)
         if not space or len(trials) < self._settings.population:
-            return values
+            return at_random(search_space)
         with _ONE_AT_A_TIME:
             folded = self._fold(study, space, trials)
             rng = np.random.default_rng([self._seed, 1, trial.number])
             proposal = _proposal(folded, self._settings, rng)
         study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, _to_json(folded.levels, proposal))
-        return values | folded.values(proposal, rng)
+        return at_random(search_space.keys() - space) | folded.values(proposal, rng)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
