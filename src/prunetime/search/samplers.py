@@ -44,7 +44,7 @@ LARGEST = 1e100
 INFEASIBLE = -1e120
 """The reward of a point that just violates a constraint."""
 
-QUICK = PolicySettings(updates=4, batch=24)
+QUICK = PolicySettings(updates=2, batch=24)
 """A policy that learns in a few milliseconds a generation."""
 
 SpaceOfStudy = dict[str, BaseDistribution]
