@@ -224,7 +224,7 @@ def test_enqueued_values_outside_their_range_are_run_and_teach_nothing():
 def test_a_space_that_has_been_tried_whole_is_tried_again_near_its_best():
     study = optuna.create_study(sampler=ours(), direction="maximize")
     study.optimize(lambda trial: trial.suggest_int("a", 0, 2) + 3 * trial.suggest_int("b", 0, 2), n_trials=60)
-    assert np.mean([trial.value for trial in study.trials[30:]]) > 4.5  # of 0 to 8; at random 4
+    assert np.mean([trial.value for trial in study.trials[30:]]) > 6.0  # of 0 to 8; at random 4
 
 
 def test_infinite_values_are_the_best_and_the_worst():

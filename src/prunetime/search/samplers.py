@@ -237,13 +237,16 @@ class _FeasibleFirst(Reward):
 
 
 def _proposal(folded: _Folded, settings: SearchSettings, rng: np.random.Generator) -> Proposal:
-    """A child of the state; one of a point that has been tried where there are hardly others."""
-    state = folded.state
-    for chosen in propose(state, replace(settings, batch=1), rng, critic=folded.critic, attempts=ATTEMPTS).chosen:
+    """A child of the state; where there are hardly others, the best that the critic sees among those tried before."""
+    state, critic = folded.state, folded.critic
+    assert critic is not None
+    for chosen in propose(state, replace(settings, batch=1), rng, critic=critic, attempts=ATTEMPTS).chosen:
         return chosen
-    ((parent, genome, target_us),) = winners(state, settings, 1, rng)
-    (child,) = state.mutator.propose([genome], [target_us], rng)
-    return Proposal(child, parent, target_us)
+    parents = winners(state, settings, settings.batch, rng)
+    genomes, targets_us = [genome for _, genome, _ in parents], [target for _, _, target in parents]
+    children = state.mutator.propose(genomes, targets_us, rng)
+    best = int(np.argmax(critic([child.genome for child in children])))
+    return Proposal(children[best], parents[best][0], targets_us[best])
 
 
 def _critic(state: State) -> Critic:
