@@ -18,8 +18,9 @@ from prunetime.runtime.ragged import Ragged
 from prunetime.serve.app import App
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.models import Models
-from prunetime.serve.scheduler import Speed, Work
+from prunetime.serve.scheduler import Work
 from prunetime.serve.settings import ServeSettings
+from prunetime.serve.speed import Speed
 
 
 def pairs(rows: int) -> dict:

@@ -17,7 +17,8 @@ from prunetime.errors import EngineError
 from prunetime.runtime.ragged import Ragged
 from prunetime.serve import scheduler as scheduling
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.scheduler import Scheduler, Speed, Work
+from prunetime.serve.scheduler import Scheduler, Work
+from prunetime.serve.speed import Speed
 
 
 class Summing:
@@ -234,8 +235,113 @@ def test_the_expected_time_is_what_a_fair_share_takes() -> None:
         runner.go.set()
 
 
-def test_speeds_are_learned_from_batches() -> None:
-    speed = Speed(100.0, 1.0)
-    for _ in range(100):
-        speed.learn(50, 400e-6)
-    assert speed.token_us == pytest.approx(6.0, rel=1e-3)
+class Ticking(Summing):
+    """Takes the time of a scripted clock: so much for a batch and for each token, and once in a while a pause more."""
+
+    def __init__(self, clock: CountedTime, fixed_us: float, token_us: float) -> None:
+        super().__init__(go=False)
+        self.clock, self.speed = clock, Speed(fixed_us, token_us)
+        self.costs, self.pauses = (fixed_us, token_us), []
+
+    def logits(self, batch: Ragged) -> np.ndarray:
+        found = super().logits(batch)
+        fixed_us, token_us = self.costs
+        self.clock.spend(fixed_us + token_us * len(batch.ids) + (1e6 * self.pauses.pop() if self.pauses else 0.0))
+        return found
+
+
+def answered(waiting: list[Waiting]) -> int:
+    for each in waiting:
+        assert each.over.wait(PATIENCE)
+    return sum(each.error is None for each in waiting)
+
+
+@pytest.mark.parametrize("pause", [0.05, 0.3, 5.0])
+def test_after_a_pause_of_the_process_requests_are_answered_again(pause: float, clock: CountedTime) -> None:
+    runner = Ticking(clock, 500.0, 80.0)
+    with scheduler() as queue:
+
+        def two() -> int:
+            """How many of two clients are answered, the second one while the first is computed."""
+            runner.began.clear()
+            runner.go.clear()
+            clients = []
+            for _ in range(2):
+                clients.append(Waiting(runner, ones(1, 30), seconds=0.02))
+                try:
+                    queue.submit(clients[-1].work)
+                except RefusedError:
+                    clients.pop()
+                assert runner.began.wait(PATIENCE)
+            runner.go.set()
+            return answered(clients)
+
+        assert [two() for _ in range(20)] == [2] * 20
+        for _ in range(3):
+            runner.pauses.append(pause)
+            two()
+            assert [two() for _ in range(10)] == [2] * 10
+
+
+def test_an_idle_engine_always_tries_and_so_corrects_its_estimate(clock: CountedTime) -> None:
+    runner = Ticking(clock, 500.0, 10.0)
+    runner.speed = Speed(500.0, 10_000.0)  # measured when the machine was busy
+    runner.go.set()
+    with scheduler() as queue:
+        for _ in range(30):
+            one = Waiting(runner, ones(1, 30), seconds=0.02)
+            queue.submit(one.work)
+            one.check()
+        assert runner.speed.of(30) < 0.03  # of 0.3 s
+
+
+@pytest.mark.parametrize("slower", [2.0, 4.0])
+def test_of_more_than_can_be_in_time_the_earliest_are_finished(slower: float, clock: CountedTime) -> None:
+    runner = Ticking(clock, 500.0, 100.0)
+    with scheduler(batch_tokens=2_048) as queue:
+        first = Waiting(runner, ones(1))
+        queue.submit(first.work)
+        assert runner.began.wait(PATIENCE)
+        began = clock.monotonic()
+        reranks = [Waiting(runner, ones(80, 30), seconds=10.0) for _ in range(40)]  # 0.24 s each, as expected
+        for each in reranks:
+            queue.submit(each.work)
+        runner.costs = 500.0, slower * 100.0
+        runner.go.set()
+        ideal = 10.0 / (slower * 0.24)
+        assert answered(reranks) >= 0.9 * int(ideal)
+        assert clock.monotonic() - began <= 10.5
+        in_order = [each.error is None for each in reranks]
+        assert in_order == sorted(in_order, reverse=True)
+
+
+def test_a_request_in_a_hurry_shares_a_batch_with_no_more_than_it_has_time_for(clock: CountedTime) -> None:
+    runner = Ticking(clock, 500.0, 100.0)
+    with scheduler(batch_tokens=2_048) as queue:
+        first, long = Waiting(runner, ones(1)), Waiting(runner, ones(80, 30), seconds=10.0)
+        hurried = Waiting(runner, ones(1, 30), seconds=0.03)
+        queue.submit(first.work)
+        assert runner.began.wait(PATIENCE)
+        for each in (long, hurried):
+            queue.submit(each.work)
+        runner.go.set()
+        hurried.check()
+        long.check()
+        assert [len(batch.ids) for batch in runner.batches[:2]] == [4, 180]  # of 0.02 s that it spares a third
+
+
+def test_in_an_overload_a_short_request_goes_before_long_ones_that_can_wait(clock: CountedTime) -> None:
+    runner = Ticking(clock, 500.0, 100.0)
+    with scheduler(batch_tokens=2_048) as queue:
+        first = Waiting(runner, ones(1))
+        queue.submit(first.work)
+        assert runner.began.wait(PATIENCE)
+        reranks = [Waiting(runner, ones(80, 30), seconds=2.0) for _ in range(8)]
+        for each in reranks:
+            queue.submit(each.work)
+        short = Waiting(runner, ones(1, 7), seconds=2.0)
+        queue.submit(short.work)
+        runner.go.set()
+        short.check()
+        assert runner.batches[1].lengths[0] == 7
+        assert answered(reranks) == 8

@@ -20,12 +20,15 @@ from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.reading import prompted
 from prunetime.runtime.tokenize import Texts, Tokenizer, digest_of
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.scheduler import Speed
+from prunetime.serve.speed import Speed
 from prunetime.serve.texts import TextCache
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 WARM_UPS = 5
+
+LEAST_US = 1.0
+"""Of what a batch is measured to cost besides its tokens, and for them: what costs nothing could never cost more."""
 
 
 class Entry(Struct, frozen=True):
@@ -204,5 +207,5 @@ def measured_speed(model: Model) -> Speed:
             spent.append(time.perf_counter() - start)
         times[rows * tokens] = 1e6 * min(spent)
     (few, short), (many, long) = times.items()
-    token_us = max(0.0, long - short) / (many - few)
-    return Speed(max(0.0, short - token_us * few), token_us)
+    token_us = max(LEAST_US, long - short) / (many - few)
+    return Speed(max(LEAST_US, short - token_us * few), token_us)

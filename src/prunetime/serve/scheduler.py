@@ -1,11 +1,14 @@
 """Which rows are computed next: one queue of ragged requests, one thread that runs the engine.
 
-An idle engine takes a request the moment it comes. Behind it requests wait together and share what comes next fairly,
-so that a long one does not hold up short ones. What cannot be answered in time is refused at once.
+An idle engine takes a request the moment it comes, whatever it is expected to take: how else would a wrong estimate be
+corrected? Behind it requests wait together and share what comes next fairly, so that a long one does not hold up short
+ones. A request that would come too late behind the others is refused at once. Where those that wait can no longer all
+be in time, as many as can be are finished one after another, rather than all of them late together.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections import deque
@@ -20,11 +23,12 @@ from numpy.typing import NDArray
 from prunetime.errors import EngineError
 from prunetime.runtime.ragged import Ragged
 from prunetime.serve.errors import RefusedError
+from prunetime.serve.speed import Speed
 
 Logits = NDArray[np.float32]
 
-LEARNED = 0.1
-"""The weight of a new batch in the running mean of microseconds a token."""
+SPARE = 1.5
+"""Requests share the engine while all would be in time if it took so many times longer than expected."""
 
 OF_BACKGROUND = 8
 """A batch of background work is so many times smaller, for what comes next waits for it."""
@@ -36,22 +40,6 @@ class Runner(Protocol):
     def logits(self, batch: Ragged) -> Logits:
         """[rows, outputs], or [tokens, outputs] of a model that reads every token's row."""
         ...
-
-
-@dataclass
-class Speed:
-    """How long a batch takes: `fixed_us` and `token_us` for every token."""
-
-    fixed_us: float
-    token_us: float
-
-    def of(self, tokens: int) -> float:
-        """Seconds."""
-        return (self.fixed_us + self.token_us * tokens) / 1e6
-
-    def learn(self, tokens: int, seconds: float) -> None:
-        seen = max(0.0, 1e6 * seconds - self.fixed_us) / tokens
-        self.token_us += LEARNED * (seen - self.token_us)
 
 
 @dataclass(eq=False)
@@ -87,6 +75,11 @@ class Work:
         offsets = self.tokens.offsets
         return int(offsets[-1] - offsets[self.taken])
 
+    @property
+    def seconds_left(self) -> float:
+        """Expected, for what is left, alone."""
+        return self.speed.of(self.tokens_left)
+
     def rows_within(self, tokens: int) -> int:
         """How many of the next rows have at most so many tokens together; at least one."""
         offsets = self.tokens.offsets
@@ -119,7 +112,8 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, work: Work) -> None:
-        """Takes the work on. Raises RefusedError where the queue is full, or its deadline cannot be kept."""
+        """Takes the work on. Raises RefusedError where the queue is full, or others are before it and its deadline
+        cannot be kept. An idle engine always tries."""
         size = len(work.tokens.ids)
         with self._changed:
             if self._stopping:
@@ -131,7 +125,7 @@ class Scheduler:
                     f"{self.queued} tokens are waiting, and {size} more would be over the limit of {self.queue_tokens}",
                     wait,
                 )
-            wait = self._expected(work.speed, size)
+            wait = self._expected(work.speed, size) if self._works or self._running else 0.0
             if time.monotonic() + wait > work.deadline:
                 raise RefusedError(
                     "deadline",
@@ -146,8 +140,7 @@ class Scheduler:
         """Runs the work in the calling thread, which is that of `submit`, where the engine has nothing else to do: a
         handover to its own thread and back takes longer than much of a short request."""
         with self._changed:
-            late = time.monotonic() + work.speed.of(len(work.tokens.ids)) > work.deadline
-            if self._works or self._running or self._stopping or late:
+            if self._works or self._running or self._stopping or time.monotonic() > work.deadline:
                 return False
             work.taken, work.started = len(work.tokens), time.monotonic()
             batch = self._running = Batch([(work, 0, work.taken)], work.tokens, work.started)
@@ -241,26 +234,23 @@ class Scheduler:
             work.done(work, error)
 
     def _compose(self, late: list[Work]) -> Batch | None:
-        """The next batch: of the model whose work has waited longest, as much of each of its works as is its share."""
+        """The next batch: of the model whose work is first, as much of each of its works as is its share."""
         now = time.monotonic()
-        waiting: list[Work] = []
-        for work in self._works:
-            if work.left or now + work.speed.of(work.tokens_left) > work.deadline:
-                late.append(work)
-                self.queued -= work.tokens_left
-            else:
-                waiting.append(work)
+        waiting = self._in_time(now, late)
         if not waiting:
             self._works = deque()
             return None
         urgent = [work for work in waiting if not work.background]
         room = self.batch_tokens if urgent else math.ceil(self.batch_tokens / OF_BACKGROUND)
-        runner = (urgent or waiting)[0].runner
-        mine = [work for work in urgent or waiting if work.runner is runner]
-        share = math.ceil(room / len(mine))
+        ordered = urgent or waiting
+        shared = _all_in_time(ordered, now)
+        if not shared:
+            ordered = _one_after_another(ordered, now)
+        mine = [work for work in ordered if work.runner is ordered[0].runner]
+        mine, room = _hurried_first(mine, room, now)
         parts: list[tuple[Work, int, int]] = []
-        for quantum in (share, room):  # what others leave of their shares is there for all
-            for work in mine:
+        for quantum in (math.ceil(room / len(mine)), room) if shared else (room,):
+            for work in mine:  # in the second round there is for all what others have left of their shares
                 if work.taken == len(work.tokens) or room <= 0:
                     continue
                 rows = work.rows_within(min(quantum, room))
@@ -272,12 +262,88 @@ class Scheduler:
                 work.started = work.started or now
                 room -= size
                 self.queued -= size
-        rest = [work for work in mine if work.taken < len(work.tokens)]
-        others = [work for work in waiting if work not in mine]
-        untouched = [work for work in rest if not work.taken]
-        self._works = deque([*others, *untouched, *(work for work in rest if work.taken)])
+        others = [work for work in waiting if work.runner is not mine[0].runner]
+        unfinished = [work for work in waiting if work.runner is mine[0].runner and work.taken < len(work.tokens)]
+        touched = {work for work, _, _ in parts}
+        self._works = deque([*others, *sorted(unfinished, key=touched.__contains__)])  # each model, each work in turn
         self._running = Batch(parts, _joined(parts), now)
         return self._running
+
+    def _in_time(self, now: float, late: list[Work]) -> list[Work]:
+        """The works that can be done before their deadlines. The others go into `late`; but where that is all of them,
+        and only by the estimate, the one that is late by least is tried."""
+        waiting, too_slow = [], []
+        for work in self._works:
+            if work.left or now > work.deadline:
+                late.append(work)
+                self.queued -= work.tokens_left
+            elif now + work.seconds_left > work.deadline:
+                too_slow.append(work)
+            else:
+                waiting.append(work)
+        if too_slow and not waiting:
+            tried = min(too_slow, key=lambda work: work.seconds_left - work.deadline)
+            too_slow.remove(tried)
+            waiting = [tried]
+        for work in too_slow:
+            late.append(work)
+            self.queued -= work.tokens_left
+        return waiting
+
+
+def _all_in_time(works: Sequence[Work], now: float) -> bool:
+    """Whether every work would be, one after another by deadline, with time to spare."""
+    end = 0.0
+    for work in sorted(works, key=_deadline):
+        end += SPARE * work.seconds_left
+        if now + end > work.deadline:
+            return False
+    return True
+
+
+def _one_after_another(works: Sequence[Work], now: float) -> list[Work]:
+    """As many works as can be in time, as expected, in an order in which they are; all, where none can be.
+
+    Which these are is found by their deadlines, leaving out the longest whenever one would be late (Moore, "An n job,
+    one machine sequencing algorithm for minimizing the number of late jobs", 1968). The one with least left to do comes
+    first, if those with earlier deadlines can wait for it.
+    """
+    by_deadline = sorted(works, key=_deadline)
+    kept: list[tuple[float, int]] = []  # a heap of the longest, and of equals the last
+    end = now
+    for place, work in enumerate(by_deadline):
+        heapq.heappush(kept, (-work.seconds_left, -place))
+        end += work.seconds_left
+        if end > work.deadline:
+            end += heapq.heappop(kept)[0]
+    if not kept:
+        return list(works)
+    possible = [by_deadline[place] for place in sorted(-place for _, place in kept)]
+    end, slack, first = now, math.inf, possible[0]
+    for work in possible:
+        if work.seconds_left < min(first.seconds_left, slack):
+            first = work
+        end += work.seconds_left
+        slack = min(slack, work.deadline - end)
+    return [first, *(work for work in possible if work is not first)]
+
+
+def _hurried_first(works: list[Work], room: int, now: float) -> tuple[list[Work], int]:
+    """The works of the next batch, the ones that cannot wait for a second one in front, and how many tokens it may have
+    so that the first of them is in time."""
+    speed = works[0].speed
+    end = now + SPARE * speed.of(room)
+    hurried = sorted((work for work in works if work.deadline < end), key=_deadline)
+    if not hurried:
+        return works, room
+    first = hurried[0]
+    fitting = speed.tokens_within((first.deadline - now) / SPARE)
+    rest = [work for work in works if work.deadline >= end]
+    return [*hurried, *rest], min(room, max(first.tokens_left, fitting))
+
+
+def _deadline(work: Work) -> float:
+    return work.deadline
 
 
 def _joined(parts: list[tuple[Work, int, int]]) -> Ragged:
