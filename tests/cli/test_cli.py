@@ -18,6 +18,7 @@ from prunetime import artifact
 from prunetime.arch import ArchSpec, KeptBlocks
 from prunetime.artifact import Manifest
 from prunetime.cli import main
+from prunetime.cli.runs import emit_result
 from prunetime.models import families
 from prunetime.models.hf import config_json
 from prunetime.plan import MatrixPlan, Plan
@@ -143,6 +144,21 @@ def test_inspect_of_every_kind_reads_well(task: Task, said: str, inputs: Path, t
     assert "None" not in "".join(lines)
     assert all(name in " ".join(" ".join(lines).split()) for name in task.labels)
     assert "precision int8, 1 matrix bf16; it loses 0.0012 of the metric on valid rows" in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(("query", "title"), "--text '...' --pair '...'"), (("text",), "--text '...'")]
+)
+def test_the_end_of_a_run_says_how_to_score(
+    text: tuple[str, ...], said: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = artifact.read(inputs / "model")
+    manifest = replace(made.manifest, task=replace(made.manifest.task, text=text))
+    folder = artifact.write(tmp_path / "made", manifest, made.weights, {"tokenizer.json": made.tokenizer})
+    measured = {"p50_us": 1.0, "p99_us": 1.0, "metric": "auc", "value": 0.9, "ci95": (0.8, 1.0), "params": 10}
+    ends = {"dense": measured, "pruned": measured, "budget_us": 2.0, "artifact": str(folder), "report": "report.html"}
+    emit_result(ends, as_json=False)
+    assert capsys.readouterr().out.splitlines()[-1] == f"score it  prunetime score {folder} {said}"
 
 
 def test_inspect_shows_blocks_and_tokens(inputs: Path, tmp_path: Path) -> None:

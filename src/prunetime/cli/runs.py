@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunetime import artifact
 from prunetime.budget import Budget
 from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
@@ -215,6 +216,7 @@ def minilm_folder() -> Path:
 def emit_result(result: dict[str, Any], as_json: bool) -> None:
     """Prints what a run ended in."""
     dense, pruned = result["dense"], result["pruned"]
+    pair = " --pair '...'" if len(artifact.read(result["artifact"]).manifest.task.text) == 2 else ""
     lines = [
         f"{'':8}{'p50 us':>9}{'p99 us':>9}{dense['metric']:>10}   95 % interval      parameters",
         *(
@@ -225,7 +227,7 @@ def emit_result(result: dict[str, Any], as_json: bool) -> None:
         f"budget {result['budget_us']:.0f} us: met",
         f"artifact  {result['artifact']}",
         f"report    {result['report']}",
-        f"score it  prunetime score {result['artifact']} --text '...' --pair '...'",
+        f"score it  prunetime score {result['artifact']} --text '...'{pair}",
     ]
     emit(result, as_json, "\n".join(lines))
 
