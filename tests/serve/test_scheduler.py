@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from threading import Event
 
 import numpy as np
@@ -17,7 +18,7 @@ from prunetime.errors import EngineError
 from prunetime.runtime.ragged import Ragged
 from prunetime.serve import scheduler as scheduling
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.scheduler import Scheduler, Work
+from prunetime.serve.scheduler import Scheduler, Work, one_after_another
 from prunetime.serve.speed import Speed
 
 
@@ -313,6 +314,38 @@ def test_of_more_than_can_be_in_time_the_earliest_are_finished(slower: float, cl
         assert clock.monotonic() - began <= 10.5
         in_order = [each.error is None for each in reranks]
         assert in_order == sorted(in_order, reverse=True)
+
+
+def in_time(order: list[Work]) -> bool:
+    end = 0.0
+    for work in order:
+        end += work.seconds_left
+        if end > work.deadline:
+            return False
+    return True
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 120)), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_as_many_as_can_be_in_time_are_chosen_in_an_order_in_which_they_are(works: list[tuple[int, int]]) -> None:
+    speed = Speed(0.0, 1e6)  # a second a token
+    made = [Work(Summing(), speed, Ragged.of([[1] * size]), float(deadline), print) for size, deadline in works]
+    found = one_after_another(made, 0.0)
+    most = max(
+        len(some)
+        for n in range(len(made) + 1)
+        for some in combinations(sorted(made, key=deadline_of), n)
+        if in_time(some)
+    )
+    if most:
+        assert len(found) == most
+        assert in_time(found)
+    else:
+        assert found == made
+
+
+def deadline_of(work: Work) -> float:
+    return work.deadline
 
 
 def test_a_request_in_a_hurry_shares_a_batch_with_no_more_than_it_has_time_for(clock: CountedTime) -> None:

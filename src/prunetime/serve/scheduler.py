@@ -245,7 +245,7 @@ class Scheduler:
         ordered = urgent or waiting
         shared = _all_in_time(ordered, now)
         if not shared:
-            ordered = _one_after_another(ordered, now)
+            ordered = one_after_another(ordered, now)
         mine = [work for work in ordered if work.runner is ordered[0].runner]
         mine, room = _hurried_first(mine, room, now)
         parts: list[tuple[Work, int, int]] = []
@@ -301,7 +301,7 @@ def _all_in_time(works: Sequence[Work], now: float) -> bool:
     return True
 
 
-def _one_after_another(works: Sequence[Work], now: float) -> list[Work]:
+def one_after_another(works: Sequence[Work], now: float) -> list[Work]:
     """As many works as can be in time, as expected, in an order in which they are; all, where none can be.
 
     Which these are is found by their deadlines, leaving out the longest whenever one would be late (Moore, "An n job,
