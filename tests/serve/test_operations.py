@@ -17,9 +17,6 @@ from served import Served, make_artifact, meanwhile, stopped_while_asked, togeth
 from waiting import PATIENCE, eventually
 
 from prunetime import load
-from prunetime.serve.app import App
-from prunetime.serve.run import Server
-from prunetime.serve.settings import ServeSettings
 
 Serve = Callable[..., Served]
 PAIR = ["red sofa", "a sofa with red legs"]
@@ -206,23 +203,6 @@ def test_a_client_that_leaves_is_not_computed_for(serve: Serve, root: Path) -> N
         return 'prunetime_requests_total{route="/predict",status="499"}' in counted()
 
     eventually(left_in_time)
-
-
-def test_a_slow_client_is_shut_out(artifacts: Path) -> None:
-    settings = ServeSettings((("pairs", artifacts / "pairs"),), read_seconds=0.3)
-    listener, ready = socket.create_server(("127.0.0.1", 0)), threading.Event()
-    port = listener.getsockname()[1]
-    server = Server(App(settings), ready.set)
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    assert ready.wait(PATIENCE)
-    for sent in (b"", b"POST /predict HT", b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"):
-        with socket.create_connection(("127.0.0.1", port)) as slow:
-            slow.settimeout(PATIENCE)
-            slow.sendall(sent)
-            assert slow.recv(100) == b""
-    server.should_exit = True
-    thread.join(PATIENCE)
 
 
 def test_what_cannot_be_served_is_said_at_once(serve: Serve, root: Path, tmp_path: Path) -> None:

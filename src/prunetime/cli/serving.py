@@ -38,6 +38,15 @@ if TYPE_CHECKING:
 @click.option("--experiment", "experiments", type=click.Path(path_type=Path), help="TOML file of experiments.")
 @click.option("--outcomes", default="outcomes.sqlite", show_default=True, help="File or postgresql:// URL for theirs.")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds a request may take at most.")
+@click.option(
+    "--read-seconds", default=10.0, show_default=True, help="Seconds that a request may take to come, headers and body."
+)
+@click.option(
+    "--drain-seconds",
+    default=0.0,
+    show_default=True,
+    help="After SIGTERM, seconds in which all is answered while the server says that it is not ready.",
+)
 @click.option("--queue-tokens", default=65_536, show_default=True, help="Tokens that may wait.")
 @click.option("--batch-tokens", default=2_048, show_default=True, help="Tokens computed at a time.")
 @click.option("--cache-mb", default=64, show_default=True, help="For tokens of texts seen before, each model; 0: none.")
@@ -72,6 +81,8 @@ def serve(**options: Any) -> None:
                 "experiments",
                 "outcomes",
                 "timeout",
+                "read_seconds",
+                "drain_seconds",
                 "queue_tokens",
                 "batch_tokens",
             )

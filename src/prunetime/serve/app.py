@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunetime.errors import InputError
+from prunetime.serve.bodies import Bodies, Receive
 from prunetime.serve.certificate import Certificate
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments import Experiment, Experiments, read_experiments
 from prunetime.serve.fleet import Fleet, Here, Processes
-from prunetime.serve.http import Answer, Receive, Request, Scope, Send
+from prunetime.serve.http import Answer, Request, Scope, Send
 from prunetime.serve.keys import Keys
 from prunetime.serve.messages import Failure
 from prunetime.serve.metrics import Metrics
@@ -55,6 +56,7 @@ class App:
             for entry in catalogue:
                 self._give(entry.name, Path(entry.folder), entry.version)
         self.metrics, self.tracing = Metrics(), Tracing()
+        self.bodies = Bodies(settings)
         self.outcomes: Outcomes | None = None
         known: dict[str, Experiment] = {}
         if settings.experiments:
@@ -85,7 +87,11 @@ class App:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            request = Request(scope, receive, "", self.bodies)
+            try:
+                await self._answer(request, send)
+            finally:
+                request.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -94,13 +100,14 @@ class App:
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.service.stop()
+                self.bodies.stop()
                 if self.outcomes:
                     self.outcomes.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, "", self.settings.body_bytes)
+    async def _answer(self, request: Request, send: Send) -> None:
+        scope = request.scope
         given = request.headers.get("x-request-id", "")
         request.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         path = "unknown"
@@ -137,6 +144,8 @@ def _refusal(error: RefusedError, request_id: str) -> Answer:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
     if error.allowed:
         headers["allow"] = ", ".join(error.allowed)
+    if error.code == "request_timeout":  # the rest of it would be taken for the next request
+        headers["connection"] = "close"
     if error.code == "unauthorized":
         headers["www-authenticate"] = "Bearer"
     return Answer.of(Failure(str(error), error.code, request_id), error.status, headers)

@@ -59,6 +59,10 @@ class Reload(Struct, tag=True):
     """To the supervisor: models, keys and certificates in all, as SIGHUP asks for."""
 
 
+class Drain(Struct, tag=True):
+    """Say that this process is not ready, and have every answer end its connection."""
+
+
 class Note(Struct, tag=True):
     """Write down for `/metrics` what only this process knows."""
 
@@ -67,7 +71,7 @@ class Catalogue(Struct, tag=True):
     """Say what is served."""
 
 
-Message = Start | Load | Put | Drop | Unload | Reread | Reload | Note | Catalogue
+Message = Start | Load | Put | Drop | Unload | Reread | Reload | Drain | Note | Catalogue
 
 
 class Asked(Struct, tag=True):

@@ -12,7 +12,7 @@ from typing import Protocol
 from prunetime.errors import InputError
 from prunetime.serve import memory
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.control import Catalogue, Drop, GoneError, Load, Message, Note, Put, Reread, Unload
+from prunetime.serve.control import Catalogue, Drain, Drop, GoneError, Load, Message, Note, Put, Reread, Unload
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.keys import Keys
 from prunetime.serve.models import Entry, Hosted, Models
@@ -83,6 +83,11 @@ class Processes:
         except RefusedError as error:
             LOG.error("not read again, the old ones stay: %s", error)
         LOG.info("reloaded; serving %s", ", ".join(entry.label for entry in self.entries))
+
+    async def drain(self) -> None:
+        """Every process says that it is not ready, and ends connections with its answers."""
+        with suppress(asyncio.TimeoutError, RefusedError):  # of those that hang or are gone
+            await asyncio.wait_for(self._all(Drain()), NOTE_SECONDS)
 
     async def note(self) -> None:
         with suppress(asyncio.TimeoutError):  # of one that hangs: what it counted itself is there

@@ -7,16 +7,15 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
+from prunetime.serve.bodies import Bodies, Part, Receive
 from prunetime.serve.errors import Code, RefusedError
 
 Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-Part = TypeVar("Part")
 
 JSON = "application/json"
 
@@ -53,7 +52,7 @@ class Request:
     scope: Scope
     receive: Receive
     id: str
-    most_bytes: int
+    bodies: Bodies
     path: dict[str, str] = field(default_factory=dict)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     """What is done once the answer is sent."""
@@ -64,33 +63,27 @@ class Request:
 
     scored_from: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)
+    _held: int = 0
 
     @cached_property
     def headers(self) -> dict[str, str]:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
 
     async def body(self) -> bytes:
-        """Raises RefusedError where it is too large or compressed, or the client has left."""
+        """Raises RefusedError where it is too large, too slow or compressed, or the client has left."""
         coded = self.headers.get("content-encoding", "identity")
         if coded != "identity":
             raise RefusedError("unsupported_encoding", f"a body in {coded[:40]} is not read: send it as it is")
-        if int(self.headers.get("content-length", "0")) > self.most_bytes:
-            raise self._too_large()
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise RefusedError("client_left", "the client has left")
-            part = message.get("body", b"")
-            size += len(part)
-            if size > self.most_bytes:
-                raise self._too_large()
-            if not message.get("more_body") and not parts:
-                return bytes(part)
-            parts.append(part)
-            if not message.get("more_body"):
-                return b"".join(parts)
+        if int(self.headers.get("content-length", "0")) > self.bodies.most_bytes:
+            raise self.bodies.too_large()
+        found = await self.bodies.read(self.scope, self.receive)
+        self._held += len(found)
+        return found
+
+    def close(self) -> None:
+        """Has the body not count among those that are held."""
+        self.bodies.release(self._held)
+        self._held = 0
 
     async def json(self, kind: type[Part]) -> Part:
         """The body as a `kind`; raises RefusedError where it is none, or where something is asked for outside of it."""
@@ -99,7 +92,7 @@ class Request:
             raise RefusedError("bad_request", f"the query of the URL is not read: put {name!r} into the body")
         if BINARY in self.headers:
             raise RefusedError("bad_request", f"tensors in binary ({BINARY}) are not read: send them as JSON")
-        return decoded(await self.body(), kind)
+        return await self.bodies.decode(await self.body(), kind)
 
     async def gone(self) -> None:
         """Returns once the client has left."""
@@ -118,18 +111,6 @@ class Request:
         if not 0.0 < found < float("inf"):
             raise RefusedError("bad_request", f"x-request-timeout-ms is {given[:40]!r}: give milliseconds above 0")
         return min(found, default)
-
-    def _too_large(self) -> RefusedError:
-        return RefusedError("too_large", f"the body is larger than the limit of {self.most_bytes} bytes")
-
-
-def decoded(body: bytes, kind: type[Part]) -> Part:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise RefusedError("unusable", str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedError("bad_request", f"the body is no JSON: {error}") from None
 
 
 Handler = Callable[[Request], Awaitable[Answer]]

@@ -1,17 +1,42 @@
-"""The socket that a server listens on."""
+"""The socket that a server listens on, and how its connections are accepted, to the last one."""
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import logging
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prunetime.errors import InputError
 from prunetime.serve.settings import ServeSettings
 
+LOG = logging.getLogger(__name__)
+
 BACKLOG = 2_048
 """Connections that wait to be accepted."""
+
+AT_ONCE = 64
+"""Connections that are accepted before the event loop does something else."""
+
+PAUSE_SECONDS = 0.02
+"""After which is tried again what there was no descriptor, or no process, for."""
+
+HANDSHAKE_SECONDS = 0.1
+"""For handshakes that had begun when the last ones were let in."""
+
+SO_ATTACH_FILTER = 26
+DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the flags of the TCP header
+    (0x54, 0, 0, 0x12),  # of them SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone?
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # keep
+)
+"""A program of the classic BPF for packets that come to a listening socket: (code, jump if true, if false, operand)."""
 
 
 @contextmanager
@@ -25,8 +50,99 @@ def listening(settings: ServeSettings) -> Iterator[socket.socket]:
         try:
             yield made
         finally:
-            if settings.uds:
-                settings.uds.unlink(missing_ok=True)
+            if made.fileno() >= 0:  # nobody has closed it in order
+                _let_none_in(made)
+
+
+class Acceptor:
+    """Accepts the connections of a listening socket, and hands each to `take`, which says whether it could."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._held: socket.socket | None = None
+        """One that was accepted and not taken yet."""
+        self._paused: asyncio.TimerHandle | None = None
+
+    def start(self, take: Callable[[socket.socket], bool]) -> None:
+        self._listener.setblocking(False)
+        self._take = take
+        self._go_on()
+
+    def ended(self) -> None:
+        """A connection that was taken has ended: nobody need know."""
+
+    async def close(self, seconds: float) -> None:
+        """Lets no more connections in, and accepts all that are: none is lost between the last one and the end.
+
+        What cannot be taken within so many seconds is closed.
+        """
+        _let_none_in(self._listener)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        await asyncio.sleep(HANDSHAKE_SECONDS)
+        self._stop()
+        while not self._accepted_all() and loop.time() < until:
+            await asyncio.sleep(PAUSE_SECONDS)
+        self._listener.close()
+        if self._held is not None:
+            self._held.close()
+
+    def _go_on(self) -> None:
+        self._paused = None
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._listener)
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
+
+    def _accept(self) -> None:
+        try:
+            self._accept_some()
+        except OSError as error:
+            LOG.error("cannot accept connections, the next try is in %g s: %s", PAUSE_SECONDS, error)
+            self._pause()
+
+    def _accepted_all(self) -> bool:
+        try:
+            return self._accept_some()
+        except OSError:
+            return False
+
+    def _accept_some(self) -> bool:
+        """Whether none is left. Raises OSError where no descriptor is."""
+        for _ in range(AT_ONCE):
+            if self._held is None:
+                try:
+                    self._held, _ = self._listener.accept()
+                except BlockingIOError:
+                    return True
+                except ConnectionError:  # its client has left
+                    continue
+            if not self._take(self._held):
+                self._pause()
+                return False
+            self._held = None
+        return False
+
+    def _pause(self) -> None:
+        self._stop()
+        self._paused = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._go_on)
+
+
+def _let_none_in(listener: socket.socket) -> None:
+    """Has new clients not connect, so that those whose connections wait to be accepted can all be accepted: a listening
+    socket that is closed resets what waits. A client that tries again once it is closed is refused, as it should be."""
+    if listener.family == socket.AF_UNIX:
+        Path(listener.getsockname()).unlink(missing_ok=True)
+        return
+    program = b"".join(struct.pack("HBBI", *step) for step in DROP_SYN)
+    kept = ctypes.create_string_buffer(program)
+    with suppress(OSError):  # some sandboxes have no filters; then the last few microseconds are not covered
+        listener.setsockopt(
+            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(DROP_SYN), ctypes.addressof(kept))
+        )
 
 
 def _port(host: str, port: int) -> socket.socket:

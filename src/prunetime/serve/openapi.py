@@ -38,7 +38,7 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
         answer["content"] = _json(known[repr(route.gives)])
     codes = [*route.refuses, *(() if route.open else ("unauthorized",))]
     if route.takes is not None:
-        codes += ["bad_request", "too_large", "unusable", "unsupported_encoding"]
+        codes += ["bad_request", "request_timeout", "too_large", "unusable", "unsupported_encoding", "overloaded"]
     failures = {
         str(STATUS[code]): " or ".join(c for c in dict.fromkeys(codes) if STATUS[c] == STATUS[code]) for code in codes
     }

@@ -157,11 +157,11 @@ class Protocols:
         return Answer.of(Live(True))
 
     async def ready(self, _: Request) -> Answer:
-        self._models.get()
+        self._service.check_ready()
         return Answer.of(ServerReady(True))
 
     async def health(self, _: Request) -> Answer:
-        self._models.get()
+        self._service.check_ready()
         return Answer(b"")
 
     async def model(self, request: Request) -> Answer:

@@ -4,64 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from prunetime.serve import memory
 from prunetime.serve.app import App
-from prunetime.serve.listening import listening
+from prunetime.serve.connection import Connection, Connections
+from prunetime.serve.listening import Acceptor, listening
 from prunetime.serve.models import Entry
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.supervisor import supervise
 
+SWITCH_SECONDS = 0.001
+"""How long a thread that tokenises keeps the interpreter when the event loop wants it. Python's default is 5 ms, for
+which one request can wait several times."""
 
-def protocol_of(seconds: float) -> type[HttpToolsProtocol]:
-    """Closes a connection on which a request takes longer than so many seconds to come: uvicorn would wait."""
+CLOSE_SECONDS = 5.0
+"""In which all connections that came before a stop are taken."""
 
-    class Impatient(HttpToolsProtocol):
-        _late: asyncio.TimerHandle | None = None
+QUIET_SECONDS = 1.0
+"""How long a kept connection without a request stays open when the server stops, for one that is on its way."""
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._late = self.loop.call_later(seconds, transport.close)
+POLL_SECONDS = 0.02
 
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            if self._late is None:  # the next one of a kept connection
-                self._late = self.loop.call_later(seconds, self.transport.close)
 
-        def on_message_complete(self) -> None:
-            self._come()
-            super().on_message_complete()
+class Source(Protocol):
+    """Where a process has its connections from: an `Acceptor`, or a `Receiver` of what the supervisor has accepted."""
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._come()
-            super().connection_lost(exc)
+    def start(self, take: Callable[[socket.socket], bool]) -> None: ...
 
-        def _come(self) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
+    def ended(self) -> None: ...
 
-    return Impatient
+    async def close(self, seconds: float) -> None: ...
 
 
 class Server(uvicorn.Server):
-    """Stops on SIGTERM and SIGINT once what it has taken on is answered; has all be read again on SIGHUP."""
+    """Stops on SIGTERM and SIGINT once what it has taken on is answered, on a second one at once; has all be read again
+    on SIGHUP."""
 
-    def __init__(self, app: App, on_ready: Callable[[], None]) -> None:
-        settings, certificate = app.settings, app.certificate
+    def __init__(self, app: App, source: Source, on_ready: Callable[[], None]) -> None:
+        settings = app.settings
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=protocol_of(settings.read_seconds),
+                http=Connection,
+                ws="none",
                 lifespan="on",
                 access_log=False,
                 proxy_headers=False,
@@ -69,11 +65,12 @@ class Server(uvicorn.Server):
                 server_header=False,
                 limit_concurrency=settings.connections,
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=int(settings.stop_seconds) + 1,
-                ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
             )
         )
-        self._app, self._on_ready = app, on_ready
+        self.connections = self.server_state = Connections(settings.read_seconds, source.ended)
+        self._app, self._source, self._on_ready = app, source, on_ready
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._signals = 0
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -88,23 +85,84 @@ class Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
+    def handle_exit(self, *_: Any) -> None:
+        self._signals += 1
+        self.should_exit, self.force_exit = True, self._signals > 1
+
+    async def startup(self, **_: Any) -> None:
+        await self.lifespan.startup()
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._source.start(self._take)
+        self.started = True
         self._on_ready()
+
+    def drain(self) -> None:
+        """Has the server say that it is not ready, and every answer end its connection: clients go elsewhere."""
+        self._app.service.draining = True
+        self.connections.drain()
+
+    async def shutdown(self, **_: Any) -> None:
+        """Answers what comes for `drain_seconds`, then what has come by then, and ends."""
+        self.drain()
+        await self._while(lambda: True, self._app.settings.drain_seconds)
+        await self._source.close(CLOSE_SECONDS)
+        await self._while(self._has_connections, QUIET_SECONDS)
+        await self._while(self._has_requests, self._app.settings.stop_seconds)
+        self.connections.abort()
+        for task in self.connections.tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
+
+    async def _while(self, true: Callable[[], bool], seconds: float) -> None:
+        """Returns once `true()` is not, at the latest after so many seconds, or on a second signal."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while loop.time() < until and not self.force_exit and true():
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _has_connections(self) -> bool:
+        return bool(self._arriving or self.connections.connections or self.connections.tasks)
+
+    def _has_requests(self) -> bool:
+        self.connections.close_silent()
+        return self._has_connections()
+
+    def _take(self, accepted: socket.socket) -> bool:
+        task = asyncio.get_running_loop().create_task(self._connect(accepted))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+        return True
+
+    async def _connect(self, accepted: socket.socket) -> None:
+        """From a connection that was accepted to one that is served: over TLS, once there was a handshake."""
+        certificate = self._app.certificate
+        of_tls: dict[str, Any] = {}
+        if certificate:
+            of_tls = {"ssl": certificate.context, "ssl_handshake_timeout": self._app.settings.read_seconds}
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, accepted, **of_tls)
+        except OSError:  # no handshake, or not in time
+            accepted.close()
+            self._source.ended()
+
+    def _connection(self) -> Connection:
+        return Connection(self.config, self.connections, self.lifespan.state, asyncio.get_running_loop())
 
     def _reload(self) -> None:
         self._reloading = asyncio.create_task(self._app.fleet.reload())
 
 
 def make_ready() -> None:
-    """The process, before anything else: its log and its memory."""
+    """The process, before anything else: its log, its memory, its descriptors and its threads."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
     memory.give_back_large_blocks()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def serve(settings: ServeSettings, on_ready: Callable[[Sequence[Entry], int | None], None]) -> None:
@@ -119,4 +177,5 @@ def serve(settings: ServeSettings, on_ready: Callable[[Sequence[Entry], int | No
             supervise(settings, listener, lambda entries: on_ready(entries, port))
         else:
             app = App(settings)
-            Server(app, lambda: on_ready([hosted.entry for hosted in app.models], port)).run([listener])
+            ready = lambda: on_ready([hosted.entry for hosted in app.models], port)  # noqa: E731
+            Server(app, Acceptor(listener), ready).run()

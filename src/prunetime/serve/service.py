@@ -73,6 +73,8 @@ class Service:
         self.experiments = experiments or Experiments({}, None)
         self.families = dict(settings.families)
         self.scheduler = Scheduler(settings.batch_tokens, settings.queue_tokens)
+        self.draining = False
+        """Whether the server is about to stop: it answers, and says that it is not ready."""
         self._under_way = 0
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="prunetime-tokenize")
 
@@ -125,6 +127,12 @@ class Service:
         """The model of that name, or the largest of the family; the first one without a name."""
         members = self.families.get(name or "")
         return self.models.get(members[0]) if members else self.models.get(name, version)
+
+    def check_ready(self) -> None:
+        """Raises RefusedError where no model is loaded, and while the server stops: it still answers then."""
+        if self.draining:
+            raise RefusedError("stopping", "the server stops; another one is to be asked", 1.0)
+        self.models.get()
 
     def note(self) -> None:
         """Has the metrics say what is not counted as it happens."""

@@ -21,9 +21,12 @@ class ServeSettings:
     - `threads`: of the engine, in each process
     - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
     - `connections`: at most
-    - `body_bytes`, `most_rows`: of one request, at most
+    - `body_bytes`, `body_values`, `most_rows`: of one request, at most; values are strings, numbers, lists and objects
+    - `held_bytes`: of all bodies that are being read and answered, at most
     - `timeout`: seconds that a request may take where its client does not say less
-    - `read_seconds`: that a request may take to come, headers and body
+    - `read_seconds`: that a request may take to come, headers and body, and a TLS handshake; and, with more time for
+      a larger one, that an answer may take to be taken
+    - `drain_seconds`: after it is told to stop, in which the server answers everything and says that it is not ready
     - `cache_bytes`: of tokenised texts, for each model; 0 for none
     - `key_file`: bearer keys, one a line; without it the server is for this machine only
     - `model_root`: under which models may be loaded by request
@@ -44,6 +47,8 @@ class ServeSettings:
     queue_tokens: int = 65_536
     connections: int = 4_096
     body_bytes: int = 4 << 20
+    body_values: int = 65_536
+    held_bytes: int = 64 << 20
     most_rows: int = 1_024
     timeout: float = 10.0
     read_seconds: float = 10.0
@@ -54,16 +59,29 @@ class ServeSettings:
     experiments: Path | None = None
     outcomes: str = "outcomes.sqlite"
     stop_seconds: float = 30.0
+    drain_seconds: float = 0.0
     certificate: Path | None = None
     private_key: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("processes", "threads", "batch_tokens", "queue_tokens", "connections", "body_bytes", "most_rows"):
+        for name in (
+            "processes",
+            "threads",
+            "batch_tokens",
+            "queue_tokens",
+            "connections",
+            "body_bytes",
+            "body_values",
+            "held_bytes",
+            "most_rows",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1")
         for name in ("timeout", "read_seconds", "stop_seconds"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if not 0.0 <= self.drain_seconds < math.inf:
+            raise InputError(f"drain_seconds is {self.drain_seconds}: it must be at least 0")
         names = [name for name, _ in (*self.models, *self.families)]
         if len(set(names)) != len(names):
             raise InputError(f"two models have the same name: {', '.join(names)}")
@@ -86,4 +104,6 @@ class ServeSettings:
             queue_tokens=math.ceil(self.queue_tokens / self.processes),
             cache_bytes=math.ceil(self.cache_bytes / self.processes),
             connections=math.ceil(self.connections / self.processes),
+            held_bytes=max(self.body_bytes, math.ceil(self.held_bytes / self.processes)),
+            drain_seconds=0.0,  # the supervisor waits for all
         )

@@ -1,4 +1,4 @@
-"""Several processes that serve together (`worker`): one socket, one set of models, counters that add up."""
+"""Several processes that serve together (`worker`): one port, one set of models, counters that add up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,9 +21,11 @@ from prunetime.errors import InputError
 from prunetime.serve.control import GoneError, Link, Load, Message, Note, Reload, Start, Unload
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.fleet import Processes
+from prunetime.serve.listening import Acceptor
 from prunetime.serve.metrics import TOGETHER
 from prunetime.serve.models import Entry
 from prunetime.serve.outcomes import database
+from prunetime.serve.passing import Dealer
 from prunetime.serve.settings import ServeSettings
 
 LOG = logging.getLogger(__name__)
@@ -38,10 +41,11 @@ class Supervisor:
     """Starts the processes, again where one ends, and asks them all what one is asked to do."""
 
     def __init__(self, settings: ServeSettings, listener: socket.socket, counts: Path) -> None:
-        self._settings, self._listener, self._counts = settings, listener, counts
+        self._settings, self._counts = settings, counts
+        self._acceptor, self._dealer = Acceptor(listener), Dealer()
         self._fleet = Processes([])
         self._running: set[Process] = set()
-        self._stop = asyncio.Event()
+        self._stop, self._told_again = asyncio.Event(), asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, on_ready: Callable[[Sequence[Entry]], None]) -> None:
@@ -55,20 +59,21 @@ class Supervisor:
                 started = asyncio.gather(*(self._started(None) for _ in range(self._settings.processes)))
                 await self._unless_stopped(started)
             if not self._stop.is_set():
+                self._acceptor.start(self._dealer.give)
                 on_ready(self._fleet.entries)
                 await self._stop.wait()
+                await self._drained()
         except (RefusedError, GoneError) as error:
             raise InputError(str(error)) from None
         finally:
             self._stop.set()
-            self._listener.close()
             await self._ended()
 
     async def _started(self, catalogue: Sequence[Entry] | None) -> None:
         """Raises RefusedError where the process says why it cannot serve, GoneError where it ends without a word."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            descriptors = self._listener.fileno(), theirs.fileno()
+        (connections, to_receive), (ours, theirs) = socket.socketpair(), socket.socketpair()
+        with to_receive, theirs:
+            descriptors = to_receive.fileno(), theirs.fileno()
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "prunetime.serve.worker", *map(str, descriptors)),
                 pass_fds=descriptors,
@@ -80,13 +85,15 @@ class Supervisor:
         talking = asyncio.create_task(link.run())
         try:
             entries = await link.ask(Start(self._settings.of_each, None if catalogue is None else list(catalogue)))
-        except RefusedError:
+        except BaseException:
+            connections.close()
             link.close()
             raise
         finally:
             self._soon(self._watch(process, link, talking))
         self._fleet.entries = entries
         self._fleet.processes.append(link)
+        self._dealer.add(connections)
 
     async def _watch(self, process: Process, link: Link, talking: asyncio.Task[None]) -> None:
         """Until the process ends; then another one takes its place, if it was serving and nobody told it to stop."""
@@ -109,6 +116,14 @@ class Supervisor:
             await self._unless_stopped(asyncio.sleep(wait))
             wait = min(2.0 * wait, LONGEST_WAIT)
 
+    async def _drained(self) -> None:
+        """Once the processes have all connections that there will be."""
+        await self._fleet.drain()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._told_again.wait(), self._settings.drain_seconds)
+        await self._acceptor.close(KILL_AFTER)
+        self._dealer.close()
+
     async def _ended(self) -> None:
         """Once all processes have: they answer what they have taken on, unless that takes too long."""
         for process in self._running:
@@ -121,7 +136,8 @@ class Supervisor:
             await ends
 
     def _told_to_stop(self) -> None:
-        if self._stop.is_set():  # twice
+        if self._stop.is_set():
+            self._told_again.set()
             self._kill()
         self._stop.set()
 

@@ -1,5 +1,5 @@
-"""One of several processes that serve together: `python -m prunetime.serve.worker LISTENER CONTROL`, two descriptors of
-sockets that the supervisor has opened."""
+"""One of several processes that serve together: `python -m prunetime.serve.worker CONNECTIONS CONTROL`, two descriptors
+of sockets that lead to the supervisor."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import uvloop
 
 from prunetime.serve.app import App
-from prunetime.serve.control import Catalogue, Link, Load, Message, Note, Reload, Start, Unload
+from prunetime.serve.control import Catalogue, Drain, Link, Load, Message, Note, Reload, Start, Unload
 from prunetime.serve.models import Entry
+from prunetime.serve.passing import Receiver
 from prunetime.serve.run import Server, make_ready
 
 
@@ -37,11 +38,11 @@ class Member:
 
 
 class Worker:
-    """Serves on `listener` from when it is told to start, until it is told to stop or there is no supervisor."""
+    """Serves what it receives from when it is told to start, until all has come: the supervisor has stopped, or is no
+    more."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
-        self._app: App | None = None
+    def __init__(self, connections: socket.socket) -> None:
+        self._receiver = Receiver(connections)
         self._serving: asyncio.Task[None] | None = None
 
     async def run(self, control: socket.socket) -> None:
@@ -52,22 +53,32 @@ class Worker:
             await self._serving
 
     async def _answer(self, message: Message) -> Sequence[Entry]:
-        if isinstance(message, Start):
-            self._app = App(message.settings, message.catalogue, Member(self._link))
-            ready = asyncio.Event()
-            self._server = Server(self._app, ready.set)
-            self._serving = asyncio.create_task(self._server.serve([self._listener]))
-            self._serving.add_done_callback(lambda _: self._link.close())
-            await ready.wait()
-            message = Catalogue()
-        assert self._app
+        match message:
+            case Start(settings, catalogue):
+                return await self._start(App(settings, catalogue, Member(self._link)))
+            case Drain():
+                self._server.drain()
+                return []
         return await self._app.here.ask(message)
+
+    async def _start(self, app: App) -> Sequence[Entry]:
+        self._app, ready = app, asyncio.Event()
+        self._server = Server(app, self._receiver, ready.set)
+        self._serving = asyncio.create_task(self._server.serve())
+        self._serving.add_done_callback(lambda _: self._link.close())
+        await ready.wait()
+        self._ending = asyncio.create_task(self._end())
+        return await app.here.ask(Catalogue())
+
+    async def _end(self) -> None:
+        await self._receiver.over.wait()
+        self._server.should_exit = True
 
 
 def main() -> None:
-    listener, control = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:])
+    connections, control = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:])
     make_ready()
-    uvloop.run(Worker(listener).run(control))
+    uvloop.run(Worker(connections).run(control))
 
 
 if __name__ == "__main__":
