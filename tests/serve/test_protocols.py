@@ -112,7 +112,7 @@ def test_embeddings_after_prompts(serve: Callable[..., Served], tmp_path: Path) 
     long = {"inputs": ["hose", "garden hose " * 20]}
     assert server.post("/embed", long).status == 200
     for asked, said in (
-        ({"truncate": False}, r"text 1 has \d+ tokens; the model reads 24"),
+        ({"truncate": False}, "text 1 has more tokens than the 24 that the model reads"),
         ({"prompt_name": "c"}, "no prompt 'c'; it has a, b"),
         ({"dimensions": 10**6}, "dimensions is 1000000"),
         ({"truncation_direction": "Left"}, "truncation_direction 'Left': prompted cuts texts on the right"),

@@ -114,10 +114,10 @@ class Model:
         for number, text in enumerate(texts):
             row = (text,) if isinstance(text, str) else text
             sequences = [(part,) for part in row] if task.kind == "similarity" else [row]
-            tokens = max(self.tokenizer.length(*sequence) for sequence in prompted(sequences, prompt))
-            if tokens > task.max_length:
+            if not all(self.tokenizer.fits(*sequence) for sequence in prompted(sequences, prompt)):
                 raise InputError(
-                    f"text {number} has {tokens} tokens; the model reads {task.max_length}: have it cut (truncate)"
+                    f"text {number} has more tokens than the {task.max_length} that the model reads: have it cut "
+                    "(truncate)"
                 )
 
     def checked(self, texts: Sequence[str | Texts]) -> list[Texts]:

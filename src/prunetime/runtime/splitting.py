@@ -9,6 +9,8 @@ from typing import Any
 
 import tokenizers
 
+from prunetime.errors import InputError
+
 IDEOGRAPHS = r"\u4e00-\u9fff"
 
 LETTERS = (
@@ -52,26 +54,53 @@ def boundary_of(tokenizer: tokenizers.Tokenizer) -> re.Pattern[str] | None:
     return SPACE
 
 
-def start_of(text: str, characters: int, boundary: re.Pattern[str] | None) -> str:
-    """The shortest part of at least `characters` with which `text` begins; all of it where there is none."""
-    found = boundary.search(text, characters) if boundary and len(text) > characters else None
-    return text[: found.start()] if found else text
+def start_of(text: str, characters: int, boundary: re.Pattern[str] | None, most: int | None = None) -> str:
+    """The shortest part of at least `characters` with which `text` begins; all of it where there is none.
+
+    Raises InputError where that is more than `most` characters.
+    """
+    found = boundary.search(text, characters, most or len(text)) if boundary and len(text) > characters else None
+    return text[: found.start()] if found else _whole(text, most)
 
 
-def end_of(text: str, characters: int, boundary: re.Pattern[str] | None) -> str:
-    """The shortest part of at least `characters` with which `text` ends; all of it where there is none."""
-    found = boundary.search(text[::-1], characters) if boundary and len(text) > characters else None
-    return text[len(text) - found.end() :] if found else text
+def end_of(text: str, characters: int, boundary: re.Pattern[str] | None, most: int | None = None) -> str:
+    """The shortest part of at least `characters` with which `text` ends; all of it where there is none.
+
+    Raises InputError where that is more than `most` characters.
+    """
+    found = None
+    if boundary and len(text) > characters:
+        found = boundary.search(text[-(most or len(text)) :][::-1], characters)
+    return text[len(text) - found.end() :] if found else _whole(text, most)
 
 
-def pieces(text: str, characters: int, boundary: re.Pattern[str] | None) -> Iterator[str]:
-    """The parts of `text`, one after another, of at least `characters` each but for the last."""
+def pieces(text: str, characters: int, boundary: re.Pattern[str] | None, most: int | None = None) -> Iterator[str]:
+    """The parts of `text`, one after another, of at least `characters` each but for the last.
+
+    Raises InputError where one has more than `most` characters.
+    """
     start = 0
     while start < len(text):
-        found = boundary.search(text, start + characters) if boundary else None
+        end = start + most if most else len(text)
+        found = boundary.search(text, start + characters, end) if boundary else None
+        if not found and end < len(text):
+            raise _uncut(text, end - start)
         stop = found.start() if found else len(text)
         yield text[start:stop]
         start = stop
+
+
+def _whole(text: str, most: int | None) -> str:
+    if most and len(text) > most:
+        raise _uncut(text, most)
+    return text
+
+
+def _uncut(text: str, characters: int) -> InputError:
+    return InputError(
+        f"a text of {len(text)} characters, {text[:40]!r}, cannot be cut: nowhere in {characters} characters of it are "
+        "its tokens certain not to depend on what follows, as they are at a space between two words; send a shorter one"
+    )
 
 
 def _steps(component: Any, parts: str) -> list[Mapping[str, Any]]:

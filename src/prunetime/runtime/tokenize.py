@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 import tokenizers
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from prunetime.errors import InputError
 from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.splitting import boundary_of, end_of, pieces, start_of
+
+Item = TypeVar("Item")
 
 Texts = tuple[str, ...]
 """One text, or a pair."""
@@ -27,7 +30,15 @@ PIECE = 1 << 14
 """Characters of a text that are tokenised at a time where its tokens are only counted."""
 
 GROUP, GROUP_OF_WHOLE = 1024, 64
-"""Texts (cut, and whole) that are tokenised at a time: encodings take some 150 bytes a token."""
+"""Texts (cut, and whole) that are tokenised at a time."""
+
+GROUP_CHARACTERS = 1 << 18
+"""Characters of texts that are tokenised at a time, and not more than one text beyond: encodings take some 150 bytes a
+token."""
+
+ALONE, ALONE_CHARACTERS = 2, 1 << 12
+"""At most so many texts, of at most so many characters together, are tokenised by the faster call, as what is served
+online comes. It keeps the interpreter to itself, which the call for batches does not."""
 
 
 @dataclass
@@ -57,9 +68,13 @@ class Tokenizer:
     makes encodings of all that it cuts off, of a pair one for every two of them, and so takes the square of the length.
     """
 
-    def __init__(self, content: bytes, max_length: int) -> None:
-        """From the bytes of a `tokenizer.json`; raises InputError where they are none. `max_length` is in tokens."""
-        self.max_length = max_length
+    def __init__(self, content: bytes, max_length: int, most_characters: int | None = None) -> None:
+        """From the bytes of a `tokenizer.json`; raises InputError where they are none. `max_length` is in tokens.
+
+        Where `most_characters` is given, methods read no more characters of a text at a time, and InputError is raised
+        for a text of which they would have to: one that can be cut nowhere, or of very few tokens.
+        """
+        self.max_length, self._most_characters = max_length, most_characters
         self._content = content
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
@@ -88,13 +103,14 @@ class Tokenizer:
         rows = [self.joined(*(next(tokens) for _ in row)) for row in texts]
         return Ragged.of([ids for ids, _ in rows], [types for _, types in rows])
 
-    def count(self, text: str) -> int:
-        """Tokens of a whole text, without special tokens."""
-        return self._count(self.single(text))
+    def count(self, text: str, enough: float = math.inf) -> int:
+        """Tokens of a whole text, without special tokens; where there are more than `enough`, any number above."""
+        return self._count(self.single(text), enough)
 
-    def length(self, *texts: str) -> int:
-        """Tokens of a whole text, or of a pair, special tokens included."""
-        return sum(map(self.count, texts)) + self.max_length - self._room(len(texts))
+    def fits(self, *texts: str) -> bool:
+        """Whether a text, or a pair, is a sequence of at most `max_length` tokens, without a cut."""
+        room = self._room(len(texts))
+        return sum(self.count(text, room) for text in texts) <= room
 
     def prompt_length(self, prompt: str) -> int:
         """The number of a text's first tokens that are of the `prompt` before it, as sentence-transformers counts: all
@@ -134,8 +150,8 @@ class Tokenizer:
 
     def encode_whole(self, pairs: Sequence[Texts]) -> Iterator[tokenizers.Encoding]:
         """Pairs as the tokenizers library has them (which text every token is of, and where), at their full lengths."""
-        for first in range(0, len(pairs), GROUP_OF_WHOLE):
-            yield from self._tokenizer.encode_batch([(a, b) for a, b in pairs[first : first + GROUP_OF_WHOLE]])
+        for group in _groups(pairs, lambda pair: sum(map(len, pair)), GROUP_OF_WHOLE):
+            yield from self._tokenizer.encode_batch([(a, b) for a, b in group])
 
     def _singles(self, texts: Sequence[str]) -> Iterator[Tokens]:
         for text, (part, encoding) in zip(texts, self._encodings(texts), strict=True):
@@ -145,25 +161,27 @@ class Tokenizer:
     def _encodings(self, texts: Sequence[str], with_spans: bool = False) -> Iterator[tuple[str, tokenizers.Encoding]]:
         """Of each text a part on the side that is kept, the whole or with more tokens than a sequence holds, and its
         encoding without special tokens."""
-        batch = self._tokenizer.encode_batch if with_spans else self._tokenizer.encode_batch_fast
-        for start in range(0, len(texts), GROUP):
-            group = texts[start : start + GROUP]
-            characters = CHARACTERS_PER_TOKEN * self.max_length
-            parts = [self._part(text, characters) for text in group]
-            if len(parts) <= 2:  # as fast as can be: what is served online comes one by one
-                encodings = [self._tokenizer.encode(part, add_special_tokens=False) for part in parts]
-            else:
-                encodings = batch(parts, add_special_tokens=False)
-            for text, part, encoding in zip(group, parts, encodings, strict=True):
-                longer = characters
-                while len(encoding) <= self.max_length and len(part) < len(text):
+        characters = CHARACTERS_PER_TOKEN * self.max_length
+        parts = ((text, self._part(text, characters)) for text in texts)
+        for group in _groups(parts, lambda part: len(part[1]), GROUP):
+            for (text, part), encoding in zip(group, self._batch([part for _, part in group], with_spans), strict=True):
+                longer, longest, found = characters, part, encoding
+                while len(found) <= self.max_length and len(longest) < len(text):
                     longer *= 2
-                    part = self._part(text, longer)
-                    encoding = self._tokenizer.encode(part, add_special_tokens=False)
-                yield part, encoding
+                    longest = self._part(text, longer)
+                    (found,) = self._batch([longest], with_spans)
+                yield longest, found
+
+    def _batch(self, parts: Sequence[str], with_spans: bool = False) -> Sequence[tokenizers.Encoding]:
+        """The encodings of all of `parts`, without special tokens."""
+        if len(parts) <= ALONE and sum(map(len, parts)) <= ALONE_CHARACTERS:
+            return [self._tokenizer.encode(part, add_special_tokens=False) for part in parts]
+        batch = self._tokenizer.encode_batch if with_spans else self._tokenizer.encode_batch_fast
+        encodings: Sequence[tokenizers.Encoding] = batch(parts, add_special_tokens=False)
+        return encodings
 
     def _part(self, text: str, characters: int) -> str:
-        return (end_of if self.cuts_left else start_of)(text, characters, self._boundary)
+        return (end_of if self.cuts_left else start_of)(text, characters, self._boundary, self._most_characters)
 
     def _counts(self, *pair: Tokens) -> list[int]:
         """How many tokens the texts of a pair have; of the longer one perhaps no more than show that it is."""
@@ -175,11 +193,20 @@ class Tokenizer:
         """How many tokens the whole text has; where there are more than `enough`, any number above."""
         if tokens.count is not None:
             return tokens.count
-        count = 0
-        for piece in pieces(tokens.text, PIECE, self._boundary):
+        if len(tokens.ids) > enough:
+            return len(tokens.ids)
+        count = read = 0
+        most = self._most_characters
+        for piece in pieces(tokens.text, PIECE, self._boundary, most):
             count += len(self._tokenizer.encode_batch_fast([piece], add_special_tokens=False)[0])
+            read += len(piece)
             if count > enough:
                 return count
+            if most and most < read < len(tokens.text):
+                raise InputError(
+                    f"the tokens of a text of {len(tokens.text)} characters, {tokens.text[:40]!r}, cannot be counted: "
+                    f"that would read more than {most} of them; send a shorter one"
+                )
         tokens.count = count
         return count
 
@@ -208,6 +235,20 @@ class Tokenizer:
             raise InputError("the tokenizer makes no token of any text: its vocabulary is empty")
         one, two = (_runs(self._tokenizer.encode(*texts)) for texts in ((word,), (word, word)))
         return one, two
+
+
+def _groups(items: Iterable[Item], characters: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """`items` in groups of at most `most`, and of no more than `GROUP_CHARACTERS` before the last one of a group."""
+    group: list[Item] = []
+    size = 0
+    for item in items:
+        if len(group) == most or size > GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += characters(item)
+    if group:
+        yield group
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -27,6 +27,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 WARM_UPS = 5
 
+CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 16, 64
+"""Of one text that are tokenised at most; the larger one, for each token that the model reads."""
+
 LEAST_US = 1.0
 """Of what a batch is measured to cost besides its tokens, and for them: what costs nothing could never cost more."""
 
@@ -188,7 +191,8 @@ class Models:
     def _tokenizer(self, content: bytes, max_length: int) -> Tokenizer:
         """One for all models that read alike, such as the versions of one."""
         digest = digest_of(content, max_length)
-        made = self._tokenizers.get(digest) or Tokenizer(content, max_length)
+        characters = max(CHARACTERS, CHARACTERS_PER_TOKEN * max_length)
+        made = self._tokenizers.get(digest) or Tokenizer(content, max_length, characters)
         self._tokenizers[digest] = made
         return made
 

@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
         self._signals += 1
         self.should_exit, self.force_exit = True, self._signals > 1
 
-    async def startup(self, **_: Any) -> None:
+    async def startup(self, sockets: Any = None) -> None:  # noqa: ARG002
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
@@ -103,7 +103,7 @@ class Server(uvicorn.Server):
         self._app.service.draining = True
         self.connections.drain()
 
-    async def shutdown(self, **_: Any) -> None:
+    async def shutdown(self, sockets: Any = None) -> None:  # noqa: ARG002
         """Answers what comes for `drain_seconds`, then what has come by then, and ends."""
         self.drain()
         await self._while(lambda: True, self._app.settings.drain_seconds)

@@ -26,6 +26,9 @@ from prunetime.serve.settings import ServeSettings
 AT_ONCE_ROWS, AT_ONCE_CHARACTERS = 2, 2_000
 """Of a request that is tokenised where it arrives: to hand it to another thread would take longer."""
 
+CHARACTERS_PER_TOKEN = 4
+"""How many characters a token has at most, on average, of texts that a queue of tokens has room for."""
+
 AT_ONCE_SECONDS = 0.005
 """What a request may be expected to take at most to be computed where it arrives, when it is the only one."""
 
@@ -109,6 +112,7 @@ class Service:
         hosted = self.named(name, version)
         if not len(rows):
             raise RefusedError("unusable", "there is no text to score")
+        self._check_whole(hosted, rows)
         inputs = await self._inputs(partial(read, hosted), rows)
         tokenised = time.monotonic()
         if members:
@@ -141,6 +145,17 @@ class Service:
     def stop(self) -> None:
         self.scheduler.stop(self.settings.stop_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _check_whole(self, hosted: Hosted, rows: Sequence[str | Texts]) -> None:
+        """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more of them
+        than could wait."""
+        most = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
+        if hosted.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, rows))) > most:
+            raise RefusedError(
+                "too_large",
+                f"{found} characters are more than the {most} that {hosted.name} reads for one request: send fewer "
+                "at a time, or raise --queue-tokens",
+            )
 
     async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[str | Texts]) -> Inputs:
         if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
