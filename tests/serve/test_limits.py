@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from prunetime.serve.app import App
 from prunetime.serve.bodies import Bodies, has_more_values
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.listening import Acceptor
+from prunetime.serve.models import Hosted
 from prunetime.serve.run import Server
 from prunetime.serve.settings import ServeSettings
 
@@ -299,3 +300,72 @@ def test_large_bodies_are_decoded_beside_the_event_loop(artifacts: Path, monkeyp
 
     asyncio.run(run())
     assert [on_loop for _, on_loop in where] == [True, False]
+
+
+# Texts
+
+LONG = {
+    "words": "red sofa " * 400_000,
+    "no space": "a" * 3_900_000,
+    "spaces": " " * 3_900_000 + "a",
+    "nothing": "\u200b" * 600_000 + "a",
+    "ideographs": "\u4e00" * 500_000,
+    "long words": ("a" * 900 + " ") * 4_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_long_texts_are_cut_or_refused(server: Served, text: str) -> None:
+    """What is answered has the score of what is kept of the text."""
+    expected = {
+        cut: server.post("/predict", {"inputs": ["red sofa", cut]}).json
+        for cut in ("red sofa " * 100, "\u4e00" * 1_000)
+    }
+    for content in (
+        {"inputs": ["red sofa", text]},
+        {"inputs": [text, "red sofa"]},
+        {"inputs": [text[: len(text) // 2]] * 2},
+        {"inputs": ["red sofa", text], "truncate": False},
+        {"inputs": [["red sofa", text[:4_000]]] * 150},
+    ):
+        answer = server.post("/predict", content)
+        if answer.status == 200:
+            assert content.get("truncate") is not False
+            if content["inputs"][0] == "red sofa":
+                assert answer.json in expected.values()
+        else:
+            assert answer.status == 422
+            assert re.search("cannot be cut|more tokens than|cannot be counted|is empty", answer.json["error"])
+            assert len(answer.body) < 1_000
+    refused = server.post("/v2/rerank", {"query": "red", "documents": [text], "max_tokens_per_doc": 5})
+    assert refused.status == 422
+    whole = {
+        "inputs": [{"name": n, "shape": [1], "datatype": "BYTES", "data": [text]} for n in ("question", "context")]
+    }
+    assert server.post("/v2/models/answers/infer", whole).status == 413
+
+
+def test_others_are_answered_while_texts_are_tokenised(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App(ServeSettings((("pairs", artifacts / "pairs"),)))
+    go_on, waiting = threading.Event(), threading.Event()
+    read = Hosted.read
+
+    def held_up(self: Hosted, rows: Sequence[Any], **options: Any) -> Any:
+        if len(rows) > 2:
+            waiting.set()
+            assert go_on.wait(PATIENCE)
+        return read(self, rows, **options)
+
+    monkeypatch.setattr(Hosted, "read", held_up)
+
+    async def run() -> None:
+        large = asyncio.create_task(ask(app, {"inputs": [PAIR] * 900}))
+        while not waiting.is_set():
+            await asyncio.sleep(0.01)
+        for _ in range(20):
+            assert await ask(app, {"inputs": PAIR}) == 200
+        assert not large.done()
+        go_on.set()
+        assert await large == 200
+
+    asyncio.run(run())

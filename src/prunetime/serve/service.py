@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.errors import InputError
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.tokenize import Texts
 from prunetime.serve.errors import RefusedError
@@ -158,9 +159,12 @@ class Service:
             )
 
     async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[str | Texts]) -> Inputs:
-        if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
-            return read(rows)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, read, rows)
+        try:
+            if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
+                return read(rows)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, read, rows)
+        except InputError as error:
+            raise RefusedError("unusable", str(error)) from None
 
     def _fast_enough(self, largest: Hosted, others: Sequence[str], tokens: int, deadline: float) -> Hosted:
         """The largest of a family that can be done in time; the smallest where none can. Those that have been swapped
