@@ -14,17 +14,16 @@ from pathlib import Path
 from prunetime.errors import InputError
 from prunetime.serve.bodies import Bodies, Receive
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.errors import RefusedError
+from prunetime.serve.errors import Failure, RefusedError
 from prunetime.serve.experiments import Experiment, Experiments, read_experiments
 from prunetime.serve.fleet import Fleet, Here, Processes
 from prunetime.serve.http import Answer, Request, Scope, Send
 from prunetime.serve.keys import Keys
-from prunetime.serve.messages import Failure
 from prunetime.serve.metrics import Metrics
 from prunetime.serve.models import Entry, Models
 from prunetime.serve.operations import Operations, router_of
 from prunetime.serve.outcomes import Outcomes
-from prunetime.serve.protocols import Protocols
+from prunetime.serve.protocols import routes_of
 from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.tracing import Tracing
@@ -67,7 +66,7 @@ class App:
         self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
         self.here = Here(self.models, self.keys, self.certificate, self.service.note)
         self.fleet = fleet or Processes([self.here], [hosted.entry for hosted in self.models])
-        self.router = router_of([*Protocols(self.service).routes(), *Operations(self.service, self.fleet).routes()])
+        self.router = router_of([*routes_of(self.service), *Operations(self.service, self.fleet).routes()])
 
     def _first_models(self) -> None:
         for name, folder in self.settings.models:

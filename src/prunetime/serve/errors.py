@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from msgspec import Struct
+
 from prunetime.errors import PrunetimeError
 
 Code = Literal[
@@ -61,3 +63,11 @@ class RefusedError(PrunetimeError):
     @property
     def status(self) -> int:
         return STATUS[self.code]
+
+
+class Failure(Struct):
+    """The body of a refusal: `error` is a sentence, `error_type` a word of `STATUS`."""
+
+    error: str
+    error_type: str
+    request_id: str

@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 
 from prunetime import __version__
-from prunetime.serve.errors import STATUS
+from prunetime.serve.errors import STATUS, Failure
 from prunetime.serve.http import Route
-from prunetime.serve.messages import Failure
 
 REFERENCES = "#/components/schemas/{name}"
 

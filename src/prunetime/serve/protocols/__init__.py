@@ -1,0 +1,24 @@
+"""The protocols that requests and answers come in, a module each, over one `Service`.
+
+Of the fields of requests that a protocol has, each that changes a number is honoured or refused by name. Of fields that
+it has not, OpenAI's and Cohere's routes refuse every one, text-embeddings-inference's pass over them as it does itself,
+and the Open Inference Protocol has `parameters` for them, of which an unknown one is refused.
+"""
+
+from __future__ import annotations
+
+from prunetime.serve.http import Route
+from prunetime.serve.protocols.cohere import Cohere
+from prunetime.serve.protocols.oip.routes import OpenInference
+from prunetime.serve.protocols.openai import OpenAI
+from prunetime.serve.protocols.tei import TextEmbeddingsInference
+from prunetime.serve.service import Service
+
+
+def routes_of(service: Service) -> list[Route]:
+    """The routes of all protocols."""
+    return [
+        route
+        for protocol in (OpenInference, TextEmbeddingsInference, Cohere, OpenAI)
+        for route in protocol(service).routes()
+    ]
