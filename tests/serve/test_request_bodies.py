@@ -162,7 +162,10 @@ TRIES = [
     *of_cut("/rerank", "texts"),
     Try("/rerank", "unknown", "any", {"unknown": 1}),
     Try(INFER_PATH, "id", "a text", {"id": "7"}),
+    Try(INFER_PATH, "inputs[].name", "one that the model has not", with_part("title", name="titel")),
+    Try(INFER_PATH, "inputs[].name", "the same twice", with_part("title", name="query")),
     Try(INFER_PATH, "inputs[].shape", "another product", with_part("title", shape=[2])),
+    Try(INFER_PATH, "inputs[].shape", "[1, 3]", with_part("title", shape=[1, 3])),
     Try(INFER_PATH, "inputs[].shape", "[3, 1]", with_part("title", shape=[3, 1])),
     Try(INFER_PATH, "inputs[].datatype", "FP32", with_part("title", datatype="FP32")),
     Try(INFER_PATH, "inputs[].data", "one text the longer",
@@ -177,13 +180,21 @@ TRIES = [
     Try(INFER_PATH, "outputs", "one that there is not", {"outputs": [{"name": "missing"}]}),
     Try(INFER_PATH, "outputs[].parameters.binary_data", "true",
         {"outputs": [{"name": "score", "parameters": {"binary_data": True}}]}),
+    Try(INFER_PATH, "outputs[].parameters.binary_data", "1",
+        {"outputs": [{"name": "score", "parameters": {"binary_data": 1}}]}),
     Try(INFER_PATH, "outputs[].parameters.classification", "1",
-        {"outputs": [{"name": "score", "parameters": {"classification": 1}}]}),
+        {"outputs": [{"name": "score", "parameters": {"classification": 1}}]},
+        lambda direct: np.maximum(direct.scores(), 1 - direct.scores())),
+    Try(INFER_PATH, "outputs[].parameters.unknown", "any",
+        {"outputs": [{"name": "score", "parameters": {"unknown": 1}}]}),
+    Try(INFER_PATH, "parameters.binary_data_output", "true", {"parameters": {"binary_data_output": True}}),
+    Try(INFER_PATH, "parameters.timeout", "a minute", {"parameters": {"timeout": 60_000_000}}),
+    Try(INFER_PATH, "parameters.timeout", "-1", {"parameters": {"timeout": -1}}),
     *(Try(INFER_PATH, f"parameters.{name}", "1", {"parameters": {name: 1}})
-      for name in ("priority", "timeout", "sequence_id", "sequence_start", "sequence_end", "binary_data_output")),
+      for name in ("priority", "sequence_id", "sequence_start", "sequence_end")),
     Try(INFER_PATH, "parameters.unknown", "any", {"parameters": {"unknown": 1}}),
-    Try(INFER_PATH, "inference-header-content-length", "a header", {},
-        headers={"inference-header-content-length": "100"}),
+    Try(INFER_PATH, "inference-header-content-length", "more than the body has", {},
+        headers={"inference-header-content-length": "100000"}),
     *(Try(path, "any=", "in the query of the URL", {}, query="any=1") for path in BODIES),
 ]  # fmt: skip
 
@@ -215,7 +226,7 @@ def numbers(path: str, content: Any) -> Numbers:
     if path == "/predict":
         return np.float64([next(each["score"] for each in row if each["label"] == "good") for row in content])
     if path.endswith("/infer"):
-        return np.float64(content["outputs"][0]["data"])
+        return np.float64([str(each).split(":")[0] for each in content["outputs"][0]["data"]])
     ranked = content["results"] if path.endswith("rerank") and isinstance(content, dict) else content
     found = np.full(len(TEXTS), np.nan)
     for each in ranked:
@@ -230,6 +241,8 @@ def answered(server: Served, tried: Try) -> Numbers:
     if 400 <= reply.status < 500:
         raise InputError(reply.json["error"])
     assert reply.status == 200, reply.json
+    if length := reply.headers.get("inference-header-content-length"):
+        return np.float64(np.frombuffer(reply.body[int(length) :], "<f4"))
     return numbers(tried.path, reply.json)
 
 

@@ -43,3 +43,15 @@ def first_numbers(scored: Scored, dimensions: int | None) -> NDArray[np.float32]
     if dimensions is not None and not 1 <= dimensions <= width:
         raise RefusedError("unusable", f"dimensions is {dimensions}: the model's embeddings have 1 to {width} numbers")
     return embeddings[:, :dimensions]
+
+
+def labelled(scored: Scored, raw: bool = False) -> tuple[Sequence[str], NDArray[np.float32]]:
+    """The labels of a model of one row a text, and for every row the score (or the logit) of each, [rows, labels].
+
+    A model without labels has one, which is the kind of its task.
+    """
+    task = scored.inputs.task
+    table = scored.logits if raw else scored.scores.reshape(len(scored.scores), -1)
+    if len(task.labels) == 2 and not raw:  # the second is scored
+        table = np.concatenate((1.0 - table, table), axis=1)
+    return task.labels or (task.kind,), table

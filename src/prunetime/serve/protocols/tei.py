@@ -15,7 +15,7 @@ from prunetime.runtime.tokenize import Texts
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http import Answer, Request, Route
 from prunetime.serve.models import Hosted
-from prunetime.serve.protocols.common import SCORING_REFUSALS, embed_texts, first_numbers, score_pairs
+from prunetime.serve.protocols.common import SCORING_REFUSALS, embed_texts, first_numbers, labelled, score_pairs
 from prunetime.serve.service import Scored, Service
 
 Side = Literal["Left", "Right", "left", "right"]
@@ -146,12 +146,8 @@ def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
         return [[Prediction(answer.text, answer.score)] for answer in scores]
     if task.kind == "token-classification":
         raise RefusedError("unusable", "the model labels words: ask /v2/models/{model}/infer for the spans of a text")
-    labels = task.labels or (task.kind,)
-    values = scored.logits if raw else scores.reshape(len(scores), -1)
-    table: list[list[float]] = values.tolist()
-    if len(labels) == 2 and not raw:  # what is scored is the second
-        table = [[1.0 - second, second] for (second,) in table]
-    rows = ([Prediction(*each) for each in zip(labels, row, strict=True)] for row in table)
+    labels, table = labelled(scored, raw)
+    rows = ([Prediction(*each) for each in zip(labels, row, strict=True)] for row in table.tolist())
     return [sorted(row, key=lambda each: -each.score) for row in rows]
 
 

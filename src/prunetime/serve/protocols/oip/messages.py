@@ -42,21 +42,31 @@ class ServerReady(Struct):
 
 
 class InputTensor(Struct):
-    """`data` are strings, in the order of the rows; nested lists are flattened."""
+    """A named column of texts, in the order of the rows; of shape [rows] or [rows, 1].
+
+    `data` are strings, or lists of one string. Without it the tensor stands after the JSON, in binary:
+    `parameters.binary_data_size` bytes.
+    """
 
     name: str
     shape: list[int]
     datatype: Literal["BYTES"]
-    data: list[str | list[str]]
+    data: list[str | list[str]] | None = None
     parameters: dict[str, Any] | None = None
 
 
 class WantedTensor(Struct):
+    """An output that a request names. Of its `parameters`, `binary_data` says whether it is to stand after the JSON, in
+    binary, and `classification` how many of the best classes it is to hold, as strings "value:index:label"."""
+
     name: str
     parameters: dict[str, Any] | None = None
 
 
 class InferRequest(Struct):
+    """Of `parameters`, `timeout` is microseconds (0: none), and `binary_data_output` says whether outputs are to be
+    binary that do not say it themselves."""
+
     inputs: list[InputTensor]
     id: str | None = None
     outputs: list[WantedTensor] | None = None
@@ -64,10 +74,13 @@ class InferRequest(Struct):
 
 
 class OutputTensor(Struct):
+    """`data` is the tensor, flattened; one in binary has `binary_data_size` among its parameters instead."""
+
     name: str
     shape: list[int]
     datatype: Literal["FP32", "INT64", "BYTES"]
-    data: list[float | int | str]
+    data: list[float | int | str] | UnsetType = UNSET
+    parameters: dict[str, int] | UnsetType = UNSET
 
 
 class InferAnswer(Struct):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
 from msgspec import UNSET
 
 from prunetime import __version__
-from prunetime.serve.http import Answer, Request, Route
+from prunetime.serve.compression import accepted_encoding, compressed
+from prunetime.serve.http import JSON, Answer, Request, Route
 from prunetime.serve.models import Hosted
 from prunetime.serve.protocols.common import SCORING_REFUSALS
+from prunetime.serve.protocols.oip.binary import HEADER, split, text_tensors, wants_binary, write_tensors
+from prunetime.serve.protocols.oip.description import metadata_of
 from prunetime.serve.protocols.oip.messages import (
     InferAnswer,
     InferRequest,
@@ -18,8 +24,15 @@ from prunetime.serve.protocols.oip.messages import (
     ServerMetadata,
     ServerReady,
 )
-from prunetime.serve.protocols.oip.tensors import check_parameters, metadata_of, output_tensors, rows_of, wanted_tensors
-from prunetime.serve.service import Service
+from prunetime.serve.protocols.oip.parameters import REQUEST, check_parameters, seconds_of
+from prunetime.serve.protocols.oip.tensors import TextTensor, check_wanted, output_tensors, rows_of
+from prunetime.serve.service import Scored, Service
+
+COMPRESSED_FROM = 1_024
+"""Bytes of an answer: a smaller one is one packet anyway."""
+
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
+"""Of the protocol, by Triton's names."""
 
 
 class OpenInference:
@@ -73,7 +86,7 @@ class OpenInference:
         ]
 
     async def server(self, _: Request) -> Answer:
-        return Answer.of(ServerMetadata("prunetime", __version__, ["model_repository"]))
+        return Answer.of(ServerMetadata("prunetime", __version__, EXTENSIONS))
 
     async def live(self, _: Request) -> Answer:
         return Answer.of(Live(True))
@@ -94,18 +107,47 @@ class OpenInference:
         return Answer.of(Ready(self._asked(request).name, True))
 
     async def infer(self, request: Request) -> Answer:
-        asked = await request.json(InferRequest)
-        check_parameters(asked)
+        asked, texts = await self._read(request)
+        given = check_parameters("the request", REQUEST, asked.parameters)
+        if (seconds := seconds_of(given)) is not None:
+            request.most_seconds = seconds
         name, version = request.path["model"], request.path.get("version")
         task = self._service.named(name, version).model.manifest.task
-        scored = await self._service.score(request, rows_of(asked.inputs, task), name, version)
-        outputs = wanted_tensors(output_tensors(scored), asked.outputs)
-        hosted = scored.hosted
-        answer = InferAnswer(hosted.name, hosted.version, outputs, UNSET if asked.id is None else asked.id)
-        return Answer.of(answer, headers=scored.headers)
+        rows = rows_of(texts, task)
+        check_wanted(asked.outputs or (), task)
+        scored = await self._service.score(request, rows, name, version)
+        return await _answer(request, asked, scored)
+
+    async def _read(self, request: Request) -> tuple[InferRequest, list[TextTensor]]:
+        """The request and its inputs, of which those without data are in binary after the JSON."""
+        body, binary = await request.body(), memoryview(b"")
+        if HEADER in request.headers:
+            body, binary = split(body, request.headers[HEADER])
+        asked = await request.bodies.decode(body, InferRequest)
+        return asked, text_tensors(asked.inputs, binary, self._service.settings.most_rows)
 
     async def index(self, _: Request) -> Answer:
         return Answer.of([ModelState(each.name, each.version, "READY") for each in self._models])
 
     def _asked(self, request: Request) -> Hosted:
         return self._service.named(request.path["model"], request.path.get("version"))
+
+
+async def _answer(request: Request, asked: InferRequest, scored: Scored) -> Answer:
+    """The answer with the outputs that are asked for, each as JSON or in binary, compressed where that is accepted."""
+    outputs, in_binary = output_tensors(scored, asked.outputs), wants_binary(asked)
+    binary = [in_binary.get(output.name, in_binary[None]) for output in outputs]
+    described, content = write_tensors(outputs, binary)
+    hosted, headers = scored.hosted, dict(scored.headers)
+    body = msgspec.json.encode(
+        InferAnswer(hosted.name, hosted.version, described, UNSET if asked.id is None else asked.id)
+    )
+    kind = JSON
+    if any(binary):
+        headers[HEADER], kind = str(len(body)), "application/octet-stream"
+    body += content
+    encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
+    if encoding and len(body) >= COMPRESSED_FROM:
+        headers["content-encoding"] = encoding
+        body = await asyncio.to_thread(compressed, body, encoding)
+    return Answer(body, kind=kind, headers=headers)

@@ -1,56 +1,67 @@
-"""Tensors to the rows of texts that a model reads, and scores to tensors. Nothing here knows of HTTP."""
+"""Tensors to the rows of texts that a model reads, and scores to tensors. Nothing here knows of HTTP or gRPC."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from prunetime.runtime.tokenize import Texts
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.models import Hosted
-from prunetime.serve.protocols.oip.messages import (
-    InferRequest,
-    InputTensor,
-    ModelMetadata,
-    OutputTensor,
-    TensorMetadata,
-    WantedTensor,
-)
+from prunetime.serve.protocols.common import labelled
+from prunetime.serve.protocols.oip.messages import OutputTensor, TensorMetadata, WantedTensor
+from prunetime.serve.protocols.oip.parameters import OUTPUT, check_parameters, whole_number
 from prunetime.serve.service import Scored
 from prunetime.task import Answer as SpanAnswer
 from prunetime.task import Task
 
-WITHOUT_EFFECT = {
-    "request": {"binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end"},
-    "input": {"content_type"},
-    "output": {"binary_data"},
-}
-"""Parameters of the Open Inference Protocol's extensions that change no number: in which form outputs are wanted (they
-are JSON here, which every client reads), when, and the place in a sequence, for models that keep a state."""
+
+class TextTensor(NamedTuple):
+    """An input by its `name`: the `texts` of a tensor of BYTES."""
+
+    name: str
+    shape: Sequence[int]
+    texts: Sequence[str]
 
 
-def rows_of(inputs: Sequence[InputTensor], task: Task) -> list[Texts]:
-    """The texts of a request by the names of the task's columns, or in their order where a name is not one of them."""
-    if len(inputs) != len(task.text):
+def rows_of(inputs: Sequence[TextTensor], task: Task) -> list[Texts]:
+    """The rows of texts that `inputs` have by the names of the task's columns.
+
+    Raises RefusedError for a name that is unknown, missing or given twice, and for shapes that do not go together.
+    """
+    by_name = {each.name: each for each in inputs}
+    columns = ", ".join(task.text)
+    for index, each in enumerate(inputs):
+        if each.name not in task.text:
+            raise RefusedError("unusable", f"no input is named {each.name[:80]!r}; the model's inputs are {columns}")
+        if by_name[each.name] is not each:
+            raise RefusedError("unusable", f"two inputs have the name {each.name}, the second is number {index}")
+    if missing := [name for name in task.text if name not in by_name]:
         raise RefusedError(
-            "unusable", f"{len(inputs)} inputs; this model takes {len(task.text)}: {', '.join(task.text)}"
+            "unusable",
+            f"{len(inputs)} inputs; this model takes {len(task.text)}: {columns}; there is no {', '.join(missing)}",
         )
-    named = {each.name: each for each in inputs}
-    ordered = [named[name] for name in task.text] if set(named) == set(task.text) else list(inputs)
-    columns = []
-    for each in ordered:
-        data = [text for row in each.data for text in ([row] if isinstance(row, str) else row)]
-        if int(np.prod(each.shape, dtype=object)) != len(data):
+    for each in inputs:
+        if row_count(each.name, each.shape) != len(each.texts):
             raise RefusedError(
-                "unusable", f"input {each.name[:80]}: {len(data)} texts, and its shape is {each.shape[:8]}"
+                "unusable", f"input {each.name}: {len(each.texts)} texts, and its shape is {list(each.shape)}"
             )
-        columns.append(data)
-    if len({len(column) for column in columns}) > 1:
-        raise RefusedError("unusable", f"inputs of {' and '.join(str(len(column)) for column in columns)} rows")
-    return list(zip(*columns, strict=True))
+    ordered = [by_name[name].texts for name in task.text]
+    if len({len(column) for column in ordered}) > 1:
+        raise RefusedError(
+            "unusable", f"inputs of {' and '.join(str(len(column)) for column in ordered)} rows: shapes must be equal"
+        )
+    return list(zip(*ordered, strict=True))
+
+
+def row_count(name: str, shape: Sequence[int]) -> int:
+    """How many rows an input of that shape has: [rows], or [rows, 1]. Raises RefusedError for any other."""
+    if len(shape) not in (1, 2) or shape[0] < 0 or list(shape[1:]) not in ([], [1]):
+        shown = f"{list(shape[:4])}{' and on' * (len(shape) > 4)}"
+        raise RefusedError("unusable", f"input {name[:80]}: its shape is {shown}; it must be [rows] or [rows, 1]")
+    return shape[0]
 
 
 def outputs_of(task: Task) -> list[TensorMetadata]:
@@ -62,8 +73,34 @@ def outputs_of(task: Task) -> list[TensorMetadata]:
     return [TensorMetadata("score", "FP32", [-1, len(task.labels)] if len(task.labels) > 2 else [-1])]
 
 
-def output_tensors(scored: Scored) -> list[OutputTensor]:
-    """The tensors of an answer."""
+def check_wanted(wanted: Sequence[WantedTensor], task: Task) -> None:
+    """Raises RefusedError where there is no such output, it is named twice, or a parameter cannot be honoured."""
+    names = [each.name for each in outputs_of(task)]
+    for index, each in enumerate(wanted):
+        of = f"output {each.name[:80]}"
+        if each.name not in names:
+            raise RefusedError("unusable", f"outputs: there is no {each.name[:80]!r}; there is {', '.join(names)}")
+        if each.name in (other.name for other in wanted[:index]):
+            raise RefusedError("unusable", f"{of} is asked for twice")
+        given = check_parameters(of, OUTPUT, each.parameters)
+        if whole_number(of, "classification", given) and task.rows != "pooled":
+            raise RefusedError("unusable", f"{of}: classification is of class scores; {task.kind} has none")
+
+
+def output_tensors(scored: Scored, wanted: Sequence[WantedTensor] | None = None) -> list[OutputTensor]:
+    """The tensors of an answer that are `wanted` (checked), by default all."""
+    outputs = _all_outputs(scored)
+    if wanted is None:
+        return outputs
+    by_name = {each.name: each for each in outputs}
+    found = []
+    for each in wanted:
+        classes = (each.parameters or {}).get("classification")
+        found.append(_best_classes(scored, classes) if classes else by_name[each.name])
+    return found
+
+
+def _all_outputs(scored: Scored) -> list[OutputTensor]:
     scores, task = scored.scores, scored.inputs.task
     if task.kind == "question-answering":
         answers: list[SpanAnswer] = list(scores)
@@ -74,51 +111,20 @@ def output_tensors(scored: Scored) -> list[OutputTensor]:
             OutputTensor("score", shape, "FP32", [each.score for each in answers]),
         ]
     if task.kind == "token-classification":
-        spans: list[float | int | str] = [
+        spans: list[Any] = [
             json.dumps([span._asdict() for span in tagged.spans], ensure_ascii=False) for tagged in scores
         ]
         return [OutputTensor("spans", [len(spans)], "BYTES", spans)]
     return [OutputTensor("score", list(scores.shape), "FP32", scores.ravel().tolist())]
 
 
-def wanted_tensors(outputs: list[OutputTensor], wanted: Sequence[WantedTensor] | None) -> list[OutputTensor]:
-    """The tensors that a request wants of `outputs`, by default all; raises RefusedError where there is no such one."""
-    if wanted is None:
-        return outputs
-    names = {each.name for each in wanted}
-    if unknown := names - {each.name for each in outputs}:
-        raise RefusedError("unusable", f"outputs: there is no {', '.join(sorted(unknown))[:80]}")
-    return [each for each in outputs if each.name in names]
-
-
-def metadata_of(hosted: Hosted, versions: Iterable[str]) -> ModelMetadata:
-    """What a model is, which has these `versions`."""
-    manifest = hosted.model.manifest
-    parameters = {
-        "kind": manifest.task.kind,
-        "labels": list(manifest.task.labels),
-        "max_length": manifest.task.max_length,
-        "measured": manifest.provenance.get("measured"),
-    }
-    inputs = [TensorMetadata(name, "BYTES", [-1]) for name in manifest.task.text]
-    return ModelMetadata(hosted.name, list(versions), "prunetime", inputs, outputs_of(manifest.task), parameters)
-
-
-def check_parameters(asked: InferRequest) -> None:
-    """Raises RefusedError for a parameter, of the request or of one of its tensors, that would change the answer."""
-    _check_parameters("request", asked.parameters)
-    for tensor in asked.inputs:
-        _check_parameters("input", tensor.parameters, tensor.name)
-        if (content := (tensor.parameters or {}).get("content_type", "str")) != "str":
-            raise RefusedError(
-                "unusable", f"input {tensor.name[:80]}: content_type is {str(content)[:80]!r}, not 'str'"
-            )
-    for wanted in asked.outputs or ():
-        _check_parameters("output", wanted.parameters, wanted.name)
-
-
-def _check_parameters(of: str, parameters: Mapping[str, Any] | None, name: str = "") -> None:
-    unknown = sorted((parameters or {}).keys() - WITHOUT_EFFECT[of])
-    if unknown:
-        where = f"{of} {name[:80]}" if name else f"the {of}"
-        raise RefusedError("unusable", f"{where}: no parameter {', '.join(unknown)[:200]} is known: leave it out")
+def _best_classes(scored: Scored, count: int) -> OutputTensor:
+    """The best `count` classes of every row, as Triton writes them: value:index:label, or value:index of one number
+    without a label."""
+    labels, table = labelled(scored)
+    named = [f":{label}" for label in labels] if scored.inputs.task.labels else [""] * len(labels)
+    order = np.argsort(-table, axis=1, kind="stable")[:, :count]
+    best: list[Any] = [
+        f"{row[index]:f}:{index}{named[index]}" for row, indices in zip(table, order, strict=True) for index in indices
+    ]
+    return OutputTensor("score", list(order.shape), "BYTES", best)
