@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,34 @@ def test_a_timeout_is_microseconds_and_null_is_not_given(server: Served) -> None
     assert (late.status, late.json["error_type"]) == (503, "deadline")
     nothing = {"timeout": 0, "priority": 0, "sequence_id": None, "sequence_start": False, "binary_data_output": None}
     assert server.post(INFER, columns(parameters=nothing, id=None, outputs=None)).status == 200
+
+
+def test_configurations_and_statistics(serve: Callable[..., Served], artifacts: Path) -> None:
+    server = serve(artifacts / "pairs", artifacts / "topics")
+    config = server.get("/v2/models/pairs/config").json
+    assert config["input"] == [{"name": n, "data_type": "TYPE_STRING", "dims": [-1]} for n in ("query", "title")]
+    assert config["output"] == [{"name": "score", "data_type": "TYPE_FP32", "dims": [-1]}]
+    for _ in range(2):
+        assert server.post(INFER, columns()).status == 200
+    (counted,) = server.get("/v2/models/pairs/versions/1/stats").json["model_stats"]
+    assert (counted["name"], counted["version"], counted["inference_count"]) == ("pairs", "1", 2 * len(PAIRS))
+    times = counted["inference_stats"]
+    assert times["success"]["count"] == times["compute_infer"]["count"] == 2
+    parts = [times[part]["ns"] for part in ("queue", "compute_input", "compute_infer")]
+    assert times["success"]["ns"] == sum(parts)
+    assert times["compute_infer"]["ns"] > 0
+    every = server.get("/v2/models/stats").json["model_stats"]
+    assert [each["inference_count"] for each in every] == [2 * len(PAIRS), 0]
+    assert server.get("/v2/models/none/stats").status == server.get("/v2/models/none/config").status == 404
+
+
+def test_what_only_triton_has_is_refused_with_the_reason(server: Served) -> None:
+    for path in ("/v2/logging", "/v2/trace/setting", "/v2/models/pairs/trace/setting"):
+        for answer in (server.get(path), server.post(path, {"log_info": False})):
+            assert answer.status == 404
+            assert "there are no settings" in answer.json["error"] or "have no settings" in answer.json["error"]
+    for kind in ("system", "cuda"):
+        assert server.get(f"/v2/{kind}sharedmemory/status").json == []
+        assert server.post(f"/v2/{kind}sharedmemory/unregister", {}).status == 200
+        refused = server.post(f"/v2/{kind}sharedmemory/region/mine/register", {"key": "/mine"})
+        assert (refused.status, "'mine' is not registered" in refused.json["error"]) == (422, True)

@@ -66,7 +66,7 @@ class App:
         self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
         self.here = Here(self.models, self.keys, self.certificate, self.service.note)
         self.fleet = fleet or Processes([self.here], [hosted.entry for hosted in self.models])
-        self.router = router_of([*routes_of(self.service), *Operations(self.service, self.fleet).routes()])
+        self.router = router_of([*routes_of(self.service, self.fleet), *Operations(self.service, self.fleet).routes()])
 
     def _first_models(self) -> None:
         for name, folder in self.settings.models:

@@ -7,18 +7,22 @@ and the Open Inference Protocol has `parameters` for them, of which an unknown o
 
 from __future__ import annotations
 
+from prunetime.serve.fleet import Fleet
 from prunetime.serve.http import Route
 from prunetime.serve.protocols.cohere import Cohere
 from prunetime.serve.protocols.oip.routes import OpenInference
+from prunetime.serve.protocols.oip.triton import TritonExtensions
 from prunetime.serve.protocols.openai import OpenAI
 from prunetime.serve.protocols.tei import TextEmbeddingsInference
 from prunetime.serve.service import Service
 
 
-def routes_of(service: Service) -> list[Route]:
+def routes_of(service: Service, fleet: Fleet) -> list[Route]:
     """The routes of all protocols."""
     return [
-        route
-        for protocol in (OpenInference, TextEmbeddingsInference, Cohere, OpenAI)
-        for route in protocol(service).routes()
+        *OpenInference(service).routes(),
+        *TritonExtensions(service, fleet).routes(),
+        *TextEmbeddingsInference(service).routes(),
+        *Cohere(service).routes(),
+        *OpenAI(service).routes(),
     ]

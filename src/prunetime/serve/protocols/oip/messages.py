@@ -90,6 +90,57 @@ class InferAnswer(Struct):
     id: str | UnsetType = UNSET
 
 
+class TensorConfig(Struct):
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ModelConfig(Struct):
+    """A model's configuration, as Triton's extension has it. Rows are not a batch dimension apart: `max_batch_size` is
+    0, and they are the first of `dims`."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+
+
+class Duration(Struct):
+    """How often something was done, and the nanoseconds that it took in all."""
+
+    count: int
+    ns: int
+
+
+class InferenceStatistics(Struct):
+    """Of requests that were answered: all of it, waiting, making tokens of texts, and the engine."""
+
+    success: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+
+
+class ModelStatistics(Struct):
+    """`inference_count` is of rows."""
+
+    name: str
+    version: str
+    inference_count: int
+    inference_stats: InferenceStatistics
+
+
+class Statistics(Struct):
+    model_stats: list[ModelStatistics]
+
+
+class SharedMemoryRegion(Struct):
+    name: str
+
+
 class ModelState(Struct):
     name: str
     version: str

@@ -31,7 +31,14 @@ from prunetime.serve.service import Scored, Service
 COMPRESSED_FROM = 1_024
 """Bytes of an answer: a smaller one is one packet anyway."""
 
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+]
 """Of the protocol, by Triton's names."""
 
 

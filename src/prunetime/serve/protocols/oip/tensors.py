@@ -64,6 +64,11 @@ def row_count(name: str, shape: Sequence[int]) -> int:
     return shape[0]
 
 
+def inputs_of(task: Task) -> list[TensorMetadata]:
+    """The tensors that a model of `task` takes: its columns of texts."""
+    return [TensorMetadata(name, "BYTES", [-1]) for name in task.text]
+
+
 def outputs_of(task: Task) -> list[TensorMetadata]:
     """The tensors that a model of `task` answers with."""
     if task.kind == "question-answering":
