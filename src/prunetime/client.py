@@ -307,6 +307,10 @@ class AsyncClient(_Words):
 def _refusal(reply: httpx2.Response) -> ServerError:
     try:
         said = reply.json()
+        if "message" in said:  # as Cohere says it
+            return ServerError(said["message"], reply.status_code, said["error_type"])
+        if isinstance(said["error"], dict):  # as OpenAI says it
+            return ServerError(said["error"]["message"], reply.status_code, said["error"]["code"])
         return ServerError(said["error"], reply.status_code, said["error_type"])
     except (ValueError, KeyError, TypeError):
         return ServerError(f"{reply.status_code}: {reply.text[:200]}", reply.status_code, "unknown")

@@ -14,10 +14,10 @@ from pathlib import Path
 from prunetime.errors import InputError
 from prunetime.serve.bodies import Bodies, Receive
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.errors import Failure, RefusedError
+from prunetime.serve.errors import FailureBody, RefusedError
 from prunetime.serve.experiments import Experiment, Experiments, read_experiments
 from prunetime.serve.fleet import Fleet, Here, Processes
-from prunetime.serve.http import Answer, Request, Scope, Send
+from prunetime.serve.http import Answer, Request, Route, Scope, Send
 from prunetime.serve.keys import Keys
 from prunetime.serve.metrics import Metrics
 from prunetime.serve.models import Entry, Models
@@ -109,18 +109,20 @@ class App:
         scope = request.scope
         given = request.headers.get("x-request-id", "")
         request.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        path = "unknown"
+        path, failure = "unknown", Route.failure
         try:
             route, request.path = self.router.find(scope["method"], scope["path"])
-            path = route.path
+            path, failure = route.path, route.failure
             if not route.open:
                 self.keys.check(request.headers.get("authorization"))
             answer = await route.answer(request)
         except RefusedError as error:
-            answer = _refusal(error, request.id)
+            answer = _refusal(error, request.id, failure)
         except Exception:
             LOG.exception("request %s failed", request.id)
-            answer = _refusal(RefusedError("internal", "an error of the server; its log says more"), request.id)
+            answer = _refusal(
+                RefusedError("internal", "an error of the server; its log says more"), request.id, failure
+            )
         if answer.status != 499:
             if scope["method"] == "HEAD":
                 answer = Answer(b"", answer.status, answer.kind, answer.headers)
@@ -137,7 +139,7 @@ class App:
             LOG.info("%s", json.dumps(said | of_model | {"status": answer.status, "ms": round(1e3 * spent, 3)}))
 
 
-def _refusal(error: RefusedError, request_id: str) -> Answer:
+def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -> Answer:
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
@@ -147,4 +149,4 @@ def _refusal(error: RefusedError, request_id: str) -> Answer:
         headers["connection"] = "close"
     if error.code == "unauthorized":
         headers["www-authenticate"] = "Bearer"
-    return Answer.of(Failure(str(error), error.code, request_id), error.status, headers)
+    return Answer.of(failure.of(error, request_id), error.status, headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -145,6 +146,24 @@ def decoded(body: bytes, kind: type[Part]) -> Part:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise RefusedError("unusable", str(error)[:SHOWN_CHARACTERS]) from None
+        raise _unusable(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedError("bad_request", f"the body is no JSON: {str(error)[:SHOWN_CHARACTERS]}") from None
+
+
+def converted(content: Any, kind: type[Part]) -> Part:
+    """What was read of JSON as a `kind`; raises RefusedError where it is none."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise _unusable(error) from None
+
+
+def _unusable(error: msgspec.ValidationError) -> RefusedError:
+    return RefusedError("unusable", str(error)[:SHOWN_CHARACTERS], field=_field(str(error)))
+
+
+def _field(message: str) -> str | None:
+    """The field that a message of msgspec is about: unknown, missing, or with a path to it."""
+    found = re.search(r"field `(\w+)`", message) or re.search(r"`\$\.(\w+)", message)
+    return found[1] if found else None

@@ -14,7 +14,7 @@ import msgspec
 
 from prunetime.serve.bodies import Bodies, Part, Receive
 from prunetime.serve.compression import check_encoding
-from prunetime.serve.errors import Code, RefusedError
+from prunetime.serve.errors import Code, Failure, FailureBody, RefusedError
 
 Scope = Mapping[str, Any]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -71,8 +71,8 @@ class Request:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
 
     async def body(self) -> bytes:
-        """The body, decompressed. Raises RefusedError where it is too large, too slow, damaged or in an unknown encoding,
-        where the client has left, and where something is asked for outside of it."""
+        """The body, decompressed. Raises RefusedError where it is too large, too slow, damaged or in an unknown
+        encoding, where the client has left, and where something is asked for outside of it."""
         if query := self.scope.get("query_string"):
             name = query.decode("latin-1").partition("=")[0][:80]
             raise RefusedError("bad_request", f"the query of the URL is not read: put {name!r} into the body")
@@ -133,6 +133,7 @@ class Route:
     takes: Any = None
     gives: Any = None
     refuses: tuple[Code, ...] = ()
+    failure: type[FailureBody] = Failure
 
 
 class Router:

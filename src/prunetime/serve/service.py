@@ -36,6 +36,9 @@ SURE = 1.25
 """A larger model of a family answers only where it is expected to take so much less than it may."""
 
 
+Row = str | Texts | Sequence[int]
+"""A text, a pair, or a text as token ids."""
+
 Read = Callable[[Hosted, Any], Inputs]
 """What a model reads of a request's texts."""
 
@@ -81,7 +84,7 @@ class Service:
     async def score(
         self,
         request: Request,
-        rows: Sequence[str | Texts],
+        rows: Sequence[Row],
         name: str | None = None,
         version: str | None = None,
         read: Read = Hosted.read,
@@ -94,7 +97,7 @@ class Service:
             self._under_way -= 1
 
     async def _score(
-        self, request: Request, rows: Sequence[str | Texts], name: str | None, version: str | None, read: Read
+        self, request: Request, rows: Sequence[Row], name: str | None, version: str | None, read: Read
     ) -> Scored:
         began = time.monotonic()
         deadline = request.began + request.seconds(self.settings.timeout)
@@ -142,7 +145,7 @@ class Service:
         self.scheduler.stop(self.settings.stop_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[str | Texts]) -> Inputs:
+    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[Row]) -> Inputs:
         if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
             return read(rows)
         return await asyncio.get_running_loop().run_in_executor(self._threads, read, rows)
@@ -230,8 +233,9 @@ class Service:
             self.metrics.of_arm(scored.arm, sum(scored.seconds.values()), scored.scores)
 
 
-def _characters(row: str | Texts) -> int:
-    return len(row) if isinstance(row, str) else sum(map(len, row))
+def _characters(row: str | Sequence[str | int]) -> int:
+    """Characters that are to be made tokens of, of a text, a pair, or token ids."""
+    return len(row) if isinstance(row, str) else sum(len(part) for part in row if isinstance(part, str))
 
 
 def _settle(over: asyncio.Future[Exception | None], error: Exception | None) -> None:

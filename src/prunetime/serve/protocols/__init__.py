@@ -10,10 +10,11 @@ from __future__ import annotations
 from prunetime.serve.fleet import Fleet
 from prunetime.serve.http import Route
 from prunetime.serve.protocols.cohere import Cohere
+from prunetime.serve.protocols.huggingface import InferenceClientRoute
 from prunetime.serve.protocols.oip.routes import OpenInference
 from prunetime.serve.protocols.oip.triton import TritonExtensions
 from prunetime.serve.protocols.openai import OpenAI
-from prunetime.serve.protocols.tei import TextEmbeddingsInference
+from prunetime.serve.protocols.tei.routes import TextEmbeddingsInference
 from prunetime.serve.service import Service
 
 
@@ -23,6 +24,7 @@ def routes_of(service: Service, fleet: Fleet) -> list[Route]:
         *OpenInference(service).routes(),
         *TritonExtensions(service, fleet).routes(),
         *TextEmbeddingsInference(service).routes(),
+        *InferenceClientRoute(service).routes(),
         *Cohere(service).routes(),
         *OpenAI(service).routes(),
     ]
