@@ -90,6 +90,8 @@ class _Words:
             raise InputError(f"timeout is {timeout}: it must be above 0 seconds")
         self._url, self._timeout = url.rstrip("/"), timeout
         self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._input_names: dict[str, list[str]] = {}
+        """The columns of texts that a model takes, by its path, once it was asked for them."""
 
     def _patiently(self, call: _Call, timeout: float | None) -> Steps[Any]:
         """The reply as JSON. Tries again what is refused for now, or lost on the way, as long as there is time: to
@@ -116,12 +118,23 @@ class _Words:
         widths = {len(row) for row in rows}
         if len(widths) != 1:
             raise InputError("give texts, or pairs of texts: not none, and not both")
-        inputs = [
-            {"name": f"text{i}", "shape": [len(rows)], "datatype": "BYTES", "data": list(column)}
-            for i, column in enumerate(zip(*rows, strict=True))
-        ]
         where = f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
-        reply = yield from self._patiently(_Call("POST", f"{where}/infer", {"inputs": inputs}), timeout)
+        names = self._input_names.get(where)
+        if names is None:
+            told = yield from self._patiently(_Call("GET", where), timeout)
+            names = self._input_names[where] = [each["name"] for each in told["inputs"]]
+        if widths != {len(names)}:
+            raise InputError(f"rows of {widths.pop()} texts; {model} scores {len(names)}: {', '.join(names)}")
+        inputs = [
+            {"name": name, "shape": [len(rows)], "datatype": "BYTES", "data": list(column)}
+            for name, column in zip(names, zip(*rows, strict=True), strict=True)
+        ]
+        try:
+            reply = yield from self._patiently(_Call("POST", f"{where}/infer", {"inputs": inputs}), timeout)
+        except ServerError as error:
+            if error.status == 422:  # another model may have taken its place
+                self._input_names.pop(where, None)
+            raise
         outputs = {each["name"]: each for each in reply["outputs"]}
         if "answer" in outputs:
             columns = (outputs[name]["data"] for name in ("answer", "start", "score"))
@@ -294,6 +307,10 @@ class AsyncClient(_Words):
 def _refusal(reply: httpx2.Response) -> ServerError:
     try:
         said = reply.json()
+        if "message" in said:  # as Cohere says it
+            return ServerError(said["message"], reply.status_code, said["error_type"])
+        if isinstance(said["error"], dict):  # as OpenAI says it
+            return ServerError(said["error"]["message"], reply.status_code, said["error"]["code"])
         return ServerError(said["error"], reply.status_code, said["error_type"])
     except (ValueError, KeyError, TypeError):
         return ServerError(f"{reply.status_code}: {reply.text[:200]}", reply.status_code, "unknown")

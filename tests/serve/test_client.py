@@ -57,14 +57,17 @@ def test_what_will_not_get_better_is_not_tried_again(server: Served) -> None:
     sent: list[object] = []
     with Client(f"http://127.0.0.1:{server.port}", timeout=PATIENCE) as client:
         client._http.event_hooks["request"].append(sent.append)
-        for texts, model, status, kind in ((["a"], "pairs", 422, "unusable"), (["a"], "none", 404, "not_found")):
+        for text, model, status, kind in ((" ", "pairs", 422, "unusable"), ("a", "none", 404, "not_found")):
             with pytest.raises(ServerError) as refused:
-                client.score(texts, model)
+                client.score([("a", text)], model)
             assert (refused.value.status, refused.value.kind) == (status, kind)
         for wrong in ([], ["a", ("b", "c")]):
             with pytest.raises(InputError, match="texts, or pairs"):
                 client.score(wrong, "pairs")
-    assert len(sent) == 2
+        with pytest.raises(InputError, match="rows of 1 texts; pairs scores 2: query, title"):
+            client.score(["a"], "pairs")
+    paths = ["/v2/models/pairs", "/v2/models/pairs/infer", "/v2/models/none", "/v2/models/pairs"]
+    assert [each.url.path for each in sent] == paths
 
 
 def test_keys_are_sent(serve: Callable[..., Served], artifacts: Path, tmp_path: Path) -> None:

@@ -190,8 +190,8 @@ def test_rerank_of_documents(server: Served, artifacts: Path) -> None:
         ("/predict", {"inputs": []}, 422, "unusable", "no text to score"),
         ("/predict", {"inputs": [["a", "b"]] * 2000}, 413, "too_large", "2000 rows are more than the 1024"),
         ("/predict", {"inputs": ["a", "b" * (5 << 20)]}, 413, "too_large", "larger than the limit"),
-        ("/v1/rerank", {"query": "a", "documents": ["b"], "top_n": 0}, 422, "unusable", "top_n is 0"),
-        ("/v1/rerank", {"query": "a", "documents": ["b"], "model": "none"}, 404, "not_found", "no model 'none'"),
+        ("/rerank", {"query": "a", "texts": ["b"], "top_n": 0}, 422, "unusable", "top_n is 0"),
+        ("/rerank", {"query": "a", "documents": ["b"], "model": "none"}, 404, "not_found", "no model 'none'"),
         ("/v2/models/none/infer", {"inputs": []}, 404, "not_found", "no model 'none' is loaded"),
         ("/v2/models/pairs/versions/9/infer", {"inputs": []}, 404, "not_found", "no version '9'"),
         ("/v2/models/pairs/infer", {"inputs": []}, 422, "unusable", "0 inputs; this model takes 2: query, title"),
@@ -210,7 +210,15 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"shape": [2]}, "1 texts, and its shape is [2]"),
+        ({"shape": [2]}, "input title: 1 texts, and its shape is [2]"),
+        ({"shape": [1, 2]}, "input title: its shape is [1, 2]; it must be [rows] or [rows, 1]"),
+        ({"shape": [-1]}, "input title: its shape is [-1]"),
+        ({"shape": [1] * 1000}, "input title: its shape is [1, 1, 1, 1] and on"),
+        ({"shape": []}, "input title: its shape is []"),
+        ({"shape": [2], "data": ["a", "b"]}, "inputs of 1 and 2 rows"),
+        ({"name": "titel"}, "no input is named 'titel'; the model's inputs are query, title"),
+        ({"name": "query"}, "two inputs have the name query"),
+        ({"data": None}, "input title has its texts in data, or after the JSON"),
         ({"shape": [1], "data": ["a", "b"]}, "2 texts, and its shape is [1]"),
         ({"datatype": "FP32"}, "datatype"),
         ({"data": [1.5]}, "data[0]"),
@@ -246,8 +254,8 @@ def test_a_family_answers_by_the_largest_that_is_in_time(server: Served) -> None
     assert answer.json["model_name"] == "pairs"
 
 
-def test_compressed_bodies_are_not_read(server: Served) -> None:
-    answer = server.post("/predict", b"\x1f\x8b", content_encoding="gzip")
+def test_an_encoding_that_is_not_read_is_refused(server: Served) -> None:
+    answer = server.post("/predict", b"\x1f\x8b", content_encoding="br")
     assert (answer.status, answer.json["error_type"]) == (415, "unsupported_encoding")
 
 

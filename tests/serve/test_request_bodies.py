@@ -7,14 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 from inputs_page import Row, check_section, verdict
 from numpy.typing import NDArray
-from served import Served, make_artifact
+from served import Reply, Served, made_tokenizer, make_artifact
 
 from prunetime import load
 from prunetime.errors import InputError
+from prunetime.serve.protocols import cohere, openai
+from prunetime.serve.protocols.oip import messages as oip
+from prunetime.serve.protocols.tei import messages as tei
 
 QUERY, TEXTS = "red sofa", ["lamp", "a sofa with red legs", "sofa"]
 LONG = "red sofa with legs " * 20
@@ -31,6 +35,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/rerank": {"query": QUERY, "documents": TEXTS, "model": "pairs"},
     "/v2/rerank": {"query": QUERY, "documents": TEXTS, "model": "pairs"},
     "/rerank": {"query": QUERY, "texts": TEXTS},
+    "/similarity": {"inputs": {"source_sentence": QUERY, "sentences": TEXTS}},
     "/predict": {"inputs": [[QUERY, text] for text in TEXTS]},
     "/v2/models/pairs/infer": INFER,
 }
@@ -48,6 +53,9 @@ class Directly:
     def scores(self, texts: list[str] = TEXTS, query: str = QUERY) -> Numbers:
         """Of the class `good`, [texts]."""
         return np.float64(self.pairs.score([(query, text) for text in texts]))
+
+    def similarities(self, texts: list[str] = TEXTS, query: str = QUERY) -> Numbers:
+        return np.float64(self.twins.score([(query, text) for text in texts]))
 
     def logits(self) -> Numbers:
         tokens = self.pairs.tokenize([(QUERY, text) for text in TEXTS])
@@ -77,6 +85,7 @@ USUAL: dict[str, Expected] = {
     "/v1/rerank": Directly.scores,
     "/v2/rerank": Directly.scores,
     "/rerank": Directly.scores,
+    "/similarity": lambda direct: direct.similarities(),
     "/predict": Directly.scores,
     "/v2/models/pairs/infer": Directly.scores,
 }
@@ -107,6 +116,17 @@ def _long(inputs: list[Any]) -> list[Any]:
     return [first, *inputs[1:]]
 
 
+def ids_of(texts: list[str]) -> list[list[int]]:
+    """The ids of texts, special tokens included, as the tokenizers library has them."""
+    return [encoding.ids for encoding in made_tokenizer().encode_batch(texts)]
+
+
+def first_tokens(text: str, count: int) -> str:
+    """The part of a text that its first tokens stand for, as the tokenizers library has them."""
+    offsets = made_tokenizer().encode(text, add_special_tokens=False).offsets
+    return text[: offsets[:count][-1][1]]
+
+
 def of_documents(path: str) -> list[Try]:
     documents: list[Any] = [TEXTS[0], {"text": TEXTS[1], "price": 3}, TEXTS[2]]
     return [
@@ -121,9 +141,23 @@ def of_documents(path: str) -> list[Try]:
         Try(path, "max_chunks_per_doc", "1", {"max_chunks_per_doc": 1}),
         Try(path, "max_chunks_per_doc", "10", {"max_chunks_per_doc": 10}),
         Try(path, "max_tokens_per_doc", "more than there are", {"max_tokens_per_doc": 4096}),
-        Try(path, "max_tokens_per_doc", "fewer", {"max_tokens_per_doc": 2}),
+        Try(path, "max_tokens_per_doc", "2", {"max_tokens_per_doc": 2},
+            lambda direct: direct.scores([first_tokens(text, 2) for text in TEXTS])),
+        Try(path, "max_tokens_per_doc", "0", {"max_tokens_per_doc": 0}),
+        Try(path, "priority", "0", {"priority": 0}),
         Try(path, "priority", "7", {"priority": 7}),
         Try(path, "truncation", "true (no field of Cohere's)", {"truncation": True}),
+    ]  # fmt: skip
+
+
+def of_documents_in_rerank() -> list[Try]:
+    """`/rerank` with documents is Cohere's."""
+    without_texts = {"texts": None, "documents": TEXTS}
+    return [
+        Try("/rerank", "documents", "in place of texts", without_texts),
+        Try("/rerank", "documents", "beside texts", {"documents": TEXTS}),
+        *(each._replace(path="/rerank", shown=f"{each.shown}, with documents", change=without_texts | each.change)
+          for each in of_documents("/v1/rerank") if each.field != "documents"),
     ]  # fmt: skip
 
 
@@ -135,7 +169,12 @@ def _best(scores: Numbers, count: int) -> Numbers:
 INFER_PATH = "/v2/models/pairs/infer"
 TRIES = [
     Try("/v1/embeddings", "input", "one text", {"input": TEXTS[0]}, lambda direct: direct.embeddings(TEXTS[:1])),
-    Try("/v1/embeddings", "input", "token ids", {"input": [[1, 2], [3]]}),
+    Try("/v1/embeddings", "input", "token ids of the texts", {"input": ids_of(TEXTS)}),
+    Try("/v1/embeddings", "input", "token ids of one", {"input": ids_of(TEXTS)[0]},
+        lambda direct: direct.embeddings(TEXTS[:1])),
+    Try("/v1/embeddings", "input", "token ids without special tokens", {"input": [[10, 11], [12]]}),
+    Try("/v1/embeddings", "input", "ids that no token has", {"input": [[2, 10**6, 3]]}),
+    Try("/v1/embeddings", "input", "texts and token ids", {"input": [[2, 10, 3], "sofa"]}),
     Try("/v1/embeddings", "model", "one that is not served", {"model": "none"}),
     Try("/v1/embeddings", "encoding_format", "base64", {"encoding_format": "base64"}),
     Try("/v1/embeddings", "encoding_format", "int8", {"encoding_format": "int8"}),
@@ -157,12 +196,24 @@ TRIES = [
     Try("/predict", "raw_scores", "true", {"raw_scores": True}, lambda direct: direct.logits()[:, 1]),
     *of_cut("/predict", "inputs"),
     Try("/predict", "unknown", "any", {"unknown": 1}),
+    *of_documents_in_rerank(),
+    Try("/rerank", "top_n", "2", {"top_n": 2}, lambda direct: _best(direct.scores(), 2)),
+    Try("/rerank", "top_n", "0", {"top_n": 0}),
+    Try("/rerank", "model", "one that is not served", {"model": "none"}),
     Try("/rerank", "raw_scores", "true", {"raw_scores": True}, lambda direct: -np.subtract(*direct.logits().T)),
     Try("/rerank", "return_text", "true", {"return_text": True}),
     *of_cut("/rerank", "texts"),
     Try("/rerank", "unknown", "any", {"unknown": 1}),
+    Try("/similarity", "parameters.prompt_name", "one that the model has not", {"parameters": {"prompt_name": "none"}}),
+    Try("/similarity", "parameters.truncate", "false", {"parameters": {"truncate": False}}),
+    Try("/similarity", "parameters.truncate", "false, a text too long",
+        {"inputs": {"source_sentence": LONG, "sentences": TEXTS}, "parameters": {"truncate": False}}),
+    Try("/similarity", "parameters.truncation_direction", "Left", {"parameters": {"truncation_direction": "Left"}}),
     Try(INFER_PATH, "id", "a text", {"id": "7"}),
+    Try(INFER_PATH, "inputs[].name", "one that the model has not", with_part("title", name="titel")),
+    Try(INFER_PATH, "inputs[].name", "the same twice", with_part("title", name="query")),
     Try(INFER_PATH, "inputs[].shape", "another product", with_part("title", shape=[2])),
+    Try(INFER_PATH, "inputs[].shape", "[1, 3]", with_part("title", shape=[1, 3])),
     Try(INFER_PATH, "inputs[].shape", "[3, 1]", with_part("title", shape=[3, 1])),
     Try(INFER_PATH, "inputs[].datatype", "FP32", with_part("title", datatype="FP32")),
     Try(INFER_PATH, "inputs[].data", "one text the longer",
@@ -177,13 +228,21 @@ TRIES = [
     Try(INFER_PATH, "outputs", "one that there is not", {"outputs": [{"name": "missing"}]}),
     Try(INFER_PATH, "outputs[].parameters.binary_data", "true",
         {"outputs": [{"name": "score", "parameters": {"binary_data": True}}]}),
+    Try(INFER_PATH, "outputs[].parameters.binary_data", "1",
+        {"outputs": [{"name": "score", "parameters": {"binary_data": 1}}]}),
     Try(INFER_PATH, "outputs[].parameters.classification", "1",
-        {"outputs": [{"name": "score", "parameters": {"classification": 1}}]}),
+        {"outputs": [{"name": "score", "parameters": {"classification": 1}}]},
+        lambda direct: np.maximum(direct.scores(), 1 - direct.scores())),
+    Try(INFER_PATH, "outputs[].parameters.unknown", "any",
+        {"outputs": [{"name": "score", "parameters": {"unknown": 1}}]}),
+    Try(INFER_PATH, "parameters.binary_data_output", "true", {"parameters": {"binary_data_output": True}}),
+    Try(INFER_PATH, "parameters.timeout", "a minute", {"parameters": {"timeout": 60_000_000}}),
+    Try(INFER_PATH, "parameters.timeout", "-1", {"parameters": {"timeout": -1}}),
     *(Try(INFER_PATH, f"parameters.{name}", "1", {"parameters": {name: 1}})
-      for name in ("priority", "timeout", "sequence_id", "sequence_start", "sequence_end", "binary_data_output")),
+      for name in ("priority", "sequence_id", "sequence_start", "sequence_end")),
     Try(INFER_PATH, "parameters.unknown", "any", {"parameters": {"unknown": 1}}),
-    Try(INFER_PATH, "inference-header-content-length", "a header", {},
-        headers={"inference-header-content-length": "100"}),
+    Try(INFER_PATH, "inference-header-content-length", "more than the body has", {},
+        headers={"inference-header-content-length": "100000"}),
     *(Try(path, "any=", "in the query of the URL", {}, query="any=1") for path in BODIES),
 ]  # fmt: skip
 
@@ -202,7 +261,7 @@ def direct(tmp_path_factory: pytest.TempPathFactory) -> Directly:
 def servers(direct: Directly, serve: Callable[..., Served]) -> dict[str, Served]:
     """By route: those without a model's name ask the first one."""
     embedding, scoring = serve(direct.root / "twins"), serve(direct.root / "pairs")
-    return {path: embedding if "embed" in path else scoring for path in BODIES}
+    return {path: embedding if "embed" in path or path == "/similarity" else scoring for path in BODIES}
 
 
 def numbers(path: str, content: Any) -> Numbers:
@@ -210,12 +269,12 @@ def numbers(path: str, content: Any) -> Numbers:
     if path == "/v1/embeddings":
         rows = [each["embedding"] for each in content["data"]]
         return np.float64([np.frombuffer(b64decode(row), "<f4") if isinstance(row, str) else row for row in rows])
-    if path == "/embed":
+    if path in ("/embed", "/similarity"):
         return np.float64(content)
     if path == "/predict":
         return np.float64([next(each["score"] for each in row if each["label"] == "good") for row in content])
     if path.endswith("/infer"):
-        return np.float64(content["outputs"][0]["data"])
+        return np.float64([str(each).split(":")[0] for each in content["outputs"][0]["data"]])
     ranked = content["results"] if path.endswith("rerank") and isinstance(content, dict) else content
     found = np.full(len(TEXTS), np.nan)
     for each in ranked:
@@ -223,13 +282,21 @@ def numbers(path: str, content: Any) -> Numbers:
     return found
 
 
+def said_by(reply: Reply) -> str:
+    """What a refusal says, where clients of OpenAI and Cohere look for it, and where all others do."""
+    error = reply.json.get("error", reply.json.get("message"))
+    return error["message"] if isinstance(error, dict) else error
+
+
 def answered(server: Served, tried: Try) -> Numbers:
     """Raises InputError where the server refuses with a status from 400 to 499."""
     path = f"{tried.path}?{tried.query}" if tried.query else tried.path
     reply = server.post(path, BODIES[tried.path] | tried.change, **tried.headers)
     if 400 <= reply.status < 500:
-        raise InputError(reply.json["error"])
+        raise InputError(said_by(reply))
     assert reply.status == 200, reply.json
+    if length := reply.headers.get("inference-header-content-length"):
+        return np.float64(np.frombuffer(reply.body[int(length) :], "<f4"))
     return numbers(tried.path, reply.json)
 
 
@@ -253,9 +320,39 @@ def row_of(tried: Try, servers: dict[str, Served], direct: Directly) -> Row:
 
 INTRODUCTION = """\
 Fields of the protocols of `prunetime serve`: OpenAI's embeddings, Cohere's (and Jina's) rerank of versions 1 and 2,
-text-embeddings-inference's predict, rerank and embed, and infer of the Open Inference Protocol v2 with its extensions.
-Numbers are those of the model called directly. Of fields that no protocol has, the routes of OpenAI and Cohere refuse
-every one by name, as these do themselves; those of text-embeddings-inference pass over them, as it does."""
+text-embeddings-inference's predict, rerank, embed and similarity, and infer of the Open Inference Protocol v2 with its
+extensions. Numbers are those of the model called directly. Of fields that no protocol has, the routes of OpenAI and
+Cohere refuse every one by name, as these do themselves; those of text-embeddings-inference pass over them, as it does,
+but for `/rerank` with `documents`, which is Cohere's. Null is as if a field were not given, in every protocol."""
+
+
+def optional_fields() -> list[tuple[str, str]]:
+    """The fields that requests of each route may leave out."""
+    takes = {
+        "/v1/embeddings": openai.EmbeddingsRequest,
+        "/embed": tei.EmbedRequest,
+        "/v1/rerank": cohere.DocumentRerankRequest,
+        "/v2/rerank": cohere.DocumentRerankRequest,
+        "/rerank": tei.RerankRequest,
+        "/similarity": tei.SimilarityRequest,
+        "/predict": tei.PredictRequest,
+        INFER_PATH: oip.InferRequest,
+    }
+    return [
+        (path, field.name)
+        for path in BODIES
+        for field in msgspec.structs.fields(takes[path])
+        if not field.required and BODIES[path].get(field.name) is None
+    ]
+
+
+def test_null_is_not_given(servers: dict[str, Served]) -> None:
+    for path, body in BODIES.items():
+        nothing = {name: None for of, name in optional_fields() if of == path}
+        assert nothing
+        reply = servers[path].post(path, body | nothing)
+        assert reply.status == 200, reply.json
+        np.testing.assert_array_equal(numbers(path, reply.json), numbers(path, servers[path].post(path, body).json))
 
 
 def test_fields_of_requests(servers: dict[str, Served], direct: Directly) -> None:

@@ -19,7 +19,7 @@ from prunetime.runtime.reading import prompted, read
 from prunetime.runtime.tokenize import Texts, Tokenizer
 from prunetime.runtime.twins import Singles, singles
 from prunetime.runtime.windows import Windows
-from prunetime.task import Answer
+from prunetime.task import Answer, Task
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,20 @@ class Model:
 
     def read_single(self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None) -> Singles:
         """The rows that the model reads of texts to be embedded; raises InputError as `embed` does."""
-        task = self.manifest.task
-        if task.kind != "similarity":
-            raise InputError(f"a model of {task.kind} has no embeddings; one that is made with --task similarity has")
+        task = self._of_embeddings()
         if empty := [number for number, text in enumerate(texts) if not text.strip()]:
             raise InputError(f"text {empty[0]} is empty")
         return singles(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
+
+    def read_single_ids(self, rows: Sequence[Sequence[int]], prompt_name: str | None = None) -> Singles:
+        """The rows that the model reads of texts to be embedded that are token ids already, special tokens included.
+
+        Raises InputError as `Tokenizer.encode_ids`, and where the model would put a prompt before them.
+        """
+        task = self._of_embeddings()
+        if prompt := task.prompts.resolve(prompt_name):
+            raise InputError(f"the prompt {prompt[:80]!r} goes before texts, not before token ids: give texts")
+        return Singles(task, self.tokenizer.encode_ids(rows))
 
     def check_lengths(self, texts: Sequence[str | Texts], prompt_name: str | None = None) -> None:
         """Raises InputError where a text or pair, its prompt before it, has more tokens than the model reads.
@@ -119,6 +127,13 @@ class Model:
                     f"text {number} has more tokens than the {task.max_length} that the model reads: have it cut "
                     "(truncate)"
                 )
+
+    def _of_embeddings(self) -> Task:
+        """The task; raises InputError where the model has no embeddings."""
+        task = self.manifest.task
+        if task.kind != "similarity":
+            raise InputError(f"a model of {task.kind} has no embeddings; one that is made with --task similarity has")
+        return task
 
     def checked(self, texts: Sequence[str | Texts]) -> list[Texts]:
         """`texts` as tuples of the task's texts; raises InputError as `score` does."""

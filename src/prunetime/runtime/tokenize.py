@@ -133,6 +133,52 @@ class Tokenizer:
             spans += [np.zeros((len(run.ids), 2), np.int32) if run.text is None else of_text for run in template]
         return Ragged.of(ids, types), np.concatenate(spans)
 
+    def start(self, text: str, count: int) -> str:
+        """The part of `text`, from its beginning, that its first `count` tokens stand for."""
+        characters = CHARACTERS_PER_TOKEN * count
+        while True:
+            part = start_of(text, characters, self._boundary)
+            encoding = self._tokenizer.encode(part, add_special_tokens=False)
+            if len(encoding) > count:
+                return text[: encoding.offsets[count - 1][1]]
+            if len(part) == len(text):
+                return text
+            characters *= 2
+
+    def encoding(self, text: str, special_tokens: bool) -> tokenizers.Encoding:
+        """The whole text as the tokenizers library has it, with or without special tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=special_tokens)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """The text that tokens stand for; raises InputError for an id that is none."""
+        self._check_ids(ids)
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def encode_ids(self, rows: Sequence[Sequence[int]]) -> Ragged:
+        """Sequences of one text each that are tokens already, special ones included, as `encode` gives them.
+
+        Raises InputError for an id that is none, and where a sequence is too long, empty, or without the special tokens
+        that a text has.
+        """
+        template = self._template(1)
+        place = next(index for index, run in enumerate(template) if run.text is not None)
+        before, after = (
+            [number for run in runs for number in run.ids] for runs in (template[:place], template[place + 1 :])
+        )
+        types = []
+        for number, ids in enumerate(rows):
+            self._check_ids(ids)
+            if len(ids) > self.max_length:
+                raise InputError(f"input {number} has {len(ids)} token ids; the model reads {self.max_length}")
+            inner = list(ids[len(before) : len(ids) - len(after)])
+            if not inner or _filled(template, [inner]) != list(ids):
+                raise InputError(
+                    f"the token ids of input {number} are no text between {before} and {after}: give ids of the "
+                    "model's own tokenizer with its special tokens, or texts"
+                )
+            types.append(_types(template, [inner]))
+        return Ragged.of([list(ids) for ids in rows], types)
+
     def single(self, text: str) -> Tokens:
         """The tokens of one text alone, for `joined`."""
         return next(self._singles([text]))
@@ -179,6 +225,14 @@ class Tokenizer:
         batch = self._tokenizer.encode_batch if with_spans else self._tokenizer.encode_batch_fast
         encodings: Sequence[tokenizers.Encoding] = batch(parts, add_special_tokens=False)
         return encodings
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        size = self._tokenizer.get_vocab_size()
+        wrong = next((number for number in ids if not 0 <= number < size), None)
+        if wrong is not None:
+            raise InputError(
+                f"token id {wrong} in the input is none of the model's tokenizer, which has 0 to {size - 1}"
+            )
 
     def _part(self, text: str, characters: int) -> str:
         return (end_of if self.cuts_left else start_of)(text, characters, self._boundary, self._most_characters)

@@ -14,17 +14,16 @@ from pathlib import Path
 from prunetime.errors import InputError
 from prunetime.serve.bodies import Bodies, Receive
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.errors import RefusedError
+from prunetime.serve.errors import FailureBody, RefusedError
 from prunetime.serve.experiments import Experiment, Experiments, read_experiments
 from prunetime.serve.fleet import Fleet, Here, Processes
-from prunetime.serve.http import Answer, Request, Scope, Send
+from prunetime.serve.http import Answer, Request, Route, Scope, Send
 from prunetime.serve.keys import Keys
-from prunetime.serve.messages import Failure
 from prunetime.serve.metrics import Metrics
 from prunetime.serve.models import Entry, Models
 from prunetime.serve.operations import Operations, router_of
 from prunetime.serve.outcomes import Outcomes
-from prunetime.serve.protocols import Protocols
+from prunetime.serve.protocols import routes_of
 from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.tracing import Tracing
@@ -67,7 +66,7 @@ class App:
         self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
         self.here = Here(self.models, self.keys, self.certificate, self.service.note)
         self.fleet = fleet or Processes([self.here], [hosted.entry for hosted in self.models])
-        self.router = router_of([*Protocols(self.service).routes(), *Operations(self.service, self.fleet).routes()])
+        self.router = router_of([*routes_of(self.service, self.fleet), *Operations(self.service, self.fleet).routes()])
 
     def _first_models(self) -> None:
         for name, folder in self.settings.models:
@@ -110,18 +109,20 @@ class App:
         scope = request.scope
         given = request.headers.get("x-request-id", "")
         request.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        path = "unknown"
+        path, failure = "unknown", Route.failure
         try:
             route, request.path = self.router.find(scope["method"], scope["path"])
-            path = route.path
+            path, failure = route.path, route.failure
             if not route.open:
                 self.keys.check(request.headers.get("authorization"))
             answer = await route.answer(request)
         except RefusedError as error:
-            answer = _refusal(error, request.id)
+            answer = _refusal(error, request.id, failure)
         except Exception:
             LOG.exception("request %s failed", request.id)
-            answer = _refusal(RefusedError("internal", "an error of the server; its log says more"), request.id)
+            answer = _refusal(
+                RefusedError("internal", "an error of the server; its log says more"), request.id, failure
+            )
         if answer.status != 499:
             if scope["method"] == "HEAD":
                 answer = Answer(b"", answer.status, answer.kind, answer.headers)
@@ -138,7 +139,7 @@ class App:
             LOG.info("%s", json.dumps(said | of_model | {"status": answer.status, "ms": round(1e3 * spent, 3)}))
 
 
-def _refusal(error: RefusedError, request_id: str) -> Answer:
+def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -> Answer:
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
@@ -148,4 +149,4 @@ def _refusal(error: RefusedError, request_id: str) -> Answer:
         headers["connection"] = "close"
     if error.code == "unauthorized":
         headers["www-authenticate"] = "Bearer"
-    return Answer.of(Failure(str(error), error.code, request_id), error.status, headers)
+    return Answer.of(failure.of(error, request_id), error.status, headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from prunetime.serve.compression import decompressed
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.settings import ServeSettings
 
@@ -47,9 +49,7 @@ class Bodies:
                 parts.append(part)
                 self._held += len(part)
                 if self._held > self._most_held:
-                    raise RefusedError(
-                        "overloaded", f"bodies of more than {self._most_held} bytes are being read and answered", 1.0
-                    )
+                    raise self._too_many_held()
         except BaseException:
             self.release(sum(map(len, parts)))
             raise
@@ -79,6 +79,20 @@ class Bodies:
         """Has bytes of a body that was read not count any more."""
         self._held -= size
 
+    async def decompress(self, body: bytes, encoding: str) -> bytes:
+        """The content of a body, which is held from now on in the place of `body`.
+
+        Raises RefusedError, with `body` still held, where it is damaged or its content too large, and where too many
+        bytes are held.
+        """
+        loop = asyncio.get_running_loop()
+        content = await loop.run_in_executor(self._thread, decompressed, body, encoding, self.most_bytes)
+        more = len(content) - len(body)
+        if self._held + more > self._most_held:
+            raise self._too_many_held()
+        self._held += more
+        return content
+
     async def decode(self, body: bytes, kind: type[Part]) -> Part:
         """The JSON of `body` as a `kind`; raises RefusedError where it is none, or has too many values."""
         if len(body) <= AT_ONCE_BYTES:
@@ -91,6 +105,10 @@ class Bodies:
 
     def too_large(self) -> RefusedError:
         return RefusedError("too_large", f"the body is larger than the limit of {self.most_bytes} bytes")
+
+    def _too_many_held(self) -> RefusedError:
+        message = f"bodies of more than {self._most_held} bytes are being read and answered"
+        return RefusedError("overloaded", message, 1.0)
 
     def _decode_large(self, body: bytes, kind: type[Part]) -> Part:
         """As `decode`. Values are counted first, because the decoder keeps the interpreter to itself: what it takes for
@@ -128,6 +146,24 @@ def decoded(body: bytes, kind: type[Part]) -> Part:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise RefusedError("unusable", str(error)[:SHOWN_CHARACTERS]) from None
+        raise _unusable(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedError("bad_request", f"the body is no JSON: {str(error)[:SHOWN_CHARACTERS]}") from None
+
+
+def converted(content: Any, kind: type[Part]) -> Part:
+    """What was read of JSON as a `kind`; raises RefusedError where it is none."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise _unusable(error) from None
+
+
+def _unusable(error: msgspec.ValidationError) -> RefusedError:
+    return RefusedError("unusable", str(error)[:SHOWN_CHARACTERS], field=_field(str(error)))
+
+
+def _field(message: str) -> str | None:
+    """The field that a message of msgspec is about: unknown, missing, or with a path to it."""
+    found = re.search(r"field `(\w+)`", message) or re.search(r"`\$\.(\w+)", message)
+    return found[1] if found else None

@@ -17,9 +17,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from prunetime.serve.bodies import LATE
-from prunetime.serve.errors import RefusedError
+from prunetime.serve.errors import Failure, RefusedError
 from prunetime.serve.http import JSON, Answer
-from prunetime.serve.messages import Failure
 
 LOG = logging.getLogger(__name__)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from prunetime.errors import PrunetimeError
 
@@ -51,13 +53,40 @@ STATUS: dict[Code, int] = {
 
 class RefusedError(PrunetimeError):
     """A request that is not answered; `retry_after` seconds, where it makes sense to come again, or with one of the
-    methods that are allowed."""
+    methods that are allowed. `field` is the part of the body that it is about, where one is known."""
 
-    def __init__(self, code: Code, message: str, retry_after: float | None = None, allowed: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        retry_after: float | None = None,
+        allowed: Sequence[str] = (),
+        field: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.code: Code = code
+        self.field = field
         self.retry_after, self.allowed = retry_after, allowed
 
     @property
     def status(self) -> int:
         return STATUS[self.code]
+
+
+class Failure(Struct):
+    """The body of a refusal: `error` is a sentence, `error_type` a word of `STATUS`."""
+
+    error: str
+    error_type: str
+    request_id: str
+
+    @classmethod
+    def of(cls, error: RefusedError, request_id: str) -> Failure:
+        return cls(str(error), error.code, request_id)
+
+
+class FailureBody(Protocol):
+    """The body of a refusal, as the clients of a protocol read it."""
+
+    @classmethod
+    def of(cls, error: RefusedError, request_id: str) -> Struct: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +13,8 @@ from typing import Any
 import msgspec
 
 from prunetime.serve.bodies import Bodies, Part, Receive
-from prunetime.serve.errors import Code, RefusedError
+from prunetime.serve.compression import check_encoding
+from prunetime.serve.errors import Code, Failure, FailureBody, RefusedError
 
 Scope = Mapping[str, Any]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -41,10 +43,6 @@ class Answer:
         await send({"type": "http.response.body", "body": self.body})
 
 
-BINARY = "inference-header-content-length"
-"""The header of the Open Inference Protocol's extension for binary tensors, which stand after the JSON of a body."""
-
-
 @dataclass
 class Request:
     """`id` is the client's, or one of ours; `path` holds the named parts of the path."""
@@ -54,6 +52,9 @@ class Request:
     id: str
     bodies: Bodies
     path: dict[str, str] = field(default_factory=dict)
+    most_seconds: float = math.inf
+    """How long the answer may take, where the body says it."""
+
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     """What is done once the answer is sent."""
 
@@ -70,15 +71,22 @@ class Request:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
 
     async def body(self) -> bytes:
-        """Raises RefusedError where it is too large, too slow or compressed, or the client has left."""
-        coded = self.headers.get("content-encoding", "identity")
-        if coded != "identity":
-            raise RefusedError("unsupported_encoding", f"a body in {coded[:40]} is not read: send it as it is")
+        """The body, decompressed. Raises RefusedError where it is too large, too slow, damaged or in an unknown
+        encoding, where the client has left, and where something is asked for outside of it."""
+        if query := self.scope.get("query_string"):
+            name = query.decode("latin-1").partition("=")[0][:80]
+            raise RefusedError("bad_request", f"the query of the URL is not read: put {name!r} into the body")
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        check_encoding(encoding)
         if int(self.headers.get("content-length", "0")) > self.bodies.most_bytes:
             raise self.bodies.too_large()
         found = await self.bodies.read(self.scope, self.receive)
         self._held += len(found)
-        return found
+        if encoding == "identity":
+            return found
+        content = await self.bodies.decompress(found, encoding)
+        self._held += len(content) - len(found)
+        return content
 
     def close(self) -> None:
         """Has the body not count among those that are held."""
@@ -86,12 +94,7 @@ class Request:
         self._held = 0
 
     async def json(self, kind: type[Part]) -> Part:
-        """The body as a `kind`; raises RefusedError where it is none, or where something is asked for outside of it."""
-        if query := self.scope.get("query_string"):
-            name = query.decode("latin-1").partition("=")[0][:80]
-            raise RefusedError("bad_request", f"the query of the URL is not read: put {name!r} into the body")
-        if BINARY in self.headers:
-            raise RefusedError("bad_request", f"tensors in binary ({BINARY}) are not read: send them as JSON")
+        """The body as a `kind`; raises RefusedError where it is none, and as `body` does."""
         return await self.bodies.decode(await self.body(), kind)
 
     async def gone(self) -> None:
@@ -100,7 +103,9 @@ class Request:
             pass
 
     def seconds(self, default: float) -> float:
-        """How long the answer may take: the header `x-request-timeout-ms`, or the default where that is less."""
+        """How long the answer may take: the least of the header `x-request-timeout-ms`, what the body says, and the
+        default."""
+        default = min(default, self.most_seconds)
         given = self.headers.get("x-request-timeout-ms")
         if given is None:
             return default
@@ -128,6 +133,7 @@ class Route:
     takes: Any = None
     gives: Any = None
     refuses: tuple[Code, ...] = ()
+    failure: type[FailureBody] = Failure
 
 
 class Router:

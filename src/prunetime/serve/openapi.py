@@ -11,16 +11,15 @@ import msgspec
 from prunetime import __version__
 from prunetime.serve.errors import STATUS
 from prunetime.serve.http import Route
-from prunetime.serve.messages import Failure
 
 REFERENCES = "#/components/schemas/{name}"
 
 
 def described(routes: Sequence[Route]) -> dict[str, Any]:
     """OpenAPI 3.1."""
-    kinds = [kind for route in routes for kind in (route.takes, route.gives) if kind is not None]
-    schemas, components = msgspec.json.schema_components([*kinds, Failure], ref_template=REFERENCES)
-    known = dict(zip(map(repr, [*kinds, Failure]), schemas, strict=True))
+    kinds = [kind for route in routes for kind in (route.takes, route.gives, route.failure) if kind is not None]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template=REFERENCES)
+    known = dict(zip(map(repr, kinds), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, known)
@@ -43,7 +42,7 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
         str(STATUS[code]): " or ".join(c for c in dict.fromkeys(codes) if STATUS[c] == STATUS[code]) for code in codes
     }
     responses = {"200": answer} | {
-        status: {"description": what, "content": _json(known[repr(Failure)])} for status, what in failures.items()
+        status: {"description": what, "content": _json(known[repr(route.failure)])} for status, what in failures.items()
     }
     operation: dict[str, Any] = {"summary": route.summary, "responses": responses}
     names = re.findall(r"{(\w+)}", route.path)

@@ -8,8 +8,8 @@ from prunetime.serve import metrics
 from prunetime.serve.experiments import Accepted, ExperimentReport, OutcomesRequest
 from prunetime.serve.fleet import Fleet
 from prunetime.serve.http import Answer, Request, Route, Router
-from prunetime.serve.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.openapi import described
+from prunetime.serve.protocols.oip.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.service import Service
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"

@@ -40,6 +40,9 @@ SURE = 1.25
 """A larger model of a family answers only where it is expected to take so much less than it may."""
 
 
+Row = str | Texts | Sequence[int]
+"""A text, a pair, or a text as token ids."""
+
 Read = Callable[[Hosted, Any], Inputs]
 """What a model reads of a request's texts."""
 
@@ -85,7 +88,7 @@ class Service:
     async def score(
         self,
         request: Request,
-        rows: Sequence[str | Texts],
+        rows: Sequence[Row],
         name: str | None = None,
         version: str | None = None,
         read: Read = Hosted.read,
@@ -98,7 +101,7 @@ class Service:
             self._under_way -= 1
 
     async def _score(
-        self, request: Request, rows: Sequence[str | Texts], name: str | None, version: str | None, read: Read
+        self, request: Request, rows: Sequence[Row], name: str | None, version: str | None, read: Read
     ) -> Scored:
         began = time.monotonic()
         deadline = request.began + request.seconds(self.settings.timeout)
@@ -147,7 +150,7 @@ class Service:
         self.scheduler.stop(self.settings.stop_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _check_whole(self, hosted: Hosted, rows: Sequence[str | Texts]) -> None:
+    def _check_whole(self, hosted: Hosted, rows: Sequence[Row]) -> None:
         """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more of them
         than could wait."""
         most = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
@@ -158,7 +161,7 @@ class Service:
                 "at a time, or raise --queue-tokens",
             )
 
-    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[str | Texts]) -> Inputs:
+    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[Row]) -> Inputs:
         try:
             if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
                 return read(rows)
@@ -249,8 +252,9 @@ class Service:
             self.metrics.of_arm(scored.arm, sum(scored.seconds.values()), scored.scores)
 
 
-def _characters(row: str | Texts) -> int:
-    return len(row) if isinstance(row, str) else sum(map(len, row))
+def _characters(row: str | Sequence[str | int]) -> int:
+    """Characters that are to be made tokens of, of a text, a pair, or token ids."""
+    return len(row) if isinstance(row, str) else sum(len(part) for part in row if isinstance(part, str))
 
 
 def _settle(over: asyncio.Future[Exception | None], error: Exception | None) -> None:

@@ -1,0 +1,63 @@
+"""The parameters that requests of the Open Inference Protocol, their inputs and their outputs may have.
+
+Each that is known is honoured; every other, and each value that would need what the server does not have, is refused by
+name. Null is as if it were not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prunetime.serve.errors import RefusedError
+
+Parameters = Mapping[str, Any]
+
+REQUEST = ("binary_data_output", "timeout", "priority", "sequence_id", "sequence_start", "sequence_end")
+INPUT = ("binary_data_size", "content_type")
+OUTPUT = ("binary_data", "classification")
+
+ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
+    "priority": ((0,), "requests have no priorities"),
+    "sequence_id": ((0, ""), "models keep no state between requests"),
+    "sequence_start": ((False,), "models keep no state between requests"),
+    "sequence_end": ((False,), "models keep no state between requests"),
+    "content_type": (("str",), "texts are strings in UTF-8"),
+}
+"""Values that a parameter may have, which are as good as none, and why it may have no other."""
+
+
+def check_parameters(of: str, known: Sequence[str], parameters: Parameters | None) -> Parameters:
+    """The parameters that are given; raises RefusedError for one that is not `known`, or whose value cannot be
+    honoured. `of` says whose they are, as a message shows it."""
+    given = {name: value for name, value in (parameters or {}).items() if value is not None}
+    if unknown := sorted(given.keys() - set(known)):
+        raise RefusedError(
+            "unusable", f"{of}: no parameter {', '.join(unknown)[:200]} is known, only {', '.join(known)}; leave it out"
+        )
+    for name, (values, why) in ONLY.items():
+        if name in given and given[name] not in values:
+            raise RefusedError("unusable", f"{of}: {name} is {str(given[name])[:80]!r}: {why}; leave it out")
+    return given
+
+
+def seconds_of(parameters: Parameters) -> float | None:
+    """How long an answer may take, by the `timeout` of a request; raises RefusedError where it is no whole number."""
+    microseconds = whole_number("the request", "timeout", parameters)
+    return 1e-6 * microseconds if microseconds else None
+
+
+def flag(of: str, name: str, parameters: Parameters) -> bool | None:
+    """The parameter `name`, None where it is not given; raises RefusedError where it is not true or false."""
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise RefusedError("unusable", f"{of}: {name} is {str(value)[:80]!r}: it must be true or false")
+    return value
+
+
+def whole_number(of: str, name: str, parameters: Parameters) -> int | None:
+    """The parameter `name`, None where it is not given; raises RefusedError where it is no whole number from 0."""
+    value = parameters.get(name)
+    if value is not None and (type(value) is not int or value < 0):
+        raise RefusedError("unusable", f"{of}: {name} is {str(value)[:80]!r}: it must be a whole number, 0 or more")
+    return value

@@ -1,0 +1,160 @@
+"""The routes of the Open Inference Protocol v2."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from msgspec import UNSET
+
+from prunetime import __version__
+from prunetime.serve.compression import accepted_encoding, compressed
+from prunetime.serve.http import JSON, Answer, Request, Route
+from prunetime.serve.models import Hosted
+from prunetime.serve.protocols.common import SCORING_REFUSALS
+from prunetime.serve.protocols.oip.binary import HEADER, split, text_tensors, wants_binary, write_tensors
+from prunetime.serve.protocols.oip.description import metadata_of
+from prunetime.serve.protocols.oip.messages import (
+    InferAnswer,
+    InferRequest,
+    Live,
+    ModelMetadata,
+    ModelState,
+    Ready,
+    ServerMetadata,
+    ServerReady,
+)
+from prunetime.serve.protocols.oip.parameters import REQUEST, check_parameters, seconds_of
+from prunetime.serve.protocols.oip.tensors import TextTensor, check_wanted, output_tensors, rows_of
+from prunetime.serve.service import Scored, Service
+
+COMPRESSED_FROM = 1_024
+"""Bytes of an answer: a smaller one is one packet anyway."""
+
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+]
+"""Of the protocol, by Triton's names."""
+
+
+class OpenInference:
+    """The handlers of the Open Inference Protocol over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._models = service, service.models
+
+    def routes(self) -> list[Route]:
+        model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+        return [
+            Route("GET", "/v2", self.server, gives=ServerMetadata, summary="What this server is."),
+            Route("GET", "/v2/health/live", self.live, True, gives=Live, summary="Whether it runs."),
+            Route(
+                "GET",
+                "/v2/health/ready",
+                self.ready,
+                True,
+                gives=ServerReady,
+                refuses=("not_ready",),
+                summary="Whether it can answer.",
+            ),
+            Route("GET", "/health", self.health, True, refuses=("not_ready",), summary="Whether it can answer."),
+            *(
+                route
+                for path in (model, version)
+                for route in (
+                    Route("GET", path, self.model, gives=ModelMetadata, refuses=("not_found",), summary="A model."),
+                    Route(
+                        "GET",
+                        f"{path}/ready",
+                        self.model_ready,
+                        gives=Ready,
+                        refuses=("not_found",),
+                        summary="Whether a model can answer.",
+                    ),
+                    Route(
+                        "POST",
+                        f"{path}/infer",
+                        self.infer,
+                        takes=InferRequest,
+                        gives=InferAnswer,
+                        refuses=SCORING_REFUSALS,
+                        summary="Score texts.",
+                    ),
+                )
+            ),
+            Route(
+                "POST", "/v2/repository/index", self.index, gives=list[ModelState], summary="All models and versions."
+            ),
+        ]
+
+    async def server(self, _: Request) -> Answer:
+        return Answer.of(ServerMetadata("prunetime", __version__, EXTENSIONS))
+
+    async def live(self, _: Request) -> Answer:
+        return Answer.of(Live(True))
+
+    async def ready(self, _: Request) -> Answer:
+        self._service.check_ready()
+        return Answer.of(ServerReady(True))
+
+    async def health(self, _: Request) -> Answer:
+        self._service.check_ready()
+        return Answer(b"")
+
+    async def model(self, request: Request) -> Answer:
+        hosted = self._asked(request)
+        return Answer.of(metadata_of(hosted, self._models.versions(hosted.name)))
+
+    async def model_ready(self, request: Request) -> Answer:
+        return Answer.of(Ready(self._asked(request).name, True))
+
+    async def infer(self, request: Request) -> Answer:
+        asked, texts = await self._read(request)
+        given = check_parameters("the request", REQUEST, asked.parameters)
+        if (seconds := seconds_of(given)) is not None:
+            request.most_seconds = seconds
+        name, version = request.path["model"], request.path.get("version")
+        task = self._service.named(name, version).model.manifest.task
+        rows = rows_of(texts, task)
+        check_wanted(asked.outputs or (), task)
+        scored = await self._service.score(request, rows, name, version)
+        return await _answer(request, asked, scored)
+
+    async def _read(self, request: Request) -> tuple[InferRequest, list[TextTensor]]:
+        """The request and its inputs, of which those without data are in binary after the JSON."""
+        body, binary = await request.body(), memoryview(b"")
+        if HEADER in request.headers:
+            body, binary = split(body, request.headers[HEADER])
+        asked = await request.bodies.decode(body, InferRequest)
+        return asked, text_tensors(asked.inputs, binary, self._service.settings.most_rows)
+
+    async def index(self, _: Request) -> Answer:
+        return Answer.of([ModelState(each.name, each.version, "READY") for each in self._models])
+
+    def _asked(self, request: Request) -> Hosted:
+        return self._service.named(request.path["model"], request.path.get("version"))
+
+
+async def _answer(request: Request, asked: InferRequest, scored: Scored) -> Answer:
+    """The answer with the outputs that are asked for, each as JSON or in binary, compressed where that is accepted."""
+    outputs, in_binary = output_tensors(scored, asked.outputs), wants_binary(asked)
+    binary = [in_binary.get(output.name, in_binary[None]) for output in outputs]
+    described, content = write_tensors(outputs, binary)
+    hosted, headers = scored.hosted, dict(scored.headers)
+    body = msgspec.json.encode(
+        InferAnswer(hosted.name, hosted.version, described, UNSET if asked.id is None else asked.id)
+    )
+    kind = JSON
+    if any(binary):
+        headers[HEADER], kind = str(len(body)), "application/octet-stream"
+    body += content
+    encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
+    if encoding and len(body) >= COMPRESSED_FROM:
+        headers["content-encoding"] = encoding
+        body = await asyncio.to_thread(compressed, body, encoding)
+    return Answer(body, kind=kind, headers=headers)
