@@ -30,7 +30,7 @@ GROUP, GROUP_OF_WHOLE = 1024, 64
 """Texts (cut, and whole) that are tokenised at a time: encodings take some 150 bytes a token."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Tokens:
     """The tokens of a `text` alone, without special tokens: all, or of the side that is kept one more than a sequence
     can hold. `count` is how many the text has, None until it is known."""

@@ -118,7 +118,9 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 @dataclass(frozen=True)
 class Route:
-    """`path` has its named parts in braces; `open` ones answer without a key."""
+    """A method and a path, with its named parts in braces, and what answers there.
+
+    `open` ones answer without a key; those that `changes` something take no body that a form could send (`origins`)."""
 
     method: str
     path: str
@@ -128,6 +130,7 @@ class Route:
     takes: Any = None
     gives: Any = None
     refuses: tuple[Code, ...] = ()
+    changes: bool = False
 
 
 class Router:
