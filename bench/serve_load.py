@@ -21,7 +21,7 @@ def request(path: str, content: Any, *headers: str) -> bytes:
     body = json.dumps(content).encode()
     lines = [
         f"POST {path} HTTP/1.1",
-        "host: bench",
+        "host: localhost",
         "content-type: application/json",
         f"content-length: {len(body)}",
         *headers,

@@ -29,7 +29,7 @@ from prunetime.serve.settings import ServeSettings
 
 Serve = Callable[..., Served]
 PAIR = ["red sofa", "a sofa with red legs"]
-POST = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
+POST = b"POST /predict HTTP/1.1\r\nhost: localhost\r\n"
 
 
 def said(port: int, *parts: bytes) -> bytes:
@@ -162,7 +162,7 @@ def test_who_does_not_take_an_answer_is_cut_off(artifacts: Path, monkeypatch: py
     """Its answers are larger than what the kernel takes on."""
     monkeypatch.setattr(connection, "SLOWEST_BYTES", 1 << 30)
     body = json.dumps({"query": "red", "texts": ["a" * 3_000_000], "return_text": True}).encode()
-    request = b"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    request = b"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     settings_ = ServeSettings((("pairs", artifacts / "pairs"),), read_seconds=0.5)
     with running(App(settings_)) as (port, server), socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,13 @@ from served import Served, make_artifact, meanwhile, stopped_while_asked, togeth
 from waiting import PATIENCE, eventually
 
 from prunetime import load
+from prunetime.serve.app import App
+from prunetime.serve.control import Load, Message
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.fleet import Processes
+from prunetime.serve.keys import Keys
+from prunetime.serve.models import Entry
+from prunetime.serve.settings import ServeSettings
 
 Serve = Callable[..., Served]
 PAIR = ["red sofa", "a sofa with red legs"]
@@ -57,6 +65,47 @@ def test_the_first_model_stays_the_one_for_requests_without_a_name(serve: Serve,
     served.post("/v2/repository/models/pairs/load", {"artifact": "pairs", "keep": True})
     served.post("/v2/repository/models/pairs/unload", {"version": "1"})
     assert served.post("/predict", {"inputs": PAIR}).headers["x-prunetime-model"] == "pairs/2"
+
+
+def test_the_default_model_is_what_the_operator_said_first(serve: Serve, root: Path) -> None:
+    served, path = serve(root / "pairs", root / "other", "--model-root", root), "/v2/repository/models"
+
+    def answers() -> tuple[int, str]:
+        reply = served.post("/predict", {"inputs": PAIR})
+        return reply.status, reply.headers.get("x-prunetime-model") or reply.json["error"]
+
+    assert answers() == (200, "pairs/1")
+    served.post(f"{path}/new/load", {"artifact": "topics"})
+    served.post(f"{path}/pairs/unload", {})
+    status, error = answers()
+    assert status == 404
+    assert "are for pairs, which is not loaded; there is other, new" in error
+    for health in ("/health", "/v2/health/ready"):
+        assert served.get(health).status == 200  # there are others
+    assert served.post(f"{path}/pairs/load", {}).json["version"] == "1"  # from where it was
+    assert labels(served) == ["other/1", "new/1", "pairs/1"]
+    assert answers() == (200, "pairs/1")
+    assert served.post(f"{path}/never/load", {}).status == 404
+
+
+def test_loads_and_unloads_at_once_have_one_answer_each(serve: Serve, root: Path) -> None:
+    served, path = serve(root / "topics", "--model-root", root), "/v2/repository/models/new"
+    turns = iter([("load", {"artifact": "pairs", "keep": True}), ("unload", {})] * 4)
+    found: list[tuple[str, int, list[str]]] = []
+
+    def ask() -> None:
+        what, content = next(turns)
+        reply = served.post(f"{path}/{what}", content)
+        states = reply.json if isinstance(reply.json, list) else [reply.json]
+        found.append((what, reply.status, [each.get("version") for each in states]))
+
+    together(8, ask)
+    assert {status for what, status, _ in found if what == "load"} == {200}
+    assert {status for what, status, _ in found if what == "unload"} <= {200, 404}
+    gone = [version for what, status, versions in found if (what, status) == ("unload", 200) for version in versions]
+    left = [label for label in labels(served) if label.startswith("new/")]
+    assert len(gone) + len(left) == 4  # no version was unloaded twice, none was lost
+    assert "Traceback" not in served.said
 
 
 def test_swaps_at_the_same_time_come_one_after_the_other(serve: Serve, root: Path) -> None:
@@ -119,6 +168,66 @@ def test_hangup_reads_models_and_keys_again(serve: Serve, root: Path, tmp_path: 
     assert predicted("old") == 401
     answer = served.post("/predict", {"inputs": PAIR}, authorization="Bearer new").json
     assert any(each["score"] == pytest.approx(second) for each in answer)
+
+
+def test_hangup_keeps_versions_that_were_kept(serve: Serve, root: Path) -> None:
+    served, path = serve(root / "pairs", root / "topics", "--model-root", root), "/v2/repository/models/pairs/load"
+    first, second = (load(root / name).score([tuple(PAIR)])[0] for name in ("pairs", "other"))
+    served.post(path, {"artifact": "other", "keep": True})
+    served.post(path, {"artifact": "pairs", "keep": True})
+    make_artifact(root / "new", seed=2)
+    third = load(root / "new").score([tuple(PAIR)])[0]
+    shutil.rmtree(root / "pairs")
+    (root / "new").rename(root / "pairs")
+    served.signal(signal.SIGHUP)
+    eventually(lambda: "reloaded; serving" in served.said)
+    assert labels(served) == ["pairs/1", "pairs/2", "pairs/4", "topics/2"]
+    inputs = [
+        {"name": name, "shape": [1], "datatype": "BYTES", "data": [text]}
+        for name, text in zip(("query", "title"), PAIR, strict=True)
+    ]
+    for version, expected in (("1", first), ("2", second), ("4", third)):
+        reply = served.post(f"/v2/models/pairs/versions/{version}/infer", {"inputs": inputs})
+        assert reply.json["outputs"][0]["data"] == [pytest.approx(expected)]
+
+
+def test_keys_are_read_again_before_models(artifacts: Path, tmp_path: Path) -> None:
+    keys, seen = tmp_path / "keys", []
+    keys.write_text("old\n")
+    app = App(ServeSettings((("pairs", artifacts / "pairs"),), key_file=keys))
+
+    class Seen:
+        async def ask(self, message: Message) -> Sequence[Entry]:
+            if isinstance(message, Load):
+                seen.append([is_let_in(app.keys, key) for key in ("old", "new")])
+            return await app.here.ask(message)
+
+    keys.write_text("new\n")
+    fleet = Processes([Seen()], [hosted.entry for hosted in app.models])
+    asyncio.run(fleet.reload())
+    app.service.stop()
+    assert seen == [[False, True]]
+    assert [hosted.label for hosted in app.models] == ["pairs/2"]
+
+
+def is_let_in(keys: Keys, key: str) -> bool:
+    try:
+        keys.check(f"Bearer {key}")
+    except RefusedError:
+        return False
+    return True
+
+
+def test_what_was_counted_of_a_version_goes_with_it(serve: Serve, root: Path) -> None:
+    served = serve(root / "pairs", "--model-root", root)
+    score(served)
+    assert 'model="pairs/1"' in served.get("/metrics").body.decode()
+    served.post("/v2/repository/models/pairs/load", {"artifact": "other"})
+    score(served)
+    found = served.get("/metrics").body.decode()
+    assert 'prunetime_rows_total{model="pairs/2"} 1.0' in found
+    assert 'model="pairs/1"' not in found
+    assert 'prunetime_requests_total{route="/predict",status="200"} 2.0' in found
 
 
 def test_with_keys_only_health_answers_without_one(serve: Serve, root: Path, tmp_path: Path) -> None:
@@ -190,7 +299,7 @@ def test_under_pressure_the_smaller_one_of_a_family_answers(serve: Serve, root: 
 def test_a_client_that_leaves_is_not_computed_for(serve: Serve, root: Path) -> None:
     served = serve(root / "pairs", "--batch-tokens", "64")
     body = json.dumps({"inputs": [["red sofa", "lamp " * 20]] * 1000}).encode()
-    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
 
     def counted() -> str:
         return served.get("/metrics").body.decode()
@@ -225,7 +334,7 @@ def test_a_unix_socket(serve: Serve, root: Path, tmp_path: Path) -> None:
     serve(root / "pairs", "--uds", path)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-        client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 

@@ -1,3 +1,6 @@
+import gc
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,17 +39,38 @@ def test_each_text_is_tokenised_once(tokenizer: Tokenizer) -> None:
 
 
 def test_what_was_not_used_for_longest_makes_room(tokenizer: Tokenizer) -> None:
-    cache = TextCache(tokenizer, 1_000)
+    cache = TextCache(tokenizer, 4_000)
     for number in range(50):
         cache.encode([("red sofa",), (f"lamp {number}",)])
-    assert len(cache) < 10
+    assert len(cache) < 15
     before = cache.hits
     cache.encode([("red sofa",)])
     assert cache.hits == before + 1
-    assert cache._bytes <= 1_000
+    assert cache.bytes <= 4_000
 
 
 def test_a_text_larger_than_the_cache_is_not_kept(tokenizer: Tokenizer) -> None:
     cache = TextCache(tokenizer, 100)
     assert len(cache.encode([("sofa " * 100,)]).ids) == 12
     assert len(cache) == 0
+
+
+# Of ASCII, of one, two and four bytes a character, and of no token.
+@pytest.mark.parametrize(
+    "letters",
+    ["sofa {}", "\u00e9t\u00e9 {}", "\u6f22\u5b57 {}", "\U0001f600 {}", "red {} " + "sofa " * 200, " " * 20 + "{}"],
+)
+def test_the_limit_is_of_the_memory_that_is_used(tokenizer: Tokenizer, letters: str) -> None:
+    limit = 400_000
+    cache = TextCache(tokenizer, limit)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(3_000):
+            cache.encode([(letters.format(number),)])
+        gc.collect()  # which empties the interpreter's lists of tuples to be used again
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert cache.misses > len(cache)  # it is full
+    assert used == pytest.approx(limit, rel=0.1)

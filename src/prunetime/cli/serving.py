@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any that is free.")
 @click.option("--uds", type=click.Path(path_type=Path), help="A unix socket, in place of host and port.")
+@click.option(
+    "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A name of this server that requests may be for."
+)
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="That share the port.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the engine, in each process.")
 @click.option(
@@ -73,6 +76,7 @@ def serve(**options: Any) -> None:
                 "host",
                 "port",
                 "uds",
+                "allow_hosts",
                 "processes",
                 "threads",
                 "key_file",

@@ -41,7 +41,7 @@ ALONE, ALONE_CHARACTERS = 2, 1 << 12
 online comes. It keeps the interpreter to itself, which the call for batches does not."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Tokens:
     """The tokens of a `text` alone, without special tokens: all, or of the side that is kept one more than a sequence
     can hold. `count` is how many the text has, None until it is known."""

@@ -22,6 +22,7 @@ from prunetime.serve.keys import Keys
 from prunetime.serve.metrics import Metrics
 from prunetime.serve.models import Entry, Models
 from prunetime.serve.operations import Operations, router_of
+from prunetime.serve.origins import Origins, check_media_type
 from prunetime.serve.outcomes import Outcomes
 from prunetime.serve.protocols import routes_of
 from prunetime.serve.service import Service
@@ -37,24 +38,31 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 class App:
     """All models of `settings`, behind one ASGI callable; alone, or one of a `fleet`. What comes in place of another
-    process has a `catalogue` of the models there are by now.
+    process has a `catalogue` of the models there are by now. `counts` is the file for what one of several has counted.
 
     Raises InputError where a model, the keys or the certificate cannot be used.
     """
 
     def __init__(
-        self, settings: ServeSettings, catalogue: Sequence[Entry] | None = None, fleet: Fleet | None = None
+        self,
+        settings: ServeSettings,
+        catalogue: Sequence[Entry] | None = None,
+        fleet: Fleet | None = None,
+        counts: Path | None = None,
     ) -> None:
         self.settings = settings
-        self.keys = Keys(settings.key_file)
+        self.keys, self.origins = Keys(settings.key_file), Origins(settings)
         self.certificate = Certificate.of(settings)
-        self.models = Models(settings.threads, settings.cache_bytes, settings.model_root)
+        default = settings.models[0][0] if settings.models else None
+        self.models = Models(settings.threads, settings.cache_bytes, settings.model_root, default)
+        for name, folder in settings.models:
+            self.models.allow(name, folder)
         if catalogue is None:
             self._first_models()
         else:
             for entry in catalogue:
-                self._give(entry.name, Path(entry.folder), entry.version)
-        self.metrics, self.tracing = Metrics(), Tracing()
+                self.models.give(entry.name, Path(entry.folder), entry.version)
+        self.metrics, self.tracing = Metrics(counts), Tracing()
         self.bodies = Bodies(settings)
         self.outcomes: Outcomes | None = None
         known: dict[str, Experiment] = {}
@@ -70,17 +78,11 @@ class App:
 
     def _first_models(self) -> None:
         for name, folder in self.settings.models:
-            self._give(name, folder)
+            self.models.give(name, folder)
         for family, (largest, *others) in self.settings.families:
             for name in others:
                 if not self.models.get(name).reads_as(self.models.get(largest)):
                     raise InputError(f"family {family}: {name} has another task or tokenizer than {largest}")
-
-    def _give(self, name: str, folder: Path, version: str | None = None) -> None:
-        try:
-            self.models.give(name, folder, version)
-        except RefusedError as error:
-            raise InputError(f"model {name}: {error}") from None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -111,8 +113,12 @@ class App:
         request.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         path, failure = "unknown", Route.failure
         try:
+            self.origins.check_host(request.headers)
             route, request.path = self.router.find(scope["method"], scope["path"])
             path, failure = route.path, route.failure
+            self.origins.check_page(request.headers, scope["method"])
+            if route.changes:
+                check_media_type(request.headers)
             if not route.open:
                 self.keys.check(request.headers.get("authorization"))
             answer = await route.answer(request)
@@ -126,7 +132,7 @@ class App:
         if answer.status != 499:
             if scope["method"] == "HEAD":
                 answer = Answer(b"", answer.status, answer.kind, answer.headers)
-            await answer.send(send, {"x-request-id": request.id})
+            await answer.send(send, {"x-request-id": request.id, "x-content-type-options": "nosniff"})
         # Only now: nobody waits for it.
         spent = time.monotonic() - request.began
         self.metrics.requests.labels(path, str(answer.status)).inc()

@@ -7,6 +7,7 @@ import itertools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import Struct
 
 from prunetime.errors import PrunetimeError
 from prunetime.serve.errors import Code, RefusedError
-from prunetime.serve.models import Entry
+from prunetime.serve.models import Entry, Replaced
 from prunetime.serve.settings import ServeSettings
 
 LOG = logging.getLogger(__name__)
@@ -24,10 +25,12 @@ MOST_BYTES = 1 << 24
 
 
 class Start(Struct, tag=True):
-    """Serve; the models are those of `catalogue`, or of the settings where there has been none yet."""
+    """Serve; the models are those of `catalogue`, or of the settings where there has been none yet. `counts` is the
+    file for what this process counts."""
 
     settings: ServeSettings
     catalogue: list[Entry] | None
+    counts: Path
 
 
 class Load(Struct, tag=True):
@@ -35,7 +38,7 @@ class Load(Struct, tag=True):
 
     name: str
     folder: str
-    keep: bool
+    replaced: Replaced
 
 
 class Put(Struct, tag=True):
@@ -172,9 +175,11 @@ class Link:
             answered = Answered(asked.number, [], Refusal(error.code, str(error), error.retry_after))
         except PrunetimeError as error:
             answered = Answered(asked.number, [], Refusal("unusable", str(error), None))
-        except Exception as error:  # whatever it is, the other side waits
+        except Exception:  # whatever it is, the other side waits
             LOG.exception("%s failed", asked.message)
-            answered = Answered(asked.number, [], Refusal("internal", repr(error), None))
+            answered = Answered(
+                asked.number, [], Refusal("internal", "an error of the server; its log says more", None)
+            )
         self._send(answered)
 
     def _send(self, message: Asked | Answered) -> None:

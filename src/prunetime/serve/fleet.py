@@ -15,7 +15,7 @@ from prunetime.serve.certificate import Certificate
 from prunetime.serve.control import Catalogue, Drain, Drop, GoneError, Load, Message, Note, Put, Reread, Unload
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.keys import Keys
-from prunetime.serve.models import Entry, Hosted, Models
+from prunetime.serve.models import Entry, Hosted, Models, Replaced
 
 LOG = logging.getLogger(__name__)
 
@@ -33,14 +33,15 @@ class Process(Protocol):
 class Fleet(Protocol):
     """All processes that serve, as one of them sees them."""
 
-    async def load(self, name: str, folder: str, keep: bool) -> Entry:
+    async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
         """Once it answers everywhere; raises RefusedError where one process cannot load it, and it changes nothing."""
         ...
 
     async def unload(self, name: str, version: str | None) -> Sequence[Entry]: ...
 
     async def reload(self) -> None:
-        """Models, keys and certificates are read again; of what cannot be, the old one stays and the log says why."""
+        """Keys and certificates are read again, and then the newest version of each model, from its folder, as a new
+        one in its place. Of what cannot be read, the old one stays and the log says why."""
         ...
 
     async def note(self) -> None:
@@ -55,16 +56,9 @@ class Processes:
     def __init__(self, processes: Sequence[Process], entries: Sequence[Entry] = ()) -> None:
         self.processes, self.entries, self.lock = list(processes), entries, asyncio.Lock()
 
-    async def load(self, name: str, folder: str, keep: bool) -> Entry:
+    async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
         async with self.lock:
-            try:
-                await self._all(Load(name, folder, keep))
-            except RefusedError:
-                await self._all(Drop())
-                raise
-            (loaded,) = await self._all(Put())
-            self.entries = await self._all(Catalogue())
-        return loaded
+            return await self._load(name, folder, replaced)
 
     async def unload(self, name: str, version: str | None) -> Sequence[Entry]:
         async with self.lock:
@@ -73,15 +67,19 @@ class Processes:
         return gone
 
     async def reload(self) -> None:
-        for name, newest in {entry.name: entry for entry in self.entries}.items():
-            try:
-                await self.load(name, newest.folder, keep=False)
-            except RefusedError as error:
-                LOG.error("model %s is not reloaded, the old one stays: %s", name, error)
         try:
-            await self._all(Reread())
+            await self._all(Reread())  # first: a key that was taken back must not wait for models
         except RefusedError as error:
             LOG.error("not read again, the old ones stay: %s", error)
+        for name in dict.fromkeys(entry.name for entry in self.entries):
+            async with self.lock:
+                folders = [entry.folder for entry in self.entries if entry.name == name]
+                if not folders:  # unloaded meanwhile
+                    continue
+                try:
+                    await self._load(name, folders[-1], "newest")
+                except RefusedError as error:
+                    LOG.error("model %s is not reloaded, the old one stays: %s", name, error)
         LOG.info("reloaded; serving %s", ", ".join(entry.label for entry in self.entries))
 
     async def drain(self) -> None:
@@ -92,6 +90,17 @@ class Processes:
     async def note(self) -> None:
         with suppress(asyncio.TimeoutError):  # of one that hangs: what it counted itself is there
             await asyncio.wait_for(self._all(Note()), NOTE_SECONDS)
+
+    async def _load(self, name: str, folder: str, replaced: Replaced) -> Entry:
+        """Has all processes load a version, and then all have it answer."""
+        try:
+            await self._all(Load(name, folder, replaced))
+        except RefusedError:
+            await self._all(Drop())
+            raise
+        (loaded,) = await self._all(Put())
+        self.entries = await self._all(Catalogue())
+        return loaded
 
     async def _all(self, message: Message) -> Sequence[Entry]:
         """What they say, which is the same of all. One that has ended says nothing: it comes again with `entries`."""
@@ -112,26 +121,29 @@ class Here:
 
     def __init__(self, models: Models, keys: Keys, certificate: Certificate | None, note: Callable[[], None]) -> None:
         self._models, self._keys, self._certificate, self._note = models, keys, certificate, note
-        self._loaded: tuple[Hosted, bool] | None = None
+        self._loaded: tuple[Hosted, Replaced] | None = None
 
     async def ask(self, message: Message) -> Sequence[Entry]:
         match message:
-            case Load(name, folder, keep):
+            case Load(name, folder, replaced):
                 loop = asyncio.get_running_loop()
-                self._loaded = await loop.run_in_executor(None, self._models.opened, name, Path(folder)), keep
+                self._loaded = await loop.run_in_executor(None, self._models.opened, name, Path(folder)), replaced
             case Put():
                 assert self._loaded
-                hosted, keep = self._loaded
+                hosted, replaced = self._loaded
                 self._loaded = None
-                self._models.put(hosted, keep)
+                self._models.put(hosted, replaced)
+                self._note()
                 _tidy_up()
                 return [hosted.entry]
             case Drop():
                 self._loaded = None
                 _tidy_up()
             case Unload(name, version):
+                gone = [hosted.entry for hosted in self._models.unload(name, version)]
+                self._note()
                 _tidy_up()
-                return [hosted.entry for hosted in self._models.unload(name, version)]
+                return gone
             case Reread():
                 self._reread()
             case Note():

@@ -123,7 +123,9 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 @dataclass(frozen=True)
 class Route:
-    """`path` has its named parts in braces; `open` ones answer without a key."""
+    """A method and a path, with its named parts in braces, and what answers there.
+
+    `open` ones answer without a key; those that `changes` something take no body that a form could send (`origins`)."""
 
     method: str
     path: str
@@ -134,6 +136,7 @@ class Route:
     gives: Any = None
     refuses: tuple[Code, ...] = ()
     failure: type[FailureBody] = Failure
+    changes: bool = False
 
 
 class Router:

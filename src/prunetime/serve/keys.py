@@ -1,17 +1,27 @@
-"""Bearer keys from a file, one a line; lines that begin with # are comments."""
+"""Bearer keys from a UTF-8 file, one a line, white space around it left out; lines that begin with # are comments."""
 
 from __future__ import annotations
 
 import hmac
+import logging
+import re
+import stat
 from hashlib import sha256
 from pathlib import Path
 
 from prunetime.errors import InputError
 from prunetime.serve.errors import RefusedError
 
+LOG = logging.getLogger(__name__)
+
+KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+"""What a header carries the same from every client: printable ASCII."""
+
+WHITE_SPACE = " \t\r"
+
 
 class Keys:
-    """`reload` reads the file again: a key that is gone from it is refused from then on."""
+    """Digests of the keys of a file. `reload` reads it again: a key that is gone from it is refused from then on."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -19,24 +29,33 @@ class Keys:
         self.reload()
 
     def reload(self) -> None:
-        """Raises InputError where the file has no key, and keeps those there were."""
+        """Raises InputError where the file has no key, or a line that cannot be one, and keeps those there were."""
         if self._file is None:
             return
         try:
-            lines = [line.strip() for line in self._file.read_text(encoding="utf-8").splitlines()]
+            content = self._file.read_bytes().decode("utf-8-sig")
+            mode = self._file.stat().st_mode
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read the keys in {self._file}: {error}") from error
-        found = [line for line in lines if line and not line.startswith("#")]
+        lines = [line.strip(WHITE_SPACE) for line in content.split("\n")]
+        found = {number: line for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
+        for number, key in found.items():
+            if not KEY.fullmatch(key):
+                raise InputError(
+                    f"line {number} of {self._file} is no key: a header carries letters, digits and signs of ASCII only"
+                )
         if not found:
             raise InputError(f"{self._file} has no key: write one a line")
-        self._digests = tuple(sha256(key.encode()).digest() for key in found)
+        if mode & stat.S_IROTH:
+            LOG.warning("every user of this machine can read the keys in %s: chmod 600 %s", self._file, self._file)
+        self._digests = tuple(sha256(key.encode()).digest() for key in found.values())
 
     def check(self, authorization: str | None) -> None:
         """Raises RefusedError where the header `Authorization` has none of the keys, in the same time for each."""
         if self._file is None:
             return
         scheme, _, key = (authorization or "").partition(" ")
-        digest = sha256(key.strip().encode()).digest()
+        digest = sha256(key.strip(WHITE_SPACE).encode()).digest()
         known = [hmac.compare_digest(digest, each) for each in self._digests]  # all of them: no early end
         if scheme.lower() != "bearer" or not any(known):
             raise RefusedError("unauthorized", "give a key: Authorization: Bearer KEY")

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import logging
+from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from prunetime.serve import counts
 from prunetime.serve.models import Hosted
+
+LOG = logging.getLogger(__name__)
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 KIND = "text/plain; version=0.0.4; charset=utf-8"
 
-TOGETHER = "PROMETHEUS_MULTIPROC_DIR"
-"""Of processes that count together, as prometheus_client has it."""
-
 
 class Metrics:
-    """Counters of one process or, where the environment names a folder for it, of all that share it."""
+    """Counters of one process. Of several that serve together, each writes its own down to a `file`, and all of one
+    folder are added up. What was counted of a version of a model goes with the version."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
         here = self.registry = CollectorRegistry()
         of_model = ("model",)
         self.requests = Counter(
@@ -37,12 +40,11 @@ class Metrics:
             buckets=SECONDS,
             registry=here,
         )
-        self.queued = Gauge("prunetime_queued_tokens", "Tokens that wait.", multiprocess_mode="livesum", registry=here)
+        self.queued = Gauge("prunetime_queued_tokens", "Tokens that wait.", registry=here)
         self.cached = Gauge(
             "prunetime_cached_texts",
             "Texts whose tokens are remembered.",
             of_model,
-            multiprocess_mode="livesum",
             registry=here,
         )
         self.cache = Counter(
@@ -54,6 +56,14 @@ class Metrics:
         self.arm_scores = Histogram(
             "prunetime_arm_score", "Scores by arm.", ("arm",), buckets=[i / 20 for i in range(1, 21)], registry=here
         )
+        self._of_models: tuple[tuple[Counter | Gauge | Histogram, tuple[str, ...]], ...] = (
+            (self.rows, of_model),
+            (self.tokens, of_model),
+            (self.seconds, ("model", "stage")),
+            (self.cached, of_model),
+            (self.cache, ("model", "found")),
+        )
+        self._served: Collection[str] = ()
         self._counted: dict[tuple[str, str], int] = {}
 
     def of_arm(self, arm: str, seconds: float, scores: NDArray[Any]) -> None:
@@ -64,20 +74,35 @@ class Metrics:
                 self.arm_scores.labels(arm).observe(score)
 
     def note(self, hosted: Iterable[Hosted], queued: int) -> None:
-        """What is not counted as it happens."""
+        """Counts what is not counted as it happens, forgets versions that are not served any more, and writes down what
+        other processes are to add up."""
+        models = {one.label: one for one in hosted}
         self.queued.set(queued)
-        for one in hosted:
+        for label, one in models.items():
             if one.cache:
-                self.cached.labels(one.label).set(len(one.cache))
+                self.cached.labels(label).set(len(one.cache))
                 for found, count in (("hit", one.cache.hits), ("miss", one.cache.misses)):
-                    before = self._counted.get((one.label, found), 0)
-                    self.cache.labels(one.label, found).inc(count - before)
-                    self._counted[one.label, found] = count
+                    before = self._counted.get((label, found), 0)
+                    self.cache.labels(label, found).inc(count - before)
+                    self._counted[label, found] = count
+        self._forget_others(models)
+        self._served = models.keys()
+        if self._file:
+            try:
+                counts.write(self._file, counts.families_of(self.registry.collect()))
+            except OSError as error:  # a full disk is no reason to stop
+                LOG.error("what was counted is not written to %s: %s", self._file, error)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
-        registry = self.registry
-        if TOGETHER in os.environ:
-            registry = CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        """Everything that was noted, in Prometheus' text format."""
+        if self._file is None:
+            return generate_latest(self.registry)
+        return generate_latest(counts.Collected(counts.read_sum(self._file.parent, self._served)))
+
+    def _forget_others(self, models: Collection[str]) -> None:
+        for metric, names in self._of_models:
+            samples = [sample for family in metric.collect() for sample in family.samples]
+            for labels in {tuple(sample.labels[name] for name in names) for sample in samples}:
+                if labels[0] not in models:
+                    metric.remove(*labels)
+        self._counted = {key: count for key, count in self._counted.items() if key[0] in models}

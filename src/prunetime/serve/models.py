@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -23,6 +25,8 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.speed import Speed
 from prunetime.serve.texts import TextCache
 
+LOG = logging.getLogger(__name__)
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 WARM_UPS = 5
@@ -32,6 +36,9 @@ CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 16, 64
 
 LEAST_US = 1.0
 """Of what a batch is measured to cost besides its tokens, and for them: what costs nothing could never cost more."""
+
+Replaced = Literal["all", "newest", "none"]
+"""The versions of a model that a new one takes the place of."""
 
 
 class Entry(Struct, frozen=True):
@@ -100,14 +107,17 @@ class Hosted:
 
 
 class Models:
-    """Models by name, the first one for requests without a name. What is not given by the operator is loaded from under
-    `root` only. `cache_bytes` are of tokenised texts, for each model. Any thread may read, one at a time may change."""
+    """Models by name. Requests without a name are for `default`, or for the model that was given first; while it is not
+    loaded, they are refused. A folder that the operator has not given is loaded from under `root` only. `cache_bytes`
+    are of tokenised texts, for each model. Any thread may read, one at a time may change."""
 
-    def __init__(self, threads: int, cache_bytes: int, root: Path | None = None) -> None:
+    def __init__(self, threads: int, cache_bytes: int, root: Path | None = None, default: str | None = None) -> None:
+        self.default = default
         self._threads, self._cache_bytes = threads, cache_bytes
         self._root = root.resolve() if root else None
         self._given: set[Path] = set()
         self._tokenizers: WeakValueDictionary[str, Tokenizer] = WeakValueDictionary()
+        self._folders: dict[str, Path] = {}
         self._versions: dict[str, dict[str, Hosted]] = {}
 
     def __iter__(self) -> Iterator[Hosted]:
@@ -130,11 +140,14 @@ class Models:
         return found
 
     def get(self, name: str | None = None, version: str | None = None) -> Hosted:
-        """The newest version where none is asked for, and the first model where no name is."""
+        """The newest version where none is asked for, and the default model where no name is."""
         if name is None:
-            if not self._versions:
-                raise RefusedError("not_ready", "no model is loaded", 1.0)
-            name = next(iter(self._versions))
+            self.check_ready()
+            name = self.default
+            if name not in self._versions:
+                known = ", ".join(self._versions)
+                message = f"requests without a model's name are for {name}, which is not loaded; there is {known}"
+                raise RefusedError("not_found", message)
         versions = self.versions(name)
         if version is None:
             return list(versions.values())[-1]
@@ -142,25 +155,55 @@ class Models:
             raise RefusedError("not_found", f"{name} has no version {version[:80]!r}; it has {', '.join(versions)}")
         return versions[version]
 
-    def give(self, name: str, folder: Path, version: str | None = None) -> Hosted:
-        """Loads what the operator named: it may be anywhere."""
+    def check_ready(self) -> None:
+        """Raises RefusedError where no model is loaded."""
+        if not self._versions:
+            raise RefusedError("not_ready", "no model is loaded", 1.0)
+
+    def folder(self, name: str) -> Path:
+        """Where the newest version of a model was loaded from, also after it was unloaded; raises RefusedError where no
+        model of the name was ever loaded."""
+        if name not in self._folders:
+            self.versions(name)
+        return self._folders[name]
+
+    def allow(self, name: str, folder: Path) -> None:
+        """Has a model be loaded from a folder that the operator named: it may be anywhere."""
         self._given.add(folder.resolve())
-        return self.put(self.opened(name, folder, version), keep=True)
+        self._folders.setdefault(name, folder)
+
+    def give(self, name: str, folder: Path, version: str | None = None) -> Hosted:
+        """Loads what the operator named. Raises InputError where it cannot be used."""
+        self.allow(name, folder)
+        self.default = self.default or name
+        try:
+            return self.put(self._open(name, folder.resolve(), version), "none")
+        except PrunetimeError as error:
+            raise InputError(f"model {name}: {error}") from None
 
     def opened(self, name: str, folder: Path, version: str | None = None) -> Hosted:
         """A new version of `name`, to be `put`; what answers now goes on until then.
 
-        Raises RefusedError where the artifact is outside of the root or is refused.
+        Raises RefusedError where the artifact is outside of the root or is refused; the log says where it is, the error
+        does not.
         """
-        if not NAME.fullmatch(name):
-            raise RefusedError("bad_request", f"{name[:80]!r} is no name of a model: letters, digits, dots, - and _")
-        taken = self._versions.get(name, {})
-        return self._open(name, version or str(1 + max(map(int, taken), default=0)), self._checked(folder))
+        whole = self._checked(folder)
+        try:
+            return self._open(name, whole, version)
+        except RefusedError:
+            raise
+        except PrunetimeError as error:
+            LOG.error("model %s is not loaded: %s", name, error)
+            traceback.clear_frames(error.__traceback__)  # which hold the files that were read, and one another
+            raise RefusedError("unusable", f"{whole.name[:80]}: {_without_folder(str(error), whole)}") from None
 
-    def put(self, hosted: Hosted, keep: bool) -> Hosted:
-        """Has a version answer from now on, in place of the older ones, or beside them. It cannot fail."""
-        older = self._versions.get(hosted.name, {}) if keep else {}
-        self._versions = {**self._versions, hosted.name: {**older, hosted.version: hosted}}
+    def put(self, hosted: Hosted, replaced: Replaced) -> Hosted:
+        """Has a version answer from now on, in place of older ones, or beside them. It cannot fail."""
+        older = list(self._versions.get(hosted.name, {}).values())
+        kept = {"all": [], "newest": older[:-1], "none": older}[replaced]
+        versions = {each.version: each for each in (*kept, hosted)}
+        self._versions = {**self._versions, hosted.name: versions}
+        self._folders[hosted.name] = hosted.folder
         return hosted
 
     def unload(self, name: str, version: str | None = None) -> list[Hosted]:
@@ -173,18 +216,24 @@ class Models:
         return gone
 
     def _checked(self, folder: Path) -> Path:
-        whole = (self._root / folder if self._root else folder).resolve()
+        try:
+            whole = (self._root / folder if self._root else folder).resolve()
+        except (OSError, ValueError, RuntimeError):  # a zero byte; links in a circle
+            raise RefusedError(
+                "unusable", f"{str(folder)[:80]!r} is no path: give a folder of the model root"
+            ) from None
         if whole not in self._given and not (self._root and whole.is_relative_to(self._root)):
-            where = f"the model root {self._root}" if self._root else "a model root: start the server with --model-root"
-            raise RefusedError("forbidden", f"models are loaded from {where} only")
+            where = (
+                "the model root" if self._root else "a model root, which the server was started without: --model-root"
+            )
+            raise RefusedError("forbidden", f"models are loaded from under {where} only")
         return whole
 
-    def _open(self, name: str, version: str, folder: Path) -> Hosted:
-        try:
-            model = load(folder, self._threads, self._tokenizer)
-        except PrunetimeError as error:
-            traceback.clear_frames(error.__traceback__)  # which hold the files that were read, and one another
-            raise RefusedError("unusable", f"{folder.name}: {error}") from None
+    def _open(self, name: str, folder: Path, version: str | None) -> Hosted:
+        if not NAME.fullmatch(name):
+            raise RefusedError("bad_request", f"{name[:80]!r} is no name of a model: letters, digits, dots, - and _")
+        version = version or str(1 + max(map(int, self._versions.get(name, {})), default=0))
+        model = load(folder, self._threads, self._tokenizer)
         cache = TextCache(model.tokenizer, self._cache_bytes) if self._cache_bytes else None
         return Hosted(name, version, folder, model, measured_speed(model), cache)
 
@@ -195,6 +244,11 @@ class Models:
         made = self._tokenizers.get(digest) or Tokenizer(content, max_length, characters)
         self._tokenizers[digest] = made
         return made
+
+
+def _without_folder(message: str, folder: Path) -> str:
+    """An error of an artifact, with names of its files in place of their paths."""
+    return message.replace(f"{folder}/", "").replace(str(folder), folder.name)
 
 
 def measured_speed(model: Model) -> Speed:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from prunetime import __version__
-from prunetime.serve.errors import STATUS
+from prunetime.serve.errors import STATUS, Code
 from prunetime.serve.http import Route
 
 REFERENCES = "#/components/schemas/{name}"
@@ -35,9 +35,11 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": "done"}
     if route.gives is not None:
         answer["content"] = _json(known[repr(route.gives)])
-    codes = [*route.refuses, *(() if route.open else ("unauthorized",))]
+    codes: list[Code] = [*route.refuses, "forbidden", *(() if route.open else ("unauthorized",))]
     if route.takes is not None:
         codes += ["bad_request", "request_timeout", "too_large", "unusable", "unsupported_encoding", "overloaded"]
+    if route.changes:
+        codes.append("unsupported_type")
     failures = {
         str(STATUS[code]): " or ".join(c for c in dict.fromkeys(codes) if STATUS[c] == STATUS[code]) for code in codes
     }

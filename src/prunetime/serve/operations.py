@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from hashlib import sha256
 from importlib import resources
 
 from prunetime.serve import metrics
@@ -11,9 +13,6 @@ from prunetime.serve.http import Answer, Request, Route, Router
 from prunetime.serve.openapi import described
 from prunetime.serve.protocols.oip.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.service import Service
-
-CSP = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-"""Of pages: nothing is read from anywhere else."""
 
 
 class Operations:
@@ -31,7 +30,8 @@ class Operations:
                 self.load,
                 takes=LoadRequest,
                 gives=ModelState,
-                refuses=("bad_request", "forbidden", "not_found", "unusable"),
+                refuses=("bad_request", "not_found", "unusable"),
+                changes=True,
                 summary="Load a new version of a model; the one there was answers until then.",
             ),
             Route(
@@ -41,6 +41,7 @@ class Operations:
                 takes=UnloadRequest,
                 gives=list[ModelState],
                 refuses=("bad_request", "not_found", "unusable"),
+                changes=True,
                 summary="Unload a version of a model, or all.",
             ),
             Route(
@@ -50,6 +51,7 @@ class Operations:
                 takes=OutcomesRequest,
                 gives=Accepted,
                 refuses=("not_found",),
+                changes=True,
                 summary="Tell what came of answers; done once it is on the disk.",
             ),
             Route(
@@ -65,8 +67,8 @@ class Operations:
 
     async def load(self, request: Request) -> Answer:
         asked, name = await request.json(LoadRequest), request.path["model"]
-        folder = str(self._service.models.get(name).folder) if asked.artifact is None else asked.artifact
-        loaded = await self._fleet.load(name, folder, asked.keep)
+        folder = str(self._service.models.folder(name)) if asked.artifact is None else asked.artifact
+        loaded = await self._fleet.load(name, folder, "none" if asked.keep else "all")
         return Answer.of(ModelState(loaded.name, loaded.version, "READY"))
 
     async def unload(self, request: Request) -> Answer:
@@ -94,15 +96,32 @@ def router_of(routes: list[Route]) -> Router:
         return Answer.of(described(routes))
 
     async def page(request: Request) -> Answer:
-        return Answer(
-            pages[request.scope["path"]], kind="text/html; charset=utf-8", headers={"content-security-policy": CSP}
-        )
+        return pages[request.scope["path"]]
 
     described_by = Route("GET", "/openapi.json", document, True, "All this, for programs.")
     return Router([*routes, described_by, *(Route("GET", path, page, True) for path in pages)])
 
 
-def _page(name: str) -> bytes:
+def _page(name: str) -> Answer:
+    """A page, its style and script within: nothing is read from anywhere else, and no page may hold it in a frame."""
     files = resources.files("prunetime.serve") / "page"
-    style = (files / "page.css").read_text(encoding="utf-8")
-    return (files / name).read_text(encoding="utf-8").replace("/* page.css */", style).encode()
+    text = (files / name).read_text(encoding="utf-8")
+    style, script = ((files / each).read_text(encoding="utf-8") for each in ("page.css", name.replace("html", "js")))
+    policy = {
+        "default-src": "'none'",
+        "style-src": _source(style),
+        "script-src": _source(script),
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    csp = "; ".join(f"{name} {value}" for name, value in policy.items())
+    body = text.replace("/* style */", style).replace("/* script */", script).encode()
+    headers = {"content-security-policy": csp, "referrer-policy": "no-referrer"}
+    return Answer(body, kind="text/html; charset=utf-8", headers=headers)
+
+
+def _source(content: str) -> str:
+    """What a policy (CSP) calls a style or script that stands in a page: by its digest."""
+    return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"

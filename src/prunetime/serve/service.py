@@ -140,7 +140,7 @@ class Service:
         """Raises RefusedError where no model is loaded, and while the server stops: it still answers then."""
         if self.draining:
             raise RefusedError("stopping", "the server stops; another one is to be asked", 1.0)
-        self.models.get()
+        self.models.check_ready()
 
     def note(self) -> None:
         """Has the metrics say what is not counted as it happens."""
@@ -218,7 +218,7 @@ class Service:
     def _placed(self, request: Request, name: str | None) -> tuple[Experiment, Arm] | None:
         if not self.experiments.known:
             return None
-        return self.experiments.on(name or next(iter(self.models.names), None), request.headers.get(KEY))
+        return self.experiments.on(name or self.models.default, request.headers.get(KEY))
 
     def _shadow(self, experiment: Experiment, name: str, scored: Scored) -> None:
         """Has a model compute the same beside, when nothing else waits, only to be counted."""

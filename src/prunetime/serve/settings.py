@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from prunetime.errors import InputError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class ServeSettings:
 
     - `models`: (name, artifact) of those that are there from the first
     - `families`: (name, names of models) of which the first that is fast enough answers, the largest first
+    - `allow_hosts`: names of this server, beside those of loopback, that requests may be for (`serve.origins`)
     - `processes` share the port, and the limits of what waits, what is remembered and of connections
     - `threads`: of the engine, in each process
     - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
@@ -41,6 +46,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     uds: Path | None = None
+    allow_hosts: tuple[str, ...] = ()
     processes: int = 1
     threads: int = 1
     batch_tokens: int = 2_048
@@ -92,6 +98,9 @@ class ServeSettings:
             raise InputError(
                 f"without --key-file the server is for this machine only, not for {self.host}: give a file of keys"
             )
+        for host in self.allow_hosts:
+            if not (HOST_NAME.fullmatch(host) or _is_address(host)):
+                raise InputError(f"--allow-host {host}: give a name or an address, without scheme, port and path")
         if (self.certificate is None) != (self.private_key is None):
             raise InputError("TLS needs both --tls-cert and --tls-key")
 
@@ -107,3 +116,11 @@ class ServeSettings:
             held_bytes=max(self.body_bytes, math.ceil(self.held_bytes / self.processes)),
             drain_seconds=0.0,  # the supervisor waits for all
         )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True

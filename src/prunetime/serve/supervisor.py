@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import os
 import signal
 import socket
 import sys
@@ -15,14 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from prometheus_client import multiprocess
-
 from prunetime.errors import InputError
 from prunetime.serve.control import GoneError, Link, Load, Message, Note, Reload, Start, Unload
+from prunetime.serve.counts import retire
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.fleet import Processes
 from prunetime.serve.listening import Acceptor
-from prunetime.serve.metrics import TOGETHER
 from prunetime.serve.models import Entry
 from prunetime.serve.outcomes import database
 from prunetime.serve.passing import Dealer
@@ -41,7 +39,8 @@ class Supervisor:
     """Starts the processes, again where one ends, and asks them all what one is asked to do."""
 
     def __init__(self, settings: ServeSettings, listener: socket.socket, counts: Path) -> None:
-        self._settings, self._counts = settings, counts
+        self._settings = settings
+        self._files = (counts / f"{number}.json" for number in itertools.count())
         self._acceptor, self._dealer = Acceptor(listener), Dealer()
         self._fleet = Processes([])
         self._running: set[Process] = set()
@@ -71,36 +70,37 @@ class Supervisor:
 
     async def _started(self, catalogue: Sequence[Entry] | None) -> None:
         """Raises RefusedError where the process says why it cannot serve, GoneError where it ends without a word."""
+        counted = next(self._files)
         (connections, to_receive), (ours, theirs) = socket.socketpair(), socket.socketpair()
         with to_receive, theirs:
             descriptors = to_receive.fileno(), theirs.fileno()
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "prunetime.serve.worker", *map(str, descriptors)),
                 pass_fds=descriptors,
-                env=os.environ | {TOGETHER: str(self._counts)},
                 start_new_session=True,  # a Ctrl-C is for the supervisor, which tells them
             )
         self._running.add(process)
         link = await Link.over(ours, self._answer)
         talking = asyncio.create_task(link.run())
         try:
-            entries = await link.ask(Start(self._settings.of_each, None if catalogue is None else list(catalogue)))
+            known = None if catalogue is None else list(catalogue)
+            entries = await link.ask(Start(self._settings.of_each, known, counted))
         except BaseException:
             connections.close()
             link.close()
             raise
         finally:
-            self._soon(self._watch(process, link, talking))
+            self._soon(self._watch(process, link, talking, counted))
         self._fleet.entries = entries
         self._fleet.processes.append(link)
         self._dealer.add(connections)
 
-    async def _watch(self, process: Process, link: Link, talking: asyncio.Task[None]) -> None:
+    async def _watch(self, process: Process, link: Link, talking: asyncio.Task[None], counted: Path) -> None:
         """Until the process ends; then another one takes its place, if it was serving and nobody told it to stop."""
         code = await process.wait()
         await talking
         self._running.discard(process)
-        multiprocess.mark_process_dead(process.pid, str(self._counts))  # type: ignore[no-untyped-call]
+        retire(counted, [entry.label for entry in self._fleet.entries])
         if link not in self._fleet.processes or self._stop.is_set():
             return
         self._fleet.processes.remove(link)
@@ -160,8 +160,8 @@ class Supervisor:
 
     async def _answer(self, message: Message) -> Sequence[Entry]:
         match message:
-            case Load(name, folder, keep):
-                return [await self._fleet.load(name, folder, keep)]
+            case Load(name, folder, replaced):
+                return [await self._fleet.load(name, folder, replaced)]
             case Unload(name, version):
                 return await self._fleet.unload(name, version)
             case Reload():

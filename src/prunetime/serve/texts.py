@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
+from typing import NamedTuple
 
 from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.tokenize import Texts, Tokenizer, Tokens
 
-BYTES_OF_A_TOKEN = 36
-"""Of a list of ids: a pointer each, and a Python integer."""
+SMALL_INTEGERS = 256
+"""Integers up to it exist once in CPython, for all lists."""
+
+
+class _Known(NamedTuple):
+    tokens: Tokens
+    size: int
+    """In bytes, with the text."""
 
 
 class TextCache:
-    """The tokens of single texts, without special tokens, the least recently used ones left out beyond `most_bytes`:
-    of each what a sequence can keep.
+    """The tokens of single texts, without special tokens, of each what a sequence can keep. Where texts, tokens and
+    their table are more than `most_bytes` of memory, those that were used least recently are left out.
 
     Pairs are put together from them, so that a hot query is known beside a new ad. May be used by several threads.
     """
 
     def __init__(self, tokenizer: Tokenizer, most_bytes: int) -> None:
-        self._tokenizer, self._most, self._bytes = tokenizer, most_bytes, 0
-        self._known: OrderedDict[str, Tokens] = OrderedDict()
+        self._tokenizer, self._most, self._sizes = tokenizer, most_bytes, 0
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = Lock()
         self.hits = self.misses = 0
 
     def __len__(self) -> int:
         return len(self._known)
+
+    @property
+    def bytes(self) -> int:
+        """Of memory."""
+        return self._sizes + sys.getsizeof(self._known)
 
     def encode(self, rows: Sequence[Texts]) -> Ragged:
         """As `Tokenizer.encode`."""
@@ -40,17 +53,21 @@ class TextCache:
             if known is not None:
                 self._known.move_to_end(text)
                 self.hits += 1
-                return known
+                return known.tokens
             self.misses += 1
         made = self._tokenizer.single(text)
+        size = _size(text, made)
         with self._lock:
-            if text not in self._known:
-                self._known[text] = made
-                self._bytes += _size(text, made)
-            while self._bytes > self._most and self._known:
-                self._bytes -= _size(*self._known.popitem(last=False))
+            if size <= self._most and text not in self._known:
+                self._known[text] = _Known(made, size)
+                self._sizes += size
+            while self.bytes > self._most and self._known:
+                self._sizes -= self._known.popitem(last=False)[1].size
         return made
 
 
 def _size(text: str, tokens: Tokens) -> int:
-    return 4 * len(text) + BYTES_OF_A_TOKEN * len(tokens.ids)
+    """Bytes of an entry: its text, which is that of the tokens, too, and all objects that are its own."""
+    integers = 1 + sum(map(SMALL_INTEGERS.__lt__, tokens.ids))  # the size is one
+    objects = text, tokens, tokens.ids, _Known(tokens, 0)
+    return sum(map(sys.getsizeof, objects)) + integers * sys.getsizeof(SMALL_INTEGERS + 1)

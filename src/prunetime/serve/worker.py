@@ -12,7 +12,7 @@ import uvloop
 
 from prunetime.serve.app import App
 from prunetime.serve.control import Catalogue, Drain, Link, Load, Message, Note, Reload, Start, Unload
-from prunetime.serve.models import Entry
+from prunetime.serve.models import Entry, Replaced
 from prunetime.serve.passing import Receiver
 from prunetime.serve.run import Server, make_ready
 
@@ -23,8 +23,8 @@ class Member:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    async def load(self, name: str, folder: str, keep: bool) -> Entry:
-        (loaded,) = await self._link.ask(Load(name, folder, keep))
+    async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
+        (loaded,) = await self._link.ask(Load(name, folder, replaced))
         return loaded
 
     async def unload(self, name: str, version: str | None) -> Sequence[Entry]:
@@ -54,8 +54,8 @@ class Worker:
 
     async def _answer(self, message: Message) -> Sequence[Entry]:
         match message:
-            case Start(settings, catalogue):
-                return await self._start(App(settings, catalogue, Member(self._link)))
+            case Start(settings, catalogue, counts):
+                return await self._start(App(settings, catalogue, Member(self._link), counts))
             case Drain():
                 self._server.drain()
                 return []

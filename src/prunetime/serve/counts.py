@@ -1,0 +1,120 @@
+"""The counts of several processes, added up: each writes its own to a file of one folder.
+
+prometheus_client has a way of its own, files that are mapped into memory. Nothing can be taken out of those, so that
+they would grow by every version of a model that was served for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from prometheus_client import Metric
+
+ENDED = "ended.json"
+"""The file of what was counted by processes that have ended."""
+
+
+class Sample(Struct, array_like=True, frozen=True):
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class Family(Struct):
+    """The samples of one metric, of the `kind` that Prometheus calls its type."""
+
+    name: str
+    documentation: str
+    kind: str
+    samples: list[Sample]
+
+
+class Counts(Struct):
+    """Families of metrics; `files` are the names of other files that they are the sum of."""
+
+    families: list[Family]
+    files: list[str] = []
+
+
+DECODER = msgspec.json.Decoder(Counts)
+
+
+def families_of(metrics: Iterable[Metric]) -> list[Family]:
+    """What is counted by now. When a counter began is left out: of a sum it would say nothing."""
+    return [
+        Family(
+            metric.name,
+            metric.documentation,
+            metric.type,
+            [
+                Sample(sample.name, sample.labels, sample.value)
+                for sample in metric.samples
+                if sample.name != f"{metric.name}_created"
+            ],
+        )
+        for metric in metrics
+    ]
+
+
+def write(file: Path, families: Sequence[Family], files: Sequence[str] = ()) -> None:
+    """Writes a process's counts, whole or not at all; they need not outlive the machine."""
+    whole = file.with_suffix(".tmp")
+    whole.write_bytes(msgspec.json.encode(Counts(list(families), list(files))))
+    whole.replace(file)
+
+
+def read_sum(folder: Path, models: Collection[str]) -> list[Family]:
+    """What all processes have counted, those that have ended, too, but of models only of those that are served."""
+    own = {file.name: counts for file in folder.glob("*.json") if (counts := _read(file)) and file.name != ENDED}
+    ended = _read(folder / ENDED) or Counts([])  # last: a file that is gone by now is in it
+    counted = [ended, *(counts for name, counts in own.items() if name not in ended.files)]
+    return _sum((counts.families for counts in counted), models)
+
+
+def retire(file: Path, models: Collection[str]) -> None:
+    """Adds what a process had counted when it ended to what others had that have ended, and removes its file."""
+    counts, ended = _read(file), _read(file.parent / ENDED) or Counts([])
+    if counts is None:  # it had not counted anything yet
+        return
+    kept = [family for family in counts.families if family.kind != "gauge"]  # that is what it has now
+    write(file.parent / ENDED, _sum([ended.families, kept], models), [*ended.files, file.name])
+    file.unlink()
+
+
+class Collected:
+    """Families as `prometheus_client.generate_latest` takes them."""
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            metric = Metric(family.name, family.documentation, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, sample.labels, sample.value)
+            yield metric
+
+
+def _read(file: Path) -> Counts | None:
+    with suppress(FileNotFoundError):
+        return DECODER.decode(file.read_bytes())
+    return None
+
+
+def _sum(counted: Iterable[Sequence[Family]], models: Collection[str]) -> list[Family]:
+    families: dict[str, Family] = {}
+    sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for family in (family for found in counted for family in found):
+        families.setdefault(family.name, Family(family.name, family.documentation, family.kind, []))
+        of_family = sums.setdefault(family.name, {})
+        for sample in family.samples:
+            if "model" not in sample.labels or sample.labels["model"] in models:
+                key = sample.name, tuple(sample.labels.items())
+                of_family[key] = of_family.get(key, 0.0) + sample.value
+    for name, family in families.items():
+        family.samples = [Sample(sample, dict(labels), value) for (sample, labels), value in sums[name].items()]
+    return list(families.values())
