@@ -25,6 +25,7 @@ Code = Literal[
     "not_ready",
     "deadline",
     "stopping",
+    "unavailable",
 ]
 
 STATUS: dict[Code, int] = {
@@ -45,6 +46,7 @@ STATUS: dict[Code, int] = {
     "not_ready": 503,
     "deadline": 503,
     "stopping": 503,
+    "unavailable": 503,
 }
 """`unusable` is what is well formed and cannot be scored. 499 is never sent: nobody is there to read it."""
 
