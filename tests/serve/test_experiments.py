@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from served import ADS, CONFIG, Served
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
-from prunetime import load
+from prunetime import AsyncClient, Client, load
+from prunetime.client import Outcome, ServerError
 from prunetime.errors import InputError
 from prunetime.serve.experiments import Arm, Experiment, read_experiments, report_of
 from prunetime.serve.sequential import KeySums
@@ -120,6 +122,7 @@ def test_every_acknowledged_outcome_survives_a_kill(served: Served, tmp_path: Pa
         (('name = "pruned"', 'name = "dense"'), "of different names"),
         (('model = "other"', 'model = "none"'), "no model 'none' is served"),
         (("margin = 0.01", "margin = -1.0"), "margin -1"),
+        (('name = "ads"', 'name = "a/b"'), "'a/b' is no name"),
         (("margin = 0.01", "detect = 0.0"), "detect is 0: give a difference of rates above 0"),
         (("margin = 0.01", "margins = 1.0"), "unknown field `margins`"),
         (("[[experiment]]", f"{CONFIG.replace('ads', 'more')}[[experiment]]"), "two experiments are on pairs"),
@@ -215,3 +218,45 @@ def test_what_is_no_key_is_refused_by_name(served: Served) -> None:
         lone = b'{"outcomes": [{"key": "a", "id": "1", "defect": false, "' + name.encode() + b'": "\\ud800"}]}'
         assert served.post("/experiments/ads/outcomes", lone).status in (400, 422)
     assert sum(outcomes_by_arm(served).values()) == 0
+
+
+def test_the_clients_send_keys_and_outcomes(served: Served, artifacts: Path) -> None:
+    models = {name: load(artifacts / name) for name in ("pairs", "other")}
+    keys = ["käthe", "鍵 7", "user 1", "user 2"]
+    url = f"http://127.0.0.1:{served.port}"
+
+    async def again() -> tuple[list[object], int, dict[str, object]]:
+        async with AsyncClient(url, timeout=PATIENCE) as client:
+            scores = [await client.score([tuple(PAIR)], "pairs", experiment_key=key) for key in keys]
+            return scores, await client.add_outcomes("ads", outcomes), await client.experiment("ads")
+
+    outcomes = [Outcome(key, f"{key} {n}", n == 0) for key in keys for n in range(3)]
+    with Client(url, timeout=PATIENCE) as client:
+        scores = []
+        for key in keys:
+            model = models[ADS.arm_of(key).model]
+            scores.append(client.score([tuple(PAIR)], "pairs", experiment_key=key))
+            assert scores[-1] == [pytest.approx(float(model.score([tuple(PAIR)])[0]))]
+            ranked = client.rank(PAIR[0], PAIR[1:], model="pairs", experiment_key=key)
+            assert ranked[0].score == pytest.approx(scores[-1][0])
+        assert client.add_outcomes("ads", outcomes) == 12
+        report = client.experiment("ads")
+        with pytest.raises(ServerError, match="no experiment 'käthe'"):
+            client.experiment("käthe")
+    assert asyncio.run(again()) == (scores, 12, report)
+    of_arms = {arm["name"]: (arm["keys"], arm["outcomes"], arm["defects"]) for arm in report["arms"]}
+    for arm in ADS.arms:
+        mine = sum(ADS.arm_of(key) is arm for key in keys)
+        assert of_arms[arm.name] == (mine, 3 * mine, mine)
+
+
+def test_the_arm_of_an_answer_is_named_in_utf8(serve: Serve, artifacts: Path, tmp_path: Path) -> None:
+    config = tmp_path / "experiments.toml"
+    config.write_text(CONFIG.replace('"dense"', '"плотный"').replace('"pruned"', '"é"').replace('"ads"', '"ü"'))
+    served = serve(artifacts / "pairs", artifacts / "other", "--experiment", config, "--outcomes", tmp_path / "kept")
+    found = set()
+    for n in range(8):
+        answer = served.post("/predict", {"inputs": PAIR}, x_experiment_key=str(n))
+        found.add(answer.headers["x-prunetime-arm"].encode("latin-1").decode())
+    assert found == {"ü/плотный", "ü/é"}
+    assert served.get("/experiments/%C3%BC").json["name"] == "ü"

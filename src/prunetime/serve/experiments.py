@@ -70,6 +70,9 @@ class Experiment(Struct, forbid_unknown_fields=True):
     def check(self, models: Sequence[str]) -> None:
         """Raises InputError where it makes no sense."""
         names = [arm.name for arm in self.arms]
+        for name in (self.name, *names):
+            if not name.strip(BLANKS) or "/" in name:
+                raise InputError(f"experiment {self.name}: {name!r} is no name: give it letters, and no /")
         if len(names) < 2 or len(set(names)) < len(names):
             raise InputError(f"experiment {self.name}: it needs two arms or more, of different names; it has {names}")
         total = sum(arm.share for arm in self.arms)
