@@ -100,7 +100,7 @@ class Served:
     def said(self) -> str:
         return os.pread(self._log, 1 << 26, 0).decode()
 
-    def ask(self, method: str, path: str, content: Any = None, **headers: str) -> Reply:
+    def ask(self, method: str, path: str, content: Any = None, **headers: str | bytes) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         body = content if isinstance(content, bytes | None) else json.dumps(content).encode()
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -112,7 +112,7 @@ class Served:
     def get(self, path: str, **headers: str) -> Reply:
         return self.ask("GET", path, **headers)
 
-    def post(self, path: str, content: Any, **headers: str) -> Reply:
+    def post(self, path: str, content: Any, **headers: str | bytes) -> Reply:
         return self.ask("POST", path, content, **headers)
 
     def queued_tokens(self) -> float:

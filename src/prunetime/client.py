@@ -8,9 +8,10 @@ import random
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.runtime.model import Ranked
@@ -40,16 +41,29 @@ class ServerError(PrunetimeError):
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came of an answer to the experiment key `key`; `id` is the outcome's own: posted again, it counts once."""
+
+    key: str
+    id: str
+    defect: bool
+
+
+@dataclass(frozen=True)
 class _Call:
     method: str
     path: str
     content: Any = None
+    experiment_key: str | None = None
 
 
 @dataclass(frozen=True)
 class _Wait:
     seconds: float
 
+
+_Asked = dict[str, Any]
+"""Fields of a request besides its texts."""
 
 Steps = Generator[tuple[_Call, float] | _Wait, Any, Found]
 """A conversation: yields what is to be asked, with the seconds that are left, or how long to wait; gets the reply."""
@@ -112,7 +126,7 @@ class _Words:
             wait *= 2.0
 
     def _score(
-        self, texts: Sequence[str | Texts], model: str, version: str | None, timeout: float | None
+        self, texts: Sequence[str | Texts], model: str, version: str | None, timeout: float | None, key: str | None
     ) -> Steps[list[Score]]:
         rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         widths = {len(row) for row in rows}
@@ -130,7 +144,7 @@ class _Words:
             for name, column in zip(names, zip(*rows, strict=True), strict=True)
         ]
         try:
-            reply = yield from self._patiently(_Call("POST", f"{where}/infer", {"inputs": inputs}), timeout)
+            reply = yield from self._patiently(_Call("POST", f"{where}/infer", {"inputs": inputs}, key), timeout)
         except ServerError as error:
             if error.status == 422:  # another model may have taken its place
                 self._input_names.pop(where, None)
@@ -147,30 +161,46 @@ class _Words:
         return [scores[i : i + shape[1]] for i in range(0, len(scores), shape[1])]
 
     def _rank(
-        self, query: str, documents: Sequence[str], top: int | None, model: str | None, timeout: float | None
+        self, query: str, documents: Sequence[str], asked: _Asked, timeout: float | None, key: str | None
     ) -> Steps[list[Ranked]]:
-        content = {"query": query, "documents": list(documents), "top_n": top, "model": model}
-        reply = yield from self._patiently(_Call("POST", "/v1/rerank", content), timeout)
+        content = {"query": query, "documents": list(documents), **asked}
+        reply = yield from self._patiently(_Call("POST", "/v1/rerank", content, key), timeout)
         return [Ranked(each["index"], each["relevance_score"]) for each in reply["results"]]
 
     def _embed(
-        self, texts: Sequence[str], model: str | None, timeout: float | None, prompt_name: str | None
+        self, texts: Sequence[str], asked: _Asked, timeout: float | None, key: str | None
     ) -> Steps[list[list[float]]]:
-        content = {"input": list(texts), "model": model, "prompt_name": prompt_name}
-        reply = yield from self._patiently(_Call("POST", "/v1/embeddings", content), timeout)
+        reply = yield from self._patiently(
+            _Call("POST", "/v1/embeddings", {"input": list(texts), **asked}, key), timeout
+        )
         return [each["embedding"] for each in reply["data"]]
+
+    def _add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None) -> Steps[int]:
+        content = {"outcomes": [asdict(each) for each in outcomes]}
+        call = _Call("POST", f"/experiments/{quote(experiment, safe='')}/outcomes", content)
+        accepted: int = (yield from self._patiently(call, timeout))["accepted"]
+        return accepted
+
+    def _experiment(self, name: str, timeout: float | None) -> Steps[dict[str, Any]]:
+        found: dict[str, Any] = yield from self._patiently(
+            _Call("GET", f"/experiments/{quote(name, safe='')}"), timeout
+        )
+        return found
 
     def _models(self, timeout: float | None) -> Steps[list[str]]:
         reply = yield from self._patiently(_Call("POST", "/v2/repository/index", {}), timeout)
         return [f"{each['name']}/{each['version']}" for each in reply]
 
     def _request(self, call: _Call, left: float) -> dict[str, Any]:
+        headers: dict[str, str | bytes] = {**self._headers, "x-request-timeout-ms": f"{1e3 * left:.0f}"}
+        if call.experiment_key is not None:
+            headers["x-experiment-key"] = call.experiment_key.encode()
         return {
             "method": call.method,
             "url": self._url + call.path,
             "json": call.content,
             "timeout": left,
-            "headers": self._headers | {"x-request-timeout-ms": f"{1e3 * left:.0f}"},
+            "headers": headers,
         }
 
 
@@ -190,10 +220,13 @@ class Client(_Words):
         model: str,
         version: str | None = None,
         timeout: float | None = None,
+        *,
+        experiment_key: str | None = None,
     ) -> list[Score]:
         """As `Model.score` of the model there: of every text or pair a number, one for each class, an
-        `Answer`, or the spans that its words' labels say."""
-        return self._talk(self._score(texts, model, version, timeout))
+        `Answer`, or the spans that its words' labels say. Where there is an experiment on that model, the model of the
+        arm of `experiment_key` answers."""
+        return self._talk(self._score(texts, model, version, timeout, experiment_key))
 
     def rank(
         self,
@@ -202,9 +235,11 @@ class Client(_Words):
         top_k: int | None = None,
         model: str | None = None,
         timeout: float | None = None,
+        *,
+        experiment_key: str | None = None,
     ) -> list[Ranked]:
-        """As `Model.rank` of the model there, or of the server's first."""
-        return self._talk(self._rank(query, documents, top_k, model, timeout))
+        """As `Model.rank` of the model there, or of the server's first; `experiment_key` as in `score`."""
+        return self._talk(self._rank(query, documents, {"top_n": top_k, "model": model}, timeout, experiment_key))
 
     def embed(
         self,
@@ -213,9 +248,19 @@ class Client(_Words):
         timeout: float | None = None,
         *,
         prompt_name: str | None = None,
+        experiment_key: str | None = None,
     ) -> list[list[float]]:
-        """The embeddings of `Model.embed` of the model there, or of the server's first, scaled to length 1."""
-        return self._talk(self._embed(texts, model, timeout, prompt_name))
+        """The embeddings of `Model.embed` of the model there, or of the server's first, scaled to length 1;
+        `experiment_key` as in `score`."""
+        return self._talk(self._embed(texts, {"model": model, "prompt_name": prompt_name}, timeout, experiment_key))
+
+    def add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None = None) -> int:
+        """Tells what came of answers; returns how many outcomes there were, once they are on the server's disk."""
+        return self._talk(self._add_outcomes(experiment, outcomes, timeout))
+
+    def experiment(self, name: str, timeout: float | None = None) -> dict[str, Any]:
+        """The report of an experiment: its `arms` and `comparisons`, as `GET /experiments/NAME` has them."""
+        return self._talk(self._experiment(name, timeout))
 
     def models(self, timeout: float | None = None) -> list[str]:
         """All that are served, as NAME/VERSION."""
@@ -254,9 +299,11 @@ class AsyncClient(_Words):
         model: str,
         version: str | None = None,
         timeout: float | None = None,
+        *,
+        experiment_key: str | None = None,
     ) -> list[Score]:
         """See `Client.score`."""
-        return await self._talk(self._score(texts, model, version, timeout))
+        return await self._talk(self._score(texts, model, version, timeout, experiment_key))
 
     async def rank(
         self,
@@ -265,9 +312,11 @@ class AsyncClient(_Words):
         top_k: int | None = None,
         model: str | None = None,
         timeout: float | None = None,
+        *,
+        experiment_key: str | None = None,
     ) -> list[Ranked]:
         """See `Client.rank`."""
-        return await self._talk(self._rank(query, documents, top_k, model, timeout))
+        return await self._talk(self._rank(query, documents, {"top_n": top_k, "model": model}, timeout, experiment_key))
 
     async def embed(
         self,
@@ -276,9 +325,20 @@ class AsyncClient(_Words):
         timeout: float | None = None,
         *,
         prompt_name: str | None = None,
+        experiment_key: str | None = None,
     ) -> list[list[float]]:
         """See `Client.embed`."""
-        return await self._talk(self._embed(texts, model, timeout, prompt_name))
+        return await self._talk(
+            self._embed(texts, {"model": model, "prompt_name": prompt_name}, timeout, experiment_key)
+        )
+
+    async def add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None = None) -> int:
+        """See `Client.add_outcomes`."""
+        return await self._talk(self._add_outcomes(experiment, outcomes, timeout))
+
+    async def experiment(self, name: str, timeout: float | None = None) -> dict[str, Any]:
+        """See `Client.experiment`."""
+        return await self._talk(self._experiment(name, timeout))
 
     async def models(self, timeout: float | None = None) -> list[str]:
         """See `Client.models`."""

@@ -28,6 +28,7 @@ Code = Literal[
     "not_ready",
     "deadline",
     "stopping",
+    "unavailable",
 ]
 
 STATUS: dict[Code, int] = {
@@ -49,6 +50,7 @@ STATUS: dict[Code, int] = {
     "not_ready": 503,
     "deadline": 503,
     "stopping": 503,
+    "unavailable": 503,
 }
 """`unusable` is what is well formed and cannot be scored. 499 is never sent: nobody is there to read it."""
 

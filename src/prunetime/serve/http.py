@@ -38,7 +38,7 @@ class Answer:
 
     async def send(self, send: Send, more: Mapping[str, str]) -> None:
         named = {"content-type": self.kind, "content-length": str(len(self.body)), **more, **self.headers}
-        headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named.items()]
+        headers = [(name.encode(), value.encode()) for name, value in named.items()]  # UTF-8, as those of requests
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 

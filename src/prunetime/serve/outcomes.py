@@ -1,135 +1,68 @@
-"""Outcomes of experiments, kept: in SQLite, or in PostgreSQL by URL. What was acknowledged survives a kill."""
+"""Outcomes of experiments, kept by a thread of their own. What was acknowledged survives a kill."""
 
 from __future__ import annotations
 
+import logging
 import queue
-import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import closing
-from dataclasses import astuple, dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, Literal
 
-from prunetime.errors import InputError
-from prunetime.serve.sequential import Counts
+from prunetime.errors import PrunetimeError
+from prunetime.serve.outcome_databases import Database, DatabaseError, Outcome, database, opened
+from prunetime.serve.sequential import KeySums
 
-TABLE = """create table if not exists outcomes (
-    experiment text not null, id text not null, arm text not null, defect integer not null, primary key (experiment, id)
-)"""
-
-TOTALS = "select arm, count(*), sum(defect) from outcomes where experiment = {mark} group by arm"
+LOG = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 1_000
 """Posts that are written in one transaction."""
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """`id` is of the outcome itself: posted again, it counts once."""
-
-    experiment: str
-    id: str
-    arm: str
-    defect: bool
+MOST_WAITING = 10_000
+"""Posts that wait while the database does not answer; more are refused."""
 
 
-class Database(Protocol):
-    """Used by one thread."""
-
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Those that are not there yet; once it returns, they are on the disk."""
-        ...
-
-    def totals(self, experiment: str) -> Mapping[str, Counts]:
-        """By arm."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Sqlite:
-    def __init__(self, path: str) -> None:
-        try:
-            self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._file.execute("pragma journal_mode = wal")
-            self._file.execute("pragma synchronous = full")
-            self._file.execute(TABLE)
-        except sqlite3.Error as error:
-            raise InputError(f"cannot keep outcomes in {path}: {error}") from error
-
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        with closing(self._file.cursor()) as cursor:
-            cursor.execute("begin immediate")
-            cursor.executemany("insert or ignore into outcomes values (?, ?, ?, ?)", map(_row, outcomes))
-            cursor.execute("commit")
-
-    def totals(self, experiment: str) -> Mapping[str, Counts]:
-        rows = self._file.execute(TOTALS.format(mark="?"), (experiment,))
-        return {arm: Counts(outcomes, defects) for arm, outcomes, defects in rows}
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class Postgres:
-    def __init__(self, url: str) -> None:
-        try:
-            import psycopg
-        except ModuleNotFoundError:
-            raise InputError("outcomes in PostgreSQL need psycopg: pip install 'psycopg[binary]'") from None
-        try:
-            self._server = psycopg.connect(url, autocommit=True)
-            self._server.execute(TABLE)
-        except psycopg.Error as error:
-            raise InputError(f"cannot keep outcomes in PostgreSQL: {error}") from error
-
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        with self._server.transaction(), self._server.cursor() as cursor:
-            statement = "insert into outcomes values (%s, %s, %s, %s) on conflict do nothing"
-            cursor.executemany(statement, list(map(_row, outcomes)))
-
-    def totals(self, experiment: str) -> Mapping[str, Counts]:
-        rows = self._server.execute(TOTALS.format(mark="%s"), (experiment,))
-        return {arm: Counts(int(outcomes), int(defects)) for arm, outcomes, defects in rows}
-
-    def close(self) -> None:
-        self._server.close()
-
-
-def database(where: str) -> Database:
-    """Of a file, or of a `postgresql://` URL; raises InputError where it cannot be opened."""
-    return Postgres(where) if where.startswith(("postgresql://", "postgres://")) else Sqlite(where)
+class UnavailableError(PrunetimeError):
+    """Outcomes cannot be kept or read now; later they may be."""
 
 
 class Outcomes:
-    """A database with a thread of its own: posts that come together are written together."""
+    """A database of outcomes with a thread of its own: posts that come together are written together.
+
+    A database that fails (a full disk, a lock of another process, a file or a server that is gone) is closed, and
+    opened again for what is asked next. Raises InputError where it cannot be opened at first.
+    """
 
     def __init__(self, where: str | Path) -> None:
-        self._database = database(str(where))
+        self._where = str(where)
+        self._database: Database | None = database(self._where)
+        self._failing = False
         self._asked: queue.SimpleQueue[tuple[Any, Future[Any]] | None] = queue.SimpleQueue()
         self._thread = Thread(target=self._run, name="prunetime-outcomes", daemon=True)
         self._thread.start()
 
     def add(self, outcomes: Sequence[Outcome]) -> Future[None]:
-        """Done once they are on the disk."""
+        """A future that is done once they are on the disk, or has UnavailableError."""
         return self._ask(list(outcomes))
 
-    def totals(self, experiment: str) -> Future[Mapping[str, Counts]]:
-        """Of all that was added before."""
-        return self._ask(lambda: self._database.totals(experiment))
+    def sums(self, experiment: str) -> Future[Mapping[str, KeySums]]:
+        """A future of the sums over keys, by arm, of all that was added before, or with UnavailableError."""
+        return self._ask(experiment)
 
     def close(self) -> None:
-        """Once everything that was asked is done."""
+        """Returns once everything that was asked is done."""
         self._asked.put(None)
         self._thread.join()
-        self._database.close()
+        self._close_database()
 
-    def _ask(self, what: Any) -> Future[Any]:
+    def _ask(self, what: list[Outcome] | str) -> Future[Any]:
         future: Future[Any] = Future()
-        self._asked.put((what, future))
+        if self._asked.qsize() >= MOST_WAITING:
+            future.set_exception(UnavailableError(f"{MOST_WAITING} posts of outcomes wait already"))
+        else:
+            self._asked.put((what, future))
         return future
 
     def _run(self) -> None:
@@ -140,28 +73,44 @@ class Outcomes:
                 asked.append(self._asked.get())
             over = None in asked
             jobs = [job for job in asked if job is not None]
-            added = [(what, future) for what, future in jobs if isinstance(what, list)]
-            _done([future for _, future in added], partial(self._write, added))
+            posts = [(what, future) for what, future in jobs if isinstance(what, list)]
+            if posts:
+                outcomes = [outcome for what, _ in posts for outcome in what]
+                self._do("add", outcomes, [future for _, future in posts])
             for what, future in jobs:
-                if not isinstance(what, list):
-                    _done([future], what)
+                if isinstance(what, str):
+                    self._do("sums", what, [future])
 
-    def _write(self, added: Sequence[tuple[list[Outcome], Future[Any]]]) -> None:
-        if added:
-            self._database.add([outcome for outcomes, _ in added for outcome in outcomes])
+    def _do(self, method: Literal["add", "sums"], what: list[Outcome] | str, futures: Sequence[Future[Any]]) -> None:
+        try:
+            if self._database is None:
+                self._database = opened(self._where)
+            found = getattr(self._database, method)(what)
+        except Exception as error:  # whoever asked hears of it, and others are served
+            self._close_database()
+            unavailable = isinstance(error, DatabaseError)
+            self._note(error if unavailable else None)
+            failure = UnavailableError(str(error)) if unavailable else error
+            for future in futures:
+                with suppress(InvalidStateError):  # who asked has given up waiting
+                    future.set_exception(failure)
+        else:
+            self._note(None)
+            for future in futures:
+                with suppress(InvalidStateError):
+                    future.set_result(found)
 
+    def _note(self, error: Exception | None) -> None:
+        """Says in the log that the database fails, and that it does no more: a line each, however many ask
+        meanwhile."""
+        if error and not self._failing:
+            LOG.error("outcomes of experiments cannot be kept or read: %s", error)
+        elif not error and self._failing:
+            LOG.warning("outcomes of experiments are kept again")
+        self._failing = error is not None
 
-def _done(futures: Sequence[Future[Any]], work: Callable[[], Any]) -> None:
-    try:
-        found = work()
-    except Exception as error:  # of whatever database: whoever asked hears of it
-        for future in futures:
-            future.set_exception(error)
-    else:
-        for future in futures:
-            future.set_result(found)
-
-
-def _row(outcome: Outcome) -> tuple[Any, ...]:
-    experiment, id_, arm, defect = astuple(outcome)
-    return experiment, id_, arm, int(defect)
+    def _close_database(self) -> None:
+        if self._database is not None:
+            with suppress(Exception):  # it may have failed already
+                self._database.close()
+        self._database = None

@@ -9,8 +9,8 @@ from typing import Any
 
 from prunetime.errors import InputError
 from prunetime.runtime.model import Model
-from prunetime.serve.experiments import Experiment, ExperimentReport, report_of
-from prunetime.serve.sequential import Counts
+from prunetime.serve.experiments import BLANKS, Experiment, ExperimentReport, report_of
+from prunetime.serve.sequential import KeySums
 from prunetime.tasks.labels import class_labels, label_texts
 from prunetime.tasks.table import Table
 
@@ -30,7 +30,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Replayed:
-    """`shown` of `rows` in each arm, and the report of what was shown."""
+    """`shown` of `rows` in each arm, and the report of what was shown: an interval over keys, as a server's."""
 
     rows: Mapping[str, int]
     shown: Mapping[str, int]
@@ -49,28 +49,31 @@ def replay(
     Raises InputError where a column is missing, a row has no label, none has that of one of the defects, or a model
     does not score by one number.
     """
-    keys = table.column(judged.key)
+    keys = [key.strip(BLANKS) for key in table.column(judged.key)]
     labels = class_labels(table, judged.label, label_texts(table, judged.label))
     if missing := sorted(judged.defects - set(labels)):
         known = ", ".join(sorted(set(labels))[:8])
         raise InputError(f"no row has a {judged.label} of {', '.join(missing)}; there is {known}")
     arms = [experiment.arm_of(key) for key in keys]
-    rows, shown, defects = (Counter[str]() for _ in range(3))
+    rows, shown = Counter[str](), Counter[str]()
+    sums: dict[str, KeySums] = {}
     done = 0
     for arm in experiment.arms:
+        shown_of, defects_of = Counter[str](), Counter[str]()
         mine = [row for row, each in enumerate(arms) if each is arm]
         rows[arm.name] = len(mine)
         for start in range(0, len(mine), ROWS_AT_ONCE):
             part = mine[start : start + ROWS_AT_ONCE]
             for row, score in zip(part, _scores(models[arm.model], arm.model, table, part), strict=True):
                 if score >= judged.shown_from:
-                    shown[arm.name] += 1
-                    defects[arm.name] += labels[row] in judged.defects
+                    shown_of[keys[row]] += 1
+                    defects_of[keys[row]] += labels[row] in judged.defects
             done += len(part)
             if on_progress:
                 on_progress(done, len(arms))
-    totals = {arm.name: Counts(shown[arm.name], defects[arm.name]) for arm in experiment.arms}
-    return Replayed(rows, shown, report_of(experiment, totals))
+        shown[arm.name] = shown_of.total()
+        sums[arm.name] = KeySums.of(list(shown_of.values()), [defects_of[key] for key in shown_of])
+    return Replayed(rows, shown, report_of(experiment, sums))
 
 
 def _scores(model: Model, name: str, table: Table, rows: Sequence[int]) -> list[float]:

@@ -1,55 +1,192 @@
-"""Differences of defect rates that may be looked at after every outcome: intervals that hold at all times at once.
+"""Differences of defect rates that may be looked at at any time: an interval over keys that holds at all looks at once.
 
-Of each arm, the likelihood of its outcomes at a rate p over their likelihood under a mixture of rates is a martingale
-where p is the true one (Robbins, "Statistical methods related to the law of the iterated logarithm", 1970; the mixture
-is a Beta(1/2, 1/2); Howard et al., arXiv 1810.08240, on mixtures). So is the product of both arms', whatever the
-order in which outcomes come, and it ever exceeds 1/alpha with probability alpha at most (Ville's inequality): the
-differences whose rates it does not rule out are the interval.
+Arms are given to keys, and a key has many outcomes that are alike, so keys are the independent units, and not outcomes.
+
+- **What is estimated.** The rate of an arm is all its defects over all its outcomes (a ratio of sums, in which a key
+  counts as often as it has outcomes); the difference is treatment's rate less control's.
+- **Its variance.** By the delta method, a ratio of sums over n keys varies as `defects - rate * outcomes` does over
+  keys, whatever rates keys have, however many outcomes each has, and whether the two go together or not. Three things
+  guard small samples: quantiles are Student's, an arm of few keys borrows the variance of both, and each arm counts one
+  more key with defects.
+- **All looks at once.** The information, one over the variance of the difference, is the clock. Against it, the error
+  of the difference times the information is nearly a Wiener process. Keys that come, and outcomes that come late of
+  keys that were there, both move that clock, so it matters not in which order outcomes come (a clock that counts keys
+  would stand still while late outcomes come, and count too few of the looks). A boundary that a Wiener process ever
+  crosses with probability alpha is then an asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha, Kennedy and
+  Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences", arXiv 2103.06476: Theorem 2.2, and
+  the strong approximation behind it). Asymptotic means, as of any interval that rests on a central limit theorem, that
+  the promise is nearly kept once there are some tens of keys with defects; `bench/experiments.py` measures how nearly.
+
+There are two such boundaries. Without a plan it is that of a normal mixture (Theorem 2.2). With a smallest difference
+to `detect` it is constant, as in the test of O'Brien and Fleming, until there is as much information as finding that
+difference takes, and grows afterwards, just so that the interval never widens. The interval is then narrowest when it
+is needed, and the experiment takes hardly more keys than a test that is looked at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+from statistics import NormalDist
 from typing import Literal
 
-PRIOR = 0.5
-STEPS = 40
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Numbers = NDArray[np.float64]
+"""A number (of shape []), or one for each of several experiments."""
+
+MIXTURE_DEVIATION = 0.1
+"""Standard deviation of the differences in the normal mixture: the interval is tightest for differences below it."""
+
+POWER = 0.8
+"""Probability that a difference of `detect` is found by the time of the plan."""
+
+BORROWED_KEYS = 20
+"""Keys' worth of the variance of both arms in that of each: it matters in an arm of so few keys only."""
 
 Advice = Literal["continue", "stop: better", "stop: worse", "stop: no difference that matters"]
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Outcomes of one arm, and how many of them were defects."""
+class KeySums:
+    """Sums over the keys of one arm; each is a number, or an array of one for each of several experiments."""
 
-    outcomes: int = 0
-    defects: int = 0
+    keys: Numbers
+    outcomes: Numbers
+    defects: Numbers
+    outcomes_squared: Numbers
+    outcomes_times_defects: Numbers
+    defects_squared: Numbers
+
+    @classmethod
+    def of(cls, outcomes: ArrayLike, defects: ArrayLike) -> KeySums:
+        """The sums of keys with so many `outcomes`, of which so many are `defects`; both of shape [..., keys]."""
+        o, d = np.asarray(outcomes, np.float64), np.asarray(defects, np.float64)
+        each = (np.ones_like(o), o, d, o * o, o * d, d * d)
+        return cls(*(np.asarray(values.sum(axis=-1)) for values in each))
+
+    @classmethod
+    def read(cls, sums: ArrayLike) -> KeySums:
+        """The sums of an arm as a database gives them: six numbers in the order of the fields."""
+        return cls(*np.asarray(sums, np.float64))
+
+    @classmethod
+    def none(cls) -> KeySums:
+        """The sums of an arm without a key."""
+        return cls.read(np.zeros(6))
+
+    def __add__(self, other: KeySums) -> KeySums:
+        return KeySums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
-    def rate(self) -> float | None:
-        return self.defects / self.outcomes if self.outcomes else None
+    def rate(self) -> Numbers:
+        """Defects over outcomes; NaN without an outcome."""
+        with np.errstate(invalid="ignore"):
+            return self.defects / self.outcomes
+
+    @property
+    def effective_keys(self) -> Numbers:
+        """Keys that would weigh as much if all had equally many outcomes (Kish's effective sample size)."""
+        return _over(self.outcomes**2, self.outcomes_squared)
+
+    @property
+    def squared_residuals(self) -> Numbers:
+        """The sum over keys of (defects - rate * outcomes)^2, over the sum of outcomes^2: below 1."""
+        rate = np.nan_to_num(self.rate)
+        found = self.defects_squared - 2.0 * rate * self.outcomes_times_defects + rate**2 * self.outcomes_squared
+        return _over(np.maximum(found, 0.0), self.outcomes_squared)
 
 
-def evidence_against(counts: Counts) -> Callable[[float], float]:
-    """The logarithm of that martingale as a function of the rate."""
-    defects, others = counts.defects, counts.outcomes - counts.defects
-    mixture = _log_beta(PRIOR + defects, PRIOR + others) - _log_beta(PRIOR, PRIOR)
-    return lambda p: mixture - _times_log(defects, p) - _times_log(others, 1.0 - p)
+@dataclass(frozen=True)
+class Difference:
+    """Treatment's rate less control's (NaN while an arm has no outcome), give or take `half_width` (infinite while an
+    arm has the weight of one key only). `information` is one over the variance of the difference, and `progress` its
+    share of the information that finds a difference of `detect` (NaN where none is said)."""
+
+    value: Numbers
+    half_width: Numbers
+    information: Numbers
+    progress: Numbers
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its ends, of one experiment: at least -1, at most 1."""
+        if not math.isfinite(self.half_width):
+            return -1.0, 1.0
+        return max(-1.0, float(self.value - self.half_width)), min(1.0, float(self.value + self.half_width))
 
 
-def difference(control: Counts, treatment: Counts, alpha: float = 0.05) -> tuple[float, float]:
-    """The interval of treatment's rate less control's that holds at all times with probability 1 - `alpha`."""
-    limit, of_control, of_treatment = math.log(1.0 / alpha), evidence_against(control), evidence_against(treatment)
+def difference(control: KeySums, treatment: KeySums, alpha: float = 0.05, detect: float | None = None) -> Difference:
+    """The difference of two arms, with an interval that holds at all looks at once with probability 1 - `alpha`."""
+    arms = (control, treatment)
+    weights = [arm.effective_keys for arm in arms]
+    degrees = [np.maximum(weight - 1.0, 0.0) for weight in weights]
+    spreads = [weight * arm.squared_residuals for weight, arm in zip(weights, arms, strict=True)]
+    both = _over(np.asarray(sum(spreads)), np.asarray(sum(degrees)))
+    key_with_defects = _share_where_defects_are(control + treatment) ** 2
+    variances = []
+    for weight, degree, spread in zip(weights, degrees, spreads, strict=True):
+        of_a_key = (spread + BORROWED_KEYS * both) / (degree + BORROWED_KEYS)
+        variances.append(_over(of_a_key, weight) + _over(key_with_defects, weight**2))
+    variance = np.asarray(sum(variances))
+    # An arm that weighs no more than one key says nothing of how much keys differ.
+    known = np.minimum(*degrees) > 1e-9
+    with np.errstate(divide="ignore", invalid="ignore"):
+        information = np.where(known, 1.0 / variance, 0.0)
+        freedom = variance**2 / sum(v**2 / d for v, d in zip(variances, degrees, strict=True))
+    plan = math.nan if detect is None else planned_information(alpha, detect)
+    progress = information / plan
+    normal = mixture_quantile(information, alpha) if detect is None else planned_quantile(progress, alpha)
+    with np.errstate(invalid="ignore"):
+        half_width = np.where(known, students(normal, freedom) * np.sqrt(variance), np.inf)
+    return Difference(treatment.rate - control.rate, half_width, information, progress)
 
-    def ruled_out(d: float) -> bool:
-        """Whether every pair of rates that are `d` apart is."""
-        low, high = max(0.0, -d), min(1.0, 1.0 - d)
-        return _least(lambda p: of_control(p) + of_treatment(p + d), low, high) > limit
 
-    middle = (treatment.rate or 0.0) - (control.rate or 0.0) if control.outcomes and treatment.outcomes else 0.0
-    return _edge(ruled_out, middle, -1.0), _edge(ruled_out, middle, 1.0)
+def mixture_quantile(information: Numbers, alpha: float) -> Numbers:
+    """The boundary of a normal mixture, in standard errors: a Wiener process ever crosses it with probability alpha."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = information * MIXTURE_DEVIATION**2
+        return np.where(x > 0.0, np.sqrt((1.0 + 1.0 / x) * np.log((1.0 + x) / alpha**2)), np.inf)
+
+
+def planned_quantile(progress: Numbers, alpha: float) -> Numbers:
+    """The boundary with a plan, in standard errors, at shares of the planned information.
+
+    A Wiener process of [0, 1] leaves -c..c with probability 4 (1 - Phi(c)) at most, by reflection. Once at 1 inside, it
+    is ever outside of c sqrt(t (1 + ln t)) with probability 2 (1 - Phi(c)) at most (the tangents of a concave boundary
+    bound the density of the first crossing; a test simulates it). Together they are alpha.
+    """
+    before, after = np.minimum(progress, 1.0), np.maximum(progress, 1.0)
+    with np.errstate(divide="ignore"):
+        return planned_constant(alpha) * np.sqrt((1.0 + np.log(after)) / before)
+
+
+def planned_constant(alpha: float) -> float:
+    """The constant c of `planned_quantile`, for all looks at once with probability alpha."""
+    return NormalDist().inv_cdf(1.0 - alpha / 6.0)
+
+
+@lru_cache
+def planned_information(alpha: float, detect: float) -> float:
+    """The information by which a difference of `detect` is found with probability POWER."""
+    phi, c = NormalDist().cdf, planned_constant(alpha)
+    low, high = 0.0, c + 10.0
+    while high - low > 1e-9:
+        drift = (low + high) / 2
+        # That a Wiener process with this drift reaches c by the time of 1.
+        found = phi(drift - c) + math.exp(2.0 * drift * c) * phi(-drift - c)
+        low, high = (drift, high) if found < POWER else (low, drift)
+    return (high / detect) ** 2
+
+
+def students(normal: Numbers, freedom: Numbers) -> Numbers:
+    """The quantiles of Student's t distribution where the normal distribution has `normal` (Wallace, "Bounds on normal
+    approximations to Student's and the chi-square distributions", 1959)."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        found = np.sqrt(freedom * np.expm1((normal * (8.0 * freedom + 3.0) / (8.0 * freedom + 1.0)) ** 2 / freedom))
+        return np.where(np.isfinite(found), found, np.inf)
 
 
 def advice(interval: tuple[float, float], margin: float) -> Advice:
@@ -64,38 +201,13 @@ def advice(interval: tuple[float, float], margin: float) -> Advice:
     return "continue"
 
 
-def _edge(ruled_out: Callable[[float], bool], inside: float, end: float) -> float:
-    """The last difference from `inside` to `end` that is not ruled out."""
-    if not ruled_out(end):
-        return end
-    for _ in range(STEPS):
-        middle = (inside + end) / 2
-        inside, end = (inside, middle) if ruled_out(middle) else (middle, end)
-    return end
+def _share_where_defects_are(sums: KeySums) -> Numbers:
+    """The share of defects in the key of a defect, on average; 1 where there is no defect yet."""
+    found = _over(sums.defects_squared, sums.outcomes_times_defects)
+    return np.where(sums.defects > 0.0, found, 1.0)
 
 
-def _least(f: Callable[[float], float], low: float, high: float) -> float:
-    """The least value of a convex function, by golden section."""
-    ratio = (math.sqrt(5.0) - 1.0) / 2.0
-    a, b = high - ratio * (high - low), low + ratio * (high - low)
-    of_a, of_b = f(a), f(b)
-    for _ in range(STEPS):
-        if of_a <= of_b:
-            high, b, of_b = b, a, of_a
-            a = high - ratio * (high - low)
-            of_a = f(a)
-        else:
-            low, a, of_a = a, b, of_b
-            b = low + ratio * (high - low)
-            of_b = f(b)
-    return min(of_a, of_b, f(low), f(high))
-
-
-def _times_log(count: int, p: float) -> float:
-    if not count:
-        return 0.0
-    return count * math.log(p) if p > 0.0 else -math.inf
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+def _over(above: Numbers, below: Numbers) -> Numbers:
+    """A quotient that is 0 where nothing is divided by."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(below > 0.0, above / below, 0.0)

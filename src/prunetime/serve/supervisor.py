@@ -22,7 +22,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.fleet import Processes
 from prunetime.serve.listening import Acceptor
 from prunetime.serve.models import Entry
-from prunetime.serve.outcomes import database
+from prunetime.serve.outcome_databases import database
 from prunetime.serve.passing import Dealer
 from prunetime.serve.settings import ServeSettings
 
