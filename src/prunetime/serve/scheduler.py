@@ -27,6 +27,9 @@ from prunetime.serve.speed import Speed
 
 Logits = NDArray[np.float32]
 
+LONGEST_SECONDS = 0.02
+"""What a batch is expected to take, at most, unless it is one row: what comes next waits for it."""
+
 SPARE = 1.5
 """Requests share the engine while all would be in time if it took so many times longer than expected."""
 
@@ -246,7 +249,9 @@ class Scheduler:
         shared = _all_in_time(ordered, now)
         if not shared:
             ordered = one_after_another(ordered, now)
-        mine = [work for work in ordered if work.runner is ordered[0].runner]
+        first = ordered[0]
+        mine = [work for work in ordered if work.runner is first.runner]
+        room = min(room, max(1, first.speed.tokens_within(LONGEST_SECONDS)))
         mine, room = _hurried_first(mine, room, now)
         parts: list[tuple[Work, int, int]] = []
         for quantum in (math.ceil(room / len(mine)), room) if shared else (room,):
