@@ -152,7 +152,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """The text that tokens stand for; raises InputError for an id that is none."""
         self._check_ids(ids)
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        (text,) = self._tokenizer.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)
+        return str(text)
 
     def encode_ids(self, rows: Sequence[Sequence[int]]) -> Ragged:
         """Sequences of one text each that are tokens already, special ones included, as `encode` gives them.
