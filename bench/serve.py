@@ -3,6 +3,7 @@ throughput; whether every answer is right, and memory stays, at more load than i
 
     python bench/serve.py --artifact A --json            all of it
     python bench/serve.py --artifact A --quick --json    in under two minutes
+    python bench/serve.py --artifact A --faults --json   pauses, a busy neighbour, the worst requests, and stops
 
 A is an artifact of a task of pairs, such as `make demo` leaves. Texts are all different, and the server remembers none.
 """
@@ -23,13 +24,16 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 from provenance import provenance
+from serve_faults import hurt, lost_at_stop, resident
 from serve_load import Connection, Crowd, load, request
+from serve_recovery import answered_share, recovery
 
 import prunetime
 from prunetime.artifact import write_json
@@ -45,6 +49,9 @@ OVERLOAD = 1.5
 PAIRS_OF_CROWD = 8
 EVERY = 100
 """Of so many requests one is broken, and one client leaves."""
+
+ATTACK_SECONDS = 4.0
+"""For which each of the worst requests is sent."""
 
 Pair = tuple[str, str]
 
@@ -208,18 +215,29 @@ def offered(artifact: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def resident(pid: int) -> float:
-    """Bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return 1024.0 * int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+def faults(artifact: Path) -> dict[str, Any]:
+    """What is left of a server after what may happen to it, in under five minutes."""
+    core = max(os.sched_getaffinity(0))
+    with served(artifact) as (port, pid):
+        os.sched_setaffinity(pid, {core})
+        found: dict[str, Any] = {"recovery_s": recovery(port, pid)} | answered_share(port, core)
+    with served(artifact) as (port, pid):
+        found |= hurt(port, pid, ATTACK_SECONDS)
+    return found | lost_at_stop(partial(served, artifact))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--faults", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.faults:
+        found = provenance() | faults(options.artifact)
+        write_json(RESULT.with_name("serve_faults.json"), found)
+        print(json.dumps(found) if options.json else json.dumps(found, indent=2))
+        return
     model = prunetime.load(options.artifact)
     with served(options.artifact) as (port, _):
         found = provenance() | overhead(model, port) | throughput(model, port, 30 if options.quick else 120)

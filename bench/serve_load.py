@@ -35,10 +35,19 @@ class Connection:
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.ended = False
+        """Whether the last answer has said that it is the last."""
 
     def ask(self, raw: bytes) -> tuple[int, bytes]:
         """Status and body."""
+        self.send(raw)
+        return self.receive()
+
+    def send(self, raw: bytes) -> None:
         self._socket.sendall(raw)
+
+    def receive(self) -> tuple[int, bytes]:
+        """Status and body of the next answer."""
         found = self._received()
         while b"\r\n\r\n" not in found:
             found += self._received()
@@ -47,6 +56,7 @@ class Connection:
         assert length
         while len(body) < int(length.group(1)):
             body += self._received()
+        self.ended = b"connection: close" in head.lower()
         return int(head[9:12]), body
 
     def _received(self) -> bytes:

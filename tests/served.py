@@ -130,8 +130,8 @@ class Served:
         return self.process.returncode, self.said
 
 
-async def ask(app: App, content: Any, **headers: str) -> int:
-    """The status of /predict, without a server between."""
+async def ask(app: App, content: Any, path: str = "/predict", **headers: str) -> int:
+    """The status of an answer, without a server between."""
     messages = [{"type": "http.request", "body": json.dumps(content).encode()}]
     sent: list[dict] = []
 
@@ -145,7 +145,7 @@ async def ask(app: App, content: Any, **headers: str) -> int:
         sent.append(message)
 
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    await app({"type": "http", "method": "POST", "path": "/predict", "headers": named}, receive, send)
+    await app({"type": "http", "method": "POST", "path": path, "headers": named}, receive, send)
     return sent[0]["status"]
 
 

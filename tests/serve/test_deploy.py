@@ -13,6 +13,8 @@ import yaml
 from served import Served
 
 from prunetime.cli import main
+from prunetime.serve.settings import ServeSettings
+from prunetime.serve.supervisor import KILL_AFTER
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -52,3 +54,16 @@ def test_what_looks_after_them_asks_for_routes_that_answer(server: Served) -> No
     assert len(paths) == 3
     for path in paths:
         assert server.get(path).status == 200
+
+
+def test_what_stops_them_gives_them_the_time_for_it() -> None:
+    """Ten seconds, at most, are for connections to be passed on and for processes that hang."""
+    predictor = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())["spec"]["predictor"]
+    (container,) = predictor["containers"]
+    _, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    drain = next(float(word.partition("=")[2]) for word in container["args"] if word.startswith("--drain-seconds"))
+    most = ServeSettings.stop_seconds + 2 * KILL_AFTER
+    assert predictor["terminationGracePeriodSeconds"] > float(seconds) + drain + most
+    unit = (DEPLOY / "prunetime.service").read_text()
+    assert "--drain-seconds" not in unit
+    assert float(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)[1]) > most

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 from served import Served
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from prunetime import Client
 
@@ -78,3 +78,18 @@ def test_what_is_no_certificate_is_said_at_once(serve: Serve, artifacts: Path, t
         assert code == 2
         assert says in said
         assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_connection_without_a_handshake_is_closed(
+    serve: Serve, artifacts: Path, tmp_path: Path, processes: str
+) -> None:
+    chain, key = issue(trustme.CA(), tmp_path)
+    words = ("--tls-cert", chain, "--tls-key", key, "--processes", processes, "--read-seconds", "0.3")
+    served = serve(artifacts / "pairs", *words)
+    for sent in (b"", b"\x16\x03", b"GET / HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as silent:
+            silent.sendall(sent)
+            while silent.recv(100):  # at most an alert
+                pass
+    assert "Traceback" not in served.said

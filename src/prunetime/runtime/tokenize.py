@@ -137,8 +137,8 @@ class Tokenizer:
         """The part of `text`, from its beginning, that its first `count` tokens stand for."""
         characters = CHARACTERS_PER_TOKEN * count
         while True:
-            part = start_of(text, characters, self._boundary)
-            encoding = self._tokenizer.encode(part, add_special_tokens=False)
+            part = start_of(text, characters, self._boundary, self._most_characters)
+            (encoding,) = self._batch([part], with_spans=True)
             if len(encoding) > count:
                 return text[: encoding.offsets[count - 1][1]]
             if len(part) == len(text):
@@ -147,12 +147,13 @@ class Tokenizer:
 
     def encoding(self, text: str, special_tokens: bool) -> tokenizers.Encoding:
         """The whole text as the tokenizers library has it, with or without special tokens."""
-        return self._tokenizer.encode(text, add_special_tokens=special_tokens)
+        return self._tokenizer.encode_batch([text], add_special_tokens=special_tokens)[0]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """The text that tokens stand for; raises InputError for an id that is none."""
         self._check_ids(ids)
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        (text,) = self._tokenizer.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)
+        return str(text)
 
     def encode_ids(self, rows: Sequence[Sequence[int]]) -> Ragged:
         """Sequences of one text each that are tokens already, special ones included, as `encode` gives them.

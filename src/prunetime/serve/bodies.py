@@ -160,7 +160,8 @@ def converted(content: Any, kind: type[Part]) -> Part:
 
 
 def _unusable(error: msgspec.ValidationError) -> RefusedError:
-    return RefusedError("unusable", str(error)[:SHOWN_CHARACTERS], field=_field(str(error)))
+    message = str(error)[:SHOWN_CHARACTERS]
+    return RefusedError("unusable", message, field=_field(message))
 
 
 def _field(message: str) -> str | None:

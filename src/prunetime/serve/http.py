@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,12 @@ class Answer:
         headers = [(name.encode(), value.encode()) for name, value in named.items()]  # UTF-8, as those of requests
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
+
+
+def encoded_list(items: Iterable[Any]) -> Any:
+    """JSON that can stand in the place of a list of `items`, which are encoded one by one: all together would keep the
+    interpreter from the other threads, for 40 ms where they are embeddings of 1,000 texts."""
+    return msgspec.Raw(b"[" + b",".join(map(msgspec.json.encode, items)) + b"]")
 
 
 @dataclass

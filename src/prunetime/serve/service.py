@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ SURE = 1.25
 Row = str | Texts | Sequence[int]
 """A text, a pair, or a text as token ids."""
 
+Result = TypeVar("Result")
+
 Read = Callable[[Hosted, Any], Inputs]
 """What a model reads of a request's texts."""
 
@@ -58,7 +60,7 @@ class Scored:
     arm: str | None = None
     """Of the experiment that the request was part of, as EXPERIMENT/ARM."""
 
-    @property
+    @cached_property
     def scores(self) -> NDArray[Any]:
         return self.inputs.scores(self.logits)
 
@@ -124,12 +126,19 @@ class Service:
         work = await self._computed(request, hosted, inputs, deadline)
         seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
         scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
+        await self.beside(scored, lambda: scored.scores)  # which are remembered
         request.model, request.scored_from, request.stages = hosted.label, began, seconds
         request.afterwards.append(partial(self._count, scored))
         if placed:
             for shadow in placed[0].shadow:
                 request.afterwards.append(partial(self._shadow, placed[0], shadow, scored))
         return scored
+
+    async def beside(self, scored: Scored, work: Callable[[], Result]) -> Result:
+        """What `work` makes of many scores, in another thread, so that nobody waits for it; of few at once."""
+        if len(scored.inputs.tokens) <= AT_ONCE_ROWS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def named(self, name: str | None, version: str | None = None) -> Hosted:
         """The model of that name, or the largest of the family; the first one without a name."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prunetime.embedding import unit
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.http import Answer, Request, Route
+from prunetime.serve.http import Answer, Request, Route, encoded_list
 from prunetime.serve.models import Hosted
 from prunetime.serve.protocols.common import SCORING_REFUSALS, Embeddable, first_numbers, read_to_embed, rows_to_embed
 from prunetime.serve.service import Service
@@ -124,8 +124,9 @@ class OpenAI:
         read = partial(read_to_embed, prompt_name=asked.prompt_name)
         scored = await self._service.score(request, rows, asked.model, read=read)
         embeddings = unit(first_numbers(scored, asked.dimensions))
-        written = list(map(_in_base64, embeddings)) if asked.encoding_format == "base64" else embeddings.tolist()
-        data = [Embedding(*each) for each in enumerate(written)]
+        write = _in_base64 if asked.encoding_format == "base64" else _in_numbers
+        written = (Embedding(index, write(row)) for index, row in enumerate(embeddings))
+        data = await self._service.beside(scored, partial(encoded_list, written))
         tokens = len(scored.inputs.tokens.ids)
         return Answer.of(EmbeddingsAnswer(scored.hosted.label, data, Usage(tokens, tokens)), headers=scored.headers)
 
@@ -140,6 +141,11 @@ class OpenAI:
 
 def _card(name: str, hosted: Hosted) -> ModelCard:
     return ModelCard(name, int(hosted.loaded))
+
+
+def _in_numbers(row: NDArray[np.float32]) -> list[float]:
+    numbers: list[float] = row.tolist()
+    return numbers
 
 
 def _in_base64(row: NDArray[np.float32]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from functools import partial
 
 import msgspec
 from msgspec import UNSET
 
 from prunetime import __version__
 from prunetime.serve.compression import accepted_encoding, compressed
-from prunetime.serve.http import JSON, Answer, Request, Route
+from prunetime.serve.http import Answer, Request, Route
 from prunetime.serve.models import Hosted
 from prunetime.serve.protocols.common import SCORING_REFUSALS
 from prunetime.serve.protocols.oip.binary import HEADER, split, text_tensors, wants_binary, write_tensors
@@ -123,7 +125,8 @@ class OpenInference:
         rows = rows_of(texts, task)
         check_wanted(asked.outputs or (), task)
         scored = await self._service.score(request, rows, name, version)
-        return await _answer(request, asked, scored)
+        answer = await self._service.beside(scored, partial(_answer, asked, scored))
+        return await _compressed(request, answer)
 
     async def _read(self, request: Request) -> tuple[InferRequest, list[TextTensor]]:
         """The request and its inputs, of which those without data are in binary after the JSON."""
@@ -140,8 +143,8 @@ class OpenInference:
         return self._service.named(request.path["model"], request.path.get("version"))
 
 
-async def _answer(request: Request, asked: InferRequest, scored: Scored) -> Answer:
-    """The answer with the outputs that are asked for, each as JSON or in binary, compressed where that is accepted."""
+def _answer(asked: InferRequest, scored: Scored) -> Answer:
+    """The answer with the outputs that are asked for, each as JSON or in binary."""
     outputs, in_binary = output_tensors(scored, asked.outputs), wants_binary(asked)
     binary = [in_binary.get(output.name, in_binary[None]) for output in outputs]
     described, content = write_tensors(outputs, binary)
@@ -149,12 +152,15 @@ async def _answer(request: Request, asked: InferRequest, scored: Scored) -> Answ
     body = msgspec.json.encode(
         InferAnswer(hosted.name, hosted.version, described, UNSET if asked.id is None else asked.id)
     )
-    kind = JSON
-    if any(binary):
-        headers[HEADER], kind = str(len(body)), "application/octet-stream"
-    body += content
+    if not any(binary):
+        return Answer(body, headers=headers)
+    return Answer(body + content, kind="application/octet-stream", headers=headers | {HEADER: str(len(body))})
+
+
+async def _compressed(request: Request, answer: Answer) -> Answer:
+    """The answer, compressed where that is accepted and worth it."""
     encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
-    if encoding and len(body) >= COMPRESSED_FROM:
-        headers["content-encoding"] = encoding
-        body = await asyncio.to_thread(compressed, body, encoding)
-    return Answer(body, kind=kind, headers=headers)
+    if not encoding or len(answer.body) < COMPRESSED_FROM:
+        return answer
+    body = await asyncio.to_thread(compressed, answer.body, encoding)
+    return replace(answer, body=body, headers={**answer.headers, "content-encoding": encoding})

@@ -16,7 +16,7 @@ from prunetime.errors import InputError
 from prunetime.runtime.tokenize import Texts, Tokenizer
 from prunetime.serve.bodies import converted
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.http import Answer, Request, Route
+from prunetime.serve.http import Answer, Request, Route, encoded_list
 from prunetime.serve.protocols.cohere import DocumentRerankAnswer, DocumentRerankRequest, rerank_documents
 from prunetime.serve.protocols.common import (
     SCORING_REFUSALS,
@@ -141,7 +141,7 @@ class TextEmbeddingsInference:
         texts, single = _rows_of(asked.inputs)
         read = partial(read_rows, cut=Cut(asked.truncate, asked.truncation_direction))
         scored = await self._service.score(request, texts, read=read)
-        found = _predictions(scored, asked.raw_scores is True)
+        found = await self._service.beside(scored, partial(_predictions, scored, asked.raw_scores is True))
         return Answer.of(found[0] if single else found, headers=scored.headers)
 
     async def rerank(self, request: Request) -> Answer:
@@ -196,7 +196,7 @@ class TextEmbeddingsInference:
         rows = lists or [numbers]
         tokenizer, skip = self._service.named(None).model.tokenizer, asked.skip_special_tokens is not False
         try:
-            return Answer.of([tokenizer.decode(row, skip) for row in rows])
+            return Answer.of(await asyncio.to_thread(lambda: [tokenizer.decode(row, skip) for row in rows]))
         except InputError as error:
             raise RefusedError("unusable", f"ids: {error}") from None
 
@@ -227,7 +227,8 @@ async def embed(service: Service, request: Request, asked: EmbedRequest) -> Answ
     read = partial(read_to_embed, prompt_name=asked.prompt_name, cut=cut)
     scored = await service.score(request, rows_to_embed(asked.inputs), read=read)
     embeddings = first_numbers(scored, asked.dimensions)
-    return Answer.of((embeddings if asked.normalize is False else unit(embeddings)).tolist(), headers=scored.headers)
+    rows = (row.tolist() for row in (embeddings if asked.normalize is False else unit(embeddings)))
+    return Answer.of(await service.beside(scored, partial(encoded_list, rows)), headers=scored.headers)
 
 
 async def compare(service: Service, request: Request, asked: SimilarityRequest) -> Answer:
