@@ -29,7 +29,7 @@ def dom_of(url: str, folder: Path) -> str:
 
 
 class Browser:
-    """A page of a running Chromium, over its DevTools protocol: JSON objects, each with a zero byte after it, on pipes."""
+    """A page of a running Chromium, over its DevTools protocol: JSON objects, a zero byte after each, on pipes."""
 
     def __init__(self, requests: int, replies: int) -> None:
         self._requests, self._replies = os.fdopen(requests, "wb"), os.fdopen(replies, "rb")
