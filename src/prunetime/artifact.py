@@ -344,15 +344,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        if not path.is_file():
-            raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}")
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"{path} has {path.stat().st_size} bytes; at most {_MAX_MANIFEST_BYTES} are read")
-        data = json.loads(path.read_text(encoding="utf-8"))
-        found = data["format"]
-        files = data["files"]
+        size = path.stat().st_size if path.is_file() else None
+        content = b"" if size is None or size > _MAX_MANIFEST_BYTES else path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    if size is None:
+        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}")
+    if size > _MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"{path} has {size} bytes; at most {_MAX_MANIFEST_BYTES} are read")
+    try:
+        data = json.loads(content.decode("utf-8"))
+        found = data["format"]
+        files = data["files"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path} is no manifest: {error!r}") from error
     if type(found) is not int or not 1 <= found <= FORMAT:

@@ -6,14 +6,15 @@ import html
 import json
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from browser import dom_of
+from browser import Browser, browsing, dom_of
 from served import TASKS, Served, make_artifact
+from waiting import eventually
 
 from prunetime import load
 from prunetime.task import Task
@@ -184,6 +185,87 @@ def test_the_api_is_described(served: Served, tmp_path: Path) -> None:
     dom = dom_of(f"http://127.0.0.1:{served.port}/docs", tmp_path)
     assert "/v2/models/{model}/infer" in dom
     assert "return_documents" in dom
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browsing(tmp_path_factory.mktemp("profile")) as made:
+        yield made
+
+
+def text_of(browser: Browser, id_: str) -> str:
+    return browser.run(f"document.getElementById('{id_}').textContent")
+
+
+def focused(browser: Browser) -> str:
+    return browser.run("document.activeElement.id")
+
+
+def test_it_is_used_by_keyboard(browser: Browser, serve: Callable[..., Served], root: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sesame\n")
+    served = serve(root / "topics", root / "words", "--key-file", keys)
+    browser.open(f"http://127.0.0.1:{served.port}/")
+    eventually(lambda: text_of(browser, "problem").startswith("give a key"))
+    browser.run("document.querySelector('a').focus()")
+    browser.press("Tab")
+    assert focused(browser) == "key"
+    browser.type("sesame")
+    browser.press("Tab")
+    eventually(lambda: "shoes, sofas" in text_of(browser, "about"))
+    assert browser.run("document.getElementById('model').options.length") == 2
+    assert text_of(browser, "problem") == ""
+    assert focused(browser) == "model"
+    browser.press("Tab")
+    assert focused(browser) == "second"  # there is one text only
+    browser.run("document.getElementById('second').select()")
+    browser.type("red sofa")
+    browser.press("Tab")
+    assert focused(browser) == "ask"
+    browser.press("Enter")
+    eventually(lambda: "red sofa" in text_of(browser, "results"))
+    (scores,) = load(root / "topics").score([("red sofa",)])
+    assert f"{100 * max(scores):.1f} %" in text_of(browser, "results")
+    assert browser.run("document.getElementById('results').ariaLive") == "polite"
+
+
+def test_another_model_is_chosen_and_one_that_was_swapped_is_found_again(
+    browser: Browser, serve: Callable[..., Served], root: Path
+) -> None:
+    served = serve(root / "topics", root / "answers")
+    browser.open(f"http://127.0.0.1:{served.port}/")
+    eventually(lambda: "shoes, sofas" in text_of(browser, "about"))
+    assert "shoes for kids" in browser.run("document.getElementById('second').value")
+    choose = "model.selectedIndex = 1, model.dispatchEvent(new Event('change'))"
+    browser.run(f"(() => {{ const model = document.getElementById('model'); {choose}; }})()")
+    eventually(lambda: "question and context" in text_of(browser, "about"))
+    assert browser.run("document.getElementById('first').value") == "Who won?"  # nobody had written anything
+    served.post("/v2/repository/models/answers/load", {})
+    browser.run("document.getElementById('ask').click()")
+    eventually(lambda: "has no version '1'" in text_of(browser, "problem"))
+    eventually(lambda: browser.run("document.getElementById('model').selectedOptions[0].text") == "answers (version 2)")
+    browser.run("document.getElementById('ask').click()")
+    eventually(lambda: browser.run("document.querySelectorAll('#results article').length") == 1)
+    assert text_of(browser, "problem") == ""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(browser: Browser, served: Served, width: int) -> None:
+    browser.resize(width)
+    for model, text in (
+        ("pairs", "a" * 300),
+        ("words", "red sofa " * 30),
+        ("answers", "red " * 60),
+        ("hostile", HOSTILE),
+    ):
+        query = urlencode({"model": model, "query": "b" * 300, "text": text})
+        browser.open(f"http://127.0.0.1:{served.port}/?{query}")
+        eventually(lambda: "ms" in text_of(browser, "times"))
+        assert browser.run("document.documentElement.scrollWidth") == width, model
+    browser.open(f"http://127.0.0.1:{served.port}/docs")
+    eventually(lambda: browser.run("document.querySelectorAll('section').length") > 10)
+    browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert browser.run("document.documentElement.scrollWidth") == width
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

@@ -129,6 +129,25 @@ def test_a_process_that_cannot_come_again_is_tried_again(serve: Serve, root: Pat
     eventually(lambda: len(workers(served)) == 2)
 
 
+def test_one_that_takes_the_place_of_another_has_its_default_model_and_folders(serve: Serve, root: Path) -> None:
+    served, path = serve(root / "pairs", root / "topics", "--processes", "2"), "/v2/repository/models/pairs"
+    assert served.post("/predict", {"inputs": PAIR}).headers["x-prunetime-model"] == "pairs/1"
+    served.post(f"{path}/load", {"keep": True})
+    assert 'model="pairs/2"' in served.get("/metrics").body.decode()
+    served.post(f"{path}/unload", {})
+    before = workers(served)
+    os.kill(before[0], signal.SIGKILL)
+    eventually(lambda: len(workers(served)) == 2 and before[0] not in workers(served))
+    eventually(lambda: served.get("/v2/health/ready").status == 200)
+    for _ in range(10):
+        answer = served.post("/predict", {"inputs": PAIR})
+        assert (answer.status, "are for pairs, which is not loaded" in answer.json["error"]) == (404, True)
+    assert 'model="pairs/' not in served.get("/metrics").body.decode()
+    assert served.post(f"{path}/load", {}).status == 200
+    for _ in range(10):
+        assert served.post("/predict", {"inputs": PAIR}).headers["x-prunetime-model"] == "pairs/1"
+
+
 def test_hangup_reads_models_and_keys_again_in_all(serve: Serve, root: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("old\n")

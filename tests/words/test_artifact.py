@@ -199,3 +199,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot write .*; free some space"):
         artifact.write(tmp_path / "other", manifest, weights, files)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_folder_that_no_file_system_takes_is_no_artifact() -> None:
+    for folder, says in (("x" * 300, "cannot read .*File name too long"), ("a\0b", "is no artifact")):
+        with pytest.raises(ArtifactError, match=says):
+            artifact.read(folder)

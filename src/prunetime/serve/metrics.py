@@ -79,7 +79,7 @@ class Metrics:
         models = {one.label: one for one in hosted}
         self.queued.set(queued)
         for label, one in models.items():
-            if one.cache:
+            if one.cache is not None:
                 self.cached.labels(label).set(len(one.cache))
                 for found, count in (("hit", one.cache.hits), ("miss", one.cache.misses)):
                     before = self._counted.get((label, found), 0)
