@@ -118,7 +118,7 @@ def late_false_stops(rounds: int = 40, keys: int = 400) -> float:
         for look in range(1, rounds + 1):
             defects += rng.random((at_once, keys)) < rates
             arms = [KeySums.of(*_of_arm(look, defects, arm)) for arm in (~treated, treated)]
-            found = difference(arms[0], arms[1], ALPHA, 2.5 * DIFFERENCE)
+            found = difference(arms[0], arms[1], ALPHA, 4.0 * DIFFERENCE)
             hit |= np.abs(found.value) > found.half_width
         stopped += int(hit.sum())
     return stopped / EXPERIMENTS
