@@ -215,6 +215,9 @@ def test_what_is_no_key_is_refused_by_name(served: Served) -> None:
             assert (answer.status, answer.json["error_type"]) == (422, "unusable")
             assert answer.json["error"].startswith(f"outcomes[1].{name} ")
             assert says in answer.json["error"]
+        answer = served.post("/experiments/ads/outcomes", {"outcomes": [good | {"arm": "dense"}]})
+        assert answer.status == 422
+        assert "unknown field `arm`" in answer.json["error"]
         lone = b'{"outcomes": [{"key": "a", "id": "1", "defect": false, "' + name.encode() + b'": "\\ud800"}]}'
         assert served.post("/experiments/ads/outcomes", lone).status in (400, 422)
     assert sum(outcomes_by_arm(served).values()) == 0

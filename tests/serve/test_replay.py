@@ -11,7 +11,9 @@ from served import ADS, CONFIG
 
 from prunetime import load
 from prunetime.errors import InputError
+from prunetime.serve.experiments import report_of
 from prunetime.serve.replay import Judged, replay
+from prunetime.serve.sequential import KeySums
 from prunetime.tasks.synthetic import ad_relevance
 
 TABLE = ad_relevance(600, 3)
@@ -23,14 +25,23 @@ def test_rows_are_scored_by_the_model_of_their_arm(artifacts: Path) -> None:
     seen: list[tuple[int, int]] = []
     found = replay(ADS, models, TABLE, JUDGED, lambda *done: seen.append(done))
     rows, shown, defects = ({"dense": 0, "pruned": 0} for _ in range(3))
+    keys: dict[str, dict[str, list[int]]] = {"dense": {}, "pruned": {}}
     for query, title, label in zip(*(TABLE.columns[name] for name in ("query", "title", "label")), strict=True):
         arm = ADS.arm_of(query)
         rows[arm.name] += 1
         if models[arm.model].score([(query, title)])[0] >= 0.4:
             shown[arm.name] += 1
             defects[arm.name] += label == "0"
+            keys[arm.name].setdefault(query, []).append(label == "0")
     assert (found.rows, found.shown) == (rows, shown)
     assert {arm.name: arm.defects for arm in found.report.arms} == defects
+    sums = {
+        name: KeySums.of([len(each) for each in of_arm.values()], [sum(each) for each in of_arm.values()])
+        for name, of_arm in keys.items()
+    }
+    assert found.report == report_of(ADS, sums)
+    assert {arm.name: arm.keys for arm in found.report.arms} == {name: len(of_arm) for name, of_arm in keys.items()}
+    assert sum(map(len, keys.values())) < sum(shown.values())  # some keys have several rows
     assert seen[-1] == (len(TABLE.columns["label"]), len(TABLE.columns["label"]))
 
 

@@ -137,10 +137,10 @@ def replay_experiment(**options: Any) -> None:
     judged = Judged(options["key"], options["label"], frozenset(options["defects"]), options["shown_from"])
     with ConsoleReporter().stage("Replay") as progress:
         replayed = replay(found[0], models, read_table(options["data"]), judged, progress)
-    lines = [f"{'arm':16}{'model':16}{'rows':>9}{'shown':>9}{'defects':>9}   rate"]
+    lines = [f"{'arm':16}{'model':16}{'rows':>9}{'shown':>9}{'keys':>9}{'defects':>9}   rate"]
     for arm in replayed.report.arms:
         rate = "none" if arm.rate is None else f"{arm.rate:.2%}"
-        counts = f"{replayed.rows[arm.name]:9,}{arm.outcomes:9,}{arm.defects:9,}"
+        counts = f"{replayed.rows[arm.name]:9,}{arm.outcomes:9,}{arm.keys:9,}{arm.defects:9,}"
         lines.append(f"{arm.name:16}{arm.model:16}{counts}   {rate}")
     for each in replayed.report.comparisons:
         low, high = each.interval

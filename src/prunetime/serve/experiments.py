@@ -135,7 +135,7 @@ def checked_key(given: str, where: str) -> str:
     return key
 
 
-class PostedOutcome(Struct):
+class PostedOutcome(Struct, forbid_unknown_fields=True):
     """`id`, of the outcome, makes it count once however often it is posted."""
 
     key: str
@@ -143,7 +143,7 @@ class PostedOutcome(Struct):
     defect: bool
 
 
-class OutcomesRequest(Struct):
+class OutcomesRequest(Struct, forbid_unknown_fields=True):
     outcomes: list[PostedOutcome]
 
 
