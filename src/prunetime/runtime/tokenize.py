@@ -137,8 +137,8 @@ class Tokenizer:
         """The part of `text`, from its beginning, that its first `count` tokens stand for."""
         characters = CHARACTERS_PER_TOKEN * count
         while True:
-            part = start_of(text, characters, self._boundary)
-            encoding = self._tokenizer.encode(part, add_special_tokens=False)
+            part = start_of(text, characters, self._boundary, self._most_characters)
+            (encoding,) = self._batch([part], with_spans=True)
             if len(encoding) > count:
                 return text[: encoding.offsets[count - 1][1]]
             if len(part) == len(text):
@@ -147,7 +147,8 @@ class Tokenizer:
 
     def encoding(self, text: str, special_tokens: bool) -> tokenizers.Encoding:
         """The whole text as the tokenizers library has it, with or without special tokens."""
-        return self._tokenizer.encode(text, add_special_tokens=special_tokens)
+        (found,) = self._tokenizer.encode_batch([text], add_special_tokens=special_tokens)
+        return found
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """The text that tokens stand for; raises InputError for an id that is none."""

@@ -95,6 +95,7 @@ class OpenInference:
                 self.index,
                 takes=IndexRequest,
                 gives=list[ModelState],
+                body_may_be_empty=True,
                 summary="All models and versions.",
             ),
         ]
