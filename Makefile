@@ -22,7 +22,7 @@ CHECKED := $(addprefix tests/,test_layers.py words/test_words.py engine/test_ele
 
 DIST ?= dist
 
-.PHONY: dist docs lock demo stub check test test-full test-system lint clean sanitized sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
+.PHONY: dist docs lock demo stub check test test-full test-clients test-system lint clean sanitized sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
 
 demo: .venv/demo
 	$(BIN)/prunetime demo
@@ -35,6 +35,11 @@ test: .venv/dev
 
 test-full: .venv/dev
 	$(BIN)/python -m pytest -m full $(PARALLEL)
+
+# All real clients, in an environment of their own. In the gate, `tests/serve/test_real_clients.py` asks those that
+# developers have: openai and huggingface_hub.
+test-clients: .venv/dev .venv/clients/installed
+	PRUNETIME_PYTHON=$(BIN)/python .venv/clients/bin/python -m pytest -c tests/clients/pytest.ini tests/clients
 
 test-system: .venv/dev
 	$(BIN)/python tests/system_packages.py
@@ -92,6 +97,11 @@ clean:
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
+
+.venv/clients/installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv .venv/clients
+	.venv/clients/bin/pip install --quiet --no-compile --requirement $<
+	touch $@
 
 .venv/demo: .venv/bin/pip $(ENGINE)
 	$(INSTALL) '.[demo]'

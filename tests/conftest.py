@@ -13,6 +13,9 @@ import prunetime
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
+collect_ignore = ["clients"]
+"""Their own environment has them (`make test-clients`)."""
+
 
 LONGEST = (
     *("test_prune.py", "test_trainer.py", "test_precision.py", "test_multilevel.py", "test_cluster.py"),

@@ -188,7 +188,7 @@ class _Words:
         return found
 
     def _models(self, timeout: float | None) -> Steps[list[str]]:
-        reply = yield from self._patiently(_Call("POST", "/v2/repository/index", {}), timeout)
+        reply = yield from self._patiently(_Call("POST", "/v2/repository/index", {"ready": True}), timeout)
         return [f"{each['name']}/{each['version']}" for each in reply]
 
     def _request(self, call: _Call, left: float) -> dict[str, Any]:

@@ -208,3 +208,20 @@ def test_what_only_triton_has_is_refused_with_the_reason(server: Served) -> None
         assert server.post(f"/v2/{kind}sharedmemory/unregister", {}).status == 200
         refused = server.post(f"/v2/{kind}sharedmemory/region/mine/register", {"key": "/mine"})
         assert (refused.status, "'mine' is not registered" in refused.json["error"]) == (422, True)
+
+
+def test_models_are_loaded_again_after_they_were_unloaded(serve: Callable[..., Served], root: Path) -> None:
+    server, path = serve(root / "pairs", root / "topics"), "/v2/repository/models/topics"
+    dependents = {"parameters": {"unload_dependents": False}}
+    (gone,) = server.post(f"{path}/unload", dependents).json
+    assert (gone["state"], gone["reason"]) == ("UNAVAILABLE", "unloaded")
+    states = {each["name"]: each for each in server.post("/v2/repository/index", b"").json}
+    assert states["topics"] == {"name": "topics", "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}
+    assert states["pairs"]["state"] == "READY"
+    assert [each["name"] for each in server.post("/v2/repository/index", {"ready": True}).json] == ["pairs"]
+    for content in ({"parameters": {"config": "{}"}}, {"parameters": {"file:1/model.onnx": ""}}, {"config": "{}"}):
+        refused = server.post(f"{path}/load", content)
+        assert (refused.status, "known" in refused.json["error"] or "config" in refused.json["error"]) == (422, True)
+    assert server.get("/v2/models/topics/ready").status == 404
+    assert server.post(f"{path}/load", {"parameters": {}}).json["state"] == "READY"
+    assert server.get("/v2/models/topics/ready").status == 200

@@ -167,4 +167,4 @@ def _unusable(error: msgspec.ValidationError) -> RefusedError:
 def _field(message: str) -> str | None:
     """The field that a message of msgspec is about: unknown, missing, or with a path to it."""
     found = re.search(r"field `(\w+)`", message) or re.search(r"`\$\.(\w+)", message)
-    return found[1] if found else None
+    return found[1][:80] if found else None

@@ -142,6 +142,7 @@ class Route:
     gives: Any = None
     refuses: tuple[Code, ...] = ()
     failure: type[FailureBody] = Failure
+    body_may_be_empty: bool = False
     changes: bool = False
 
 

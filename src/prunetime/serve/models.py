@@ -167,6 +167,11 @@ class Models:
             self.versions(name)
         return self._folders[name]
 
+    @property
+    def unloaded(self) -> list[str]:
+        """The names of models that were there, and that `folder` knows where to load again."""
+        return [name for name in self._folders if name not in self._versions]
+
     def allow(self, name: str, folder: Path) -> None:
         """Has a model be loaded from a folder that the operator named: it may be anywhere."""
         self._given.add(folder.resolve())

@@ -54,7 +54,7 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
             for name in names
         ]
     if route.takes is not None:
-        operation["requestBody"] = {"required": True, "content": _json(known[repr(route.takes)])}
+        operation["requestBody"] = {"required": not route.body_may_be_empty, "content": _json(known[repr(route.takes)])}
     if not route.open:
         operation["security"] = [{"key": []}]
     return operation

@@ -11,7 +11,8 @@ from prunetime.serve.experiments import Accepted, ExperimentReport, OutcomesRequ
 from prunetime.serve.fleet import Fleet
 from prunetime.serve.http import Answer, Request, Route, Router
 from prunetime.serve.openapi import described
-from prunetime.serve.protocols.oip.messages import LoadRequest, ModelState, UnloadRequest
+from prunetime.serve.protocols.oip.messages import UNLOADED, LoadRequest, ModelState, UnloadRequest
+from prunetime.serve.protocols.oip.parameters import check_parameters
 from prunetime.serve.service import Service
 
 
@@ -67,14 +68,16 @@ class Operations:
 
     async def load(self, request: Request) -> Answer:
         asked, name = await request.json(LoadRequest), request.path["model"]
+        check_parameters("load", (), asked.parameters)
         folder = str(self._service.models.folder(name)) if asked.artifact is None else asked.artifact
         loaded = await self._fleet.load(name, folder, "none" if asked.keep else "all")
         return Answer.of(ModelState(loaded.name, loaded.version, "READY"))
 
     async def unload(self, request: Request) -> Answer:
         asked = await request.json(UnloadRequest)
+        check_parameters("unload", ("unload_dependents",), asked.parameters)
         gone = await self._fleet.unload(request.path["model"], asked.version)
-        return Answer.of([ModelState(each.name, each.version, "UNAVAILABLE") for each in gone])
+        return Answer.of([ModelState(each.name, each.version, "UNAVAILABLE", UNLOADED) for each in gone])
 
     async def add_outcomes(self, request: Request) -> Answer:
         asked = await request.json(OutcomesRequest)
@@ -93,13 +96,14 @@ def router_of(routes: list[Route]) -> Router:
     pages = {"/": _page("index.html"), "/docs": _page("docs.html")}
 
     async def document(_: Request) -> Answer:
-        return Answer.of(described(routes))
+        return Answer.of(described([*routes, *of_pages]))
 
     async def page(request: Request) -> Answer:
         return pages[request.scope["path"]]
 
+    of_pages = [Route("GET", path, page, True, "A page for a browser.") for path in pages]
     described_by = Route("GET", "/openapi.json", document, True, "All this, for programs.")
-    return Router([*routes, described_by, *(Route("GET", path, page, True) for path in pages)])
+    return Router([*routes, described_by, *of_pages])
 
 
 def _page(name: str) -> Answer:

@@ -60,7 +60,7 @@ async function attempt(what) {
 }
 
 async function listModels() {
-  const { found } = await ask("v2/repository/index", {});
+  const { found } = await ask("v2/repository/index", { ready: true });
   const wanted = at("model").selectedOptions[0] ? at("model").selectedOptions[0].dataset.name : linked.get("model");
   const options = found.map(({ name, version }) => {
     const option = new Option(name + " (version " + version + ")", encodeURIComponent(name) + "/versions/" + version);

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
+from prunetime.errors import InputError
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.tokenize import Texts
 from prunetime.serve.errors import RefusedError
@@ -129,9 +130,13 @@ async def rerank_documents(service: Service, request: Request, asked: DocumentRe
 def read_documents(hosted: Hosted, pairs: Sequence[Texts], most_tokens: int | None) -> Inputs:
     """The rows that the model reads of pairs of a query and a document, of which no more than the first `most_tokens`
     are read. Raises RefusedError where it cannot."""
-    if most_tokens is not None:
-        pairs = [(query, hosted.model.tokenizer.start(document, most_tokens)) for query, document in pairs]
-    return hosted.read(pairs)
+    tokenizer = hosted.model.tokenizer
+    if most_tokens is None or (most_tokens >= tokenizer.max_length and not tokenizer.cuts_left):
+        return hosted.read(pairs)  # the model reads no more of them anyway
+    try:
+        return hosted.read([(query, tokenizer.start(document, most_tokens)) for query, document in pairs])
+    except InputError as error:
+        raise RefusedError("unusable", str(error)) from None
 
 
 def check_documents(asked: DocumentRerankRequest) -> None:

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+UNLOADED = "unloaded"
+"""Why a model is not available, in Triton's word."""
+
 
 class TensorMetadata(Struct):
     name: str
@@ -142,18 +145,32 @@ class SharedMemoryRegion(Struct):
 
 
 class ModelState(Struct):
+    """A version of a model; a model that was unloaded has none, and `reason` says so."""
+
     name: str
     version: str
     state: Literal["READY", "UNAVAILABLE"]
+    reason: str = ""
 
 
-class LoadRequest(Struct):
-    """`artifact` is a folder under the model root; without it, the newest version is read again."""
+class IndexRequest(Struct, forbid_unknown_fields=True):
+    """`ready`: whether models that were unloaded are left out."""
+
+    ready: bool | None = None
+
+
+class LoadRequest(Struct, forbid_unknown_fields=True):
+    """`artifact` is a folder under the model root; without it, the model is read again from where it was loaded last,
+    also after it was unloaded. `keep`: whether older versions stay. Of Triton's `parameters` none is known."""
 
     artifact: str | None = None
-    keep: bool = False
-    """Whether older versions stay."""
+    keep: bool | None = None
+    parameters: dict[str, Any] | None = None
 
 
-class UnloadRequest(Struct):
+class UnloadRequest(Struct, forbid_unknown_fields=True):
+    """Without `version`, all are unloaded. Of Triton's `parameters`, `unload_dependents` changes nothing: no model
+    depends on another."""
+
     version: str | None = None
+    parameters: dict[str, Any] | None = None

@@ -32,9 +32,8 @@ def check_parameters(of: str, known: Sequence[str], parameters: Parameters | Non
     honoured. `of` says whose they are, as a message shows it."""
     given = {name: value for name, value in (parameters or {}).items() if value is not None}
     if unknown := sorted(given.keys() - set(known)):
-        raise RefusedError(
-            "unusable", f"{of}: no parameter {', '.join(unknown)[:200]} is known, only {', '.join(known)}; leave it out"
-        )
+        only = f", only {', '.join(known)}" if known else ""
+        raise RefusedError("unusable", f"{of}: no parameter {', '.join(unknown)[:200]} is known{only}; leave it out")
     for name, (values, why) in ONLY.items():
         if name in given and given[name] not in values:
             raise RefusedError("unusable", f"{of}: {name} is {str(given[name])[:80]!r}: {why}; leave it out")

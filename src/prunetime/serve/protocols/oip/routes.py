@@ -17,6 +17,8 @@ from prunetime.serve.protocols.common import SCORING_REFUSALS
 from prunetime.serve.protocols.oip.binary import HEADER, split, text_tensors, wants_binary, write_tensors
 from prunetime.serve.protocols.oip.description import metadata_of
 from prunetime.serve.protocols.oip.messages import (
+    UNLOADED,
+    IndexRequest,
     InferAnswer,
     InferRequest,
     Live,
@@ -90,7 +92,13 @@ class OpenInference:
                 )
             ),
             Route(
-                "POST", "/v2/repository/index", self.index, gives=list[ModelState], summary="All models and versions."
+                "POST",
+                "/v2/repository/index",
+                self.index,
+                takes=IndexRequest,
+                gives=list[ModelState],
+                body_may_be_empty=True,
+                summary="All models and versions.",
             ),
         ]
 
@@ -136,8 +144,13 @@ class OpenInference:
         asked = await request.bodies.decode(body, InferRequest)
         return asked, text_tensors(asked.inputs, binary, self._service.settings.most_rows)
 
-    async def index(self, _: Request) -> Answer:
-        return Answer.of([ModelState(each.name, each.version, "READY") for each in self._models])
+    async def index(self, request: Request) -> Answer:
+        body = await request.body()  # which Triton's clients leave empty
+        asked = await request.bodies.decode(body, IndexRequest) if body else IndexRequest()
+        states = [ModelState(each.name, each.version, "READY") for each in self._models]
+        if not asked.ready:
+            states += [ModelState(name, "", "UNAVAILABLE", UNLOADED) for name in self._models.unloaded]
+        return Answer.of(states)
 
     def _asked(self, request: Request) -> Hosted:
         return self._service.named(request.path["model"], request.path.get("version"))
