@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 import sqlite3
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served import CONFIG, Reply, Served
+from served import ADS, CONFIG, Reply, Served
 from waiting import PATIENCE, eventually
 
 from prunetime.errors import InputError
-from prunetime.serve import outcome_databases
+from prunetime.serve import experiments, outcome_databases, outcomes
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.experiments import Experiments, PostedOutcome
 from prunetime.serve.outcome_databases import Outcome
 from prunetime.serve.outcomes import Outcomes, UnavailableError
 from prunetime.serve.sequential import KeySums
@@ -174,6 +177,24 @@ def test_who_gives_up_waiting_harms_nobody(path: Path) -> None:
         other.execute("rollback")
         waiting.result()
         assert set(kept.sums("e").result()) == {"a", "b"}
+
+
+def test_a_database_that_does_not_answer_holds_up_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits is told to come again, and no more than so many may wait."""
+    monkeypatch.setattr(experiments, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(outcomes, "MOST_WAITING", 3)
+    with closing(Outcomes(path)) as kept, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        posted = [PostedOutcome("user", "1", False)]
+        with pytest.raises(RefusedError) as refused:
+            asyncio.run(Experiments({"ads": ADS}, kept).add("ads", posted))
+        assert (refused.value.code, refused.value.retry_after) == ("unavailable", 1.0)
+        eventually(lambda: kept._asked.empty())
+        waiting = [kept.sums("ads") for _ in range(5)]
+        with pytest.raises(UnavailableError, match="3 posts of outcomes wait"):
+            waiting[-1].result()
+        other.execute("rollback")
+        assert sum(int(arm.outcomes) for arm in waiting[0].result().values()) == 1
 
 
 @pytest.fixture
