@@ -1,5 +1,7 @@
 import gc
 import tracemalloc
+from collections.abc import Callable
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -55,22 +57,47 @@ def test_a_text_larger_than_the_cache_is_not_kept(tokenizer: Tokenizer) -> None:
     assert len(cache) == 0
 
 
-# Of ASCII, of one, two and four bytes a character, and of no token.
-@pytest.mark.parametrize(
-    "letters",
-    ["sofa {}", "\u00e9t\u00e9 {}", "\u6f22\u5b57 {}", "\U0001f600 {}", "red {} " + "sofa " * 200, " " * 20 + "{}"],
-)
-def test_the_limit_is_of_the_memory_that_is_used(tokenizer: Tokenizer, letters: str) -> None:
+WORDS = ["".join(letters) for letters in product("abcdefgh", repeat=3)]
+MANY_WORDS = wordpiece(WORDS * 2, vocabulary=2_000).to_str().encode()
+
+
+def is_full_and_as_large_as_its_limit(tokenizer: Tokenizer, text_of: Callable[[int], str]) -> None:
     limit = 400_000
     cache = TextCache(tokenizer, limit)
+    cache.encode([("a",)])  # what is made once
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        for number in range(3_000):
-            cache.encode([(letters.format(number),)])
+        for number in range(2_500):
+            cache.encode([(text_of(number),)])
         gc.collect()  # which empties the interpreter's lists of tuples to be used again
         used = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert cache.misses > len(cache)  # it is full
+    assert cache.misses > len(cache)
     assert used == pytest.approx(limit, rel=0.1)
+
+
+# Of ASCII, of one, two and four bytes a character, of more tokens than are kept, and of none.
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sofa {}",
+        "\u00e9t\u00e9 {}",
+        "\u6f22\u5b57 {}",
+        "\U0001f600 {}",
+        "red {} " + "sofa " * 200,
+        " " * 20 + "{}",
+    ],
+)
+def test_the_limit_is_of_the_memory_that_is_used(tokenizer: Tokenizer, text: str) -> None:
+    is_full_and_as_large_as_its_limit(tokenizer, text.format)
+
+
+def test_the_numbers_of_tokens_are_counted() -> None:
+    """Integers above 256 are objects of their own."""
+    tokenizer = Tokenizer(MANY_WORDS, 64)
+    large = [word for word in WORDS if min(tokenizer.single(word).ids) > 256]
+    assert len(large) > 100
+    words = large * (1 + 2_560 // len(large))
+    is_full_and_as_large_as_its_limit(tokenizer, lambda number: " ".join(words[number : number + 60]))
