@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,34 @@ def test_requests_that_come_together_are_counted_apart(server: Served) -> None:
             assert more
 
 
+def test_more_requests_at_once_than_wait_end_their_connection(server: Served) -> None:
+    """Those that wait are answered, the others are not read."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        client.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n" * 1_000)
+        found = b""
+        while more := client.recv(1 << 16):
+            found += more
+    assert connection.PIPELINED <= found.count(b"HTTP/1.1 200") < 1_000
+    assert found.count(b"HTTP/1.1") == found.count(b"HTTP/1.1 200")
+    assert found.count(b"connection: close") == 1
+
+
+def test_more_connections_than_the_limit_are_refused(artifacts: Path) -> None:
+    app = App(ServeSettings((("pairs", artifacts / "pairs"),), connections=3))
+    ask_ = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with running(app) as (port, server), ExitStack() as stack:
+        kept = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)) for _ in range(3)]
+        for client in kept:
+            client.sendall(ask_)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        found = said(port, ask_)
+        assert refusal(found) == (429, "overloaded")
+        assert b"retry-after: 1\r\n" in found
+        kept[0].close()
+        eventually(lambda: len(server.connections.connections) == 2)
+        assert said(port, ask_).startswith(b"HTTP/1.1 200")
+
+
 @pytest.fixture(scope="module")
 def locked(serve: Serve, artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """One that answers nothing without a key but whether it lives."""
@@ -157,9 +185,11 @@ def running(app: App) -> Iterator[tuple[int, Server]]:
     thread = threading.Thread(target=server.run)
     thread.start()
     assert ready.wait(PATIENCE)
-    yield listener.getsockname()[1], server
-    server.should_exit = True
-    thread.join(PATIENCE)
+    try:
+        yield listener.getsockname()[1], server
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
 
 
 def test_who_does_not_take_an_answer_is_cut_off(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from prunetime.serve.listening import Acceptor
 from prunetime.serve.passing import Dealer, Receiver
 
 Serve = Callable[..., Served]
-ALIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nx-request-id: %b\r\n\r\n"
+ALIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\nx-request-id: %b\r\n\r\n"
 
 
 def test_kept_connections_are_spread_evenly(serve: Serve, artifacts: Path) -> None:

@@ -22,8 +22,8 @@ from prunetime.serve.run import QUIET_SECONDS
 Serve = Callable[..., Served]
 Connect = Callable[[Served], socket.socket]
 BODY = json.dumps({"inputs": ["red sofa", "a sofa with red legs"]}).encode()
-HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY)
-ALIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(BODY)
+ALIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 pytestmark = pytest.mark.parametrize("processes", [1, 2])
 

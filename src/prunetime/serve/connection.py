@@ -26,6 +26,9 @@ URL_BYTES, HEADERS_BYTES, HEADERS = 8 << 10, 32 << 10, 100
 """Of a request, at most: of its URL, of all that comes before its body (and of trailers after it), and how many headers
 there may be. The parser has no limits, and takes the square of the length of a header that comes in parts."""
 
+PIPELINED = 64
+"""Requests that may wait on one connection while an earlier one is being answered."""
+
 CHUNKS = 8_192
 """Of a chunked body, at most: each is a call of the parser, on the event loop."""
 
@@ -38,14 +41,15 @@ then its client may not see the answer."""
 
 
 class Connections(ServerState):
-    """All connections of a process. While it is `draining`, every answer is the last one of its connection.
+    """All connections of a process. Beyond `most`, requests are refused. While it is `draining`, every answer is the
+    last one of its connection.
 
-    `on_lost` is called once for each that has ended.
+    `seconds` are those for a request to come; `on_lost` is called once for each connection that has ended.
     """
 
-    def __init__(self, seconds: float, on_lost: Callable[[], None]) -> None:
+    def __init__(self, most: int, seconds: float, on_lost: Callable[[], None]) -> None:
         super().__init__()
-        self.seconds, self.on_lost, self.draining = seconds, on_lost, False
+        self.most, self.seconds, self.on_lost, self.draining = most, seconds, on_lost, False
 
     def drain(self) -> None:
         self.draining = True
@@ -104,6 +108,8 @@ class Connection(HttpToolsProtocol):
                 self._refuse(_headers_too_large())
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINED:
+            self._fail(RefusedError("overloaded", f"more than {PIPELINED} requests wait on this connection", 1.0))
         super().on_message_begin()
         self._begun = True
         self._header_bytes = self._headers = self._chunks = 0
@@ -125,6 +131,8 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if len(self.connections) > self.server_state.most:
+            self._fail(RefusedError("overloaded", f"there are more than {self.server_state.most} connections", 1.0))
         self._in_head = False
         self._heads += 1
         self._head_bytes = 0
@@ -216,6 +224,8 @@ class Connection(HttpToolsProtocol):
         request_id = secrets.token_hex(8)
         answer = Answer.of(Failure(str(error), error.code, request_id), error.status)
         headers = {"content-type": JSON, "content-length": str(len(answer.body)), "connection": "close"}
+        if error.retry_after is not None:
+            headers["retry-after"] = str(max(1, round(error.retry_after)))
         lines = [f"{name}: {value}\r\n".encode() for name, value in (headers | {"x-request-id": request_id}).items()]
         self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", answer.body]))
         self.loop.call_later(LINGER_SECONDS, self.transport.close)

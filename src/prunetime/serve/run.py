@@ -63,11 +63,10 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 log_config=None,
                 server_header=False,
-                limit_concurrency=settings.connections,
                 timeout_keep_alive=75,
             )
         )
-        self.connections = self.server_state = Connections(settings.read_seconds, source.ended)
+        self.connections = self.server_state = Connections(settings.connections, settings.read_seconds, source.ended)
         self._app, self._source, self._on_ready = app, source, on_ready
         self._arriving: set[asyncio.Task[None]] = set()
         self._signals = 0

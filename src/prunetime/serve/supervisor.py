@@ -121,7 +121,7 @@ class Supervisor:
         await self._fleet.drain()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._told_again.wait(), self._settings.drain_seconds)
-        await self._acceptor.close(KILL_AFTER)
+        await self._acceptor.close(0.0 if self._told_again.is_set() else KILL_AFTER)
         self._dealer.close()
 
     async def _ended(self) -> None:
