@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from served import Reply, Served
 
 from prunetime import load
+from prunetime.serve.compression import decompressed
+from prunetime.serve.errors import RefusedError
 
 PAIRS = [("red sofa", "a sofa with red legs"), ("red sofa", "lamp"), ("blaue Lampe \u00fc", "lamp for the bath, blue")]
 INFER = "/v2/models/pairs/infer"
@@ -155,6 +158,17 @@ def test_bodies_in_gzip_and_deflate(server: Served, artifacts: Path) -> None:
             assert says in refused.json["error"]
         bomb = server.post(INFER, write(b" " * (64 << 20)), content_encoding=encoding)
         assert (bomb.status, bomb.json["error_type"]) == (413, "too_large")
+
+
+def test_of_a_body_no_more_is_decompressed_than_it_may_hold() -> None:
+    limit, bomb = 1 << 20, gzip.compress(b" " * (64 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(RefusedError, match="holds more than the limit of 1048576 bytes"):
+            decompressed(bomb, "gzip", limit)
+        assert tracemalloc.get_traced_memory()[1] < 4 * limit
+    finally:
+        tracemalloc.stop()
 
 
 def test_classification_is_of_the_best_classes(server: Served, artifacts: Path) -> None:
