@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from served import Reply, Served
 
 from prunetime import load
+from prunetime.serve.compression import decompressed
+from prunetime.serve.errors import RefusedError
 
 PAIRS = [("red sofa", "a sofa with red legs"), ("red sofa", "lamp"), ("blaue Lampe \u00fc", "lamp for the bath, blue")]
 INFER = "/v2/models/pairs/infer"
@@ -157,6 +160,17 @@ def test_bodies_in_gzip_and_deflate(server: Served, artifacts: Path) -> None:
         assert (bomb.status, bomb.json["error_type"]) == (413, "too_large")
 
 
+def test_of_a_body_no_more_is_decompressed_than_it_may_hold() -> None:
+    limit, bomb = 1 << 20, gzip.compress(b" " * (64 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(RefusedError, match="holds more than the limit of 1048576 bytes"):
+            decompressed(bomb, "gzip", limit)
+        assert tracemalloc.get_traced_memory()[1] < 4 * limit
+    finally:
+        tracemalloc.stop()
+
+
 def test_classification_is_of_the_best_classes(server: Served, artifacts: Path) -> None:
     wanted = [{"name": "score", "parameters": {"classification": 2}}]
     (output,) = server.post(INFER, columns(outputs=wanted)).json["outputs"]
@@ -179,20 +193,27 @@ def test_a_timeout_is_microseconds_and_null_is_not_given(server: Served) -> None
     assert server.post(INFER, columns(parameters=nothing, id=None, outputs=None)).status == 200
 
 
+def stages(reply: Reply) -> dict[str, float]:
+    """The milliseconds of an answer's stages, as it says them itself."""
+    parts = (part.split(";dur=") for part in reply.headers["server-timing"].split(", "))
+    return {stage: float(spent) for stage, spent in parts}
+
+
 def test_configurations_and_statistics(serve: Callable[..., Served], artifacts: Path) -> None:
     server = serve(artifacts / "pairs", artifacts / "topics")
     config = server.get("/v2/models/pairs/config").json
     assert config["input"] == [{"name": n, "data_type": "TYPE_STRING", "dims": [-1]} for n in ("query", "title")]
     assert config["output"] == [{"name": "score", "data_type": "TYPE_FP32", "dims": [-1]}]
-    for _ in range(2):
-        assert server.post(INFER, columns()).status == 200
+    spent = [stages(server.post(INFER, columns())) for _ in range(2)]
     (counted,) = server.get("/v2/models/pairs/versions/1/stats").json["model_stats"]
     assert (counted["name"], counted["version"], counted["inference_count"]) == ("pairs", "1", 2 * len(PAIRS))
     times = counted["inference_stats"]
     assert times["success"]["count"] == times["compute_infer"]["count"] == 2
     parts = [times[part]["ns"] for part in ("queue", "compute_input", "compute_infer")]
     assert times["success"]["ns"] == sum(parts)
-    assert times["compute_infer"]["ns"] > 0
+    for part, stage in (("queue", "queue"), ("compute_input", "tokenize"), ("compute_infer", "compute")):
+        said = sum(each[stage] for each in spent)
+        assert times[part]["ns"] == pytest.approx(1e6 * said, abs=2_000)  # which the answers say in whole microseconds
     every = server.get("/v2/models/stats").json["model_stats"]
     assert [each["inference_count"] for each in every] == [2 * len(PAIRS), 0]
     assert server.get("/v2/models/none/stats").status == server.get("/v2/models/none/config").status == 404
