@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import re
-import secrets
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,15 +20,11 @@ from prunetime.serve.operations import Operations, router_of
 from prunetime.serve.origins import Origins, check_media_type
 from prunetime.serve.outcomes import Outcomes
 from prunetime.serve.protocols import routes_of
+from prunetime.serve.records import Records
 from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.tracing import Tracing
 
 LOG = logging.getLogger(__name__)
-
-PROCESS = os.getpid()
-
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class App:
@@ -62,7 +53,8 @@ class App:
         else:
             for entry in catalogue:
                 self.models.give(entry.name, Path(entry.folder), entry.version)
-        self.metrics, self.tracing = Metrics(counts), Tracing()
+        self.metrics = Metrics(counts)
+        self.records = Records(self.metrics)
         self.bodies = Bodies(settings)
         self.outcomes: Outcomes | None = None
         known: dict[str, Experiment] = {}
@@ -88,7 +80,7 @@ class App:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            request = Request(scope, receive, "", self.bodies)
+            request = Request(scope, receive, self.bodies)
             try:
                 await self._answer(request, send)
             finally:
@@ -109,8 +101,6 @@ class App:
 
     async def _answer(self, request: Request, send: Send) -> None:
         scope = request.scope
-        given = request.headers.get("x-request-id", "")
-        request.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         path, failure = "unknown", Route.failure
         try:
             self.origins.check_host(request.headers)
@@ -134,15 +124,8 @@ class App:
                 answer = Answer(b"", answer.status, answer.kind, answer.headers)
             await answer.send(send, {"x-request-id": request.id, "x-content-type-options": "nosniff"})
         # Only now: nobody waits for it.
-        spent = time.monotonic() - request.began
-        self.metrics.requests.labels(path, str(answer.status)).inc()
-        for count in request.afterwards:
-            count()
-        self.tracing.record(request, path, answer.status, spent)
-        if LOG.isEnabledFor(logging.INFO):
-            said = {"id": request.id, "process": PROCESS, "method": scope["method"], "route": path}
-            of_model = {} if request.model is None else {"model": request.model}
-            LOG.info("%s", json.dumps(said | of_model | {"status": answer.status, "ms": round(1e3 * spent, 3)}))
+        span = {"http.request.method": scope["method"], "http.route": path, "http.response.status_code": answer.status}
+        self.records.record(request, scope["method"], path, answer.status, span=span, failed=answer.status >= 500)
 
 
 def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -> Answer:
