@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunetime.errors import InputError
 from prunetime.serve.bodies import Bodies, Receive
@@ -23,6 +24,9 @@ from prunetime.serve.protocols import routes_of
 from prunetime.serve.records import Records
 from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from prunetime.serve.grpc.server import GrpcServer
 
 LOG = logging.getLogger(__name__)
 
@@ -66,7 +70,17 @@ class App:
         self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
         self.here = Here(self.models, self.keys, self.certificate, self.service.note)
         self.fleet = fleet or Processes([self.here], [hosted.entry for hosted in self.models])
+        self.grpc = self._grpc()
         self.router = router_of([*routes_of(self.service, self.fleet), *Operations(self.service, self.fleet).routes()])
+
+    def _grpc(self) -> GrpcServer | None:
+        if self.settings.grpc_port is None:
+            return None
+        from prunetime.serve.grpc.methods import Methods  # an extra
+        from prunetime.serve.grpc.server import GrpcServer
+
+        methods = Methods(self.service, self.fleet)
+        return GrpcServer(methods, self.bodies, self.keys, self.records, self.certificate)
 
     def _first_models(self) -> None:
         for name, folder in self.settings.models:
@@ -90,8 +104,12 @@ class App:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                if self.grpc:
+                    await self.grpc.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                if self.grpc:
+                    await self.grpc.stop()
                 self.service.stop()
                 self.bodies.stop()
                 if self.outcomes:
