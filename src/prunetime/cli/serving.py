@@ -61,7 +61,8 @@ if TYPE_CHECKING:
 @click.option("--tls-cert", type=click.Path(path_type=Path))
 @click.option("--tls-key", type=click.Path(path_type=Path))
 def serve(**options: Any) -> None:
-    """Serve models over HTTP: Open Inference Protocol v2, /predict, /rerank, /embed, /v1/rerank, /v1/embeddings.
+    """Serve models over HTTP: Open Inference Protocol v2, /predict, /rerank, /embed, /v1/rerank, /v1/embeddings; the
+    first of them over gRPC, too.
 
     It runs until it is stopped (SIGTERM or Ctrl-C), so it prints no result and takes no --json. Logs go to standard
     error.
