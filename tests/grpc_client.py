@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from typing import Any
 
@@ -23,7 +22,7 @@ class Client:
     """Calls methods by their names, and keeps the trailing metadata of the last one."""
 
     def __init__(self, served: Served | int, credentials: grpc.ChannelCredentials | None = None) -> None:
-        port = served if isinstance(served, int) else grpc_port(served)
+        port = served if isinstance(served, int) else served.grpc_port
         options = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
         if credentials:
             self.channel = grpc.secure_channel(f"localhost:{port}", credentials, options)
@@ -49,12 +48,6 @@ class Client:
             self.ask(name, request, **call)
         self.metadata = dict(error.value.trailing_metadata())
         return error.value
-
-
-def grpc_port(served: Served) -> int:
-    found = re.search(r" grpcs?://127.0.0.1:(\d+)", served.said)
-    assert found, served.said
-    return int(found[1])
 
 
 def infer_request(name: str, columns: dict[str, list[str]], raw: bool = False, **more: Any) -> Any:

@@ -77,7 +77,10 @@ def test_scores_are_those_of_http_to_the_bit(name: str, served: Served, client: 
     columns = COLUMNS[name]
     said = {each["name"]: each for each in over_http(served, name, columns).json["outputs"]}
     for raw in (False, True):
-        response = client.ask("ModelInfer", infer_request(name, columns, raw, id="seven"))
+        request = infer_request(name, columns, raw, id="seven")
+        for tensor, content in zip(request.inputs, request.raw_input_contents, strict=False):  # as KServe's clients
+            tensor.parameters["binary_data_size"].int64_param = len(content)
+        response = client.ask("ModelInfer", request)
         assert (response.id, response.model_name, response.model_version) == ("seven", name, "1")
         assert bool(response.raw_output_contents) == raw
         found = values(response)
@@ -160,6 +163,12 @@ def test_contents_that_are_no_texts_are_refused_by_name(client: Client) -> None:
     def parameter(request: Any) -> None:
         request.inputs[0].parameters["binary_data_size"].int64_param = 3
 
+    def form(request: Any) -> None:
+        request.parameters["binary_data_output"].bool_param = True
+
+    def form_of_output(request: Any) -> None:
+        request.outputs.add(name="score").parameters["binary_data"].bool_param = False
+
     refused = {
         "datatype is 'FP32'": edited(other_kind),
         "input title has fp32_contents": edited(other_contents),
@@ -171,7 +180,10 @@ def test_contents_that_are_no_texts_are_refused_by_name(client: Client) -> None:
             lambda each: each.raw_input_contents.__setitem__(0, each.raw_input_contents[0][:-1]), raw=True
         ),
         "not UTF-8": edited(lambda each: each.inputs[0].contents.bytes_contents.__setitem__(0, b"\xff")),
-        "no parameter binary_data_size is known": edited(parameter),
+        "binary_data_size is 3, and there are no raw contents": edited(parameter),
+        "binary_data_size is 3, and there are 24 bytes of raw contents": edited(parameter, raw=True),
+        "the request: binary_data_output is True: outputs are raw where inputs are": edited(form),
+        "output score: binary_data is False: outputs are raw where inputs are": edited(form_of_output, raw=True),
         "there is no 'scores'": edited(lambda each: each.outputs.add(name="scores")),
     }
     for says, request in refused.items():

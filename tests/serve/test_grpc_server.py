@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 import uvloop
-from grpc_client import INFERENCE, PAIRS, Client, grpc_port, infer_request, values
+from grpc_client import INFERENCE, PAIRS, Client, infer_request, values
 from held import Held
 from served import Served, meanwhile
 from waiting import PATIENCE, eventually
@@ -189,7 +189,7 @@ def test_what_overfills_the_queue_is_told_when_to_come_again(artifacts: Path) ->
 
 
 def test_a_port_that_is_taken_is_refused(serve: Serve, artifacts: Path) -> None:
-    port = grpc_port(serve(artifacts / "pairs", "--grpc-port", "0"))
+    port = serve(artifacts / "pairs", "--grpc-port", "0").grpc_port
     code, said = serve(artifacts / "pairs", "--grpc-port", port).stop()
     assert code == 2
     assert f"cannot listen on 127.0.0.1:{port} for gRPC" in said

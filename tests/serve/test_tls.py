@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
-from grpc_client import PAIRS, grpc_port, infer_request, values
+from grpc_client import PAIRS, infer_request, values
 from grpc_client import Client as GrpcClient
 from served import Served
 from waiting import PATIENCE, eventually
@@ -50,7 +50,7 @@ def test_clients_trust_it_and_a_renewed_certificate_is_used(
     chain, key = issue(authority, tmp_path)
     words = ("--tls-cert", chain, "--tls-key", key, "--processes", processes, "--grpc-port", "0")
     served = serve(artifacts / "pairs", *words)
-    over_grpc = grpc_port(served)
+    over_grpc = served.grpc_port
     assert f"at https://127.0.0.1:{served.port}" in served.said
     trusted = tmp_path / "authority.pem"
     trusted.write_bytes(authority.cert_pem.bytes())

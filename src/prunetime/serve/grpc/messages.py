@@ -9,7 +9,15 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.grpc import open_inference_pb2 as messages
 from prunetime.serve.protocols.oip.binary import bytes_of, read_texts
 from prunetime.serve.protocols.oip.messages import ModelMetadata, OutputTensor, WantedTensor
-from prunetime.serve.protocols.oip.parameters import INPUT, OUTPUT, REQUEST, Parameters, check_parameters
+from prunetime.serve.protocols.oip.parameters import (
+    INPUT,
+    OUTPUT,
+    REQUEST,
+    Parameters,
+    check_parameters,
+    flag,
+    whole_number,
+)
 from prunetime.serve.protocols.oip.tensors import TextTensor, row_count
 
 CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BYTES": "bytes_contents"}
@@ -29,15 +37,17 @@ def read_request(message: messages.ModelInferRequest, most_rows: int) -> Asked:
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise RefusedError("unusable", f"raw_input_contents: {len(raw)} buffers for {len(message.inputs)} inputs")
-    parameters = _checked("the request", REQUEST, message)
+    parameters = check_parameters("the request", REQUEST, parameters_of(message))
+    _check_form("the request", "binary_data_output", parameters, bool(raw))
     texts = [
         TextTensor(tensor.name, tensor.shape, _texts(tensor, raw[number] if raw else None, most_rows))
         for number, tensor in enumerate(message.inputs)
     ]
     wanted = []
     for each in message.outputs:
-        _checked(f"output {each.name[:80]}", OUTPUT, each)
-        wanted.append(WantedTensor(each.name, parameters_of(each)))
+        of, given = f"output {each.name[:80]}", parameters_of(each)
+        _check_form(of, "binary_data", check_parameters(of, OUTPUT, given), bool(raw))
+        wanted.append(WantedTensor(each.name, given))
     return Asked(texts, wanted or None, parameters)
 
 
@@ -79,16 +89,19 @@ def parameters_of(message: Any) -> dict[str, Any] | None:
     return found or None
 
 
-def _checked(of: str, known: Sequence[str], message: Any) -> Parameters:
-    """The parameters of a message; raises RefusedError where they are not `known`, but for those of binary tensors in
-    HTTP: in gRPC all contents are raw, or none."""
-    return check_parameters(of, [name for name in known if not name.startswith("binary_")], parameters_of(message))
+def _check_form(of: str, name: str, parameters: Parameters, raw: bool) -> None:
+    """Raises RefusedError where a parameter wants outputs in another form than inputs have."""
+    if flag(of, name, parameters) not in (None, raw):
+        raise RefusedError("unusable", f"{of}: {name} is {not raw}: outputs are raw where inputs are; leave it out")
 
 
 def _texts(tensor: messages.ModelInferRequest.InferInputTensor, raw: bytes | None, most_rows: int) -> list[str]:
     """The texts of an input, of its `raw` contents where there are such."""
     of = f"input {tensor.name[:80]}"
-    _checked(of, INPUT, tensor)
+    size = whole_number(of, "binary_data_size", check_parameters(of, INPUT, parameters_of(tensor)))
+    if size is not None and (raw is None or size != len(raw)):  # KServe's clients give it
+        there = "no raw contents" if raw is None else f"{len(raw)} bytes of raw contents"
+        raise RefusedError("unusable", f"{of}: binary_data_size is {size}, and there are {there}")
     if tensor.datatype != "BYTES":
         raise RefusedError("unusable", f"{of}: its datatype is {tensor.datatype[:80]!r}; texts are 'BYTES'")
     for field, _ in tensor.contents.ListFields():
