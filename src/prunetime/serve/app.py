@@ -24,6 +24,7 @@ from prunetime.serve.protocols import routes_of
 from prunetime.serve.records import Records
 from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
+from prunetime.serve.tracing import Span
 
 if TYPE_CHECKING:
     from prunetime.serve.grpc.server import GrpcServer
@@ -142,8 +143,9 @@ class App:
                 answer = Answer(b"", answer.status, answer.kind, answer.headers)
             await answer.send(send, {"x-request-id": request.id, "x-content-type-options": "nosniff"})
         # Only now: nobody waits for it.
-        span = {"http.request.method": scope["method"], "http.route": path, "http.response.status_code": answer.status}
-        self.records.record(request, scope["method"], path, answer.status, span=span, failed=answer.status >= 500)
+        method, status = scope["method"], answer.status
+        about = {"http.request.method": method, "http.route": path, "http.response.status_code": status}
+        self.records.record(request, method, path, status, Span(f"{method} {path}", about, status >= 500))
 
 
 def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -> Answer:

@@ -6,11 +6,10 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
 
 from prunetime.serve.call import Call
 from prunetime.serve.metrics import Metrics
-from prunetime.serve.tracing import Tracing
+from prunetime.serve.tracing import Span, Tracing
 
 LOG = logging.getLogger(__name__)
 
@@ -23,16 +22,13 @@ class Records:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics, self._tracing = metrics, Tracing()
 
-    def record(
-        self, call: Call, method: str, route: str, status: int | str, *, span: Mapping[str, str | int], failed: bool
-    ) -> None:
-        """A request has just been answered, with `status`: a number of HTTP, or a name of gRPC. `span` are the
-        attributes of its span, which is one of an error where the request `failed` by a fault of the server."""
+    def record(self, call: Call, method: str, route: str, status: int | str, span: Span) -> None:
+        """A request has just been answered, with `status`: a number of HTTP, or a name of gRPC."""
         spent = time.monotonic() - call.began
         self._metrics.requests.labels(route, str(status)).inc()
         for work in call.afterwards:
             work()
-        self._tracing.record(call, f"{method} {route}", span, failed, spent)
+        self._tracing.record(call, span, spent)
         if LOG.isEnabledFor(logging.INFO):
             said = {"id": call.id, "process": PROCESS, "method": method, "route": route}
             of_model = {} if call.model is None else {"model": call.model}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from prunetime import __version__
 from prunetime.serve.call import Call
@@ -16,6 +17,15 @@ else:
     COLLECTED = True
 
 
+class Span(NamedTuple):
+    """The name and the attributes that the semantic conventions have for servers of a protocol, and whether the request
+    `failed` by a fault of the server."""
+
+    name: str
+    attributes: Mapping[str, str | int]
+    failed: bool
+
+
 class Tracing:
     """Each request is a span of the trace that its client has begun (`traceparent`), with one for each stage within."""
 
@@ -24,25 +34,24 @@ class Tracing:
         if COLLECTED and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             self._tracer = trace.get_tracer("prunetime", __version__)
 
-    def record(self, call: Call, name: str, attributes: Mapping[str, str | int], failed: bool, seconds: float) -> None:
-        """Makes the span of a call that was answered just now, after so many seconds. `attributes` are those of the
-        semantic conventions for servers of its protocol."""
+    def record(self, call: Call, span: Span, seconds: float) -> None:
+        """Makes the span of a call that was answered just now, after so many seconds."""
         if self._tracer is None:
             return
         end = time.time_ns()
         begin = end - _ns(seconds)
-        about = {**attributes, "prunetime.request_id": call.id}
+        about = {**span.attributes, "prunetime.request_id": call.id}
         if call.model is not None:
             about["prunetime.model"] = call.model
         context = propagate.extract(call.headers)
-        span = self._tracer.start_span(name, context, trace.SpanKind.SERVER, about, start_time=begin)
-        within, at = trace.set_span_in_context(span), begin + _ns(call.scored_from - call.began)
+        made = self._tracer.start_span(span.name, context, trace.SpanKind.SERVER, about, start_time=begin)
+        within, at = trace.set_span_in_context(made), begin + _ns(call.scored_from - call.began)
         for stage, spent in call.stages.items():
             self._tracer.start_span(stage, within, start_time=at).end(at + _ns(spent))
             at += _ns(spent)
-        if failed:
-            span.set_status(trace.StatusCode.ERROR)
-        span.end(end)
+        if span.failed:
+            made.set_status(trace.StatusCode.ERROR)
+        made.end(end)
 
 
 def _ns(seconds: float) -> int:

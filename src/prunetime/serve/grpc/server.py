@@ -23,6 +23,7 @@ from prunetime.serve.grpc.methods import HEALTH, INFERENCE, Answer, Method, Meth
 from prunetime.serve.grpc.wire import has_more_fields
 from prunetime.serve.keys import Keys
 from prunetime.serve.records import Records
+from prunetime.serve.tracing import Span
 
 LOG = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ WATCH_SECONDS = 0.5
 DETAILS_BYTES = 2_000
 """The message of a status goes in trailers, in which each byte takes up to three; clients take 8 KiB of them."""
 
-FAULTS = ("INTERNAL", "UNAVAILABLE", "UNKNOWN")
-"""Statuses that are a fault of the server, for spans."""
+FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE")
+"""Statuses that are errors of spans of servers, by OpenTelemetry's semantic conventions."""
 
 
 @dataclass
@@ -166,9 +167,9 @@ class GrpcServer:
             status = "OK" if code is None else code.name
         else:  # it was cancelled
             status = "DEADLINE_EXCEEDED" if call.context.time_remaining() == 0.0 else "CANCELLED"
-        service, _, method = path[1:].partition("/")
-        span = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.response.status_code": status}
-        self._records.record(call, "gRPC", path, status, span=span, failed=status in FAULTS)
+        service, _, method = path.removeprefix("/").partition("/")
+        about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.response.status_code": status}
+        self._records.record(call, "gRPC", path, status, Span(path.removeprefix("/"), about, status in FAULTS))
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
