@@ -22,7 +22,7 @@ CHECKED := $(addprefix tests/,test_layers.py words/test_words.py engine/test_ele
 
 DIST ?= dist
 
-.PHONY: dist docs lock demo stub check test test-full test-clients test-system lint clean sanitized sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
+.PHONY: dist docs lock demo stub proto check test test-full test-clients test-system lint clean sanitized sanitize sanitize-address sanitize-thread sanitize-fuzz fuzz
 
 demo: .venv/demo
 	$(BIN)/prunetime demo
@@ -73,6 +73,10 @@ lint: .venv/dev
 # What types say of the engine, after its binding has changed.
 stub: .venv/dev
 	$(BIN)/python -m nanobind.stubgen --quiet --exclude-values -p engine/bind/stub.pat -m prunetime._engine -O src/prunetime
+
+# The messages of gRPC, after serve/grpc/open_inference.proto has changed.
+proto: .venv/dev
+	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src prunetime/serve/grpc/open_inference.proto
 
 # What a release is: source, a wheel for this Python that any Linux of its age takes, and what it brings along.
 dist: .venv/dev

@@ -95,6 +95,8 @@ class Served:
         eventually(lambda: "serving" in self.said or self.process.poll() is not None)
         served = re.search(r"serving .* at https?://127.0.0.1:(\d+)", self.said)
         self.port = int(served.group(1)) if served else 0
+        grpc = re.search(r"serving .* grpcs?://127.0.0.1:(\d+)", self.said)
+        self.grpc_port = int(grpc.group(1)) if grpc else 0
 
     @property
     def said(self) -> str:

@@ -34,7 +34,7 @@ def extras() -> dict[str, set[str]]:
     }
 
 
-NAMES = ("prune", "ray", "serve", "client", "export", "bench", "demo")
+NAMES = ("prune", "ray", "serve", "grpc", "client", "export", "bench", "demo")
 
 
 @pytest.fixture(scope="module")

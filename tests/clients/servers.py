@@ -62,12 +62,13 @@ def main() -> None:
 
         def serve(name: str) -> Served:
             every = [name, *(other for other in KINDS if other != name)]
-            return Served("--port", "0", *(str(root / each) for each in every))
+            return Served("--port", "0", "--grpc-port", "0", *(str(root / each) for each in every))
 
         running = dict(zip(KINDS, pool.map(serve, KINDS), strict=True))
         try:
             urls = {name: f"http://127.0.0.1:{server.port}" for name, server in running.items()}
-            print(json.dumps({"urls": urls, "expected": expected_of(root)}), flush=True)
+            grpc = {name: f"127.0.0.1:{server.grpc_port}" for name, server in running.items()}
+            print(json.dumps({"urls": urls, "grpc": grpc, "expected": expected_of(root)}), flush=True)
             sys.stdin.read()
         finally:
             for server in running.values():

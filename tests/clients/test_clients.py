@@ -21,6 +21,7 @@ PAGE = ROOT / "docs" / "reference" / "clients.md"
 
 NEEDS = {
     "triton": ("tritonclient", "kserve"),
+    "triton_grpc": ("tritonclient", "kserve"),
     "openai_client": ("openai",),
     "huggingface": ("huggingface_hub",),
     "rerank": ("cohere", "rerankers", "litellm"),

@@ -16,9 +16,11 @@ TOP = 2
 
 @dataclass(frozen=True)
 class World:
-    """Servers by the name of their default model (`urls`), and what the models say without a server (`expected`)."""
+    """Servers by the name of their default model (`urls`, and `grpc` as HOST:PORT), and what the models say without a
+    server (`expected`)."""
 
     urls: dict[str, str]
+    grpc: dict[str, str]
     expected: dict[str, Any]
 
 

@@ -7,10 +7,9 @@ import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from threading import Event
 
-import numpy as np
 import pytest
+from held import Held
 from served import ask
 from waiting import PATIENCE, eventually
 
@@ -25,17 +24,6 @@ from prunetime.serve.speed import Speed
 
 def pairs(rows: int) -> dict:
     return {"inputs": [["red sofa", "a sofa with red legs"]] * rows}
-
-
-class Held:
-    """Keeps the engine busy until it may go on."""
-
-    def __init__(self) -> None:
-        self.go = Event()
-
-    def logits(self, batch: Ragged) -> np.ndarray:
-        self.go.wait(PATIENCE)
-        return np.zeros((len(batch), 1), np.float32)
 
 
 async def crowd(app: App) -> list[int]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_client import INFERENCE, PAIRS, infer_request
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -14,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from served import ask
 
 from prunetime.serve.app import App
+from prunetime.serve.grpc.listening import held_port
 from prunetime.serve.settings import ServeSettings
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -59,6 +63,34 @@ def test_a_request_is_a_span_of_its_clients_trace_with_one_for_each_stage(
         assert each.parent.span_id == whole.context.span_id
         assert at <= each.start_time <= each.end_time <= whole.end_time
         at = each.end_time
+
+
+def test_a_call_over_grpc_is_a_span_too(artifacts: Path, collected: InMemorySpanExporter) -> None:
+    path, request = f"/{INFERENCE}/ModelInfer", infer_request("pairs", PAIRS).SerializeToString()
+
+    async def call(app: App, port: int) -> None:
+        assert app.grpc
+        await app.grpc.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await channel.unary_unary(path)(request, metadata=[("traceparent", PARENT), ("x-request-id", "mine")])
+        await app.grpc.stop()
+        app.service.stop()
+
+    settings = ServeSettings((("pairs", artifacts / "pairs"),), grpc_port=0)
+    with held_port(settings) as port:
+        asyncio.run(call(App(replace(settings, grpc_port=port)), port))
+    whole, stages = spans(collected)
+    assert whole.name == f"{INFERENCE}/ModelInfer"
+    assert format(whole.context.trace_id, "032x") in PARENT
+    assert dict(whole.attributes) == {
+        "rpc.system": "grpc",
+        "rpc.service": INFERENCE,
+        "rpc.method": "ModelInfer",
+        "rpc.response.status_code": "OK",
+        "prunetime.request_id": "mine",
+        "prunetime.model": "pairs/1",
+    }
+    assert list(stages) == ["tokenize", "queue", "compute"]
 
 
 def test_what_is_refused_is_a_span_without_stages(artifacts: Path, collected: InMemorySpanExporter) -> None:

@@ -25,6 +25,7 @@ OF_THE_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EISD
 
 EXTRAS = {
     **dict.fromkeys(("uvicorn", "uvloop", "httptools", "msgspec", "prometheus_client"), "serve"),
+    **dict.fromkeys(("grpc", "grpc_health"), "grpc"),
     **dict.fromkeys(("onnx", "openvino"), "export"),
 }
 """What installs a module that is missing; what is not here, making models does."""

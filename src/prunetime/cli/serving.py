@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A name of this server that requests may be for."
 )
+@click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65535),
+    help="Serve the Open Inference Protocol over gRPC, too, on this port of the host; 0 for any that is free.",
+)
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="That share the port.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the engine, in each process.")
 @click.option(
@@ -56,7 +61,8 @@ if TYPE_CHECKING:
 @click.option("--tls-cert", type=click.Path(path_type=Path))
 @click.option("--tls-key", type=click.Path(path_type=Path))
 def serve(**options: Any) -> None:
-    """Serve models over HTTP: Open Inference Protocol v2, /predict, /rerank, /embed, /v1/rerank, /v1/embeddings.
+    """Serve models over HTTP: Open Inference Protocol v2, /predict, /rerank, /embed, /v1/rerank, /v1/embeddings; the
+    first of them over gRPC, too.
 
     It runs until it is stopped (SIGTERM or Ctrl-C), so it prints no result and takes no --json. Logs go to standard
     error.
@@ -77,6 +83,7 @@ def serve(**options: Any) -> None:
                 "port",
                 "uds",
                 "allow_hosts",
+                "grpc_port",
                 "processes",
                 "threads",
                 "key_file",
@@ -93,12 +100,13 @@ def serve(**options: Any) -> None:
         },
     )
 
-    def ready(entries: Sequence[Entry], port: int | None) -> None:
+    def ready(entries: Sequence[Entry], port: int | None, grpc_port: int | None) -> None:
         scheme = "https" if settings.certificate else "http"
         where = f"unix:{settings.uds}" if settings.uds else f"{scheme}://{settings.host}:{port}"
         names = ", ".join(entry.label for entry in entries)
         many = f" with {settings.processes} processes" if settings.processes > 1 else ""
-        click.echo(f"serving {names} at {where}{many}", err=True)
+        grpc = f" and grpc{'s' if settings.certificate else ''}://{settings.host}:{grpc_port}" if grpc_port else ""
+        click.echo(f"serving {names} at {where}{grpc}{many}", err=True)
 
     run(settings, ready)
 

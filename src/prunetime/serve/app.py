@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import re
-import secrets
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunetime.errors import InputError
 from prunetime.serve.bodies import Bodies, Receive
@@ -25,15 +21,15 @@ from prunetime.serve.operations import Operations, router_of
 from prunetime.serve.origins import Origins, check_media_type
 from prunetime.serve.outcomes import Outcomes
 from prunetime.serve.protocols import routes_of
+from prunetime.serve.records import Records
 from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.tracing import Tracing
+from prunetime.serve.tracing import Span
+
+if TYPE_CHECKING:
+    from prunetime.serve.grpc.server import GrpcServer
 
 LOG = logging.getLogger(__name__)
-
-PROCESS = os.getpid()
-
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class App:
@@ -62,7 +58,8 @@ class App:
         else:
             for entry in catalogue:
                 self.models.give(entry.name, Path(entry.folder), entry.version)
-        self.metrics, self.tracing = Metrics(counts), Tracing()
+        self.metrics = Metrics(counts)
+        self.records = Records(self.metrics)
         self.bodies = Bodies(settings)
         self.outcomes: Outcomes | None = None
         known: dict[str, Experiment] = {}
@@ -74,7 +71,17 @@ class App:
         self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
         self.here = Here(self.models, self.keys, self.certificate, self.service.note)
         self.fleet = fleet or Processes([self.here], [hosted.entry for hosted in self.models])
+        self.grpc = self._grpc()
         self.router = router_of([*routes_of(self.service, self.fleet), *Operations(self.service, self.fleet).routes()])
+
+    def _grpc(self) -> GrpcServer | None:
+        if self.settings.grpc_port is None:
+            return None
+        from prunetime.serve.grpc.methods import Methods  # an extra
+        from prunetime.serve.grpc.server import GrpcServer
+
+        methods = Methods(self.service, self.fleet)
+        return GrpcServer(methods, self.bodies, self.keys, self.records, self.certificate)
 
     def _first_models(self) -> None:
         for name, folder in self.settings.models:
@@ -88,7 +95,7 @@ class App:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            request = Request(scope, receive, "", self.bodies)
+            request = Request(scope, receive, self.bodies)
             try:
                 await self._answer(request, send)
             finally:
@@ -98,8 +105,12 @@ class App:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                if self.grpc:
+                    await self.grpc.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                if self.grpc:
+                    await self.grpc.stop()
                 self.service.stop()
                 self.bodies.stop()
                 if self.outcomes:
@@ -109,8 +120,6 @@ class App:
 
     async def _answer(self, request: Request, send: Send) -> None:
         scope = request.scope
-        given = request.headers.get("x-request-id", "")
-        request.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         path, failure = "unknown", Route.failure
         try:
             self.origins.check_host(request.headers)
@@ -134,15 +143,9 @@ class App:
                 answer = Answer(b"", answer.status, answer.kind, answer.headers)
             await answer.send(send, {"x-request-id": request.id, "x-content-type-options": "nosniff"})
         # Only now: nobody waits for it.
-        spent = time.monotonic() - request.began
-        self.metrics.requests.labels(path, str(answer.status)).inc()
-        for count in request.afterwards:
-            count()
-        self.tracing.record(request, path, answer.status, spent)
-        if LOG.isEnabledFor(logging.INFO):
-            said = {"id": request.id, "process": PROCESS, "method": scope["method"], "route": path}
-            of_model = {} if request.model is None else {"model": request.model}
-            LOG.info("%s", json.dumps(said | of_model | {"status": answer.status, "ms": round(1e3 * spent, 3)}))
+        method, status = scope["method"], answer.status
+        about = {"http.request.method": method, "http.route": path, "http.response.status_code": status}
+        self.records.record(request, method, path, status, Span(f"{method} {path}", about, status >= 500))
 
 
 def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -> Answer:

@@ -32,6 +32,7 @@ class Bodies:
     """Reads and decodes the bodies of all requests of a process, which share a limit of bytes that are held."""
 
     def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
         self.most_bytes, self._most_values = settings.body_bytes, settings.body_values
         self._most_held, self._held = settings.held_bytes, 0
         self._read_seconds = settings.read_seconds
@@ -95,10 +96,20 @@ class Bodies:
 
     async def decode(self, body: bytes, kind: type[Part]) -> Part:
         """The JSON of `body` as a `kind`; raises RefusedError where it is none, or has too many values."""
+        large = len(body) > AT_ONCE_BYTES
+        return await self.parse(body, partial(self._decode_large if large else decoded, kind=kind))
+
+    async def parse(self, body: bytes, parser: Callable[[bytes], Part]) -> Part:
+        """What `parser` makes of a body, in another thread where the body is large."""
         if len(body) <= AT_ONCE_BYTES:
-            return decoded(body, kind)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(self._decode_large, body, kind))
+            return parser(body)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, parser, body)
+
+    def hold(self, size: int) -> None:
+        """Counts bytes of a body as held until `release`; raises RefusedError where too many are."""
+        if self._held + size > self._most_held:
+            raise self._too_many_held()
+        self._held += size
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -10,7 +10,8 @@ from prunetime.serve.settings import ServeSettings
 
 
 class Certificate:
-    """`context` is that of all connections; new ones are made with what was read last."""
+    """`context` is that of all connections; new ones are made with what was read last. `content` is the same for gRPC,
+    which makes a context of its own: the bytes of the chain and of the private key."""
 
     def __init__(self, chain: Path, private_key: Path) -> None:
         self._files = chain, private_key
@@ -33,3 +34,5 @@ class Certificate:
             chain, private_key = self._files
             raise InputError(f"cannot use the certificate {chain} with the key {private_key}: {error}") from error
         self.context.load_cert_chain(*self._files)
+        chain, private_key = self._files
+        self.content = chain.read_bytes(), private_key.read_bytes()

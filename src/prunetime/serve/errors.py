@@ -54,6 +54,29 @@ STATUS: dict[Code, int] = {
 }
 """`unusable` is what is well formed and cannot be scored. 499 is never sent: nobody is there to read it."""
 
+GRPC_STATUS: dict[Code, str] = {
+    "bad_request": "INVALID_ARGUMENT",
+    "unauthorized": "UNAUTHENTICATED",
+    "forbidden": "PERMISSION_DENIED",
+    "not_found": "NOT_FOUND",
+    "method_not_allowed": "UNIMPLEMENTED",
+    "request_timeout": "DEADLINE_EXCEEDED",
+    "too_large": "RESOURCE_EXHAUSTED",
+    "uri_too_long": "INVALID_ARGUMENT",
+    "unsupported_encoding": "UNIMPLEMENTED",
+    "unsupported_type": "UNIMPLEMENTED",
+    "unusable": "INVALID_ARGUMENT",
+    "overloaded": "RESOURCE_EXHAUSTED",
+    "headers_too_large": "RESOURCE_EXHAUSTED",
+    "client_left": "CANCELLED",
+    "internal": "INTERNAL",
+    "not_ready": "UNAVAILABLE",
+    "deadline": "DEADLINE_EXCEEDED",
+    "stopping": "UNAVAILABLE",
+    "unavailable": "UNAVAILABLE",
+}
+"""The same over gRPC, which has RESOURCE_EXHAUSTED itself for messages that are too large."""
+
 
 class RefusedError(PrunetimeError):
     """A request that is not answered; `retry_after` seconds, where it makes sense to come again, or with one of the

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +11,7 @@ from typing import Any
 import msgspec
 
 from prunetime.serve.bodies import Bodies, Part, Receive
+from prunetime.serve.call import Call
 from prunetime.serve.compression import check_encoding
 from prunetime.serve.errors import Code, Failure, FailureBody, RefusedError
 
@@ -50,26 +49,13 @@ def encoded_list(items: Iterable[Any]) -> Any:
 
 
 @dataclass
-class Request:
-    """`id` is the client's, or one of ours; `path` holds the named parts of the path."""
+class Request(Call):
+    """A request over HTTP; `path` holds the named parts of its path."""
 
     scope: Scope
     receive: Receive
-    id: str
     bodies: Bodies
     path: dict[str, str] = field(default_factory=dict)
-    most_seconds: float = math.inf
-    """How long the answer may take, where the body says it."""
-
-    afterwards: list[Callable[[], None]] = field(default_factory=list)
-    """What is done once the answer is sent."""
-
-    began: float = field(default_factory=time.monotonic)
-    model: str | None = None
-    """Which one was asked, as NAME/VERSION, and since when, and the seconds in each stage, one after the other."""
-
-    scored_from: float = 0.0
-    stages: Mapping[str, float] = field(default_factory=dict)
     _held: int = 0
 
     @cached_property
@@ -107,21 +93,6 @@ class Request:
         """Returns once the client has left."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
-
-    def seconds(self, default: float) -> float:
-        """How long the answer may take: the least of the header `x-request-timeout-ms`, what the body says, and the
-        default."""
-        default = min(default, self.most_seconds)
-        given = self.headers.get("x-request-timeout-ms")
-        if given is None:
-            return default
-        try:
-            found = float(given) / 1e3
-        except ValueError:
-            found = -1.0
-        if not 0.0 < found < float("inf"):
-            raise RefusedError("bad_request", f"x-request-timeout-ms is {given[:40]!r}: give milliseconds above 0")
-        return min(found, default)
 
 
 Handler = Callable[[Request], Awaitable[Answer]]

@@ -11,7 +11,8 @@ from prunetime.serve.experiments import Accepted, ExperimentReport, OutcomesRequ
 from prunetime.serve.fleet import Fleet
 from prunetime.serve.http import Answer, Request, Route, Router
 from prunetime.serve.openapi import described
-from prunetime.serve.protocols.oip.messages import UNLOADED, LoadRequest, ModelState, UnloadRequest
+from prunetime.serve.protocols.oip import answers
+from prunetime.serve.protocols.oip.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.protocols.oip.parameters import check_parameters
 from prunetime.serve.service import Service
 
@@ -69,15 +70,12 @@ class Operations:
     async def load(self, request: Request) -> Answer:
         asked, name = await request.json(LoadRequest), request.path["model"]
         check_parameters("load", (), asked.parameters)
-        folder = str(self._service.models.folder(name)) if asked.artifact is None else asked.artifact
-        loaded = await self._fleet.load(name, folder, "none" if asked.keep else "all")
-        return Answer.of(ModelState(loaded.name, loaded.version, "READY"))
+        return Answer.of(await answers.load(self._service.models, self._fleet, name, asked))
 
     async def unload(self, request: Request) -> Answer:
         asked = await request.json(UnloadRequest)
         check_parameters("unload", ("unload_dependents",), asked.parameters)
-        gone = await self._fleet.unload(request.path["model"], asked.version)
-        return Answer.of([ModelState(each.name, each.version, "UNAVAILABLE", UNLOADED) for each in gone])
+        return Answer.of(await answers.unload(self._fleet, request.path["model"], asked))
 
     async def add_outcomes(self, request: Request) -> Answer:
         asked = await request.json(OutcomesRequest)

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import uvicorn
@@ -18,10 +19,14 @@ import uvicorn
 from prunetime.serve import memory
 from prunetime.serve.app import App
 from prunetime.serve.connection import Connection, Connections
+from prunetime.serve.grpc.listening import held_port
 from prunetime.serve.listening import Acceptor, listening
 from prunetime.serve.models import Entry
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.supervisor import supervise
+
+OnReady = Callable[[Sequence[Entry], int | None, int | None], None]
+"""Gets what is served, the port of HTTP (None on a unix socket), and that of gRPC (None without it)."""
 
 SWITCH_SECONDS = 0.001
 """How long a thread that tokenises keeps the interpreter when the event loop wants it. Python's default is 5 ms, for
@@ -106,6 +111,8 @@ class Server(uvicorn.Server):
         """Answers what comes for `drain_seconds`, then what has come by then, and ends."""
         self.drain()
         await self._while(lambda: True, self._app.settings.drain_seconds)
+        if self._app.grpc:  # at the same time as HTTP; the application waits for it
+            self._stopping = asyncio.create_task(self._app.grpc.stop())
         await self._source.close(CLOSE_SECONDS)
         await self._while(self._has_connections, QUIET_SECONDS)
         await self._while(self._has_requests, self._app.settings.stop_seconds)
@@ -113,6 +120,8 @@ class Server(uvicorn.Server):
         for task in self.connections.tasks:
             task.cancel()
         await self.lifespan.shutdown()
+        if threading.current_thread() is threading.main_thread():  # gRPC keeps the loop, which would keep all models
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
 
     async def _while(self, true: Callable[[], bool], seconds: float) -> None:
         """Returns once `true()` is not, at the latest after so many seconds, or on a second signal."""
@@ -164,17 +173,18 @@ def make_ready() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
-def serve(settings: ServeSettings, on_ready: Callable[[Sequence[Entry], int | None], None]) -> None:
-    """Serves until told to stop. `on_ready` gets what is served, and the port (None on a unix socket).
+def serve(settings: ServeSettings, on_ready: OnReady) -> None:
+    """Serves until told to stop.
 
     Raises InputError where a model, the keys, the certificate or the port cannot be used.
     """
     make_ready()
-    with listening(settings) as listener:
+    with listening(settings) as listener, held_port(settings) as grpc_port:
         port = None if settings.uds else listener.getsockname()[1]
+        settings = replace(settings, grpc_port=grpc_port)
         if settings.processes > 1:
-            supervise(settings, listener, lambda entries: on_ready(entries, port))
+            supervise(settings, listener, lambda entries: on_ready(entries, port, grpc_port))
         else:
             app = App(settings)
-            ready = lambda: on_ready([hosted.entry for hosted in app.models], port)  # noqa: E731
+            ready = lambda: on_ready([hosted.entry for hosted in app.models], port, grpc_port)  # noqa: E731
             Server(app, Acceptor(listener), ready).run()

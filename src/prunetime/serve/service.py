@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from prunetime.errors import InputError
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.tokenize import Texts
+from prunetime.serve.call import Call
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments import ARM, KEY, Arm, Experiment, Experiments
-from prunetime.serve.http import Request
 from prunetime.serve.metrics import Metrics
 from prunetime.serve.models import Hosted, Models
 from prunetime.serve.scheduler import Scheduler, Work
@@ -89,7 +89,7 @@ class Service:
 
     async def score(
         self,
-        request: Request,
+        call: Call,
         rows: Sequence[Row],
         name: str | None = None,
         version: str | None = None,
@@ -98,20 +98,20 @@ class Service:
         """Raises RefusedError where the texts cannot be scored, or not in time."""
         self._under_way += 1
         try:
-            return await self._score(request, rows, name, version, read)
+            return await self._score(call, rows, name, version, read)
         finally:
             self._under_way -= 1
 
     async def _score(
-        self, request: Request, rows: Sequence[Row], name: str | None, version: str | None, read: Read
+        self, call: Call, rows: Sequence[Row], name: str | None, version: str | None, read: Read
     ) -> Scored:
         began = time.monotonic()
-        deadline = request.began + request.seconds(self.settings.timeout)
+        deadline = call.began + call.seconds(self.settings.timeout)
         if len(rows) > self.settings.most_rows:
             raise RefusedError(
                 "too_large", f"{len(rows)} rows are more than the {self.settings.most_rows} of a request"
             )
-        placed = self._placed(request, name) if version is None else None
+        placed = self._placed(call, name) if version is None else None
         if placed:
             name = placed[1].model
         members = self.families.get(name or "", ())
@@ -123,15 +123,15 @@ class Service:
         tokenised = time.monotonic()
         if members:
             hosted = self._fast_enough(hosted, members[1:], len(inputs.tokens.ids), deadline)
-        work = await self._computed(request, hosted, inputs, deadline)
+        work = await self._computed(call, hosted, inputs, deadline)
         seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
         scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
         await self.beside(scored, lambda: scored.scores)  # which are remembered
-        request.model, request.scored_from, request.stages = hosted.label, began, seconds
-        request.afterwards.append(partial(self._count, scored))
+        call.model, call.scored_from, call.stages = hosted.label, began, seconds
+        call.afterwards.append(partial(self._count, scored))
         if placed:
             for shadow in placed[0].shadow:
-                request.afterwards.append(partial(self._shadow, placed[0], shadow, scored))
+                call.afterwards.append(partial(self._shadow, placed[0], shadow, scored))
         return scored
 
     async def beside(self, scored: Scored, work: Callable[[], Result]) -> Result:
@@ -189,7 +189,7 @@ class Service:
                 return hosted
         return family[-1]
 
-    async def _computed(self, request: Request, hosted: Hosted, inputs: Inputs, deadline: float) -> Work:
+    async def _computed(self, call: Call, hosted: Hosted, inputs: Inputs, deadline: float) -> Work:
         if hosted.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
             await asyncio.sleep(0)  # others that have arrived come in
             if self._under_way == 1:
@@ -208,7 +208,7 @@ class Service:
 
         work = self._work(hosted, inputs, deadline, done)
         self.scheduler.submit(work)
-        gone = loop.create_task(request.gone())
+        gone = loop.create_task(call.gone())
         try:
             await asyncio.wait((over, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -224,10 +224,10 @@ class Service:
     def _work(hosted: Hosted, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
         return Work(hosted.model.engine, hosted.speed, inputs.tokens, deadline, done)
 
-    def _placed(self, request: Request, name: str | None) -> tuple[Experiment, Arm] | None:
+    def _placed(self, call: Call, name: str | None) -> tuple[Experiment, Arm] | None:
         if not self.experiments.known:
             return None
-        return self.experiments.on(name or self.models.default, request.headers.get(KEY))
+        return self.experiments.on(name or self.models.default, call.headers.get(KEY))
 
     def _shadow(self, experiment: Experiment, name: str, scored: Scored) -> None:
         """Has a model compute the same beside, when nothing else waits, only to be counted."""

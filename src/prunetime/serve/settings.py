@@ -38,6 +38,7 @@ class ServeSettings:
     - `open_metrics`: whether `/metrics` answers without a key
     - `experiments`: a TOML file of them (`serve.experiments`)
     - `outcomes`: a file, or a PostgreSQL URL, where those of experiments are kept
+    - `grpc_port`: for the Open Inference Protocol over gRPC, on `host`; 0 for any that is free, None for no gRPC
     - `stop_seconds`: for what waits when the server is stopped
     """
 
@@ -68,6 +69,7 @@ class ServeSettings:
     drain_seconds: float = 0.0
     certificate: Path | None = None
     private_key: Path | None = None
+    grpc_port: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -94,7 +96,8 @@ class ServeSettings:
         for family, members in self.families:
             if unknown := [name for name in members if name not in dict(self.models)]:
                 raise InputError(f"family {family}: {', '.join(unknown)} is no model that is given")
-        if self.uds is None and self.key_file is None and self.host not in LOOPBACK:
+        over_tcp = self.uds is None or self.grpc_port is not None
+        if over_tcp and self.key_file is None and self.host not in LOOPBACK:
             raise InputError(
                 f"without --key-file the server is for this machine only, not for {self.host}: give a file of keys"
             )

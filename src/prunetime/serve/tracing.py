@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from prunetime import __version__
-from prunetime.serve.http import Request
+from prunetime.serve.call import Call
 
 try:
     from opentelemetry import propagate, trace
@@ -13,6 +15,15 @@ except ModuleNotFoundError:
     COLLECTED = False
 else:
     COLLECTED = True
+
+
+class Span(NamedTuple):
+    """The name and the attributes that the semantic conventions have for servers of a protocol, and whether the request
+    `failed` by a fault of the server."""
+
+    name: str
+    attributes: Mapping[str, str | int]
+    failed: bool
 
 
 class Tracing:
@@ -23,32 +34,24 @@ class Tracing:
         if COLLECTED and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             self._tracer = trace.get_tracer("prunetime", __version__)
 
-    def record(self, request: Request, route: str, status: int, seconds: float) -> None:
-        """A request that was answered just now, after so many seconds; attributes are those of the semantic conventions
-        for HTTP servers."""
+    def record(self, call: Call, span: Span, seconds: float) -> None:
+        """Makes the span of a call that was answered just now, after so many seconds."""
         if self._tracer is None:
             return
         end = time.time_ns()
         begin = end - _ns(seconds)
-        method = request.scope["method"]
-        about: dict[str, str | int] = {
-            "http.request.method": method,
-            "http.route": route,
-            "http.response.status_code": status,
-            "prunetime.request_id": request.id,
-        }
-        if request.model is not None:
-            about["prunetime.model"] = request.model
-        span = self._tracer.start_span(
-            f"{method} {route}", propagate.extract(request.headers), trace.SpanKind.SERVER, about, start_time=begin
-        )
-        within, at = trace.set_span_in_context(span), begin + _ns(request.scored_from - request.began)
-        for stage, spent in request.stages.items():
+        about = {**span.attributes, "prunetime.request_id": call.id}
+        if call.model is not None:
+            about["prunetime.model"] = call.model
+        context = propagate.extract(call.headers)
+        made = self._tracer.start_span(span.name, context, trace.SpanKind.SERVER, about, start_time=begin)
+        within, at = trace.set_span_in_context(made), begin + _ns(call.scored_from - call.began)
+        for stage, spent in call.stages.items():
             self._tracer.start_span(stage, within, start_time=at).end(at + _ns(spent))
             at += _ns(spent)
-        if status >= 500:
-            span.set_status(trace.StatusCode.ERROR)
-        span.end(end)
+        if span.failed:
+            made.set_status(trace.StatusCode.ERROR)
+        made.end(end)
 
 
 def _ns(seconds: float) -> int:

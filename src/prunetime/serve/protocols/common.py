@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from prunetime.errors import InputError
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.tokenize import Texts
+from prunetime.serve.call import Call
 from prunetime.serve.errors import Code, RefusedError
-from prunetime.serve.http import Request
 from prunetime.serve.models import Hosted
 from prunetime.serve.service import Read, Scored, Service
 
@@ -45,7 +45,7 @@ def read_rows(hosted: Hosted, rows: Sequence[str | Texts], cut: Cut) -> Inputs:
 
 
 async def score_pairs(
-    service: Service, request: Request, query: str, texts: Sequence[str], name: str | None, read: Read
+    service: Service, call: Call, query: str, texts: Sequence[str], name: str | None, read: Read
 ) -> tuple[Scored | None, NDArray[np.float32]]:
     """The scores of the query with each text, [texts]; raises RefusedError where the model does not rank."""
     hosted = service.named(name)
@@ -53,7 +53,7 @@ async def score_pairs(
         raise RefusedError("unusable", f"{hosted.name} ranks nothing: a model that ranks scores pairs by one number")
     if not texts:
         return None, np.zeros(0, np.float32)
-    scored = await service.score(request, [(query, text) for text in texts], name, read=read)
+    scored = await service.score(call, [(query, text) for text in texts], name, read=read)
     return scored, scored.scores
 
 

@@ -49,7 +49,7 @@ def text_tensors(inputs: Sequence[InputTensor], binary: memoryview, most_rows: i
             count = row_count(each.name, each.shape)
             if count > most_rows:
                 raise RefusedError("too_large", f"{count} rows are more than the {most_rows} of a request")
-            texts, binary = _read_texts(of, binary[:size], count), binary[size:]
+            texts, binary = read_texts(of, binary[:size], count), binary[size:]
         found.append(TextTensor(each.name, each.shape, texts))
     if len(binary):
         raise RefusedError("unusable", f"{len(binary)} bytes after the JSON are of no input: see binary_data_size")
@@ -71,7 +71,7 @@ def write_tensors(outputs: Sequence[OutputTensor], in_binary: Sequence[bool]) ->
     described, parts = [], []
     for output, binary in zip(outputs, in_binary, strict=True):
         if binary:
-            part = _bytes_of(output)
+            part = bytes_of(output)
             parts.append(part)
             output = OutputTensor(
                 output.name, output.shape, output.datatype, parameters={"binary_data_size": len(part)}
@@ -80,7 +80,8 @@ def write_tensors(outputs: Sequence[OutputTensor], in_binary: Sequence[bool]) ->
     return described, b"".join(parts)
 
 
-def _bytes_of(output: OutputTensor) -> bytes:
+def bytes_of(output: OutputTensor) -> bytes:
+    """The elements of an output, little-endian, those of BYTES each after its length."""
     data = output.data
     assert isinstance(data, list)
     if output.datatype == "BYTES":
@@ -89,7 +90,7 @@ def _bytes_of(output: OutputTensor) -> bytes:
     return np.asarray(data, "<f4" if output.datatype == "FP32" else "<i8").tobytes()
 
 
-def _read_texts(of: str, content: memoryview, count: int) -> list[str]:
+def read_texts(of: str, content: bytes | memoryview, count: int) -> list[str]:
     """The `count` elements of an input; raises RefusedError where `content` is not so many in UTF-8."""
     texts, at = [], 0
     for index in range(count):

@@ -9,15 +9,14 @@ from functools import partial
 import msgspec
 from msgspec import UNSET
 
-from prunetime import __version__
 from prunetime.serve.compression import accepted_encoding, compressed
 from prunetime.serve.http import Answer, Request, Route
 from prunetime.serve.models import Hosted
 from prunetime.serve.protocols.common import SCORING_REFUSALS
+from prunetime.serve.protocols.oip import answers
 from prunetime.serve.protocols.oip.binary import HEADER, split, text_tensors, wants_binary, write_tensors
 from prunetime.serve.protocols.oip.description import metadata_of
 from prunetime.serve.protocols.oip.messages import (
-    UNLOADED,
     IndexRequest,
     InferAnswer,
     InferRequest,
@@ -28,22 +27,12 @@ from prunetime.serve.protocols.oip.messages import (
     ServerMetadata,
     ServerReady,
 )
-from prunetime.serve.protocols.oip.parameters import REQUEST, check_parameters, seconds_of
-from prunetime.serve.protocols.oip.tensors import TextTensor, check_wanted, output_tensors, rows_of
+from prunetime.serve.protocols.oip.parameters import REQUEST, check_parameters
+from prunetime.serve.protocols.oip.tensors import TextTensor, output_tensors
 from prunetime.serve.service import Scored, Service
 
 COMPRESSED_FROM = 1_024
 """Bytes of an answer: a smaller one is one packet anyway."""
-
-EXTENSIONS = [
-    "binary_tensor_data",
-    "classification",
-    "model_configuration",
-    "model_repository",
-    "parameters",
-    "statistics",
-]
-"""Of the protocol, by Triton's names."""
 
 
 class OpenInference:
@@ -103,7 +92,7 @@ class OpenInference:
         ]
 
     async def server(self, _: Request) -> Answer:
-        return Answer.of(ServerMetadata("prunetime", __version__, EXTENSIONS))
+        return Answer.of(answers.server_metadata())
 
     async def live(self, _: Request) -> Answer:
         return Answer.of(Live(True))
@@ -126,13 +115,8 @@ class OpenInference:
     async def infer(self, request: Request) -> Answer:
         asked, texts = await self._read(request)
         given = check_parameters("the request", REQUEST, asked.parameters)
-        if (seconds := seconds_of(given)) is not None:
-            request.most_seconds = seconds
-        name, version = request.path["model"], request.path.get("version")
-        task = self._service.named(name, version).model.manifest.task
-        rows = rows_of(texts, task)
-        check_wanted(asked.outputs or (), task)
-        scored = await self._service.score(request, rows, name, version)
+        model = request.path["model"], request.path.get("version")
+        scored = await answers.infer(self._service, request, model, texts, asked.outputs, given)
         answer = await self._service.beside(scored, partial(_answer, asked, scored))
         return await _compressed(request, answer)
 
@@ -147,10 +131,7 @@ class OpenInference:
     async def index(self, request: Request) -> Answer:
         body = await request.body()  # which Triton's clients leave empty
         asked = await request.bodies.decode(body, IndexRequest) if body else IndexRequest()
-        states = [ModelState(each.name, each.version, "READY") for each in self._models]
-        if not asked.ready:
-            states += [ModelState(name, "", "UNAVAILABLE", UNLOADED) for name in self._models.unloaded]
-        return Answer.of(states)
+        return Answer.of(answers.index(self._models, bool(asked.ready)))
 
     def _asked(self, request: Request) -> Hosted:
         return self._service.named(request.path["model"], request.path.get("version"))

@@ -1,0 +1,68 @@
+"""A request of a client to the service, whichever protocol brought it."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from prunetime.serve.errors import RefusedError
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+TIMEOUT = "x-request-timeout-ms"
+
+
+@dataclass(kw_only=True)
+class Call(ABC):
+    """A call holds what the service must know of a request, and what counters, spans and logs are told of it."""
+
+    began: float = field(default_factory=time.monotonic)
+
+    most_seconds: float = math.inf
+    """How long the answer may take, where the request's body says it."""
+
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
+    """Functions to be called once the answer is sent."""
+
+    model: str | None = None
+    """The model that was asked, as NAME/VERSION; `scored_from` is when the service began with it, and `stages` has the
+    seconds of each stage, one after the other."""
+
+    scored_from: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    @abstractmethod
+    def headers(self) -> Mapping[str, str]:
+        """The headers of HTTP, or the metadata of gRPC; names are in lower case."""
+
+    @abstractmethod
+    async def gone(self) -> None:
+        """Returns once the client has left."""
+
+    @cached_property
+    def id(self) -> str:
+        """The client's own `x-request-id`, or a new one where the client gave none that can be logged."""
+        given = self.headers.get("x-request-id", "")
+        return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+    def seconds(self, default: float) -> float:
+        """How long the answer may take: the least of the header `x-request-timeout-ms`, what the body says, and the
+        default."""
+        default = min(default, self.most_seconds)
+        given = self.headers.get(TIMEOUT)
+        if given is None:
+            return default
+        try:
+            found = float(given) / 1e3
+        except ValueError:
+            found = -1.0
+        if not 0.0 < found < float("inf"):
+            raise RefusedError("bad_request", f"{TIMEOUT} is {given[:40]!r}: give milliseconds above 0")
+        return min(found, default)
