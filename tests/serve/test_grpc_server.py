@@ -26,6 +26,7 @@ from prunetime.runtime.ragged import Ragged
 from prunetime.serve.app import App
 from prunetime.serve.grpc import listening
 from prunetime.serve.grpc import open_inference_pb2 as messages
+from prunetime.serve.grpc.server import GrpcCall
 from prunetime.serve.scheduler import Work
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.speed import Speed
@@ -207,3 +208,40 @@ def test_without_grpc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 def test_without_keys_grpc_is_for_this_machine_only(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="for this machine only"):
         ServeSettings((), host="0.0.0.0", uds=tmp_path / "socket", grpc_port=0)
+
+
+def test_messages_count_as_held_until_their_calls_end(artifacts: Path) -> None:
+    async def work(app: App, infer: Any, _held: Held) -> None:
+        before = app.service.scheduler.queued
+        waiting = infer(one_message())
+        await come(lambda: app.service.scheduler.queued > before)
+        refused = infer(one_message())
+        assert await refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "are being read and answered" in await refused.details()
+        waiting.cancel()
+        await come(lambda: counted(app, "CANCELLED"))
+        queued = app.service.scheduler.queued
+        again = infer(one_message())
+        await come(lambda: app.service.scheduler.queued > queued)
+        again.cancel()
+
+    on_held_engine(artifacts, work, held_bytes=len(MESSAGE) + 1)
+
+
+class Context:
+    """What gRPC says of a call that has a quarter of a second left."""
+
+    def __init__(self, **metadata: str) -> None:
+        self._metadata = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
+
+    def time_remaining(self) -> float:
+        return 0.25
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+
+def test_the_deadline_of_a_call_limits_its_answer() -> None:
+    assert GrpcCall(Context()).seconds(10.0) == 0.25
+    assert GrpcCall(Context()).seconds(0.2) == 0.2
+    assert GrpcCall(Context(x_request_timeout_ms="100")).seconds(10.0) == 0.1
