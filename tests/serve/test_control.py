@@ -43,7 +43,13 @@ def test_questions_cross_and_are_answered_in_any_order() -> None:
 
 
 def test_settings_and_models_arrive_as_they_were() -> None:
-    paths = {"uds": Path("/run/s"), "key_file": Path("keys"), "model_root": Path("/models"), "allow_hosts": ("ads",)}
+    paths = {
+        "uds": Path("/run/s"),
+        "key_file": Path("keys"),
+        "model_root": Path("/models"),
+        "allow_hosts": ("ads",),
+        "cors": ("*",),
+    }
     settings = ServeSettings((("ads", Path("a/b")),), (("fast", ("ads",)),), timeout=0.5, processes=3, **paths)
     seen: list[Message] = []
 

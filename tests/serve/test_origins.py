@@ -105,6 +105,51 @@ def test_pages_of_other_origins_may_only_read(headers: Mapping[str, str], let_in
         checked.check_page(asked, method)
 
 
+PAGE = {"host": "localhost:8080", "origin": "https://shop.example", "sec-fetch-site": "cross-site"}
+
+
+@pytest.mark.parametrize("cors", [("https://shop.example",), ("http://a", "HTTPS://Shop.example")])
+def test_pages_of_named_origins_may_ask_but_change_nothing_without_keys(cors: tuple[str, ...]) -> None:
+    without, with_keys = origins(cors=cors), origins(cors=cors, key_file=KEYS)
+    for checked in (without, with_keys):
+        checked.check_page(PAGE, "POST")
+        for other in ("https://shop.example:444", "http://shop.example", "https://evil.example", "null"):
+            assert not is_let_in(lambda: checked.check_page(PAGE | {"origin": other}, "POST"))  # noqa: B023
+    assert not is_let_in(lambda: without.check_page(PAGE, "POST", changes=True))
+    with_keys.check_page(PAGE, "POST", changes=True)
+
+
+@pytest.mark.parametrize("origin", ["*", "shop.example", "https://shop.example/", "https://a b", "null", "ftp://shop"])
+def test_what_is_no_origin_is_refused_by_name(origin: str) -> None:
+    with pytest.raises(InputError, match="--cors"):
+        ServeSettings((), cors=(origin,))
+    assert ServeSettings((), cors=("*",), key_file=KEYS).cors == ("*",)
+
+
+def test_a_browser_is_told_which_pages_may_ask(serve: Serve, artifacts: Path) -> None:
+    served = serve(artifacts / "pairs", "--model-root", artifacts, "--cors", "https://shop.example")
+    page = PAGE | {"host": f"localhost:{served.port}"}
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    told = served.ask("OPTIONS", "/predict", None, **page, **asks)
+    assert (told.status, told.body) == (204, b"")
+    assert told.headers["access-control-allow-origin"] == "https://shop.example"
+    assert "POST" in told.headers["access-control-allow-methods"].split(", ")
+    assert "content-type" in told.headers["access-control-allow-headers"].split(", ")
+    answer = served.post("/predict", {"inputs": ["red sofa", "lamp"]}, **page, **{"content-type": "application/json"})
+    assert answer.status == 200
+    refused = served.post("/predict", {"inputs": [1]}, **page)
+    assert refused.status == 422
+    for each in (answer, refused):  # else the page could not read them
+        assert each.headers["access-control-allow-origin"] == "https://shop.example"
+        assert "x-prunetime-model" in each.headers["access-control-expose-headers"]
+    assert served.post(f"{LOADED}/unload", {}, **page).status == 403
+    other = page | {"origin": "https://evil.example"}
+    for reply in (served.ask("OPTIONS", "/predict", None, **other, **asks), served.get("/v2/models/pairs", **other)):
+        assert "access-control-allow-origin" not in reply.headers
+        assert reply.headers["vary"] == "origin"
+    assert "vary" not in serve(artifacts / "pairs").get("/health").headers
+
+
 def test_a_form_of_a_page_is_not_json() -> None:
     for kind in ("", "application/json", "application/json; charset=utf-8", "Application/JSON ;x"):
         check_media_type({"content-type": kind} if kind else {})

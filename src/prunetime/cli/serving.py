@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A name of this server that requests may be for."
 )
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="A site whose pages may ask; '*', with keys: any.")
 @click.option(
     "--grpc-port",
     type=click.IntRange(0, 65535),
@@ -83,6 +84,7 @@ def serve(**options: Any) -> None:
                 "port",
                 "uds",
                 "allow_hosts",
+                "cors",
                 "grpc_port",
                 "processes",
                 "threads",

@@ -123,9 +123,12 @@ class App:
         path, failure = "unknown", Route.failure
         try:
             self.origins.check_host(request.headers)
+            if allowed := self.origins.preflight(request.headers, scope["method"]):
+                await self._send(request, send, Answer(b"", 204, headers=allowed))
+                return
             route, request.path = self.router.find(scope["method"], scope["path"])
             path, failure = route.path, route.failure
-            self.origins.check_page(request.headers, scope["method"])
+            self.origins.check_page(request.headers, scope["method"], route.changes)
             if route.changes:
                 check_media_type(request.headers)
             if not route.open:
@@ -141,11 +144,15 @@ class App:
         if answer.status != 499:
             if scope["method"] == "HEAD":
                 answer = Answer(b"", answer.status, answer.kind, answer.headers)
-            await answer.send(send, {"x-request-id": request.id, "x-content-type-options": "nosniff"})
+            await self._send(request, send, answer)
         # Only now: nobody waits for it.
         method, status = scope["method"], answer.status
         about = {"http.request.method": method, "http.route": path, "http.response.status_code": status}
         self.records.record(request, method, path, status, Span(f"{method} {path}", about, status >= 500))
+
+    async def _send(self, request: Request, send: Send, answer: Answer) -> None:
+        of_all = {"x-request-id": request.id, "x-content-type-options": "nosniff"}
+        await answer.send(send, of_all | self.origins.cross_origin(request.headers))
 
 
 def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -> Answer:

@@ -19,6 +19,13 @@ AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@/\[\]]+)(?::\d{1,5})?")
 
 SAFE_METHODS = ("GET", "HEAD")
 
+ASKED_HEADERS = "authorization, content-type, x-request-id, x-request-timeout-ms, x-experiment-key"
+TOLD_HEADERS = "retry-after, server-timing, x-request-id, x-prunetime-model, x-prunetime-arm"
+"""The headers that pages of `--cors` may send, and may read."""
+
+PREFLIGHT_SECONDS = 600
+"""For which a browser may remember what it was told."""
+
 JSON = re.compile(r"application/json\s*(;.*)?", re.IGNORECASE)
 
 
@@ -29,11 +36,15 @@ class Origins:
     server listens on, or one of `--allow-host`. Otherwise a page of `evil.example` could have its name resolve to
     127.0.0.1, and would then read all answers (DNS rebinding). With keys, which a browser does not add by itself, every
     host is answered, unless there is an `--allow-host`. A unix socket has no name: every host is answered.
+
+    Pages of the origins of `--cors` may ask as programs do, but for what changes something on a server without keys:
+    whoever may only look at such a page is no operator.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
         self._allowed = frozenset(map(_plain, settings.allow_hosts))
         self._listens_on = _plain(settings.host)
+        self._pages, self._has_keys = frozenset(map(str.lower, settings.cors)), settings.key_file is not None
         self._any_host = settings.uds is not None or (settings.key_file is not None and not self._allowed)
 
     def check_host(self, headers: Mapping[str, str]) -> None:
@@ -47,14 +58,41 @@ class Origins:
                 "forbidden", f"this server is not the host {given[:80]!r}: --allow-host NAME has it answer to a name"
             )
 
-    def check_page(self, headers: Mapping[str, str], method: str) -> None:
-        """Raises RefusedError where a page of another origin asks for more than to read."""
+    def check_page(self, headers: Mapping[str, str], method: str, changes: bool = False) -> None:
+        """Raises RefusedError where a page of another origin asks for more than to read, or than `--cors` lets it."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if method in SAFE_METHODS or site in ("same-origin", "none"):
+            return
+        if self._may_ask(origin) and (self._has_keys or not changes):
             return
         if site is None and (origin is None or self._is_own(origin, headers.get("host"))):
             return
         raise RefusedError("forbidden", f"pages of {(origin or 'another origin')[:80]} may not ask this server")
+
+    def cross_origin(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers of an answer with which a browser gives it to a page of `--cors`; none for other pages."""
+        if not self._pages:
+            return {}
+        vary = {"vary": "origin"}
+        origin = headers.get("origin")
+        if origin is None or not self._may_ask(origin):
+            return vary
+        return vary | {"access-control-allow-origin": origin, "access-control-expose-headers": TOLD_HEADERS}
+
+    def preflight(self, headers: Mapping[str, str], method: str) -> dict[str, str] | None:
+        """The headers of an answer to the question of a browser whether a page of `--cors` may ask (a preflight); None
+        where that is not the question, or the page may not."""
+        asked = headers.get("access-control-request-method")
+        if method != "OPTIONS" or asked is None or not self._may_ask(headers.get("origin")):
+            return None
+        return {
+            "access-control-allow-methods": "GET, HEAD, POST",
+            "access-control-allow-headers": ASKED_HEADERS,
+            "access-control-max-age": str(PREFLIGHT_SECONDS),
+        }
+
+    def _may_ask(self, origin: str | None) -> bool:
+        return origin is not None and ("*" in self._pages or origin.lower() in self._pages)
 
     def _is_ours(self, host: str) -> bool:
         if host == "localhost" or host == self._listens_on or host in self._allowed:

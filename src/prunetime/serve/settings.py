@@ -14,6 +14,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
+ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -22,6 +24,7 @@ class ServeSettings:
     - `models`: (name, artifact) of those that are there from the first
     - `families`: (name, names of models) of which the first that is fast enough answers, the largest first
     - `allow_hosts`: names of this server, beside those of loopback, that requests may be for (`serve.origins`)
+    - `cors`: origins of other sites whose pages may ask, as SCHEME://HOST[:PORT]; `*`, with keys only: of any
     - `processes` share the port, and the limits of what waits, what is remembered and of connections
     - `threads`: of the engine, in each process
     - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
@@ -48,6 +51,7 @@ class ServeSettings:
     port: int = 8080
     uds: Path | None = None
     allow_hosts: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
     processes: int = 1
     threads: int = 1
     batch_tokens: int = 2_048
@@ -104,6 +108,11 @@ class ServeSettings:
         for host in self.allow_hosts:
             if not (HOST_NAME.fullmatch(host) or _is_address(host)):
                 raise InputError(f"--allow-host {host}: give a name or an address, without scheme, port and path")
+        for origin in self.cors:
+            if origin == "*" and self.key_file is None:
+                raise InputError("--cors '*' lets any page score: give --key-file, or name the origins")
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise InputError(f"--cors {origin}: give an origin, such as https://ads.example:8443, without a path")
         if (self.certificate is None) != (self.private_key is None):
             raise InputError("TLS needs both --tls-cert and --tls-key")
 
