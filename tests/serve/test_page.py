@@ -7,8 +7,11 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlencode
 
 import pytest
@@ -283,3 +286,45 @@ def test_nothing_is_read_from_elsewhere_or_shown_elsewhere(served: Served, path:
     assert reply.headers["x-content-type-options"] == "nosniff"
     assert not re.search(r"(src|href)=.?(https?:)?//", text)
     assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", text)
+
+
+class Blank(BaseHTTPRequestHandler):
+    """The page of another site."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def another_site() -> Iterator[str]:
+    """Its origin."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Blank) as site:
+        thread = Thread(target=site.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{site.server_port}"
+        site.shutdown()
+        thread.join()
+
+
+def test_a_page_of_another_site_reads_answers_where_it_may(
+    browser: Browser, serve: Callable[..., Served], root: Path
+) -> None:
+    with another_site() as named, another_site() as other:
+        served = serve(root / "pairs", "--cors", named)
+        request = {"method": "POST", "headers": {"content-type": "application/json", "x-request-timeout-ms": "300000"}}
+        request |= {"body": json.dumps({"inputs": [QUERY, TEXTS[0]]})}
+        asks = (
+            f"window.found = ''; fetch('http://127.0.0.1:{served.port}/predict', {json.dumps(request)})"
+            ".then(answer => answer.json().then(body => answer.headers.get('x-prunetime-model') + ' ' + body.length))"
+            ".catch(error => error.name).then(found => window.found = found); 0"
+        )
+        for site, expected in ((named, "pairs/1 2"), (other, "TypeError")):
+            browser.open(site)
+            browser.run(asks)
+            eventually(lambda: browser.run("window.found") != "")
+            assert browser.run("window.found") == expected
