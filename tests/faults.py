@@ -50,12 +50,7 @@ def bootstrap_single_samples() -> None:
 
 
 def cut_the_first_text() -> None:
-    class Careless(tokenize.Tokenizer):
-        def __init__(self, content: bytes, max_length: int) -> None:
-            super().__init__(content, max_length)
-            self._tokenizer.enable_truncation(max_length, strategy="only_first")
-
-    tokenize.Tokenizer = Careless
+    tokenize.longest_first = lambda _, second, room: (max(0, room - second), min(second, room))
 
 
 def let_padding_be_an_answer() -> None:
