@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prunetime.errors import InputError
 from prunetime.serve.bodies import Bodies, Receive
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.errors import FailureBody, RefusedError
+from prunetime.serve.errors import FailureBody, RefusedError, whole_seconds
 from prunetime.serve.experiments import Experiment, Experiments, read_experiments
 from prunetime.serve.fleet import Fleet, Here, Processes
 from prunetime.serve.http import Answer, Request, Route, Scope, Send
@@ -158,7 +158,7 @@ class App:
 def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -> Answer:
     headers: dict[str, str] = {}
     if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
+        headers["retry-after"] = whole_seconds(error.retry_after)
     if error.allowed:
         headers["allow"] = ", ".join(error.allowed)
     if error.code == "request_timeout":  # the rest of it would be taken for the next request

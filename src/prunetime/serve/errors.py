@@ -117,3 +117,8 @@ class FailureBody(Protocol):
 
     @classmethod
     def of(cls, error: RefusedError, request_id: str) -> Struct: ...
+
+
+def whole_seconds(retry_after: float) -> str:
+    """The header `Retry-After` of so many seconds, at least one."""
+    return str(max(1, round(retry_after)))

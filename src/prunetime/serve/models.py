@@ -81,29 +81,23 @@ class Hosted:
     def read(self, rows: Sequence[str | Texts], *, cut: bool = True) -> Inputs:
         """The rows that the model reads of texts.
 
-        Raises RefusedError where it cannot, and for texts that are too long, unless they may be `cut`.
+        Raises InputError where it cannot, and for texts that are too long, unless they may be `cut`.
         """
-        try:
-            if not cut:
-                self.model.check_lengths(self.model.checked(rows))
-            if self.cache is None or self.model.manifest.task.rows != "pooled":
-                return self.model.read(rows)
-            task = self.model.manifest.task
-            return Inputs(task, self.cache.encode(prompted(self.model.checked(rows), task.prompts.resolve())))
-        except InputError as error:
-            raise RefusedError("unusable", str(error)) from None
+        if not cut:
+            self.model.check_lengths(self.model.checked(rows))
+        if self.cache is None or self.model.manifest.task.rows != "pooled":
+            return self.model.read(rows)
+        task = self.model.manifest.task
+        return Inputs(task, self.cache.encode(prompted(self.model.checked(rows), task.prompts.resolve())))
 
     def read_single(self, texts: Sequence[str], prompt_name: str | None = None, *, cut: bool = True) -> Inputs:
         """The rows that the model reads of texts to be embedded, after a prompt of the model's.
 
-        Raises RefusedError where it cannot, and for texts that are too long, unless they may be `cut`.
+        Raises InputError where it cannot, and for texts that are too long, unless they may be `cut`.
         """
-        try:
-            if not cut:
-                self.model.check_lengths(texts, prompt_name)
-            return self.model.read_single(texts, prompt_name)
-        except InputError as error:
-            raise RefusedError("unusable", str(error)) from None
+        if not cut:
+            self.model.check_lengths(texts, prompt_name)
+        return self.model.read_single(texts, prompt_name)
 
 
 class Models:

@@ -46,7 +46,7 @@ Row = str | Texts | Sequence[int]
 Result = TypeVar("Result")
 
 Read = Callable[[Hosted, Any], Inputs]
-"""What a model reads of a request's texts."""
+"""What a model reads of a request's texts; it raises InputError, which the service refuses, where it cannot."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from prunetime.serve.bodies import Bodies
 from prunetime.serve.call import Call
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.errors import GRPC_STATUS, RefusedError
+from prunetime.serve.errors import GRPC_STATUS, RefusedError, whole_seconds
 from prunetime.serve.experiments import KEY
 from prunetime.serve.grpc.methods import HEALTH, INFERENCE, Answer, Method, Methods
 from prunetime.serve.grpc.wire import has_more_fields
@@ -215,7 +215,7 @@ async def _abort(context: Any, call: GrpcCall, error: RefusedError) -> bytes:
     """Ends a call with the status of an error, and says in its trailing metadata when to come again, if at all."""
     metadata = {"x-request-id": call.id, "error-type": error.code}
     if error.retry_after is not None:
-        metadata["retry-after"] = str(max(1, round(error.retry_after)))
+        metadata["retry-after"] = whole_seconds(error.retry_after)
         # What gRPC's own retries wait for (proposal A6): https://github.com/grpc/proposal/blob/master/A6-client-retries.md
         metadata["grpc-retry-pushback-ms"] = str(max(1, round(1e3 * error.retry_after)))
     details = str(error).encode()[:DETAILS_BYTES].decode(errors="ignore")

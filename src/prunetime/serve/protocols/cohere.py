@@ -8,13 +8,12 @@ from functools import partial
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
-from prunetime.errors import InputError
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.tokenize import Texts
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http import Answer, Request, Route
 from prunetime.serve.models import Hosted
-from prunetime.serve.protocols.common import SCORING_REFUSALS, score_pairs
+from prunetime.serve.protocols.common import SCORING_REFUSALS, check_count, score_pairs
 from prunetime.serve.service import Service
 
 
@@ -129,22 +128,17 @@ async def rerank_documents(service: Service, request: Request, asked: DocumentRe
 
 def read_documents(hosted: Hosted, pairs: Sequence[Texts], most_tokens: int | None) -> Inputs:
     """The rows that the model reads of pairs of a query and a document, of which no more than the first `most_tokens`
-    are read. Raises RefusedError where it cannot."""
+    are read. Raises InputError where it cannot."""
     tokenizer = hosted.model.tokenizer
     if most_tokens is None or (most_tokens >= tokenizer.max_length and not tokenizer.cuts_left):
         return hosted.read(pairs)  # the model reads no more of them anyway
-    try:
-        return hosted.read([(query, tokenizer.start(document, most_tokens)) for query, document in pairs])
-    except InputError as error:
-        raise RefusedError("unusable", str(error)) from None
+    return hosted.read([(query, tokenizer.start(document, most_tokens)) for query, document in pairs])
 
 
 def check_documents(asked: DocumentRerankRequest) -> None:
     """Raises RefusedError for what no model does with documents."""
     for name in ("top_n", "max_tokens_per_doc"):
-        given = getattr(asked, name)
-        if given is not None and given < 1:
-            raise RefusedError("unusable", f"{name} is {given}: it must be at least 1", field=name)
+        check_count(name, getattr(asked, name))
     for name, only, why in (
         ("rank_fields", ["text"], "documents are ranked by their text"),
         ("max_chunks_per_doc", 1, "a document is read as one chunk"),

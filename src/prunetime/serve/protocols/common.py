@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.errors import InputError
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.tokenize import Texts
 from prunetime.serve.call import Call
@@ -39,8 +38,14 @@ class Cut(NamedTuple):
         return self.truncate is False
 
 
+def check_count(name: str, given: int | None) -> None:
+    """Raises RefusedError where the field of this name asks for fewer than one."""
+    if given is not None and given < 1:
+        raise RefusedError("unusable", f"{name} is {given}: it must be at least 1", field=name)
+
+
 def read_rows(hosted: Hosted, rows: Sequence[str | Texts], cut: Cut) -> Inputs:
-    """The rows that the model reads of texts or pairs to be scored. Raises RefusedError where it cannot."""
+    """The rows that the model reads of texts or pairs to be scored. Raises InputError where it cannot."""
     return hosted.read(rows, cut=not cut.whole(hosted))
 
 
@@ -80,15 +85,12 @@ def rows_to_embed(given: Embeddable) -> list[str] | list[list[int]]:
 def read_to_embed(
     hosted: Hosted, rows: list[str] | list[list[int]], prompt_name: str | None = None, cut: Cut | None = None
 ) -> Inputs:
-    """The rows that the model reads of texts, or of token ids, to be embedded. Raises RefusedError where it cannot."""
+    """The rows that the model reads of texts, or of token ids, to be embedded. Raises InputError where it cannot."""
     whole = cut is not None and cut.whole(hosted)
     texts = [row for row in rows if isinstance(row, str)]
     if len(texts) == len(rows):
         return hosted.read_single(texts, prompt_name, cut=not whole)
-    try:
-        return hosted.model.read_single_ids([row for row in rows if not isinstance(row, str)], prompt_name)
-    except InputError as error:
-        raise RefusedError("unusable", str(error)) from None
+    return hosted.model.read_single_ids([row for row in rows if not isinstance(row, str)], prompt_name)
 
 
 def first_numbers(scored: Scored, dimensions: int | None) -> NDArray[np.float32]:

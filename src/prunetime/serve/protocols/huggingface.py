@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prunetime.runtime.windows import Windows
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http import Answer, Request, Route
-from prunetime.serve.protocols.common import SCORING_REFUSALS, labelled
+from prunetime.serve.protocols.common import SCORING_REFUSALS, check_count, labelled
 from prunetime.serve.protocols.tei.messages import EmbedRequest, Prediction, SimilarityRequest
 from prunetime.serve.protocols.tei.routes import compare, embed
 from prunetime.serve.service import Row, Scored, Service
@@ -135,8 +135,7 @@ class InferenceClientRoute:
     async def _labels(self, request: Request) -> Answer:
         asked = await request.json(TextClassification)
         parameters = asked.parameters or ClassificationParameters()
-        if parameters.top_k is not None and parameters.top_k < 1:
-            raise RefusedError("unusable", f"top_k is {parameters.top_k}: it must be at least 1")
+        check_count("top_k", parameters.top_k)
         rows: list[Row]
         match asked.inputs:
             case TextPair(text, text_pair):
@@ -167,8 +166,7 @@ class InferenceClientRoute:
         asked = await request.json(QuestionAnswering)
         parameters = asked.parameters or QuestionParameters()
         count = 1 if parameters.top_k is None else parameters.top_k
-        if count < 1:
-            raise RefusedError("unusable", f"top_k is {count}: it must be at least 1")
+        check_count("top_k", count)
         may_be_empty = self._service.named(None).model.manifest.task.unanswerable
         if parameters.handle_impossible_answer not in (None, may_be_empty):
             raise RefusedError(

@@ -21,6 +21,7 @@ from prunetime.serve.protocols.cohere import DocumentRerankAnswer, DocumentReran
 from prunetime.serve.protocols.common import (
     SCORING_REFUSALS,
     Cut,
+    check_count,
     first_numbers,
     labelled,
     read_rows,
@@ -153,8 +154,7 @@ class TextEmbeddingsInference:
             return await rerank_documents(self._service, request, converted(given, DocumentRerankRequest))
         if asked.texts is None or asked.documents is not None:
             raise RefusedError("unusable", "give the texts to rank as texts, or as documents")
-        if asked.top_n is not None and asked.top_n < 1:
-            raise RefusedError("unusable", f"top_n is {asked.top_n}: it must be at least 1")
+        check_count("top_n", asked.top_n)
         read = partial(read_rows, cut=Cut(asked.truncate, asked.truncation_direction))
         scored, scores = await score_pairs(self._service, request, asked.query, asked.texts, asked.model, read)
         if scored and asked.raw_scores:
