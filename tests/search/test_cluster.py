@@ -1,5 +1,6 @@
 """Scoring on real Ray actors gives what scoring in this process gives, whatever happens to them."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +13,14 @@ import ray
 from cases import random_config, random_ragged, random_weights
 from waiting import PATIENCE, eventually
 
+import prunetime
 from prunetime import _engine
 from prunetime.arch import ArchSpec
 from prunetime.config import EncoderConfig
 from prunetime.errors import EngineError, InputError, PrunetimeError
 from prunetime.plan import Plan
 from prunetime.search.archive import Archive
-from prunetime.search.cluster import RETRIES, Workers, threads_each
+from prunetime.search.cluster import RETRIES, Workers, start_ray, threads_each
 from prunetime.search.evaluate import Elastic, ElasticScorer, Scorer, ScorerFor, ScoringRows
 from prunetime.search.evolution import SearchSettings, search
 from prunetime.search.space import Space
@@ -49,7 +51,7 @@ def problem() -> Problem:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A Ray of four cores, whatever the machine has."""
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(4)
     yield
     ray.shutdown()
 
@@ -179,6 +181,26 @@ def test_a_ray_of_its_own_is_quiet_and_gone_afterwards(run_python: Callable[...,
         "print(ray.is_initialized(), psutil.Process().children())"
     )
     assert run_python(code) == "True\nFalse []\n"
+
+
+@pytest.mark.full
+def test_a_ray_that_is_too_slow_to_start_is_started_again(tmp_path: Path, run_python: Callable[..., str]) -> None:
+    """Ray's agent, which it gives 15 s, takes longer the first time."""
+    slow = (
+        "import pathlib, sys, time\n"
+        "first = pathlib.Path(__file__).with_name('first')\n"
+        "if any('dashboard/agent.py' in word for word in sys.orig_argv) and not first.exists():\n"
+        "    first.touch()\n"
+        "    time.sleep(60)\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    code = (
+        "import psutil, ray; from prunetime.search.cluster import start_ray; start_ray(3); "
+        "print(ray.cluster_resources()['CPU']); ray.shutdown(); print(psutil.Process().children())"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(prunetime.__file__).parents[1])])
+    assert run_python(code, PYTHONPATH=path) == "3.0\n[]\n"
+    assert (tmp_path / "first").exists()
 
 
 def test_an_address_where_no_cluster_listens_is_named(run_python: Callable[..., str]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prunetime.arch import ArchSpec
@@ -25,6 +27,14 @@ try:
     from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 except ModuleNotFoundError as error:
     raise InputError("workers need Ray, which is not installed: pip install 'prunetime[ray]'") from error
+
+LOG = logging.getLogger(__name__)
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+STARTS = 5
+"""How often Ray is started at most. It gives one process of its own 15 s and all of them 30 s to be there, which no
+setting changes (https://github.com/ray-project/ray/issues/65983): too little on a busy machine."""
 
 RETRIES = 3
 """A candidate whose worker died is scored again, by the worker that takes its place, at most so often."""
@@ -102,15 +112,13 @@ def _connected(workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         _check_listening(address)
-    else:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        cores = len(os.sched_getaffinity(0))
-        quiet |= {"num_cpus": max(cores, workers), "include_dashboard": False}
     try:
-        ray.init(address or "local", **quiet)
+        if address:
+            ray.init(address, **QUIET)
+        else:
+            start_ray(max(len(os.sched_getaffinity(0)), workers))
     except Exception as error:  # of any kind: whatever went wrong where a process of Ray's was started
         said = first_line(error)
         raise InputError(
@@ -121,6 +129,32 @@ def _connected(workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def start_ray(cores: int) -> None:
+    """Starts a Ray of this machine with so many cores, again where it was too slow to start.
+
+    Raises what `ray.init` raises where it does not start at all.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    before = _children()
+    for start in range(1, STARTS + 1):
+        try:
+            ray.init("local", num_cpus=cores, include_dashboard=False, **QUIET)
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            for child in _children() - before:  # Ray leaves them
+                with suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+            if "timed out during startup" not in str(error) or start == STARTS:
+                raise
+            LOG.warning("Ray was too slow to start on this machine: start %d of %d", start + 1, STARTS)
+
+
+def _children() -> set[int]:
+    """The ids of the processes that this one has started."""
+    return {int(each) for file in Path("/proc/self/task").glob("*/children") for each in file.read_text().split()}
 
 
 def _check_listening(address: str) -> None:
