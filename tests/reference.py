@@ -198,7 +198,7 @@ def reference(
                 update = linear(f"{layer}.ffn_output", inner)
                 x = after(f"{layer}.ffn_norm", add_rows(x, weights.get(f"{layer}.ffn_rows"), update))
         x = before("final_norm", x)
-        if config.rows != "tokens":
+        if not config.reads_every_token:
             skipped = 0 if ragged.skipped is None else int(ragged.skipped[row])
             x = pooled(config.pooling, x, skipped)[None]
         for name, head_layer in config.head_layers:

@@ -80,8 +80,8 @@ void EncoderConfig::check() const {
     }
   }
   if (rotary_theta.size() != rotary_window.size()) throw Error("config: rotary_theta and rotary_window differ in length");
-  if (head.empty() && (rows == Rows::all || outputs != hidden)) {
-    throw Error("config: without a head, one row of " + std::to_string(hidden) + " outputs comes out of a sequence");
+  if (head.empty() && outputs != hidden) {
+    throw Error("config: without a head, rows of " + std::to_string(hidden) + " outputs come out");
   }
   if (normalize && rows == Rows::all) throw Error("config: normalize scales one row of a sequence, but rows is all");
   check_head(*this);

@@ -43,7 +43,7 @@ struct EncoderConfig {
   bool pre_norm;   // LayerNorm before every sub-layer but the first, and before the head; otherwise after the residual
   bool gated;      // FFN rows are multiplied by those of a third matrix
   Rows rows;
-  std::vector<HeadLayerConfig> head;  // after the last one there are `outputs` numbers; empty: after pooling
+  std::vector<HeadLayerConfig> head;  // after the last one there are `outputs` numbers; empty: the rows as they are
   bool normalize;                     // what comes out is scaled to length 1
   int separator;  // a token id that is never dropped while another token can be; -1: none
 

@@ -104,11 +104,15 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A checked artifact: its `manifest`, its `weights` by name, and its `tokenizer` (the bytes of tokenizer.json)."""
+    """A checked artifact: its `manifest`, its `weights` by name, and its `tokenizer` (the bytes of tokenizer.json).
+
+    `digests` are the SHA-256 of its files by name.
+    """
 
     folder: Path
     manifest: Manifest
     tokenizer: bytes
+    digests: Mapping[str, str]
     _content: Future[NDArray[np.uint8]] = field(repr=False)
 
     @cached_property
@@ -160,7 +164,8 @@ def opened(folder: str | Path) -> Iterator[Artifact]:
                 manifest = Manifest.from_json(data)
             except (InputError, KeyError, TypeError, AttributeError) as error:
                 raise ArtifactError(f"{folder / MANIFEST}: {error}") from error
-            yield Artifact(folder, manifest, contents[TOKENIZER].result().tobytes(), contents[WEIGHTS])
+            sha256 = {name: entry["sha256"] for name, entry in entries.items()}
+            yield Artifact(folder, manifest, contents[TOKENIZER].result().tobytes(), sha256, contents[WEIGHTS])
         finally:
             digests.result()
 

@@ -66,7 +66,7 @@ FAMILIES = {
     )
 }
 
-Rows = Literal["pooled", "tokens", "embedding"]
+Rows = Literal["pooled", "tokens", "embedding", "token_embeddings"]
 Pooling = Literal["first", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
 """How the rows of a sequence's tokens become one row, as the Pooling module of sentence-transformers defines it (which
 calls `first` cls, and `mean_sqrt_len` mean_sqrt_len_tokens). Where no token is left to pool, the row is zeros (`first`:
@@ -133,8 +133,9 @@ class EncoderConfig:
     `embedding` is the width of the embedding tables; where it is not `dims.hidden`, a matrix projects it there, as in
     ELECTRA. `outputs` is the number of logits of the head. `rows` says what the head reads: `pooled`, one row made by
     `pooling` of all tokens' (one row of logits per sequence), or `tokens`, every token's (one row of logits per token).
-    With `embedding` the pooled row itself is what comes out, `outputs` its width. Where tokens are dropped, those with
-    the id `separator` stay before others do. `rotary` has an entry per layer in a family with such positions.
+    With `embedding` the pooled row itself is what comes out, with `token_embeddings` every token's, `outputs` their
+    width. Where tokens are dropped, those with the id `separator` stay before others do. `rotary` has an entry per
+    layer in a family with such positions.
 
     `head` has the layers between the pooled row and what comes out, in order; None stands for those of the family's own
     head (`head_layers`), which an embedding has none of. With `normalize` an embedding is scaled to length 1.
@@ -158,7 +159,8 @@ class EncoderConfig:
             raise InputError(f"family {self.family!r} is not supported; supported: {', '.join(FAMILIES)}")
         if self.outputs < 1:
             raise InputError(f"outputs is {self.outputs}: a head has at least one logit")
-        if self.rows == "embedding" and self.head is None and self.outputs != self.dims.hidden:
+        embeds = self.rows in ("embedding", "token_embeddings")
+        if embeds and self.head is None and self.outputs != self.dims.hidden:
             raise InputError(f"outputs is {self.outputs}; an embedding is as wide as hidden, {self.dims.hidden}")
         if not 0.0 < self.layer_norm_eps < 1.0:
             raise InputError(f"layer_norm_eps is {self.layer_norm_eps}: it must be above 0 and below 1")
@@ -185,8 +187,8 @@ class EncoderConfig:
             raise InputError(f"normalize is {self.normalize!r} with {self.rows} rows; only embeddings are normalised")
         if self.head is None:
             return
-        if self.rows == "tokens":
-            raise InputError("head has layers that follow pooling, but rows is tokens, which are not pooled")
+        if self.reads_every_token:
+            raise InputError(f"head has layers that follow pooling, but rows is {self.rows}, which are not pooled")
         if not self.head:
             raise InputError("head has no layer; use None for the family's own head, or for none of an embedding")
         if self.head[-1].width != self.outputs:
@@ -206,17 +208,22 @@ class EncoderConfig:
         return self.embedding != self.dims.hidden
 
     @property
+    def reads_every_token(self) -> bool:
+        """Whether a row comes out of every token rather than of every sequence."""
+        return self.rows in ("tokens", "token_embeddings")
+
+    @property
     def reads_one_token(self) -> bool:
         """Whether the head reads one token's row of every sequence and no other: after the last attention, the rows of
         other tokens need not be computed."""
-        return self.rows != "tokens" and self.pooling in ("first", "lasttoken")
+        return not self.reads_every_token and self.pooling in ("first", "lasttoken")
 
     @property
     def head_layers(self) -> tuple[tuple[str, HeadLayer], ...]:
         """The layers of the head, the family's own or `head`, in order, by the names of their tensors."""
         if self.head is not None:
             return tuple((f"head.layers.{index}", layer) for index, layer in enumerate(self.head))
-        if self.rows == "embedding":
+        if self.rows in ("embedding", "token_embeddings"):
             return ()
         family, hidden = FAMILIES[self.family], self.dims.hidden
         layers = [("head.output", HeadLayer("dense", self.outputs))]
@@ -241,6 +248,10 @@ class EncoderConfig:
         """The same encoder whose head ends with `outputs` logits."""
         head = None if self.head is None else (*self.head[:-1], replace(self.head[-1], width=outputs))
         return replace(self, outputs=outputs, head=head)
+
+    def with_token_embeddings(self) -> EncoderConfig:
+        """The same encoder with no head: the last hidden row of every token comes out."""
+        return replace(self, rows="token_embeddings", outputs=self.dims.hidden, head=None, normalize=False)
 
     def has_norm(self, layer: int, norm: str) -> bool:
         """Whether a sub-layer that is there has `norm`, its attention_norm or ffn_norm: the first attention has none

@@ -42,7 +42,9 @@ ODD = {"hidden": 48, "heads": 3, "head_dim": 24, "ffn": 40, "positions": 70}
 
 PRECISIONS = get_args(Precision)
 FLOAT32 = Plan()
-HEAD_ROWS = st.sampled_from(["pooled", "tokens", "embedding"])
+OF_TOKENS = ("tokens", "token_embeddings")
+EMBEDDINGS = ("embedding", "token_embeddings")
+HEAD_ROWS = st.sampled_from(["pooled", "embedding", *OF_TOKENS])
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,8 +80,8 @@ def cases(draw, longest=64, head_rows=HEAD_ROWS):
     rng = np.random.default_rng(draw(seeds))
     config = random_config(rng, **any_family(rng), **(ODD if draw(st.booleans()) else {}))
     rows = draw(head_rows)
-    outputs = config.dims.hidden if rows == "embedding" else config.outputs
-    head = random_head(rng) if rows != "tokens" and draw(st.booleans()) else None
+    outputs = config.dims.hidden if rows in EMBEDDINGS else config.outputs
+    head = random_head(rng) if rows not in OF_TOKENS and draw(st.booleans()) else None
     config = replace(
         config,
         rows=rows,
@@ -99,7 +101,7 @@ def cases(draw, longest=64, head_rows=HEAD_ROWS):
     lengths = draw(st.lists(st.integers(1, longest), min_size=1, max_size=9))
     plan = draw(st.sampled_from([Plan(), *(Plan(MatrixPlan(p)) for p in PRECISIONS), random_plan(config, rng)]))
     ragged = random_ragged(config, rng, lengths)
-    if rows != "tokens" and not any(layer.tokens < 1.0 for layer in spec.layers) and draw(st.booleans()):
+    if rows not in OF_TOKENS and not any(layer.tokens < 1.0 for layer in spec.layers) and draw(st.booleans()):
         ragged = replace(ragged, skipped=rng.integers(0, 6, len(lengths)).astype(np.int32))
     return Case(config, spec, random_weights(config, spec, rng), ragged, plan)
 
@@ -175,7 +177,7 @@ def expected(case: Case, kept=None, scales=None, attention="fp32"):
     noise = 10 * math.sqrt(max(widest, case.config.dims.ffn)) * U
     moved = max(np.abs(logits(noise, seed) - exact).max(initial=0.0) for seed in range(12))
     bound = 2 * moved + 1e-9
-    if case.config.rows == "embedding":  # no product follows the last LayerNorm, whose sums are of `hidden` numbers
+    if case.config.rows in EMBEDDINGS:  # no product follows the last LayerNorm, whose sums are of `hidden` numbers
         bound += gamma(case.config.dims.hidden) * np.abs(exact).max(initial=0.0)
     return exact, np.full(exact.shape, bound)
 
@@ -280,7 +282,7 @@ def test_bits_do_not_depend_on_batch_order_or_threads(isa, case, data):
     engine, ragged = case.engine(isa=isa), case.ragged
     together = engine.logits(ragged)
     rows = [[row] for row in range(len(ragged))]
-    if case.config.rows == "tokens":
+    if case.config.reads_every_token:
         rows = [range(*span) for span in itertools.pairwise(ragged.offsets)]
     for row in range(len(ragged)):
         assert np.array_equal(engine.logits(ragged.select([row])), together[rows[row]])

@@ -27,6 +27,7 @@ from prunetime.models.checkpoint import SAFETENSORS, SMALL_FILES
 from prunetime.models.sentence import lower_cased, read_folder
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import check_trainable, load_source
+from prunetime.runtime.model import load_token_engine
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -69,6 +70,10 @@ def test_embeddings_are_those_of_sentence_transformers_both_ways(name: str, data
     ours, again = prunetime.load(pruned), SentenceTransformer(str(pruned))
     assert np.abs(ours.embed(TEXTS) - expected).max() > 1e-3
     np.testing.assert_allclose(ours.embed(TEXTS), again.encode(TEXTS), **CLOSE)
+    tokens = ours.read_single(TEXTS).tokens
+    states = load_token_engine(pruned, ours).logits(replace(tokens, skipped=None))
+    of_tokens = [rows.numpy() for rows in again.encode(TEXTS, output_value="token_embeddings")]
+    np.testing.assert_allclose(states, np.concatenate(of_tokens), **CLOSE)
     assert again.similarity_fn_name == theirs.similarity_fn_name
     assert (again.prompts, again.default_prompt_name) == (theirs.prompts, theirs.default_prompt_name)
     assert again.max_seq_length == folders.LENGTH

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from served import TASKS, Reply, Served, made_tokenizer, make_artifact
 
 from prunetime import load
+from prunetime.runtime.model import load_token_engine
 
 TEXTS = ["red sofa", "a lamp for the bath", "sofa"]
 QUESTION = {"question": "which legs", "context": "a sofa with red legs stands beside a lamp for the bath"}
@@ -78,7 +81,13 @@ def test_tokens_and_back(by_default: Callable[[str], Served]) -> None:
         ("/decode", {"ids": [1, [2]]}, 422, "ids are token ids, or lists of them"),
         ("/decode", {"ids": [10**7]}, 422, "token id 10000000"),
         ("/decode", {"ids": [-1]}, 422, "token id -1"),
-        ("/embed_all", {"inputs": "a"}, 422, "embeddings of single tokens are not computed"),
+        (
+            "/embed_all",
+            {"inputs": ["sofa " * 22] * 700},
+            413,
+            "16800 tokens with 128 numbers each are more than the 1048576",
+        ),
+        ("/embed_all", {"inputs": "a", "truncation_direction": "Left"}, 422, "prompted cuts texts on the right"),
         ("/embed_sparse", {"inputs": "a"}, 422, "no sparse embeddings"),
         ("/embed", {"inputs": [[2, 10, 3]]}, 422, "the prompt 'red ' goes before texts, not before token ids"),
         ("/", {"inputs": "a", "unknown": 1}, 422, "unknown"),
@@ -91,6 +100,37 @@ def test_what_cannot_be_is_refused(
     answer = by_default("prompted").post(path, content)
     assert answer.status == status
     assert says in answer.json["error"]
+
+
+def test_embeddings_of_every_token(by_default: Callable[[str], Served], folder: Path) -> None:
+    model, server = load(folder / "prompted"), by_default("prompted")
+    engine = load_token_engine(folder / "prompted", model)
+    for name, chosen in ((None, {}), ("b", {"prompt_name": "b"})):
+        tokens = model.read_single(TEXTS, name).tokens
+        expected = np.split(engine.logits(replace(tokens, skipped=None)), tokens.offsets[1:-1])
+        found = server.post("/embed_all", {"inputs": TEXTS, **chosen}).json
+        assert [len(rows) for rows in found] == tokens.lengths.tolist()
+        for rows, right in zip(found, expected, strict=True):
+            np.testing.assert_allclose(rows, right, atol=1e-6)
+    ids = made_tokenizer().encode("red sofa").ids
+    twins = by_default("twins")
+    assert twins.post("/embed_all", {"inputs": "red sofa"}).json == twins.post("/embed_all", {"inputs": ids}).json
+    refused = by_default("pairs").post("/embed_all", {"inputs": "a"})
+    assert (refused.status, "has no embeddings" in refused.json["error"]) == (422, True)
+
+
+def test_embeddings_of_tokens_of_an_artifact_that_was_replaced_are_refused(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    folder = make_artifact(tmp_path / "twins", "twins")
+    server = serve(folder)
+    shutil.rmtree(folder)
+    make_artifact(folder, "prompted")
+    answer = server.post("/embed_all", {"inputs": "a"})
+    assert answer.status == 422
+    assert "twins holds another artifact than the one that was loaded" in answer.json["error"]
+    assert str(tmp_path) not in answer.json["error"]
+    assert server.post("/embed", {"inputs": "a"}).status == 200
 
 
 def test_info_says_the_default_model(by_default: Callable[[str], Served]) -> None:

@@ -16,6 +16,7 @@ from served import Reply, Served, made_tokenizer, make_artifact
 
 from prunetime import load
 from prunetime.errors import InputError
+from prunetime.runtime.model import load_token_engine
 from prunetime.serve.protocols import cohere, openai
 from prunetime.serve.protocols.oip import messages as oip
 from prunetime.serve.protocols.tei import messages as tei
@@ -32,6 +33,7 @@ INFER = {
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"input": TEXTS, "model": "twins"},
     "/embed": {"inputs": TEXTS},
+    "/embed_all": {"inputs": TEXTS},
     "/v1/rerank": {"query": QUERY, "documents": TEXTS, "model": "pairs"},
     "/v2/rerank": {"query": QUERY, "documents": TEXTS, "model": "pairs"},
     "/rerank": {"query": QUERY, "texts": TEXTS},
@@ -48,11 +50,17 @@ class Directly:
     """What the models say without a server."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.pairs, self.twins = load(root / "pairs"), load(root / "twins")
 
     def scores(self, texts: list[str] = TEXTS, query: str = QUERY) -> Numbers:
         """Of the class `good`, [texts]."""
         return np.float64(self.pairs.score([(query, text) for text in texts]))
+
+    def token_embeddings(self, texts: list[str] = TEXTS) -> Numbers:
+        """Of the tokens of all texts, one after the other."""
+        engine = load_token_engine(self.root / "twins", self.twins)
+        return np.float64(engine.logits(self.twins.read_single(texts).tokens))
 
     def similarities(self, texts: list[str] = TEXTS, query: str = QUERY) -> Numbers:
         return np.float64(self.twins.score([(query, text) for text in texts]))
@@ -82,6 +90,7 @@ class Try(NamedTuple):
 USUAL: dict[str, Expected] = {
     "/v1/embeddings": Directly.embeddings,
     "/embed": Directly.embeddings,
+    "/embed_all": Directly.token_embeddings,
     "/v1/rerank": Directly.scores,
     "/v2/rerank": Directly.scores,
     "/rerank": Directly.scores,
@@ -100,7 +109,7 @@ def of_cut(path: str, field: str) -> list[Try]:
     """`truncate` and `truncation_direction` in a request of text-embeddings-inference; texts are of `field`."""
     too_long = {"texts": [LONG, *TEXTS[1:]]} if field == "texts" else {"inputs": _long(BODIES[path]["inputs"])}
     cut = {"texts": LONG, "inputs": LONG}[field]
-    expected = Directly.embeddings if path == "/embed" else Directly.scores
+    expected = USUAL[path] if "embed" in path else Directly.scores
     return [
         Try(path, "truncate", "true, a text too long", too_long | {"truncate": True},
             lambda direct: expected(direct, [cut, *TEXTS[1:]])),
@@ -194,6 +203,11 @@ TRIES = [
     Try("/embed", "dimensions", "0", {"dimensions": 0}),
     *of_cut("/embed", "inputs"),
     Try("/embed", "unknown", "any", {"unknown": 1}),
+    Try("/embed_all", "inputs", "one text", {"inputs": TEXTS[0]}, lambda direct: direct.token_embeddings(TEXTS[:1])),
+    Try("/embed_all", "inputs", "token ids of the texts", {"inputs": ids_of(TEXTS)}),
+    Try("/embed_all", "prompt_name", "one that the model has not", {"prompt_name": "missing"}),
+    *of_cut("/embed_all", "inputs"),
+    Try("/embed_all", "unknown", "any", {"unknown": 1}),
     Try("/predict", "raw_scores", "true", {"raw_scores": True}, lambda direct: direct.logits()[:, 1]),
     *of_cut("/predict", "inputs"),
     Try("/predict", "unknown", "any", {"unknown": 1}),
@@ -253,9 +267,7 @@ def direct(tmp_path_factory: pytest.TempPathFactory) -> Directly:
     root = tmp_path_factory.mktemp("models")
     for name in ("pairs", "twins"):
         make_artifact(root / name, name)
-    found = Directly(root)
-    found.root = root
-    return found
+    return Directly(root)
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +282,8 @@ def numbers(path: str, content: Any) -> Numbers:
     if path == "/v1/embeddings":
         rows = [each["embedding"] for each in content["data"]]
         return np.float64([np.frombuffer(b64decode(row), "<f4") if isinstance(row, str) else row for row in rows])
+    if path == "/embed_all":
+        return np.float64(np.concatenate(content))
     if path in ("/embed", "/similarity"):
         return np.float64(content)
     if path == "/predict":
@@ -321,10 +335,11 @@ def row_of(tried: Try, servers: dict[str, Served], direct: Directly) -> Row:
 
 INTRODUCTION = """\
 Fields of the protocols of `prunetime serve`: OpenAI's embeddings, Cohere's (and Jina's) rerank of versions 1 and 2,
-text-embeddings-inference's predict, rerank, embed and similarity, and infer of the Open Inference Protocol v2 with its
-extensions. Numbers are those of the model called directly. Of fields that no protocol has, the routes of OpenAI and
-Cohere refuse every one by name, as these do themselves; those of text-embeddings-inference pass over them, as it does,
-but for `/rerank` with `documents`, which is Cohere's. Null is as if a field were not given, in every protocol."""
+text-embeddings-inference's predict, rerank, embed, embed_all and similarity, and infer of the Open Inference Protocol
+v2 with its extensions. Numbers are those of the model called directly. Of fields that no protocol has, the routes of
+OpenAI and Cohere refuse every one by name, as these do themselves; those of text-embeddings-inference pass over them,
+as it does, but for `/rerank` with `documents`, which is Cohere's. Null is as if a field were not given, in every
+protocol."""
 
 
 def optional_fields() -> list[tuple[str, str]]:
@@ -332,6 +347,7 @@ def optional_fields() -> list[tuple[str, str]]:
     takes = {
         "/v1/embeddings": openai.EmbeddingsRequest,
         "/embed": tei.EmbedRequest,
+        "/embed_all": tei.EmbedAllRequest,
         "/v1/rerank": cohere.DocumentRerankRequest,
         "/v2/rerank": cohere.DocumentRerankRequest,
         "/rerank": tei.RerankRequest,

@@ -173,7 +173,7 @@ def _settings(config: EncoderConfig) -> dict[str, Any]:
         "gated": family.gated,
         "layer_norm_eps": config.layer_norm_eps,
         "outputs": config.outputs,
-        "rows": "all" if config.rows == "tokens" else config.pooling,
+        "rows": "all" if config.reads_every_token else config.pooling,
         "head": [{"name": name, **asdict(layer)} for name, layer in config.head_layers],
         "normalize": config.normalize,
         "separator": -1 if config.separator is None else config.separator,

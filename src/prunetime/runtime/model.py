@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime import artifact
-from prunetime.errors import InputError
+from prunetime.errors import ArtifactError, InputError
 from prunetime.runtime.engine import Engine
 from prunetime.runtime.inputs import Inputs
 from prunetime.runtime.ragged import Ragged
@@ -31,7 +31,8 @@ class Ranked:
 
 
 class Model:
-    """A model ready to score. `manifest` says what it is, `engine` runs token ids, `tokenizer` makes them.
+    """A model ready to score. `manifest` says what it is, `engine` runs token ids, `tokenizer` makes them; `digests`
+    are the SHA-256 of the artifact's files by name.
 
     `make_tokenizer` is for who has one already of the same content and maximum length.
     """
@@ -40,6 +41,7 @@ class Model:
         self, source: artifact.Artifact, threads: int = 1, make_tokenizer: Callable[[bytes, int], Tokenizer] = Tokenizer
     ) -> None:
         self.manifest = source.manifest
+        self.digests = source.digests
         self.tokenizer = make_tokenizer(source.tokenizer, source.manifest.task.max_length)
         manifest = source.manifest
         self.engine = Engine(manifest.config, source.weights, threads, spec=manifest.spec, plan=manifest.plan)
@@ -95,7 +97,7 @@ class Model:
 
     def read_single(self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None) -> Singles:
         """The rows that the model reads of texts to be embedded; raises InputError as `embed` does."""
-        task = self._of_embeddings()
+        task = self.check_embeds()
         if empty := [number for number, text in enumerate(texts) if not text.strip()]:
             raise InputError(f"text {empty[0]} is empty")
         return singles(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
@@ -105,7 +107,7 @@ class Model:
 
         Raises InputError as `Tokenizer.encode_ids`, and where the model would put a prompt before them.
         """
-        task = self._of_embeddings()
+        task = self.check_embeds()
         if prompt := task.prompts.resolve(prompt_name):
             raise InputError(f"the prompt {prompt[:80]!r} goes before texts, not before token ids: give texts")
         return Singles(task, self.tokenizer.encode_ids(rows))
@@ -128,7 +130,7 @@ class Model:
                     "(truncate)"
                 )
 
-    def _of_embeddings(self) -> Task:
+    def check_embeds(self) -> Task:
         """The task; raises InputError where the model has no embeddings."""
         task = self.manifest.task
         if task.kind != "similarity":
@@ -198,3 +200,23 @@ def load(folder: str | Path, threads: int = 1, make_tokenizer: Callable[[bytes, 
     """
     with artifact.opened(folder) as source:
         return Model(source, threads, make_tokenizer)
+
+
+def load_token_engine(folder: str | Path, model: Model) -> Engine:
+    """An engine that gives the last hidden row of every token, [tokens, hidden], of the encoder of `model`, which was
+    loaded from `folder`. It has weights of its own.
+
+    Raises:
+        ArtifactError: as `load`; or another artifact is in the folder by now.
+        EngineError: layers of the encoder drop tokens.
+        InputError: it makes no embeddings.
+    """
+    model.check_embeds()
+    with artifact.opened(folder) as source:
+        if source.digests != model.digests or source.manifest != model.manifest:
+            raise ArtifactError(f"{folder} holds another artifact than the one that was loaded: load it again")
+        manifest = source.manifest
+        of_head = manifest.config.head_shapes
+        weights = {name: array for name, array in source.weights.items() if name not in of_head}
+        config = manifest.config.with_token_embeddings()
+        return Engine(config, weights, model.engine.threads, spec=manifest.spec, plan=manifest.plan)

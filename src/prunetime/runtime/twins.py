@@ -37,6 +37,19 @@ class Singles(Inputs):
         return self.task.embedding.kept(logits)
 
 
+class EveryToken(Inputs):
+    """Rows of `tokens`, each a text by itself, of which every token has an embedding."""
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> EveryToken:
+        """The rows of `inputs`; the tokens of prompts that pooling would leave out are tokens as others are."""
+        return cls(inputs.task, replace(inputs.tokens, skipped=None))
+
+    def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """Of every text the embeddings [tokens, width] of its tokens, special ones included."""
+        return np.fromiter(np.split(logits, self.tokens.offsets[1:-1]), object, len(self.tokens))
+
+
 def twins(tokenizer: Tokenizer, task: Task, pairs: Sequence[Texts], prompt: str) -> Twins:
     """The rows that a model reads of pairs of texts, each text after `prompt`."""
     return Twins(task, _tokens(tokenizer, task, [text for pair in pairs for text in pair], prompt))

@@ -76,7 +76,7 @@ def work(engine: Engine, batch: Ragged, every_token: bool = False) -> list[Subla
             found.append(count.attention(i, lengths, first if pooled else lengths, left))
         if layer.has_ffn:
             found.append(count.ffn(i, left))
-    return [*found, count.head(left if engine.config.rows == "tokens" else first)]
+    return [*found, count.head(left if engine.config.reads_every_token else first)]
 
 
 class _Count:
@@ -148,7 +148,7 @@ class _Count:
         makes of the rows in float32."""
         config = self._engine.config
         layers = config.head_layers
-        return bool(layers) and layers[0][1].kind == "dense" and (config.rows == "tokens" or config.reads_one_token)
+        return bool(layers) and layers[0][1].kind == "dense" and (config.reads_every_token or config.reads_one_token)
 
     def _products(self, i: int, tokens: Mapping[str, Lengths]) -> tuple[Product, ...]:
         layer, plan = self._layers[i], self._engine.plan

@@ -9,15 +9,17 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from threading import Lock
+from typing import Literal, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
 from msgspec import Struct
 
 from prunetime.errors import InputError, PrunetimeError
+from prunetime.runtime.engine import Engine
 from prunetime.runtime.inputs import Inputs
-from prunetime.runtime.model import Model, load
+from prunetime.runtime.model import Model, load, load_token_engine
 from prunetime.runtime.ragged import Ragged
 from prunetime.runtime.reading import prompted
 from prunetime.runtime.tokenize import Texts, Tokenizer, digest_of
@@ -53,6 +55,13 @@ class Entry(Struct, frozen=True):
         return f"{self.name}/{self.version}"
 
 
+class Timed(NamedTuple):
+    """An engine, and how fast it is."""
+
+    engine: Engine
+    speed: Speed
+
+
 @dataclass(frozen=True, eq=False)
 class Hosted:
     """A version of a model, ready to score."""
@@ -64,6 +73,28 @@ class Hosted:
     speed: Speed
     cache: TextCache | None
     loaded: float = field(default_factory=time.time)
+    _of_tokens: list[Timed] = field(default_factory=list)
+    _loading: Lock = field(default_factory=Lock)
+
+    @property
+    def timed(self) -> Timed:
+        return Timed(self.model.engine, self.speed)
+
+    def timed_of_tokens(self) -> Timed:
+        """The engine that gives every token's last hidden row, which is loaded when it is first asked for.
+
+        Raises RefusedError where it cannot be.
+        """
+        with self._loading:
+            if not self._of_tokens:
+                try:
+                    engine = load_token_engine(self.folder, self.model)
+                except PrunetimeError as error:
+                    LOG.error("the engine for single tokens of %s is not loaded: %s", self.label, error)
+                    message = _without_folder(str(error), self.folder)
+                    raise RefusedError("unusable", f"{self.name} gives no embeddings of tokens: {message}") from None
+                self._of_tokens.append(Timed(engine, measured_speed(engine, self.model.manifest.task.max_length)))
+            return self._of_tokens[0]
 
     @property
     def label(self) -> str:
@@ -234,7 +265,8 @@ class Models:
         version = version or str(1 + max(map(int, self._versions.get(name, {})), default=0))
         model = load(folder, self._threads, self._tokenizer)
         cache = TextCache(model.tokenizer, self._cache_bytes) if self._cache_bytes else None
-        return Hosted(name, version, folder, model, measured_speed(model), cache)
+        speed = measured_speed(model.engine, model.manifest.task.max_length)
+        return Hosted(name, version, folder, model, speed, cache)
 
     def _tokenizer(self, content: bytes, max_length: int) -> Tokenizer:
         """One for all models that read alike, such as the versions of one."""
@@ -250,9 +282,9 @@ def _without_folder(message: str, folder: Path) -> str:
     return message.replace(f"{folder}/", "").replace(str(folder), folder.name)
 
 
-def measured_speed(model: Model) -> Speed:
+def measured_speed(engine: Engine, max_length: int) -> Speed:
     """From the fastest of a few batches of one short sequence and of eight long ones."""
-    length = min(model.manifest.task.max_length, 64)
+    length = min(max_length, 64)
     times = {}
     for rows, tokens in ((1, 4), (8, length)):
         ids = np.zeros(rows * tokens, np.int32)
@@ -260,7 +292,7 @@ def measured_speed(model: Model) -> Speed:
         spent = []
         for _ in range(WARM_UPS):
             start = time.perf_counter()
-            model.engine.logits(batch)
+            engine.logits(batch)
             spent.append(time.perf_counter() - start)
         times[rows * tokens] = 1e6 * min(spent)
     (few, short), (many, long) = times.items()

@@ -20,7 +20,7 @@ from prunetime.serve.call import Call
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments import ARM, KEY, Arm, Experiment, Experiments
 from prunetime.serve.metrics import Metrics
-from prunetime.serve.models import Hosted, Models
+from prunetime.serve.models import Hosted, Models, Timed
 from prunetime.serve.scheduler import Scheduler, Work
 from prunetime.serve.settings import ServeSettings
 
@@ -94,16 +94,21 @@ class Service:
         name: str | None = None,
         version: str | None = None,
         read: Read = Hosted.read,
+        *,
+        of_tokens: bool = False,
     ) -> Scored:
-        """Raises RefusedError where the texts cannot be scored, or not in time."""
+        """What a model says of rows; with `of_tokens` of each of their tokens, whose last hidden rows are the logits.
+
+        Raises RefusedError where the texts cannot be scored, or not in time.
+        """
         self._under_way += 1
         try:
-            return await self._score(call, rows, name, version, read)
+            return await self._score(call, rows, name, version, read, of_tokens)
         finally:
             self._under_way -= 1
 
     async def _score(
-        self, call: Call, rows: Sequence[Row], name: str | None, version: str | None, read: Read
+        self, call: Call, rows: Sequence[Row], name: str | None, version: str | None, read: Read, of_tokens: bool
     ) -> Scored:
         began = time.monotonic()
         deadline = call.began + call.seconds(self.settings.timeout)
@@ -123,7 +128,8 @@ class Service:
         tokenised = time.monotonic()
         if members:
             hosted = self._fast_enough(hosted, members[1:], len(inputs.tokens.ids), deadline)
-        work = await self._computed(call, hosted, inputs, deadline)
+        timed = await self._of_tokens(hosted) if of_tokens else hosted.timed
+        work = await self._computed(call, timed, inputs, deadline)
         seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
         scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
         await self.beside(scored, lambda: scored.scores)  # which are remembered
@@ -189,12 +195,15 @@ class Service:
                 return hosted
         return family[-1]
 
-    async def _computed(self, call: Call, hosted: Hosted, inputs: Inputs, deadline: float) -> Work:
-        if hosted.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
+    async def _of_tokens(self, hosted: Hosted) -> Timed:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, hosted.timed_of_tokens)
+
+    async def _computed(self, call: Call, timed: Timed, inputs: Inputs, deadline: float) -> Work:
+        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
             await asyncio.sleep(0)  # others that have arrived come in
             if self._under_way == 1:
                 problems: list[Exception | None] = []
-                work = self._work(hosted, inputs, deadline, lambda _, error: problems.append(error))
+                work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
                 if self.scheduler.run_now(work):
                     _raise(problems[0])
                     return work
@@ -206,7 +215,7 @@ class Service:
         def done(_: Work, error: Exception | None) -> None:
             loop.call_soon_threadsafe(_settle, over, error)
 
-        work = self._work(hosted, inputs, deadline, done)
+        work = self._work(timed, inputs, deadline, done)
         self.scheduler.submit(work)
         gone = loop.create_task(call.gone())
         try:
@@ -221,8 +230,8 @@ class Service:
         return work
 
     @staticmethod
-    def _work(hosted: Hosted, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
-        return Work(hosted.model.engine, hosted.speed, inputs.tokens, deadline, done)
+    def _work(timed: Timed, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
+        return Work(timed.engine, timed.speed, inputs.tokens, deadline, done)
 
     def _placed(self, call: Call, name: str | None) -> tuple[Experiment, Arm] | None:
         if not self.experiments.known:
@@ -245,7 +254,7 @@ class Service:
                     found = Scored(hosted, inputs, work.logits, seconds, f"{experiment.name}/shadow:{name}")
                     loop.call_soon_threadsafe(self._count, found)
 
-            work = self._work(hosted, inputs, deadline, done)
+            work = self._work(hosted.timed, inputs, deadline, done)
             work.background = True
             self.scheduler.submit(work)
         except RefusedError:  # there is no room for what nobody waits for

@@ -64,6 +64,15 @@ class EmbedRequest(Struct):
     dimensions: int | None = None
 
 
+class EmbedAllRequest(Struct):
+    """As in EmbedRequest; embeddings of tokens are never scaled."""
+
+    inputs: Embeddable
+    prompt_name: str | None = None
+    truncate: bool | None = None
+    truncation_direction: Side | None = None
+
+
 class Sentences(Struct):
     source_sentence: str
     sentences: list[str]

@@ -14,9 +14,11 @@ from prunetime import __version__
 from prunetime.embedding import unit
 from prunetime.errors import InputError
 from prunetime.runtime.tokenize import Texts, Tokenizer
+from prunetime.runtime.twins import EveryToken
 from prunetime.serve.bodies import converted
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http import Answer, Request, Route, encoded_list
+from prunetime.serve.models import Hosted
 from prunetime.serve.protocols.cohere import DocumentRerankAnswer, DocumentRerankRequest, rerank_documents
 from prunetime.serve.protocols.common import (
     SCORING_REFUSALS,
@@ -31,6 +33,7 @@ from prunetime.serve.protocols.common import (
 )
 from prunetime.serve.protocols.tei.messages import (
     DecodeRequest,
+    EmbedAllRequest,
     EmbedRequest,
     Info,
     Prediction,
@@ -45,11 +48,13 @@ from prunetime.serve.protocols.tei.messages import (
 from prunetime.serve.service import Scored, Service
 from prunetime.task import Task
 
+EMBEDDED_NUMBERS = 1 << 20
+"""The most of a request for embeddings of tokens: answers take some 20 bytes a number."""
+
 TOKENIZED_CHARACTERS = 1 << 16
 """The most of a request to tokenize: answers take some 20 bytes a character."""
 
 NOT_HERE = {
-    "/embed_all": "embeddings of single tokens are not computed: the engine keeps the pooled row alone; ask /embed",
     "/embed_sparse": "the model has no sparse embeddings, which SPLADE makes; ask /embed",
 }
 """Routes of text-embeddings-inference that no model here can answer, and why."""
@@ -89,6 +94,15 @@ class TextEmbeddingsInference:
                 gives=list[list[float]],
                 refuses=SCORING_REFUSALS,
                 summary="Embeddings of texts, as text-embeddings-inference has it.",
+            ),
+            Route(
+                "POST",
+                "/embed_all",
+                self.embed_all,
+                takes=EmbedAllRequest,
+                gives=list[list[list[float]]],
+                refuses=SCORING_REFUSALS,
+                summary="Embeddings of every token of texts, as text-embeddings-inference has it.",
             ),
             *(
                 Route(
@@ -167,6 +181,14 @@ class TextEmbeddingsInference:
     async def embed(self, request: Request) -> Answer:
         return await embed(self._service, request, await request.json(EmbedRequest))
 
+    async def embed_all(self, request: Request) -> Answer:
+        asked = await request.json(EmbedAllRequest)
+        cut = Cut(asked.truncate, asked.truncation_direction)
+        read = partial(_read_every_token, prompt_name=asked.prompt_name, cut=cut)
+        scored = await self._service.score(request, rows_to_embed(asked.inputs), read=read, of_tokens=True)
+        texts = (text.tolist() for text in scored.scores)
+        return Answer.of(await self._service.beside(scored, partial(encoded_list, texts)), headers=scored.headers)
+
     async def similarity(self, request: Request) -> Answer:
         return await compare(self._service, request, await request.json(SimilarityRequest))
 
@@ -241,6 +263,20 @@ async def compare(service: Service, request: Request, asked: SimilarityRequest) 
     source, others = scored.scores[:1], scored.scores[1:]
     alike = scored.inputs.task.embedding.similarities(np.broadcast_to(source, others.shape), others)
     return Answer.of(alike.tolist(), headers=scored.headers)
+
+
+def _read_every_token(
+    hosted: Hosted, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
+) -> EveryToken:
+    """As `read_to_embed`. Raises RefusedError where the answer would be too large."""
+    inputs = EveryToken.of(read_to_embed(hosted, rows, prompt_name, cut))
+    tokens, width = len(inputs.tokens.ids), hosted.model.manifest.config.dims.hidden
+    if tokens * width > EMBEDDED_NUMBERS:
+        raise RefusedError(
+            "too_large",
+            f"{tokens} tokens with {width} numbers each are more than the {EMBEDDED_NUMBERS} numbers of a request",
+        )
+    return inputs
 
 
 async def _refuse(why: str, _: Request) -> Answer:
