@@ -20,11 +20,11 @@ def hosted(artifacts: Path) -> Hosted:
 def answer(metrics: Metrics, one: Hosted) -> None:
     """Counts what a request is counted as."""
     one.read([("red sofa", "lamp")])
-    metrics.requests.labels("/predict", "200").inc()
-    metrics.rows.labels(one.label).inc(1)
-    metrics.tokens.labels(one.label).inc(7)
+    metrics.requests["/predict", "200"].inc()
+    metrics.rows[one.label,].inc(1)
+    metrics.tokens[one.label,].inc(7)
     for stage in ("tokenize", "queue", "compute"):
-        metrics.seconds.labels(one.label, stage).observe(0.001)
+        metrics.seconds[one.label, stage].observe(0.001)
 
 
 def lines(metrics: Metrics) -> dict[str, float]:

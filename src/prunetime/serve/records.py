@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
+
+from msgspec.json import encode
 
 from prunetime.serve.call import Call
 from prunetime.serve.metrics import Metrics
@@ -25,11 +26,11 @@ class Records:
     def record(self, call: Call, method: str, route: str, status: int | str, span: Span) -> None:
         """A request has just been answered, with `status`: a number of HTTP, or a name of gRPC."""
         spent = time.monotonic() - call.began
-        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.requests[route, str(status)].inc()
         for work in call.afterwards:
             work()
         self._tracing.record(call, span, spent)
         if LOG.isEnabledFor(logging.INFO):
             said = {"id": call.id, "process": PROCESS, "method": method, "route": route}
             of_model = {} if call.model is None else {"model": call.model}
-            LOG.info("%s", json.dumps(said | of_model | {"status": status, "ms": round(1e3 * spent, 3)}))
+            LOG.info("%s", encode(said | of_model | {"status": status, "ms": round(1e3 * spent, 3)}).decode())

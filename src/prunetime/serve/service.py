@@ -262,10 +262,10 @@ class Service:
 
     def _count(self, scored: Scored) -> None:
         label, tokens = scored.hosted.label, scored.inputs.tokens
-        self.metrics.rows.labels(label).inc(len(tokens))
-        self.metrics.tokens.labels(label).inc(len(tokens.ids))
+        self.metrics.rows[label,].inc(len(tokens))
+        self.metrics.tokens[label,].inc(len(tokens.ids))
         for stage, spent in scored.seconds.items():
-            self.metrics.seconds.labels(label, stage).observe(spent)
+            self.metrics.seconds[label, stage].observe(spent)
         if scored.arm is not None:
             self.metrics.of_arm(scored.arm, sum(scored.seconds.values()), scored.scores)
 
