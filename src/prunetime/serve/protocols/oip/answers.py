@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prunetime import __version__
 from prunetime.serve.call import Call
 from prunetime.serve.fleet import Fleet
-from prunetime.serve.models import Models
+from prunetime.serve.models import Hosted, Models
 from prunetime.serve.protocols.oip.messages import (
     UNLOADED,
     LoadRequest,
@@ -33,6 +33,11 @@ EXTENSIONS = [
 
 def server_metadata() -> ServerMetadata:
     return ServerMetadata("prunetime", __version__, EXTENSIONS)
+
+
+def model_at(service: Service, path: Mapping[str, str]) -> Hosted:
+    """The model that the parts `model` and `version` of a path name; raises RefusedError where there is none."""
+    return service.named(path["model"], path.get("version"))
 
 
 async def infer(

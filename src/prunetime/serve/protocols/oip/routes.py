@@ -11,7 +11,6 @@ from msgspec import UNSET
 
 from prunetime.serve.compression import accepted_encoding, compressed
 from prunetime.serve.http import Answer, Request, Route
-from prunetime.serve.models import Hosted
 from prunetime.serve.protocols.common import SCORING_REFUSALS
 from prunetime.serve.protocols.oip import answers
 from prunetime.serve.protocols.oip.binary import HEADER, split, text_tensors, wants_binary, write_tensors
@@ -106,11 +105,11 @@ class OpenInference:
         return Answer(b"")
 
     async def model(self, request: Request) -> Answer:
-        hosted = self._asked(request)
+        hosted = answers.model_at(self._service, request.path)
         return Answer.of(metadata_of(hosted, self._models.versions(hosted.name)))
 
     async def model_ready(self, request: Request) -> Answer:
-        return Answer.of(Ready(self._asked(request).name, True))
+        return Answer.of(Ready(answers.model_at(self._service, request.path).name, True))
 
     async def infer(self, request: Request) -> Answer:
         asked, texts = await self._read(request)
@@ -132,9 +131,6 @@ class OpenInference:
         body = await request.body()  # which Triton's clients leave empty
         asked = await request.bodies.decode(body, IndexRequest) if body else IndexRequest()
         return Answer.of(answers.index(self._models, bool(asked.ready)))
-
-    def _asked(self, request: Request) -> Hosted:
-        return self._service.named(request.path["model"], request.path.get("version"))
 
 
 def _answer(asked: InferRequest, scored: Scored) -> Answer:

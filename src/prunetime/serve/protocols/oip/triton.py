@@ -8,6 +8,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.fleet import Fleet
 from prunetime.serve.http import Answer, Request, Route
 from prunetime.serve.models import Hosted
+from prunetime.serve.protocols.oip.answers import model_at
 from prunetime.serve.protocols.oip.description import config_of, statistics_of
 from prunetime.serve.protocols.oip.messages import ModelConfig, SharedMemoryRegion, Statistics
 from prunetime.serve.service import Service
@@ -88,10 +89,10 @@ class TritonExtensions:
         ]
 
     async def config(self, request: Request) -> Answer:
-        return Answer.of(config_of(self._asked(request)))
+        return Answer.of(config_of(model_at(self._service, request.path)))
 
     async def statistics(self, request: Request) -> Answer:
-        asked, version = self._asked(request), request.path.get("version")
+        asked, version = model_at(self._service, request.path), request.path.get("version")
         hosted = [asked] if version else list(self._service.models.versions(asked.name).values())
         return await self._statistics(hosted)
 
@@ -113,9 +114,6 @@ class TritonExtensions:
     async def _statistics(self, hosted: list[Hosted]) -> Answer:
         await self._fleet.note()
         return Answer.of(Statistics(statistics_of(hosted, self._service.metrics.text())))
-
-    def _asked(self, request: Request) -> Hosted:
-        return self._service.named(request.path["model"], request.path.get("version"))
 
 
 async def _refuse_settings(why: str, _: Request) -> Answer:
