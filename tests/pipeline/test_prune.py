@@ -223,12 +223,13 @@ def test_trust_tunes_a_sample_and_says_in_the_report_how_far_scores_order_it(
     few = "from prunetime.pipeline import trust; trust.SHARES, trust.GENOMES, trust.DRAWN = (1.0, 0.8), 3, 6; "
     command = [sys.executable, "-c", f"{few}from prunetime.cli import main; main()", "trust", str(out), "--json"]
     process = Command(command)
-    while len(list(out.glob("trust/*.json"))) < 3:  # the sample, and two that are tuned
+    while len(list(out.glob("stages/trust-*.json"))) < 3:  # the sample, and two that are tuned
         assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.finish()
-    before = {path: path.stat().st_mtime_ns for path in out.glob("trust/*.json")}
+    done = [json.loads(stage.read_text())["outputs"] for stage in out.glob("stages/trust-*.json")]
+    before = {out / path: (out / path).stat().st_mtime_ns for paths in done for path in paths}
     ran = run(command)
     assert ran.returncode == 0, ran.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before

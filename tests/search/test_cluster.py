@@ -195,8 +195,10 @@ def test_a_ray_that_is_too_slow_to_start_is_started_again(tmp_path: Path, run_py
     )
     (tmp_path / "sitecustomize.py").write_text(slow)
     code = (
-        "import psutil, ray; from prunetime.search.cluster import start_ray; start_ray(3); "
-        "print(ray.cluster_resources()['CPU']); ray.shutdown(); print(psutil.Process().children())"
+        "import gc, psutil, ray, sys; from prunetime.search.cluster import start_ray\n"
+        "sys.unraisablehook = lambda found: print(found.exc_value)\n"
+        "start_ray(3); print(ray.cluster_resources()['CPU']); ray.shutdown()\n"
+        "gc.collect(); print(psutil.Process().children())"
     )
     path = os.pathsep.join([str(tmp_path), str(Path(prunetime.__file__).parents[1])])
     assert run_python(code, PYTHONPATH=path) == "3.0\n[]\n"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from prunetime.arch import ArchSpec
@@ -137,24 +136,24 @@ def start_ray(cores: int) -> None:
     Raises what `ray.init` raises where it does not start at all.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    before = _children()
     for start in range(1, STARTS + 1):
         try:
             ray.init("local", num_cpus=cores, include_dashboard=False, **QUIET)
             return
         except Exception as error:  # Ray has no class of its own for it
-            for child in _children() - before:  # Ray leaves them
-                with suppress(ProcessLookupError, ChildProcessError):
-                    os.kill(child, signal.SIGKILL)
-                    os.waitpid(child, 0)
+            _end_processes(error)
             if "timed out during startup" not in str(error) or start == STARTS:
                 raise
             LOG.warning("Ray was too slow to start on this machine: start %d of %d", start + 1, STARTS)
 
 
-def _children() -> set[int]:
-    """The ids of the processes that this one has started."""
-    return {int(each) for file in Path("/proc/self/task").glob("*/children") for each in file.read_text().split()}
+def _end_processes(error: Exception) -> None:
+    """Ends the processes of a Ray that has given up with `error`, which would go on: only its traceback still has the
+    node that started them."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        end = getattr(frame.f_locals.get("self"), "kill_all_processes", None)
+        if end:
+            end(check_alive=False, allow_graceful=False, wait=True)
 
 
 def _check_listening(address: str) -> None:
