@@ -65,13 +65,17 @@ class Rival:
         alone = np.array(asyncio.run(load(self.port, self.asks, Crowd(1), 2.0)).seconds)
         found = {"p50_ms": 1e3 * float(np.median(alone)), "p99_ms": 1e3 * float(np.quantile(alone, 0.99))}
         for limit in P99_MS:
-            low, high = 0.0, 1.1 * len(alone) / 2.0
-            for _ in range(STEPS):
-                rate = (low + high) / 2.0
-                low, high = (rate, high) if self.p99_ms(rate) <= limit else (low, rate)
-            found[f"per_s_within_{limit}_ms"] = low
+            found[f"per_s_within_{limit}_ms"] = self.rate_within(limit, 1.1 * len(alone) / 2.0)
         self.signal(signal.SIGSTOP)
         return found
+
+    def rate_within(self, limit_ms: float, high: float) -> float:
+        """Requests a second, at most `high`, with a p99 of at most `limit_ms`."""
+        low = 0.0
+        for _ in range(STEPS):
+            rate = (low + high) / 2.0
+            low, high = (rate, high) if self.p99_ms(rate) <= limit_ms else (low, rate)
+        return low
 
     def p99_ms(self, rate: float) -> float:
         """At so many requests a second, those that are not answered counted as never."""

@@ -213,14 +213,14 @@ def test_an_idle_engine_is_used_from_where_the_request_is() -> None:
     runner = Summing()
     with scheduler() as queue:
         now = Waiting(runner, ones(3))
-        assert queue.run_now(now.work)
+        assert queue.run_now([now.work])
         now.check()
     busy = Summing(go=False)
     with scheduler() as queue:
         first = Waiting(busy, ones(1))
         queue.submit(first.work)
         assert busy.began.wait(PATIENCE)
-        assert not queue.run_now(Waiting(busy, ones(1)).work)
+        assert not queue.run_now([Waiting(busy, ones(1)).work])
         busy.go.set()
 
 

@@ -139,14 +139,17 @@ class Scheduler:
             self.queued += size
             self._changed.notify()
 
-    def run_now(self, work: Work) -> bool:
-        """Runs the work in the calling thread, which is that of `submit`, where the engine has nothing else to do: a
-        handover to its own thread and back takes longer than much of a short request."""
+    def run_now(self, works: Sequence[Work]) -> bool:
+        """Runs works of one model as one batch in the calling thread, which is that of `submit`, where the engine has
+        nothing else to do: a handover to its own thread and back takes longer than much of a short request."""
+        now = time.monotonic()
         with self._changed:
-            if self._works or self._running or self._stopping or time.monotonic() > work.deadline:
+            if self._works or self._running or self._stopping or any(now > work.deadline for work in works):
                 return False
-            work.taken, work.started = len(work.tokens), time.monotonic()
-            batch = self._running = Batch([(work, 0, work.taken)], work.tokens, work.started)
+            parts = [(work, 0, len(work.tokens)) for work in works]
+            for work, _, last in parts:
+                work.taken, work.started = last, now
+            batch = self._running = Batch(parts, _joined(parts), now)
         self._compute(batch)
         return True
 
