@@ -190,10 +190,10 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, hosted.timed_of_tokens)
 
     async def _computed(self, call: Call, timed: Timed, inputs: Inputs, deadline: float) -> Work:
-        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS and (
-            work := await self._at_once(timed, inputs, deadline)
-        ):
-            return work
+        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
+            ran = await self._at_once(timed, inputs, deadline)
+            if ran:
+                return ran
         # What is awaited holds no work and is never raised: a traceback holds this frame, which would hold it, and a
         # model that is unloaded would stay until the garbage collector comes.
         loop = asyncio.get_running_loop()
@@ -231,18 +231,12 @@ class Service:
         return work
 
     def _run_arrived(self) -> None:
-        """Computes as much as may be computed where it arrives, of one model, and lets the rest wait for its turn."""
+        """Computes of what has arrived as much as may be at once, and lets the rest wait for its turn."""
         arrived, self._arrived = self._arrived, []
-        together: list[Work] = []
-        seconds = 0.0
-        for work, _ in arrived:
-            seconds += work.seconds_left
-            if work.runner is arrived[0][0].runner and seconds < AT_ONCE_SECONDS:
-                together.append(work)
-        have_run = self.scheduler.run_now(together)
+        have_run = self.scheduler.run_now([work for work, _ in arrived], AT_ONCE_SECONDS)
         for work, ran in arrived:
             if not ran.done():  # it is cancelled where the server stops
-                ran.set_result(have_run and work in together)
+                ran.set_result(work in have_run)
 
     @staticmethod
     def _work(timed: Timed, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
