@@ -213,31 +213,15 @@ def test_an_idle_engine_is_used_from_where_the_request_is() -> None:
     runner = Summing()
     with scheduler() as queue:
         now = Waiting(runner, ones(3))
-        assert queue.run_now([now.work], 1.0) == [now.work]
+        assert queue.run_now(now.work)
         now.check()
     busy = Summing(go=False)
     with scheduler() as queue:
         first = Waiting(busy, ones(1))
         queue.submit(first.work)
         assert busy.began.wait(PATIENCE)
-        assert not queue.run_now([Waiting(busy, ones(1)).work], 1.0)
+        assert not queue.run_now(Waiting(busy, ones(1)).work)
         busy.go.set()
-
-
-def test_what_arrives_together_is_one_batch_of_one_model_within_the_limits() -> None:
-    runner, other = Summing(token_us=1_000.0), Summing()
-    with scheduler(batch_tokens=16) as queue:
-        first, second, third = (Waiting(runner, [[i] * 4, [i]]) for i in (1, 2, 3))
-        slow, late = Waiting(runner, ones(5)), Waiting(runner, ones(1), seconds=-1.0)
-        of_other, last = Waiting(other, ones(1)), Waiting(runner, ones(1))
-        together = [first, late, second, slow, of_other, third, last]
-        ran = queue.run_now([each.work for each in together], 0.020)
-        assert ran == [first.work, second.work, third.work]
-        for each in (first, second, third):
-            each.check()
-        assert [len(batch.ids) for batch in runner.batches] == [15]
-        assert queue.run_now([last.work], 0.003) == []
-        assert not last.over.is_set()
 
 
 @pytest.mark.usefixtures("clock")

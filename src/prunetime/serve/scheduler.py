@@ -139,30 +139,16 @@ class Scheduler:
             self.queued += size
             self._changed.notify()
 
-    def run_now(self, works: Sequence[Work], seconds: float) -> list[Work]:
-        """Runs works as one batch in the calling thread, which is that of `submit`, where the engine has nothing else
-        to do: a handover to its own thread and back takes longer than much of a short request.
-
-        Returns the works that were run: of the model of the first one, as many as are expected to take less than so
-        many seconds together.
-        """
-        now = time.monotonic()
-        parts: list[tuple[Work, int, int]] = []
-        expected, tokens = 0.0, 0
-        for work in works:
-            size = len(work.tokens.ids)
-            fits = expected + work.seconds_left < seconds and (not parts or tokens + size <= self.batch_tokens)
-            if fits and work.runner is works[0].runner and now <= work.deadline:
-                parts.append((work, 0, len(work.tokens)))
-                expected, tokens = expected + work.seconds_left, tokens + size
+    def run_now(self, work: Work) -> bool:
+        """Runs the work in the calling thread, which is that of `submit`, where the engine has nothing else to do: a
+        handover to its own thread and back takes longer than much of a short request."""
         with self._changed:
-            if not parts or self._works or self._running or self._stopping:
-                return []
-            for work, _, last in parts:
-                work.taken, work.started = last, now
-            batch = self._running = Batch(parts, _joined(parts), now)
+            if self._works or self._running or self._stopping or time.monotonic() > work.deadline:
+                return False
+            work.taken, work.started = len(work.tokens), time.monotonic()
+            batch = self._running = Batch([(work, 0, work.taken)], work.tokens, work.started)
         self._compute(batch)
-        return [work for work, _, _ in parts]
+        return True
 
     def expected(self, speed: Speed, size: int) -> float:
         """Seconds until a work of `size` tokens that came now would be done."""

@@ -31,7 +31,7 @@ CHARACTERS_PER_TOKEN = 4
 """How many characters a token has at most, on average, of texts that a queue of tokens has room for."""
 
 AT_ONCE_SECONDS = 0.005
-"""What requests may be expected to take at most to be computed where they arrive."""
+"""What a request may be expected to take at most to be computed where it arrives, when it is the only one."""
 
 HALF_FULL = 0.5
 """A larger model of a family answers only while the queue is emptier."""
@@ -84,7 +84,7 @@ class Service:
         self.scheduler = Scheduler(settings.batch_tokens, settings.queue_tokens)
         self.draining = False
         """Whether the server is about to stop: it answers, and says that it is not ready."""
-        self._arrived: list[tuple[Work, asyncio.Future[bool]]] = []
+        self._under_way = 0
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="prunetime-tokenize")
 
     async def score(
@@ -101,6 +101,15 @@ class Service:
 
         Raises RefusedError where the texts cannot be scored, or not in time.
         """
+        self._under_way += 1
+        try:
+            return await self._score(call, rows, name, version, read, of_tokens)
+        finally:
+            self._under_way -= 1
+
+    async def _score(
+        self, call: Call, rows: Sequence[Row], name: str | None, version: str | None, read: Read, of_tokens: bool
+    ) -> Scored:
         began = time.monotonic()
         deadline = call.began + call.seconds(self.settings.timeout)
         if len(rows) > self.settings.most_rows:
@@ -191,9 +200,13 @@ class Service:
 
     async def _computed(self, call: Call, timed: Timed, inputs: Inputs, deadline: float) -> Work:
         if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
-            ran = await self._at_once(timed, inputs, deadline)
-            if ran:
-                return ran
+            await asyncio.sleep(0)  # others that have arrived come in
+            if self._under_way == 1:
+                problems: list[Exception | None] = []
+                work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
+                if self.scheduler.run_now(work):
+                    _raise(problems[0])
+                    return work
         # What is awaited holds no work and is never raised: a traceback holds this frame, which would hold it, and a
         # model that is unloaded would stay until the garbage collector comes.
         loop = asyncio.get_running_loop()
@@ -215,28 +228,6 @@ class Service:
             raise RefusedError("client_left", "the client has left")
         _raise(over.result())
         return work
-
-    async def _at_once(self, timed: Timed, inputs: Inputs, deadline: float) -> Work | None:
-        """What is computed where it arrives, together with what else has; None where it has to wait for its turn."""
-        loop = asyncio.get_running_loop()
-        problems: list[Exception | None] = []
-        work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
-        ran: asyncio.Future[bool] = loop.create_future()
-        self._arrived.append((work, ran))
-        if len(self._arrived) == 1:
-            loop.call_soon(self._run_arrived)  # once the others that have arrived are in
-        if not await ran:
-            return None
-        _raise(problems[0])
-        return work
-
-    def _run_arrived(self) -> None:
-        """Computes of what has arrived as much as may be at once, and lets the rest wait for its turn."""
-        arrived, self._arrived = self._arrived, []
-        have_run = self.scheduler.run_now([work for work, _ in arrived], AT_ONCE_SECONDS)
-        for work, ran in arrived:
-            if not ran.done():  # it is cancelled where the server stops
-                ran.set_result(work in have_run)
 
     @staticmethod
     def _work(timed: Timed, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
