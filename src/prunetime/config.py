@@ -66,7 +66,8 @@ FAMILIES = {
     )
 }
 
-Rows = Literal["pooled", "tokens", "embedding", "token_embeddings"]
+RowsOfTasks = Literal["pooled", "tokens", "embedding"]
+Rows = Literal[RowsOfTasks, "token_embeddings"]
 Pooling = Literal["first", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
 """How the rows of a sequence's tokens become one row, as the Pooling module of sentence-transformers defines it (which
 calls `first` cls, and `mean_sqrt_len` mean_sqrt_len_tokens). Where no token is left to pool, the row is zeros (`first`:

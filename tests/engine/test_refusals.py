@@ -262,7 +262,7 @@ HEAD = [{"name": name, **asdict(layer)} for name, layer in CONFIG.head_layers]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head": []}, "without a head, one row of 32 outputs comes out"),
+        ({"head": []}, "without a head, rows of 32 outputs come out"),
         ({"head": HEAD[:1]}, "outputs is 2; the head ends with 32"),
         ({"head": [*HEAD, {**HEAD[1], "kind": "norm", "width": 3}]}, "head.output is a norm of 3 numbers; it reads 2"),
         (

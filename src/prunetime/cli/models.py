@@ -28,7 +28,7 @@ from prunetime.cli.options import (
     setting_options,
     text_option,
 )
-from prunetime.config import Rows
+from prunetime.config import RowsOfTasks
 from prunetime.errors import InputError
 from prunetime.plan import PRECISIONS, Plan, Precision
 from prunetime.task import Answer, Kind, Tagged, Task
@@ -182,14 +182,16 @@ def precision_of(plan: Plan) -> str:
 @click.option("--tokens", is_flag=True, help="Cover dropped tokens too.")
 @click.option(
     "--rows",
-    type=click.Choice(get_args(Rows)),
+    type=click.Choice(get_args(RowsOfTasks)),
     default="pooled",
     show_default=True,
     help="What the head reads: the pooled row, or every token's (question answering, words); or no head.",
 )
 @overwrite_file_option
 @json_option
-def profile(model: str, out: Path, specs: int, precision: Precision, rows: Rows, as_json: bool, **options: Any) -> None:
+def profile(
+    model: str, out: Path, specs: int, precision: Precision, rows: RowsOfTasks, as_json: bool, **options: Any
+) -> None:
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
     check_new(out, overwrite=options.pop("overwrite"))
     from prunetime.cli.progress import ConsoleReporter
