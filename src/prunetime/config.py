@@ -68,6 +68,9 @@ FAMILIES = {
 
 RowsOfTasks = Literal["pooled", "tokens", "embedding"]
 Rows = Literal[RowsOfTasks, "token_embeddings"]
+EMBEDDINGS: tuple[Rows, ...] = ("embedding", "token_embeddings")
+"""Rows that no head of the family follows."""
+
 Pooling = Literal["first", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
 """How the rows of a sequence's tokens become one row, as the Pooling module of sentence-transformers defines it (which
 calls `first` cls, and `mean_sqrt_len` mean_sqrt_len_tokens). Where no token is left to pool, the row is zeros (`first`:
@@ -160,8 +163,7 @@ class EncoderConfig:
             raise InputError(f"family {self.family!r} is not supported; supported: {', '.join(FAMILIES)}")
         if self.outputs < 1:
             raise InputError(f"outputs is {self.outputs}: a head has at least one logit")
-        embeds = self.rows in ("embedding", "token_embeddings")
-        if embeds and self.head is None and self.outputs != self.dims.hidden:
+        if self.rows in EMBEDDINGS and self.head is None and self.outputs != self.dims.hidden:
             raise InputError(f"outputs is {self.outputs}; an embedding is as wide as hidden, {self.dims.hidden}")
         if not 0.0 < self.layer_norm_eps < 1.0:
             raise InputError(f"layer_norm_eps is {self.layer_norm_eps}: it must be above 0 and below 1")
@@ -224,7 +226,7 @@ class EncoderConfig:
         """The layers of the head, the family's own or `head`, in order, by the names of their tensors."""
         if self.head is not None:
             return tuple((f"head.layers.{index}", layer) for index, layer in enumerate(self.head))
-        if self.rows in ("embedding", "token_embeddings"):
+        if self.rows in EMBEDDINGS:
             return ()
         family, hidden = FAMILIES[self.family], self.dims.hidden
         layers = [("head.output", HeadLayer("dense", self.outputs))]

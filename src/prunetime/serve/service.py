@@ -128,7 +128,8 @@ class Service:
         tokenised = time.monotonic()
         if members:
             hosted = self._fast_enough(hosted, members[1:], len(inputs.tokens.ids), deadline)
-        timed = await self._of_tokens(hosted) if of_tokens else hosted.timed
+        # Not where texts are tokenised: the first time it takes as long as to load the model.
+        timed = await asyncio.to_thread(hosted.timed_of_tokens) if of_tokens else hosted.timed
         work = await self._computed(call, timed, inputs, deadline)
         seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
         scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
@@ -194,9 +195,6 @@ class Service:
             if full < HALF_FULL and SURE * self.scheduler.expected(hosted.speed, tokens) < left:
                 return hosted
         return family[-1]
-
-    async def _of_tokens(self, hosted: Hosted) -> Timed:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, hosted.timed_of_tokens)
 
     async def _computed(self, call: Call, timed: Timed, inputs: Inputs, deadline: float) -> Work:
         if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
