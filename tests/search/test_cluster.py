@@ -132,6 +132,11 @@ def test_errors_of_engines_and_deaths_again_and_again_are_said(problem: Problem,
     assert list(two(problem.rows)(problem.specs)) == list(problem.here(problem.specs))
 
 
+@pytest.mark.usefixtures("two")
+def test_workers_are_as_nice_as_this_process() -> None:
+    assert [worker.nice() for worker in processes_of_workers(2)] == [psutil.Process().nice()] * 2
+
+
 @pytest.mark.usefixtures("cluster")
 def test_workers_run_the_kernels_of_this_process(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = list(problem.here(problem.specs))

@@ -136,6 +136,7 @@ def start_ray(cores: int) -> None:
     Raises what `ray.init` raises where it does not start at all.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # or else 15: beside other busy processes a command would wait
     for start in range(1, STARTS + 1):
         try:
             ray.init("local", num_cpus=cores, include_dashboard=False, **QUIET)
