@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -63,11 +63,16 @@ def made_tokenizer() -> Tokenizer:
     return wordpiece(columns["query"] + columns["title"])
 
 
-def make_artifact(folder: Path, name: str = "pairs", seed: int = 0, **sizes: int) -> Path:
+def make_artifact(
+    folder: Path, name: str = "pairs", seed: int = 0, *, kept: Sequence[float] = (), **sizes: int
+) -> Path:
+    """An artifact of a task, with random weights; its first layers keep such shares of the tokens, the others all."""
     rng, task, tokenizer = np.random.default_rng(seed), TASKS[name], made_tokenizer()
     config = random_config(rng, outputs=task.outputs, rows=task.rows, positions=24, **sizes)
     config = replace(config, dims=replace(config.dims, vocabulary=tokenizer.get_vocab_size()))
     spec = ArchSpec.full(config.dims)
+    for layer, share in enumerate(kept):
+        spec = spec.with_layer(layer, tokens=share)
     manifest = artifact.Manifest(config, spec, Plan(), task, {})
     files = {artifact.TOKENIZER: tokenizer.to_str().encode()}
     return artifact.write(folder, manifest, random_weights(config, spec, rng), files)

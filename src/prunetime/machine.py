@@ -39,6 +39,17 @@ def this_machine() -> Machine:
     return Machine(digest, cpu, cores, flags, system)
 
 
+def usable_cores() -> float:
+    """How many cores this process may use at once: those that it may run on or, where it is less, the quota of its
+    control group (v2), such as the limit of a container."""
+    cores = float(len(os.sched_getaffinity(0)))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(cores, int(quota) / int(period))
+    except (OSError, ValueError):  # no such group, or the quota is "max"
+        return cores
+
+
 def memory_bytes() -> int:
     """What this process may use: the machine's memory or, where it is less, the limit of its control group (v2)."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

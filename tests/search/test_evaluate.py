@@ -1,7 +1,6 @@
 from itertools import pairwise
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from cases import random_config, random_ragged, random_weights
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from prunetime import machine
 from prunetime.arch import ArchSpec
 from prunetime.errors import EngineError
 from prunetime.mask import PARTS, rank
@@ -170,16 +168,3 @@ def test_who_says_the_same_of_every_row_agrees_with_nobody():
     constant = np.tile(np.array([[0.1, 0.7]], np.float32), (5, 1))
     assert agreement(constant, np.arange(10, dtype=np.float32).reshape(5, 2)) == 0.0
     assert agreement(constant + 1e-8, constant) == 0.0
-
-
-@pytest.mark.parametrize(("limit", "expected"), [("1048576", 1048576), ("max", None), (str(2**60), None), (None, None)])
-def test_memory_is_that_of_the_machine_or_less_where_a_control_group_says_so(limit, expected, monkeypatch):
-    physical = psutil.virtual_memory().total
-
-    def read_text(path, *_):
-        if str(path) != "/sys/fs/cgroup/memory.max" or limit is None:
-            raise OSError(path)
-        return f"{limit}\n"
-
-    monkeypatch.setattr(machine.Path, "read_text", read_text)
-    assert machine.memory_bytes() == (expected or pytest.approx(physical, rel=0.01))

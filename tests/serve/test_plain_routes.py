@@ -133,6 +133,17 @@ def test_embeddings_of_tokens_of_an_artifact_that_was_replaced_are_refused(
     assert server.post("/embed", {"inputs": "a"}).status == 200
 
 
+def test_embeddings_of_tokens_that_are_dropped_are_refused(serve: Callable[..., Served], tmp_path: Path) -> None:
+    server = serve(make_artifact(tmp_path / "twins", "twins", kept=[0.5]))
+    answer = server.post("/embed_all", {"inputs": "a red sofa"})
+    assert answer.status == 422
+    assert (
+        "twins gives no embeddings of tokens: layer 0 drops tokens, but the head reads the rows of all"
+        in (answer.json["error"])
+    )
+    assert server.post("/embed", {"inputs": "a red sofa"}).status == 200
+
+
 def test_info_says_the_default_model(by_default: Callable[[str], Served]) -> None:
     told = by_default("twins").get("/info").json
     assert (told["model_id"], told["task"], told["max_input_length"]) == ("twins", "similarity", 24)

@@ -208,8 +208,7 @@ def load_token_engine(folder: str | Path, model: Model) -> Engine:
 
     Raises:
         ArtifactError: as `load`; or another artifact is in the folder by now.
-        EngineError: layers of the encoder drop tokens.
-        InputError: it makes no embeddings.
+        InputError: it makes no embeddings, or drops tokens on the way.
     """
     model.check_embeds()
     with artifact.opened(folder) as source:
@@ -219,4 +218,5 @@ def load_token_engine(folder: str | Path, model: Model) -> Engine:
         of_head = manifest.config.head_shapes
         weights = {name: array for name, array in source.weights.items() if name not in of_head}
         config = manifest.config.with_token_embeddings()
+        config.check(manifest.spec)
         return Engine(config, weights, model.engine.threads, spec=manifest.spec, plan=manifest.plan)

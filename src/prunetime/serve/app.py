@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from prunetime.serve.certificate import Certificate
 from prunetime.serve.errors import FailureBody, RefusedError, whole_seconds
 from prunetime.serve.experiments import Experiment, Experiments, read_experiments
 from prunetime.serve.fleet import Fleet, Here, Processes
-from prunetime.serve.http import Answer, Request, Route, Scope, Send
+from prunetime.serve.http import ARRIVED, Answer, Request, Route, Scope, Send
 from prunetime.serve.keys import Keys
 from prunetime.serve.metrics import Metrics
 from prunetime.serve.models import Entry, Models
@@ -95,7 +96,7 @@ class App:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            request = Request(scope, receive, self.bodies)
+            request = Request(scope, receive, self.bodies, began=scope.get(ARRIVED) or time.monotonic())
             try:
                 await self._answer(request, send)
             finally:
@@ -145,7 +146,6 @@ class App:
             if scope["method"] == "HEAD":
                 answer = Answer(b"", answer.status, answer.kind, answer.headers)
             await self._send(request, send, answer)
-        # Only now: nobody waits for it.
         method, status = scope["method"], answer.status
         about = {"http.request.method": method, "http.route": path, "http.response.status_code": status}
         self.records.record(request, method, path, status, Span(f"{method} {path}", about, status >= 500))

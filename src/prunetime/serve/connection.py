@@ -9,6 +9,7 @@ import logging
 import secrets
 import struct
 import termios
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from uvicorn.server import ServerState
 
 from prunetime.serve.bodies import LATE
 from prunetime.serve.errors import Failure, RefusedError
-from prunetime.serve.http import JSON, Answer
+from prunetime.serve.http import ARRIVED, JSON, Answer
 
 LOG = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._heads += 1
         self._head_bytes = 0
+        self.scope[ARRIVED] = time.monotonic()  # type: ignore[literal-required]
         super().on_headers_complete()
         if self.server_state.draining:
             self.cycle.keep_alive = False

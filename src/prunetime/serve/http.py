@@ -20,6 +20,10 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
 
+ARRIVED = "prunetime.arrived"
+"""The key of an ASGI scope with the time, of `time.monotonic`, at which the head of its request had come
+(`connection`)."""
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
 
-from msgspec.json import encode
+import msgspec
 
 from prunetime.serve.call import Call
 from prunetime.serve.metrics import Metrics
@@ -17,6 +18,18 @@ LOG = logging.getLogger(__name__)
 PROCESS = os.getpid()
 
 
+class Line(msgspec.Struct, omit_defaults=True):
+    """A line of the log, as JSON: who answered which request, with which status, and the milliseconds that it took."""
+
+    id: str
+    process: int
+    method: str
+    route: str
+    status: int | str
+    ms: float
+    model: str | None = None
+
+
 class Records:
     """Counters, spans and the log are the same for every protocol."""
 
@@ -24,13 +37,16 @@ class Records:
         self._metrics, self._tracing = metrics, Tracing()
 
     def record(self, call: Call, method: str, route: str, status: int | str, span: Span) -> None:
-        """A request has just been answered, with `status`: a number of HTTP, or a name of gRPC."""
+        """Has a request that was answered just now be recorded, in the next turn of the event loop: at the end of this
+        one the answer goes out. `status` is a number of HTTP, or a name of gRPC."""
         spent = time.monotonic() - call.began
-        self._metrics.requests[route, str(status)].inc()
+        line = Line(call.id, PROCESS, method, route, status, round(1e3 * spent, 3), call.model)
+        self._tracing.record(call, span, spent)
+        asyncio.get_running_loop().call_soon(self._record, call, line)
+
+    def _record(self, call: Call, line: Line) -> None:
+        self._metrics.requests[line.route, str(line.status)].inc()
         for work in call.afterwards:
             work()
-        self._tracing.record(call, span, spent)
         if LOG.isEnabledFor(logging.INFO):
-            said = {"id": call.id, "process": PROCESS, "method": method, "route": route}
-            of_model = {} if call.model is None else {"model": call.model}
-            LOG.info("%s", encode(said | of_model | {"status": status, "ms": round(1e3 * spent, 3)}).decode())
+            LOG.info("%s", msgspec.json.encode(line).decode())

@@ -165,6 +165,9 @@ class Server(uvicorn.Server):
 def make_ready() -> None:
     """The process, before anything else: its log, its memory, its descriptors and its threads."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # What no line says is not looked up (https://docs.python.org/3/howto/logging.html#optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
     memory.give_back_large_blocks()

@@ -31,7 +31,11 @@ CHARACTERS_PER_TOKEN = 4
 """How many characters a token has at most, on average, of texts that a queue of tokens has room for."""
 
 AT_ONCE_SECONDS = 0.005
-"""What a request may be expected to take at most to be computed where it arrives, when it is the only one."""
+"""What a request may be expected to take at most to be computed where it arrives."""
+
+AT_ONCE_WAITED = 0.1
+"""Seconds that a request may have waited to be computed where it arrives. Beyond them there is too much to do, which is
+the scheduler's to choose from."""
 
 HALF_FULL = 0.5
 """A larger model of a family answers only while the queue is emptier."""
@@ -85,6 +89,7 @@ class Service:
         self.draining = False
         """Whether the server is about to stop: it answers, and says that it is not ready."""
         self._under_way = 0
+        self._spare_core, self._turn = settings.cores > settings.threads, asyncio.Lock()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="prunetime-tokenize")
 
     async def score(
@@ -198,13 +203,11 @@ class Service:
 
     async def _computed(self, call: Call, timed: Timed, inputs: Inputs, deadline: float) -> Work:
         if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
-            await asyncio.sleep(0)  # others that have arrived come in
-            if self._under_way == 1:
-                problems: list[Exception | None] = []
-                work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
-                if self.scheduler.run_now(work):
-                    _raise(problems[0])
-                    return work
+            problems: list[Exception | None] = []
+            work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
+            if await self._at_once(call, work):
+                _raise(problems[0])
+                return work
         # What is awaited holds no work and is never raised: a traceback holds this frame, which would hold it, and a
         # model that is unloaded would stay until the garbage collector comes.
         loop = asyncio.get_running_loop()
@@ -226,6 +229,17 @@ class Service:
             raise RefusedError("client_left", "the client has left")
         _raise(over.result())
         return work
+
+    async def _at_once(self, call: Call, work: Work) -> bool:
+        """Whether a short work was computed where it arrived. To hand it to the engine's thread pays only where a core
+        is free for that, and others have arrived meanwhile; otherwise all that come are computed here, in turn."""
+        if self._spare_core:
+            await asyncio.sleep(0)  # others that have arrived come in
+            return self._under_way == 1 and self.scheduler.run_now(work)
+        await self._turn.acquire()
+        # Not released before this turn of the loop is over: its end sends the answer, and the next reads what has come.
+        asyncio.get_running_loop().call_soon(self._turn.release)
+        return time.monotonic() - call.began < AT_ONCE_WAITED and self.scheduler.run_now(work)
 
     @staticmethod
     def _work(timed: Timed, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
 from prunetime.errors import InputError
+from prunetime.machine import usable_cores
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -25,7 +26,7 @@ class ServeSettings:
     - `families`: (name, names of models) of which the first that is fast enough answers, the largest first
     - `allow_hosts`: names of this server, beside those of loopback, that requests may be for (`serve.origins`)
     - `cors`: origins of other sites whose pages may ask, as SCHEME://HOST[:PORT]; `*`, with keys only: of any
-    - `processes` share the port, and the limits of what waits, what is remembered and of connections
+    - `processes` share the port, the cores, and the limits of what waits, what is remembered and of connections
     - `threads`: of the engine, in each process
     - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
     - `connections`: at most
@@ -43,6 +44,7 @@ class ServeSettings:
     - `outcomes`: a file, or a PostgreSQL URL, where those of experiments are kept
     - `grpc_port`: for the Open Inference Protocol over gRPC, on `host`; 0 for any that is free, None for no gRPC
     - `stop_seconds`: for what waits when the server is stopped
+    - `cores` that all processes together may use
     """
 
     models: tuple[tuple[str, Path], ...]
@@ -74,6 +76,7 @@ class ServeSettings:
     certificate: Path | None = None
     private_key: Path | None = None
     grpc_port: int | None = None
+    cores: float = field(default_factory=usable_cores)
 
     def __post_init__(self) -> None:
         for name in (
@@ -122,6 +125,7 @@ class ServeSettings:
         return replace(
             self,
             processes=1,
+            cores=self.cores / self.processes,
             queue_tokens=math.ceil(self.queue_tokens / self.processes),
             cache_bytes=math.ceil(self.cache_bytes / self.processes),
             connections=math.ceil(self.connections / self.processes),
