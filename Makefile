@@ -15,7 +15,7 @@ LOCKED := $(shell $(PYTHON) -c 'import sys; print("--constraint lock.txt" if sys
 PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
 # A file or a few tests of every layer: layers, core types, kernels, the engine, parity of all ways to run a model, a run
 # of `prune` from end to end, the command line, the server.
-CHECKED := $(addprefix tests/,test_layers.py words/test_words.py engine/test_elementary.py runtime/test_engine.py \
+CHECKED := $(addprefix tests/,test_layers.py core/test_words.py engine/test_elementary.py inference/test_engine.py \
 	models/test_parity.py serve/test_protocols.py) \
 	tests/pipeline/test_prune.py::test_the_result_is_measured_inside_the_budget \
 	$(addprefix tests/cli/test_cli.py::,test_scores_of_the_command_are_those_of_the_library \
@@ -55,10 +55,10 @@ sanitized: .venv/build
 sanitize: sanitize-address sanitize-thread sanitize-fuzz
 
 sanitize-address: .venv/dev
-	$(SANITIZED) address -m pytest tests/engine tests/runtime/test_engine.py -k "not long_and_many and not faster_than_memory and not forgotten" $(PARALLEL)
+	$(SANITIZED) address -m pytest tests/engine tests/inference/test_engine.py -k "not long_and_many and not faster_than_memory and not forgotten" $(PARALLEL)
 
 sanitize-thread: .venv/dev
-	$(SANITIZED) thread -m pytest tests/engine tests/runtime/test_engine.py -k "threads or chunks or concurrent"
+	$(SANITIZED) thread -m pytest tests/engine tests/inference/test_engine.py -k "threads or chunks or concurrent"
 
 sanitize-fuzz: .venv/dev
 	$(SANITIZED) fuzz tests/fuzz_engine.py -max_total_time=20

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from provenance import commit
 
-from prunetime.artifact import write_json, write_text
-from prunetime.machine import this_machine
-from prunetime.plan import Plan
+from prunetime.core.artifact import write_json, write_text
+from prunetime.core.machine import this_machine
+from prunetime.core.plan import Plan
+from prunetime.inference.engine import Engine, engine_build
+from prunetime.latency.measure import pinned
+from prunetime.latency.roofline import Peaks, measure_peaks, roofline
+from prunetime.latency.synthetic import random_batch
 from prunetime.rivals import shapes
-from prunetime.runtime.engine import Engine, engine_build
-from prunetime.runtime.measure import pinned
-from prunetime.runtime.roofline import Peaks, measure_peaks, roofline
-from prunetime.runtime.synthetic import random_batch
 
 RESULT = Path(__file__).parent / "results" / "engine.json"
 PLOT = Path(__file__).parent.parent / "docs" / "explanation" / "engine.svg"

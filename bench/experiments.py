@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from provenance import provenance
 from search import RESULTS
 
-from prunetime.artifact import write_json
+from prunetime.core.artifact import write_json
 from prunetime.serve.sequential import Difference, KeySums, difference, planned_information
 
 EXPERIMENTS, LOOK_AFTER, ALPHA, DIFFERENCE, RATE = 2_000, 20, 0.05, 0.02, 0.2

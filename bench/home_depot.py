@@ -31,8 +31,8 @@ from home_depot_data import LENGTH, MODELS, SHARES, Prepared, prepare
 from home_depot_scoring import EVERY_ROW, Batches, one_thread, problem_of, scorer, scores_of
 from search_methods import METHODS, Problem
 
-from prunetime.arch import ArchSpec
-from prunetime.artifact import write_json
+from prunetime.core.arch import ArchSpec
+from prunetime.core.artifact import write_json
 from prunetime.models.compact import compact, ordered, prefix_mask
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pruning.importance import measure_importance, save_scores

@@ -14,21 +14,21 @@ from layers import MINILM_L4, keep_layers
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from prunetime import artifact
-from prunetime.budget import Budget
 from prunetime.cli.runs import minilm_folder
-from prunetime.config import EncoderConfig
-from prunetime.mask import Scores
+from prunetime.core import artifact
+from prunetime.core.budget import Budget
+from prunetime.core.config import EncoderConfig
+from prunetime.core.mask import Scores
+from prunetime.core.task import Task
+from prunetime.inference.ragged import Ragged
+from prunetime.latency import profiling
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import load_source
 from prunetime.pipeline.stages import whole_groups
 from prunetime.pruning.importance import load_scores
-from prunetime.runtime import profiling
-from prunetime.runtime.latency import LatencyProfile
-from prunetime.runtime.ragged import Ragged
 from prunetime.search.space import Space
-from prunetime.task import Task
 from prunetime.tasks.data import Examples, group_ids
 from prunetime.tasks.roles import group_hash_split
 from prunetime.training.batches import TrainingData

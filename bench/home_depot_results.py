@@ -23,9 +23,9 @@ from home_depot_scoring import AUC, EVERY_ROW
 from numpy.typing import NDArray
 from provenance import provenance
 
-from prunetime.arch import ArchSpec
-from prunetime.artifact import write_json
-from prunetime.runtime import profiling
+from prunetime.core.arch import ArchSpec
+from prunetime.core.artifact import write_json
+from prunetime.latency import profiling
 from prunetime.search.trust import Trust
 
 RESULTS = Path(__file__).parent / "results"

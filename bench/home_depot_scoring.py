@@ -11,7 +11,7 @@ from home_depot_data import MARGIN, Prepared, Rows
 from numpy.typing import NDArray
 from search_methods import Problem
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
 from prunetime.models.encoder import Output, SequenceClassifier
 from prunetime.models.prefix import Inputs, run_prefix
 from prunetime.search.evaluate import agreement

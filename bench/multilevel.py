@@ -28,11 +28,15 @@ from multilevel_data import DATA_SETS, Prepared, prepare
 from multilevel_speed import speed
 from provenance import provenance
 
-from prunetime.arch import ArchSpec, Grain
-from prunetime.artifact import write_json
-from prunetime.budget import Budget
 from prunetime.cli.runs import minilm_folder
-from prunetime.mask import Mask
+from prunetime.core.arch import ArchSpec, Grain
+from prunetime.core.artifact import write_json
+from prunetime.core.budget import Budget
+from prunetime.core.mask import Mask
+from prunetime.inference.tokenize import Tokenizer
+from prunetime.latency import profiling
+from prunetime.latency.predictor import LatencyProfile
+from prunetime.latency.sublayers import ProfileKey
 from prunetime.models import families
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
@@ -43,10 +47,6 @@ from prunetime.pruning.importance import measure_importance, save_scores
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import WeightsKept
-from prunetime.runtime import profiling
-from prunetime.runtime.latency import LatencyProfile
-from prunetime.runtime.sublayers import ProfileKey
-from prunetime.runtime.tokenize import Tokenizer
 from prunetime.training.distill import Distillation
 from prunetime.training.trainer import discard_checkpoints, fit
 

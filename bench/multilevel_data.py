@@ -16,15 +16,15 @@ from home_depot_data import settings_of
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from prunetime.budget import Budget
 from prunetime.cli.runs import minilm_folder
-from prunetime.config import EncoderConfig
-from prunetime.mask import Scores
+from prunetime.core.budget import Budget
+from prunetime.core.config import EncoderConfig
+from prunetime.core.mask import Scores
+from prunetime.inference.inputs import Inputs
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import load_source
 from prunetime.pruning.importance import load_scores
-from prunetime.runtime.inputs import Inputs
 from prunetime.tasks.metrics import evaluate, metric
 from prunetime.training.batches import TrainingData
 from prunetime.training.distill import Distillation

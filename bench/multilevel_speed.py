@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from prunetime.arch import TILE, ArchSpec, Dims, LayerSpec, block_grid
-from prunetime.blocks import expand
-from prunetime.plan import Plan, Precision
+from prunetime.core.arch import TILE, ArchSpec, Dims, LayerSpec, block_grid
+from prunetime.core.blocks import expand
+from prunetime.core.plan import Plan, Precision
+from prunetime.inference.engine import Engine
+from prunetime.latency.measure import pinned, run_rounds, summarise
+from prunetime.latency.synthetic import random_batch, random_weights
 from prunetime.rivals import onnxruntime, openvino, shapes
 from prunetime.rivals.cell import Cell
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.measure import pinned, run_rounds, summarise
-from prunetime.runtime.synthetic import random_batch, random_weights
 
 LENGTH = 128
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")

@@ -22,17 +22,17 @@ from home_depot_data import MARGIN, SHARES
 from provenance import provenance
 from search import RESULTS, recorded_table
 
-from prunetime.arch import ArchSpec
-from prunetime.artifact import write_json
-from prunetime.budget import Budget
 from prunetime.cli.progress import ConsoleReporter
 from prunetime.cli.runs import minilm_folder
+from prunetime.core.arch import ArchSpec
+from prunetime.core.artifact import write_json
+from prunetime.core.budget import Budget
+from prunetime.inference.tokenize import Tokenizer
+from prunetime.latency import profiling
+from prunetime.latency.sublayers import ProfileKey
 from prunetime.models import families
 from prunetime.pipeline.pretrained import tokenizer_of
 from prunetime.pipeline.run import digest_of
-from prunetime.runtime import profiling
-from prunetime.runtime.sublayers import ProfileKey
-from prunetime.runtime.tokenize import Tokenizer
 from prunetime.search.archive import preference
 from prunetime.search.space import Genome, Space, fit_to
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prunetime.machine import this_machine
+from prunetime.core.machine import this_machine
 
 
 def commit() -> str:

@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from provenance import provenance
 from search import RESULTS
 
-from prunetime.artifact import write_json
+from prunetime.core.artifact import write_json
 from prunetime.search.samplers import ReinforcedEvolutionSampler
 
 RANDOM = 32

@@ -29,12 +29,12 @@ from scipy.stats import binomtest
 from search_methods import ABLATIONS, METHODS, Method, Problem
 from search_surrogate import Surrogate, error
 
-from prunetime.artifact import write_json
-from prunetime.budget import Budget
-from prunetime.mask import Scores
+from prunetime.core.artifact import write_json
+from prunetime.core.budget import Budget
+from prunetime.core.mask import Scores
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.pipeline.run import digest_of
 from prunetime.pruning.importance import load_scores
-from prunetime.runtime.latency import LatencyProfile
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.space import Genome, Space
 

@@ -24,8 +24,8 @@ from provenance import provenance
 from search import MODEL, RESULTS, holm, summary
 from search_methods import METHODS
 
-from prunetime.artifact import write_json
-from prunetime.plan import Plan
+from prunetime.core.artifact import write_json
+from prunetime.core.plan import Plan
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows
 from prunetime.search.space import Genome
 

@@ -12,8 +12,8 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from prunetime.arch import TILE, ArchSpec
-from prunetime.mask import Scores
+from prunetime.core.arch import TILE, ArchSpec
+from prunetime.core.mask import Scores
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import SearchSettings, depth_baselines, search, uniform_baselines
 from prunetime.search.mutate import Child, Mutator, ReinforcedMutator, UniformMutator

@@ -18,7 +18,7 @@ from provenance import provenance
 from search import RESULTS, SHARES, World, recorded_table, recorded_world
 from search_methods import evolved, ours, reinforced, scored
 
-from prunetime.artifact import write_json
+from prunetime.core.artifact import write_json
 from prunetime.pipeline.settings import EFFORTS
 from prunetime.search.evolution import SearchSettings
 from prunetime.search.policy import PolicySettings

@@ -27,10 +27,10 @@ from search import MODEL, RESULTS
 from search_live import scoring_rows
 from search_methods import METHODS
 
-from prunetime.arch import ArchSpec
-from prunetime.artifact import write_json
+from prunetime.core.arch import ArchSpec
+from prunetime.core.artifact import write_json
+from prunetime.core.plan import Plan
 from prunetime.pipeline.stages import THREADS
-from prunetime.plan import Plan
 from prunetime.search.archive import Evaluation
 from prunetime.search.cluster import Workers
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows

@@ -36,8 +36,8 @@ from serve_load import Connection, Crowd, load, request
 from serve_recovery import answered_share, recovery
 
 import prunetime
-from prunetime.artifact import write_json
-from prunetime.runtime.model import Model
+from prunetime.core.artifact import write_json
+from prunetime.inference.model import Model
 from prunetime.tasks.synthetic import ad_relevance
 
 RESULT = Path(__file__).parent / "results" / "serve.json"

@@ -24,7 +24,7 @@ from serve import pairs
 from serve_load import Crowd, load, request
 from serve_rivals import CONNECTIONS, PROBE_SECONDS, Rival, started
 
-from prunetime.artifact import write_json
+from prunetime.core.artifact import write_json
 
 RESULT = Path(__file__).parent / "results" / "serve_builds.json"
 

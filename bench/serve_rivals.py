@@ -35,8 +35,8 @@ from serve import pairs
 from serve_load import Connection, Crowd, load, request
 
 import prunetime
-from prunetime.artifact import read, write_json
 from prunetime.cli import main as prunetime_cli
+from prunetime.core.artifact import read, write_json
 
 RESULT = Path(__file__).parent / "results" / "serve_rivals.json"
 

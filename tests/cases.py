@@ -10,11 +10,11 @@ from typing import Any, get_args
 import numpy as np
 from reference import Weights
 
-from prunetime.arch import GRAINS, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
-from prunetime.blocks import to_blocks
-from prunetime.config import FAMILIES, Activation, EncoderConfig, HeadLayer, Pooling, Rotary
-from prunetime.mask import PARTS, Mask, rank
-from prunetime.runtime.ragged import Ragged
+from prunetime.core.arch import GRAINS, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.blocks import to_blocks
+from prunetime.core.config import FAMILIES, Activation, EncoderConfig, HeadLayer, Pooling, Rotary
+from prunetime.core.mask import PARTS, Mask, rank
+from prunetime.inference.ragged import Ragged
 
 
 def random_config(rng: np.random.Generator, **fixed: Any) -> EncoderConfig:

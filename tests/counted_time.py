@@ -1,7 +1,7 @@
 """Time that passes by what engines do, not by how long they take: a latency is then the same however busy a machine is.
 
 The engines are the real ones. The clock that latency is read off stands still, but for every forward pass (by the
-operations that `runtime.work` counts in it), every text that is tokenised and every pause.
+operations that `latency.work` counts in it), every text that is tokenised and every pause.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.runtime import measure
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.tokenize import Texts, Tokenizer
-from prunetime.runtime.work import Sublayer, work
+from prunetime.inference.engine import Engine
+from prunetime.inference.ragged import Ragged
+from prunetime.inference.tokenize import Texts, Tokenizer
+from prunetime.latency import measure
+from prunetime.latency.work import Sublayer, work
 
 Replace = Callable[[Any, str, object], None]
 """`setattr`, or that of a monkeypatch."""
@@ -106,7 +106,7 @@ def count_passes(clock: CountedTime, replace: Replace = setattr) -> None:
 
 def install(replace: Replace = setattr) -> None:
     """Makes this process count time."""
-    from prunetime.runtime import profiling, recording, timing
+    from prunetime.latency import profiling, recording, timing
 
     clock = CountedTime()
 

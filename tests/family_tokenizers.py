@@ -20,8 +20,8 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from prunetime.inference.tokenize import Tokenizer
 from prunetime.models.tokenization import load_tokenizer
-from prunetime.runtime.tokenize import Tokenizer
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 

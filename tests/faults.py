@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from prunetime.inference import tokenize
+from prunetime.latency import measure, predictor
+from prunetime.latency.sublayers import ProfileKey
 from prunetime.models import compact as compacting
 from prunetime.models import encoder
 from prunetime.pruning import topk
-from prunetime.runtime import latency, measure, tokenize
-from prunetime.runtime.sublayers import ProfileKey
 from prunetime.tasks import roles
 
 
@@ -34,8 +35,8 @@ def accept_a_stale_profile() -> None:
 
 
 def forget_pooled_rows() -> None:
-    whole = latency.sublayers
-    latency.sublayers = lambda spec, key: whole(spec, replace(key, pooled_row=False))
+    whole = predictor.sublayers
+    predictor.sublayers = lambda spec, key: whole(spec, replace(key, pooled_row=False))
 
 
 def split_by_row() -> None:
@@ -73,11 +74,11 @@ def pack_the_wrong_blocks() -> None:
 
 FAULTS: dict[str, tuple[Callable[[], None], str]] = {
     "swapped rows in compact": (swap_two_rows_in_compact, "tests/models/test_parity.py"),
-    "pooled rows": (forget_pooled_rows, "tests/runtime/test_latency.py"),
-    "stale profile": (accept_a_stale_profile, "tests/runtime/test_latency.py"),
+    "pooled rows": (forget_pooled_rows, "tests/latency/test_predictor.py"),
+    "stale profile": (accept_a_stale_profile, "tests/latency/test_predictor.py"),
     "label leakage": (split_by_row, "tests/tasks/test_roles.py"),
-    "dependent samples": (bootstrap_single_samples, "tests/runtime/test_measure.py"),
-    "cut text": (cut_the_first_text, "tests/runtime/test_tokenize.py"),
+    "dependent samples": (bootstrap_single_samples, "tests/latency/test_measure.py"),
+    "cut text": (cut_the_first_text, "tests/inference/test_tokenize.py"),
     "mask gradient": (turn_the_gradient_of_masks_around, "tests/pruning/test_topk.py"),
     "tile rounding": (keep_parts_of_tiles, "tests/pruning/test_multilevel.py"),
     "block packing": (pack_the_wrong_blocks, "tests/pruning/test_multilevel.py"),

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from reference import Weights
 
 from prunetime import _engine
-from prunetime.arch import ArchSpec
-from prunetime.config import EncoderConfig
-from prunetime.plan import MatrixPlan, Plan
-from prunetime.runtime import engine as runtime
-from prunetime.runtime.engine import Engine
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import EncoderConfig
+from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.inference import engine as runtime
+from prunetime.inference.engine import Engine
 
 CORPUS = Path(__file__).resolve().parent.parent / "build" / "fuzz" / "corpus"
 SEEDS = 256

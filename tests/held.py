@@ -7,7 +7,7 @@ from threading import Event
 import numpy as np
 from waiting import PATIENCE
 
-from prunetime.runtime.ragged import Ragged
+from prunetime.inference.ragged import Ragged
 
 
 class Held:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from prunetime.arch import ArchSpec, Dims
+from prunetime.core.arch import ArchSpec, Dims
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
 from prunetime.search.space import Genome, Space

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from prunetime.runtime.ragged import Ragged
-from prunetime.task import Task
+from prunetime.core.task import Task
+from prunetime.inference.ragged import Ragged
 from prunetime.training.batches import TrainingData
 
 TASK = Task("classification", ("no", "yes"), ("text",), 16)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec
-from prunetime.config import FAMILIES, Activation, EncoderConfig, Pooling
-from prunetime.runtime.ragged import Ragged
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import FAMILIES, Activation, EncoderConfig, Pooling
+from prunetime.inference.ragged import Ragged
 
 Weights = dict[str, NDArray[Any]]
 Doubles = NDArray[np.float64]

@@ -17,14 +17,14 @@ from tiny import SPECIAL, wordpiece, write_tsv
 from tokenizers import Tokenizer, normalizers
 from transformers import BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
-from prunetime.arch import ArchSpec
-from prunetime.budget import Budget
+from prunetime.core.arch import ArchSpec
+from prunetime.core.budget import Budget
+from prunetime.core.plan import Plan
 from prunetime.models.compact import compact, prefix_mask
 from prunetime.models.encoder import weights_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import load_source
 from prunetime.pipeline.stages import manifest_of, write_artifact
-from prunetime.plan import Plan
 from prunetime.tasks.synthetic import ad_relevance
 
 LENGTH = 24

@@ -25,13 +25,13 @@ from tiny import wordpiece
 from tokenizers import Tokenizer
 from waiting import PATIENCE, eventually
 
-from prunetime import artifact
-from prunetime.arch import ArchSpec
-from prunetime.plan import Plan
-from prunetime.prompts import Prompts
+from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec
+from prunetime.core.plan import Plan
+from prunetime.core.prompts import Prompts
+from prunetime.core.task import Task
 from prunetime.serve.app import App
 from prunetime.serve.experiments import Arm, Experiment
-from prunetime.task import Task
 from prunetime.tasks.synthetic import ad_relevance
 
 TASKS = {

@@ -129,15 +129,15 @@ def test_there_is_no_import_cycle() -> None:
 
 
 def test_a_planted_upward_import_and_a_planted_cycle_are_found() -> None:
-    assert upward({"runtime.engine": {"models.encoder"}}) == ["runtime.engine imports models.encoder"]
+    assert upward({"inference.engine": {"models.encoder"}}) == ["inference.engine imports models.encoder"]
     assert upward({"report.render": {"search.archive"}}) == ["report.render imports search.archive"]
     assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [["a", "b", "c", "a"]]
-    assert imports_of("def f():\n    from prunetime.runtime import engine") == {"runtime", "runtime.engine"}
+    assert imports_of("def f():\n    from prunetime.runtime import engine") == {"runtime", "inference.engine"}
 
 
 def test_running_a_model_loads_no_torch() -> None:
     code = (
-        "import sys, prunetime, prunetime.runtime.model, prunetime.runtime.timing, prunetime.runtime.profiling, "
+        "import sys, prunetime, prunetime.inference.model, prunetime.latency.timing, prunetime.latency.profiling, "
         "prunetime.tasks.sources, prunetime.tasks.metrics, prunetime.cli, prunetime.serve.run; "
         "print([name for name in ('torch', 'transformers', 'sklearn', 'rich') if name in sys.modules])"
     )

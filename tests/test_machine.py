@@ -5,7 +5,7 @@ import os
 import psutil
 import pytest
 
-from prunetime import machine
+from prunetime.core import machine
 
 MEMORY, CORES = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu.max"
 

@@ -36,7 +36,7 @@ FAULTS = {
         "base/thread_pool.cpp",
         "job_.fetch_add(1, std::memory_order_release)",
         "job_.fetch_add(1, std::memory_order_relaxed)",
-        ("-m", "pytest", "tests/runtime/test_engine.py", "-k", "concurrent"),
+        ("-m", "pytest", "tests/inference/test_engine.py", "-k", "concurrent"),
         "ThreadSanitizer: data race",
     ),
     "token ids are not checked": Fault(

@@ -10,7 +10,7 @@ from tiny import bert_folder
 from transformers import AutoModelForSequenceClassification
 
 import prunetime.models.hf  # noqa: F401 (registers the class)
-from prunetime.arch import ArchSpec, Dims
+from prunetime.core.arch import ArchSpec, Dims
 from prunetime.tasks.synthetic import ad_relevance
 
 FOLDER = Path(__file__).parents[1] / "docs/examples"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, TrainingArguments
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
 from prunetime.models.transformed import encoder_of
 
 CONFIG = BertConfig(

@@ -3,13 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prunetime.arch import ArchSpec, Dims, LayerSpec
-from prunetime.budget import Budget
+from prunetime.core.arch import ArchSpec, Dims, LayerSpec
+from prunetime.core.budget import Budget
+from prunetime.core.mask import Mask
+from prunetime.core.plan import Plan
+from prunetime.core.task import Answer, Span, Tagged
 from prunetime.errors import PrunetimeError
-from prunetime.mask import Mask
-from prunetime.plan import Plan
-from prunetime.runtime.model import Model, load
-from prunetime.task import Answer, Span, Tagged
+from prunetime.inference.model import Model, load
 
 if TYPE_CHECKING:
     from prunetime.api import Pruned, pick, profile, prune

@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from prunetime.arch import ArchSpec
-from prunetime.budget import Budget
-from prunetime.config import Rows
+from prunetime.core.arch import ArchSpec
+from prunetime.core.budget import Budget
+from prunetime.core.config import Rows
+from prunetime.core.plan import Plan, Precision
 from prunetime.errors import InputError
+from prunetime.inference.model import Model, load
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.pipeline import auto
 from prunetime.pipeline import prune as pipeline
 from prunetime.pipeline.run import Reporter
 from prunetime.pipeline.settings import EFFORTS, Settings
 from prunetime.pipeline.source import profile_of
-from prunetime.plan import Plan, Precision
-from prunetime.runtime.latency import LatencyProfile
-from prunetime.runtime.model import Model, load
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from prunetime.arch import Grain
+    from prunetime.core.arch import Grain
+    from prunetime.core.task import Kind
     from prunetime.pruning.importance import Criterion
     from prunetime.pruning.methods import Method
-    from prunetime.task import Kind
 
 PathLike = str | os.PathLike[str]
 

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
+from prunetime.core.task import Answer, Span
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.runtime.model import Ranked
-from prunetime.runtime.tokenize import Texts
-from prunetime.task import Answer, Span
+from prunetime.inference.model import Ranked
+from prunetime.inference.tokenize import Texts
 
 try:
     import httpx2

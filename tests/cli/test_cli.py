@@ -14,18 +14,18 @@ from click.testing import CliRunner, Result
 from tiny import bert_folder, write_tsv
 
 import prunetime
-from prunetime import artifact
-from prunetime.arch import ArchSpec, KeptBlocks
-from prunetime.artifact import Manifest
 from prunetime.cli import main
 from prunetime.cli.runs import emit_result
+from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec, KeptBlocks
+from prunetime.core.artifact import Manifest
+from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.task import Task
+from prunetime.latency import measure, profiling, recording
+from prunetime.latency.synthetic import random_weights
 from prunetime.models import families
 from prunetime.models.hf import config_json
-from prunetime.plan import MatrixPlan, Plan
 from prunetime.rivals import bench
-from prunetime.runtime import measure, profiling, recording
-from prunetime.runtime.synthetic import random_weights
-from prunetime.task import Task
 from prunetime.tasks.synthetic import ad_relevance
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from prunetime.runtime.engine import Engine, supported_isas
+from prunetime.inference.engine import Engine, supported_isas
 
 BUSY = "while True: pass"
 
@@ -33,7 +33,7 @@ def test_the_isa_is_the_one_of_an_engine() -> None:
     import numpy as np
     from cases import random_config, random_weights
 
-    from prunetime.arch import ArchSpec
+    from prunetime.core.arch import ArchSpec
 
     rng = np.random.default_rng(0)
     config = random_config(rng)

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from prunetime.cli import main
 from prunetime.cli.main import ISSUES
 from prunetime.errors import DefectError
-from prunetime.runtime import doctor
+from prunetime.latency import doctor
 
 
 def run(*arguments: str) -> Result:

@@ -18,7 +18,7 @@ from served import Served, make_artifact  # noqa: E402
 from world import CONTEXT, DOCUMENTS, QUERY, QUESTION, SENTENCE, TEXTS, TOP  # noqa: E402
 
 from prunetime import load  # noqa: E402
-from prunetime.embedding import unit  # noqa: E402
+from prunetime.core.embedding import unit  # noqa: E402
 
 KINDS = ("pairs", "topics", "answers", "words", "twins")
 

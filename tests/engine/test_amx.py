@@ -14,10 +14,10 @@ from reference import reference_logits
 
 from prunetime import _engine
 from prunetime._engine import testing
-from prunetime.arch import ArchSpec, LayerSpec
-from prunetime.blocks import to_blocks, to_dense
-from prunetime.plan import PLANNED, MatrixPlan, Plan
-from prunetime.runtime.engine import Engine
+from prunetime.core.arch import ArchSpec, LayerSpec
+from prunetime.core.blocks import to_blocks, to_dense
+from prunetime.core.plan import PLANNED, MatrixPlan, Plan
+from prunetime.inference.engine import Engine
 
 EMULATED = testing.emulated_isas()
 ISAS = [isa for isa in _engine.supported_isas() if isa == "amx"] + EMULATED

@@ -14,10 +14,10 @@ from cases import random_config, random_ragged, random_spec, random_weights
 from reference import reference_logits
 
 import prunetime
-from prunetime.arch import ArchSpec
-from prunetime.plan import MatrixPlan, Plan
-from prunetime.runtime import engine as runtime
-from prunetime.runtime.engine import Engine
+from prunetime.core.arch import ArchSpec
+from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.inference import engine as runtime
+from prunetime.inference.engine import Engine
 
 pytestmark = pytest.mark.system
 
@@ -28,7 +28,7 @@ ENGINE = DRIVER.parents[2] / "engine"
 
 ANSWER = """
 import pickle, sys
-from prunetime.runtime.engine import Engine, supported_isas
+from prunetime.inference.engine import Engine, supported_isas
 config, spec, weights, batch, plans = pickle.load(sys.stdin.buffer)
 def logits(isa, plan):
     return Engine(config, weights, 2, isa, spec=spec, plan=plan).logits(batch)

@@ -25,12 +25,12 @@ from rounding import (
 
 from prunetime import _engine
 from prunetime._engine import testing
-from prunetime.arch import TILE, ArchSpec, LayerSpec
-from prunetime.config import EncoderConfig
+from prunetime.core.arch import TILE, ArchSpec, LayerSpec
+from prunetime.core.config import EncoderConfig
+from prunetime.core.plan import MatrixPlan, Plan, Precision
 from prunetime.errors import EngineError
-from prunetime.plan import MatrixPlan, Plan, Precision
-from prunetime.runtime.engine import Engine, supported_isas
-from prunetime.runtime.ragged import Ragged
+from prunetime.inference.engine import Engine, supported_isas
+from prunetime.inference.ragged import Ragged
 
 ISAS = [*supported_isas(), *testing.emulated_isas()]
 isas = pytest.mark.parametrize("isa", ISAS)

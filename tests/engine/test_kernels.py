@@ -24,7 +24,7 @@ from rounding import (
 
 from prunetime import _engine
 from prunetime._engine import testing
-from prunetime.blocks import to_blocks, to_dense
+from prunetime.core.blocks import to_blocks, to_dense
 
 ISAS = [*_engine.supported_isas(), *testing.emulated_isas()]
 isas = pytest.mark.parametrize("isa", ISAS)

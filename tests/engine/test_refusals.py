@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from prunetime import _engine
-from prunetime.arch import ArchSpec, KeptBlocks
-from prunetime.config import Pooling
+from prunetime.core.arch import ArchSpec, KeptBlocks
+from prunetime.core.config import Pooling
+from prunetime.core.plan import MatrixPlan, Plan
 from prunetime.errors import EngineError
-from prunetime.plan import MatrixPlan, Plan
-from prunetime.runtime import engine as runtime
-from prunetime.runtime.engine import Engine, supported_isas
-from prunetime.runtime.ragged import Ragged
+from prunetime.inference import engine as runtime
+from prunetime.inference.engine import Engine, supported_isas
+from prunetime.inference.ragged import Ragged
 
 RNG = np.random.default_rng(0)
 CONFIG = random_config(RNG, layers=2, heads=2, head_dim=16, ffn=64, vocabulary=50, positions=20, outputs=2)

@@ -22,10 +22,13 @@ from hub import SHA, Hub, serving
 from served import TASKS, made_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from prunetime import artifact, load
-from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
+from prunetime import load
 from prunetime.cli import main
-from prunetime.embedding import EmbeddingSettings
+from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec, KeptBlocks, LayerSpec
+from prunetime.core.embedding import EmbeddingSettings
+from prunetime.core.plan import Plan
+from prunetime.core.prompts import Prompts
 from prunetime.errors import InputError
 from prunetime.export.card import artifact_card, examples_of, transformers_card
 from prunetime.export.openvino import export_openvino
@@ -36,8 +39,6 @@ from prunetime.models.modeling import PrunetimeForSequenceClassification
 from prunetime.models.sentence_files import sentence_files
 from prunetime.models.tokenization import PretrainedTokenizer
 from prunetime.pipeline.pretrained import hub_id
-from prunetime.plan import Plan
-from prunetime.prompts import Prompts
 
 TEXT, PAIR = "red sofa with steel legs", "a velvet couch in red"
 

@@ -11,8 +11,8 @@ from cases import family_fields, random_config, random_ragged, random_spec, rand
 from onnxruntime.transformers import optimizer
 from reference import reference_logits
 
-from prunetime.arch import ArchSpec
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.export.onnx import OLDEST_OPSET, export_onnx
 from prunetime.models.compact import spec_of

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from prunetime.arch import ArchSpec, Dims
-from prunetime.config import EncoderConfig
+from prunetime.core.arch import ArchSpec, Dims
+from prunetime.core.config import EncoderConfig
 from prunetime.models.modeling import OF_HEAD, PROBLEM_TYPES, PrunetimeConfig, PrunetimePreTrainedModel
 
 ROWS, TOKENS, OUTPUTS = 8, 10, 3

@@ -8,11 +8,11 @@ from cases import any_family, random_config, random_mask, random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunetime.arch import ArchSpec, LayerSpec
-from prunetime.artifact import check_weights
-from prunetime.blocks import expand
+from prunetime.core.arch import ArchSpec, LayerSpec
+from prunetime.core.artifact import check_weights
+from prunetime.core.blocks import expand
+from prunetime.core.mask import Mask
 from prunetime.errors import InputError
-from prunetime.mask import Mask
 from prunetime.models.compact import compact, spec_of
 
 

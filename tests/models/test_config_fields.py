@@ -26,10 +26,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from prunetime.config import FAMILIES
+from prunetime.core.config import FAMILIES
+from prunetime.core.task import Kind
 from prunetime.models.families import load
 from prunetime.models.names import NAMES
-from prunetime.task import Kind
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()

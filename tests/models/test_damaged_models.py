@@ -11,10 +11,10 @@ from checkpoints import bert, save_bin, save_sharded_safetensors
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
+from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.families import load
 from prunetime.models.hf import config_json
-from prunetime.task import Task
 
 logging.disable_progress_bar()
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import reference, reference_logits
 
-from prunetime.arch import ArchSpec, KeptBlocks
+from prunetime.core.arch import ArchSpec, KeptBlocks
 from prunetime.errors import InputError
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 

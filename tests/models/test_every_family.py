@@ -19,13 +19,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from prunetime.config import FAMILIES
+from prunetime.core.config import FAMILIES
 from prunetime.errors import InputError
+from prunetime.inference.engine import Engine, supported_isas
+from prunetime.inference.ragged import Ragged
 from prunetime.models.encoder import weights_of
 from prunetime.models.families import load
 from prunetime.models.names import NAMES
-from prunetime.runtime.engine import Engine, supported_isas
-from prunetime.runtime.ragged import Ragged
 
 logging.disable_progress_bar()
 

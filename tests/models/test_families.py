@@ -23,14 +23,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from prunetime.arch import ArchSpec
-from prunetime.config import FAMILIES
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import FAMILIES
+from prunetime.core.task import Task
 from prunetime.models.checkpoint import SAFETENSORS
 from prunetime.models.encoder import NO_CHOICE
 from prunetime.models.families import load
 from prunetime.models.hf import config_json
 from prunetime.models.names import NAMES
-from prunetime.task import Task
 
 logging.disable_progress_bar()
 

@@ -6,9 +6,9 @@ import torch
 from cases import random_config, random_mask, random_ragged, random_weights
 from torch.nn import functional
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.mask import PARTS, Mask
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, Mask
 from prunetime.models import gates
 from prunetime.models.encoder import SequenceClassifier, from_weights
 

@@ -22,7 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
+from prunetime.core.arch import ArchSpec, KeptBlocks, LayerSpec
+from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.encoder import SequenceClassifier
 from prunetime.models.families import load
@@ -32,7 +33,6 @@ from prunetime.models.hf import (
     PrunetimeForSequenceClassification,
     config_json,
 )
-from prunetime.task import Task
 
 logging.disable_progress_bar()
 

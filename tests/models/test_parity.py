@@ -16,15 +16,15 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.task import Task
 from prunetime.export.onnx import export_onnx
+from prunetime.inference.engine import Engine
 from prunetime.models.compact import compact
 from prunetime.models.encoder import from_weights
 from prunetime.models.gates import from_mask
 from prunetime.models.hf import config_json
 from prunetime.models.modeling import PrunetimeForSequenceClassification
-from prunetime.runtime.engine import Engine
-from prunetime.task import Task
 
 TOLERANCE = 1e-5
 """Logits are of order one, and float32 forward passes of three layers stay well inside this."""

@@ -22,17 +22,17 @@ from tiny import bert_folder
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from prunetime.arch import ArchSpec
-from prunetime.config import EncoderConfig, HeadLayer, Pooling
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import EncoderConfig, HeadLayer, Pooling
 from prunetime.errors import InputError
 from prunetime.export.onnx import export_onnx
 from prunetime.export.openvino import export_openvino
+from prunetime.inference.engine import Engine
+from prunetime.inference.ragged import Ragged
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.models.families import load
 from prunetime.models.modeling import PrunetimeConfig, PrunetimeForSequenceClassification, PrunetimeModel
 from prunetime.models.pooling import pooled
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.ragged import Ragged
 
 logging.disable_progress_bar()
 

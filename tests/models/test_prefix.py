@@ -3,9 +3,9 @@ import pytest
 import torch
 from cases import family_fields, random_config, random_ragged, random_weights
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.mask import PARTS, rank
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, rank
 from prunetime.models.compact import compact, ordered, prefix_mask
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.models.gates import from_mask

@@ -21,13 +21,13 @@ from sentence_transformers.sentence_transformer.modules import Dense, Dropout, N
 from torch import nn
 
 import prunetime
-from prunetime import artifact
+from prunetime.core import artifact
 from prunetime.errors import InputError
+from prunetime.inference.model import load_token_engine
 from prunetime.models.checkpoint import SAFETENSORS, SMALL_FILES
 from prunetime.models.sentence import lower_cased, read_folder
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import check_trainable, load_source
-from prunetime.runtime.model import load_token_engine
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -320,9 +320,9 @@ def test_the_hub_is_asked_for_every_file_that_is_read(tmp_path: Path) -> None:
 
 
 def test_settings_go_through_json() -> None:
-    from prunetime.embedding import EmbeddingSettings
-    from prunetime.prompts import Prompts
-    from prunetime.task import Task
+    from prunetime.core.embedding import EmbeddingSettings
+    from prunetime.core.prompts import Prompts
+    from prunetime.core.task import Task
 
     task = Task(
         "similarity", (), ("a", "b"), 24, prompts=Prompts({"q": "x"}, "q"),

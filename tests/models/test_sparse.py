@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from prunetime.arch import GRAINS, KeptBlocks, block_grid
-from prunetime.blocks import check_blocks, to_dense
+from prunetime.core.arch import GRAINS, KeptBlocks, block_grid
+from prunetime.core.blocks import check_blocks, to_dense
 from prunetime.models.sparse import BlockLinear
 
 

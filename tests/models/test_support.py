@@ -26,20 +26,20 @@ sys.path.append(str(Path(__file__).parents[1]))  # as a script
 from cases import family_fields, random_config, random_ragged, random_weights
 from reference import reference_logits
 
-from prunetime import artifact
-from prunetime.arch import ArchSpec, LayerSpec
-from prunetime.config import FAMILIES, EncoderConfig, HeadLayer, Pooling
+from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec, LayerSpec
+from prunetime.core.config import FAMILIES, EncoderConfig, HeadLayer, Pooling
+from prunetime.core.plan import Plan
+from prunetime.core.task import Task
 from prunetime.export.onnx import export_onnx
 from prunetime.export.openvino import export_openvino
 from prunetime.export.transformers import AUTO, export_transformers
+from prunetime.inference.engine import Engine
+from prunetime.inference.ragged import Ragged
 from prunetime.models.encoder import from_weights
 from prunetime.models.families import head_of
 from prunetime.models.hf import config_json
 from prunetime.models.names import REFUSED
-from prunetime.plan import Plan
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.ragged import Ragged
-from prunetime.task import Task
 
 logging.disable_progress_bar()
 

@@ -18,8 +18,8 @@ from inputs_page import Row, Verdict, check_section, verdict
 from transformers import AutoTokenizer
 
 import prunetime.models.hf  # registers the class by which artifacts are read
+from prunetime.inference.tokenize import Tokenizer
 from prunetime.models.tokenization import load_tokenizer
-from prunetime.runtime.tokenize import Tokenizer
 
 LONGEST = 12
 TEXTS = [

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prunetime.config import FAMILIES
+from prunetime.core.config import FAMILIES
+from prunetime.inference import tokenize
+from prunetime.inference.tokenize import Tokenizer
 from prunetime.models.tokenization import load_tokenizer
-from prunetime.runtime import tokenize
-from prunetime.runtime.tokenize import Tokenizer
 
 NASTY = [
     "",

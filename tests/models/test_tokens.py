@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import most_attended as most_attended_of_one
 
-from prunetime.arch import tokens_kept
+from prunetime.core.arch import tokens_kept
 from prunetime.models.tokens import kinds_of, most_attended
 
 

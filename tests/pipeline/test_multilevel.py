@@ -13,18 +13,18 @@ from tiny import last_object, prune_command
 from transformers import AutoModelForSequenceClassification
 
 import prunetime.models.hf  # noqa: F401 (registers the model)
-from prunetime import artifact
-from prunetime.arch import ArchSpec
-from prunetime.budget import Budget
 from prunetime.cli.progress import ConsoleReporter
+from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec
+from prunetime.core.budget import Budget
 from prunetime.errors import InputError
 from prunetime.export.onnx import export_onnx
+from prunetime.inference.model import load
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.pipeline.prune import pick
 from prunetime.pipeline.run import SUB_RUNS, WRITTEN
 from prunetime.pipeline.trust import trust
 from prunetime.report.render import render
-from prunetime.runtime.latency import LatencyProfile
-from prunetime.runtime.model import load
 from prunetime.tasks.synthetic import ad_relevance
 
 REPORTER = ConsoleReporter()

@@ -8,8 +8,8 @@ from forked import run
 from tiny import last_object, prune_command
 
 import prunetime
-from prunetime import artifact
-from prunetime.plan import Plan
+from prunetime.core import artifact
+from prunetime.core.plan import Plan
 
 
 @pytest.mark.parametrize("precision", ["int8", "auto"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prunetime.budget import Budget
+from prunetime.core.budget import Budget
 from prunetime.pipeline import stages
 from prunetime.pipeline.run import Run
 from prunetime.pipeline.settings import Settings

@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 from served import make_artifact
 from tiny import bert_folder, write_tsv
 
-from prunetime.budget import Budget
 from prunetime.cli import main
 from prunetime.cli.progress import ConsoleReporter
+from prunetime.core.budget import Budget
 from prunetime.errors import InputError
 from prunetime.pipeline.auto import WAYS
 from prunetime.pipeline.prune import begin, pick

@@ -22,12 +22,12 @@ from transformers import (
     pipeline,
 )
 
-from prunetime.budget import Budget
+from prunetime.core.budget import Budget
 from prunetime.errors import InputError
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.reading import read
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source, load_source
-from prunetime.runtime.inputs import Inputs
-from prunetime.runtime.reading import read
 
 TEXTS = [
     f"{a} {b} {c}"

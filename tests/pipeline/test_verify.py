@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from prunetime.budget import Budget
+from prunetime.core.budget import Budget
+from prunetime.latency.timing import SETTINGS, Job, Timed
 from prunetime.pipeline import verify
-from prunetime.runtime.timing import SETTINGS, Job, Timed
 
 BUDGET = Budget(share=0.5)
 DENSE_US = 100.0

@@ -6,11 +6,11 @@ import pytest
 import torch
 from cases import random_config, random_ragged, random_weights
 
-from prunetime.arch import ArchSpec
-from prunetime.blocks import block_norms
+from prunetime.core.arch import ArchSpec
+from prunetime.core.blocks import block_norms
+from prunetime.core.task import Task
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pruning.block_importance import measure_block_importance
-from prunetime.task import Task
 from prunetime.training.batches import TrainingData
 from prunetime.training.losses import task_losses
 

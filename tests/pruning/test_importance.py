@@ -3,14 +3,14 @@ import pytest
 import torch
 from cases import random_config, random_ragged, random_weights
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.mask import PARTS
+from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.mask import PARTS
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.models.gates import ones
 from prunetime.pruning.criteria import ranks
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
-from prunetime.task import Task
 from prunetime.training.batches import TrainingData
 from prunetime.training.losses import task_losses
 from prunetime.training.threads import training_on

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from masked import data
 from torch import nn
 
-from prunetime.arch import ArchSpec, Dims, LayerSpec
+from prunetime.core.arch import ArchSpec, Dims, LayerSpec
+from prunetime.core.mask import Mask
 from prunetime.errors import InputError
-from prunetime.mask import Mask
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import SequenceClassifier, from_weights, linears_of, weights_of
 from prunetime.pruning.criteria import ranks

@@ -9,9 +9,9 @@ from cases import random_config
 from masked import data
 from torch.nn import functional
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.mask import Mask
 from prunetime.errors import InputError
-from prunetime.mask import Mask
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import SequenceClassifier, from_weights, linears_of, weights_of
 from prunetime.pruning.masks import MaskStep, mask_of

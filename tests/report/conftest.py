@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 
 from prunetime import __version__
-from prunetime.arch import ArchSpec, Dims
-from prunetime.artifact import write_json
-from prunetime.budget import Budget
-from prunetime.machine import this_machine
-from prunetime.mask import rank
+from prunetime.core.arch import ArchSpec, Dims
+from prunetime.core.artifact import write_json
+from prunetime.core.budget import Budget
+from prunetime.core.machine import this_machine
+from prunetime.core.mask import rank
+from prunetime.core.task import Task
+from prunetime.latency.measure import summarise
+from prunetime.latency.predictor import LatencyProfile
+from prunetime.latency.sublayers import ProfileKey, ffn_level
+from prunetime.latency.timing import SETTINGS, Timed
 from prunetime.pipeline.front import POINTS, front_json, name_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.verify import judge, summaries
-from prunetime.runtime.latency import LatencyProfile
-from prunetime.runtime.measure import summarise
-from prunetime.runtime.sublayers import ProfileKey, ffn_level
-from prunetime.runtime.timing import SETTINGS, Timed
 from prunetime.search.archive import Archive, Evaluation, spread
 from prunetime.search.evolution import SearchSettings, finalists, rescore, search
 from prunetime.search.space import Genome, Space
-from prunetime.task import Task
 
 MINILM = Dims(layers=6, hidden=384, heads=12, head_dim=32, ffn=1536, vocabulary=30522, positions=512)
 BUDGET = Budget(share=0.45, seq_len=48)

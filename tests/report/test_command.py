@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetime.arch import GRAINS
-from prunetime.budget import Budget, Condition, Scope, Statistic
 from prunetime.cli.runs import prune, settings_of
+from prunetime.core.arch import GRAINS
+from prunetime.core.budget import Budget, Condition, Scope, Statistic
+from prunetime.core.plan import PRECISIONS
+from prunetime.core.task import Kind
 from prunetime.errors import InputError
 from prunetime.pipeline.settings import AUTO, EFFORTS, Settings
-from prunetime.plan import PRECISIONS
 from prunetime.pruning.importance import Criterion
 from prunetime.pruning.methods import Method
 from prunetime.report.command import command
-from prunetime.task import Kind
 from prunetime.tasks.table import join_columns, split_columns
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from prunetime.arch import Dims
-from prunetime.budget import Budget
 from prunetime.cli import main
+from prunetime.core.arch import Dims
+from prunetime.core.budget import Budget
+from prunetime.core.mask import BlockMask, Mask
 from prunetime.errors import InputError
-from prunetime.mask import BlockMask, Mask
 from prunetime.report.render import LayerDrawing, render
 
 MakeRun = Callable[..., Path]

@@ -10,14 +10,14 @@ from cases import random_config, random_ragged, random_spec, random_weights
 from reference import reference_logits
 from torch._inductor import config as inductor
 
-from prunetime.arch import ArchSpec
-from prunetime.budget import Budget
+from prunetime.core.arch import ArchSpec
+from prunetime.core.budget import Budget
 from prunetime.errors import InputError, PrunetimeError
+from prunetime.inference.engine import supported_isas
+from prunetime.latency import measure
 from prunetime.rivals import bench, ctranslate2, onnxruntime, openvino, pytorch, pytorch_compiled
 from prunetime.rivals.cell import Cell
 from prunetime.rivals.subject import Subject
-from prunetime.runtime import measure
-from prunetime.runtime.engine import supported_isas
 
 LENGTHS = (7, 1, 16)
 

@@ -7,10 +7,10 @@ import pytest
 from tiny import bert_folder
 
 from prunetime.errors import InputError
+from prunetime.inference.engine import Engine
 from prunetime.rivals import shapes
 from prunetime.rivals.pytorch import prepare
 from prunetime.rivals.subject import subject
-from prunetime.runtime.engine import Engine
 
 
 @pytest.fixture(autouse=True)

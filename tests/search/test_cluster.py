@@ -15,10 +15,10 @@ from waiting import PATIENCE, eventually
 
 import prunetime
 from prunetime import _engine
-from prunetime.arch import ArchSpec
-from prunetime.config import EncoderConfig
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import EncoderConfig
+from prunetime.core.plan import Plan
 from prunetime.errors import EngineError, InputError, PrunetimeError
-from prunetime.plan import Plan
 from prunetime.search.archive import Archive
 from prunetime.search.cluster import RETRIES, Workers, start_ray, threads_each
 from prunetime.search.evaluate import Elastic, ElasticScorer, Scorer, ScorerFor, ScoringRows

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetime.arch import ArchSpec, Dims
+from prunetime.core.arch import ArchSpec, Dims
 from prunetime.errors import InputError
 from prunetime.search.elastic import Sandwich
 from prunetime.search.space import TOKEN_LEVELS, Space

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.mask import PARTS, rank
 from prunetime.errors import EngineError
-from prunetime.mask import PARTS, rank
+from prunetime.inference.engine import Engine
 from prunetime.models.compact import ordered, prefix_mask
 from prunetime.models.encoder import from_weights
 from prunetime.models.gates import from_mask
-from prunetime.runtime.engine import Engine
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows, agreement
 from prunetime.search.space import Space
 from prunetime.search.states import prefixes_with_states

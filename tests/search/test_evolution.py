@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from landscape import SPACE, Uneven, latency, predict, reinforced
 
-from prunetime.arch import ArchSpec, Dims
+from prunetime.core.arch import ArchSpec, Dims
 from prunetime.errors import BudgetError, InputError, PrunetimeError
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import (

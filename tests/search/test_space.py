@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetime.arch import GRAINS, ArchSpec, Dims
+from prunetime.core.arch import GRAINS, ArchSpec, Dims
 from prunetime.errors import InputError
 from prunetime.search.space import Space
 

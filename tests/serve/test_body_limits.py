@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from served import Served, ask, make_artifact
 from waiting import PATIENCE
 
-from prunetime.runtime.inputs import Inputs
-from prunetime.runtime.twins import Singles
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.twins import Singles
 from prunetime.serve import bodies
 from prunetime.serve.app import App
 from prunetime.serve.bodies import Bodies, has_more_values

@@ -22,7 +22,7 @@ from waiting import PATIENCE, eventually
 
 from prunetime import load
 from prunetime.errors import InputError
-from prunetime.runtime.ragged import Ragged
+from prunetime.inference.ragged import Ragged
 from prunetime.serve.app import App
 from prunetime.serve.grpc import listening
 from prunetime.serve.grpc import open_inference_pb2 as messages

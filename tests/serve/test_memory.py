@@ -13,7 +13,7 @@ from held import Held
 from served import ask
 from waiting import PATIENCE, eventually
 
-from prunetime.runtime.ragged import Ragged
+from prunetime.inference.ragged import Ragged
 from prunetime.serve.app import App
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.models import Models

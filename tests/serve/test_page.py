@@ -20,7 +20,7 @@ from served import TASKS, Served, make_artifact
 from waiting import eventually
 
 from prunetime import load
-from prunetime.task import Task
+from prunetime.core.task import Task
 
 pytestmark = pytest.mark.system
 

@@ -13,7 +13,7 @@ import pytest
 from served import TASKS, Reply, Served, made_tokenizer, make_artifact
 
 from prunetime import load
-from prunetime.runtime.model import load_token_engine
+from prunetime.inference.model import load_token_engine
 
 TEXTS = ["red sofa", "a lamp for the bath", "sofa"]
 QUESTION = {"question": "which legs", "context": "a sofa with red legs stands beside a lamp for the bath"}

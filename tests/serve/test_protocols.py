@@ -14,7 +14,7 @@ from served import Served, make_artifact
 
 from prunetime import Client, load
 from prunetime.client import ServerError
-from prunetime.embedding import unit
+from prunetime.core.embedding import unit
 
 PAIRS = [("red sofa", "a sofa with red legs"), ("red sofa", "lamp"), ("blue lamp", "lamp for the bath, blue")]
 

@@ -16,7 +16,7 @@ from served import Reply, Served, made_tokenizer, make_artifact
 
 from prunetime import load
 from prunetime.errors import InputError
-from prunetime.runtime.model import load_token_engine
+from prunetime.inference.model import load_token_engine
 from prunetime.serve.protocols import cohere, openai
 from prunetime.serve.protocols.oip import messages as oip
 from prunetime.serve.protocols.tei import messages as tei

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from waiting import PATIENCE
 
 from prunetime.errors import EngineError
-from prunetime.runtime.ragged import Ragged
+from prunetime.inference.ragged import Ragged
 from prunetime.serve import scheduler as scheduling
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.scheduler import Scheduler, Work, one_after_another

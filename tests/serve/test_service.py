@@ -11,8 +11,8 @@ import pytest
 from served import ask
 from waiting import PATIENCE
 
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.ragged import Ragged
+from prunetime.inference.engine import Engine
+from prunetime.inference.ragged import Ragged
 from prunetime.serve import models, service
 from prunetime.serve.app import App
 from prunetime.serve.settings import ServeSettings

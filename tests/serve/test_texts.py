@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import wordpiece
 
-from prunetime.runtime.tokenize import Tokenizer
+from prunetime.inference.tokenize import Tokenizer
 from prunetime.serve.texts import TextCache
 
 CONTENT = wordpiece(["red sofa with blue legs", "a lamp for the red sofa"]).to_str().encode()

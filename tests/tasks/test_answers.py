@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunetime.core.task import Answer, Task
 from prunetime.errors import InputError
-from prunetime.task import Answer, Task
 from prunetime.tasks.answers import COLUMNS, exact_match, f1, normalized_answer, parse_squad
 from prunetime.tasks.data import Examples, examples, guess_columns, task_of
 from prunetime.tasks.metrics import default_metric, evaluate, metric

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.task import Task
 from prunetime.tasks.data import Columns, examples, group_ids, guess_columns, task_of
 from prunetime.tasks.labels import label_notes
 from prunetime.tasks.table import Table

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as reference
 
+from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.task import Task
 from prunetime.tasks.metrics import default_metric, evaluate, evaluate_difference, metric
 
 BINARY = ("auc", "pr_auc", "accuracy", "f1", "mcc", "spearman", "rmse", "mrr", "ndcg@3", "ndcg@10", "defect_rate@0.4")

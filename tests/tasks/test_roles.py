@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.task import Task
 from prunetime.tasks.data import Columns, examples
 from prunetime.tasks.roles import Roles, group_hash_split, parse_slice, split_roles
 from prunetime.tasks.table import Table

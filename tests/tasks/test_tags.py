@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunetime.core.tag_scheme import TagScheme
+from prunetime.core.task import Tagged, Task
 from prunetime.errors import InputError
-from prunetime.tag_scheme import TagScheme
-from prunetime.task import Tagged, Task
 from prunetime.tasks.data import examples, guess_columns, task_of
 from prunetime.tasks.metrics import default_metric, evaluate, metric
 from prunetime.tasks.sources import read_table

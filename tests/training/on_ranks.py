@@ -9,7 +9,7 @@ import test_trainer
 import torch
 from test_trainer import SETTINGS, SUB_NETWORKS, dense, made
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.pruning.masks import MaskStep
 from prunetime.pruning.regularise import WeightsKept

@@ -4,8 +4,8 @@ from cases import random_config, random_ragged
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.task import Task
 from prunetime.training.batches import WINDOW, LengthBucketedBatches, TrainingData
 
 CLASSES = Task("classification", ("a", "b", "c"), ("text",), 32)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, mean_squared_error
 
-from prunetime.task import Task
+from prunetime.core.task import Task
 from prunetime.training.losses import task_losses
 
 RNG = np.random.default_rng(0)

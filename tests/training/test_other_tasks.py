@@ -12,12 +12,12 @@ from scipy.special import rel_entr, softmax
 from scipy.stats import spearmanr
 from torch.nn import functional
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.task import Task
 from prunetime.errors import InputError
+from prunetime.inference.tagging import NO_LABEL
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pruning.importance import measure_importance
-from prunetime.runtime.tagging import NO_LABEL
-from prunetime.task import Task
 from prunetime.training.batches import TrainingData
 from prunetime.training.distill import choice_of, logits_distance
 from prunetime.training.losses import task_losses

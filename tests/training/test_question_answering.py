@@ -9,16 +9,16 @@ from scipy.special import rel_entr, softmax
 from tiny import wordpiece
 from transformers import BertConfig, BertForQuestionAnswering
 
-from prunetime.config import EncoderConfig
+from prunetime.core.config import EncoderConfig
+from prunetime.core.task import Answer, Task
 from prunetime.errors import InputError
+from prunetime.inference.engine import Engine
+from prunetime.inference.ragged import Ragged
+from prunetime.inference.reading import read
+from prunetime.inference.tokenize import Tokenizer
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.families import load
 from prunetime.pruning.importance import measure_importance
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.reading import read
-from prunetime.runtime.tokenize import Tokenizer
-from prunetime.task import Answer, Task
 from prunetime.tasks.metrics import metric
 from prunetime.training.batches import TrainingData
 from prunetime.training.distill import logits_distance

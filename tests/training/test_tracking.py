@@ -9,10 +9,10 @@ import pytest
 from cases import random_config, random_ragged, random_weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.encoder import from_weights, weights_of
-from prunetime.task import Task
 from prunetime.training.batches import TrainingData
 from prunetime.training.tracking import reporting
 from prunetime.training.trainer import TrainingSettings, fit

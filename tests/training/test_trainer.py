@@ -12,16 +12,16 @@ import torch
 from cases import random_config, random_ragged, random_weights
 
 import prunetime
-from prunetime.arch import ArchSpec, Dims, KeptBlocks
+from prunetime.core.arch import ArchSpec, Dims, KeptBlocks
+from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
+from prunetime.inference.ragged import Ragged
 from prunetime.models import encoder
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.models.prefix import run_prefix
 from prunetime.models.tokens import kinds_of
-from prunetime.runtime.ragged import Ragged
 from prunetime.search.elastic import Sandwich
 from prunetime.search.space import Space
-from prunetime.task import Task
 from prunetime.training.batches import LengthBucketedBatches, TrainingData
 from prunetime.training.distill import Distillation
 from prunetime.training.losses import task_losses

@@ -10,7 +10,7 @@ from prunetime.cli.options import json_option
 @json_option
 def doctor(as_json: bool) -> None:
     """Say what this machine offers, and whether timings on it can be trusted now."""
-    from prunetime.runtime.doctor import checkup
+    from prunetime.latency.doctor import checkup
 
     found = checkup()
     machine = found.machine

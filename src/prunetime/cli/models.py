@@ -12,8 +12,6 @@ from typing import Any, get_args
 
 import click
 
-from prunetime import artifact as artifacts
-from prunetime.budget import Budget
 from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
     artifact_argument,
@@ -28,10 +26,12 @@ from prunetime.cli.options import (
     setting_options,
     text_option,
 )
-from prunetime.config import RowsOfTasks
+from prunetime.core import artifact as artifacts
+from prunetime.core.budget import Budget
+from prunetime.core.config import RowsOfTasks
+from prunetime.core.plan import PRECISIONS, Plan, Precision
+from prunetime.core.task import Answer, Kind, Tagged, Task
 from prunetime.errors import InputError
-from prunetime.plan import PRECISIONS, Plan, Precision
-from prunetime.task import Answer, Kind, Tagged, Task
 
 INSPECT_WIDTH = 100
 
@@ -48,7 +48,7 @@ def score(artifact: Path, text: str | None, pair: str | None, n_best: int | None
     Lines end with a line feed, or a carriage return and a line feed, and with nothing else; the input is UTF-8. Where
     the model answers questions, a pair is a question and its context. One that labels words gives spans.
     """
-    from prunetime.runtime.model import load
+    from prunetime.inference.model import load
     from prunetime.tasks.sources import lines_of
 
     if pair is not None and text is None:
@@ -82,9 +82,9 @@ def score(artifact: Path, text: str | None, pair: str | None, n_best: int | None
 @json_option
 def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> None:
     """Quality and latency of an artifact on labelled data, by the engine."""
-    from prunetime.runtime.measure import interleave, pinned, summarise
-    from prunetime.runtime.model import load
-    from prunetime.runtime.timing import calls_of
+    from prunetime.inference.model import load
+    from prunetime.latency.measure import interleave, pinned, summarise
+    from prunetime.latency.timing import calls_of
     from prunetime.tasks import metrics
     from prunetime.tasks.data import examples, guess_columns
     from prunetime.tasks.labels import label_notes
@@ -195,8 +195,8 @@ def profile(
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
     check_new(out, overwrite=options.pop("overwrite"))
     from prunetime.cli.progress import ConsoleReporter
+    from prunetime.latency import profiling
     from prunetime.pipeline.source import profile_of
-    from prunetime.runtime import profiling
 
     plan, grain, tokens = Plan.uniform(precision), options.pop("blocks"), options.pop("tokens")
     budget, reporter = Budget(share=1.0, **options), ConsoleReporter()

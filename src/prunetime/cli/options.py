@@ -9,9 +9,9 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from prunetime.arch import GRAINS
+from prunetime.core.arch import GRAINS
+from prunetime.core.task import Kind
 from prunetime.errors import InputError
-from prunetime.task import Kind
 from prunetime.tasks.table import split_columns
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prunetime.budget import Budget
-from prunetime.plan import Plan, Precision
+from prunetime.core.budget import Budget
+from prunetime.core.plan import Plan, Precision
+from prunetime.inference.engine import Engine
+from prunetime.latency.measure import pinned
+from prunetime.latency.roofline import Peaks, Roofline, Row, measure_peaks, roofline, time_passes
+from prunetime.latency.synthetic import random_batch
 from prunetime.rivals.subject import Subject
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.measure import pinned
-from prunetime.runtime.roofline import Peaks, Roofline, Row, measure_peaks, roofline, time_passes
-from prunetime.runtime.synthetic import random_batch
 
 _WORK = {
     "gelu_fp32": "GELU",

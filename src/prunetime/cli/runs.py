@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunetime import artifact
-from prunetime.budget import Budget
 from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
     blocks_option,
@@ -30,8 +28,10 @@ from prunetime.cli.options import (
     text_option,
     workers_option,
 )
+from prunetime.core import artifact
+from prunetime.core.budget import Budget
+from prunetime.core.plan import PRECISIONS
 from prunetime.errors import InputError
-from prunetime.plan import PRECISIONS
 
 if TYPE_CHECKING:
     from prunetime.pipeline.settings import Settings

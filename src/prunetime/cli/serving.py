@@ -133,7 +133,7 @@ def replay_experiment(**options: Any) -> None:
     import msgspec
 
     from prunetime.cli.progress import ConsoleReporter
-    from prunetime.runtime.model import load
+    from prunetime.inference.model import load
     from prunetime.serve.experiments import read_experiments
     from prunetime.serve.replay import Judged, replay
     from prunetime.tasks.sources import read_table

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from prunetime.arch import ArchSpec
-from prunetime.artifact import Manifest
-from prunetime.budget import Budget
+from prunetime.core.arch import ArchSpec
+from prunetime.core.artifact import Manifest
+from prunetime.core.budget import Budget
+from prunetime.core.task import Task
 from prunetime.models.families import head_of
-from prunetime.task import Task
 
 ONE_TEXT = ("a red velvet sofa with steel legs",)
 PAIR = ("red sofa", "a velvet couch in red")

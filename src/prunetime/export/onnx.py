@@ -15,13 +15,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from prunetime.arch import ArchSpec, LayerSpec
-from prunetime.artifact import write_bytes
-from prunetime.blocks import expand
-from prunetime.config import FAMILIES, LEAST_COUNT, LEAST_LENGTH, Activation, EncoderConfig
+from prunetime.core.arch import ArchSpec, LayerSpec
+from prunetime.core.artifact import write_bytes
+from prunetime.core.blocks import expand
+from prunetime.core.config import FAMILIES, LEAST_COUNT, LEAST_LENGTH, Activation, EncoderConfig
+from prunetime.core.positions import angles, by_distance
 from prunetime.errors import InputError
 from prunetime.models.compact import spec_of
-from prunetime.positions import angles, by_distance
 
 OLDEST_OPSET = 17
 """The first that has LayerNormalization."""

@@ -10,8 +10,8 @@ from typing import Any
 import openvino
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec
-from prunetime.config import EncoderConfig
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
 from prunetime.export.onnx import export_onnx
 

@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-from prunetime import artifact
+from prunetime.core import artifact
 from prunetime.errors import InputError
 from prunetime.export.card import AUTO, transformers_card
 from prunetime.models import modeling

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec
-from prunetime.blocks import block_norms, to_blocks
+from prunetime.core.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec
+from prunetime.core.blocks import block_norms, to_blocks
+from prunetime.core.mask import LayerMask, Mask, Scores, by_importance, part_widths, rank
 from prunetime.errors import InputError
-from prunetime.mask import LayerMask, Mask, Scores, by_importance, part_widths, rank
 
 Weights = dict[str, NDArray[Any]]
 

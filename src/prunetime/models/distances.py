@@ -1,4 +1,4 @@
-"""What attention sees of how far apart tokens are, as tensors: `prunetime.positions` has the numbers."""
+"""What attention sees of how far apart tokens are, as tensors: `prunetime.core.positions` has the numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from prunetime.positions import angles, buckets
+from prunetime.core.positions import angles, buckets
 
 
 @lru_cache(maxsize=64)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunetime.arch import MATRICES, ArchSpec, LayerSpec
-from prunetime.blocks import check_blocks
-from prunetime.config import FAMILIES, LEAST_LENGTH, Activation, EncoderConfig
+from prunetime.core.arch import MATRICES, ArchSpec, LayerSpec
+from prunetime.core.blocks import check_blocks
+from prunetime.core.config import FAMILIES, LEAST_LENGTH, Activation, EncoderConfig
+from prunetime.core.positions import BUCKETS
 from prunetime.errors import InputError
 from prunetime.models.compact import Weights, spec_of
 from prunetime.models.distances import in_buckets, near, turned
@@ -22,7 +23,6 @@ from prunetime.models.gates import LayerGates, over_tokens, where_alive
 from prunetime.models.pooling import pooled
 from prunetime.models.sparse import BlockLinear
 from prunetime.models.tokens import PADDING, kinds_of, most_attended, take, take_kinds
-from prunetime.positions import BUCKETS
 
 INITIAL_DEVIATION = 0.02
 """Standard deviation of fresh weights (BERT, arXiv 1810.04805)."""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunetime.arch import ArchSpec, Dims
-from prunetime.config import FAMILIES, EncoderConfig, Rotary, Rows
+from prunetime.core.arch import ArchSpec, Dims
+from prunetime.core.config import FAMILIES, EncoderConfig, Rotary, Rows
+from prunetime.core.task import Kind, rows_of
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
@@ -30,7 +31,6 @@ from prunetime.models.names import (
 )
 from prunetime.models.sentence import SentenceFolder, read_folder, transformer_folder
 from prunetime.models.wrappers import unwrapped
-from prunetime.task import Kind, rows_of
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 """What transformers calls layers that attend to all tokens, and to those near by."""

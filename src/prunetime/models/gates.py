@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prunetime.arch import Dims, Grain, block_grid
+from prunetime.core.arch import Dims, Grain, block_grid
+from prunetime.core.mask import PARTS, BlockMask, Mask, part_widths
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, BlockMask, Mask, part_widths
 
 SIDES = {
     "query": ("heads", None),

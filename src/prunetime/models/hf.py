@@ -23,8 +23,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from prunetime.arch import ArchSpec
-from prunetime.config import EncoderConfig
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import EncoderConfig
+from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models import modeling
 from prunetime.models.families import head_of
@@ -39,7 +40,6 @@ from prunetime.models.modeling import (
 )
 from prunetime.models.portable import modules_of
 from prunetime.models.sentence_files import activation_fn
-from prunetime.task import Task
 
 
 def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:

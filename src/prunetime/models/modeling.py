@@ -19,9 +19,9 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from prunetime.arch import ArchSpec
-from prunetime.blocks import INDEX_ARRAYS
-from prunetime.config import EncoderConfig, Rows
+from prunetime.core.arch import ArchSpec
+from prunetime.core.blocks import INDEX_ARRAYS
+from prunetime.core.config import EncoderConfig, Rows
 from prunetime.errors import InputError
 from prunetime.models.encoder import INITIAL_DEVIATION, Output, Parts, encode, parts
 from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES, Head

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from prunetime.core.positions import BUCKETS
 from prunetime.models.heads import Head
-from prunetime.positions import BUCKETS
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ NAMES = {
         may_lack_biases=True,
     ),
 }
-"""One entry for each family of `prunetime.config.FAMILIES`."""
+"""One entry for each family of `prunetime.core.config.FAMILIES`."""
 
 REFUSED = {
     "albert": "its layers share one set of weights, so that none can be pruned without all others",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunetime.config import LEAST_COUNT, Pooling
+from prunetime.core.config import LEAST_COUNT, Pooling
 
 
 def pooled(pooling: Pooling, x: Tensor, real: Tensor, skipped: Tensor | None = None) -> Tensor:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunetime.arch import ArchSpec, KeptBlocks, LayerSpec
-from prunetime.blocks import block_norms
-from prunetime.config import EncoderConfig
+from prunetime.core.arch import ArchSpec, KeptBlocks, LayerSpec
+from prunetime.core.blocks import block_norms
+from prunetime.core.config import EncoderConfig
+from prunetime.core.mask import largest_blocks
 from prunetime.errors import InputError
-from prunetime.mask import largest_blocks
 from prunetime.models.encoder import Layer, Output, Parts, SequenceClassifier, encode
 from prunetime.models.gates import BlockGates
 

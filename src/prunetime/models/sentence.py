@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from prunetime.config import HeadLayer, Pooling
-from prunetime.embedding import EmbeddingSettings
+from prunetime.core.config import HeadLayer, Pooling
+from prunetime.core.embedding import EmbeddingSettings
+from prunetime.core.prompts import Prompts
+from prunetime.core.task import Kind, ScoreActivation, Task, rows_of
 from prunetime.errors import InputError
 from prunetime.models import sentence_modules
 from prunetime.models.checkpoint import read_tensors
 from prunetime.models.sentence_modules import EMBEDDING, SCORES, optional, transformer_settings
 from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODULES, SENTENCE_TRANSFORMER
-from prunetime.prompts import Prompts
-from prunetime.task import Kind, ScoreActivation, Task, rows_of
 
 ALWAYS_PROMPTS: Mapping[str, str] = {"query": "", "document": ""}
 """The prompts that every SentenceTransformer has, empty where its folder does not say otherwise."""

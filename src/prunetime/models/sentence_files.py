@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from prunetime.config import EncoderConfig
+from prunetime.core.config import EncoderConfig
+from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.sentence_names import (
     CROSS_ENCODER,
@@ -24,7 +25,6 @@ from prunetime.models.sentence_names import (
     SENTENCE_TRANSFORMER,
     TRANSFORMER_SETTINGS,
 )
-from prunetime.task import Task
 
 Files = dict[str, bytes]
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunetime.config import HeadLayer, Pooling
+from prunetime.core.config import HeadLayer, Pooling
+from prunetime.core.task import ScoreActivation
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import read_json
 from prunetime.models.sentence_names import (
@@ -18,7 +19,6 @@ from prunetime.models.sentence_names import (
     SCORE_ACTIVATIONS,
     TRANSFORMER_SETTINGS,
 )
-from prunetime.task import ScoreActivation
 
 Settings = Mapping[str, Any]
 

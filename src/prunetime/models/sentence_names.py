@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prunetime.config import Activation, Pooling
-from prunetime.task import ScoreActivation
+from prunetime.core.config import Activation, Pooling
+from prunetime.core.task import ScoreActivation
 
 MODULES = "modules.json"
 MODEL_SETTINGS = "config_sentence_transformers.json"

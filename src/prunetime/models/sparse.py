@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunetime.arch import KeptBlocks
+from prunetime.core.arch import KeptBlocks
 
 
 class BlockLinear(nn.Module):
-    """As `nn.Linear`, with its weight as `prunetime.blocks` stores it: what is pruned is no parameter.
+    """As `nn.Linear`, with its weight as `prunetime.core.blocks` stores it: what is pruned is no parameter.
 
     `blocks` [kept, rows, columns] are zero at first, and `block_index` [kept] (a buffer) names the first ones.
     """

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunetime.artifact import TOKENIZER
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.core.artifact import TOKENIZER
+from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import read_json
 from prunetime.models.sentence import lower_cased, lower_cases

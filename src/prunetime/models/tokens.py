@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunetime.arch import tokens_kept
+from prunetime.core.arch import tokens_kept
 
 PADDING, WORD, SEPARATOR, FIRST = -1, 0, 1, 2
 """Kinds of token: the greater one stays before the smaller, whatever attention they received."""

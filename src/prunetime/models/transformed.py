@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunetime.arch import ArchSpec, LayerSpec
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.core.arch import ArchSpec, LayerSpec
+from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import Linears, linears_of

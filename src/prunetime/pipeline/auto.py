@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunetime import artifact
+from prunetime.core import artifact
 from prunetime.errors import BudgetError
+from prunetime.inference.model import load
+from prunetime.latency import profiling
 from prunetime.pipeline import stages
 from prunetime.pipeline.prune import RESULT, begin, check_workers, finished, prune
 from prunetime.pipeline.run import SUB_RUNS, Reporter, Run
 from prunetime.pipeline.settings import Settings
 from prunetime.pruning.methods import Method
 from prunetime.report.render import PAGE
-from prunetime.runtime import profiling
-from prunetime.runtime.model import load
 from prunetime.training.tracking import reporting
 
 if TYPE_CHECKING:

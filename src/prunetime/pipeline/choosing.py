@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from prunetime import artifact
-from prunetime.arch import ArchSpec
+from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec
 from prunetime.errors import InputError
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.models.compact import prefix_mask
 from prunetime.pipeline.run import Progress, Run
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import THREADS, Models, archive_digest, engine_of, whole_groups
 from prunetime.pruning.importance import load_scores
-from prunetime.runtime.latency import LatencyProfile
 from prunetime.search.archive import Archive, Evaluation, preference
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
 from prunetime.search.evolution import SearchSettings, State, finalists, rescore, score_into, search

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunetime import __version__, artifact
+from prunetime import __version__
+from prunetime.core import artifact
+from prunetime.core.plan import Plan, Precision
+from prunetime.core.task import DOC_STRIDE, Kind, Task
 from prunetime.errors import InputError
 from prunetime.export.card import artifact_card
 from prunetime.models import families
@@ -18,8 +21,6 @@ from prunetime.models.sentence import SentenceFolder, read_folder
 from prunetime.models.sentence_modules import longest_of_tokenizer, optional
 from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODULES, SENTENCE_TRANSFORMER
 from prunetime.pipeline.pretrained import artifact_files, hub_id, load, tokenizer_for
-from prunetime.plan import Plan, Precision
-from prunetime.task import DOC_STRIDE, Kind, Task
 
 QUESTION_WINDOW = 384
 """Tokens of a question with a part of its context, by default: those of transformers' pipeline and `run_qa` example."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.plan import Plan
+from prunetime.latency.measure import Samples, pinned, ratio, summarise
+from prunetime.latency.predictor import LatencyProfile
+from prunetime.latency.timing import calls_of_specs, time_budget
 from prunetime.pipeline.run import Progress, Run
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import archive_digest
-from prunetime.plan import Plan
-from prunetime.runtime.latency import LatencyProfile
-from prunetime.runtime.measure import Samples, pinned, ratio, summarise
-from prunetime.runtime.timing import calls_of_specs, time_budget
 from prunetime.search.archive import Archive, Evaluation, spread
 
 POINTS = 6

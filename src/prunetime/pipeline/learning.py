@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
-from prunetime import artifact
-from prunetime.arch import ArchSpec
+from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec
+from prunetime.core.mask import Mask, Scores
 from prunetime.errors import BudgetError
-from prunetime.mask import Mask, Scores
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.models.compact import compact, in_blocks, prefix_mask
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline import stages
@@ -24,7 +25,6 @@ from prunetime.pruning.masks import Learned, MaskStep, mask_of
 from prunetime.pruning.methods import LEARNED, LearnedMethod, Level
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import Microseconds
-from prunetime.runtime.latency import LatencyProfile
 from prunetime.search.archive import Archive
 from prunetime.training.distill import Distillation
 from prunetime.training.together import fit_on_every_rank

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prunetime.artifact import Manifest, Weights
-from prunetime.config import FAMILIES, EncoderConfig
+from prunetime.core.artifact import Manifest, Weights
+from prunetime.core.config import FAMILIES, EncoderConfig
+from prunetime.core.task import Kind, Task
 from prunetime.errors import InputError
+from prunetime.inference.tokenize import Tokenizer
 from prunetime.models import families
 from prunetime.models.tokenization import PretrainedTokenizer, load_tokenizer
-from prunetime.runtime.tokenize import Tokenizer
-from prunetime.task import Kind, Task
 
 Say = Callable[[str], None]
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunetime import __version__, artifact
-from prunetime.budget import Budget
+from prunetime import __version__
+from prunetime.core import artifact
+from prunetime.core.budget import Budget
+from prunetime.core.machine import this_machine
+from prunetime.core.mask import Mask
 from prunetime.errors import BudgetError, InputError
 from prunetime.export.card import artifact_card
-from prunetime.machine import this_machine
-from prunetime.mask import Mask
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.pipeline import choosing, stages, verify
 from prunetime.pipeline.front import measure_front
 from prunetime.pipeline.learning import LAST, Learning
@@ -28,7 +30,6 @@ from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source, check_trainable, load_source, model_digest
 from prunetime.pruning.methods import LEARNED
 from prunetime.report.render import render
-from prunetime.runtime.latency import LatencyProfile
 
 if TYPE_CHECKING:
     from prunetime.search.cluster import Workers

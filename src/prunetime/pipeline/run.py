@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
-from prunetime.artifact import write_json
+from prunetime.core.artifact import write_json
 from prunetime.errors import InputError
 
 Progress = Callable[[int, int], None]

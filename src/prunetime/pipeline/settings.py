@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, get_args
 
-from prunetime.arch import GRAINS, Dims, Grain, strict_keys
-from prunetime.budget import Budget
+from prunetime.core.arch import GRAINS, Dims, Grain, strict_keys
+from prunetime.core.budget import Budget
+from prunetime.core.plan import PRECISIONS, Precision
+from prunetime.core.task import Kind
 from prunetime.errors import InputError
-from prunetime.plan import PRECISIONS, Precision
 from prunetime.pruning.importance import Criterion
 from prunetime.pruning.methods import LEARNED, Method
 from prunetime.search.space import Space
-from prunetime.task import Kind
 
 AUTO: Final = "auto"
 

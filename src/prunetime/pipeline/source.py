@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import Grain
-from prunetime.budget import Budget
-from prunetime.config import EncoderConfig, Rows
+from prunetime.core.arch import Grain
+from prunetime.core.budget import Budget
+from prunetime.core.config import EncoderConfig, Rows
+from prunetime.core.plan import Plan
+from prunetime.core.task import Kind, Task
 from prunetime.errors import InputError
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.reading import read
+from prunetime.inference.tokenize import Tokenizer
+from prunetime.latency import profiling
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.models import families
 from prunetime.pipeline import pretrained as pretrained_models
 from prunetime.pipeline import teacher_labels
 from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.settings import Settings
-from prunetime.plan import Plan
-from prunetime.runtime import profiling
-from prunetime.runtime.inputs import Inputs
-from prunetime.runtime.latency import LatencyProfile
-from prunetime.runtime.reading import read
-from prunetime.runtime.tokenize import Tokenizer
-from prunetime.task import Kind, Task
 from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.data import Columns, Examples, examples, guess_columns, task_of
 from prunetime.tasks.labels import label_notes

@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime import __version__, artifact
-from prunetime.arch import ArchSpec
-from prunetime.budget import Budget
+from prunetime import __version__
+from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec
+from prunetime.core.budget import Budget
+from prunetime.core.mask import Mask
+from prunetime.core.plan import Plan
 from prunetime.errors import InputError
-from prunetime.mask import Mask
+from prunetime.inference.engine import Engine
+from prunetime.latency import plans, profiling
+from prunetime.latency.predictor import LatencyProfile
+from prunetime.latency.sublayers import ProfileKey
+from prunetime.latency.synthetic import random_batch, random_weights
 from prunetime.models.compact import compact, ordered
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.pretrained import artifact_files
 from prunetime.pipeline.run import Progress, Run, digest_of, digest_of_files
 from prunetime.pipeline.settings import AUTO, Settings
 from prunetime.pipeline.source import Source
-from prunetime.plan import Plan
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
-from prunetime.runtime import autoplan, profiling
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import LatencyProfile
-from prunetime.runtime.sublayers import ProfileKey
-from prunetime.runtime.synthetic import random_batch, random_weights
 from prunetime.search.elastic import Sandwich
 from prunetime.training.together import fit_on_every_rank
 
@@ -64,8 +65,8 @@ def search_plan(run: Run, source: Source, settings: Settings) -> Plan:
         plan = Plan()
         if settings.precision == AUTO:
             dense = ArchSpec.full(config.dims)
-            model = autoplan.Model(config, random_weights(config, dense), dense, budget.threads)
-            plan = autoplan.fastest_uniform(model, random_batch(config, budget.batch, budget.seq_len))
+            model = plans.Model(config, random_weights(config, dense), dense, budget.threads)
+            plan = plans.fastest_uniform(model, random_batch(config, budget.batch, budget.seq_len))
         else:
             plan = Plan.uniform(settings.precision)
         run.write("plan.json", plan.to_json())
@@ -328,7 +329,7 @@ def final_plan(source: Source, settings: Settings, manifest: artifact.Manifest, 
     budget, config = settings.budget, manifest.config
     value = metric_on_valid(source, settings.effort.finalist_rows, settings.seed)
     sign = 1.0 if source.metric.higher_is_better else -1.0
-    quick = autoplan.Model(config, weights, manifest.spec, THREADS)
+    quick = plans.Model(config, weights, manifest.spec, THREADS)
     exact = value(quick.engine(Plan()))
 
     def loss(engine: Engine) -> float:
@@ -339,7 +340,7 @@ def final_plan(source: Source, settings: Settings, manifest: artifact.Manifest, 
         return replace(plan, quality_loss=loss(quick.engine(plan)))
     model = replace(quick, threads=budget.threads)
     batch = random_batch(config, budget.batch, budget.seq_len)
-    return autoplan.choose(model, batch, loss, settings.max_loss)
+    return plans.choose(model, batch, loss, settings.max_loss)
 
 
 def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenance: Any) -> artifact.Manifest:

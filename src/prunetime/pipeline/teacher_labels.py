@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.families import Pretrained, with_outputs
 from prunetime.models.heads import PROBLEM_TYPES
-from prunetime.task import Task
 
 Say = Callable[[str], None]
 

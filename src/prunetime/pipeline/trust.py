@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from prunetime import artifact
+from prunetime.core import artifact
 from prunetime.errors import InputError
+from prunetime.inference.engine import Engine
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.models.compact import prefix_mask
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.pipeline import choosing, stages
@@ -19,8 +21,6 @@ from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.report.render import render
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import LatencyProfile
 from prunetime.search.archive import Archive
 from prunetime.search.space import Genome, Space, fit_to
 from prunetime.search.trust import Trust

@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from prunetime import artifact
-from prunetime.arch import ArchSpec
-from prunetime.budget import Budget
+from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec
+from prunetime.core.budget import Budget
+from prunetime.core.machine import this_machine
+from prunetime.core.mask import Mask
+from prunetime.core.plan import Plan
 from prunetime.errors import DefectError, InputError
-from prunetime.machine import this_machine
-from prunetime.mask import Mask
+from prunetime.inference.engine import Engine
+from prunetime.inference.model import Model
+from prunetime.inference.ragged import Ragged
+from prunetime.latency.measure import NOISY, Latency, Samples, pinned, ratio, summarise
+from prunetime.latency.predictor import LatencyProfile, setting_name
+from prunetime.latency.timing import Job, Timed, calls_of_specs, time_artifacts, time_budget, time_settings
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pipeline.run import Progress, Run
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import THREADS
-from prunetime.plan import Plan
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.latency import LatencyProfile, setting_name
-from prunetime.runtime.measure import NOISY, Latency, Samples, pinned, ratio, summarise
-from prunetime.runtime.model import Model
-from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.timing import Job, Timed, calls_of_specs, time_artifacts, time_budget, time_settings
 from prunetime.tasks.data import Examples
 from prunetime.tasks.metrics import Estimate, evaluate, evaluate_difference
 

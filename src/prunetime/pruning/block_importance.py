@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from prunetime.arch import Grain, block_grid
-from prunetime.mask import Scores
+from prunetime.core.arch import Grain, block_grid
+from prunetime.core.mask import Scores
 from prunetime.models.encoder import SequenceClassifier, linears_of
 from prunetime.models.gates import block_sums
 from prunetime.pruning.importance import OF_GRADIENT, Criterion, look_at

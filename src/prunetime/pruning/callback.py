@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prunetime.arch import Grain
+from prunetime.core.arch import Grain
+from prunetime.core.mask import Mask, Scores
 from prunetime.errors import InputError
-from prunetime.mask import Mask, Scores
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.encoder import Output
 from prunetime.models.modeling import PrunetimePreTrainedModel

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.mask import Scores
+from prunetime.core.mask import Scores
 
 
 def ranks(scores: Scores) -> Scores:

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from prunetime.arch import Dims
-from prunetime.artifact import write_bytes
+from prunetime.core.arch import Dims
+from prunetime.core.artifact import write_bytes
+from prunetime.core.mask import PARTS, Scores, part_widths
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, Scores, part_widths
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.gates import ones

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prunetime.arch import TILE, ArchSpec, Dims, Grain, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arch import TILE, ArchSpec, Dims, Grain, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.mask import PARTS, BlockMask, LayerMask, Mask, Scores, part_widths
 from prunetime.errors import InputError
-from prunetime.mask import PARTS, BlockMask, LayerMask, Mask, Scores, part_widths
 from prunetime.models.encoder import Linears
 from prunetime.models.gates import SIDES, BlockGates, LayerGates
 from prunetime.pruning.methods import Pruner

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from prunetime.arch import ArchSpec, Dims
-from prunetime.budget import Budget
-from prunetime.runtime.latency import LatencyProfile
+from prunetime.core.arch import ArchSpec, Dims
+from prunetime.core.budget import Budget
+from prunetime.latency.predictor import LatencyProfile
 
 STRENGTH, LEAST = 20_000.0, 50.0
 """As in MLPruning's training runs (github.com/yaozhewei/MLPruning, masked_run_glue.py)."""

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from prunetime.arch import LayerSpec
-from prunetime.mask import Bools, LayerMask
+from prunetime.core.arch import LayerSpec
+from prunetime.core.mask import Bools, LayerMask
 from prunetime.report.structures import Evaluated, LearnedLevel, Preferences, TimedPoint
 from prunetime.report.svg import (
     Scale,

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prunetime.budget import Budget
+from prunetime.core.budget import Budget
 from prunetime.tasks.table import join_columns
 
 Arguments = list[str]

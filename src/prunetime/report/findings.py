@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prunetime.arch import ArchSpec, Dims
-from prunetime.budget import Budget
+from prunetime.core.arch import ArchSpec, Dims
+from prunetime.core.budget import Budget
+from prunetime.core.mask import Mask
+from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.mask import Mask
+from prunetime.latency.measure import Latency
+from prunetime.latency.predictor import LatencyProfile
 from prunetime.report.structures import Evaluated, Front, LearnedLevel, Preferences, Search, TrustInScores, policy_of
 from prunetime.report.values import Interval, Json, latency_of, number
-from prunetime.runtime.latency import LatencyProfile
-from prunetime.runtime.measure import Latency
 from prunetime.search.space import Space
-from prunetime.task import Task
 
 Part = TypeVar("Part")
 

@@ -13,9 +13,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Dims
-from prunetime.artifact import write_text
-from prunetime.mask import LayerMask
+from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Dims
+from prunetime.core.artifact import write_text
+from prunetime.core.mask import LayerMask
+from prunetime.latency.measure import Latency
 from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
 from prunetime.report.charts import Line, Part, SearchPlot
@@ -24,7 +25,6 @@ from prunetime.report.findings import Findings, kept_run, read
 from prunetime.report.structures import Evaluated, Search
 from prunetime.report.svg import tag
 from prunetime.report.values import Interval
-from prunetime.runtime.measure import Latency
 from prunetime.search.space import Space
 
 PAGE = "report.html"

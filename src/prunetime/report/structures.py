@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.latency.measure import Latency
 from prunetime.report.values import Interval, Json, latency_of, number
-from prunetime.runtime.measure import Latency
 from prunetime.search.space import Space
 
 KINDS = ("uniform", "depth", "evolution")

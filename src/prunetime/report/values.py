@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from prunetime.runtime.measure import Latency
+from prunetime.latency.measure import Latency
 
 Json = dict[str, Any]
 

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.budget import Budget
+from prunetime.core.budget import Budget
+from prunetime.core.plan import PRECISIONS, Plan
 from prunetime.errors import InputError, PrunetimeError, first_line
-from prunetime.plan import PRECISIONS, Plan
+from prunetime.inference.engine import Engine
+from prunetime.inference.ragged import Ragged
+from prunetime.latency import plans
+from prunetime.latency.measure import calls_within, interleave, pinned, run_rounds, summarise
+from prunetime.latency.timing import IDLE_US
 from prunetime.rivals.cell import Bind, Cell, Logits
 from prunetime.rivals.subject import Subject
-from prunetime.runtime import autoplan
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.measure import calls_within, interleave, pinned, run_rounds, summarise
-from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.timing import IDLE_US
 
 RIVALS = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "ctranslate2")
 """Modules of this package with `precisions()` and `prepare(cell, precision)`."""
@@ -150,11 +150,11 @@ def _check(subjects: Sequence[Subject], budget: Budget, rivals: Sequence[str]) -
 
 
 def _engine(subject: Subject, cell: Cell, precision: Any, auto_error: float) -> Engine:
-    model = autoplan.Model(subject.config, subject.weights, subject.spec, cell.threads)
+    model = plans.Model(subject.config, subject.weights, subject.spec, cell.threads)
     if precision != AUTO:
         return model.engine(Plan.uniform(precision))
-    loss = autoplan.logit_error(model, cell.calibration[: -(-AUTO_ROWS // cell.batch)])
-    return model.engine(autoplan.choose(model, cell.checked[0], loss, auto_error))
+    loss = plans.logit_error(model, cell.calibration[: -(-AUTO_ROWS // cell.batch)])
+    return model.engine(plans.choose(model, cell.checked[0], loss, auto_error))
 
 
 def _logits(bind: Bind, batches: Sequence[Ragged]) -> NDArray[np.float32]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.config import EncoderConfig
-from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.synthetic import random_batch
+from prunetime.core.config import EncoderConfig
+from prunetime.inference.ragged import Ragged
+from prunetime.latency.synthetic import random_batch
 
 CHECKED = 32
 """Sequences, at least, whose logits are checked: two or three would make the largest error a matter of luck."""

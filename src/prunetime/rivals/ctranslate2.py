@@ -11,11 +11,11 @@ import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
 from prunetime.errors import InputError
+from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import spec_of
 from prunetime.rivals.cell import Bind, Cell, Logits
-from prunetime.runtime.ragged import Ragged
 
 COMPUTE_TYPES = {"int8": "int8", "fp32": "float32"}
 

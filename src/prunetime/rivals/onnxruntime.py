@@ -15,10 +15,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from prunetime.core.machine import this_machine
 from prunetime.export.onnx import export_onnx
-from prunetime.machine import this_machine
+from prunetime.inference.ragged import Ragged
 from prunetime.rivals.cell import Bind, Cell, Logits, inputs_of
-from prunetime.runtime.ragged import Ragged
 
 
 def precisions() -> tuple[str, ...]:

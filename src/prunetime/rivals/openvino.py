@@ -15,9 +15,9 @@ import openvino
 from numpy.typing import NDArray
 
 from prunetime.export.onnx import export_onnx
+from prunetime.inference.ragged import Ragged
+from prunetime.latency.measure import time_calls
 from prunetime.rivals.cell import Bind, Cell, Logits, inputs_of
-from prunetime.runtime.measure import time_calls
-from prunetime.runtime.ragged import Ragged
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.inference.ragged import Ragged
 from prunetime.models.encoder import from_weights
 from prunetime.rivals.cell import Bind, Cell, Logits, inputs_of
-from prunetime.runtime.ragged import Ragged
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
-from prunetime.artifact import weight_shapes
-from prunetime.blocks import to_blocks
-from prunetime.config import EncoderConfig
+from prunetime.core.arch import TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.artifact import weight_shapes
+from prunetime.core.blocks import to_blocks
+from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
 
 Weights = dict[str, NDArray[Any]]

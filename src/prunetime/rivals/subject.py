@@ -9,11 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from prunetime import artifact as artifacts
-from prunetime.arch import ArchSpec
-from prunetime.artifact import Artifact
-from prunetime.blocks import expand
-from prunetime.config import EncoderConfig
+from prunetime.core import artifact as artifacts
+from prunetime.core.arch import ArchSpec
+from prunetime.core.artifact import Artifact
+from prunetime.core.blocks import expand
+from prunetime.core.config import EncoderConfig
 from prunetime.rivals import shapes
 from prunetime.rivals.cell import Cell
 

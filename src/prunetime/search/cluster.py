@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from prunetime.arch import ArchSpec
-from prunetime.config import EncoderConfig
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import EncoderConfig
+from prunetime.core.machine import memory_bytes
+from prunetime.core.plan import Plan
 from prunetime.errors import InputError, PrunetimeError, first_line
-from prunetime.machine import memory_bytes
-from prunetime.plan import Plan
-from prunetime.runtime.engine import ReferenceKernel, Weights, engine_build
+from prunetime.inference.engine import ReferenceKernel, Weights, engine_build
 from prunetime.search.evaluate import STATES_SHARE, Elastic, ElasticScorer, ScorerFor, ScoringRows
 
 try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
 from prunetime.errors import InputError
 from prunetime.search.space import Genome, Space, fit_to
 

@@ -15,13 +15,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ArchSpec
-from prunetime.config import EncoderConfig
-from prunetime.machine import memory_bytes
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import EncoderConfig
+from prunetime.core.machine import memory_bytes
+from prunetime.core.plan import Plan
+from prunetime.inference.engine import Engine, Weights
+from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import compact, prefix_mask
-from prunetime.plan import Plan
-from prunetime.runtime.engine import Engine, Weights
-from prunetime.runtime.ragged import Ragged
 from prunetime.search.states import States, prefixes_with_states
 
 

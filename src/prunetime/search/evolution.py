@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
 from prunetime.errors import BudgetError, InputError, PrunetimeError
 from prunetime.search.archive import Archive, Evaluation, Kind, elites, preference
 from prunetime.search.critic import Critic

@@ -11,9 +11,9 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.arch import ATTENTION_MATRICES, FFN_MATRICES, TILE, ArchSpec, Dims, Grain, LayerSpec
+from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, TILE, ArchSpec, Dims, Grain, LayerSpec
+from prunetime.core.mask import Scores
 from prunetime.errors import InputError
-from prunetime.mask import Scores
 
 Genome = tuple[int, ...]
 """(heads of layer 0, FFN tiles of layer 0, heads of layer 1, FFN tiles of layer 1, ...); in a space with dropped tokens

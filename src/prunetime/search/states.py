@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prunetime.arch import ArchSpec, LayerSpec
-from prunetime.runtime.engine import State
+from prunetime.core.arch import ArchSpec, LayerSpec
+from prunetime.inference.engine import State
 
 Layers = tuple[LayerSpec, ...]
 

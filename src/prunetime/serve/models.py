@@ -17,12 +17,12 @@ import numpy as np
 from msgspec import Struct
 
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.runtime.engine import Engine
-from prunetime.runtime.inputs import Inputs
-from prunetime.runtime.model import Model, load, load_token_engine
-from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.reading import prompted
-from prunetime.runtime.tokenize import Texts, Tokenizer, digest_of
+from prunetime.inference.engine import Engine
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.model import Model, load, load_token_engine
+from prunetime.inference.ragged import Ragged
+from prunetime.inference.reading import prompted
+from prunetime.inference.tokenize import Texts, Tokenizer, digest_of
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.speed import Speed
 from prunetime.serve.texts import TextCache

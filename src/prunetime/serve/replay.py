@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunetime.errors import InputError
-from prunetime.runtime.model import Model
+from prunetime.inference.model import Model
 from prunetime.serve.experiments import BLANKS, Experiment, ExperimentReport, report_of
 from prunetime.serve.sequential import KeySums
 from prunetime.tasks.labels import class_labels, label_texts

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.errors import EngineError
-from prunetime.runtime.ragged import Ragged
+from prunetime.inference.ragged import Ragged
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.speed import Speed
 
@@ -38,7 +38,7 @@ OF_BACKGROUND = 8
 
 
 class Runner(Protocol):
-    """What computes the rows of a model, such as `runtime.engine.Engine`."""
+    """What computes the rows of a model, such as `inference.engine.Engine`."""
 
     def logits(self, batch: Ragged) -> Logits:
         """[rows, outputs], or [tokens, outputs] of a model that reads every token's row."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.errors import InputError
-from prunetime.runtime.inputs import Inputs
-from prunetime.runtime.tokenize import Texts
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.tokenize import Texts
 from prunetime.serve.call import Call
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments import ARM, KEY, Arm, Experiment, Experiments

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
+from prunetime.core.machine import usable_cores
 from prunetime.errors import InputError
-from prunetime.machine import usable_cores
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import NamedTuple
 
-from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.tokenize import Texts, Tokenizer, Tokens
+from prunetime.inference.ragged import Ragged
+from prunetime.inference.tokenize import Texts, Tokenizer, Tokens
 
 SMALL_INTEGERS = 256
 """Integers up to it exist once in CPython, for all lists."""

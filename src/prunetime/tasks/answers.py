@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.core.task import Answer
 from prunetime.errors import InputError
-from prunetime.task import Answer
 from prunetime.tasks.table import Table
 
 COLUMNS = ("id", "title", "context", "question", "answers")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.core.task import DOC_STRIDE, Kind, Task
 from prunetime.errors import InputError
-from prunetime.task import DOC_STRIDE, Kind, Task
 from prunetime.tasks.answers import gold_answers, is_squad, lacks_answers
 from prunetime.tasks.labels import (
     check_relevance,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.core.task import Answer, Tagged
 from prunetime.errors import InputError
-from prunetime.task import Answer, Tagged
 from prunetime.tasks.answers import f1 as f1_of_answer
 from prunetime.tasks.tags import span_counts, word_counts
 

@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+from prunetime.core.task import Kind, Task
 from prunetime.errors import InputError
-from prunetime.task import Kind, Task
 from prunetime.tasks.table import Table
 from prunetime.tasks.tags import is_list
 

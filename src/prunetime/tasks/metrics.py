@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.core.task import Answer, Tagged, Task
 from prunetime.errors import InputError
-from prunetime.task import Answer, Tagged, Task
 from prunetime.tasks.answers import exact_match
 from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.formulas import (

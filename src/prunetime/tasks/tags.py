@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.core.tag_scheme import FORMS, OUTSIDE, ROLES, scheme_of
+from prunetime.core.task import Tagged
 from prunetime.errors import InputError
-from prunetime.tag_scheme import FORMS, OUTSIDE, ROLES, scheme_of
-from prunetime.task import Tagged
 from prunetime.tasks.table import Table
 
 WORDS = "tokens"

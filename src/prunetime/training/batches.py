@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.runtime.ragged import Ragged
-from prunetime.runtime.tagging import NO_LABEL
-from prunetime.runtime.twins import both
-from prunetime.task import Task
+from prunetime.inference.ragged import Ragged
+from prunetime.inference.tagging import NO_LABEL
+from prunetime.inference.twins import both
 
 Batch = dict[str, Tensor]
 """`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows] ([rows, 2] of answers,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prunetime.core.task import Kind, Task
 from prunetime.errors import InputError
 from prunetime.models.encoder import Output
 from prunetime.models.tokens import take
-from prunetime.task import Kind, Task
 from prunetime.training.losses import mean_over_rows
 from prunetime.training.ranks import mean_over_ranks
 

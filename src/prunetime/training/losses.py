@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from prunetime.runtime.tagging import NO_LABEL
-from prunetime.task import Task
+from prunetime.core.task import Task
+from prunetime.inference.tagging import NO_LABEL
 from prunetime.training.ranks import mean_over_ranks
 
 

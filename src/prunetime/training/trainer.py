@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from prunetime.arch import ArchSpec
+from prunetime.core.arch import ArchSpec
+from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.models.encoder import Output, SequenceClassifier, linears_of
 from prunetime.models.prefix import run_prefix
 from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
 from prunetime.pruning.pruners import masks_on
-from prunetime.task import Task
 from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
 from prunetime.training.distill import Distillation, choice_of, distilled_loss
 from prunetime.training.losses import kept_of, mean_over_rows, task_losses

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
-from prunetime.runtime.inputs import Inputs
-from prunetime.runtime.tokenize import Texts
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.tokenize import Texts
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http import Answer, Request, Route
 from prunetime.serve.models import Hosted

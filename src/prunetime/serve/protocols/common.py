@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.runtime.inputs import Inputs
-from prunetime.runtime.tokenize import Texts
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.tokenize import Texts
 from prunetime.serve.call import Call
 from prunetime.serve.errors import Code, RefusedError
 from prunetime.serve.models import Hosted

@@ -9,14 +9,14 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from prunetime.runtime.windows import Windows
+from prunetime.core.task import sigmoid
+from prunetime.inference.windows import Windows
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http import Answer, Request, Route
 from prunetime.serve.protocols.common import SCORING_REFUSALS, check_count, labelled
 from prunetime.serve.protocols.tei.messages import EmbedRequest, Prediction, SimilarityRequest
 from prunetime.serve.protocols.tei.routes import compare, embed
 from prunetime.serve.service import Row, Scored, Service
-from prunetime.task import sigmoid
 
 
 class TextPair(Struct, forbid_unknown_fields=True):

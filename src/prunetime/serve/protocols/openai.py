@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from prunetime.embedding import unit
+from prunetime.core.embedding import unit
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http import Answer, Request, Route, encoded_list
 from prunetime.serve.models import Hosted

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prunetime.runtime.tokenize import Texts
+from prunetime.core.task import Answer as SpanAnswer
+from prunetime.core.task import Task
+from prunetime.inference.tokenize import Texts
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.protocols.common import labelled
 from prunetime.serve.protocols.oip.messages import OutputTensor, TensorMetadata, WantedTensor
 from prunetime.serve.protocols.oip.parameters import OUTPUT, check_parameters, whole_number
 from prunetime.serve.service import Scored
-from prunetime.task import Answer as SpanAnswer
-from prunetime.task import Task
 
 
 class TextTensor(NamedTuple):

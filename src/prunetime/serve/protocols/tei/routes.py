@@ -11,10 +11,11 @@ import numpy as np
 from msgspec import UNSET
 
 from prunetime import __version__
-from prunetime.embedding import unit
+from prunetime.core.embedding import unit
+from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.runtime.tokenize import Texts, Tokenizer
-from prunetime.runtime.twins import EveryToken
+from prunetime.inference.tokenize import Texts, Tokenizer
+from prunetime.inference.twins import EveryToken
 from prunetime.serve.bodies import converted
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http import Answer, Request, Route, encoded_list
@@ -46,7 +47,6 @@ from prunetime.serve.protocols.tei.messages import (
     TokenizeRequest,
 )
 from prunetime.serve.service import Scored, Service
-from prunetime.task import Task
 
 EMBEDDED_NUMBERS = 1 << 20
 """The most of a request for embeddings of tokens: answers take some 20 bytes a number."""

@@ -1,0 +1,95 @@
+"""Block-sparse matrices as they are stored: the kept blocks one after another, and the place of each.
+
+A matrix M of layer i that is pruned in blocks of R x C is the arrays `layers.i.M.blocks`, float32 [kept, R, C], and
+`layers.i.M.block_index`, int32 [kept], in place of `layers.i.M.weight`. Indices ascend; that of a block is
+row_block * column_blocks + column_block. A block that reaches over the matrix's edge holds zeros there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.core.arch import ArchSpec, block_grid
+from prunetime.core.config import EncoderConfig
+from prunetime.errors import InputError
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int32]
+
+INDEX_ARRAYS = ("_rows", "block_index")
+"""How the names of arrays end that hold indices, int32."""
+
+
+def to_blocks(weight: Floats, kept: NDArray[np.bool_], rows: int, columns: int) -> tuple[Floats, Indices]:
+    """The blocks of `rows` x `columns` of `weight` [out, in] that `kept` [row blocks, column blocks] names.
+
+    Returns (blocks [kept, rows, columns], block_index [kept]). Raises InputError where `kept` has another grid.
+    """
+    grid = block_grid((weight.shape[0], weight.shape[1]), rows, columns)
+    if kept.shape != grid:
+        raise InputError(f"kept blocks are {kept.shape}; a matrix {weight.shape} has {grid} blocks of {rows}x{columns}")
+    over = [(0, blocks * size - width) for blocks, size, width in zip(grid, (rows, columns), weight.shape, strict=True)]
+    tiles = np.pad(weight, over).reshape(grid[0], rows, grid[1], columns).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles[kept]), np.flatnonzero(kept).astype(np.int32)
+
+
+def block_norms(weight: Floats, rows: int, columns: int) -> NDArray[np.float64]:
+    """Sums of squares [row blocks, column blocks] of the blocks of `weight` [out, in]."""
+    grid = block_grid((weight.shape[0], weight.shape[1]), rows, columns)
+    padded = np.zeros((grid[0] * rows, grid[1] * columns))
+    padded[: weight.shape[0], : weight.shape[1]] = np.square(weight, dtype=np.float64)
+    found: NDArray[np.float64] = padded.reshape(grid[0], rows, grid[1], columns).sum((1, 3))
+    return found
+
+
+def to_dense(blocks: Floats, block_index: Indices, shape: tuple[int, int], name: str = "matrix") -> Floats:
+    """The matrix of `shape` (out, in) that has `blocks` where `block_index` says, and zeros elsewhere.
+
+    Raises InputError, with `name`, where the arrays are no blocks of such a matrix.
+    """
+    check_blocks(name, blocks, block_index, shape)
+    rows, columns = blocks.shape[1:]
+    grid = block_grid(shape, rows, columns)
+    tiles = np.zeros((math.prod(grid), rows, columns), blocks.dtype)
+    tiles[block_index] = blocks
+    padded = tiles.reshape(*grid, rows, columns).swapaxes(1, 2).reshape(grid[0] * rows, grid[1] * columns)
+    return np.ascontiguousarray(padded[: shape[0], : shape[1]])
+
+
+def check_blocks(name: str, blocks: Floats, block_index: Indices, shape: tuple[int, int]) -> None:
+    """Raises InputError where the arrays called `name` are no blocks, in ascending order, of a matrix of `shape`."""
+    if blocks.ndim != 3 or block_index.shape != blocks.shape[:1] or 0 in blocks.shape[1:]:
+        raise InputError(f"{name}: blocks {blocks.shape} with indices {block_index.shape}; must be [n, R, C] with [n]")
+    rows, columns = blocks.shape[1:]
+    grid = block_grid(shape, rows, columns)
+    limit = math.prod(grid)
+    inside = not len(block_index) or 0 <= block_index[0] <= block_index[-1] < limit
+    if not inside or np.any(block_index[1:] <= block_index[:-1]):
+        raise InputError(f"{name}.block_index must hold ascending block numbers from 0 to {limit - 1}")
+    inside_rows, inside_columns = shape[0] - (grid[0] - 1) * rows, shape[1] - (grid[1] - 1) * columns
+    below, right = block_index // grid[1] == grid[0] - 1, block_index % grid[1] == grid[1] - 1
+    if np.any(blocks[below][:, inside_rows:]) or np.any(blocks[right][:, :, inside_columns:]):
+        raise InputError(f"{name}.blocks must be zero outside of the matrix {shape}")
+
+
+def expand(weights: Mapping[str, NDArray[Any]], config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[Any]]:
+    """`weights` with a dense `.weight` for every matrix of `spec` that is stored in blocks; the rest is not copied.
+
+    Raises InputError where the arrays of a matrix are no blocks of it.
+    """
+    dense = dict(weights)
+    for index, layer in enumerate(spec.layers):
+        shapes = layer.matrix_shapes(config.dims)
+        for block in layer.blocks:
+            name = f"layers.{index}.{block.matrix}"
+            try:
+                blocks, block_index = dense.pop(f"{name}.blocks"), dense.pop(f"{name}.block_index")
+            except KeyError as error:
+                raise InputError(f"{error.args[0]} is missing: the spec keeps blocks of {name}") from None
+            dense[f"{name}.weight"] = to_dense(blocks, block_index, shapes[block.matrix], name)
+    return dense

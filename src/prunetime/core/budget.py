@@ -1,0 +1,100 @@
+"""The latency a model has to meet, and what exactly is timed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any, Literal, get_args
+
+from prunetime.core.arch import strict_keys
+from prunetime.errors import InputError
+
+Statistic = Literal["p50", "p99"]
+Scope = Literal["ids", "text"]
+Condition = Literal["hot", "idle"]
+
+_AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(us|ms|s|%)\s*")
+_MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Either `us` (microseconds) or `share` of the dense model's latency, in one setting.
+
+    `statistic` of the latency of one call, from `scope` to score (`ids`: token ids are given; `text`: tokenising
+    included), `hot` (calls back to back) or `idle` (after a pause). `seq_len` is in tokens, `batch` in sequences.
+    """
+
+    us: float | None = None
+    share: float | None = None
+    statistic: Statistic = "p50"
+    scope: Scope = "ids"
+    condition: Condition = "hot"
+    seq_len: int = 128
+    batch: int = 1
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.us is None) == (self.share is None):
+            raise InputError("a budget is either microseconds or a share of the dense latency")
+        if self.us is not None and not 0.0 < self.us < float("inf"):
+            raise InputError(f"budget of {self.us} us: it must be above 0")
+        if self.share is not None and not 0.0 < self.share <= 1.0:
+            raise InputError(f"budget of {self.share:.0%} of dense: it must be above 0 and at most 100 %")
+        for name, allowed in (("statistic", Statistic), ("scope", Scope), ("condition", Condition)):
+            if getattr(self, name) not in get_args(allowed):
+                raise InputError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(allowed))}")
+        for name in ("seq_len", "batch", "threads"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+    @classmethod
+    def ms(cls, milliseconds: float, **setting: Any) -> Budget:
+        """`Budget.ms(1.9, seq_len=48)`."""
+        return cls(us=milliseconds * _MICROSECONDS["ms"], **setting)
+
+    @classmethod
+    def parse(cls, text: str, **setting: Any) -> Budget:
+        """From `1.9ms`, `1900us`, `0.002s` or `40%` (of dense); raises InputError on anything else."""
+        match = _AMOUNT.fullmatch(text)
+        if match is None:
+            raise InputError(f"latency {text!r} is no budget: write a time (1.9ms, 1900us) or a share of dense (40%)")
+        amount, unit = Decimal(match[1]), match[2]
+        if unit == "%":
+            return cls(share=float(amount / 100), **setting)
+        return cls(us=float(amount * _MICROSECONDS[unit]), **setting)
+
+    @property
+    def amount(self) -> str:
+        """The time or share as `parse` reads it, without rounding: `1900us`, `40%`."""
+        if self.us is not None:
+            return f"{_digits(Decimal(repr(self.us)))}us"
+        return f"{_digits(Decimal(repr(self.share)) * 100)}%"
+
+    def resolve(self, dense_us: float) -> float:
+        """The budget in microseconds, given the dense latency in the same setting."""
+        if self.share is not None:
+            return self.share * dense_us
+        assert self.us is not None  # one of the two is set
+        return self.us
+
+    def __str__(self) -> str:
+        amount = f"{self.us:g} us" if self.us is not None else f"{100 * (self.share or 0):g} % of dense"
+        where = f"{self.scope} to score, {self.condition}, {self.batch} x {self.seq_len} tokens"
+        return f"{amount} ({self.statistic}, {where}, {self.threads} thread{'s' * (self.threads > 1)})"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Budget:
+        return cls(**strict_keys(cls, data))
+
+
+def _digits(number: Decimal) -> str:
+    """A number without an exponent and without zeros at its end."""
+    digits = f"{number:f}"
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits

@@ -1,0 +1,71 @@
+"""What is done with embeddings: how much of them is kept, and how two are compared (as sentence-transformers does)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.core.arch import strict_keys
+from prunetime.errors import InputError
+
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+"""The names of sentence-transformers for what compares two embeddings; a distance counts as its negative."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EmbeddingSettings:
+    """How a text becomes an embedding, and two embeddings a score, besides the encoder.
+
+    With `include_prompt` false, the tokens of a prompt are read but not pooled. `truncate_dim` is how many of the
+    embedding's first numbers are kept (None: all). `similarity_fn_name` is what a pair of texts is scored by.
+    """
+
+    include_prompt: bool = True
+    truncate_dim: int | None = None
+    similarity_fn_name: Similarity = "cosine"
+
+    def __post_init__(self) -> None:
+        if type(self.include_prompt) is not bool:
+            raise InputError(f"include_prompt is {self.include_prompt!r}; it must be true or false")
+        if self.truncate_dim is not None and (type(self.truncate_dim) is not int or self.truncate_dim < 1):
+            raise InputError(f"truncate_dim is {self.truncate_dim!r}; it must be a whole number of at least 1, or none")
+        if self.similarity_fn_name not in get_args(Similarity):
+            raise InputError(
+                f"similarity_fn_name is {self.similarity_fn_name!r}; use one of {', '.join(get_args(Similarity))}"
+            )
+
+    def kept(self, embeddings: Floats) -> Floats:
+        """The numbers that are kept of `embeddings` [rows, width]."""
+        return embeddings[:, : self.truncate_dim]
+
+    def similarities(self, left: Floats, right: Floats) -> Floats:
+        """Scores [rows] of pairs of embeddings [rows, width], the higher the more alike."""
+        if self.similarity_fn_name == "euclidean":
+            return np.asarray(-np.linalg.norm(left - right, axis=1), np.float32)
+        if self.similarity_fn_name == "manhattan":
+            return np.asarray(-np.abs(left - right).sum(axis=1), np.float32)
+        if self.similarity_fn_name == "cosine":
+            left, right = unit(left), unit(right)
+        return np.asarray(np.einsum("ij,ij->i", left, right), np.float32)
+
+    def orders_as_cosine(self, normalized: bool) -> bool:
+        """Whether pairs are ordered as by the cosine of what is kept of their embeddings, which are `normalized` or
+        not."""
+        unit_length = normalized and self.truncate_dim is None
+        return self.similarity_fn_name == "cosine" or (unit_length and self.similarity_fn_name != "manhattan")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EmbeddingSettings:
+        return cls(**strict_keys(cls, data))
+
+
+def unit(embeddings: Floats) -> Floats:
+    """`embeddings` [rows, width] scaled to a length of 1."""
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.asarray(embeddings / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)

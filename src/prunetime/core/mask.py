@@ -1,0 +1,198 @@
+"""Which heads, rows and blocks are kept. Every pruner produces a `Mask`; its counts are the `ArchSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.core.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid, strict_keys
+from prunetime.errors import InputError
+
+Bools = NDArray[np.bool_]
+
+PARTS = ("heads", "attention_rows", "ffn", "ffn_rows")
+
+
+def part_widths(dims: Dims) -> dict[str, int]:
+    """How many there are of each of `PARTS` in a layer of the unpruned encoder."""
+    return dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
+
+
+@dataclass(frozen=True)
+class BlockMask:
+    """Which blocks of `rows` x `columns` weights of a matrix are kept: `kept` is [row blocks, column blocks]."""
+
+    rows: int
+    columns: int
+    kept: Bools
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kept", _read_only(self.kept, 2, "blocks"))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, BlockMask)
+            and (self.rows, self.columns) == (other.rows, other.columns)
+            and np.array_equal(self.kept, other.kept)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds an array
+
+
+@dataclass(frozen=True)
+class LayerMask:
+    """Kept parts of one layer: `heads` [heads], `attention_rows` [hidden], `ffn` [ffn], `ffn_rows` [hidden].
+
+    `blocks` maps a matrix name to the blocks kept of what heads and rows leave of it.
+    """
+
+    heads: Bools
+    attention_rows: Bools
+    ffn: Bools
+    ffn_rows: Bools
+    blocks: Mapping[str, BlockMask] = field(default_factory=dict)
+    tokens: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in PARTS:
+            object.__setattr__(self, name, _read_only(getattr(self, name), 1, name))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, LayerMask)
+            and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in PARTS)
+            and self.blocks == other.blocks
+            and self.tokens == other.tokens
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds arrays
+
+    def spec(self) -> LayerSpec:
+        counts = {name: int(getattr(self, name).sum()) for name in PARTS}
+        blocks = (
+            KeptBlocks(name, self.blocks[name].rows, self.blocks[name].columns, int(self.blocks[name].kept.sum()))
+            for name in MATRICES
+            if name in self.blocks
+        )
+        return LayerSpec(**counts, blocks=tuple(blocks), tokens=self.tokens)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The kept parts of every layer."""
+
+    layers: tuple[LayerMask, ...]
+
+    @classmethod
+    def full(cls, dims: Dims) -> Mask:
+        heads, rows, ffn = (np.ones(width, np.bool_) for width in (dims.heads, dims.hidden, dims.ffn))
+        return cls((LayerMask(heads, rows, ffn, rows),) * dims.layers)
+
+    def spec(self) -> ArchSpec:
+        return ArchSpec(tuple(layer.spec() for layer in self.layers))
+
+    def check(self, dims: Dims) -> None:
+        """Raises InputError where the arrays or the counts do not fit `dims`."""
+        for index, layer in enumerate(self.layers):
+            for name, width in part_widths(dims).items():
+                got = len(getattr(layer, name))
+                if got != width:
+                    raise InputError(f"layer {index}: mask of {name} has {got} entries, the encoder {width}")
+            shapes = layer.spec().matrix_shapes(dims)
+            for name, block in layer.blocks.items():
+                grid = block_grid(shapes.get(name, (0, 0)), block.rows, block.columns)
+                if block.kept.shape != grid:
+                    raise InputError(f"layer {index}: block mask of {name} is {block.kept.shape}, must be {grid}")
+        self.spec().check(dims)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Kept indices of every part, with the part's width."""
+        return [_layer_to_json(layer) for layer in self.layers]
+
+    @classmethod
+    def from_json(cls, data: Iterable[Mapping[str, Any]]) -> Mask:
+        return cls(tuple(_layer_from_json(layer) for layer in data))
+
+
+def rank(scores: Scores, spec: ArchSpec) -> Mask:
+    """The mask that keeps the highest scores in the counts of `spec`; ties go to the lower index."""
+    if len(scores) != len(spec.layers):
+        raise InputError(f"scores of {len(scores)} layers for a spec of {len(spec.layers)}")
+    layers = []
+    for layer_scores, layer in zip(scores, spec.layers, strict=True):
+        heads, attention_rows, ffn, ffn_rows = (_top(layer_scores[name], getattr(layer, name), name) for name in PARTS)
+        for block in layer.blocks:
+            if block.matrix not in layer_scores:
+                raise InputError(f"no scores of the blocks of {block.matrix}, of which the spec keeps {block.kept}")
+        blocks = {block.matrix: largest_blocks(layer_scores[block.matrix], block) for block in layer.blocks}
+        layers.append(LayerMask(heads, attention_rows, ffn, ffn_rows, blocks, layer.tokens))
+    return Mask(tuple(layers))
+
+
+Scores = list[dict[str, NDArray[np.float64]]]
+"""Importance of every part: for each layer, a score per head and row under the names of `PARTS` and, where the spec
+keeps blocks of a matrix, a score per block [row blocks, column blocks] under the matrix's name."""
+
+
+def by_importance(scores: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Indices of `scores` [n], the highest first; ties to the lower index."""
+    return np.argsort(-scores, kind="stable")
+
+
+def largest_blocks(scores: NDArray[np.float64], block: KeptBlocks) -> BlockMask:
+    """Those of the highest `scores` [row blocks, column blocks], as many as `block` says."""
+    kept = _top(scores.ravel(), block.kept, f"blocks of {block.matrix}").reshape(scores.shape)
+    return BlockMask(block.rows, block.columns, kept)
+
+
+def _read_only(kept: Any, dimensions: int, name: str) -> Bools:
+    array = np.array(kept, dtype=np.bool_)
+    if array.ndim != dimensions:
+        raise InputError(f"mask of {name} has shape {array.shape}; it must have {dimensions} dimensions")
+    array.setflags(write=False)
+    return array
+
+
+def _top(scores: NDArray[np.float64], count: int, name: str) -> Bools:
+    if not 0 <= count <= len(scores):
+        raise InputError(f"cannot keep {count} of {len(scores)} {name}")
+    kept = np.zeros(len(scores), np.bool_)
+    kept[by_importance(scores)[:count]] = True
+    return kept
+
+
+def _layer_to_json(layer: LayerMask) -> dict[str, Any]:
+    parts: dict[str, Any] = {name: _bools_to_json(getattr(layer, name)) for name in PARTS}
+    blocks = {
+        name: {"rows": b.rows, "columns": b.columns, "grid": list(b.kept.shape), "kept": _bools_to_json(b.kept.ravel())}
+        for name, b in layer.blocks.items()
+    }
+    return parts | {"blocks": blocks, "tokens": layer.tokens}
+
+
+def _layer_from_json(data: Mapping[str, Any]) -> LayerMask:
+    values = strict_keys(LayerMask, data)
+    blocks = {
+        name: BlockMask(b["rows"], b["columns"], _bools_from_json(b["kept"]).reshape(b["grid"]))
+        for name, b in values.get("blocks", {}).items()
+    }
+    heads, attention_rows, ffn, ffn_rows = (_bools_from_json(values[name]) for name in PARTS)
+    return LayerMask(heads, attention_rows, ffn, ffn_rows, blocks, values.get("tokens", 1.0))
+
+
+def _bools_to_json(array: Bools) -> dict[str, Any]:
+    return {"of": len(array), "kept": np.flatnonzero(array).tolist()}
+
+
+def _bools_from_json(data: Mapping[str, Any]) -> Bools:
+    kept = np.asarray(data["kept"], dtype=np.int64)
+    width = int(data["of"])
+    if kept.size and not (kept.min() >= 0 and kept.max() < width):
+        raise InputError(f"mask keeps index {int(kept.max())} of a part that has {width}")
+    array = np.zeros(width, np.bool_)
+    array[kept] = True
+    return array

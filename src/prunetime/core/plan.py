@@ -1,0 +1,105 @@
+"""How every matrix is run: its precision, and dense or by blocks. Chosen by measurement, frozen in the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from prunetime.core.arch import MATRICES, ArchSpec, strict_keys
+from prunetime.errors import InputError
+
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+ONE_PRECISION = ("query", "key", "value")
+"""The matrices of a layer that read the same input and are run as one: they share a precision."""
+
+PLANNED = tuple(matrix for matrix in MATRICES if matrix != "ffn_gate")
+"""Those that can be named in a plan: a gate is run as the matrix is whose rows it multiplies."""
+
+
+@dataclass(frozen=True)
+class MatrixPlan:
+    """How one matrix is run.
+
+    `sparse` says whether one that is stored in blocks is run block by block, or expanded and run dense; it means
+    nothing for a matrix that is stored dense.
+    """
+
+    precision: Precision = "fp32"
+    sparse: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise InputError(f"precision is {self.precision!r}; the precisions are {', '.join(get_args(Precision))}")
+        if type(self.sparse) is not bool:
+            raise InputError(f"sparse is {self.sparse!r}; it must be true or false")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MatrixPlan:
+        return cls(**strict_keys(cls, data))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of every matrix: `default`, but for those named in `exceptions` as (layer, matrix, plan).
+
+    Query, key and value of a layer have one precision. `quality_loss` is what the plan was measured to lose against
+    fp32 (in the task's metric), None where all is fp32.
+    """
+
+    default: MatrixPlan = MatrixPlan()
+    exceptions: tuple[tuple[int, str, MatrixPlan], ...] = ()
+    quality_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        places = [(layer, matrix) for layer, matrix, _ in self.exceptions]
+        if len(set(places)) != len(places):
+            raise InputError("plan names a matrix twice")
+        for layer, matrix in places:
+            if layer < 0 or matrix not in PLANNED:
+                raise InputError(f"plan names {matrix!r} of layer {layer}; the matrices are {', '.join(PLANNED)}")
+        for layer in sorted({layer for layer, _ in places}):
+            precisions = {name: self.of(layer, name).precision for name in ONE_PRECISION}
+            if len(set(precisions.values())) > 1:
+                found = ", ".join(f"{name} {precision}" for name, precision in precisions.items())
+                raise InputError(f"plan has {found} in layer {layer}: the three must have one precision")
+
+    @classmethod
+    def uniform(cls, precision: Precision) -> Plan:
+        """Every matrix in one precision, block by block where it is stored in blocks."""
+        return cls(MatrixPlan(precision))
+
+    def of(self, layer: int, matrix: str) -> MatrixPlan:
+        wanted = "ffn_input" if matrix == "ffn_gate" else matrix
+        for at, name, plan in self.exceptions:
+            if (at, name) == (layer, wanted):
+                return plan
+        return self.default
+
+    def check(self, spec: ArchSpec) -> None:
+        """Raises InputError where the plan names a layer that `spec` has not."""
+        beyond = [layer for layer, _, _ in self.exceptions if layer >= len(spec.layers)]
+        if beyond:
+            raise InputError(f"plan names layer {beyond[0]}; the encoder has {len(spec.layers)} layers, from 0")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "default": self.default.to_json(),
+            "exceptions": [
+                {"layer": layer, "matrix": matrix, "plan": plan.to_json()} for layer, matrix, plan in self.exceptions
+            ],
+            "quality_loss": self.quality_loss,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        values = strict_keys(cls, data)
+        exceptions = tuple(
+            (int(e["layer"]), str(e["matrix"]), MatrixPlan.from_json(e["plan"])) for e in values.get("exceptions", ())
+        )
+        return cls(MatrixPlan.from_json(values.get("default", {})), exceptions, values.get("quality_loss"))

@@ -1,0 +1,225 @@
+"""What a model's logits mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.core.arch import strict_keys
+from prunetime.core.config import Rows
+from prunetime.core.embedding import EmbeddingSettings
+from prunetime.core.prompts import Prompts
+from prunetime.core.tag_scheme import TagScheme, scheme_of
+from prunetime.errors import InputError
+
+Kind = Literal["classification", "relevance", "regression", "question-answering", "token-classification", "similarity"]
+
+ScoreActivation = Literal["identity", "sigmoid"]
+"""What a CrossEncoder of sentence-transformers does to logits."""
+
+DOC_STRIDE = 128
+"""As in the `run_qa` example of transformers and its pipeline: at most half of a window."""
+
+
+class Answer(NamedTuple):
+    """A part of a context, `start` characters into it. `score` is the probability that a model gives it."""
+
+    text: str
+    start: int
+    score: float = 1.0
+
+
+class Span(NamedTuple):
+    """A part of a text, `start` characters into it, and the label that a model gives it; `score` is the least
+    probability of its words' labels."""
+
+    label: str
+    text: str
+    start: int
+    score: float = 1.0
+
+
+class Tagged(NamedTuple):
+    """The words of `text`, each (first, one past the last) of its characters, with the `labels` that a model gives them
+    and their `probabilities`. The `scheme` says which spans the labels mark."""
+
+    text: str
+    words: tuple[tuple[int, int], ...]
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    scheme: TagScheme = TagScheme()
+
+    @property
+    def spans(self) -> list[Span]:
+        """The spans of the text that the labels mark."""
+        found = []
+        for label, first, last in self.scheme.spans(self.labels):
+            start, stop = self.words[first][0], self.words[last][1]
+            least = min(self.probabilities[first : last + 1])
+            found.append(Span(label, self.text[start:stop], start, least))
+        return found
+
+
+@dataclass(frozen=True)
+class Task:
+    """The task a model answers.
+
+    - `classification`: one logit per name in `labels` (2..n). The score is the softmax; with two labels, the
+      probability of the second.
+    - `relevance`: one logit for a graded label in 0..1; the score is its sigmoid.
+    - `regression`: one logit for any float; the score is the logit.
+    - `question-answering`: of every token two logits, that the answer starts and that it ends there. The texts are a
+      question and a context, which holds the answer; a long context is read in windows of `max_length` tokens, of which
+      neighbours share `doc_stride`. The score is an `Answer`, which may be empty where some questions are
+      `unanswerable`.
+    - `token-classification`: of every word one of `labels`, from the logits of its first token. Words are what white
+      space parts. The score is a `Tagged`.
+    - `similarity`: of every text an embedding; the score of a pair is how alike `embedding` says that theirs are.
+
+    `text` names the one or two text columns, in order. `max_length` is in tokens, special tokens included. A prompt of
+    `prompts` goes before the first text of a pair that is read together, and before each text that is embedded.
+    `activation` is for `predictions` (None: they are the scores).
+    """
+
+    kind: Kind
+    labels: tuple[str, ...]
+    text: tuple[str, ...]
+    max_length: int
+    doc_stride: int | None = None
+    unanswerable: bool = False
+    prompts: Prompts = field(default_factory=Prompts)
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
+    activation: ScoreActivation | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise InputError(f"task kind is {self.kind!r}; the kinds are {', '.join(get_args(Kind))}")
+        has_labels = self.kind in ("classification", "token-classification")
+        if has_labels and len(self.labels) < 2:
+            raise InputError(f"{self.kind} needs at least two labels, got {list(self.labels)}")
+        if len(set(self.labels)) != len(self.labels):
+            raise InputError(f"labels are not distinct: {list(self.labels)}")
+        if not has_labels and self.labels:
+            raise InputError(f"{self.kind} has no label names, got {list(self.labels)}")
+        if len(self.text) not in (1, 2):
+            raise InputError(f"a task has one or two text columns, got {list(self.text)}")
+        wanted = {"question-answering": 2, "token-classification": 1, "similarity": 2}.get(self.kind, len(self.text))
+        if len(self.text) != wanted:
+            raise InputError(f"{self.kind} has {('one text', 'two texts')[wanted - 1]}; got {list(self.text)}")
+        if self.max_length < 3:
+            raise InputError(f"max_length is {self.max_length}: a sequence has at least 3 tokens")
+        self._check_windows()
+        self._check_sentence_settings()
+
+    @property
+    def outputs(self) -> int | None:
+        """Number of logits; None where the model gives an embedding, which is as wide as it is."""
+        if self.kind == "similarity":
+            return None
+        return len(self.labels) or (2 if self.kind == "question-answering" else 1)
+
+    @property
+    def rows(self) -> Rows:
+        """What the head reads, as in `EncoderConfig`."""
+        return rows_of(self.kind)
+
+    @property
+    def tag_scheme(self) -> TagScheme:
+        """How the labels of words mark spans."""
+        return scheme_of(self.labels)
+
+    @property
+    def pair(self) -> bool:
+        return len(self.text) == 2
+
+    @property
+    def read_together(self) -> bool:
+        """Whether a sequence of the model is a pair of texts."""
+        return self.pair and self.kind != "similarity"
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the score of a pair is one number, the higher the better."""
+        return self.pair and (self.kind in ("relevance", "regression", "similarity") or len(self.labels) == 2)
+
+    def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores of `logits` [rows, outputs]: [rows], or [rows, classes] with more than two classes.
+
+        Raises InputError where what logits say depends on the texts (`inference.inputs`).
+        """
+        if self.rows != "pooled":
+            raise InputError(f"logits of {self.kind} are no scores: those are made from texts")
+        if self.kind == "regression":
+            return logits[:, 0]
+        if self.kind == "relevance":
+            return sigmoid(logits[:, 0])
+        if len(self.labels) == 2:
+            return sigmoid(logits[:, 1] - logits[:, 0])
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def predictions(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `CrossEncoder.predict` of sentence-transformers makes of `logits` [rows, outputs]: each under
+        `activation`, [rows] of one output, else [rows, outputs].
+
+        Raises InputError as `scores` does.
+        """
+        if self.activation is None:
+            return self.scores(logits)
+        predicted = sigmoid(logits) if self.activation == "sigmoid" else logits
+        return predicted[:, 0] if self.outputs == 1 else predicted
+
+    def _check_sentence_settings(self) -> None:
+        if self.activation not in (None, *get_args(ScoreActivation)):
+            raise InputError(f"activation is {self.activation!r}; use one of {', '.join(get_args(ScoreActivation))}")
+        if self.activation is not None and self.rows != "pooled":
+            raise InputError(
+                f"activation is {self.activation!r}, but {self.kind} has no scores of logits: leave it out"
+            )
+        if self.prompts != Prompts() and self.rows == "tokens":
+            raise InputError(f"prompts are not supported for {self.kind}: leave them out")
+        if self.embedding != EmbeddingSettings() and self.rows != "embedding":
+            raise InputError(f"{self.embedding} is of embeddings, which {self.kind} has not: leave it out")
+
+    def _check_windows(self) -> None:
+        if self.kind != "question-answering":
+            if self.unanswerable:
+                raise InputError(f"{self.kind} has no questions: unanswerable is of question-answering")
+            if self.doc_stride is not None:
+                raise InputError(f"doc_stride is {self.doc_stride}, but {self.kind} reads no windows: leave it out")
+            return
+        if type(self.doc_stride) is not int or not 0 <= self.doc_stride < self.max_length - 4:
+            raise InputError(
+                f"doc_stride is {self.doc_stride!r}; windows of {self.max_length} tokens can share 0 to "
+                f"{self.max_length - 5} of them: give a smaller one, or longer windows"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"labels": list(self.labels), "text": list(self.text)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Task:
+        values = strict_keys(cls, data)
+        prompts, embedding = values.get("prompts", {}), values.get("embedding", {})
+        nested = {"prompts": Prompts.from_json(prompts), "embedding": EmbeddingSettings.from_json(embedding)}
+        return cls(**{**values, **nested, "labels": tuple(values["labels"]), "text": tuple(values["text"])})
+
+
+def rows_of(kind: Kind) -> Rows:
+    """What the head of a model for such tasks reads, as in `EncoderConfig`."""
+    of_kind: dict[Kind, Rows] = {
+        "question-answering": "tokens",
+        "token-classification": "tokens",
+        "similarity": "embedding",
+    }
+    return of_kind.get(kind, "pooled")
+
+
+def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-x)) without overflow."""
+    e = np.exp(-np.abs(x))
+    return np.asarray(np.where(x >= 0, 1 / (1 + e), e / (1 + e)), dtype=np.float32)

@@ -1,0 +1,37 @@
+"""From the texts of a task to what its model reads of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prunetime.core.task import Task
+from prunetime.errors import InputError
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.tagging import words
+from prunetime.inference.tokenize import Texts, Tokenizer
+from prunetime.inference.twins import twins
+from prunetime.inference.windows import windows
+
+
+def read(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts], prompt: str | None = None) -> Inputs:
+    """The rows that a model of `task` reads of `texts`, one or two of each example, after `prompt` (None: the task's
+    default).
+
+    Raises InputError as `windows` does, and where a task that reads every token is given a prompt.
+    """
+    if prompt and task.rows == "tokens":
+        raise InputError(f"a model of {task.kind} takes no prompt, but got {prompt[:80]!r}")
+    if prompt is None:
+        prompt = task.prompts.resolve()
+    if task.kind == "question-answering":
+        return windows(tokenizer, task, texts)
+    if task.kind == "token-classification":
+        return words(tokenizer, task, [text for (text,) in texts])
+    if task.kind == "similarity":
+        return twins(tokenizer, task, texts, prompt)
+    return Inputs(task, tokenizer.encode(prompted(texts, prompt)))
+
+
+def prompted(texts: Sequence[Texts], prompt: str) -> Sequence[Texts]:
+    """`texts` with `prompt` before each, or before the first text of each pair, as a CrossEncoder reads it."""
+    return [(prompt + first, *others) for first, *others in texts] if prompt else texts

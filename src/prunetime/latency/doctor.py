@@ -1,0 +1,96 @@
+"""What this machine offers the engine, and whether what is timed on it now can be trusted."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prunetime.core.machine import Machine, memory_bytes, this_machine
+from prunetime.inference.engine import ReferenceKernel, chosen_isa, supported_isas
+from prunetime.latency.measure import pinned, run_rounds, summarise
+
+ROUNDS, CALLS = 24, 120
+"""Of the reference kernel: about a second."""
+
+UNSTEADY = 1.5
+"""A 99th percentile of so many medians comes from somebody else's work."""
+
+BUSY = 0.05
+"""Of a core's time that others may have."""
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What was found.
+
+    - `isas` are those that the engine has kernels for here, `isa` the one that it takes
+    - `reference_us`: the median of a piece of work that is always the same; `unsteady` its 99th percentile over that,
+      `interval` the width of its 95 % interval as a share of it
+    - `stolen`: the share of this machine's time that its host gave to others; `others`, of a core's time, that other
+      processes had
+    - `doubts`: why timings cannot be trusted; where there are none, they can
+    """
+
+    machine: Machine
+    isas: Sequence[str]
+    isa: str
+    memory_bytes: int
+    reference_us: float
+    unsteady: float
+    interval: float
+    stolen: float
+    others: float
+    doubts: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"machine": self.machine.to_json(), "trusted": not self.doubts}
+
+
+def checkup() -> Checkup:
+    """Measures for about a second."""
+    before = _ticks()
+    began, own = time.monotonic(), time.process_time()
+    with pinned(1):
+        samples = run_rounds({"reference": ReferenceKernel().run}, ROUNDS, CALLS)["reference"]
+    seconds, own = time.monotonic() - began, time.process_time() - own
+    busy, stolen = (after - earlier for after, earlier in zip(_ticks(), before, strict=True))
+    latency = summarise(samples)
+    low, high = latency.p50_ci95_us
+    found = {
+        "unsteady": latency.p99_us / latency.p50_us,
+        "interval": (high - low) / latency.p50_us,
+        "stolen": stolen / (seconds * (os.cpu_count() or 1)),
+        "others": max(0.0, busy - own) / seconds,
+    }
+    isas = supported_isas()
+    doubts = _doubts(latency.noisy, found)
+    return Checkup(this_machine(), isas, chosen_isa(), memory_bytes(), latency.p50_us, **found, doubts=doubts)
+
+
+def _doubts(noisy: bool, found: dict[str, float]) -> list[str]:
+    doubts = []
+    if noisy:
+        doubts.append(f"medians of the same work differ by {found['interval']:.0%} from round to round")
+    if found["unsteady"] > UNSTEADY:
+        doubts.append(f"one call in a hundred takes {found['unsteady']:.1f} times as long as most")
+    if found["stolen"] > BUSY:
+        doubts.append(f"the host gives {found['stolen']:.0%} of this machine's time to others")
+    if found["others"] > BUSY:
+        doubts.append(f"other processes have {found['others']:.0%} of a core: stop them, or time on a core of its own")
+    return doubts
+
+
+def _ticks() -> tuple[float, float]:
+    """Seconds of all cores together that were busy, and that the host took; 0 where the system does not say."""
+    try:
+        line = Path("/proc/stat").read_text().splitlines()[0]
+    except OSError:
+        return 0.0, 0.0
+    # proc(5): user, nice, system, idle, iowait, irq, softirq, steal
+    user, nice, system, _, _, irq, softirq, stolen = (float(word) for word in line.split()[1:9])
+    each = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / each, stolen / each

@@ -1,0 +1,173 @@
+"""Choosing a `Plan` by measurement: for every sub-layer what runs fastest here, inside a stated loss of quality."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.core.arch import ArchSpec
+from prunetime.core.config import EncoderConfig
+from prunetime.core.plan import MatrixPlan, Plan, Precision
+from prunetime.inference.engine import Engine, ReferenceKernel
+from prunetime.inference.ragged import Ragged
+from prunetime.latency.measure import pinned, time_calls
+
+Progress = Callable[[int, int], None]
+Loss = Callable[[Engine], float]
+
+PAIRS = ((("query", "key", "value"), ("attention_output",)), (("ffn_input",), ("ffn_output",)))
+"""The matrices that a sub-layer multiplies by first, and those that it ends with: attention, then FFN."""
+
+NARROW: tuple[Precision, ...] = ("bf16", "int8")
+
+_FORWARDS = 9
+_CALIBRATION_ROWS = 8
+_WEIGHTS_OF_LOSS = (0.0, *np.geomspace(1e-4, 1e4, 41))
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to run a sub-layer: the precision of its first and of its last matrix, and whether blocks are used."""
+
+    first: Precision
+    last: Precision
+    sparse: bool
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder as `Engine` takes it, and where it runs."""
+
+    config: EncoderConfig
+    weights: Mapping[str, NDArray[Any]]
+    spec: ArchSpec
+    threads: int = 1
+
+    def engine(self, plan: Plan) -> Engine:
+        return Engine(self.config, self.weights, self.threads, spec=self.spec, plan=plan)
+
+
+def logit_error(model: Model, batches: Sequence[Ragged]) -> Loss:
+    """The loss of a model without a task: the largest difference of a logit of `batches` to float32."""
+    float32 = model.engine(Plan())
+    exact = [float32.logits(batch) for batch in batches]
+
+    def loss(engine: Engine) -> float:
+        pairs = zip(batches, exact, strict=True)
+        return max(float(np.abs(engine.logits(batch) - right).max(initial=0.0)) for batch, right in pairs)
+
+    return loss
+
+
+def choose(model: Model, batch: Ragged, loss: Loss, limit: float, on_progress: Progress | None = None) -> Plan:
+    """The fastest plan for passes of `batch` of those whose `loss` is at most `limit`.
+
+    Every sub-layer is timed in every option, inside whole passes. How much an option harms is measured on a few rows:
+    the mean squared error of the logits with one kind of matrix rounded in all layers, which is about additive. Plans
+    that trade the two at different rates (Lagrange multipliers) form a row from the fastest to float32; the loss picks
+    the first that stays inside the limit. `quality_loss` of the plan is its loss.
+    """
+    options = _options(model.spec)
+    kinds = [(sub, end) for sub in (0, 1) for end in (0, 1)]
+    steps = len(options) + 2 * len(kinds)
+    report = on_progress or (lambda _done, _of: None)
+    times = np.empty((len(options), 2 * len(model.spec.layers)))
+    with pinned(model.threads):
+        reference = ReferenceKernel()
+        for index, option in enumerate(options):
+            plan = _plan_of([option] * times.shape[1])
+            times[index] = _time_sublayers(model.engine(plan), batch, reference)
+            report(index + 1, steps)
+    few = batch.select(range(min(len(batch), _CALIBRATION_ROWS)))
+    exact = model.engine(Plan()).logits(few)
+    harm = {}
+    for index, (kind, precision) in enumerate(itertools.product(kinds, NARROW)):
+        logits = model.engine(_one_kind(model.spec, kind, precision)).logits(few)
+        harm[kind, precision] = float(np.square(logits - exact).mean()) / len(model.spec.layers)
+        report(len(options) + index + 1, steps)
+    return _first_inside(model, _row_of_plans(times, options, harm), loss, limit)
+
+
+def fastest_uniform(model: Model, batch: Ragged) -> Plan:
+    """The fastest plan for passes of `batch` of those with one precision for every matrix."""
+    plans = [Plan.uniform(precision) for precision in get_args(Precision)]
+    with pinned(model.threads):
+        reference = ReferenceKernel()
+        times = [_time_sublayers(model.engine(plan), batch, reference).sum() for plan in plans]
+    return plans[int(np.argmin(times))]
+
+
+def _options(spec: ArchSpec) -> list[Option]:
+    precisions = get_args(Precision)
+    ways = (True, False) if any(layer.blocks for layer in spec.layers) else (True,)
+    return [Option(first, last, sparse) for sparse in ways for first in precisions for last in precisions]
+
+
+def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> NDArray[np.float64]:
+    """Medians [2 * layers], in units of the reference kernel timed beside them."""
+    time_calls(partial(engine.timed, batch), 2)
+    before = time_calls(reference.run, 4)
+    parts = np.median([engine.timed(batch)[1] for _ in range(_FORWARDS)], axis=0)
+    unit = np.median(np.concatenate((before, time_calls(reference.run, 4))))
+    return np.asarray(parts[1:-1] / unit, np.float64)
+
+
+def _row_of_plans(
+    times: NDArray[np.float64], options: list[Option], harm: Mapping[tuple[tuple[int, int], Precision], float]
+) -> list[Plan]:
+    """Different plans, each less harmful than the one before; the last is float32."""
+    sublayers = times.shape[1]
+    harms = np.zeros_like(times)
+    for index, option in enumerate(options):
+        for sublayer in range(sublayers):
+            sub = sublayer % 2
+            harms[index, sublayer] = sum(
+                harm[(sub, end), precision]
+                for end, precision in enumerate((option.first, option.last))
+                if precision in NARROW
+            )
+    scale = times.mean() / max(harms.mean(), np.finfo(np.float64).tiny)
+    plans: list[Plan] = []
+    for weight in _WEIGHTS_OF_LOSS:
+        best = np.argmin(times + weight * scale * harms, axis=0)
+        plan = _plan_of([options[index] for index in best])
+        if plan not in plans:
+            plans.append(plan)
+    return [*(plan for plan in plans if plan != Plan()), Plan()]
+
+
+def _plan_of(chosen: list[Option]) -> Plan:
+    """The plan of one option for each sub-layer; the commonest matrix plan is the default."""
+    places = []
+    for sublayer, option in enumerate(chosen):
+        for matrices, precision in zip(PAIRS[sublayer % 2], (option.first, option.last), strict=True):
+            places += [(sublayer // 2, matrix, MatrixPlan(precision, option.sparse)) for matrix in matrices]
+    plans = [plan for _, _, plan in places]
+    default = max(plans, key=plans.count)
+    return Plan(default, tuple(place for place in places if place[2] != default))
+
+
+def _one_kind(spec: ArchSpec, kind: tuple[int, int], precision: Precision) -> Plan:
+    """float32, but one kind of matrix of all layers in `precision`."""
+    sub, end = kind
+    layers = range(len(spec.layers))
+    return Plan(exceptions=tuple((i, matrix, MatrixPlan(precision)) for i in layers for matrix in PAIRS[sub][end]))
+
+
+def _first_inside(model: Model, plans: list[Plan], loss: Loss, limit: float) -> Plan:
+    """The first plan whose loss is inside, by bisection: the last one, float32, is taken to lose nothing."""
+    low, high, losses = 0, len(plans) - 1, {len(plans) - 1: 0.0}
+    while low < high:
+        middle = (low + high) // 2
+        losses[middle] = loss(model.engine(plans[middle]))
+        if losses[middle] <= limit:
+            high = middle
+        else:
+            low = middle + 1
+    return replace(plans[high], quality_loss=losses[high] if high + 1 < len(plans) else None)

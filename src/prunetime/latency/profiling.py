@@ -1,0 +1,190 @@
+"""Recording a latency profile, and measuring how far its predictions are off."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunetime.core.arch import ArchSpec, Dims, Grain
+from prunetime.core.budget import Budget
+from prunetime.core.config import EncoderConfig
+from prunetime.core.plan import Plan
+from prunetime.errors import InputError, ProfileError
+from prunetime.inference.engine import Engine
+from prunetime.inference.tokenize import Tokenizer
+from prunetime.latency import predictor, recording
+from prunetime.latency.measure import RETRY_SECONDS, Call, pinned, run_rounds, summarise
+from prunetime.latency.predictor import LatencyProfile
+from prunetime.latency.sublayers import ProfileKey, ffn_level, level_rows
+from prunetime.latency.synthetic import random_batch, random_weights
+from prunetime.latency.timing import Job, Timed, calls_of_specs, time_budget, time_settings
+
+Progress = Callable[[int, int], None]
+
+_ROUNDS = 16
+_CALLS = 24
+_ERROR_ROUNDS = 5
+_ERROR_CALLS = 6
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """How far predictions are from measurements, both as shares of the dense model timed in the same minute.
+
+    `mape`, `median` and `worst` are of the absolute error in per cent; `within_5` is the share of specs predicted
+    within 5 %.
+    """
+
+    specs: int
+    mape: float
+    median: float
+    worst: float
+    spearman: float
+    within_5: float
+
+    @classmethod
+    def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> PredictionError:
+        """From two or more specs' shares of dense, in the same order."""
+        errors = 100 * np.abs(np.array(predicted) / np.array(measured) - 1.0)
+        ranks = [np.argsort(np.argsort(values)) for values in (measured, predicted)]
+        spearman = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+        found = (float(errors.mean()), float(np.median(errors)), float(errors.max()))
+        return cls(len(errors), *found, spearman, float((errors <= 5.0).mean()))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def record(
+    config: EncoderConfig,
+    tokenizer: Tokenizer,
+    pair: bool,
+    budget: Budget,
+    *,
+    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    blocks: Grain | None = None,
+    tokens: bool = False,
+    on_progress: Progress | None = None,
+) -> LatencyProfile:
+    """Measures the profile of an encoder in the setting (length, batch, threads) of `budget`, on this machine.
+
+    Encoders are run by `plan`. With `blocks` (rows and columns of one) the profile covers matrices stored so, with
+    `tokens` dropped tokens. What is noisy is measured again, for at most RETRY_SECONDS in all.
+
+    Raises:
+        ProfileError: `plan` differs between layers, or `tokens` for a head that reads every token's row.
+    """
+    key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
+    table = recording.record(key, config, plan=plan, blocks=blocks, tokens=tokens, on_progress=on_progress)
+    specs = {"floor": ArchSpec.floor(config.dims), "dense": ArchSpec.full(config.dims)}
+    with pinned(budget.threads):
+        calls = calls_of_specs(specs, config, tokenizer, pair, budget, plan)
+        timed, noisy = _time_until_settled(calls, budget)
+    measured = {}
+    for (scope, condition), samples in timed.items():
+        floor, dense = summarise(samples["floor"]), summarise(samples["dense"])
+        for statistic in ("p50", "p99"):
+            pair_us = (floor.of(statistic)[0], dense.of(statistic)[0])
+            measured[predictor.setting_name(scope, condition, statistic)] = pair_us
+    return replace(table, measured_us=measured, noisy=table.noisy or noisy)
+
+
+def parse(file: Path) -> LatencyProfile:
+    """A recorded profile, of whatever; raises ProfileError where the file is none."""
+    try:
+        return LatencyProfile.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, InputError) as error:
+        raise ProfileError(f"cannot read the latency profile {file}: {error}") from error
+
+
+def read(file: Path, expected: ProfileKey) -> LatencyProfile:
+    """A recorded profile; raises ProfileError where the file is none, or not for what `expected` says."""
+    profile = parse(file)
+    profile.key.check_is(expected)
+    return profile
+
+
+def prediction_error(
+    profile: LatencyProfile,
+    config: EncoderConfig,
+    specs: Sequence[ArchSpec],
+    *,
+    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    on_progress: Progress | None = None,
+) -> PredictionError:
+    """Error of `profile`, recorded for `plan`, on `specs`, each timed in turn with the dense encoder."""
+    measured = []
+    for share in shares_of_dense(profile.key, config, specs, plan=plan):
+        measured.append(share)
+        if on_progress:
+            on_progress(len(measured), len(specs))
+    dense = profile.units(ArchSpec.full(config.dims))
+    return PredictionError.of([profile.units(spec) / dense for spec in specs], measured)
+
+
+def shares_of_dense(
+    key: ProfileKey,
+    config: EncoderConfig,
+    specs: Sequence[ArchSpec],
+    *,
+    plan: Plan = Plan(),  # noqa: B008 (immutable)
+) -> Iterator[float]:
+    """Measured latency of each of `specs` in the setting of `key`, as a share of dense timed in turn with it."""
+    batch = random_batch(config, key.batch, key.tokens)
+
+    def call_of(spec: ArchSpec) -> Call:
+        return partial(Engine(config, random_weights(config, spec), key.threads, spec=spec, plan=plan).logits, batch)
+
+    with pinned(key.threads):  # the threads of an engine stay where it was made
+        dense = call_of(ArchSpec.full(config.dims))
+    for spec in specs:
+        with pinned(key.threads):
+            samples = run_rounds({"spec": call_of(spec), "dense": dense}, _ERROR_ROUNDS, _ERROR_CALLS)
+        # Of calls that others interrupt, the longer model's are interrupted more often: the quick ones say more.
+        yield float(np.percentile(samples["spec"], 25) / np.percentile(samples["dense"], 25))
+
+
+def random_specs(
+    dims: Dims, count: int, seed: int = 0, *, blocks: Grain | None = None, tokens: bool = False
+) -> list[ArchSpec]:
+    """Specs with heads and FFN tiles drawn uniformly, layer by layer.
+
+    With `blocks` (rows and columns of one) every matrix keeps a share of them from 0.05 to 1, drawn evenly by its
+    logarithm; with `tokens` every other layer that has heads keeps from half to all of its tokens.
+    """
+    rng = np.random.default_rng(seed)
+    levels = ffn_level(dims.ffn)
+    specs = []
+    for _ in range(count):
+        heads = rng.integers(0, dims.heads + 1, dims.layers).tolist()
+        rows = [level_rows(int(t), dims) for t in rng.integers(0, levels + 1, dims.layers)]
+        spec = ArchSpec.of(dims, heads, rows)
+        for index, layer in enumerate(spec.layers):
+            if tokens and layer.has_attention and rng.random() < 0.5:
+                spec = spec.with_layer(index, tokens=float(rng.uniform(0.5, 1.0)))
+            if blocks:
+                layer = spec.layers[index].in_blocks(dims, blocks, lambda _: 20.0 ** -rng.random())
+                spec = spec.with_layer(index, blocks=layer.blocks)
+        specs.append(spec)
+    return specs
+
+
+def _time_until_settled(calls: Mapping[str, Mapping[str, Call]], budget: Budget) -> tuple[Timed, bool]:
+    """Samples of every setting, and whether those of the setting that `budget` is about stayed noisy."""
+    start = time.monotonic()
+    timed = time_settings(calls, Job({}, budget, _ROUNDS, _CALLS, seconds=0.0))
+    deadline = time.monotonic() + min(RETRY_SECONDS / 2, time.monotonic() - start)
+    samples = timed[budget.scope, budget.condition]
+    while noisy := any(summarise(values, budget.statistic).noisy for values in samples.values()):
+        if time.monotonic() > deadline:
+            break
+        more = time_budget(calls, budget, _ROUNDS, _CALLS)
+        samples = {name: np.concatenate((values, more[name])) for name, values in samples.items()}
+    return timed | {(budget.scope, budget.condition): samples}, noisy

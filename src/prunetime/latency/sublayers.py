@@ -1,0 +1,195 @@
+"""The fused sub-layers of a structure, as far as their time depends on it, and the setting that they are timed in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from prunetime.core.arch import (
+    ATTENTION_MATRICES,
+    FFN_MATRICES,
+    MATRICES,
+    TILE,
+    ArchSpec,
+    Dims,
+    LayerSpec,
+)
+from prunetime.core.config import EncoderConfig
+from prunetime.core.machine import this_machine
+from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.errors import ProfileError
+from prunetime.inference.engine import Engine, engine_build
+from prunetime.latency.synthetic import random_weights
+
+Kind = Literal["attention", "near_attention", "ffn", "pooled_attention", "pooled_ffn"]
+"""Of a sub-layer. Near: attention to the tokens in a window only. The pooled ones: the last attention, of which only
+the first token's row is computed, and every feed-forward sub-layer from there on, which runs on that row alone."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class ProfileKey:
+    """What a latency table holds for: it is refused anywhere else.
+
+    `tokens` is the length of each sequence, `precision` what `precision_name` says of the plan, `pooled_row` whether
+    the head reads only the first token's row. `near` are the tokens to which one attends, layer by layer, where that
+    is not always all of them.
+    """
+
+    machine: str
+    engine: str
+    isa: str
+    family: str
+    dims: Dims
+    threads: int
+    batch: int
+    tokens: int
+    precision: str = "fp32"
+    pooled_row: bool = True
+    near: tuple[int, ...] = ()
+
+    @classmethod
+    def here(
+        cls,
+        config: EncoderConfig,
+        threads: int,
+        batch: int,
+        tokens: int,
+        plan: Plan = Plan(),  # noqa: B008 (immutable)
+    ) -> ProfileKey:
+        """The key of a profile recorded now, on this machine, of encoders run by `plan`.
+
+        Raises:
+            ProfileError: `plan` differs between layers.
+        """
+        isa = Engine(config, random_weights(config, ArchSpec.floor(config.dims)), threads).isa
+        setting = (config.family, config.dims, threads, batch, tokens)
+        precision = precision_name(plan, config.dims.layers)
+        pooled, near = config.reads_one_token, tokens_attended(config, tokens)
+        return cls(this_machine().id, engine_build(), isa, *setting, precision, pooled, near)
+
+    def attention_of(self, layer: int, pools: bool) -> Kind:
+        """The kind of a layer's attention, of which with `pools` only the first token's row is computed."""
+        if pools:
+            return "pooled_attention"
+        return "near_attention" if self.near and self.near[layer] < self.tokens else "attention"
+
+    def check_is(self, expected: ProfileKey) -> None:
+        """Raises ProfileError naming the first field in which this profile is not what is `expected`."""
+        for name, value in asdict(expected).items():
+            found = asdict(self)[name]
+            if found != value:
+                option = _OPTIONS.get(name, lambda _: "")(value)
+                raise ProfileError(
+                    f"the latency profile is stale: its {name} is {found}, here it is {value}; "
+                    f"record it again with `prunetime profile{option}`"
+                )
+
+
+_OPTIONS: Mapping[str, Callable[[Any], str]] = {
+    "tokens": lambda tokens: f" --seq-len {tokens}",
+    "batch": lambda batch: f" --batch {batch}",
+    "threads": lambda threads: f" --threads {threads}",
+    "pooled_row": lambda pooled: f" --rows {'pooled' if pooled else 'tokens'}",
+}
+"""The options of `prunetime profile` that give a key such values."""
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """One sub-layer of a spec, as far as its time depends on it.
+
+    `slot` is its place in `Engine.timed`, `level` its heads or its tiles of FFN rows, `density` the share of its
+    weights in kept blocks (None: no matrix of it is in blocks); of a pooled attention those of key and value, which
+    alone are multiplied by every token. `rows` is the share of its products that the output rows kept leave. `tokens`
+    of each sequence come in and `kept` are left.
+    """
+
+    slot: int
+    kind: Kind
+    level: int
+    density: float | None
+    rows: float
+    tokens: int
+    kept: int
+
+    @property
+    def drops(self) -> bool:
+        """Whether tokens are chosen and dropped."""
+        return self.kind == "attention" and self.kept < self.tokens
+
+
+def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
+    """The sub-layers that `spec` has, in the order of the forward pass in the setting of `key`."""
+    last = max((i for i, layer in enumerate(spec.layers) if layer.has_attention), default=-1)
+    if not key.pooled_row:
+        last = len(spec.layers)
+    tokens = 1 if last < 0 else key.tokens
+    for index, layer in enumerate(spec.layers):
+        if layer.has_attention:
+            pools = index == last
+            kept = 1 if pools else layer.tokens_kept(tokens)
+            kind = key.attention_of(index, pools)
+            density = _density(layer, ("key", "value") if pools else ATTENTION_MATRICES, key.dims)
+            # Beside the four matrices, of `hidden` columns a head's row each, there are scores and what they weigh.
+            products = 4.0 * key.dims.hidden + 2.0 * (min(tokens, key.near[index]) if key.near else tokens)
+            rows = 1.0 if pools else 1.0 - (key.dims.hidden - layer.attention_rows) / products
+            yield Sublayer(1 + 2 * index, kind, layer.heads, density, rows, tokens, kept)
+            tokens = kept
+        if layer.has_ffn:
+            density = _density(layer, FFN_MATRICES, key.dims)
+            kind, rows = "ffn" if index < last else "pooled_ffn", (1.0 + layer.ffn_rows / key.dims.hidden) / 2.0
+            yield Sublayer(2 + 2 * index, kind, ffn_level(layer.ffn), density, rows, tokens, tokens)
+
+
+def tokens_attended(config: EncoderConfig, tokens: int) -> tuple[int, ...]:
+    """To how many of `tokens` one attends at most, in every layer; nothing where it is to all of them in all layers."""
+    windows = (layer.window for layer in config.rotary)
+    attended = tuple(tokens if window is None else min(tokens, 2 * window + 1) for window in windows)
+    return attended if set(attended) - {tokens} else ()
+
+
+def precision_name(plan: Plan, layers: int) -> str:
+    """`fp32`, `bf16` or `int8` where every matrix of the `layers` is run so, block by block; else a digest of `plan`.
+
+    Raises:
+        ProfileError: the plan differs between layers: a profile has one table for all of them.
+    """
+    of_layer = [tuple(plan.of(layer, matrix) for matrix in MATRICES) for layer in range(layers)]
+    for layer, found in enumerate(of_layer):
+        if found != of_layer[0]:
+            raise ProfileError(
+                f"the plan runs layer {layer} unlike layer 0, and a latency profile has one table for all layers: "
+                "record it for a plan in which all layers are alike"
+            )
+    run = (plan.default, *of_layer[0])
+    if set(run) == {MatrixPlan(plan.default.precision)}:
+        return plan.default.precision
+    return hashlib.sha256(json.dumps([matrix.to_json() for matrix in run]).encode()).hexdigest()[:12]
+
+
+def ffn_level(rows: int) -> int:
+    """Level of a number of FFN rows: whole tiles, a last part of one counting as a tile."""
+    return -(-rows // TILE)
+
+
+def level_rows(level: int, dims: Dims) -> int:
+    """FFN rows of a level."""
+    return min(level * TILE, dims.ffn)
+
+
+def _density(layer: LayerSpec, matrices: tuple[str, ...], dims: Dims) -> float | None:
+    """Share of the weights of `matrices` that lie in kept blocks, or None where all of them are dense."""
+    if all(block.matrix not in matrices for block in layer.blocks):
+        return None
+    shapes = {name: shape for name, shape in layer.matrix_shapes(dims).items() if name in matrices}
+    kept = 0.0
+    for name, shape in shapes.items():
+        block = layer.blocks_of(name)
+        kept += math.prod(shape) * (1.0 if block is None else block.kept / math.prod(block.grid(shape)))
+    return kept / sum(math.prod(shape) for shape in shapes.values())

@@ -1,0 +1,56 @@
+"""Weights and batches for timing: speed does not depend on the values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.core.arch import ArchSpec
+from prunetime.core.artifact import weight_shapes
+from prunetime.core.blocks import to_blocks
+from prunetime.core.config import EncoderConfig
+from prunetime.inference.ragged import Ragged
+
+
+def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[Any]]:
+    """Weights of the right shapes and ordinary size, for timing: speed does not depend on the values.
+
+    The kept blocks of a matrix are drawn uniformly.
+    """
+    shapes = weight_shapes(config, ArchSpec(tuple(replace(layer, blocks=()) for layer in spec.layers)))
+    largest = max(int(np.prod(shape)) for shape in shapes.values())
+    values = _noise(largest)
+    weights: dict[str, NDArray[Any]] = {}
+    for name, shape in shapes.items():
+        if name.endswith("_rows"):
+            weights[name] = np.arange(shape[0], dtype=np.int32)
+        elif name.endswith("norm.weight"):
+            weights[name] = np.ones(shape, np.float32)
+        else:
+            weights[name] = values[: int(np.prod(shape))].reshape(shape)
+    rng = np.random.default_rng(0)
+    for index, layer in enumerate(spec.layers):
+        for block in layer.blocks:
+            name = f"layers.{index}.{block.matrix}"
+            weight = weights.pop(f"{name}.weight")
+            grid = block.grid(weight.shape)
+            kept = rng.permutation(math.prod(grid)).reshape(grid) < block.kept
+            arrays = to_blocks(weight, kept, block.rows, block.columns)
+            weights[f"{name}.blocks"], weights[f"{name}.block_index"] = arrays
+    return weights
+
+
+def random_batch(config: EncoderConfig, batch: int, tokens: int) -> Ragged:
+    """`batch` sequences of `tokens` random ids each."""
+    ids = np.random.default_rng(0).integers(0, config.dims.vocabulary, (batch, tokens))
+    return Ragged.of(ids.tolist())
+
+
+def _noise(count: int) -> NDArray[np.float32]:
+    """`count` values of the size that trained weights have, from a short stretch of random ones."""
+    stretch = np.random.default_rng(0).normal(0.0, 0.05, 65_521).astype(np.float32)
+    return np.resize(stretch, count)

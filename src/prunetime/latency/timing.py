@@ -1,0 +1,163 @@
+"""Latency of whole models as a budget defines it: every scope and condition, in interleaved rounds.
+
+`python -m prunetime.latency.timing` does it in a fresh process for a `Job` on standard input: it prints a line
+`round DONE OF` per round, and last the result as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from prunetime.core.arch import ArchSpec
+from prunetime.core.budget import Budget
+from prunetime.core.config import EncoderConfig
+from prunetime.core.plan import Plan
+from prunetime.errors import DefectError, PrunetimeError
+from prunetime.inference.engine import Engine
+from prunetime.inference.model import load
+from prunetime.inference.tokenize import Texts, Tokenizer
+from prunetime.latency.measure import Call, Samples, one_round, pinned, run_rounds
+from prunetime.latency.synthetic import random_batch, random_weights
+
+Setting = tuple[str, str]
+"""Scope and condition, as in `Budget`."""
+
+SETTINGS: tuple[Setting, ...] = tuple((scope, condition) for scope in ("ids", "text") for condition in ("hot", "idle"))
+IDLE_US = 20_000.0
+
+Timed = dict[Setting, dict[str, Samples]]
+
+_WORDS = "a light blue cotton shirt for men with long sleeves and two small pockets in size large by the old mill"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to time: artifact folders by name, in the setting of `budget`, in `rounds` rounds across `seconds`."""
+
+    artifacts: Mapping[str, str]
+    budget: Budget
+    rounds: int
+    calls: int
+    seconds: float
+
+
+def time_artifacts(job: Job, on_round: Callable[[int, int], None] | None = None) -> Timed:
+    """Runs `job` in a fresh process and returns its samples.
+
+    Raises PrunetimeError where that process is killed, and DefectError where it fails.
+    """
+    command = [sys.executable, "-m", "prunetime.latency.timing"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        json.dump(asdict(job), process.stdin)
+        process.stdin.close()
+        last = ""
+        for line in process.stdout:
+            if line.startswith("round ") and on_round:
+                on_round(*(int(word) for word in line.split()[1:]))
+            last = line
+    if process.returncode < 0:
+        raise PrunetimeError(
+            f"the process that times the models was killed by signal {-process.returncode}: it may have lacked memory; "
+            "free some and run the same command again to resume"
+        )
+    if process.returncode:
+        raise DefectError(f"the process that times the models ended with exit code {process.returncode}")
+    samples = json.loads(last)
+    return {
+        setting: {name: np.array(rows) for name, rows in samples["/".join(setting)].items()} for setting in SETTINGS
+    }
+
+
+def time_settings(
+    calls: Mapping[str, Mapping[str, Call]],
+    job: Job,
+    on_round: Callable[[int, int], None] | None = None,
+) -> Timed:
+    """Samples of every setting for `calls` (by name, then by scope); the budget's own setting gets the most."""
+    collected: dict[Setting, dict[str, list[Any]]] = {s: {name: [] for name in calls} for s in SETTINGS}
+    start = time.monotonic()
+    for number in range(job.rounds):
+        time.sleep(max(0.0, start + number * job.seconds / max(1, job.rounds - 1) - time.monotonic()))
+        for scope, condition in SETTINGS:
+            judged = (scope, condition) == (job.budget.scope, job.budget.condition)
+            named = {name: by_scope[scope] for name, by_scope in calls.items()}
+            count = job.calls if judged else -(-job.calls // 5)
+            samples = one_round(named, count, number, IDLE_US if condition == "idle" else 0.0)
+            for name, values in samples.items():
+                collected[scope, condition][name].append(values)
+        if on_round:
+            on_round(number + 1, job.rounds)
+    return {s: {name: np.stack(rows) for name, rows in by_name.items()} for s, by_name in collected.items()}
+
+
+def time_budget(calls: Mapping[str, Mapping[str, Call]], budget: Budget, rounds: int, count: int) -> dict[str, Samples]:
+    """Samples of `calls` (by name, then by scope) in the setting of `budget` alone, `count` calls a round."""
+    named = {name: by_scope[budget.scope] for name, by_scope in calls.items()}
+    return run_rounds(named, rounds, count, idle_us=IDLE_US if budget.condition == "idle" else 0.0)
+
+
+def calls_of(
+    engine: Engine, config: EncoderConfig, tokenizer: Tokenizer, pair: bool, budget: Budget
+) -> dict[str, Call]:
+    """What is timed of a model, by scope: token ids to logits, and texts to logits."""
+    batch = random_batch(config, budget.batch, budget.seq_len)
+    texts = [text_of(tokenizer, pair, budget.seq_len)] * budget.batch
+    return {"ids": partial(engine.logits, batch), "text": lambda: engine.logits(tokenizer.encode(texts))}
+
+
+def calls_of_specs(
+    specs: Mapping[str, ArchSpec],
+    config: EncoderConfig,
+    tokenizer: Tokenizer,
+    pair: bool,
+    budget: Budget,
+    plan: Plan,
+) -> dict[str, dict[str, Call]]:
+    """What is timed of encoders with random weights, by name of their spec, then by scope."""
+    calls = {}
+    for name, spec in specs.items():
+        engine = Engine(config, random_weights(config, spec), budget.threads, spec=spec, plan=plan)
+        calls[name] = calls_of(engine, config, tokenizer, pair, budget)
+    return calls
+
+
+def text_of(tokenizer: Tokenizer, pair: bool, tokens: int) -> Texts:
+    """The shortest run of ordinary English words (or pair of runs) that makes `tokens` tokens."""
+    words = _WORDS.split()
+    for count in range(1, tokens + 1):
+        run = " ".join(words[i % len(words)] for i in range(count))
+        texts = (run, run) if pair else (run,)
+        if tokenizer.encode([texts]).lengths[0] >= tokens:
+            break
+    return texts
+
+
+def main() -> None:
+    """Times the `Job` on standard input in this process."""
+    data = json.load(sys.stdin)
+    job = Job(**{**data, "budget": Budget.from_json(data["budget"])})
+    budget = job.budget
+    with pinned(budget.threads):
+        calls = {}
+        for name, folder in job.artifacts.items():
+            model = load(folder, budget.threads)
+            task = model.manifest.task
+            calls[name] = calls_of(model.engine, model.manifest.config, model.tokenizer, task.read_together, budget)
+        timed = time_settings(calls, job, lambda done, of: print("round", done, of, flush=True))
+    result = {"/".join(s): {name: rows.tolist() for name, rows in by_name.items()} for s, by_name in timed.items()}
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
