@@ -23,6 +23,7 @@ from prunetime.core.task import Task
 from prunetime.inference.ragged import Ragged
 from prunetime.latency import profiling
 from prunetime.latency.predictor import LatencyProfile
+from prunetime.models.batches import TrainingData
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import load_source
@@ -31,7 +32,6 @@ from prunetime.pruning.importance import load_scores
 from prunetime.search.space import Space
 from prunetime.tasks.data import Examples, group_ids
 from prunetime.tasks.roles import group_hash_split
-from prunetime.training.batches import TrainingData
 
 MODELS = ("l6", "l4")
 LENGTH = 48

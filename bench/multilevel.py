@@ -39,6 +39,7 @@ from prunetime.latency.predictor import LatencyProfile
 from prunetime.latency.sublayers import ProfileKey
 from prunetime.models import families
 from prunetime.models.compact import compact, in_blocks
+from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.learning import OF_ROWS
 from prunetime.pruning.block_importance import measure_block_importance
@@ -47,7 +48,6 @@ from prunetime.pruning.importance import measure_importance, save_scores
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import WeightsKept
-from prunetime.training.distill import Distillation
 from prunetime.training.trainer import discard_checkpoints, fit
 
 FULL, ENDS = ("home_depot", "qqp"), ("mnli", "squad")

@@ -21,13 +21,13 @@ from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
 from prunetime.core.mask import Scores
 from prunetime.inference.inputs import Inputs
+from prunetime.models.batches import TrainingData
+from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import load_source
 from prunetime.pruning.importance import load_scores
 from prunetime.tasks.metrics import evaluate, metric
-from prunetime.training.batches import TrainingData
-from prunetime.training.distill import Distillation
 from prunetime.training.trainer import TrainingSettings, best_device, best_precision
 
 

@@ -22,7 +22,6 @@ from home_depot_data import MARGIN, SHARES
 from provenance import provenance
 from search import RESULTS, recorded_table
 
-from prunetime.cli.progress import ConsoleReporter
 from prunetime.cli.runs import minilm_folder
 from prunetime.core.arch import ArchSpec
 from prunetime.core.artifact import write_json
@@ -32,6 +31,7 @@ from prunetime.latency import profiling
 from prunetime.latency.sublayers import ProfileKey
 from prunetime.models import families
 from prunetime.pipeline.pretrained import tokenizer_of
+from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.run import digest_of
 from prunetime.search.archive import preference
 from prunetime.search.space import Genome, Space, fit_to

@@ -6,7 +6,7 @@ import numpy as np
 
 from prunetime.core.task import Task
 from prunetime.inference.ragged import Ragged
-from prunetime.training.batches import TrainingData
+from prunetime.models.batches import TrainingData
 
 TASK = Task("classification", ("no", "yes"), ("text",), 16)
 

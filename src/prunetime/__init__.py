@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from prunetime._version import __version__
 from prunetime.core.arch import ArchSpec, Dims, LayerSpec
 from prunetime.core.budget import Budget
 from prunetime.core.mask import Mask
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from prunetime.api import Pruned, pick, profile, prune
     from prunetime.client import AsyncClient, Client
 
-__version__ = "0.1.0"
 __all__ = [
     "Answer",
     "ArchSpec",
@@ -31,6 +31,7 @@ __all__ = [
     "PrunetimeError",
     "Span",
     "Tagged",
+    "__version__",
     "load",
     "pick",
     "profile",

@@ -149,6 +149,6 @@ def _measured(row: dict[str, Any]) -> Measured:
 
 
 def _console() -> Reporter:
-    from prunetime.cli.progress import ConsoleReporter
+    from prunetime.pipeline.progress import ConsoleReporter
 
     return ConsoleReporter()

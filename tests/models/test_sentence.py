@@ -297,7 +297,7 @@ def test_training_reads_what_the_model_will(data: Path, tmp_path: Path) -> None:
     )
     edit(source / "1_Pooling" / "config.json", {"include_prompt": False})
     loaded = load_source(settings_of(source, data, task="similarity"), str)
-    from prunetime.training.losses import task_losses
+    from prunetime.models.losses import task_losses
 
     batch = loaded.training_data(4, 0).batch([0, 1])
     labels = batch.pop("labels")

@@ -13,7 +13,6 @@ from tiny import last_object, prune_command
 from transformers import AutoModelForSequenceClassification
 
 import prunetime.models.hf  # noqa: F401 (registers the model)
-from prunetime.cli.progress import ConsoleReporter
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
@@ -21,6 +20,7 @@ from prunetime.errors import InputError
 from prunetime.export.onnx import export_onnx
 from prunetime.inference.model import load
 from prunetime.latency.predictor import LatencyProfile
+from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.prune import pick
 from prunetime.pipeline.run import SUB_RUNS, WRITTEN
 from prunetime.pipeline.trust import trust

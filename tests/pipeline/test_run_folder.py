@@ -12,10 +12,10 @@ from served import make_artifact
 from tiny import bert_folder, write_tsv
 
 from prunetime.cli import main
-from prunetime.cli.progress import ConsoleReporter
 from prunetime.core.budget import Budget
 from prunetime.errors import InputError
 from prunetime.pipeline.auto import WAYS
+from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.prune import begin, pick
 from prunetime.pipeline.run import WRITTEN, Run
 from prunetime.pipeline.settings import EFFORTS, Settings

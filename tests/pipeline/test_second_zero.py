@@ -12,13 +12,13 @@ import pytest
 from forked import Ran, run
 from tiny import QUICK_PRUNETIME, prune_command, write_tsv
 
-from prunetime.cli.progress import ConsoleReporter
 from prunetime.core.budget import Budget
 from prunetime.core.plan import Plan
 from prunetime.errors import InputError, ProfileError
 from prunetime.latency import profiling
 from prunetime.pipeline import stages, verify
 from prunetime.pipeline.auto import prune_all_ways
+from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.prune import prune
 from prunetime.pipeline.run import Run
 from prunetime.pipeline.settings import EFFORTS, Settings

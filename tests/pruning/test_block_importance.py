@@ -9,10 +9,10 @@ from cases import random_config, random_ragged, random_weights
 from prunetime.core.arch import ArchSpec
 from prunetime.core.blocks import block_norms
 from prunetime.core.task import Task
+from prunetime.models.batches import TrainingData
 from prunetime.models.encoder import SequenceClassifier, from_weights
+from prunetime.models.losses import task_losses
 from prunetime.pruning.block_importance import measure_block_importance
-from prunetime.training.batches import TrainingData
-from prunetime.training.losses import task_losses
 
 GRAIN = (16, 16)
 ROWS = 6

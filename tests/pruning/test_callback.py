@@ -18,10 +18,10 @@ from transformers import (
 
 import prunetime.models.hf  # noqa: F401 (registers the classes)
 from prunetime.errors import InputError
+from prunetime.models.distill import Distillation
 from prunetime.models.encoder import from_weights
 from prunetime.models.transformed import AttentionScores, encoder_of, weights_from
 from prunetime.pruning.callback import MultilevelPruning
-from prunetime.training.distill import Distillation
 
 FAST = {"learning_rate": 0.3}
 

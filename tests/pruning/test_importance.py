@@ -7,13 +7,13 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.mask import PARTS
 from prunetime.core.task import Task
 from prunetime.errors import InputError
+from prunetime.models.batches import TrainingData
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.models.gates import ones
+from prunetime.models.losses import task_losses
+from prunetime.models.threads import training_on
 from prunetime.pruning.criteria import ranks
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
-from prunetime.training.batches import TrainingData
-from prunetime.training.losses import task_losses
-from prunetime.training.threads import training_on
 
 
 @pytest.fixture(autouse=True)

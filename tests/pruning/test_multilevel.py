@@ -15,12 +15,12 @@ from prunetime.core.arch import ArchSpec, Dims, LayerSpec
 from prunetime.core.mask import Mask
 from prunetime.errors import InputError
 from prunetime.models.compact import compact, in_blocks
+from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, linears_of, weights_of
 from prunetime.pruning.criteria import ranks
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate, masks_on
 from prunetime.pruning.regularise import LEAST, STRENGTH, WeightsKept, regularisation, share_of
-from prunetime.training.distill import Distillation
 from prunetime.training.trainer import TrainingSettings, fit
 
 SIZES = {"layers": 2, "hidden": 64, "heads": 4, "head_dim": 16, "ffn": 256, "vocabulary": 60, "positions": 16}

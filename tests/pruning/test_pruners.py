@@ -13,12 +13,12 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.mask import Mask
 from prunetime.errors import InputError
 from prunetime.models.compact import compact, in_blocks
+from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, linears_of, weights_of
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.methods import Pruner
 from prunetime.pruning.pruners import PRUNERS, learning_rate, masks_on
 from prunetime.pruning.regularise import WeightsKept
-from prunetime.training.distill import Distillation
 from prunetime.training.trainer import TrainingSettings, fit
 
 SIZES = {"layers": 3, "hidden": 64, "heads": 4, "head_dim": 16, "ffn": 256, "vocabulary": 60, "positions": 16}

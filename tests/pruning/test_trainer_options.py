@@ -23,9 +23,9 @@ from transformers import (
 from transformers.trainer_utils import SaveStrategy
 
 from prunetime.errors import InputError
+from prunetime.models.distill import Distillation
 from prunetime.pruning.callback import MultilevelPruning
 from prunetime.pruning.mask_optimizer import MaskOptimizer
-from prunetime.training.distill import Distillation
 
 RATE = 0.1
 STEPS, LEARNING = 4, 0.5

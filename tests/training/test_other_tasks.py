@@ -16,11 +16,11 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.inference.tagging import NO_LABEL
+from prunetime.models.batches import TrainingData
+from prunetime.models.distill import choice_of, logits_distance
 from prunetime.models.encoder import SequenceClassifier, from_weights
+from prunetime.models.losses import task_losses
 from prunetime.pruning.importance import measure_importance
-from prunetime.training.batches import TrainingData
-from prunetime.training.distill import choice_of, logits_distance
-from prunetime.training.losses import task_losses
 from prunetime.training.trainer import TrainingSettings, fit
 
 WORDS = Task("token-classification", ("O", "B-X", "I-X"), ("tokens",), 24)

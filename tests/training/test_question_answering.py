@@ -16,13 +16,13 @@ from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.reading import read
 from prunetime.inference.tokenize import Tokenizer
+from prunetime.models.batches import TrainingData
+from prunetime.models.distill import logits_distance
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.families import load
+from prunetime.models.losses import task_losses
 from prunetime.pruning.importance import measure_importance
 from prunetime.tasks.metrics import metric
-from prunetime.training.batches import TrainingData
-from prunetime.training.distill import logits_distance
-from prunetime.training.losses import task_losses
 from prunetime.training.trainer import TrainingSettings, fit
 
 TASK = Task("question-answering", (), ("question", "context"), 24, 8)

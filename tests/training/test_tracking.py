@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from prunetime.core.arch import ArchSpec
 from prunetime.core.task import Task
 from prunetime.errors import InputError
+from prunetime.models.batches import TrainingData
 from prunetime.models.encoder import from_weights, weights_of
-from prunetime.training.batches import TrainingData
 from prunetime.training.tracking import reporting
 from prunetime.training.trainer import TrainingSettings, fit
 

@@ -17,14 +17,14 @@ from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.inference.ragged import Ragged
 from prunetime.models import encoder
+from prunetime.models.batches import LengthBucketedBatches, TrainingData
+from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
+from prunetime.models.losses import task_losses
 from prunetime.models.prefix import run_prefix
 from prunetime.models.tokens import kinds_of
 from prunetime.search.elastic import Sandwich
 from prunetime.search.space import Space
-from prunetime.training.batches import LengthBucketedBatches, TrainingData
-from prunetime.training.distill import Distillation
-from prunetime.training.losses import task_losses
 from prunetime.training.trainer import TrainingSettings, best_precision, discard_checkpoints, fit
 
 SIZES = {"layers": 2, "hidden": 32, "heads": 2, "head_dim": 16, "ffn": 64, "vocabulary": 60, "positions": 16}

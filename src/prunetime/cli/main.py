@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 from click.exceptions import Exit
 
-from prunetime import __version__
+from prunetime._version import __version__
 from prunetime.errors import EXIT_BAD_INPUT, EXIT_DEFECT, EXIT_INTERRUPTED, DefectError, PrunetimeError
 
 JSON_ASKED = "prunetime.json"

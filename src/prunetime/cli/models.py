@@ -194,8 +194,8 @@ def profile(
 ) -> None:
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
     check_new(out, overwrite=options.pop("overwrite"))
-    from prunetime.cli.progress import ConsoleReporter
     from prunetime.latency import profiling
+    from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.pipeline.source import profile_of
 
     plan, grain, tokens = Plan.uniform(precision), options.pop("blocks"), options.pop("tokens")

@@ -136,7 +136,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
 @json_option
 def pick(run: Path, latency: str, out: Path, workers: int | None, overwrite: bool, as_json: bool) -> None:
     """Take the best model for another budget off the archive of a finished run."""
-    from prunetime.cli.progress import ConsoleReporter
+    from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.pipeline.prune import pick as pick_from
     from prunetime.training.together import leading
 
@@ -181,7 +181,7 @@ def trust(run: Path, as_json: bool) -> None:
 
     Each takes as long as the run's own tuning; the same command resumes.
     """
-    from prunetime.cli.progress import ConsoleReporter
+    from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.pipeline.trust import trust as trust_in
 
     found = trust_in(run, ConsoleReporter())
@@ -249,8 +249,8 @@ def _prune(
     **chosen: Any,
 ) -> None:
     """`prune_by_method` with the keywords `chosen`, and its result on standard output."""
-    from prunetime.cli.progress import ConsoleReporter
     from prunetime.pipeline.auto import prune_by_method
+    from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.training.together import leading
 
     with leading() as first:

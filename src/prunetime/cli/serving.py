@@ -132,8 +132,8 @@ def replay_experiment(**options: Any) -> None:
     """Send a labelled file through the arms of an experiment: who would have shown more defects?"""
     import msgspec
 
-    from prunetime.cli.progress import ConsoleReporter
     from prunetime.inference.model import load
+    from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.serve.experiments import read_experiments
     from prunetime.serve.replay import Judged, replay
     from prunetime.tasks.sources import read_table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunetime import __version__
+from prunetime._version import __version__
 from prunetime.core import artifact
 from prunetime.core.plan import Plan, Precision
 from prunetime.core.task import DOC_STRIDE, Kind, Task

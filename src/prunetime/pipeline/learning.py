@@ -12,6 +12,7 @@ from prunetime.core.mask import Mask, Scores
 from prunetime.errors import BudgetError
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.models.compact import compact, in_blocks, prefix_mask
+from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline import stages
 from prunetime.pipeline.choosing import leave_chosen
@@ -26,7 +27,6 @@ from prunetime.pruning.methods import LEARNED, LearnedMethod, Level
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import Microseconds
 from prunetime.search.archive import Archive
-from prunetime.training.distill import Distillation
 from prunetime.training.together import fit_on_every_rank
 
 OF_ROWS = 0.75

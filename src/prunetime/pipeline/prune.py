@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunetime import __version__
+from prunetime._version import __version__
 from prunetime.core import artifact
 from prunetime.core.budget import Budget
 from prunetime.core.machine import this_machine

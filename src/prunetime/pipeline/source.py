@@ -22,6 +22,7 @@ from prunetime.inference.tokenize import Tokenizer
 from prunetime.latency import profiling
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.models import families
+from prunetime.models.batches import TrainingData
 from prunetime.pipeline import pretrained as pretrained_models
 from prunetime.pipeline import teacher_labels
 from prunetime.pipeline.run import digest_of_files
@@ -32,7 +33,6 @@ from prunetime.tasks.labels import label_notes
 from prunetime.tasks.metrics import Metric, default_metric, metric
 from prunetime.tasks.roles import Roles, Slice, parse_slice, split_roles
 from prunetime.tasks.sources import read_table
-from prunetime.training.batches import TrainingData
 
 
 @dataclass(frozen=True)

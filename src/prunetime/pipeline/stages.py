@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime import __version__
+from prunetime._version import __version__
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from prunetime.core.arch import Grain, block_grid
 from prunetime.core.mask import Scores
+from prunetime.models.batches import Batch, TrainingData
 from prunetime.models.encoder import SequenceClassifier, linears_of
 from prunetime.models.gates import block_sums
+from prunetime.models.losses import task_losses
+from prunetime.models.threads import training_on
 from prunetime.pruning.importance import OF_GRADIENT, Criterion, look_at
-from prunetime.training.batches import Batch, TrainingData
-from prunetime.training.losses import task_losses
-from prunetime.training.threads import training_on
 
 
 def measure_block_importance(

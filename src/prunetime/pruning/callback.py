@@ -13,6 +13,7 @@ from prunetime.core.arch import Grain
 from prunetime.core.mask import Mask, Scores
 from prunetime.errors import InputError
 from prunetime.models.compact import compact, in_blocks
+from prunetime.models.distill import Distillation, distilled_loss
 from prunetime.models.encoder import Output
 from prunetime.models.modeling import PrunetimePreTrainedModel
 from prunetime.models.transformed import AttentionScores, encoder_of, model_of, weights_from
@@ -21,7 +22,6 @@ from prunetime.pruning.mask_optimizer import MaskOptimizer, schedule_of
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.regularise import WeightsKept
 from prunetime.pruning.topk import TopK
-from prunetime.training.distill import Distillation, distilled_loss
 
 LABELS = ("labels", "start_positions", "end_positions")
 

@@ -17,12 +17,12 @@ from prunetime.core.arch import Dims
 from prunetime.core.artifact import write_bytes
 from prunetime.core.mask import PARTS, Scores, part_widths
 from prunetime.errors import InputError
+from prunetime.models.batches import Batch, TrainingData
 from prunetime.models.compact import Weights
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.gates import ones
-from prunetime.training.batches import Batch, TrainingData
-from prunetime.training.losses import task_losses
-from prunetime.training.threads import training_on
+from prunetime.models.losses import task_losses
+from prunetime.models.threads import training_on
 
 BATCH = 32
 

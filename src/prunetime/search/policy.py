@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunetime.models.threads import training_on
 from prunetime.search.space import Genes, Genome
-from prunetime.training.threads import training_on
 
 Floats = NDArray[np.float32]
 

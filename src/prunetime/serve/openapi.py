@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from prunetime import __version__
+from prunetime._version import __version__
 from prunetime.serve.errors import STATUS, Code
 from prunetime.serve.http import Route
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from prunetime import __version__
+from prunetime._version import __version__
 from prunetime.serve.call import Call
 
 try:

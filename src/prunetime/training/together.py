@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from prunetime.errors import PrunetimeError
 
 if TYPE_CHECKING:
+    from prunetime.models.batches import TrainingData
     from prunetime.models.encoder import SequenceClassifier
     from prunetime.pruning.masks import Learned, MaskStep
-    from prunetime.training.batches import TrainingData
     from prunetime.training.trainer import SubNetworks, TrainingSettings
 
 PATIENCE = timedelta(days=30)

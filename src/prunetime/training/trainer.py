@@ -21,15 +21,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from prunetime.core.arch import ArchSpec
 from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
+from prunetime.models.batches import Batch, LengthBucketedBatches, Rows, TrainingData
+from prunetime.models.distill import Distillation, choice_of, distilled_loss
 from prunetime.models.encoder import Output, SequenceClassifier, linears_of
+from prunetime.models.losses import kept_of, mean_over_rows, task_losses
 from prunetime.models.prefix import run_prefix
+from prunetime.models.ranks import Share, mean_over_ranks
+from prunetime.models.threads import training_on
 from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
 from prunetime.pruning.pruners import masks_on
-from prunetime.training.batches import Batch, LengthBucketedBatches, Rows, TrainingData
-from prunetime.training.distill import Distillation, choice_of, distilled_loss
-from prunetime.training.losses import kept_of, mean_over_rows, task_losses
-from prunetime.training.ranks import Share, mean_over_ranks
-from prunetime.training.threads import training_on
 from prunetime.training.tracking import tracking
 
 Precision = Literal["fp32", "bf16"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from prunetime import __version__
+from prunetime._version import __version__
 from prunetime.serve.call import Call
 from prunetime.serve.fleet import Fleet
 from prunetime.serve.models import Hosted, Models

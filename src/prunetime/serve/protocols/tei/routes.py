@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from msgspec import UNSET
 
-from prunetime import __version__
+from prunetime._version import __version__
 from prunetime.core.embedding import unit
 from prunetime.core.task import Task
 from prunetime.errors import InputError

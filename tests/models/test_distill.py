@@ -4,8 +4,8 @@ import torch
 from scipy.special import rel_entr, softmax
 
 from prunetime.errors import InputError
+from prunetime.models.distill import Distillation, distilled_loss, hidden_distance, logits_distance
 from prunetime.models.encoder import Output
-from prunetime.training.distill import Distillation, distilled_loss, hidden_distance, logits_distance
 
 RNG = np.random.default_rng(0)
 TASK_LOSS = torch.tensor(0.25)

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from prunetime.core.task import Task
 from prunetime.inference.tagging import NO_LABEL
-from prunetime.training.ranks import mean_over_ranks
+from prunetime.models.ranks import mean_over_ranks
 
 
 def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:

@@ -13,9 +13,9 @@ from torch.nn import functional
 from prunetime.core.task import Kind, Task
 from prunetime.errors import InputError
 from prunetime.models.encoder import Output
+from prunetime.models.losses import mean_over_rows
+from prunetime.models.ranks import mean_over_ranks
 from prunetime.models.tokens import take
-from prunetime.training.losses import mean_over_rows
-from prunetime.training.ranks import mean_over_ranks
 
 Choice = Literal["outputs", "tokens", "embedding"]
 """What logits choose among: outputs, of a row or of every token; or, for every output, the tokens of a row. An

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.training.batches import WINDOW, LengthBucketedBatches, TrainingData
+from prunetime.models.batches import WINDOW, LengthBucketedBatches, TrainingData
 
 CLASSES = Task("classification", ("a", "b", "c"), ("text",), 32)
 

@@ -4,7 +4,7 @@ import torch
 from sklearn.metrics import log_loss, mean_squared_error
 
 from prunetime.core.task import Task
-from prunetime.training.losses import task_losses
+from prunetime.models.losses import task_losses
 
 RNG = np.random.default_rng(0)
 
