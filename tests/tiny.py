@@ -20,7 +20,7 @@ QUICK = [
     "import counted_time",
     "counted_time.install_for_command()",
     "from prunetime.pipeline import front, prune, verify",
-    "from prunetime.runtime import profiling",
+    "from prunetime.latency import profiling",
     "verify.SECONDS, verify.ROUNDS, verify.CALLS = 0.0, 4, 2",
     "front.ROUNDS, front.CALLS = 2, 2",
     "profiling._CALLS = 2",
