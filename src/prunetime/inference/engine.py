@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime import _engine
+import prunetime._engine as _engine
 from prunetime.core.arch import MATRICES, ArchSpec, KeptBlocks, LayerSpec
 from prunetime.core.blocks import to_dense
 from prunetime.core.config import FAMILIES, EncoderConfig

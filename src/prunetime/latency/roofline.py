@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime import _engine
+import prunetime._engine as _engine
 from prunetime.core.plan import PRECISIONS
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
