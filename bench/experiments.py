@@ -24,7 +24,7 @@ from provenance import provenance
 from search import RESULTS
 
 from prunetime.core.artifact import write_json
-from prunetime.serve.sequential import Difference, KeySums, difference, planned_information
+from prunetime.serve.experiments.sequential import Difference, KeySums, difference, planned_information
 
 EXPERIMENTS, LOOK_AFTER, ALPHA, DIFFERENCE, RATE = 2_000, 20, 0.05, 0.02, 0.2
 FEW_KEYS = 400

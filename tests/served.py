@@ -31,7 +31,7 @@ from prunetime.core.plan import Plan
 from prunetime.core.prompts import Prompts
 from prunetime.core.task import Task
 from prunetime.serve.app import App
-from prunetime.serve.experiments import Arm, Experiment
+from prunetime.serve.experiments.experiment import Arm, Experiment
 from prunetime.tasks.synthetic import ad_relevance
 
 TASKS = {

@@ -36,6 +36,25 @@ PACKAGES = [
 ]
 """A package, or a module beside them, imports only those before it; "" is the face, `prunetime` itself."""
 
+OF_SERVER = [
+    "errors",
+    "memory",
+    "settings",
+    "keys",
+    "certificate",
+    "experiments",
+    "core",
+    "workers",
+    "http",
+    "grpc",
+    "app",
+    "listening",
+    "supervisor",
+    "run",
+    "worker",
+]
+"""The same of `serve`: its core knows no protocol."""
+
 
 def package(module: str) -> str:
     return module.split(".")[0]
@@ -71,14 +90,27 @@ def graph() -> dict[str, set[str]]:
     return {module_name(path): imports_of(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
 
-def upward(edges: dict[str, set[str]]) -> list[str]:
-    place = {name: number for number, name in enumerate(PACKAGES)}
+def upward(edges: dict[str, set[str]], order: list[str]) -> list[str]:
+    place = {name: number for number, name in enumerate(order)}
     return [
         f"{module} imports {name or 'the face'}"
         for module, imported in edges.items()
         for name in imported
         if place[package(name)] > place[package(module)]
     ]
+
+
+def within(top: str, edges: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The modules of the package `top`, and their imports of each other, by their names in it."""
+    own = {
+        module: {name for name in imported if name.startswith(f"{top}.")}
+        for module, imported in edges.items()
+        if module.startswith(f"{top}.")
+    }
+    return {
+        module.removeprefix(f"{top}."): {name.removeprefix(f"{top}.") for name in names}
+        for module, names in own.items()
+    }
 
 
 def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
@@ -98,7 +130,8 @@ def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 
 def test_no_package_imports_a_later_one() -> None:
-    assert upward(graph()) == []
+    assert upward(graph(), PACKAGES) == []
+    assert upward(within("serve", graph()), OF_SERVER) == []
 
 
 def test_there_is_no_import_cycle() -> None:
@@ -108,6 +141,7 @@ def test_there_is_no_import_cycle() -> None:
 
 def test_the_order_has_every_package() -> None:
     assert {package(module) for module in graph()} | {"_engine"} == set(PACKAGES)
+    assert {package(module) for module in within("serve", graph())} == set(OF_SERVER)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +155,12 @@ def test_the_order_has_every_package() -> None:
     ],
 )
 def test_a_planted_upward_import_is_found(module: str, source: str, says: str) -> None:
-    assert upward({module: imports_of(source)}) == [says]
+    assert upward({module: imports_of(source)}, PACKAGES) == [says]
+
+
+def test_a_core_of_the_server_that_knows_http_is_found() -> None:
+    planted = {"serve.core.service": imports_of("from prunetime.serve.http.routing import Request")}
+    assert upward(within("serve", planted), OF_SERVER) == ["core.service imports http.routing"]
 
 
 def test_a_planted_cycle_is_found() -> None:

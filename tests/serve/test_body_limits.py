@@ -18,13 +18,13 @@ from waiting import PATIENCE
 
 from prunetime.inference.inputs import Inputs
 from prunetime.inference.twins import Singles
-from prunetime.serve import bodies
 from prunetime.serve.app import App
-from prunetime.serve.bodies import Bodies, has_more_values
+from prunetime.serve.core.models import Hosted
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.models import Hosted
-from prunetime.serve.protocols import openai
-from prunetime.serve.protocols.tei import routes as tei
+from prunetime.serve.http import bodies
+from prunetime.serve.http.bodies import Bodies, has_more_values
+from prunetime.serve.http.protocols import openai
+from prunetime.serve.http.protocols.tei import routes as tei
 from prunetime.serve.settings import ServeSettings
 
 PAIR = ["red sofa", "a sofa with red legs"]

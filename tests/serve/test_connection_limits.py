@@ -14,8 +14,8 @@ import pytest
 from served import Served
 from waiting import PATIENCE, eventually
 
-from prunetime.serve import connection
 from prunetime.serve.app import App
+from prunetime.serve.http import connection
 from prunetime.serve.listening import Acceptor
 from prunetime.serve.run import Server
 from prunetime.serve.settings import ServeSettings

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from prunetime.errors import InputError
-from prunetime.serve.control import Catalogue, GoneError, Link, Load, Message, Start
+from prunetime.serve.core.models import Entry
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.models import Entry
 from prunetime.serve.settings import ServeSettings
+from prunetime.serve.workers.control import Catalogue, GoneError, Link, Load, Message, Start
 
 ENTRIES = [Entry("ads", "1", "/models/ads"), Entry("b\u00e4h", "2", "/models/with a\nline")]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prunetime.serve import counts
-from prunetime.serve.metrics import Metrics
-from prunetime.serve.models import Hosted, Models
+from prunetime.serve.core import counts
+from prunetime.serve.core.metrics import Metrics
+from prunetime.serve.core.models import Hosted, Models
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from waiting import PATIENCE, eventually
 from prunetime import AsyncClient, Client, load
 from prunetime.client import Outcome, ServerError
 from prunetime.errors import InputError
-from prunetime.serve.experiments import Arm, Experiment, read_experiments, report_of
-from prunetime.serve.sequential import KeySums
+from prunetime.serve.experiments.experiment import Arm, Experiment, read_experiments, report_of
+from prunetime.serve.experiments.sequential import KeySums
 
 Serve = Callable[..., Served]
 PAIR = ["red sofa", "a sofa with red legs"]

@@ -24,12 +24,12 @@ from prunetime import load
 from prunetime.errors import InputError
 from prunetime.inference.ragged import Ragged
 from prunetime.serve.app import App
+from prunetime.serve.core.scheduler import Work
+from prunetime.serve.core.speed import Speed
 from prunetime.serve.grpc import listening
 from prunetime.serve.grpc import open_inference_pb2 as messages
 from prunetime.serve.grpc.server import GrpcCall
-from prunetime.serve.scheduler import Work
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.speed import Speed
 
 Serve = Callable[..., Served]
 

@@ -15,11 +15,11 @@ from waiting import PATIENCE, eventually
 
 from prunetime.inference.ragged import Ragged
 from prunetime.serve.app import App
+from prunetime.serve.core.models import Models
+from prunetime.serve.core.scheduler import Work
+from prunetime.serve.core.speed import Speed
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.models import Models
-from prunetime.serve.scheduler import Work
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.speed import Speed
 
 
 def pairs(rows: int) -> dict:

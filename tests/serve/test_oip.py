@@ -16,8 +16,8 @@ import pytest
 from served import Reply, Served
 
 from prunetime import load
-from prunetime.serve.compression import decompressed
 from prunetime.serve.errors import RefusedError
+from prunetime.serve.http.compression import decompressed
 
 PAIRS = [("red sofa", "a sofa with red legs"), ("red sofa", "lamp"), ("blaue Lampe \u00fc", "lamp for the bath, blue")]
 INFER = "/v2/models/pairs/infer"

@@ -19,12 +19,12 @@ from waiting import PATIENCE, eventually
 
 from prunetime import load
 from prunetime.serve.app import App
-from prunetime.serve.control import Load, Message
+from prunetime.serve.core.models import Entry
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.fleet import Processes
 from prunetime.serve.keys import Keys
-from prunetime.serve.models import Entry
 from prunetime.serve.settings import ServeSettings
+from prunetime.serve.workers.control import Load, Message
+from prunetime.serve.workers.fleet import Processes
 
 Serve = Callable[..., Served]
 PAGES = [("get", "/"), ("get", "/docs")]

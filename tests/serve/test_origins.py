@@ -12,7 +12,7 @@ from served import Served, make_artifact
 
 from prunetime.errors import InputError
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.origins import Origins, check_media_type
+from prunetime.serve.http.origins import Origins, check_media_type
 from prunetime.serve.settings import ServeSettings
 
 Serve = Callable[..., Served]

@@ -19,12 +19,12 @@ from served import ADS, CONFIG, Reply, Served
 from waiting import PATIENCE, eventually
 
 from prunetime.errors import InputError
-from prunetime.serve import experiments, outcome_databases, outcomes
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.experiments import Experiments, PostedOutcome
-from prunetime.serve.outcome_databases import Outcome
-from prunetime.serve.outcomes import Outcomes, UnavailableError
-from prunetime.serve.sequential import KeySums
+from prunetime.serve.experiments import databases, experiment, outcomes
+from prunetime.serve.experiments.databases import Outcome
+from prunetime.serve.experiments.experiment import Experiments, PostedOutcome
+from prunetime.serve.experiments.outcomes import Outcomes, UnavailableError
+from prunetime.serve.experiments.sequential import KeySums
 
 Serve = Callable[..., Served]
 
@@ -67,8 +67,8 @@ def test_outcomes_are_summed_by_key_and_each_counts_once(path: Path) -> None:
 
 def test_two_processes_keep_outcomes_in_one_file(path: Path) -> None:
     code = (
-        "import sys; from prunetime.serve.outcomes import Outcomes;"
-        "from prunetime.serve.outcome_databases import Outcome as O;"
+        "import sys; from prunetime.serve.experiments.outcomes import Outcomes;"
+        "from prunetime.serve.experiments.databases import Outcome as O;"
         "kept, name = Outcomes(sys.argv[1]), sys.argv[2];"
         "made = lambda n: O('e', f'{name}{n}', 'ab'[n % 7 % 2], f'key {n % 7}', n % 3 == 0);"
         "[kept.add([made(n)]).result() for n in range(100)]; kept.close()"
@@ -121,7 +121,7 @@ def failing(kept: Outcomes, caplog: pytest.LogCaptureFixture, mend: Callable[[],
 def test_a_lock_of_another_process_passes(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcome_databases, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
     with closing(Outcomes(path)) as kept, closing(sqlite3.connect(path, isolation_level=None)) as other:
         kept.add(made(range(100))).result()
         other.execute("begin immediate")
@@ -181,7 +181,7 @@ def test_who_gives_up_waiting_harms_nobody(path: Path) -> None:
 
 def test_a_database_that_does_not_answer_holds_up_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits is told to come again, and no more than so many may wait."""
-    monkeypatch.setattr(experiments, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(experiment, "ANSWER_SECONDS", 0.05)
     monkeypatch.setattr(outcomes, "MOST_WAITING", 3)
     with closing(Outcomes(path)) as kept, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("begin immediate")

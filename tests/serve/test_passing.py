@@ -16,7 +16,7 @@ from served import Served
 from waiting import PATIENCE, eventually
 
 from prunetime.serve.listening import Acceptor
-from prunetime.serve.passing import Dealer, Receiver
+from prunetime.serve.workers.passing import Dealer, Receiver
 
 Serve = Callable[..., Served]
 ALIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\nx-request-id: %b\r\n\r\n"

@@ -11,9 +11,9 @@ from served import ADS, CONFIG
 
 from prunetime import load
 from prunetime.errors import InputError
-from prunetime.serve.experiments import report_of
-from prunetime.serve.replay import Judged, replay
-from prunetime.serve.sequential import KeySums
+from prunetime.serve.experiments.experiment import report_of
+from prunetime.serve.experiments.replay import Judged, replay
+from prunetime.serve.experiments.sequential import KeySums
 from prunetime.tasks.synthetic import ad_relevance
 
 TABLE = ad_relevance(600, 3)

@@ -17,9 +17,9 @@ from served import Reply, Served, made_tokenizer, make_artifact
 from prunetime import load
 from prunetime.errors import InputError
 from prunetime.inference.model import load_token_engine
-from prunetime.serve.protocols import cohere, openai
-from prunetime.serve.protocols.oip import messages as oip
-from prunetime.serve.protocols.tei import messages as tei
+from prunetime.serve.http.protocols import cohere, openai
+from prunetime.serve.http.protocols.oip import messages as oip
+from prunetime.serve.http.protocols.tei import messages as tei
 
 QUERY, TEXTS = "red sofa", ["lamp", "a sofa with red legs", "sofa"]
 LONG = "red sofa with legs " * 20

@@ -16,10 +16,10 @@ from waiting import PATIENCE
 
 from prunetime.errors import EngineError
 from prunetime.inference.ragged import Ragged
-from prunetime.serve import scheduler as scheduling
+from prunetime.serve.core import scheduler as scheduling
+from prunetime.serve.core.scheduler import Scheduler, Work, one_after_another
+from prunetime.serve.core.speed import Speed
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.scheduler import Scheduler, Work, one_after_another
-from prunetime.serve.speed import Speed
 
 
 class Summing:

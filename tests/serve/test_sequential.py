@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from prunetime.serve.sequential import (
+from prunetime.serve.experiments.sequential import (
     BORROWED_KEYS,
     MIXTURE_DEVIATION,
     KeySums,

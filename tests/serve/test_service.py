@@ -13,10 +13,10 @@ from waiting import PATIENCE
 
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
-from prunetime.serve import models, service
 from prunetime.serve.app import App
+from prunetime.serve.core import models, service
+from prunetime.serve.core.speed import Speed
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.speed import Speed
 
 LOOP, ENGINE, TURN = "MainThread", "prunetime-engine", "turn"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from counted_time import CountedTime
 
-from prunetime.serve import speed as speeds
-from prunetime.serve.speed import Speed
+from prunetime.serve.core import speed as speeds
+from prunetime.serve.core.speed import Speed
 
 
 @pytest.fixture

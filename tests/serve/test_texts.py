@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import wordpiece
 
 from prunetime.inference.tokenize import Tokenizer
-from prunetime.serve.texts import TextCache
+from prunetime.serve.core.texts import TextCache
 
 CONTENT = wordpiece(["red sofa with blue legs", "a lamp for the red sofa"]).to_str().encode()
 TEXT = st.one_of(

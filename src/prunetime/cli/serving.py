@@ -13,7 +13,7 @@ from prunetime.cli.options import json_option
 from prunetime.errors import InputError
 
 if TYPE_CHECKING:
-    from prunetime.serve.models import Entry
+    from prunetime.serve.core.models import Entry
 
 
 @main.command()
@@ -134,8 +134,8 @@ def replay_experiment(**options: Any) -> None:
 
     from prunetime.inference.model import load
     from prunetime.pipeline.progress import ConsoleReporter
-    from prunetime.serve.experiments import read_experiments
-    from prunetime.serve.replay import Judged, replay
+    from prunetime.serve.experiments.experiment import read_experiments
+    from prunetime.serve.experiments.replay import Judged, replay
     from prunetime.tasks.sources import read_table
 
     found = read_experiments(options["config"])

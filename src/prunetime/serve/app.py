@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunetime.errors import InputError
-from prunetime.serve.bodies import Bodies, Receive
 from prunetime.serve.certificate import Certificate
+from prunetime.serve.core.metrics import Metrics
+from prunetime.serve.core.models import Entry, Models
+from prunetime.serve.core.records import Records
+from prunetime.serve.core.service import Service
+from prunetime.serve.core.tracing import Span
 from prunetime.serve.errors import FailureBody, RefusedError, whole_seconds
-from prunetime.serve.experiments import Experiment, Experiments, read_experiments
-from prunetime.serve.fleet import Fleet, Here, Processes
-from prunetime.serve.http import ARRIVED, Answer, Request, Route, Scope, Send
+from prunetime.serve.experiments.experiment import Experiment, Experiments, read_experiments
+from prunetime.serve.experiments.outcomes import Outcomes
+from prunetime.serve.http.bodies import Bodies, Receive
+from prunetime.serve.http.operations import Operations, router_of
+from prunetime.serve.http.origins import Origins, check_media_type
+from prunetime.serve.http.protocols import routes_of
+from prunetime.serve.http.routing import ARRIVED, Answer, Request, Route, Scope, Send
 from prunetime.serve.keys import Keys
-from prunetime.serve.metrics import Metrics
-from prunetime.serve.models import Entry, Models
-from prunetime.serve.operations import Operations, router_of
-from prunetime.serve.origins import Origins, check_media_type
-from prunetime.serve.outcomes import Outcomes
-from prunetime.serve.protocols import routes_of
-from prunetime.serve.records import Records
-from prunetime.serve.service import Service
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.tracing import Span
+from prunetime.serve.workers.fleet import Fleet, Here, Processes
 
 if TYPE_CHECKING:
     from prunetime.serve.grpc.server import GrpcServer

@@ -18,10 +18,10 @@ import uvicorn
 
 from prunetime.serve import memory
 from prunetime.serve.app import App
-from prunetime.serve.connection import Connection, Connections
+from prunetime.serve.core.models import Entry
 from prunetime.serve.grpc.listening import held_port
+from prunetime.serve.http.connection import Connection, Connections
 from prunetime.serve.listening import Acceptor, listening
-from prunetime.serve.models import Entry
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.supervisor import supervise
 

@@ -16,15 +16,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from prunetime.errors import InputError
-from prunetime.serve.control import GoneError, Link, Load, Message, Note, Reload, Start, Unload
-from prunetime.serve.counts import retire
+from prunetime.serve.core.counts import retire
+from prunetime.serve.core.models import Entry
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.fleet import Processes
+from prunetime.serve.experiments.databases import database
 from prunetime.serve.listening import Acceptor
-from prunetime.serve.models import Entry
-from prunetime.serve.outcome_databases import database
-from prunetime.serve.passing import Dealer
 from prunetime.serve.settings import ServeSettings
+from prunetime.serve.workers.control import GoneError, Link, Load, Message, Note, Reload, Start, Unload
+from prunetime.serve.workers.fleet import Processes
+from prunetime.serve.workers.passing import Dealer
 
 LOG = logging.getLogger(__name__)
 

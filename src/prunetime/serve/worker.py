@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import uvloop
 
 from prunetime.serve.app import App
-from prunetime.serve.control import Catalogue, Drain, Link, Load, Message, Note, Reload, Start, Unload
-from prunetime.serve.models import Entry, Replaced
-from prunetime.serve.passing import Receiver
+from prunetime.serve.core.models import Entry, Replaced
 from prunetime.serve.run import Server, make_ready
+from prunetime.serve.workers.control import Catalogue, Drain, Link, Load, Message, Note, Reload, Start, Unload
+from prunetime.serve.workers.passing import Receiver
 
 
 class Member:

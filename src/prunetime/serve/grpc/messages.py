@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.grpc import open_inference_pb2 as messages
-from prunetime.serve.protocols.oip.binary import bytes_of, read_texts
-from prunetime.serve.protocols.oip.messages import ModelMetadata, OutputTensor, WantedTensor
-from prunetime.serve.protocols.oip.parameters import (
+from prunetime.serve.http.protocols.oip.binary import bytes_of, read_texts
+from prunetime.serve.http.protocols.oip.messages import ModelMetadata, OutputTensor, WantedTensor
+from prunetime.serve.http.protocols.oip.parameters import (
     INPUT,
     OUTPUT,
     REQUEST,
@@ -18,7 +18,7 @@ from prunetime.serve.protocols.oip.parameters import (
     flag,
     whole_number,
 )
-from prunetime.serve.protocols.oip.tensors import TextTensor, row_count
+from prunetime.serve.http.protocols.oip.tensors import TextTensor, row_count
 
 CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BYTES": "bytes_contents"}
 """The field of `InferTensorContents` for each datatype."""

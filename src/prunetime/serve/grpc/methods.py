@@ -8,10 +8,9 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 
-from prunetime.serve.bodies import converted
-from prunetime.serve.call import Call
+from prunetime.serve.core.call import Call
+from prunetime.serve.core.service import Service
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.fleet import Fleet
 from prunetime.serve.grpc import open_inference_pb2 as messages
 from prunetime.serve.grpc.messages import (
     infer_response,
@@ -19,12 +18,13 @@ from prunetime.serve.grpc.messages import (
     parameters_of,
     read_request,
 )
-from prunetime.serve.protocols.oip import answers
-from prunetime.serve.protocols.oip.description import metadata_of
-from prunetime.serve.protocols.oip.messages import LoadRequest, UnloadRequest
-from prunetime.serve.protocols.oip.parameters import check_parameters
-from prunetime.serve.protocols.oip.tensors import output_tensors
-from prunetime.serve.service import Service
+from prunetime.serve.http.bodies import converted
+from prunetime.serve.http.protocols.oip import answers
+from prunetime.serve.http.protocols.oip.description import metadata_of
+from prunetime.serve.http.protocols.oip.messages import LoadRequest, UnloadRequest
+from prunetime.serve.http.protocols.oip.parameters import check_parameters
+from prunetime.serve.http.protocols.oip.tensors import output_tensors
+from prunetime.serve.workers.fleet import Fleet
 
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 

@@ -14,16 +14,16 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from prunetime.serve.bodies import Bodies
-from prunetime.serve.call import Call
 from prunetime.serve.certificate import Certificate
+from prunetime.serve.core.call import Call
+from prunetime.serve.core.records import Records
+from prunetime.serve.core.tracing import Span
 from prunetime.serve.errors import GRPC_STATUS, RefusedError, whole_seconds
-from prunetime.serve.experiments import KEY
+from prunetime.serve.experiments.experiment import KEY
 from prunetime.serve.grpc.methods import HEALTH, INFERENCE, Answer, Method, Methods
 from prunetime.serve.grpc.wire import has_more_fields
+from prunetime.serve.http.bodies import Bodies
 from prunetime.serve.keys import Keys
-from prunetime.serve.records import Records
-from prunetime.serve.tracing import Span
 
 LOG = logging.getLogger(__name__)
 

@@ -1,0 +1,125 @@
+"""What Prometheus reads at `/metrics`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from prunetime.serve.core import counts
+from prunetime.serve.core.models import Hosted
+
+LOG = logging.getLogger(__name__)
+
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+KIND = "text/plain; version=0.0.4; charset=utf-8"
+
+
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+
+class ByLabels(dict[tuple[str, ...], M], Generic[M]):
+    """What a metric has counted by the values of its labels: `metric.labels` would take 3 us every time."""
+
+    def __init__(self, metric: M) -> None:
+        self.metric: M = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> M:
+        found: M = self.metric.labels(*labels)
+        self[labels] = found
+        return found
+
+    def forget(self, labels: tuple[str, ...]) -> None:
+        self.metric.remove(*labels)
+        self.pop(labels, None)
+
+
+class Metrics:
+    """Counters of one process. Of several that serve together, each writes its own down to a `file`, and all of one
+    folder are added up. What was counted of a version of a model goes with the version."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        here = self.registry = CollectorRegistry()
+        of_model = ("model",)
+        self.requests = ByLabels(
+            Counter("prunetime_requests", "Requests by route and status.", ("route", "status"), registry=here)
+        )
+        self.rows = ByLabels(Counter("prunetime_rows", "Rows scored.", of_model, registry=here))
+        self.tokens = ByLabels(Counter("prunetime_tokens", "Tokens scored.", of_model, registry=here))
+        self.seconds = ByLabels(
+            Histogram(
+                "prunetime_seconds",
+                "Seconds of a request in each stage.",
+                ("model", "stage"),
+                buckets=SECONDS,
+                registry=here,
+            )
+        )
+        self.queued = Gauge("prunetime_queued_tokens", "Tokens that wait.", registry=here)
+        self.cached = ByLabels(
+            Gauge("prunetime_cached_texts", "Texts whose tokens are remembered.", of_model, registry=here)
+        )
+        self.cache = ByLabels(
+            Counter("prunetime_cache", "Texts looked up, by what came of it.", ("model", "found"), registry=here)
+        )
+        self.arm_seconds = ByLabels(
+            Histogram("prunetime_arm_seconds", "Seconds of a request by arm.", ("arm",), buckets=SECONDS, registry=here)
+        )
+        twentieths = [i / 20 for i in range(1, 21)]
+        self.arm_scores = ByLabels(
+            Histogram("prunetime_arm_score", "Scores by arm.", ("arm",), buckets=twentieths, registry=here)
+        )
+        self._of_models: tuple[ByLabels[Any], ...] = (
+            self.rows,
+            self.tokens,
+            self.seconds,
+            self.cached,
+            self.cache,
+        )
+        self._served: Collection[str] = ()
+        self._counted: dict[tuple[str, str], int] = {}
+
+    def of_arm(self, arm: str, seconds: float, scores: NDArray[Any]) -> None:
+        """A request that was answered in an arm of an experiment; `scores` are counted where each is one number."""
+        self.arm_seconds[arm,].observe(seconds)
+        if scores.ndim == 1 and scores.dtype.kind == "f":
+            for score in scores.tolist():
+                self.arm_scores[arm,].observe(score)
+
+    def note(self, hosted: Iterable[Hosted], queued: int) -> None:
+        """Counts what is not counted as it happens, forgets versions that are not served any more, and writes down what
+        other processes are to add up."""
+        models = {one.label: one for one in hosted}
+        self.queued.set(queued)
+        for label, one in models.items():
+            if one.cache is not None:
+                self.cached[label,].set(len(one.cache))
+                for found, count in (("hit", one.cache.hits), ("miss", one.cache.misses)):
+                    before = self._counted.get((label, found), 0)
+                    self.cache[label, found].inc(count - before)
+                    self._counted[label, found] = count
+        self._forget_others(models)
+        self._served = models.keys()
+        if self._file:
+            try:
+                counts.write(self._file, counts.families_of(self.registry.collect()))
+            except OSError as error:  # a full disk is no reason to stop
+                LOG.error("what was counted is not written to %s: %s", self._file, error)
+
+    def text(self) -> bytes:
+        """Everything that was noted, in Prometheus' text format."""
+        if self._file is None:
+            return generate_latest(self.registry)
+        return generate_latest(counts.Collected(counts.read_sum(self._file.parent, self._served)))
+
+    def _forget_others(self, models: Collection[str]) -> None:
+        for counted in self._of_models:
+            for labels in [labels for labels in counted if labels[0] not in models]:
+                counted.forget(labels)
+        self._counted = {key: count for key, count in self._counted.items() if key[0] in models}

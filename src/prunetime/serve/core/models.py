@@ -1,0 +1,300 @@
+"""The models that are served: several by name, each in versions, loaded and unloaded while others answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Literal, NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
+from msgspec import Struct
+
+from prunetime.errors import InputError, PrunetimeError
+from prunetime.inference.engine import Engine
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.model import Model, load, load_token_engine
+from prunetime.inference.ragged import Ragged
+from prunetime.inference.reading import prompted
+from prunetime.inference.tokenize import Texts, Tokenizer, digest_of
+from prunetime.serve.core.speed import Speed
+from prunetime.serve.core.texts import TextCache
+from prunetime.serve.errors import RefusedError
+
+LOG = logging.getLogger(__name__)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+WARM_UPS = 5
+
+CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 16, 64
+"""Of one text that are tokenised at most; the larger one, for each token that the model reads."""
+
+LEAST_US = 1.0
+"""Of what a batch is measured to cost besides its tokens, and for them: what costs nothing could never cost more."""
+
+Replaced = Literal["all", "newest", "none"]
+"""The versions of a model that a new one takes the place of."""
+
+
+class Entry(Struct, frozen=True):
+    """Of a catalogue of what is served."""
+
+    name: str
+    version: str
+    folder: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+class Timed(NamedTuple):
+    """An engine, and how fast it is."""
+
+    engine: Engine
+    speed: Speed
+
+
+@dataclass(frozen=True, eq=False)
+class Hosted:
+    """A version of a model, ready to score."""
+
+    name: str
+    version: str
+    folder: Path
+    model: Model
+    speed: Speed
+    cache: TextCache | None
+    loaded: float = field(default_factory=time.time)
+    _of_tokens: list[Timed] = field(default_factory=list)
+    _loading: Lock = field(default_factory=Lock)
+
+    @property
+    def timed(self) -> Timed:
+        return Timed(self.model.engine, self.speed)
+
+    def timed_of_tokens(self) -> Timed:
+        """The engine that gives every token's last hidden row, which is loaded when it is first asked for.
+
+        Raises RefusedError where it cannot be.
+        """
+        with self._loading:
+            if not self._of_tokens:
+                try:
+                    engine = load_token_engine(self.folder, self.model)
+                except PrunetimeError as error:
+                    LOG.error("the engine for single tokens of %s is not loaded: %s", self.label, error)
+                    message = _without_folder(str(error), self.folder)
+                    raise RefusedError("unusable", f"{self.name} gives no embeddings of tokens: {message}") from None
+                self._of_tokens.append(Timed(engine, measured_speed(engine, self.model.manifest.task.max_length)))
+            return self._of_tokens[0]
+
+    @property
+    def label(self) -> str:
+        return self.entry.label
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.name, self.version, str(self.folder))
+
+    def reads_as(self, other: Hosted) -> bool:
+        """Whether both make the same tokens of the same texts, for the same task."""
+        own, its = self.model, other.model
+        return own.manifest.task == its.manifest.task and own.tokenizer.digest == its.tokenizer.digest
+
+    def read(self, rows: Sequence[str | Texts], *, cut: bool = True) -> Inputs:
+        """The rows that the model reads of texts.
+
+        Raises InputError where it cannot, and for texts that are too long, unless they may be `cut`.
+        """
+        if not cut:
+            self.model.check_lengths(self.model.checked(rows))
+        if self.cache is None or self.model.manifest.task.rows != "pooled":
+            return self.model.read(rows)
+        task = self.model.manifest.task
+        return Inputs(task, self.cache.encode(prompted(self.model.checked(rows), task.prompts.resolve())))
+
+    def read_single(self, texts: Sequence[str], prompt_name: str | None = None, *, cut: bool = True) -> Inputs:
+        """The rows that the model reads of texts to be embedded, after a prompt of the model's.
+
+        Raises InputError where it cannot, and for texts that are too long, unless they may be `cut`.
+        """
+        if not cut:
+            self.model.check_lengths(texts, prompt_name)
+        return self.model.read_single(texts, prompt_name)
+
+
+class Models:
+    """Models by name. Requests without a name are for `default`, or for the model that was given first; while it is not
+    loaded, they are refused. A folder that the operator has not given is loaded from under `root` only. `cache_bytes`
+    are of tokenised texts, for each model. Any thread may read, one at a time may change."""
+
+    def __init__(self, threads: int, cache_bytes: int, root: Path | None = None, default: str | None = None) -> None:
+        self.default = default
+        self._threads, self._cache_bytes = threads, cache_bytes
+        self._root = root.resolve() if root else None
+        self._given: set[Path] = set()
+        self._tokenizers: WeakValueDictionary[str, Tokenizer] = WeakValueDictionary()
+        self._folders: dict[str, Path] = {}
+        self._versions: dict[str, dict[str, Hosted]] = {}
+
+    def __iter__(self) -> Iterator[Hosted]:
+        for versions in list(self._versions.values()):
+            yield from versions.values()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._versions
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._versions)
+
+    def versions(self, name: str) -> Mapping[str, Hosted]:
+        """The oldest first; raises RefusedError where there is none of the name."""
+        found = self._versions.get(name)
+        if not found:
+            known = ", ".join(self._versions) or "none"
+            raise RefusedError("not_found", f"no model {name[:80]!r} is loaded; there is {known}")
+        return found
+
+    def get(self, name: str | None = None, version: str | None = None) -> Hosted:
+        """The newest version where none is asked for, and the default model where no name is."""
+        if name is None:
+            self.check_ready()
+            name = self.default
+            if name not in self._versions:
+                known = ", ".join(self._versions)
+                message = f"requests without a model's name are for {name}, which is not loaded; there is {known}"
+                raise RefusedError("not_found", message)
+        versions = self.versions(name)
+        if version is None:
+            return list(versions.values())[-1]
+        if version not in versions:
+            raise RefusedError("not_found", f"{name} has no version {version[:80]!r}; it has {', '.join(versions)}")
+        return versions[version]
+
+    def check_ready(self) -> None:
+        """Raises RefusedError where no model is loaded."""
+        if not self._versions:
+            raise RefusedError("not_ready", "no model is loaded", 1.0)
+
+    def folder(self, name: str) -> Path:
+        """Where the newest version of a model was loaded from, also after it was unloaded; raises RefusedError where no
+        model of the name was ever loaded."""
+        if name not in self._folders:
+            self.versions(name)
+        return self._folders[name]
+
+    @property
+    def unloaded(self) -> list[str]:
+        """The names of models that were there, and that `folder` knows where to load again."""
+        return [name for name in self._folders if name not in self._versions]
+
+    def allow(self, name: str, folder: Path) -> None:
+        """Has a model be loaded from a folder that the operator named: it may be anywhere."""
+        self._given.add(folder.resolve())
+        self._folders.setdefault(name, folder)
+
+    def give(self, name: str, folder: Path, version: str | None = None) -> Hosted:
+        """Loads what the operator named. Raises InputError where it cannot be used."""
+        self.allow(name, folder)
+        self.default = self.default or name
+        try:
+            return self.put(self._open(name, folder.resolve(), version), "none")
+        except PrunetimeError as error:
+            raise InputError(f"model {name}: {error}") from None
+
+    def opened(self, name: str, folder: Path, version: str | None = None) -> Hosted:
+        """A new version of `name`, to be `put`; what answers now goes on until then.
+
+        Raises RefusedError where the artifact is outside of the root or is refused; the log says where it is, the error
+        does not.
+        """
+        whole = self._checked(folder)
+        try:
+            return self._open(name, whole, version)
+        except RefusedError:
+            raise
+        except PrunetimeError as error:
+            LOG.error("model %s is not loaded: %s", name, error)
+            traceback.clear_frames(error.__traceback__)  # which hold the files that were read, and one another
+            raise RefusedError("unusable", f"{whole.name[:80]}: {_without_folder(str(error), whole)}") from None
+
+    def put(self, hosted: Hosted, replaced: Replaced) -> Hosted:
+        """Has a version answer from now on, in place of older ones, or beside them. It cannot fail."""
+        older = list(self._versions.get(hosted.name, {}).values())
+        kept = {"all": [], "newest": older[:-1], "none": older}[replaced]
+        versions = {each.version: each for each in (*kept, hosted)}
+        self._versions = {**self._versions, hosted.name: versions}
+        self._folders[hosted.name] = hosted.folder
+        return hosted
+
+    def unload(self, name: str, version: str | None = None) -> list[Hosted]:
+        """Takes out a version, or all; who is being answered by it still is."""
+        versions = self.versions(name)
+        gone = [self.get(name, version)] if version else list(versions.values())
+        left = {key: hosted for key, hosted in versions.items() if hosted not in gone}
+        every = {key: left if key == name else value for key, value in self._versions.items()}
+        self._versions = {key: value for key, value in every.items() if value}
+        return gone
+
+    def _checked(self, folder: Path) -> Path:
+        try:
+            whole = (self._root / folder if self._root else folder).resolve()
+        except (OSError, ValueError, RuntimeError):  # a zero byte; links in a circle
+            raise RefusedError(
+                "unusable", f"{str(folder)[:80]!r} is no path: give a folder of the model root"
+            ) from None
+        if whole not in self._given and not (self._root and whole.is_relative_to(self._root)):
+            where = (
+                "the model root" if self._root else "a model root, which the server was started without: --model-root"
+            )
+            raise RefusedError("forbidden", f"models are loaded from under {where} only")
+        return whole
+
+    def _open(self, name: str, folder: Path, version: str | None) -> Hosted:
+        if not NAME.fullmatch(name):
+            raise RefusedError("bad_request", f"{name[:80]!r} is no name of a model: letters, digits, dots, - and _")
+        version = version or str(1 + max(map(int, self._versions.get(name, {})), default=0))
+        model = load(folder, self._threads, self._tokenizer)
+        cache = TextCache(model.tokenizer, self._cache_bytes) if self._cache_bytes else None
+        speed = measured_speed(model.engine, model.manifest.task.max_length)
+        return Hosted(name, version, folder, model, speed, cache)
+
+    def _tokenizer(self, content: bytes, max_length: int) -> Tokenizer:
+        """One for all models that read alike, such as the versions of one."""
+        digest = digest_of(content, max_length)
+        characters = max(CHARACTERS, CHARACTERS_PER_TOKEN * max_length)
+        made = self._tokenizers.get(digest) or Tokenizer(content, max_length, characters)
+        self._tokenizers[digest] = made
+        return made
+
+
+def _without_folder(message: str, folder: Path) -> str:
+    """An error of an artifact, with names of its files in place of their paths."""
+    return message.replace(f"{folder}/", "").replace(str(folder), folder.name)
+
+
+def measured_speed(engine: Engine, max_length: int) -> Speed:
+    """From the fastest of a few batches of one short sequence and of eight long ones."""
+    length = min(max_length, 64)
+    times = {}
+    for rows, tokens in ((1, 4), (8, length)):
+        ids = np.zeros(rows * tokens, np.int32)
+        batch = Ragged(ids, np.zeros_like(ids), np.arange(rows + 1, dtype=np.int32) * tokens)
+        spent = []
+        for _ in range(WARM_UPS):
+            start = time.perf_counter()
+            engine.logits(batch)
+            spent.append(time.perf_counter() - start)
+        times[rows * tokens] = 1e6 * min(spent)
+    (few, short), (many, long) = times.items()
+    token_us = max(LEAST_US, long - short) / (many - few)
+    return Speed(max(LEAST_US, short - token_us * few), token_us)

@@ -1,0 +1,52 @@
+"""What is kept of a request once it is answered: counters, spans and a line of the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+import msgspec
+
+from prunetime.serve.core.call import Call
+from prunetime.serve.core.metrics import Metrics
+from prunetime.serve.core.tracing import Span, Tracing
+
+LOG = logging.getLogger(__name__)
+
+PROCESS = os.getpid()
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """A line of the log, as JSON: who answered which request, with which status, and the milliseconds that it took."""
+
+    id: str
+    process: int
+    method: str
+    route: str
+    status: int | str
+    ms: float
+    model: str | None = None
+
+
+class Records:
+    """Counters, spans and the log are the same for every protocol."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics, self._tracing = metrics, Tracing()
+
+    def record(self, call: Call, method: str, route: str, status: int | str, span: Span) -> None:
+        """Has a request that was answered just now be recorded, in the next turn of the event loop: at the end of this
+        one the answer goes out. `status` is a number of HTTP, or a name of gRPC."""
+        spent = time.monotonic() - call.began
+        line = Line(call.id, PROCESS, method, route, status, round(1e3 * spent, 3), call.model)
+        self._tracing.record(call, span, spent)
+        asyncio.get_running_loop().call_soon(self._record, call, line)
+
+    def _record(self, call: Call, line: Line) -> None:
+        self._metrics.requests[line.route, str(line.status)].inc()
+        for work in call.afterwards:
+            work()
+        if LOG.isEnabledFor(logging.INFO):
+            LOG.info("%s", msgspec.json.encode(line).decode())

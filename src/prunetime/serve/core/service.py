@@ -1,0 +1,300 @@
+"""From texts to scores, for every protocol: which model, tokens, the queue, and what it all took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunetime.errors import InputError
+from prunetime.inference.inputs import Inputs
+from prunetime.inference.tokenize import Texts
+from prunetime.serve.core.call import Call
+from prunetime.serve.core.metrics import Metrics
+from prunetime.serve.core.models import Hosted, Models, Timed
+from prunetime.serve.core.scheduler import Scheduler, Work
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.experiments.experiment import ARM, KEY, Arm, Experiment, Experiments
+from prunetime.serve.settings import ServeSettings
+
+AT_ONCE_ROWS, AT_ONCE_CHARACTERS = 2, 2_000
+"""Of a request that is tokenised where it arrives: to hand it to another thread would take longer."""
+
+CHARACTERS_PER_TOKEN = 4
+"""How many characters a token has at most, on average, of texts that a queue of tokens has room for."""
+
+AT_ONCE_SECONDS = 0.005
+"""What a request may be expected to take at most to be computed where it arrives."""
+
+AT_ONCE_WAITED = 0.1
+"""Seconds that a request may have waited to be computed where it arrives. Beyond them there is too much to do, which is
+the scheduler's to choose from."""
+
+HALF_FULL = 0.5
+"""A larger model of a family answers only while the queue is emptier."""
+
+SURE = 1.25
+"""A larger model of a family answers only where it is expected to take so much less than it may."""
+
+
+Row = str | Texts | Sequence[int]
+"""A text, a pair, or a text as token ids."""
+
+Result = TypeVar("Result")
+
+Read = Callable[[Hosted, Any], Inputs]
+"""What a model reads of a request's texts; it raises InputError, which the service refuses, where it cannot."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model said of rows, and seconds in each stage."""
+
+    hosted: Hosted
+    inputs: Inputs
+    logits: NDArray[np.float32]
+    seconds: dict[str, float]
+    arm: str | None = None
+    """Of the experiment that the request was part of, as EXPERIMENT/ARM."""
+
+    @cached_property
+    def scores(self) -> NDArray[Any]:
+        return self.inputs.scores(self.logits)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Which model answered, and where the time went (in milliseconds, as `Server-Timing` has it)."""
+        timing = ", ".join(f"{stage};dur={1e3 * seconds:.3f}" for stage, seconds in self.seconds.items())
+        named = {"x-prunetime-model": self.hosted.label, "server-timing": timing}
+        return named if self.arm is None else named | {ARM: self.arm}
+
+
+class Service:
+    """Scores for requests. To be used on one event loop; the engine has a thread of its own."""
+
+    def __init__(
+        self, settings: ServeSettings, models: Models, metrics: Metrics, experiments: Experiments | None = None
+    ) -> None:
+        self.settings, self.models, self.metrics = settings, models, metrics
+        self.experiments = experiments or Experiments({}, None)
+        self.families = dict(settings.families)
+        self.scheduler = Scheduler(settings.batch_tokens, settings.queue_tokens)
+        self.draining = False
+        """Whether the server is about to stop: it answers, and says that it is not ready."""
+        self._under_way = 0
+        self._spare_core, self._turn = settings.cores > settings.threads, asyncio.Lock()
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="prunetime-tokenize")
+
+    async def score(
+        self,
+        call: Call,
+        rows: Sequence[Row],
+        name: str | None = None,
+        version: str | None = None,
+        read: Read = Hosted.read,
+        *,
+        of_tokens: bool = False,
+    ) -> Scored:
+        """What a model says of rows; with `of_tokens` of each of their tokens, whose last hidden rows are the logits.
+
+        Raises RefusedError where the texts cannot be scored, or not in time.
+        """
+        self._under_way += 1
+        try:
+            return await self._score(call, rows, name, version, read, of_tokens)
+        finally:
+            self._under_way -= 1
+
+    async def _score(
+        self, call: Call, rows: Sequence[Row], name: str | None, version: str | None, read: Read, of_tokens: bool
+    ) -> Scored:
+        began = time.monotonic()
+        deadline = call.began + call.seconds(self.settings.timeout)
+        if len(rows) > self.settings.most_rows:
+            raise RefusedError(
+                "too_large", f"{len(rows)} rows are more than the {self.settings.most_rows} of a request"
+            )
+        placed = self._placed(call, name) if version is None else None
+        if placed:
+            name = placed[1].model
+        members = self.families.get(name or "", ())
+        hosted = self.named(name, version)
+        if not len(rows):
+            raise RefusedError("unusable", "there is no text to score")
+        self._check_whole(hosted, rows)
+        inputs = await self._inputs(partial(read, hosted), rows)
+        tokenised = time.monotonic()
+        if members:
+            hosted = self._fast_enough(hosted, members[1:], len(inputs.tokens.ids), deadline)
+        # Not where texts are tokenised: the first time it takes as long as to load the model.
+        timed = await asyncio.to_thread(hosted.timed_of_tokens) if of_tokens else hosted.timed
+        work = await self._computed(call, timed, inputs, deadline)
+        seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
+        scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
+        await self.beside(scored, lambda: scored.scores)  # which are remembered
+        call.model, call.scored_from, call.stages = hosted.label, began, seconds
+        call.afterwards.append(partial(self._count, scored))
+        if placed:
+            for shadow in placed[0].shadow:
+                call.afterwards.append(partial(self._shadow, placed[0], shadow, scored))
+        return scored
+
+    async def beside(self, scored: Scored, work: Callable[[], Result]) -> Result:
+        """What `work` makes of many scores, in another thread, so that nobody waits for it; of few at once."""
+        if len(scored.inputs.tokens) <= AT_ONCE_ROWS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def named(self, name: str | None, version: str | None = None) -> Hosted:
+        """The model of that name, or the largest of the family; the first one without a name."""
+        members = self.families.get(name or "")
+        return self.models.get(members[0]) if members else self.models.get(name, version)
+
+    def check_ready(self) -> None:
+        """Raises RefusedError where no model is loaded, and while the server stops: it still answers then."""
+        if self.draining:
+            raise RefusedError("stopping", "the server stops; another one is to be asked", 1.0)
+        self.models.check_ready()
+
+    def note(self) -> None:
+        """Has the metrics say what is not counted as it happens."""
+        self.metrics.note(self.models, self.scheduler.queued)
+
+    def stop(self) -> None:
+        self.scheduler.stop(self.settings.stop_seconds)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _check_whole(self, hosted: Hosted, rows: Sequence[Row]) -> None:
+        """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more of them
+        than could wait."""
+        most = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
+        if hosted.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, rows))) > most:
+            raise RefusedError(
+                "too_large",
+                f"{found} characters are more than the {most} that {hosted.name} reads for one request: send fewer "
+                "at a time, or raise --queue-tokens",
+            )
+
+    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[Row]) -> Inputs:
+        try:
+            if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
+                return read(rows)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, read, rows)
+        except InputError as error:
+            raise RefusedError("unusable", str(error)) from None
+
+    def _fast_enough(self, largest: Hosted, others: Sequence[str], tokens: int, deadline: float) -> Hosted:
+        """The largest of a family that can be done in time; the smallest where none can. Those that have been swapped
+        for what reads other tokens are passed over."""
+        left = deadline - time.monotonic()
+        full = self.scheduler.queued / self.settings.queue_tokens
+        family = [largest, *(hosted for name in others if (hosted := self.models.get(name)).reads_as(largest))]
+        for hosted in family[:-1]:
+            if full < HALF_FULL and SURE * self.scheduler.expected(hosted.speed, tokens) < left:
+                return hosted
+        return family[-1]
+
+    async def _computed(self, call: Call, timed: Timed, inputs: Inputs, deadline: float) -> Work:
+        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
+            problems: list[Exception | None] = []
+            work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
+            if await self._at_once(call, work):
+                _raise(problems[0])
+                return work
+        # What is awaited holds no work and is never raised: a traceback holds this frame, which would hold it, and a
+        # model that is unloaded would stay until the garbage collector comes.
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Exception | None] = loop.create_future()
+
+        def done(_: Work, error: Exception | None) -> None:
+            loop.call_soon_threadsafe(_settle, over, error)
+
+        work = self._work(timed, inputs, deadline, done)
+        self.scheduler.submit(work)
+        gone = loop.create_task(call.gone())
+        try:
+            await asyncio.wait((over, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not over.done():
+                self.scheduler.forget(work)
+        if not over.done():
+            raise RefusedError("client_left", "the client has left")
+        _raise(over.result())
+        return work
+
+    async def _at_once(self, call: Call, work: Work) -> bool:
+        """Whether a short work was computed where it arrived. To hand it to the engine's thread pays only where a core
+        is free for that, and others have arrived meanwhile; otherwise all that come are computed here, in turn."""
+        if self._spare_core:
+            await asyncio.sleep(0)  # others that have arrived come in
+            return self._under_way == 1 and self.scheduler.run_now(work)
+        await self._turn.acquire()
+        # Not released before this turn of the loop is over: its end sends the answer, and the next reads what has come.
+        asyncio.get_running_loop().call_soon(self._turn.release)
+        return time.monotonic() - call.began < AT_ONCE_WAITED and self.scheduler.run_now(work)
+
+    @staticmethod
+    def _work(timed: Timed, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
+        return Work(timed.engine, timed.speed, inputs.tokens, deadline, done)
+
+    def _placed(self, call: Call, name: str | None) -> tuple[Experiment, Arm] | None:
+        if not self.experiments.known:
+            return None
+        return self.experiments.on(name or self.models.default, call.headers.get(KEY))
+
+    def _shadow(self, experiment: Experiment, name: str, scored: Scored) -> None:
+        """Has a model compute the same beside, when nothing else waits, only to be counted."""
+        loop = asyncio.get_running_loop()
+        inputs = scored.inputs
+        try:
+            hosted = self.models.get(name)
+            if not hosted.reads_as(scored.hosted):
+                return
+            deadline = time.monotonic() + self.settings.timeout
+
+            def done(work: Work, error: Exception | None) -> None:
+                if error is None:
+                    seconds = {"queue": work.started - work.entered, "compute": work.compute}
+                    found = Scored(hosted, inputs, work.logits, seconds, f"{experiment.name}/shadow:{name}")
+                    loop.call_soon_threadsafe(self._count, found)
+
+            work = self._work(hosted.timed, inputs, deadline, done)
+            work.background = True
+            self.scheduler.submit(work)
+        except RefusedError:  # there is no room for what nobody waits for
+            return
+
+    def _count(self, scored: Scored) -> None:
+        label, tokens = scored.hosted.label, scored.inputs.tokens
+        self.metrics.rows[label,].inc(len(tokens))
+        self.metrics.tokens[label,].inc(len(tokens.ids))
+        for stage, spent in scored.seconds.items():
+            self.metrics.seconds[label, stage].observe(spent)
+        if scored.arm is not None:
+            self.metrics.of_arm(scored.arm, sum(scored.seconds.values()), scored.scores)
+
+
+def _characters(row: str | Sequence[str | int]) -> int:
+    """Characters that are to be made tokens of, of a text, a pair, or token ids."""
+    return len(row) if isinstance(row, str) else sum(len(part) for part in row if isinstance(part, str))
+
+
+def _settle(over: asyncio.Future[Exception | None], error: Exception | None) -> None:
+    if not over.done():  # it is cancelled where the client has left
+        over.set_result(error)
+
+
+def _raise(error: Exception | None) -> None:
+    """Raises what a work came to, if that is an error, as a RefusedError that nobody else holds."""
+    if isinstance(error, RefusedError):
+        raise RefusedError(error.code, str(error), error.retry_after)
+    if error is not None:
+        raise RefusedError("internal", f"the engine failed: {error}")

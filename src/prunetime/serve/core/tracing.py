@@ -1,0 +1,58 @@
+"""Spans of requests for OpenTelemetry, where it is installed and somebody collects (`opentelemetry-instrument`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from prunetime._version import __version__
+from prunetime.serve.core.call import Call
+
+try:
+    from opentelemetry import propagate, trace
+except ModuleNotFoundError:
+    COLLECTED = False
+else:
+    COLLECTED = True
+
+
+class Span(NamedTuple):
+    """The name and the attributes that the semantic conventions have for servers of a protocol, and whether the request
+    `failed` by a fault of the server."""
+
+    name: str
+    attributes: Mapping[str, str | int]
+    failed: bool
+
+
+class Tracing:
+    """Each request is a span of the trace that its client has begun (`traceparent`), with one for each stage within."""
+
+    def __init__(self) -> None:
+        self._tracer = None
+        if COLLECTED and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            self._tracer = trace.get_tracer("prunetime", __version__)
+
+    def record(self, call: Call, span: Span, seconds: float) -> None:
+        """Makes the span of a call that was answered just now, after so many seconds."""
+        if self._tracer is None:
+            return
+        end = time.time_ns()
+        begin = end - _ns(seconds)
+        about = {**span.attributes, "prunetime.request_id": call.id}
+        if call.model is not None:
+            about["prunetime.model"] = call.model
+        context = propagate.extract(call.headers)
+        made = self._tracer.start_span(span.name, context, trace.SpanKind.SERVER, about, start_time=begin)
+        within, at = trace.set_span_in_context(made), begin + _ns(call.scored_from - call.began)
+        for stage, spent in call.stages.items():
+            self._tracer.start_span(stage, within, start_time=at).end(at + _ns(spent))
+            at += _ns(spent)
+        if span.failed:
+            made.set_status(trace.StatusCode.ERROR)
+        made.end(end)
+
+
+def _ns(seconds: float) -> int:
+    return int(1e9 * seconds)

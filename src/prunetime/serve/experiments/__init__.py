@@ -1,0 +1,1 @@
+"""Experiments on models: who gets which, what came of it, and when to stop."""

@@ -1,0 +1,129 @@
+"""Loading and unloading models, metrics, and the description of all this."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from hashlib import sha256
+from importlib import resources
+
+from prunetime.serve.core import metrics
+from prunetime.serve.core.service import Service
+from prunetime.serve.experiments.experiment import Accepted, ExperimentReport, OutcomesRequest
+from prunetime.serve.http.openapi import described
+from prunetime.serve.http.protocols.oip import answers
+from prunetime.serve.http.protocols.oip.messages import LoadRequest, ModelState, UnloadRequest
+from prunetime.serve.http.protocols.oip.parameters import check_parameters
+from prunetime.serve.http.routing import Answer, Request, Route, Router
+from prunetime.serve.workers.fleet import Fleet
+
+
+class Operations:
+    """Handlers over one service, and the fleet of which it is one."""
+
+    def __init__(self, service: Service, fleet: Fleet) -> None:
+        self._service, self._fleet = service, fleet
+
+    def routes(self) -> list[Route]:
+        path = "/v2/repository/models/{model}"
+        return [
+            Route(
+                "POST",
+                f"{path}/load",
+                self.load,
+                takes=LoadRequest,
+                gives=ModelState,
+                refuses=("bad_request", "not_found", "unusable"),
+                changes=True,
+                summary="Load a new version of a model; the one there was answers until then.",
+            ),
+            Route(
+                "POST",
+                f"{path}/unload",
+                self.unload,
+                takes=UnloadRequest,
+                gives=list[ModelState],
+                refuses=("bad_request", "not_found", "unusable"),
+                changes=True,
+                summary="Unload a version of a model, or all.",
+            ),
+            Route(
+                "POST",
+                "/experiments/{experiment}/outcomes",
+                self.add_outcomes,
+                takes=OutcomesRequest,
+                gives=Accepted,
+                refuses=("not_found",),
+                changes=True,
+                summary="Tell what came of answers; done once it is on the disk.",
+            ),
+            Route(
+                "GET",
+                "/experiments/{experiment}",
+                self.experiment,
+                gives=ExperimentReport,
+                refuses=("not_found",),
+                summary="The arms of an experiment so far, and whether to go on.",
+            ),
+            Route("GET", "/metrics", self.metrics, self._service.settings.open_metrics, "Counters, for Prometheus."),
+        ]
+
+    async def load(self, request: Request) -> Answer:
+        asked, name = await request.json(LoadRequest), request.path["model"]
+        check_parameters("load", (), asked.parameters)
+        return Answer.of(await answers.load(self._service.models, self._fleet, name, asked))
+
+    async def unload(self, request: Request) -> Answer:
+        asked = await request.json(UnloadRequest)
+        check_parameters("unload", ("unload_dependents",), asked.parameters)
+        return Answer.of(await answers.unload(self._fleet, request.path["model"], asked))
+
+    async def add_outcomes(self, request: Request) -> Answer:
+        asked = await request.json(OutcomesRequest)
+        return Answer.of(Accepted(await self._service.experiments.add(request.path["experiment"], asked.outcomes)))
+
+    async def experiment(self, request: Request) -> Answer:
+        return Answer.of(await self._service.experiments.report(request.path["experiment"]))
+
+    async def metrics(self, _: Request) -> Answer:
+        await self._fleet.note()
+        return Answer(self._service.metrics.text(), kind=metrics.KIND)
+
+
+def router_of(routes: list[Route]) -> Router:
+    """The routes, those that describe them, and the pages."""
+    pages = {"/": _page("index.html"), "/docs": _page("docs.html")}
+
+    async def document(_: Request) -> Answer:
+        return Answer.of(described([*routes, *of_pages]))
+
+    async def page(request: Request) -> Answer:
+        return pages[request.scope["path"]]
+
+    of_pages = [Route("GET", path, page, True, "A page for a browser.") for path in pages]
+    described_by = Route("GET", "/openapi.json", document, True, "All this, for programs.")
+    return Router([*routes, described_by, *of_pages])
+
+
+def _page(name: str) -> Answer:
+    """A page, its style and script within: nothing is read from anywhere else, and no page may hold it in a frame."""
+    files = resources.files("prunetime.serve.http") / "page"
+    text = (files / name).read_text(encoding="utf-8")
+    style, script = ((files / each).read_text(encoding="utf-8") for each in ("page.css", name.replace("html", "js")))
+    policy = {
+        "default-src": "'none'",
+        "style-src": _source(style),
+        "script-src": _source(script),
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    csp = "; ".join(f"{name} {value}" for name, value in policy.items())
+    body = text.replace("/* style */", style).replace("/* script */", script).encode()
+    headers = {"content-security-policy": csp, "referrer-policy": "no-referrer"}
+    return Answer(body, kind="text/html; charset=utf-8", headers=headers)
+
+
+def _source(content: str) -> str:
+    """What a policy (CSP) calls a style or script that stands in a page: by its digest."""
+    return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"

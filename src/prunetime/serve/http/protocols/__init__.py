@@ -1,0 +1,30 @@
+"""The protocols that requests and answers come in, a module each, over one `Service`.
+
+Of the fields of requests that a protocol has, each that changes a number is honoured or refused by name. Of fields that
+it has not, OpenAI's and Cohere's routes refuse every one, text-embeddings-inference's pass over them as it does itself,
+and the Open Inference Protocol has `parameters` for them, of which an unknown one is refused.
+"""
+
+from __future__ import annotations
+
+from prunetime.serve.core.service import Service
+from prunetime.serve.http.protocols.cohere import Cohere
+from prunetime.serve.http.protocols.huggingface import InferenceClientRoute
+from prunetime.serve.http.protocols.oip.routes import OpenInference
+from prunetime.serve.http.protocols.oip.triton import TritonExtensions
+from prunetime.serve.http.protocols.openai import OpenAI
+from prunetime.serve.http.protocols.tei.routes import TextEmbeddingsInference
+from prunetime.serve.http.routing import Route
+from prunetime.serve.workers.fleet import Fleet
+
+
+def routes_of(service: Service, fleet: Fleet) -> list[Route]:
+    """The routes of all protocols."""
+    return [
+        *OpenInference(service).routes(),
+        *TritonExtensions(service, fleet).routes(),
+        *TextEmbeddingsInference(service).routes(),
+        *InferenceClientRoute(service).routes(),
+        *Cohere(service).routes(),
+        *OpenAI(service).routes(),
+    ]

@@ -1,0 +1,68 @@
+"""What a model is, and how it did, as the Open Inference Protocol and Triton's extensions of it say it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from prunetime.serve.core.models import Hosted
+from prunetime.serve.http.protocols.oip.messages import (
+    Duration,
+    InferenceStatistics,
+    ModelConfig,
+    ModelMetadata,
+    ModelStatistics,
+    TensorConfig,
+)
+from prunetime.serve.http.protocols.oip.tensors import inputs_of, outputs_of
+
+PLATFORM = "prunetime"
+
+CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
+"""What Triton's configurations call the data types of the protocol."""
+
+
+def metadata_of(hosted: Hosted, versions: Iterable[str]) -> ModelMetadata:
+    """What a model is, which has these `versions`."""
+    manifest = hosted.model.manifest
+    parameters = {
+        "kind": manifest.task.kind,
+        "labels": list(manifest.task.labels),
+        "max_length": manifest.task.max_length,
+        "measured": manifest.provenance.get("measured"),
+    }
+    task = manifest.task
+    return ModelMetadata(hosted.name, list(versions), PLATFORM, inputs_of(task), outputs_of(task), parameters)
+
+
+def config_of(hosted: Hosted) -> ModelConfig:
+    """A model's configuration in Triton's words."""
+    task = hosted.model.manifest.task
+    inputs, outputs = (
+        [TensorConfig(each.name, CONFIG_TYPES[each.datatype], each.shape) for each in tensors]
+        for tensors in (inputs_of(task), outputs_of(task))
+    )
+    return ModelConfig(hosted.name, PLATFORM, PLATFORM, 0, inputs, outputs)
+
+
+def statistics_of(hosted: Sequence[Hosted], metrics: bytes) -> list[ModelStatistics]:
+    """What `metrics`, in Prometheus' text format, has counted of each model."""
+    samples: dict[str, dict[tuple[str, str], float]] = defaultdict(lambda: defaultdict(float))
+    for family in text_string_to_metric_families(metrics.decode()):
+        for sample in family.samples:
+            key = sample.name.removeprefix("prunetime_"), sample.labels.get("stage", "")
+            samples[sample.labels.get("model", "")][key] = sample.value
+
+    def of(one: Hosted) -> ModelStatistics:
+        counted = samples[one.label]
+        stages = {
+            stage: Duration(int(counted["seconds_count", stage]), round(1e9 * counted["seconds_sum", stage]))
+            for stage in ("queue", "tokenize", "compute")
+        }
+        success = Duration(stages["compute"].count, sum(each.ns for each in stages.values()))
+        times = InferenceStatistics(success, stages["queue"], stages["tokenize"], stages["compute"])
+        return ModelStatistics(one.name, one.version, int(counted["rows_total", ""]), times)
+
+    return [of(one) for one in hosted]

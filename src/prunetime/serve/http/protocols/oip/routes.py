@@ -1,0 +1,156 @@
+"""The routes of the Open Inference Protocol v2."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+from msgspec import UNSET
+
+from prunetime.serve.core.service import Scored, Service
+from prunetime.serve.http.compression import accepted_encoding, compressed
+from prunetime.serve.http.protocols.common import SCORING_REFUSALS
+from prunetime.serve.http.protocols.oip import answers
+from prunetime.serve.http.protocols.oip.binary import HEADER, split, text_tensors, wants_binary, write_tensors
+from prunetime.serve.http.protocols.oip.description import metadata_of
+from prunetime.serve.http.protocols.oip.messages import (
+    IndexRequest,
+    InferAnswer,
+    InferRequest,
+    Live,
+    ModelMetadata,
+    ModelState,
+    Ready,
+    ServerMetadata,
+    ServerReady,
+)
+from prunetime.serve.http.protocols.oip.parameters import REQUEST, check_parameters
+from prunetime.serve.http.protocols.oip.tensors import TextTensor, output_tensors
+from prunetime.serve.http.routing import Answer, Request, Route
+
+COMPRESSED_FROM = 1_024
+"""Bytes of an answer: a smaller one is one packet anyway."""
+
+
+class OpenInference:
+    """The handlers of the Open Inference Protocol over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._models = service, service.models
+
+    def routes(self) -> list[Route]:
+        model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+        return [
+            Route("GET", "/v2", self.server, gives=ServerMetadata, summary="What this server is."),
+            Route("GET", "/v2/health/live", self.live, True, gives=Live, summary="Whether it runs."),
+            Route(
+                "GET",
+                "/v2/health/ready",
+                self.ready,
+                True,
+                gives=ServerReady,
+                refuses=("not_ready",),
+                summary="Whether it can answer.",
+            ),
+            Route("GET", "/health", self.health, True, refuses=("not_ready",), summary="Whether it can answer."),
+            *(
+                route
+                for path in (model, version)
+                for route in (
+                    Route("GET", path, self.model, gives=ModelMetadata, refuses=("not_found",), summary="A model."),
+                    Route(
+                        "GET",
+                        f"{path}/ready",
+                        self.model_ready,
+                        gives=Ready,
+                        refuses=("not_found",),
+                        summary="Whether a model can answer.",
+                    ),
+                    Route(
+                        "POST",
+                        f"{path}/infer",
+                        self.infer,
+                        takes=InferRequest,
+                        gives=InferAnswer,
+                        refuses=SCORING_REFUSALS,
+                        summary="Score texts.",
+                    ),
+                )
+            ),
+            Route(
+                "POST",
+                "/v2/repository/index",
+                self.index,
+                takes=IndexRequest,
+                gives=list[ModelState],
+                body_may_be_empty=True,
+                summary="All models and versions.",
+            ),
+        ]
+
+    async def server(self, _: Request) -> Answer:
+        return Answer.of(answers.server_metadata())
+
+    async def live(self, _: Request) -> Answer:
+        return Answer.of(Live(True))
+
+    async def ready(self, _: Request) -> Answer:
+        self._service.check_ready()
+        return Answer.of(ServerReady(True))
+
+    async def health(self, _: Request) -> Answer:
+        self._service.check_ready()
+        return Answer(b"")
+
+    async def model(self, request: Request) -> Answer:
+        hosted = answers.model_at(self._service, request.path)
+        return Answer.of(metadata_of(hosted, self._models.versions(hosted.name)))
+
+    async def model_ready(self, request: Request) -> Answer:
+        return Answer.of(Ready(answers.model_at(self._service, request.path).name, True))
+
+    async def infer(self, request: Request) -> Answer:
+        asked, texts = await self._read(request)
+        given = check_parameters("the request", REQUEST, asked.parameters)
+        model = request.path["model"], request.path.get("version")
+        scored = await answers.infer(self._service, request, model, texts, asked.outputs, given)
+        answer = await self._service.beside(scored, partial(_answer, asked, scored))
+        return await _compressed(request, answer)
+
+    async def _read(self, request: Request) -> tuple[InferRequest, list[TextTensor]]:
+        """The request and its inputs, of which those without data are in binary after the JSON."""
+        body, binary = await request.body(), memoryview(b"")
+        if HEADER in request.headers:
+            body, binary = split(body, request.headers[HEADER])
+        asked = await request.bodies.decode(body, InferRequest)
+        return asked, text_tensors(asked.inputs, binary, self._service.settings.most_rows)
+
+    async def index(self, request: Request) -> Answer:
+        body = await request.body()  # which Triton's clients leave empty
+        asked = await request.bodies.decode(body, IndexRequest) if body else IndexRequest()
+        return Answer.of(answers.index(self._models, bool(asked.ready)))
+
+
+def _answer(asked: InferRequest, scored: Scored) -> Answer:
+    """The answer with the outputs that are asked for, each as JSON or in binary."""
+    outputs, in_binary = output_tensors(scored, asked.outputs), wants_binary(asked)
+    binary = [in_binary.get(output.name, in_binary[None]) for output in outputs]
+    described, content = write_tensors(outputs, binary)
+    hosted, headers = scored.hosted, dict(scored.headers)
+    body = msgspec.json.encode(
+        InferAnswer(hosted.name, hosted.version, described, UNSET if asked.id is None else asked.id)
+    )
+    if not any(binary):
+        return Answer(body, headers=headers)
+    return Answer(body + content, kind="application/octet-stream", headers=headers | {HEADER: str(len(body))})
+
+
+async def _compressed(request: Request, answer: Answer) -> Answer:
+    """The answer, compressed where that is accepted and worth it."""
+    encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
+    if not encoding or len(answer.body) < COMPRESSED_FROM:
+        return answer
+    body = await asyncio.to_thread(compressed, answer.body, encoding)
+    return replace(answer, body=body, headers={**answer.headers, "content-encoding": encoding})

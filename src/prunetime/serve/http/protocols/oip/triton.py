@@ -1,0 +1,120 @@
+"""What Triton has beside the protocol: configurations, statistics, and settings of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.service import Service
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.http.protocols.oip.answers import model_at
+from prunetime.serve.http.protocols.oip.description import config_of, statistics_of
+from prunetime.serve.http.protocols.oip.messages import ModelConfig, SharedMemoryRegion, Statistics
+from prunetime.serve.http.routing import Answer, Request, Route
+from prunetime.serve.workers.fleet import Fleet
+
+SETTINGS = {
+    "/v2/logging": "there are no settings of logs: they are lines of JSON on standard error",
+    "/v2/trace/setting": "there are no settings of traces: they are OpenTelemetry's, set by its environment variables",
+    "/v2/models/{model}/trace/setting": "models have no settings of traces: they are OpenTelemetry's",
+}
+"""Paths of settings that Triton has, and why there are none here."""
+
+
+class TritonExtensions:
+    """The handlers of Triton's extensions over one service, and the fleet of which it is one."""
+
+    def __init__(self, service: Service, fleet: Fleet) -> None:
+        self._service, self._fleet = service, fleet
+
+    def routes(self) -> list[Route]:
+        model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+        return [
+            Route(
+                "GET", "/v2/models/stats", self.all_statistics, gives=Statistics, summary="Statistics of all models."
+            ),
+            *(
+                route
+                for path in (model, version)
+                for route in (
+                    Route(
+                        "GET",
+                        f"{path}/config",
+                        self.config,
+                        gives=ModelConfig,
+                        refuses=("not_found",),
+                        summary="A model's configuration, as Triton has it.",
+                    ),
+                    Route(
+                        "GET",
+                        f"{path}/stats",
+                        self.statistics,
+                        gives=Statistics,
+                        refuses=("not_found",),
+                        summary="How often a model was asked, and how long that took, as Triton has it.",
+                    ),
+                )
+            ),
+            *(
+                Route(
+                    method,
+                    path,
+                    partial(_refuse_settings, why),
+                    refuses=("not_found",),
+                    summary="Not here: the answer says why.",
+                )
+                for method in ("GET", "POST")
+                for path, why in SETTINGS.items()
+            ),
+            *(route for kind in ("system", "cuda") for route in self._shared_memory(f"/v2/{kind}sharedmemory")),
+        ]
+
+    def _shared_memory(self, path: str) -> list[Route]:
+        return [
+            Route(
+                "GET",
+                f"{path}/status",
+                self.regions,
+                gives=list[SharedMemoryRegion],
+                summary="Regions of shared memory that are registered: none ever is.",
+            ),
+            Route("POST", f"{path}/unregister", self.unregister, summary="Done, for no region ever is registered."),
+            Route(
+                "POST",
+                f"{path}/region/{{region}}/register",
+                self.register,
+                refuses=("unusable",),
+                summary="Not here: tensors are sent in the body.",
+            ),
+        ]
+
+    async def config(self, request: Request) -> Answer:
+        return Answer.of(config_of(model_at(self._service, request.path)))
+
+    async def statistics(self, request: Request) -> Answer:
+        asked, version = model_at(self._service, request.path), request.path.get("version")
+        hosted = [asked] if version else list(self._service.models.versions(asked.name).values())
+        return await self._statistics(hosted)
+
+    async def all_statistics(self, _: Request) -> Answer:
+        return await self._statistics(list(self._service.models))
+
+    async def regions(self, _: Request) -> Answer:
+        return Answer.of([])
+
+    async def unregister(self, _: Request) -> Answer:
+        return Answer(b"")
+
+    async def register(self, request: Request) -> Answer:
+        raise RefusedError(
+            "unusable",
+            f"shared memory region {request.path['region'][:80]!r} is not registered: tensors are sent in the body",
+        )
+
+    async def _statistics(self, hosted: list[Hosted]) -> Answer:
+        await self._fleet.note()
+        return Answer.of(Statistics(statistics_of(hosted, self._service.metrics.text())))
+
+
+async def _refuse_settings(why: str, _: Request) -> Answer:
+    raise RefusedError("not_found", why)

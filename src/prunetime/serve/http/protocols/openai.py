@@ -1,0 +1,158 @@
+"""The routes of OpenAI: embeddings, and the list of models."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from prunetime.core.embedding import unit
+from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.service import Service
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.http.protocols.common import (
+    SCORING_REFUSALS,
+    Embeddable,
+    first_numbers,
+    read_to_embed,
+    rows_to_embed,
+)
+from prunetime.serve.http.routing import Answer, Request, Route, encoded_list
+
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""OpenAI's words for refusals by their status; of the others, those below 500 are invalid_request_error."""
+
+
+class ErrorDetails(Struct):
+    """`code` is a word of `serve.errors.STATUS`, `param` the field that is at fault, where one is known."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class OpenAIFailure(Struct):
+    """The body of a refusal, as OpenAI's clients read it."""
+
+    error: ErrorDetails
+
+    @classmethod
+    def of(cls, error: RefusedError, _: str) -> OpenAIFailure:
+        usual = "invalid_request_error" if error.status < 500 else "server_error"
+        return cls(ErrorDetails(str(error), TYPES.get(error.status, usual), error.code, error.field))
+
+
+class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
+    """`input` is a text, the token ids of one (of the model's tokenizer, special tokens included), or a list of
+    either. `base64` is of the bytes of float32 numbers, little-endian. `dimensions` and `prompt_name` as in
+    EmbedRequest; `user` changes nothing."""
+
+    input: Embeddable
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    prompt_name: str | None = None
+    user: str | None = None
+
+
+class Embedding(Struct):
+    index: int
+    embedding: list[float] | str
+    object: Literal["embedding"] = "embedding"
+
+
+class Usage(Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(Struct):
+    model: str
+    data: list[Embedding]
+    usage: Usage
+    object: Literal["list"] = "list"
+
+
+class ModelCard(Struct):
+    """A model by its name; `created` is when it was loaded, in seconds since 1970."""
+
+    id: str
+    created: int
+    object: Literal["model"] = "model"
+    owned_by: str = "prunetime"
+
+
+class ModelList(Struct):
+    data: list[ModelCard]
+    object: Literal["list"] = "list"
+
+
+class OpenAI:
+    """The handlers of OpenAI's routes over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(
+                "POST",
+                "/v1/embeddings",
+                self.embeddings,
+                takes=EmbeddingsRequest,
+                gives=EmbeddingsAnswer,
+                refuses=SCORING_REFUSALS,
+                failure=OpenAIFailure,
+                summary="Embeddings of texts, as OpenAI has it.",
+            ),
+            Route(
+                "GET", "/v1/models", self.models, gives=ModelList, failure=OpenAIFailure, summary="The names of models."
+            ),
+            Route(
+                "GET",
+                "/v1/models/{model}",
+                self.model,
+                gives=ModelCard,
+                refuses=("not_found",),
+                failure=OpenAIFailure,
+                summary="A model by its name.",
+            ),
+        ]
+
+    async def embeddings(self, request: Request) -> Answer:
+        asked = await request.json(EmbeddingsRequest)
+        rows = rows_to_embed(asked.input)
+        read = partial(read_to_embed, prompt_name=asked.prompt_name)
+        scored = await self._service.score(request, rows, asked.model, read=read)
+        embeddings = unit(first_numbers(scored, asked.dimensions))
+        write = _in_base64 if asked.encoding_format == "base64" else _in_numbers
+        written = (Embedding(index, write(row)) for index, row in enumerate(embeddings))
+        data = await self._service.beside(scored, partial(encoded_list, written))
+        tokens = len(scored.inputs.tokens.ids)
+        return Answer.of(EmbeddingsAnswer(scored.hosted.label, data, Usage(tokens, tokens)), headers=scored.headers)
+
+    async def models(self, _: Request) -> Answer:
+        names = [*self._service.models.names, *self._service.families]
+        return Answer.of(ModelList([_card(name, self._service.named(name)) for name in names]))
+
+    async def model(self, request: Request) -> Answer:
+        name = request.path["model"]
+        return Answer.of(_card(name, self._service.named(name)))
+
+
+def _card(name: str, hosted: Hosted) -> ModelCard:
+    return ModelCard(name, int(hosted.loaded))
+
+
+def _in_numbers(row: NDArray[np.float32]) -> list[float]:
+    numbers: list[float] = row.tolist()
+    return numbers
+
+
+def _in_base64(row: NDArray[np.float32]) -> str:
+    return b64encode(row.astype("<f4").tobytes()).decode()

@@ -1,0 +1,342 @@
+"""The routes of text-embeddings-inference."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from msgspec import UNSET
+
+from prunetime._version import __version__
+from prunetime.core.embedding import unit
+from prunetime.core.task import Task
+from prunetime.errors import InputError
+from prunetime.inference.tokenize import Texts, Tokenizer
+from prunetime.inference.twins import EveryToken
+from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.service import Scored, Service
+from prunetime.serve.errors import RefusedError
+from prunetime.serve.http.bodies import converted
+from prunetime.serve.http.protocols.cohere import DocumentRerankAnswer, DocumentRerankRequest, rerank_documents
+from prunetime.serve.http.protocols.common import (
+    SCORING_REFUSALS,
+    Cut,
+    check_count,
+    first_numbers,
+    labelled,
+    read_rows,
+    read_to_embed,
+    rows_to_embed,
+    score_pairs,
+)
+from prunetime.serve.http.protocols.tei.messages import (
+    DecodeRequest,
+    EmbedAllRequest,
+    EmbedRequest,
+    Info,
+    Prediction,
+    PredictRequest,
+    Rank,
+    RerankRequest,
+    SimilarityParameters,
+    SimilarityRequest,
+    Token,
+    TokenizeRequest,
+)
+from prunetime.serve.http.routing import Answer, Request, Route, encoded_list
+
+EMBEDDED_NUMBERS = 1 << 20
+"""The most of a request for embeddings of tokens: answers take some 20 bytes a number."""
+
+TOKENIZED_CHARACTERS = 1 << 16
+"""The most of a request to tokenize: answers take some 20 bytes a character."""
+
+NOT_HERE = {
+    "/embed_sparse": "the model has no sparse embeddings, which SPLADE makes; ask /embed",
+}
+"""Routes of text-embeddings-inference that no model here can answer, and why."""
+
+
+class TextEmbeddingsInference:
+    """The handlers of text-embeddings-inference over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(
+                "POST",
+                "/predict",
+                self.predict,
+                takes=PredictRequest,
+                gives=list[Prediction | list[Prediction]],
+                refuses=SCORING_REFUSALS,
+                summary="Labels of texts, as text-embeddings-inference has it.",
+            ),
+            Route(
+                "POST",
+                "/rerank",
+                self.rerank,
+                takes=RerankRequest,
+                gives=list[Rank] | DocumentRerankAnswer,
+                refuses=SCORING_REFUSALS,
+                summary="Texts by how well they go with a query, as text-embeddings-inference has it.",
+            ),
+            Route(
+                "POST",
+                "/embed",
+                self.embed,
+                takes=EmbedRequest,
+                gives=list[list[float]],
+                refuses=SCORING_REFUSALS,
+                summary="Embeddings of texts, as text-embeddings-inference has it.",
+            ),
+            Route(
+                "POST",
+                "/embed_all",
+                self.embed_all,
+                takes=EmbedAllRequest,
+                gives=list[list[list[float]]],
+                refuses=SCORING_REFUSALS,
+                summary="Embeddings of every token of texts, as text-embeddings-inference has it.",
+            ),
+            *(
+                Route(
+                    "POST",
+                    path,
+                    partial(_refuse, why),
+                    refuses=("unusable",),
+                    summary="Not here: the answer says why.",
+                )
+                for path, why in NOT_HERE.items()
+            ),
+            Route(
+                "POST",
+                "/similarity",
+                self.similarity,
+                takes=SimilarityRequest,
+                gives=list[float],
+                refuses=SCORING_REFUSALS,
+                summary="How alike a text is to others, as text-embeddings-inference has it.",
+            ),
+            Route(
+                "POST",
+                "/tokenize",
+                self.tokenize,
+                takes=TokenizeRequest,
+                gives=list[list[Token]],
+                refuses=("not_found", "too_large", "unusable"),
+                summary="The tokens of texts, as text-embeddings-inference has it.",
+            ),
+            Route(
+                "POST",
+                "/decode",
+                self.decode,
+                takes=DecodeRequest,
+                gives=list[str],
+                refuses=("not_found", "unusable"),
+                summary="The texts of tokens, as text-embeddings-inference has it.",
+            ),
+            Route(
+                "GET",
+                "/info",
+                self.info,
+                gives=Info,
+                refuses=("not_found", "not_ready"),
+                summary="The default model and the limits of requests, as text-embeddings-inference has it.",
+            ),
+        ]
+
+    async def predict(self, request: Request) -> Answer:
+        asked = await request.json(PredictRequest)
+        texts, single = _rows_of(asked.inputs)
+        read = partial(read_rows, cut=Cut(asked.truncate, asked.truncation_direction))
+        scored = await self._service.score(request, texts, read=read)
+        found = await self._service.beside(scored, partial(_predictions, scored, asked.raw_scores is True))
+        return Answer.of(found[0] if single else found, headers=scored.headers)
+
+    async def rerank(self, request: Request) -> Answer:
+        body = await request.body()
+        asked = await request.bodies.decode(body, RerankRequest)
+        if asked.documents is not None and asked.texts is None:
+            content = await request.bodies.decode(body, dict[str, Any])
+            given = {name: value for name, value in content.items() if value is not None}
+            return await rerank_documents(self._service, request, converted(given, DocumentRerankRequest))
+        if asked.texts is None or asked.documents is not None:
+            raise RefusedError("unusable", "give the texts to rank as texts, or as documents")
+        check_count("top_n", asked.top_n)
+        read = partial(read_rows, cut=Cut(asked.truncate, asked.truncation_direction))
+        scored, scores = await score_pairs(self._service, request, asked.query, asked.texts, asked.model, read)
+        if scored and asked.raw_scores:
+            scores = _raw(scored)
+        texts = asked.texts if asked.return_text else [UNSET] * len(asked.texts)
+        order = np.argsort(-scores, kind="stable")[: asked.top_n]
+        ranks = [Rank(int(i), float(scores[i]), texts[i]) for i in order]
+        return Answer.of(ranks, headers=scored.headers if scored else None)
+
+    async def embed(self, request: Request) -> Answer:
+        return await embed(self._service, request, await request.json(EmbedRequest))
+
+    async def embed_all(self, request: Request) -> Answer:
+        asked = await request.json(EmbedAllRequest)
+        cut = Cut(asked.truncate, asked.truncation_direction)
+        read = partial(_read_every_token, prompt_name=asked.prompt_name, cut=cut)
+        scored = await self._service.score(request, rows_to_embed(asked.inputs), read=read, of_tokens=True)
+        texts = (text.tolist() for text in scored.scores)
+        return Answer.of(await self._service.beside(scored, partial(encoded_list, texts)), headers=scored.headers)
+
+    async def similarity(self, request: Request) -> Answer:
+        return await compare(self._service, request, await request.json(SimilarityRequest))
+
+    async def tokenize(self, request: Request) -> Answer:
+        asked = await request.json(TokenizeRequest)
+        texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
+        model = self._service.named(None).model
+        try:
+            prompt = "" if asked.prompt_name is None else model.manifest.task.prompts.resolve(asked.prompt_name)
+        except InputError as error:
+            raise RefusedError("unusable", str(error)) from None
+        texts = [prompt + text for text in texts]
+        characters = sum(map(len, texts))
+        if characters > TOKENIZED_CHARACTERS:
+            raise RefusedError(
+                "too_large", f"{characters} characters are more than the {TOKENIZED_CHARACTERS} of a request"
+            )
+        found = await asyncio.to_thread(_tokens, model.tokenizer, texts, asked.add_special_tokens is not False)
+        return Answer.of(found)
+
+    async def decode(self, request: Request) -> Answer:
+        asked = await request.json(DecodeRequest)
+        lists = [each for each in asked.ids if isinstance(each, list)]
+        numbers = [each for each in asked.ids if isinstance(each, int)]
+        if lists and numbers:
+            raise RefusedError("unusable", "ids are token ids, or lists of them, and not both")
+        rows = lists or [numbers]
+        tokenizer, skip = self._service.named(None).model.tokenizer, asked.skip_special_tokens is not False
+        try:
+            return Answer.of(await asyncio.to_thread(lambda: [tokenizer.decode(row, skip) for row in rows]))
+        except InputError as error:
+            raise RefusedError("unusable", f"ids: {error}") from None
+
+    async def info(self, _: Request) -> Answer:
+        hosted, settings = self._service.named(None), self._service.settings
+        manifest = hosted.model.manifest
+        return Answer.of(
+            Info(
+                model_id=hosted.name,
+                model_sha=None,
+                model_dtype=manifest.plan.default.precision,
+                model_type=_model_type(manifest.task, manifest.config.pooling),
+                task=manifest.task.kind,
+                measured=manifest.provenance.get("measured"),
+                budget=manifest.provenance.get("budget"),
+                max_input_length=manifest.task.max_length,
+                max_batch_tokens=settings.batch_tokens,
+                max_client_batch_size=settings.most_rows,
+                auto_truncate=True,
+                version=__version__,
+            )
+        )
+
+
+async def embed(service: Service, request: Request, asked: EmbedRequest) -> Answer:
+    """The answer with embeddings of the default model."""
+    cut = Cut(asked.truncate, asked.truncation_direction)
+    read = partial(read_to_embed, prompt_name=asked.prompt_name, cut=cut)
+    scored = await service.score(request, rows_to_embed(asked.inputs), read=read)
+    embeddings = first_numbers(scored, asked.dimensions)
+    rows = (row.tolist() for row in (embeddings if asked.normalize is False else unit(embeddings)))
+    return Answer.of(await service.beside(scored, partial(encoded_list, rows)), headers=scored.headers)
+
+
+async def compare(service: Service, request: Request, asked: SimilarityRequest) -> Answer:
+    """The answer with how alike the default model finds a text and others, by its own function of similarity."""
+    parameters = asked.parameters or SimilarityParameters()
+    cut = Cut(parameters.truncate, parameters.truncation_direction)
+    texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
+    read = partial(read_to_embed, prompt_name=parameters.prompt_name, cut=cut)
+    scored = await service.score(request, texts, read=read)
+    source, others = scored.scores[:1], scored.scores[1:]
+    alike = scored.inputs.task.embedding.similarities(np.broadcast_to(source, others.shape), others)
+    return Answer.of(alike.tolist(), headers=scored.headers)
+
+
+def _read_every_token(
+    hosted: Hosted, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
+) -> EveryToken:
+    """As `read_to_embed`. Raises RefusedError where the answer would be too large."""
+    inputs = EveryToken.of(read_to_embed(hosted, rows, prompt_name, cut))
+    tokens, width = len(inputs.tokens.ids), hosted.model.manifest.config.dims.hidden
+    if tokens * width > EMBEDDED_NUMBERS:
+        raise RefusedError(
+            "too_large",
+            f"{tokens} tokens with {width} numbers each are more than the {EMBEDDED_NUMBERS} numbers of a request",
+        )
+    return inputs
+
+
+async def _refuse(why: str, _: Request) -> Answer:
+    raise RefusedError("unusable", why)
+
+
+def _rows_of(inputs: str | list[str | list[str]]) -> tuple[list[str | Texts], bool]:
+    """The rows of a request to predict, and whether it is one: a text, or a pair of two."""
+    if isinstance(inputs, str):
+        return [inputs], True
+    texts = [row for row in inputs if isinstance(row, str)]
+    if texts and len(texts) < len(inputs):
+        raise RefusedError("unusable", "inputs are a text, a pair of texts, or a list of lists of one or two texts")
+    return ([tuple(texts)], True) if texts else ([tuple(row) for row in inputs], False)
+
+
+def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
+    """For every row its labels, the likeliest first."""
+    task, scores = scored.inputs.task, scored.scores
+    if task.kind == "question-answering":
+        return [[Prediction(answer.text, answer.score)] for answer in scores]
+    if task.kind == "token-classification":
+        raise RefusedError("unusable", "the model labels words: ask /v2/models/{model}/infer for the spans of a text")
+    labels, table = labelled(scored, raw)
+    rows = ([Prediction(*each) for each in zip(labels, row, strict=True)] for row in table.tolist())
+    return [sorted(row, key=lambda each: -each.score) for row in rows]
+
+
+def _raw(scored: Scored) -> Any:
+    """What `scores` are the sigmoid of; of similarity, the cosines themselves."""
+    if scored.inputs.task.kind == "similarity":
+        return scored.scores
+    logits = scored.logits
+    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
+
+
+def _tokens(tokenizer: Tokenizer, texts: Sequence[str], special_tokens: bool) -> list[list[Token]]:
+    """The tokens of every text; each but special ones has its part of the text."""
+    found = []
+    for text in texts:
+        encoding = tokenizer.encoding(text, special_tokens)
+        parts = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+        found.append([_token(text, *part) for part in parts])
+    return found
+
+
+def _token(text: str, number: int, name: str, special: int, characters: tuple[int, int]) -> Token:
+    start, stop = characters
+    return Token(number, name, True, None, None) if special else Token(number, text[start:stop], False, start, stop)
+
+
+def _model_type(task: Task, pooling: str) -> dict[str, dict[str, Any]]:
+    """The kind of a model in the words of text-embeddings-inference; ours where it has none."""
+    if task.kind == "similarity":
+        return {"embedding": {"pooling": pooling}}
+    labels = task.labels or (task.kind,)
+    names = {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+    if task.rows == "tokens":
+        return {task.kind: names}
+    return {"reranker" if task.ranks else "classifier": names}

@@ -1,0 +1,1 @@
+"""The processes that serve together, and what they say to each other."""

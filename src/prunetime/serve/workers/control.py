@@ -1,0 +1,187 @@
+"""What the processes that serve together say to each other: questions and answers, a line of JSON each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from prunetime.errors import PrunetimeError
+from prunetime.serve.core.models import Entry, Replaced
+from prunetime.serve.errors import Code, RefusedError
+from prunetime.serve.settings import ServeSettings
+
+LOG = logging.getLogger(__name__)
+
+MOST_BYTES = 1 << 24
+"""Of a line."""
+
+
+class Start(Struct, tag=True):
+    """Serve; the models are those of `catalogue`, or of the settings where there has been none yet. `counts` is the
+    file for what this process counts."""
+
+    settings: ServeSettings
+    catalogue: list[Entry] | None
+    counts: Path
+
+
+class Load(Struct, tag=True):
+    """To the supervisor: in all. From it: the first of two steps, after which `Put` or `Drop` comes."""
+
+    name: str
+    folder: str
+    replaced: Replaced
+
+
+class Put(Struct, tag=True):
+    """The second step: what was loaded answers from now on."""
+
+
+class Drop(Struct, tag=True):
+    """Not all could load it."""
+
+
+class Unload(Struct, tag=True):
+    name: str
+    version: str | None
+
+
+class Reread(Struct, tag=True):
+    """Keys and certificates."""
+
+
+class Reload(Struct, tag=True):
+    """To the supervisor: models, keys and certificates in all, as SIGHUP asks for."""
+
+
+class Drain(Struct, tag=True):
+    """Say that this process is not ready, and have every answer end its connection."""
+
+
+class Note(Struct, tag=True):
+    """Write down for `/metrics` what only this process knows."""
+
+
+class Catalogue(Struct, tag=True):
+    """Say what is served."""
+
+
+Message = Start | Load | Put | Drop | Unload | Reread | Reload | Drain | Note | Catalogue
+
+
+class Asked(Struct, tag=True):
+    number: int
+    message: Message
+
+
+class Refusal(Struct):
+    code: Code
+    message: str
+    retry_after: float | None
+
+
+class Answered(Struct, tag=True):
+    number: int
+    entries: list[Entry]
+    refused: Refusal | None = None
+
+
+class GoneError(PrunetimeError):
+    """The other process has ended."""
+
+
+def _decoded(kind: type, value: Any) -> Any:
+    return kind(value)  # of pathlib.Path, which is written as a string
+
+
+ENCODER = msgspec.json.Encoder(enc_hook=str)
+DECODER = msgspec.json.Decoder(Asked | Answered, dec_hook=_decoded)
+
+
+class Link:
+    """One end of a stream over which both sides ask; `answer` is for what the other one asks."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answer: Callable[[Message], Awaitable[Sequence[Entry]]],
+    ) -> None:
+        self._reader, self._writer, self._answer = reader, writer, answer
+        self._numbers = itertools.count()
+        self._open: dict[int, asyncio.Future[list[Entry]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over = False
+
+    @classmethod
+    async def over(cls, end: socket.socket, answer: Callable[[Message], Awaitable[Sequence[Entry]]]) -> Link:
+        """Of one of a pair of connected sockets."""
+        reader, writer = await asyncio.open_unix_connection(sock=end, limit=MOST_BYTES)
+        return cls(reader, writer, answer)
+
+    async def ask(self, message: Message) -> list[Entry]:
+        """Raises RefusedError where the other side does, and GoneError where there is none any more."""
+        if self._over:
+            raise GoneError("the process has ended")
+        number = next(self._numbers)
+        answer: asyncio.Future[list[Entry]] = asyncio.get_running_loop().create_future()
+        self._open[number] = answer
+        self._send(Asked(number, message))
+        return await answer
+
+    async def run(self) -> None:
+        """Until the other side ends."""
+        try:
+            while line := await self._reader.readline():
+                self._take(DECODER.decode(line))
+        except ConnectionError:
+            pass
+        finally:
+            self._over = True
+            for answer in self._open.values():
+                if not answer.done():
+                    answer.set_exception(GoneError("the process has ended"))
+            self.close()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _take(self, found: Asked | Answered) -> None:
+        if isinstance(found, Asked):
+            task = asyncio.get_running_loop().create_task(self._reply(found))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        answer = self._open.pop(found.number)
+        if answer.done():  # whoever asked was cancelled
+            return
+        if found.refused is None:
+            answer.set_result(found.entries)
+        else:
+            answer.set_exception(RefusedError(found.refused.code, found.refused.message, found.refused.retry_after))
+
+    async def _reply(self, asked: Asked) -> None:
+        try:
+            answered = Answered(asked.number, list(await self._answer(asked.message)))
+        except RefusedError as error:
+            answered = Answered(asked.number, [], Refusal(error.code, str(error), error.retry_after))
+        except PrunetimeError as error:
+            answered = Answered(asked.number, [], Refusal("unusable", str(error), None))
+        except Exception:  # whatever it is, the other side waits
+            LOG.exception("%s failed", asked.message)
+            answered = Answered(
+                asked.number, [], Refusal("internal", "an error of the server; its log says more", None)
+            )
+        self._send(answered)
+
+    def _send(self, message: Asked | Answered) -> None:
+        if not self._over:
+            self._writer.write(ENCODER.encode(message) + b"\n")
