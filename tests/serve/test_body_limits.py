@@ -19,7 +19,7 @@ from waiting import PATIENCE
 from prunetime.inference.inputs import Inputs
 from prunetime.inference.twins import Singles
 from prunetime.serve.app import App
-from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http import bodies
 from prunetime.serve.http.bodies import Bodies, has_more_values
@@ -204,15 +204,15 @@ def test_long_texts_are_cut_or_refused(server: Served, text: str) -> None:
 def test_others_are_answered_while_texts_are_tokenised(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = App(ServeSettings((("pairs", artifacts / "pairs"),)))
     go_on, waiting = threading.Event(), threading.Event()
-    read = Hosted.read
+    read = LoadedModel.read
 
-    def held_up(self: Hosted, rows: Sequence[Any], **options: Any) -> Any:
+    def held_up(self: LoadedModel, rows: Sequence[Any], **options: Any) -> Any:
         if len(rows) > 2:
             waiting.set()
             assert go_on.wait(PATIENCE)
         return read(self, rows, **options)
 
-    monkeypatch.setattr(Hosted, "read", held_up)
+    monkeypatch.setattr(LoadedModel, "read", held_up)
 
     async def run() -> None:
         large = asyncio.create_task(ask(app, {"inputs": [PAIR] * 900}))

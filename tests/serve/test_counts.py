@@ -9,15 +9,15 @@ import pytest
 
 from prunetime.serve.core import counts
 from prunetime.serve.core.metrics import Metrics
-from prunetime.serve.core.models import Hosted, Models
+from prunetime.serve.core.models import LoadedModel, Models
 
 
 @pytest.fixture(scope="module")
-def hosted(artifacts: Path) -> Hosted:
+def hosted(artifacts: Path) -> LoadedModel:
     return Models(1, 1 << 20).give("pairs", artifacts / "pairs")
 
 
-def answer(metrics: Metrics, one: Hosted) -> None:
+def answer(metrics: Metrics, one: LoadedModel) -> None:
     """Counts what a request is counted as."""
     one.read([("red sofa", "lamp")])
     metrics.requests["/predict", "200"].inc()
@@ -33,14 +33,14 @@ def lines(metrics: Metrics) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_thousand_swaps_leave_no_more_than_one(hosted: Hosted, tmp_path: Path, together: bool) -> None:
+def test_a_thousand_swaps_leave_no_more_than_one(hosted: LoadedModel, tmp_path: Path, together: bool) -> None:
     file = tmp_path / "0.json" if together else None
     metrics = Metrics(file)
     samples, size = 0, 0
     for number in range(1_000):
         one = replace(hosted, version=str(number))
         answer(metrics, one)
-        metrics.note([one], 0)
+        metrics.flush([one], 0)
         if number == 0:
             samples, size = len(lines(metrics)), file.stat().st_size if file else 0
         if number in (20, 999):
@@ -50,21 +50,21 @@ def test_a_thousand_swaps_leave_no_more_than_one(hosted: Hosted, tmp_path: Path,
     assert lines(metrics)[f'prunetime_rows_total{{model="{one.label}"}}'] == 1.0
 
 
-def test_processes_add_up_and_those_that_ended_count(hosted: Hosted, tmp_path: Path) -> None:
+def test_processes_add_up_and_those_that_ended_count(hosted: LoadedModel, tmp_path: Path) -> None:
     gone = replace(hosted, version="0")
     processes = [Metrics(tmp_path / f"{number}.json") for number in range(4)]
 
-    def note() -> None:
+    def flush() -> None:
         for number, metrics in enumerate(processes):
             if number not in ended:
-                metrics.note([hosted], 10)
+                metrics.flush([hosted], 10)
 
     ended: list[int] = []
     for number, metrics in enumerate(processes):
         for _ in range(number + 1):
             answer(metrics, hosted)
         answer(metrics, gone)
-    note()
+    flush()
     expected = lines(processes[0])
     assert expected['prunetime_rows_total{model="pairs/1"}'] == 10.0
     assert expected['prunetime_seconds_bucket{le="+Inf",model="pairs/1",stage="compute"}'] == 10.0
@@ -74,7 +74,7 @@ def test_processes_add_up_and_those_that_ended_count(hosted: Hosted, tmp_path: P
     for number in (3, 1):
         ended.append(number)
         counts.retire(tmp_path / f"{number}.json", [hosted.label])
-        note()
+        flush()
         found = lines(processes[0])
         assert found.pop("prunetime_queued_tokens") == 40.0 - 10.0 * len(ended)
         cached = found.pop('prunetime_cached_texts{model="pairs/1"}')
@@ -85,12 +85,12 @@ def test_processes_add_up_and_those_that_ended_count(hosted: Hosted, tmp_path: P
 
 
 def test_a_process_that_ends_while_its_counts_are_read_counts_once(
-    hosted: Hosted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hosted: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = (Metrics(tmp_path / f"{number}.json") for number in range(2))
     for metrics in (one, other):
         answer(metrics, hosted)
-        metrics.note([hosted], 0)
+        metrics.flush([hosted], 0)
     read = counts._read
 
     def ending(file: Path) -> counts.Counts | None:

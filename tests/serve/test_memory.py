@@ -51,7 +51,7 @@ def test_an_unloaded_model_is_gone_without_the_garbage_collector(artifacts: Path
     try:
         assert set(asyncio.run(crowd(app))) == {200, 422, 429, 503}
         old = weakref.ref(app.models.get().model.engine)
-        asyncio.run(app.fleet.reload())
+        asyncio.run(app.pool.reload())
         eventually(lambda: old() is None)
         assert asyncio.run(crowd(app))[0] == 200
     finally:

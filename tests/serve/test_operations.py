@@ -24,7 +24,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.keys import Keys
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.workers.control import Load, Message
-from prunetime.serve.workers.fleet import Processes
+from prunetime.serve.workers.pool import LocalPool
 
 Serve = Callable[..., Served]
 PAGES = [("get", "/"), ("get", "/docs")]
@@ -204,8 +204,8 @@ def test_keys_are_read_again_before_models(artifacts: Path, tmp_path: Path) -> N
             return await app.here.ask(message)
 
     keys.write_text("new\n")
-    fleet = Processes([Seen()], [hosted.entry for hosted in app.models])
-    asyncio.run(fleet.reload())
+    pool = LocalPool([Seen()], [hosted.entry for hosted in app.models])
+    asyncio.run(pool.reload())
     app.service.stop()
     assert seen == [[False, True]]
     assert [hosted.label for hosted in app.models] == ["pairs/2"]

@@ -1,1 +1,1 @@
-"""Running a model: tokenising, the engine, measuring. Nothing here imports torch."""
+"""Running a model: tokenising and the engine. Nothing here imports torch."""

@@ -22,10 +22,10 @@ from prunetime.serve.http.bodies import Bodies, Receive
 from prunetime.serve.http.operations import Operations, router_of
 from prunetime.serve.http.origins import Origins, check_media_type
 from prunetime.serve.http.protocols import routes_of
-from prunetime.serve.http.routing import ARRIVED, Answer, Request, Route, Scope, Send
+from prunetime.serve.http.routing import ARRIVED, Request, Response, Route, Scope, Send
 from prunetime.serve.keys import Keys
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.workers.fleet import Fleet, Here, Processes
+from prunetime.serve.workers.pool import LocalPool, LocalWorker, WorkerPool
 
 if TYPE_CHECKING:
     from prunetime.serve.grpc.server import GrpcServer
@@ -34,7 +34,7 @@ LOG = logging.getLogger(__name__)
 
 
 class App:
-    """All models of `settings`, behind one ASGI callable; alone, or one of a `fleet`. What comes in place of another
+    """All models of `settings`, behind one ASGI callable; alone, or one of a `pool`. What comes in place of another
     process has a `catalogue` of the models there are by now. `counts` is the file for what one of several has counted.
 
     Raises InputError where a model, the keys or the certificate cannot be used.
@@ -44,7 +44,7 @@ class App:
         self,
         settings: ServeSettings,
         catalogue: Sequence[Entry] | None = None,
-        fleet: Fleet | None = None,
+        pool: WorkerPool | None = None,
         counts: Path | None = None,
     ) -> None:
         self.settings = settings
@@ -70,10 +70,10 @@ class App:
                 experiment.check([*dict(settings.models), *dict(settings.families)])
             self.outcomes = Outcomes(settings.outcomes)
         self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
-        self.here = Here(self.models, self.keys, self.certificate, self.service.note)
-        self.fleet = fleet or Processes([self.here], [hosted.entry for hosted in self.models])
+        self.here = LocalWorker(self.models, self.keys, self.certificate, self.service.flush)
+        self.pool = pool or LocalPool([self.here], [hosted.entry for hosted in self.models])
         self.grpc = self._grpc()
-        self.router = router_of([*routes_of(self.service, self.fleet), *Operations(self.service, self.fleet).routes()])
+        self.router = router_of([*routes_of(self.service, self.pool), *Operations(self.service, self.pool).routes()])
 
     def _grpc(self) -> GrpcServer | None:
         if self.settings.grpc_port is None:
@@ -81,7 +81,7 @@ class App:
         from prunetime.serve.grpc.methods import Methods  # an extra
         from prunetime.serve.grpc.server import GrpcServer
 
-        methods = Methods(self.service, self.fleet)
+        methods = Methods(self.service, self.pool)
         return GrpcServer(methods, self.bodies, self.keys, self.records, self.certificate)
 
     def _first_models(self) -> None:
@@ -125,7 +125,7 @@ class App:
         try:
             self.origins.check_host(request.headers)
             if allowed := self.origins.preflight(request.headers, scope["method"]):
-                await self._send(request, send, Answer(b"", 204, headers=allowed))
+                await self._send(request, send, Response(b"", 204, headers=allowed))
                 return
             route, request.path = self.router.find(scope["method"], scope["path"])
             path, failure = route.path, route.failure
@@ -144,18 +144,18 @@ class App:
             )
         if answer.status != 499:
             if scope["method"] == "HEAD":
-                answer = Answer(b"", answer.status, answer.kind, answer.headers)
+                answer = Response(b"", answer.status, answer.kind, answer.headers)
             await self._send(request, send, answer)
         method, status = scope["method"], answer.status
         about = {"http.request.method": method, "http.route": path, "http.response.status_code": status}
         self.records.record(request, method, path, status, Span(f"{method} {path}", about, status >= 500))
 
-    async def _send(self, request: Request, send: Send, answer: Answer) -> None:
+    async def _send(self, request: Request, send: Send, answer: Response) -> None:
         of_all = {"x-request-id": request.id, "x-content-type-options": "nosniff"}
         await answer.send(send, of_all | self.origins.cross_origin(request.headers))
 
 
-def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -> Answer:
+def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -> Response:
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["retry-after"] = whole_seconds(error.retry_after)
@@ -165,4 +165,4 @@ def _refusal(error: RefusedError, request_id: str, failure: type[FailureBody]) -
         headers["connection"] = "close"
     if error.code == "unauthorized":
         headers["www-authenticate"] = "Bearer"
-    return Answer.of(failure.of(error, request_id), error.status, headers)
+    return Response.of(failure.of(error, request_id), error.status, headers)

@@ -159,7 +159,7 @@ class Server(uvicorn.Server):
         return Connection(self.config, self.connections, self.lifespan.state, asyncio.get_running_loop())
 
     def _reload(self) -> None:
-        self._reloading = asyncio.create_task(self._app.fleet.reload())
+        self._reloading = asyncio.create_task(self._app.pool.reload())
 
 
 def make_ready() -> None:

@@ -22,9 +22,9 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments.databases import database
 from prunetime.serve.listening import Acceptor
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.workers.control import GoneError, Link, Load, Message, Note, Reload, Start, Unload
-from prunetime.serve.workers.fleet import Processes
+from prunetime.serve.workers.control import Flush, GoneError, Link, Load, Message, Reload, Start, Unload
 from prunetime.serve.workers.passing import Dealer
+from prunetime.serve.workers.pool import LocalPool
 
 LOG = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Supervisor:
         self._settings = settings
         self._files = (counts / f"{number}.json" for number in itertools.count())
         self._acceptor, self._dealer = Acceptor(listener), Dealer()
-        self._fleet = Processes([])
+        self._pool = LocalPool([])
         self._running: set[Process] = set()
         self._stop, self._told_again = asyncio.Event(), asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -52,14 +52,14 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._soon(self._fleet.reload()))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._soon(self._pool.reload()))
         try:
-            async with self._fleet.lock:  # the first may be asked to load before the last is there
+            async with self._pool.lock:  # the first may be asked to load before the last is there
                 started = asyncio.gather(*(self._started(None) for _ in range(self._settings.processes)))
                 await self._unless_stopped(started)
             if not self._stop.is_set():
                 self._acceptor.start(self._dealer.give)
-                on_ready(self._fleet.entries)
+                on_ready(self._pool.entries)
                 await self._stop.wait()
                 await self._drained()
         except (RefusedError, GoneError) as error:
@@ -91,8 +91,8 @@ class Supervisor:
             raise
         finally:
             self._soon(self._watch(process, link, talking, counted))
-        self._fleet.entries = entries
-        self._fleet.processes.append(link)
+        self._pool.entries = entries
+        self._pool.processes.append(link)
         self._dealer.add(connections)
 
     async def _watch(self, process: Process, link: Link, talking: asyncio.Task[None], counted: Path) -> None:
@@ -100,16 +100,16 @@ class Supervisor:
         code = await process.wait()
         await talking
         self._running.discard(process)
-        retire(counted, [entry.label for entry in self._fleet.entries])
-        if link not in self._fleet.processes or self._stop.is_set():
+        retire(counted, [entry.label for entry in self._pool.entries])
+        if link not in self._pool.processes or self._stop.is_set():
             return
-        self._fleet.processes.remove(link)
+        self._pool.processes.remove(link)
         LOG.error("process %d has ended with %d; another one takes its place", process.pid, code)
         wait = FIRST_WAIT
         while not self._stop.is_set():
             try:
-                async with self._fleet.lock:
-                    await self._started(self._fleet.entries)
+                async with self._pool.lock:
+                    await self._started(self._pool.entries)
                 return
             except (RefusedError, GoneError) as error:
                 LOG.error("it cannot start; the next try is in %g s: %s", wait, error)
@@ -118,7 +118,7 @@ class Supervisor:
 
     async def _drained(self) -> None:
         """Once the processes have all connections that there will be."""
-        await self._fleet.drain()
+        await self._pool.drain()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._told_again.wait(), self._settings.drain_seconds)
         await self._acceptor.close(0.0 if self._told_again.is_set() else KILL_AFTER)
@@ -161,13 +161,13 @@ class Supervisor:
     async def _answer(self, message: Message) -> Sequence[Entry]:
         match message:
             case Load(name, folder, replaced):
-                return [await self._fleet.load(name, folder, replaced)]
+                return [await self._pool.load(name, folder, replaced)]
             case Unload(name, version):
-                return await self._fleet.unload(name, version)
+                return await self._pool.unload(name, version)
             case Reload():
-                await self._fleet.reload()
-            case Note():
-                await self._fleet.note()
+                await self._pool.reload()
+            case Flush():
+                await self._pool.flush()
             case _:
                 raise AssertionError(message)
         return []

@@ -13,12 +13,12 @@ import uvloop
 from prunetime.serve.app import App
 from prunetime.serve.core.models import Entry, Replaced
 from prunetime.serve.run import Server, make_ready
-from prunetime.serve.workers.control import Catalogue, Drain, Link, Load, Message, Note, Reload, Start, Unload
+from prunetime.serve.workers.control import Catalogue, Drain, Flush, Link, Load, Message, Reload, Start, Unload
 from prunetime.serve.workers.passing import Receiver
 
 
 class Member:
-    """The fleet, as one of its processes sees it: the supervisor asks them all."""
+    """The pool, as one of its processes sees it: the supervisor asks them all."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -33,8 +33,8 @@ class Member:
     async def reload(self) -> None:
         await self._link.ask(Reload())
 
-    async def note(self) -> None:
-        await self._link.ask(Note())
+    async def flush(self) -> None:
+        await self._link.ask(Flush())
 
 
 class Worker:

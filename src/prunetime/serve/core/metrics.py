@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from prunetime.serve.core import counts
-from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.models import LoadedModel
 
 LOG = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Metrics:
             for score in scores.tolist():
                 self.arm_scores[arm,].observe(score)
 
-    def note(self, hosted: Iterable[Hosted], queued: int) -> None:
+    def flush(self, hosted: Iterable[LoadedModel], queued: int) -> None:
         """Counts what is not counted as it happens, forgets versions that are not served any more, and writes down what
         other processes are to add up."""
         models = {one.label: one for one in hosted}

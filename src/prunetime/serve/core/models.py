@@ -63,7 +63,7 @@ class Timed(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Hosted:
+class LoadedModel:
     """A version of a model, ready to score."""
 
     name: str
@@ -104,7 +104,7 @@ class Hosted:
     def entry(self) -> Entry:
         return Entry(self.name, self.version, str(self.folder))
 
-    def reads_as(self, other: Hosted) -> bool:
+    def reads_as(self, other: LoadedModel) -> bool:
         """Whether both make the same tokens of the same texts, for the same task."""
         own, its = self.model, other.model
         return own.manifest.task == its.manifest.task and own.tokenizer.digest == its.tokenizer.digest
@@ -143,9 +143,9 @@ class Models:
         self._given: set[Path] = set()
         self._tokenizers: WeakValueDictionary[str, Tokenizer] = WeakValueDictionary()
         self._folders: dict[str, Path] = {}
-        self._versions: dict[str, dict[str, Hosted]] = {}
+        self._versions: dict[str, dict[str, LoadedModel]] = {}
 
-    def __iter__(self) -> Iterator[Hosted]:
+    def __iter__(self) -> Iterator[LoadedModel]:
         for versions in list(self._versions.values()):
             yield from versions.values()
 
@@ -156,7 +156,7 @@ class Models:
     def names(self) -> list[str]:
         return list(self._versions)
 
-    def versions(self, name: str) -> Mapping[str, Hosted]:
+    def versions(self, name: str) -> Mapping[str, LoadedModel]:
         """The oldest first; raises RefusedError where there is none of the name."""
         found = self._versions.get(name)
         if not found:
@@ -164,7 +164,7 @@ class Models:
             raise RefusedError("not_found", f"no model {name[:80]!r} is loaded; there is {known}")
         return found
 
-    def get(self, name: str | None = None, version: str | None = None) -> Hosted:
+    def get(self, name: str | None = None, version: str | None = None) -> LoadedModel:
         """The newest version where none is asked for, and the default model where no name is."""
         if name is None:
             self.check_ready()
@@ -202,7 +202,7 @@ class Models:
         self._given.add(folder.resolve())
         self._folders.setdefault(name, folder)
 
-    def give(self, name: str, folder: Path, version: str | None = None) -> Hosted:
+    def give(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
         """Loads what the operator named. Raises InputError where it cannot be used."""
         self.allow(name, folder)
         self.default = self.default or name
@@ -211,7 +211,7 @@ class Models:
         except PrunetimeError as error:
             raise InputError(f"model {name}: {error}") from None
 
-    def opened(self, name: str, folder: Path, version: str | None = None) -> Hosted:
+    def opened(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
         """A new version of `name`, to be `put`; what answers now goes on until then.
 
         Raises RefusedError where the artifact is outside of the root or is refused; the log says where it is, the error
@@ -227,7 +227,7 @@ class Models:
             traceback.clear_frames(error.__traceback__)  # which hold the files that were read, and one another
             raise RefusedError("unusable", f"{whole.name[:80]}: {_without_folder(str(error), whole)}") from None
 
-    def put(self, hosted: Hosted, replaced: Replaced) -> Hosted:
+    def put(self, hosted: LoadedModel, replaced: Replaced) -> LoadedModel:
         """Has a version answer from now on, in place of older ones, or beside them. It cannot fail."""
         older = list(self._versions.get(hosted.name, {}).values())
         kept = {"all": [], "newest": older[:-1], "none": older}[replaced]
@@ -236,7 +236,7 @@ class Models:
         self._folders[hosted.name] = hosted.folder
         return hosted
 
-    def unload(self, name: str, version: str | None = None) -> list[Hosted]:
+    def unload(self, name: str, version: str | None = None) -> list[LoadedModel]:
         """Takes out a version, or all; who is being answered by it still is."""
         versions = self.versions(name)
         gone = [self.get(name, version)] if version else list(versions.values())
@@ -259,14 +259,14 @@ class Models:
             raise RefusedError("forbidden", f"models are loaded from under {where} only")
         return whole
 
-    def _open(self, name: str, folder: Path, version: str | None) -> Hosted:
+    def _open(self, name: str, folder: Path, version: str | None) -> LoadedModel:
         if not NAME.fullmatch(name):
             raise RefusedError("bad_request", f"{name[:80]!r} is no name of a model: letters, digits, dots, - and _")
         version = version or str(1 + max(map(int, self._versions.get(name, {})), default=0))
         model = load(folder, self._threads, self._tokenizer)
         cache = TextCache(model.tokenizer, self._cache_bytes) if self._cache_bytes else None
         speed = measured_speed(model.engine, model.manifest.task.max_length)
-        return Hosted(name, version, folder, model, speed, cache)
+        return LoadedModel(name, version, folder, model, speed, cache)
 
     def _tokenizer(self, content: bytes, max_length: int) -> Tokenizer:
         """One for all models that read alike, such as the versions of one."""

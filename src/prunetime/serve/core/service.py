@@ -18,7 +18,7 @@ from prunetime.inference.inputs import Inputs
 from prunetime.inference.tokenize import Texts
 from prunetime.serve.core.call import Call
 from prunetime.serve.core.metrics import Metrics
-from prunetime.serve.core.models import Hosted, Models, Timed
+from prunetime.serve.core.models import LoadedModel, Models, Timed
 from prunetime.serve.core.scheduler import Scheduler, Work
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments.experiment import ARM, KEY, Arm, Experiment, Experiments
@@ -49,7 +49,7 @@ Row = str | Texts | Sequence[int]
 
 Result = TypeVar("Result")
 
-Read = Callable[[Hosted, Any], Inputs]
+Read = Callable[[LoadedModel, Any], Inputs]
 """What a model reads of a request's texts; it raises InputError, which the service refuses, where it cannot."""
 
 
@@ -57,7 +57,7 @@ Read = Callable[[Hosted, Any], Inputs]
 class Scored:
     """What a model said of rows, and seconds in each stage."""
 
-    hosted: Hosted
+    hosted: LoadedModel
     inputs: Inputs
     logits: NDArray[np.float32]
     seconds: dict[str, float]
@@ -98,7 +98,7 @@ class Service:
         rows: Sequence[Row],
         name: str | None = None,
         version: str | None = None,
-        read: Read = Hosted.read,
+        read: Read = LoadedModel.read,
         *,
         of_tokens: bool = False,
     ) -> Scored:
@@ -152,7 +152,7 @@ class Service:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def named(self, name: str | None, version: str | None = None) -> Hosted:
+    def named(self, name: str | None, version: str | None = None) -> LoadedModel:
         """The model of that name, or the largest of the family; the first one without a name."""
         members = self.families.get(name or "")
         return self.models.get(members[0]) if members else self.models.get(name, version)
@@ -163,15 +163,15 @@ class Service:
             raise RefusedError("stopping", "the server stops; another one is to be asked", 1.0)
         self.models.check_ready()
 
-    def note(self) -> None:
+    def flush(self) -> None:
         """Has the metrics say what is not counted as it happens."""
-        self.metrics.note(self.models, self.scheduler.queued)
+        self.metrics.flush(self.models, self.scheduler.queued)
 
     def stop(self) -> None:
         self.scheduler.stop(self.settings.stop_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _check_whole(self, hosted: Hosted, rows: Sequence[Row]) -> None:
+    def _check_whole(self, hosted: LoadedModel, rows: Sequence[Row]) -> None:
         """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more of them
         than could wait."""
         most = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
@@ -190,7 +190,7 @@ class Service:
         except InputError as error:
             raise RefusedError("unusable", str(error)) from None
 
-    def _fast_enough(self, largest: Hosted, others: Sequence[str], tokens: int, deadline: float) -> Hosted:
+    def _fast_enough(self, largest: LoadedModel, others: Sequence[str], tokens: int, deadline: float) -> LoadedModel:
         """The largest of a family that can be done in time; the smallest where none can. Those that have been swapped
         for what reads other tokens are passed over."""
         left = deadline - time.monotonic()

@@ -24,7 +24,7 @@ from prunetime.serve.http.protocols.oip.description import metadata_of
 from prunetime.serve.http.protocols.oip.messages import LoadRequest, UnloadRequest
 from prunetime.serve.http.protocols.oip.parameters import check_parameters
 from prunetime.serve.http.protocols.oip.tensors import output_tensors
-from prunetime.serve.workers.fleet import Fleet
+from prunetime.serve.workers.pool import WorkerPool
 
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 
@@ -47,8 +47,8 @@ class Method:
 class Methods:
     """The methods of one service. Each of them raises RefusedError."""
 
-    def __init__(self, service: Service, fleet: Fleet) -> None:
-        self._service, self._models, self._fleet = service, service.models, fleet
+    def __init__(self, service: Service, pool: WorkerPool) -> None:
+        self._service, self._models, self._pool = service, service.models, pool
 
     def table(self) -> dict[str, Method]:
         """Every method by its path, /SERVICE/METHOD."""
@@ -130,14 +130,14 @@ class Methods:
 
     async def load(self, _: Call, asked: messages.RepositoryModelLoadRequest) -> Answer:
         given = check_parameters("load", ("artifact", "keep"), parameters_of(asked))
-        loaded = await answers.load(self._models, self._fleet, _name_of(asked), converted(given, LoadRequest))
+        loaded = await answers.load(self._models, self._pool, _name_of(asked), converted(given, LoadRequest))
         return messages.RepositoryModelLoadResponse(model_name=loaded.name, is_loaded=True), {}
 
     async def unload(self, _: Call, asked: messages.RepositoryModelUnloadRequest) -> Answer:
         given = dict(check_parameters("unload", ("version", "unload_dependents"), parameters_of(asked)))
         given.pop("unload_dependents", None)  # no model depends on another
         name = _name_of(asked)
-        await answers.unload(self._fleet, name, converted(given, UnloadRequest))
+        await answers.unload(self._pool, name, converted(given, UnloadRequest))
         return messages.RepositoryModelUnloadResponse(model_name=name, is_unloaded=True), {}
 
 

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from prunetime.serve.errors import Failure, RefusedError
 from prunetime.serve.http.bodies import LATE
-from prunetime.serve.http.routing import ARRIVED, JSON, Answer
+from prunetime.serve.http.routing import ARRIVED, JSON, Response
 
 LOG = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.disconnected = True  # the application has nobody to answer any more
             self.cycle.message_event.set()
         request_id = secrets.token_hex(8)
-        answer = Answer.of(Failure(str(error), error.code, request_id), error.status)
+        answer = Response.of(Failure(str(error), error.code, request_id), error.status)
         headers = {"content-type": JSON, "content-length": str(len(answer.body)), "connection": "close"}
         if error.retry_after is not None:
             headers["retry-after"] = str(max(1, round(error.retry_after)))

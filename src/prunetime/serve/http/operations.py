@@ -13,15 +13,15 @@ from prunetime.serve.http.openapi import described
 from prunetime.serve.http.protocols.oip import answers
 from prunetime.serve.http.protocols.oip.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.http.protocols.oip.parameters import check_parameters
-from prunetime.serve.http.routing import Answer, Request, Route, Router
-from prunetime.serve.workers.fleet import Fleet
+from prunetime.serve.http.routing import Request, Response, Route, Router
+from prunetime.serve.workers.pool import WorkerPool
 
 
 class Operations:
-    """Handlers over one service, and the fleet of which it is one."""
+    """Handlers over one service, and the pool of which it is one."""
 
-    def __init__(self, service: Service, fleet: Fleet) -> None:
-        self._service, self._fleet = service, fleet
+    def __init__(self, service: Service, pool: WorkerPool) -> None:
+        self._service, self._pool = service, pool
 
     def routes(self) -> list[Route]:
         path = "/v2/repository/models/{model}"
@@ -67,36 +67,36 @@ class Operations:
             Route("GET", "/metrics", self.metrics, self._service.settings.open_metrics, "Counters, for Prometheus."),
         ]
 
-    async def load(self, request: Request) -> Answer:
+    async def load(self, request: Request) -> Response:
         asked, name = await request.json(LoadRequest), request.path["model"]
         check_parameters("load", (), asked.parameters)
-        return Answer.of(await answers.load(self._service.models, self._fleet, name, asked))
+        return Response.of(await answers.load(self._service.models, self._pool, name, asked))
 
-    async def unload(self, request: Request) -> Answer:
+    async def unload(self, request: Request) -> Response:
         asked = await request.json(UnloadRequest)
         check_parameters("unload", ("unload_dependents",), asked.parameters)
-        return Answer.of(await answers.unload(self._fleet, request.path["model"], asked))
+        return Response.of(await answers.unload(self._pool, request.path["model"], asked))
 
-    async def add_outcomes(self, request: Request) -> Answer:
+    async def add_outcomes(self, request: Request) -> Response:
         asked = await request.json(OutcomesRequest)
-        return Answer.of(Accepted(await self._service.experiments.add(request.path["experiment"], asked.outcomes)))
+        return Response.of(Accepted(await self._service.experiments.add(request.path["experiment"], asked.outcomes)))
 
-    async def experiment(self, request: Request) -> Answer:
-        return Answer.of(await self._service.experiments.report(request.path["experiment"]))
+    async def experiment(self, request: Request) -> Response:
+        return Response.of(await self._service.experiments.report(request.path["experiment"]))
 
-    async def metrics(self, _: Request) -> Answer:
-        await self._fleet.note()
-        return Answer(self._service.metrics.text(), kind=metrics.KIND)
+    async def metrics(self, _: Request) -> Response:
+        await self._pool.flush()
+        return Response(self._service.metrics.text(), kind=metrics.KIND)
 
 
 def router_of(routes: list[Route]) -> Router:
     """The routes, those that describe them, and the pages."""
     pages = {"/": _page("index.html"), "/docs": _page("docs.html")}
 
-    async def document(_: Request) -> Answer:
-        return Answer.of(described([*routes, *of_pages]))
+    async def document(_: Request) -> Response:
+        return Response.of(described([*routes, *of_pages]))
 
-    async def page(request: Request) -> Answer:
+    async def page(request: Request) -> Response:
         return pages[request.scope["path"]]
 
     of_pages = [Route("GET", path, page, True, "A page for a browser.") for path in pages]
@@ -104,7 +104,7 @@ def router_of(routes: list[Route]) -> Router:
     return Router([*routes, described_by, *of_pages])
 
 
-def _page(name: str) -> Answer:
+def _page(name: str) -> Response:
     """A page, its style and script within: nothing is read from anywhere else, and no page may hold it in a frame."""
     files = resources.files("prunetime.serve.http") / "page"
     text = (files / name).read_text(encoding="utf-8")
@@ -121,7 +121,7 @@ def _page(name: str) -> Answer:
     csp = "; ".join(f"{name} {value}" for name, value in policy.items())
     body = text.replace("/* style */", style).replace("/* script */", script).encode()
     headers = {"content-security-policy": csp, "referrer-policy": "no-referrer"}
-    return Answer(body, kind="text/html; charset=utf-8", headers=headers)
+    return Response(body, kind="text/html; charset=utf-8", headers=headers)
 
 
 def _source(content: str) -> str:

@@ -26,7 +26,7 @@ ARRIVED = "prunetime.arrived"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What goes back: a `body` of `kind`, and headers."""
 
     body: bytes
@@ -35,7 +35,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    def of(cls, content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
         """`content`, of structs, lists and numbers, as JSON."""
         return cls(msgspec.json.encode(content), status, JSON, headers or {})
 
@@ -99,7 +99,7 @@ class Request(Call):
             pass
 
 
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)

@@ -34,18 +34,18 @@ class Start(Struct, tag=True):
 
 
 class Load(Struct, tag=True):
-    """To the supervisor: in all. From it: the first of two steps, after which `Put` or `Drop` comes."""
+    """To the supervisor: in all. From it: the first of two steps, after which `Commit` or `Rollback` comes."""
 
     name: str
     folder: str
     replaced: Replaced
 
 
-class Put(Struct, tag=True):
+class Commit(Struct, tag=True):
     """The second step: what was loaded answers from now on."""
 
 
-class Drop(Struct, tag=True):
+class Rollback(Struct, tag=True):
     """Not all could load it."""
 
 
@@ -54,7 +54,7 @@ class Unload(Struct, tag=True):
     version: str | None
 
 
-class Reread(Struct, tag=True):
+class ReloadKeys(Struct, tag=True):
     """Keys and certificates."""
 
 
@@ -66,7 +66,7 @@ class Drain(Struct, tag=True):
     """Say that this process is not ready, and have every answer end its connection."""
 
 
-class Note(Struct, tag=True):
+class Flush(Struct, tag=True):
     """Write down for `/metrics` what only this process knows."""
 
 
@@ -74,7 +74,7 @@ class Catalogue(Struct, tag=True):
     """Say what is served."""
 
 
-Message = Start | Load | Put | Drop | Unload | Reread | Reload | Drain | Note | Catalogue
+Message = Start | Load | Commit | Rollback | Unload | ReloadKeys | Reload | Drain | Flush | Catalogue
 
 
 class Asked(Struct, tag=True):

@@ -15,14 +15,14 @@ from prunetime.serve.http.protocols.oip.triton import TritonExtensions
 from prunetime.serve.http.protocols.openai import OpenAI
 from prunetime.serve.http.protocols.tei.routes import TextEmbeddingsInference
 from prunetime.serve.http.routing import Route
-from prunetime.serve.workers.fleet import Fleet
+from prunetime.serve.workers.pool import WorkerPool
 
 
-def routes_of(service: Service, fleet: Fleet) -> list[Route]:
+def routes_of(service: Service, pool: WorkerPool) -> list[Route]:
     """The routes of all protocols."""
     return [
         *OpenInference(service).routes(),
-        *TritonExtensions(service, fleet).routes(),
+        *TritonExtensions(service, pool).routes(),
         *TextEmbeddingsInference(service).routes(),
         *InferenceClientRoute(service).routes(),
         *Cohere(service).routes(),

@@ -10,11 +10,11 @@ from msgspec import UNSET, Struct, UnsetType
 
 from prunetime.inference.inputs import Inputs
 from prunetime.inference.tokenize import Texts
-from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Service
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.common import SCORING_REFUSALS, check_count, score_pairs
-from prunetime.serve.http.routing import Answer, Request, Route
+from prunetime.serve.http.routing import Request, Response, Route
 
 
 class CohereFailure(Struct):
@@ -105,11 +105,11 @@ class Cohere:
             for path in ("/v1/rerank", "/v2/rerank")
         ]
 
-    async def rerank(self, request: Request) -> Answer:
+    async def rerank(self, request: Request) -> Response:
         return await rerank_documents(self._service, request, await request.json(DocumentRerankRequest))
 
 
-async def rerank_documents(service: Service, request: Request, asked: DocumentRerankRequest) -> Answer:
+async def rerank_documents(service: Service, request: Request, asked: DocumentRerankRequest) -> Response:
     """The answer with documents by how well they go with the query, the best first."""
     texts = [each if isinstance(each, str) else each.text for each in asked.documents]
     check_documents(asked)
@@ -123,10 +123,10 @@ async def rerank_documents(service: Service, request: Request, asked: DocumentRe
     version = "2" if request.scope["path"].startswith("/v2/") else "1"
     meta, usage = Meta(ApiVersion(version), TokenCount(tokens)), RerankUsage(tokens, tokens)
     answer = DocumentRerankAnswer(request.id, label, results, meta, usage)
-    return Answer.of(answer, headers=scored.headers if scored else None)
+    return Response.of(answer, headers=scored.headers if scored else None)
 
 
-def read_documents(hosted: Hosted, pairs: Sequence[Texts], most_tokens: int | None) -> Inputs:
+def read_documents(hosted: LoadedModel, pairs: Sequence[Texts], most_tokens: int | None) -> Inputs:
     """The rows that the model reads of pairs of a query and a document, of which no more than the first `most_tokens`
     are read. Raises InputError where it cannot."""
     tokenizer = hosted.model.tokenizer

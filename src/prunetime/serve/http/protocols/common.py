@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prunetime.inference.inputs import Inputs
 from prunetime.inference.tokenize import Texts
 from prunetime.serve.core.call import Call
-from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Read, Scored, Service
 from prunetime.serve.errors import Code, RefusedError
 
@@ -28,7 +28,7 @@ class Cut(NamedTuple):
     truncate: bool | None
     direction: Side | None
 
-    def whole(self, hosted: Hosted) -> bool:
+    def whole(self, hosted: LoadedModel) -> bool:
         """Whether no text may be cut; raises RefusedError where the model cuts texts on the other side."""
         side = "left" if hosted.model.tokenizer.cuts_left else "right"
         if self.direction is not None and self.direction.lower() != side:
@@ -44,7 +44,7 @@ def check_count(name: str, given: int | None) -> None:
         raise RefusedError("unusable", f"{name} is {given}: it must be at least 1", field=name)
 
 
-def read_rows(hosted: Hosted, rows: Sequence[str | Texts], cut: Cut) -> Inputs:
+def read_rows(hosted: LoadedModel, rows: Sequence[str | Texts], cut: Cut) -> Inputs:
     """The rows that the model reads of texts or pairs to be scored. Raises InputError where it cannot."""
     return hosted.read(rows, cut=not cut.whole(hosted))
 
@@ -83,7 +83,7 @@ def rows_to_embed(given: Embeddable) -> list[str] | list[list[int]]:
 
 
 def read_to_embed(
-    hosted: Hosted, rows: list[str] | list[list[int]], prompt_name: str | None = None, cut: Cut | None = None
+    hosted: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None = None, cut: Cut | None = None
 ) -> Inputs:
     """The rows that the model reads of texts, or of token ids, to be embedded. Raises InputError where it cannot."""
     whole = cut is not None and cut.whole(hosted)

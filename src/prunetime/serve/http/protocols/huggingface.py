@@ -16,7 +16,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.common import SCORING_REFUSALS, check_count, labelled
 from prunetime.serve.http.protocols.tei.messages import EmbedRequest, Prediction, SimilarityRequest
 from prunetime.serve.http.protocols.tei.routes import compare, embed
-from prunetime.serve.http.routing import Answer, Request, Route
+from prunetime.serve.http.routing import Request, Response, Route
 
 
 class TextPair(Struct, forbid_unknown_fields=True):
@@ -116,7 +116,7 @@ class InferenceClientRoute:
             )
         ]
 
-    async def infer(self, request: Request) -> Answer:
+    async def infer(self, request: Request) -> Response:
         task = self._service.named(None).model.manifest.task
         if task.kind == "similarity":
             return await self._embeddings(request)
@@ -126,13 +126,13 @@ class InferenceClientRoute:
             return await self._entities(request)
         return await self._labels(request)
 
-    async def _embeddings(self, request: Request) -> Answer:
+    async def _embeddings(self, request: Request) -> Response:
         body = await request.body()
         if isinstance((await request.bodies.decode(body, PlainRequest)).inputs, dict):
             return await compare(self._service, request, await request.bodies.decode(body, SentenceSimilarity))
         return await embed(self._service, request, await request.bodies.decode(body, FeatureExtraction))
 
-    async def _labels(self, request: Request) -> Answer:
+    async def _labels(self, request: Request) -> Response:
         asked = await request.json(TextClassification)
         parameters = asked.parameters or ClassificationParameters()
         check_count("top_k", parameters.top_k)
@@ -151,18 +151,18 @@ class InferenceClientRoute:
             [Prediction(labels[index], float(scores[index])) for index in indices]
             for scores, indices in zip(table, best, strict=True)
         ]
-        return Answer.of(found, headers=scored.headers)
+        return Response.of(found, headers=scored.headers)
 
-    async def _entities(self, request: Request) -> Answer:
+    async def _entities(self, request: Request) -> Response:
         asked = await request.json(TokenClassification)
         scored = await self._service.score(request, [asked.inputs])
         (tagged,) = scored.scores
         entities = [
             Entity(span.label, span.score, span.text, span.start, span.start + len(span.text)) for span in tagged.spans
         ]
-        return Answer.of(entities, headers=scored.headers)
+        return Response.of(entities, headers=scored.headers)
 
-    async def _answers(self, request: Request) -> Answer:
+    async def _answers(self, request: Request) -> Response:
         asked = await request.json(QuestionAnswering)
         parameters = asked.parameters or QuestionParameters()
         count = 1 if parameters.top_k is None else parameters.top_k
@@ -177,7 +177,7 @@ class InferenceClientRoute:
         assert isinstance(windows, Windows)
         (answers,) = windows.best(scored.logits, count)
         found = [FoundAnswer(each.text, each.score, each.start, each.start + len(each.text)) for each in answers]
-        return Answer.of(found[0] if count == 1 else found, headers=scored.headers)
+        return Response.of(found[0] if count == 1 else found, headers=scored.headers)
 
 
 def _applied(scored: Scored, function: str | None) -> tuple[Sequence[str], NDArray[np.float32]]:

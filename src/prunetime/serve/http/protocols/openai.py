@@ -11,7 +11,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from prunetime.core.embedding import unit
-from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Service
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.common import (
@@ -21,7 +21,7 @@ from prunetime.serve.http.protocols.common import (
     read_to_embed,
     rows_to_embed,
 )
-from prunetime.serve.http.routing import Answer, Request, Route, encoded_list
+from prunetime.serve.http.routing import Request, Response, Route, encoded_list
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's words for refusals by their status; of the others, those below 500 are invalid_request_error."""
@@ -124,7 +124,7 @@ class OpenAI:
             ),
         ]
 
-    async def embeddings(self, request: Request) -> Answer:
+    async def embeddings(self, request: Request) -> Response:
         asked = await request.json(EmbeddingsRequest)
         rows = rows_to_embed(asked.input)
         read = partial(read_to_embed, prompt_name=asked.prompt_name)
@@ -134,18 +134,18 @@ class OpenAI:
         written = (Embedding(index, write(row)) for index, row in enumerate(embeddings))
         data = await self._service.beside(scored, partial(encoded_list, written))
         tokens = len(scored.inputs.tokens.ids)
-        return Answer.of(EmbeddingsAnswer(scored.hosted.label, data, Usage(tokens, tokens)), headers=scored.headers)
+        return Response.of(EmbeddingsAnswer(scored.hosted.label, data, Usage(tokens, tokens)), headers=scored.headers)
 
-    async def models(self, _: Request) -> Answer:
+    async def models(self, _: Request) -> Response:
         names = [*self._service.models.names, *self._service.families]
-        return Answer.of(ModelList([_card(name, self._service.named(name)) for name in names]))
+        return Response.of(ModelList([_card(name, self._service.named(name)) for name in names]))
 
-    async def model(self, request: Request) -> Answer:
+    async def model(self, request: Request) -> Response:
         name = request.path["model"]
-        return Answer.of(_card(name, self._service.named(name)))
+        return Response.of(_card(name, self._service.named(name)))
 
 
-def _card(name: str, hosted: Hosted) -> ModelCard:
+def _card(name: str, hosted: LoadedModel) -> ModelCard:
     return ModelCard(name, int(hosted.loaded))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from prunetime._version import __version__
 from prunetime.serve.core.call import Call
-from prunetime.serve.core.models import Hosted, Models
+from prunetime.serve.core.models import LoadedModel, Models
 from prunetime.serve.core.service import Scored, Service
 from prunetime.serve.http.protocols.oip.messages import (
     UNLOADED,
@@ -18,7 +18,7 @@ from prunetime.serve.http.protocols.oip.messages import (
 )
 from prunetime.serve.http.protocols.oip.parameters import Parameters, seconds_of
 from prunetime.serve.http.protocols.oip.tensors import TextTensor, check_wanted, rows_of
-from prunetime.serve.workers.fleet import Fleet
+from prunetime.serve.workers.pool import WorkerPool
 
 EXTENSIONS = [
     "binary_tensor_data",
@@ -35,7 +35,7 @@ def server_metadata() -> ServerMetadata:
     return ServerMetadata("prunetime", __version__, EXTENSIONS)
 
 
-def model_at(service: Service, path: Mapping[str, str]) -> Hosted:
+def model_at(service: Service, path: Mapping[str, str]) -> LoadedModel:
     """The model that the parts `model` and `version` of a path name; raises RefusedError where there is none."""
     return service.named(path["model"], path.get("version"))
 
@@ -64,14 +64,14 @@ def index(models: Models, ready: bool) -> list[ModelState]:
     return states if ready else states + [ModelState(name, "", "UNAVAILABLE", UNLOADED) for name in models.unloaded]
 
 
-async def load(models: Models, fleet: Fleet, name: str, asked: LoadRequest) -> ModelState:
+async def load(models: Models, pool: WorkerPool, name: str, asked: LoadRequest) -> ModelState:
     """Loads a new version of a model in every process, or in none; raises RefusedError where one cannot."""
     folder = str(models.folder(name)) if asked.artifact is None else asked.artifact
-    loaded = await fleet.load(name, folder, "none" if asked.keep else "all")
+    loaded = await pool.load(name, folder, "none" if asked.keep else "all")
     return ModelState(loaded.name, loaded.version, "READY")
 
 
-async def unload(fleet: Fleet, name: str, asked: UnloadRequest) -> list[ModelState]:
+async def unload(pool: WorkerPool, name: str, asked: UnloadRequest) -> list[ModelState]:
     """Unloads a version of a model, or all, in every process; raises RefusedError where there is none."""
-    gone = await fleet.unload(name, asked.version)
+    gone = await pool.unload(name, asked.version)
     return [ModelState(each.name, each.version, "UNAVAILABLE", UNLOADED) for each in gone]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.http.protocols.oip.messages import (
     Duration,
     InferenceStatistics,
@@ -24,7 +24,7 @@ CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT6
 """What Triton's configurations call the data types of the protocol."""
 
 
-def metadata_of(hosted: Hosted, versions: Iterable[str]) -> ModelMetadata:
+def metadata_of(hosted: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
     """What a model is, which has these `versions`."""
     manifest = hosted.model.manifest
     parameters = {
@@ -37,7 +37,7 @@ def metadata_of(hosted: Hosted, versions: Iterable[str]) -> ModelMetadata:
     return ModelMetadata(hosted.name, list(versions), PLATFORM, inputs_of(task), outputs_of(task), parameters)
 
 
-def config_of(hosted: Hosted) -> ModelConfig:
+def config_of(hosted: LoadedModel) -> ModelConfig:
     """A model's configuration in Triton's words."""
     task = hosted.model.manifest.task
     inputs, outputs = (
@@ -47,7 +47,7 @@ def config_of(hosted: Hosted) -> ModelConfig:
     return ModelConfig(hosted.name, PLATFORM, PLATFORM, 0, inputs, outputs)
 
 
-def statistics_of(hosted: Sequence[Hosted], metrics: bytes) -> list[ModelStatistics]:
+def statistics_of(hosted: Sequence[LoadedModel], metrics: bytes) -> list[ModelStatistics]:
     """What `metrics`, in Prometheus' text format, has counted of each model."""
     samples: dict[str, dict[tuple[str, str], float]] = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(metrics.decode()):
@@ -55,7 +55,7 @@ def statistics_of(hosted: Sequence[Hosted], metrics: bytes) -> list[ModelStatist
             key = sample.name.removeprefix("prunetime_"), sample.labels.get("stage", "")
             samples[sample.labels.get("model", "")][key] = sample.value
 
-    def of(one: Hosted) -> ModelStatistics:
+    def of(one: LoadedModel) -> ModelStatistics:
         counted = samples[one.label]
         stages = {
             stage: Duration(int(counted["seconds_count", stage]), round(1e9 * counted["seconds_sum", stage]))

@@ -28,7 +28,7 @@ from prunetime.serve.http.protocols.oip.messages import (
 )
 from prunetime.serve.http.protocols.oip.parameters import REQUEST, check_parameters
 from prunetime.serve.http.protocols.oip.tensors import TextTensor, output_tensors
-from prunetime.serve.http.routing import Answer, Request, Route
+from prunetime.serve.http.routing import Request, Response, Route
 
 COMPRESSED_FROM = 1_024
 """Bytes of an answer: a smaller one is one packet anyway."""
@@ -90,28 +90,28 @@ class OpenInference:
             ),
         ]
 
-    async def server(self, _: Request) -> Answer:
-        return Answer.of(answers.server_metadata())
+    async def server(self, _: Request) -> Response:
+        return Response.of(answers.server_metadata())
 
-    async def live(self, _: Request) -> Answer:
-        return Answer.of(Live(True))
+    async def live(self, _: Request) -> Response:
+        return Response.of(Live(True))
 
-    async def ready(self, _: Request) -> Answer:
+    async def ready(self, _: Request) -> Response:
         self._service.check_ready()
-        return Answer.of(ServerReady(True))
+        return Response.of(ServerReady(True))
 
-    async def health(self, _: Request) -> Answer:
+    async def health(self, _: Request) -> Response:
         self._service.check_ready()
-        return Answer(b"")
+        return Response(b"")
 
-    async def model(self, request: Request) -> Answer:
+    async def model(self, request: Request) -> Response:
         hosted = answers.model_at(self._service, request.path)
-        return Answer.of(metadata_of(hosted, self._models.versions(hosted.name)))
+        return Response.of(metadata_of(hosted, self._models.versions(hosted.name)))
 
-    async def model_ready(self, request: Request) -> Answer:
-        return Answer.of(Ready(answers.model_at(self._service, request.path).name, True))
+    async def model_ready(self, request: Request) -> Response:
+        return Response.of(Ready(answers.model_at(self._service, request.path).name, True))
 
-    async def infer(self, request: Request) -> Answer:
+    async def infer(self, request: Request) -> Response:
         asked, texts = await self._read(request)
         given = check_parameters("the request", REQUEST, asked.parameters)
         model = request.path["model"], request.path.get("version")
@@ -127,13 +127,13 @@ class OpenInference:
         asked = await request.bodies.decode(body, InferRequest)
         return asked, text_tensors(asked.inputs, binary, self._service.settings.most_rows)
 
-    async def index(self, request: Request) -> Answer:
+    async def index(self, request: Request) -> Response:
         body = await request.body()  # which Triton's clients leave empty
         asked = await request.bodies.decode(body, IndexRequest) if body else IndexRequest()
-        return Answer.of(answers.index(self._models, bool(asked.ready)))
+        return Response.of(answers.index(self._models, bool(asked.ready)))
 
 
-def _answer(asked: InferRequest, scored: Scored) -> Answer:
+def _answer(asked: InferRequest, scored: Scored) -> Response:
     """The answer with the outputs that are asked for, each as JSON or in binary."""
     outputs, in_binary = output_tensors(scored, asked.outputs), wants_binary(asked)
     binary = [in_binary.get(output.name, in_binary[None]) for output in outputs]
@@ -143,11 +143,11 @@ def _answer(asked: InferRequest, scored: Scored) -> Answer:
         InferAnswer(hosted.name, hosted.version, described, UNSET if asked.id is None else asked.id)
     )
     if not any(binary):
-        return Answer(body, headers=headers)
-    return Answer(body + content, kind="application/octet-stream", headers=headers | {HEADER: str(len(body))})
+        return Response(body, headers=headers)
+    return Response(body + content, kind="application/octet-stream", headers=headers | {HEADER: str(len(body))})
 
 
-async def _compressed(request: Request, answer: Answer) -> Answer:
+async def _compressed(request: Request, answer: Response) -> Response:
     """The answer, compressed where that is accepted and worth it."""
     encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
     if not encoding or len(answer.body) < COMPRESSED_FROM:

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prunetime.core.task import Answer as SpanAnswer
-from prunetime.core.task import Task
+from prunetime.core.task import Answer, Task
 from prunetime.inference.tokenize import Texts
 from prunetime.serve.core.service import Scored
 from prunetime.serve.errors import RefusedError
@@ -108,7 +107,7 @@ def output_tensors(scored: Scored, wanted: Sequence[WantedTensor] | None = None)
 def _all_outputs(scored: Scored) -> list[OutputTensor]:
     scores, task = scored.scores, scored.inputs.task
     if task.kind == "question-answering":
-        answers: list[SpanAnswer] = list(scores)
+        answers: list[Answer] = list(scores)
         shape = [len(answers)]
         return [
             OutputTensor("answer", shape, "BYTES", [each.text for each in answers]),

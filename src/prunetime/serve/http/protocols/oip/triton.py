@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Service
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.oip.answers import model_at
 from prunetime.serve.http.protocols.oip.description import config_of, statistics_of
 from prunetime.serve.http.protocols.oip.messages import ModelConfig, SharedMemoryRegion, Statistics
-from prunetime.serve.http.routing import Answer, Request, Route
-from prunetime.serve.workers.fleet import Fleet
+from prunetime.serve.http.routing import Request, Response, Route
+from prunetime.serve.workers.pool import WorkerPool
 
 SETTINGS = {
     "/v2/logging": "there are no settings of logs: they are lines of JSON on standard error",
@@ -22,10 +22,10 @@ SETTINGS = {
 
 
 class TritonExtensions:
-    """The handlers of Triton's extensions over one service, and the fleet of which it is one."""
+    """The handlers of Triton's extensions over one service, and the pool of which it is one."""
 
-    def __init__(self, service: Service, fleet: Fleet) -> None:
-        self._service, self._fleet = service, fleet
+    def __init__(self, service: Service, pool: WorkerPool) -> None:
+        self._service, self._pool = service, pool
 
     def routes(self) -> list[Route]:
         model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
@@ -88,33 +88,33 @@ class TritonExtensions:
             ),
         ]
 
-    async def config(self, request: Request) -> Answer:
-        return Answer.of(config_of(model_at(self._service, request.path)))
+    async def config(self, request: Request) -> Response:
+        return Response.of(config_of(model_at(self._service, request.path)))
 
-    async def statistics(self, request: Request) -> Answer:
+    async def statistics(self, request: Request) -> Response:
         asked, version = model_at(self._service, request.path), request.path.get("version")
         hosted = [asked] if version else list(self._service.models.versions(asked.name).values())
         return await self._statistics(hosted)
 
-    async def all_statistics(self, _: Request) -> Answer:
+    async def all_statistics(self, _: Request) -> Response:
         return await self._statistics(list(self._service.models))
 
-    async def regions(self, _: Request) -> Answer:
-        return Answer.of([])
+    async def regions(self, _: Request) -> Response:
+        return Response.of([])
 
-    async def unregister(self, _: Request) -> Answer:
-        return Answer(b"")
+    async def unregister(self, _: Request) -> Response:
+        return Response(b"")
 
-    async def register(self, request: Request) -> Answer:
+    async def register(self, request: Request) -> Response:
         raise RefusedError(
             "unusable",
             f"shared memory region {request.path['region'][:80]!r} is not registered: tensors are sent in the body",
         )
 
-    async def _statistics(self, hosted: list[Hosted]) -> Answer:
-        await self._fleet.note()
-        return Answer.of(Statistics(statistics_of(hosted, self._service.metrics.text())))
+    async def _statistics(self, hosted: list[LoadedModel]) -> Response:
+        await self._pool.flush()
+        return Response.of(Statistics(statistics_of(hosted, self._service.metrics.text())))
 
 
-async def _refuse_settings(why: str, _: Request) -> Answer:
+async def _refuse_settings(why: str, _: Request) -> Response:
     raise RefusedError("not_found", why)

@@ -16,7 +16,7 @@ from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.inference.tokenize import Texts, Tokenizer
 from prunetime.inference.twins import EveryToken
-from prunetime.serve.core.models import Hosted
+from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Scored, Service
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.bodies import converted
@@ -46,7 +46,7 @@ from prunetime.serve.http.protocols.tei.messages import (
     Token,
     TokenizeRequest,
 )
-from prunetime.serve.http.routing import Answer, Request, Route, encoded_list
+from prunetime.serve.http.routing import Request, Response, Route, encoded_list
 
 EMBEDDED_NUMBERS = 1 << 20
 """The most of a request for embeddings of tokens: answers take some 20 bytes a number."""
@@ -151,15 +151,15 @@ class TextEmbeddingsInference:
             ),
         ]
 
-    async def predict(self, request: Request) -> Answer:
+    async def predict(self, request: Request) -> Response:
         asked = await request.json(PredictRequest)
         texts, single = _rows_of(asked.inputs)
         read = partial(read_rows, cut=Cut(asked.truncate, asked.truncation_direction))
         scored = await self._service.score(request, texts, read=read)
         found = await self._service.beside(scored, partial(_predictions, scored, asked.raw_scores is True))
-        return Answer.of(found[0] if single else found, headers=scored.headers)
+        return Response.of(found[0] if single else found, headers=scored.headers)
 
-    async def rerank(self, request: Request) -> Answer:
+    async def rerank(self, request: Request) -> Response:
         body = await request.body()
         asked = await request.bodies.decode(body, RerankRequest)
         if asked.documents is not None and asked.texts is None:
@@ -176,23 +176,23 @@ class TextEmbeddingsInference:
         texts = asked.texts if asked.return_text else [UNSET] * len(asked.texts)
         order = np.argsort(-scores, kind="stable")[: asked.top_n]
         ranks = [Rank(int(i), float(scores[i]), texts[i]) for i in order]
-        return Answer.of(ranks, headers=scored.headers if scored else None)
+        return Response.of(ranks, headers=scored.headers if scored else None)
 
-    async def embed(self, request: Request) -> Answer:
+    async def embed(self, request: Request) -> Response:
         return await embed(self._service, request, await request.json(EmbedRequest))
 
-    async def embed_all(self, request: Request) -> Answer:
+    async def embed_all(self, request: Request) -> Response:
         asked = await request.json(EmbedAllRequest)
         cut = Cut(asked.truncate, asked.truncation_direction)
         read = partial(_read_every_token, prompt_name=asked.prompt_name, cut=cut)
         scored = await self._service.score(request, rows_to_embed(asked.inputs), read=read, of_tokens=True)
         texts = (text.tolist() for text in scored.scores)
-        return Answer.of(await self._service.beside(scored, partial(encoded_list, texts)), headers=scored.headers)
+        return Response.of(await self._service.beside(scored, partial(encoded_list, texts)), headers=scored.headers)
 
-    async def similarity(self, request: Request) -> Answer:
+    async def similarity(self, request: Request) -> Response:
         return await compare(self._service, request, await request.json(SimilarityRequest))
 
-    async def tokenize(self, request: Request) -> Answer:
+    async def tokenize(self, request: Request) -> Response:
         asked = await request.json(TokenizeRequest)
         texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
         model = self._service.named(None).model
@@ -207,9 +207,9 @@ class TextEmbeddingsInference:
                 "too_large", f"{characters} characters are more than the {TOKENIZED_CHARACTERS} of a request"
             )
         found = await asyncio.to_thread(_tokens, model.tokenizer, texts, asked.add_special_tokens is not False)
-        return Answer.of(found)
+        return Response.of(found)
 
-    async def decode(self, request: Request) -> Answer:
+    async def decode(self, request: Request) -> Response:
         asked = await request.json(DecodeRequest)
         lists = [each for each in asked.ids if isinstance(each, list)]
         numbers = [each for each in asked.ids if isinstance(each, int)]
@@ -218,14 +218,14 @@ class TextEmbeddingsInference:
         rows = lists or [numbers]
         tokenizer, skip = self._service.named(None).model.tokenizer, asked.skip_special_tokens is not False
         try:
-            return Answer.of(await asyncio.to_thread(lambda: [tokenizer.decode(row, skip) for row in rows]))
+            return Response.of(await asyncio.to_thread(lambda: [tokenizer.decode(row, skip) for row in rows]))
         except InputError as error:
             raise RefusedError("unusable", f"ids: {error}") from None
 
-    async def info(self, _: Request) -> Answer:
+    async def info(self, _: Request) -> Response:
         hosted, settings = self._service.named(None), self._service.settings
         manifest = hosted.model.manifest
-        return Answer.of(
+        return Response.of(
             Info(
                 model_id=hosted.name,
                 model_sha=None,
@@ -243,17 +243,17 @@ class TextEmbeddingsInference:
         )
 
 
-async def embed(service: Service, request: Request, asked: EmbedRequest) -> Answer:
+async def embed(service: Service, request: Request, asked: EmbedRequest) -> Response:
     """The answer with embeddings of the default model."""
     cut = Cut(asked.truncate, asked.truncation_direction)
     read = partial(read_to_embed, prompt_name=asked.prompt_name, cut=cut)
     scored = await service.score(request, rows_to_embed(asked.inputs), read=read)
     embeddings = first_numbers(scored, asked.dimensions)
     rows = (row.tolist() for row in (embeddings if asked.normalize is False else unit(embeddings)))
-    return Answer.of(await service.beside(scored, partial(encoded_list, rows)), headers=scored.headers)
+    return Response.of(await service.beside(scored, partial(encoded_list, rows)), headers=scored.headers)
 
 
-async def compare(service: Service, request: Request, asked: SimilarityRequest) -> Answer:
+async def compare(service: Service, request: Request, asked: SimilarityRequest) -> Response:
     """The answer with how alike the default model finds a text and others, by its own function of similarity."""
     parameters = asked.parameters or SimilarityParameters()
     cut = Cut(parameters.truncate, parameters.truncation_direction)
@@ -262,11 +262,11 @@ async def compare(service: Service, request: Request, asked: SimilarityRequest) 
     scored = await service.score(request, texts, read=read)
     source, others = scored.scores[:1], scored.scores[1:]
     alike = scored.inputs.task.embedding.similarities(np.broadcast_to(source, others.shape), others)
-    return Answer.of(alike.tolist(), headers=scored.headers)
+    return Response.of(alike.tolist(), headers=scored.headers)
 
 
 def _read_every_token(
-    hosted: Hosted, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
+    hosted: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
 ) -> EveryToken:
     """As `read_to_embed`. Raises RefusedError where the answer would be too large."""
     inputs = EveryToken.of(read_to_embed(hosted, rows, prompt_name, cut))
@@ -279,7 +279,7 @@ def _read_every_token(
     return inputs
 
 
-async def _refuse(why: str, _: Request) -> Answer:
+async def _refuse(why: str, _: Request) -> Response:
     raise RefusedError("unusable", why)
 
 

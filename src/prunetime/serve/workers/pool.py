@@ -12,48 +12,61 @@ from typing import Protocol
 from prunetime.errors import InputError
 from prunetime.serve import memory
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.core.models import Entry, Hosted, Models, Replaced
+from prunetime.serve.core.models import Entry, LoadedModel, Models, Replaced
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.keys import Keys
-from prunetime.serve.workers.control import Catalogue, Drain, Drop, GoneError, Load, Message, Note, Put, Reread, Unload
+from prunetime.serve.workers.control import (
+    Catalogue,
+    Commit,
+    Drain,
+    Flush,
+    GoneError,
+    Load,
+    Message,
+    ReloadKeys,
+    Rollback,
+    Unload,
+)
 
 LOG = logging.getLogger(__name__)
 
-NOTE_SECONDS = 1.0
+FLUSH_SECONDS = 1.0
 
 TIDY_SECONDS = 1.0
 
 
-class Process(Protocol):
-    """One that serves: `Here`, or the `control.Link` to it."""
+class Worker(Protocol):
+    """A Worker is a process that serves: this one (`LocalWorker`), or another, over a `control.Link`."""
 
     async def ask(self, message: Message) -> Sequence[Entry]: ...
 
 
-class Fleet(Protocol):
-    """All processes that serve, as one of them sees them."""
+class WorkerPool(Protocol):
+    """A WorkerPool has all processes that serve, as one of them sees them."""
 
     async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
-        """Once it answers everywhere; raises RefusedError where one process cannot load it, and it changes nothing."""
+        """Loads a version of a model in every process, and returns once it answers in all of them.
+
+        Raises RefusedError where one process cannot load it; then nothing has changed in any."""
         ...
 
     async def unload(self, name: str, version: str | None) -> Sequence[Entry]: ...
 
     async def reload(self) -> None:
-        """Keys and certificates are read again, and then the newest version of each model, from its folder, as a new
-        one in its place. Of what cannot be read, the old one stays and the log says why."""
+        """Reads keys and certificates again, and then the newest version of each model, from its folder, as a new one
+        in its place. Where one of them cannot be read, the old one stays and the log says why."""
         ...
 
-    async def note(self) -> None:
-        """Once every process has written down for `/metrics` what only it knows."""
+    async def flush(self) -> None:
+        """Has every process write its counters down, which `/metrics` adds up."""
         ...
 
 
-class Processes:
-    """A fleet, from where all of its processes can be asked: those that are there now, and what they serve. Who changes
-    either has the `lock`."""
+class LocalPool:
+    """A LocalPool asks its processes itself. `processes` are there now and serve `entries`; whoever changes either has
+    the `lock`."""
 
-    def __init__(self, processes: Sequence[Process], entries: Sequence[Entry] = ()) -> None:
+    def __init__(self, processes: Sequence[Worker], entries: Sequence[Entry] = ()) -> None:
         self.processes, self.entries, self.lock = list(processes), entries, asyncio.Lock()
 
     async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
@@ -68,7 +81,7 @@ class Processes:
 
     async def reload(self) -> None:
         try:
-            await self._all(Reread())  # first: a key that was taken back must not wait for models
+            await self._all(ReloadKeys())  # first: a key that was taken back must not wait for models
         except RefusedError as error:
             LOG.error("not read again, the old ones stay: %s", error)
         for name in dict.fromkeys(entry.name for entry in self.entries):
@@ -85,20 +98,20 @@ class Processes:
     async def drain(self) -> None:
         """Every process says that it is not ready, and ends connections with its answers."""
         with suppress(asyncio.TimeoutError, RefusedError):  # of those that hang or are gone
-            await asyncio.wait_for(self._all(Drain()), NOTE_SECONDS)
+            await asyncio.wait_for(self._all(Drain()), FLUSH_SECONDS)
 
-    async def note(self) -> None:
+    async def flush(self) -> None:
         with suppress(asyncio.TimeoutError):  # of one that hangs: what it counted itself is there
-            await asyncio.wait_for(self._all(Note()), NOTE_SECONDS)
+            await asyncio.wait_for(self._all(Flush()), FLUSH_SECONDS)
 
     async def _load(self, name: str, folder: str, replaced: Replaced) -> Entry:
         """Has all processes load a version, and then all have it answer."""
         try:
             await self._all(Load(name, folder, replaced))
         except RefusedError:
-            await self._all(Drop())
+            await self._all(Rollback())
             raise
-        (loaded,) = await self._all(Put())
+        (loaded,) = await self._all(Commit())
         self.entries = await self._all(Catalogue())
         return loaded
 
@@ -116,38 +129,38 @@ class Processes:
         return answers[0]
 
 
-class Here:
-    """This process. `note` writes down for `/metrics` what only it knows."""
+class LocalWorker:
+    """A LocalWorker does in this process what is asked of it. `flush` writes its counters down for `/metrics`."""
 
-    def __init__(self, models: Models, keys: Keys, certificate: Certificate | None, note: Callable[[], None]) -> None:
-        self._models, self._keys, self._certificate, self._note = models, keys, certificate, note
-        self._loaded: tuple[Hosted, Replaced] | None = None
+    def __init__(self, models: Models, keys: Keys, certificate: Certificate | None, flush: Callable[[], None]) -> None:
+        self._models, self._keys, self._certificate, self._flush = models, keys, certificate, flush
+        self._loaded: tuple[LoadedModel, Replaced] | None = None
 
     async def ask(self, message: Message) -> Sequence[Entry]:
         match message:
             case Load(name, folder, replaced):
                 loop = asyncio.get_running_loop()
                 self._loaded = await loop.run_in_executor(None, self._models.opened, name, Path(folder)), replaced
-            case Put():
+            case Commit():
                 assert self._loaded
                 hosted, replaced = self._loaded
                 self._loaded = None
                 self._models.put(hosted, replaced)
-                self._note()
+                self._flush()
                 _tidy_up()
                 return [hosted.entry]
-            case Drop():
+            case Rollback():
                 self._loaded = None
                 _tidy_up()
             case Unload(name, version):
                 gone = [hosted.entry for hosted in self._models.unload(name, version)]
-                self._note()
+                self._flush()
                 _tidy_up()
                 return gone
-            case Reread():
+            case ReloadKeys():
                 self._reread()
-            case Note():
-                self._note()
+            case Flush():
+                self._flush()
             case Catalogue():
                 return [hosted.entry for hosted in self._models]
             case _:
