@@ -213,6 +213,18 @@ def test_links_lead_somewhere() -> None:
             assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
 
 
+def test_what_the_page_of_places_names_is_there() -> None:
+    text = (DOCS / "explanation" / "where.md").read_text()
+    pieces = re.split(r"`((?:engine|[a-z]+)/[\w./]*)`", text)
+    for path, after in zip(pieces[1::2], pieces[2::2], strict=True):
+        file = ROOT / path if path.startswith(("engine/", "src/")) else ROOT / "src" / "prunetime" / path
+        assert file.exists(), path
+        if name := re.match(r"\s+`([^`]+)`", after):
+            words = re.findall(r"\w+", name[1])
+            code = file.read_text()
+            assert all(re.search(rf"\b{word}\b", code) for word in words), f"{path}: {name[1]}"
+
+
 def test_the_site_builds(tmp_path: Path) -> None:
     settings = (ROOT / "zensical.toml").read_text(encoding="utf-8").replace("build/site", str(tmp_path / "site"))
     shutil.copytree(DOCS, tmp_path / "docs")
