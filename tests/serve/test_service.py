@@ -75,7 +75,7 @@ def test_without_a_core_to_spare_requests_are_computed_where_they_arrive(
 ) -> None:
     events = events_of(cores=cores, threads=threads)
     assert computed(events) == [LOOP] * REQUESTS
-    assert (LOOP, LOOP) not in pairwise(events)  # answers are sent, and requests read, between two
+    assert (LOOP, LOOP) not in pairwise(events)  # between two, the loop does what else there is
 
 
 def test_with_a_core_to_spare_they_are_handed_over_together(events_of: Callable[..., list[str]]) -> None:

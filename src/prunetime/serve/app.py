@@ -146,6 +146,7 @@ class App:
             if scope["method"] == "HEAD":
                 answer = Response(b"", answer.status, answer.kind, answer.headers)
             await self._send(request, send, answer)
+        # Only now: nobody waits for it.
         method, status = scope["method"], answer.status
         about = {"http.request.method": method, "http.route": path, "http.response.status_code": status}
         self.records.record(request, method, path, status, Span(f"{method} {path}", about, status >= 500))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import time
@@ -37,16 +36,12 @@ class Records:
         self._metrics, self._tracing = metrics, Tracing()
 
     def record(self, call: Call, method: str, route: str, status: int | str, span: Span) -> None:
-        """Has a request that was answered just now be recorded, in the next turn of the event loop: at the end of this
-        one the answer goes out. `status` is a number of HTTP, or a name of gRPC."""
+        """A request has just been answered, with `status`: a number of HTTP, or a name of gRPC."""
         spent = time.monotonic() - call.began
-        line = Line(call.id, PROCESS, method, route, status, round(1e3 * spent, 3), call.model)
-        self._tracing.record(call, span, spent)
-        asyncio.get_running_loop().call_soon(self._record, call, line)
-
-    def _record(self, call: Call, line: Line) -> None:
-        self._metrics.requests[line.route, str(line.status)].inc()
+        self._metrics.requests[route, str(status)].inc()
         for work in call.afterwards:
             work()
+        self._tracing.record(call, span, spent)
         if LOG.isEnabledFor(logging.INFO):
+            line = Line(call.id, PROCESS, method, route, status, round(1e3 * spent, 3), call.model)
             LOG.info("%s", msgspec.json.encode(line).decode())
