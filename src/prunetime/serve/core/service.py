@@ -237,7 +237,7 @@ class Service:
             await asyncio.sleep(0)  # others that have arrived come in
             return self._under_way == 1 and self.scheduler.run_now(work)
         await self._turn.acquire()
-        # Not released before this turn of the loop is over: in the next one, it reads and answers what has come meanwhile.
+        # Not released before this turn of the loop is over: the next one reads, and answers, what has come meanwhile.
         asyncio.get_running_loop().call_soon(self._turn.release)
         return time.monotonic() - call.began < AT_ONCE_WAITED and self.scheduler.run_now(work)
 
