@@ -37,9 +37,9 @@ RESAMPLES = 2_000
 def closed_loop(rival: Rival) -> float:
     """Requests a second of eight clients that each wait for their answer."""
     rival.signal(signal.SIGCONT)
-    found = asyncio.run(load(rival.port, rival.asks, Crowd(8), 3.0))
+    found = asyncio.run(load(rival.port, rival.asks, Crowd(8), PROBE_SECONDS))
     rival.signal(signal.SIGSTOP)
-    return len(found.seconds) / 3.0
+    return len(found.seconds) / PROBE_SECONDS
 
 
 def shares_in_time(rival: Rival, rates: np.ndarray) -> list[float]:

@@ -96,7 +96,7 @@ class App:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            request = Request(scope, receive, self.bodies, began=scope.get(ARRIVED) or time.monotonic())
+            request = Request(scope, receive, self.bodies, began=scope.get(ARRIVED, time.monotonic()))
             try:
                 await self._answer(request, send)
             finally:

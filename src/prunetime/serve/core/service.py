@@ -202,10 +202,10 @@ class Service:
         return family[-1]
 
     async def _computed(self, call: Call, timed: Timed, inputs: Inputs, deadline: float) -> Work:
-        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS:
+        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS and await self._at_once(call):
             problems: list[Exception | None] = []
             work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
-            if await self._at_once(call, work):
+            if self.scheduler.run_now(work):
                 _raise(problems[0])
                 return work
         # What is awaited holds no work and is never raised: a traceback holds this frame, which would hold it, and a
@@ -230,16 +230,16 @@ class Service:
         _raise(over.result())
         return work
 
-    async def _at_once(self, call: Call, work: Work) -> bool:
-        """Whether a short work was computed where it arrived. To hand it to the engine's thread pays only where a core
-        is free for that, and others have arrived meanwhile; otherwise all that come are computed here, in turn."""
+    async def _at_once(self, call: Call) -> bool:
+        """Whether a short request is to be computed where it arrived, as soon as it is its turn. To hand it to the
+        engine's thread pays only where a core is free for that, and others have arrived meanwhile."""
         if self._spare_core:
             await asyncio.sleep(0)  # others that have arrived come in
-            return self._under_way == 1 and self.scheduler.run_now(work)
+            return self._under_way == 1
         await self._turn.acquire()
         # Not released before this turn of the loop is over: the next one reads, and answers, what has come meanwhile.
         asyncio.get_running_loop().call_soon(self._turn.release)
-        return time.monotonic() - call.began < AT_ONCE_WAITED and self.scheduler.run_now(work)
+        return time.monotonic() - call.began < AT_ONCE_WAITED
 
     @staticmethod
     def _work(timed: Timed, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:

@@ -89,18 +89,18 @@ class Outcomes:
         except Exception as error:  # whoever asked hears of it, and others are served
             self._close_database()
             unavailable = isinstance(error, DatabaseError)
-            self._flush(error if unavailable else None)
+            self._note(error if unavailable else None)
             failure = UnavailableError(str(error)) if unavailable else error
             for future in futures:
                 with suppress(InvalidStateError):  # who asked has given up waiting
                     future.set_exception(failure)
         else:
-            self._flush(None)
+            self._note(None)
             for future in futures:
                 with suppress(InvalidStateError):
                     future.set_result(found)
 
-    def _flush(self, error: Exception | None) -> None:
+    def _note(self, error: Exception | None) -> None:
         """Says in the log that the database fails, and that it does no more: a line each, however many ask
         meanwhile."""
         if error and not self._failing:

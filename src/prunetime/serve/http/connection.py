@@ -137,7 +137,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._heads += 1
         self._head_bytes = 0
-        self.scope[ARRIVED] = time.monotonic()  # type: ignore[literal-required]
+        self.scope[ARRIVED] = time.monotonic()  # type: ignore[literal-required]  # ASGI allows it
         super().on_headers_complete()
         if self.server_state.draining:
             self.cycle.keep_alive = False
@@ -179,7 +179,7 @@ class Connection(HttpToolsProtocol):
         elif self.cycle.response_complete:  # and nobody reads the rest
             self.transport.close()
         else:
-            self.cycle.scope[LATE] = True  # type: ignore[literal-required]
+            self.cycle.scope[LATE] = True  # type: ignore[literal-required]  # ASGI allows it
             self.cycle.message_event.set()
 
     # What goes back
