@@ -41,7 +41,7 @@ from prunetime.models import families
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
-from prunetime.pipeline.learning import OF_ROWS
+from prunetime.pipeline.stages.learn import OF_ROWS
 from prunetime.pruning.block_importance import measure_block_importance
 from prunetime.pruning.criteria import ranks
 from prunetime.pruning.importance import measure_importance, save_scores

@@ -19,10 +19,10 @@ from search import RESULTS, SHARES, World, recorded_table, recorded_world
 from search_methods import evolved, ours, reinforced, scored
 
 from prunetime.core.artifact import write_json
-from prunetime.pipeline.settings import EFFORTS
 from prunetime.search.evolution import SearchSettings
 from prunetime.search.policy import PolicySettings
 from prunetime.search.promising import promising
+from prunetime.settings import EFFORTS
 
 PICKED = 0.7
 """Of the searched budget."""

@@ -30,7 +30,7 @@ from search_methods import METHODS
 from prunetime.core.arch import ArchSpec
 from prunetime.core.artifact import write_json
 from prunetime.core.plan import Plan
-from prunetime.pipeline.stages import THREADS
+from prunetime.pipeline.student import THREADS
 from prunetime.search.archive import Evaluation
 from prunetime.search.cluster import Workers
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows

@@ -25,6 +25,7 @@ PACKAGES = [
     "search",
     "export",
     "rivals",
+    "settings",
     "report",
     "pipeline",
     "serve",

@@ -49,7 +49,7 @@ class Engine:
         isa: str | None = None,
         *,
         spec: ArchSpec | None = None,
-        plan: Plan = Plan(),  # noqa: B008 (immutable)
+        plan: Plan = Plan(),
     ) -> None:
         try:
             stored = {name: np.require(array, requirements=["C", "A", "E"]) for name, array in weights.items()}

@@ -20,8 +20,9 @@ from prunetime.errors import InputError, ProfileError
 from prunetime.inference.engine import Engine
 from prunetime.inference.tokenize import Tokenizer
 from prunetime.latency import predictor, recording
-from prunetime.latency.measure import RETRY_SECONDS, Call, pinned, run_rounds, summarise
+from prunetime.latency.measure import Call, pinned, run_rounds, summarise
 from prunetime.latency.predictor import LatencyProfile
+from prunetime.latency.settings import TimingSettings
 from prunetime.latency.sublayers import ProfileKey, ffn_level, level_rows
 from prunetime.latency.synthetic import random_batch, random_weights
 from prunetime.latency.timing import Job, Timed, calls_of_specs, time_budget, time_settings
@@ -29,7 +30,6 @@ from prunetime.latency.timing import Job, Timed, calls_of_specs, time_budget, ti
 Progress = Callable[[int, int], None]
 
 _ROUNDS = 16
-_CALLS = 24
 _ERROR_ROUNDS = 5
 _ERROR_CALLS = 6
 
@@ -68,25 +68,28 @@ def record(
     pair: bool,
     budget: Budget,
     *,
-    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    plan: Plan = Plan(),
     blocks: Grain | None = None,
     tokens: bool = False,
+    timing: TimingSettings = TimingSettings(),
     on_progress: Progress | None = None,
 ) -> LatencyProfile:
     """Measures the profile of an encoder in the setting (length, batch, threads) of `budget`, on this machine.
 
     Encoders are run by `plan`. With `blocks` (rows and columns of one) the profile covers matrices stored so, with
-    `tokens` dropped tokens. What is noisy is measured again, for at most RETRY_SECONDS in all.
+    `tokens` dropped tokens. What is noisy is measured again, for at most `timing.retry_seconds` in all.
 
     Raises:
         ProfileError: `plan` differs between layers, or `tokens` for a head that reads every token's row.
     """
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
-    table = recording.record(key, config, plan=plan, blocks=blocks, tokens=tokens, on_progress=on_progress)
+    half = timing.retry_seconds / 2
+    covered: Any = {"blocks": blocks, "tokens": tokens}
+    table = recording.record(key, config, plan=plan, **covered, retry_seconds=half, on_progress=on_progress)
     specs = {"floor": ArchSpec.floor(config.dims), "dense": ArchSpec.full(config.dims)}
     with pinned(budget.threads):
         calls = calls_of_specs(specs, config, tokenizer, pair, budget, plan)
-        timed, noisy = _time_until_settled(calls, budget)
+        timed, noisy = _time_until_settled(calls, budget, timing)
     measured = {}
     for (scope, condition), samples in timed.items():
         floor, dense = summarise(samples["floor"]), summarise(samples["dense"])
@@ -116,7 +119,7 @@ def prediction_error(
     config: EncoderConfig,
     specs: Sequence[ArchSpec],
     *,
-    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    plan: Plan = Plan(),
     on_progress: Progress | None = None,
 ) -> PredictionError:
     """Error of `profile`, recorded for `plan`, on `specs`, each timed in turn with the dense encoder."""
@@ -134,7 +137,7 @@ def shares_of_dense(
     config: EncoderConfig,
     specs: Sequence[ArchSpec],
     *,
-    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    plan: Plan = Plan(),
 ) -> Iterator[float]:
     """Measured latency of each of `specs` in the setting of `key`, as a share of dense timed in turn with it."""
     batch = random_batch(config, key.batch, key.tokens)
@@ -176,15 +179,17 @@ def random_specs(
     return specs
 
 
-def _time_until_settled(calls: Mapping[str, Mapping[str, Call]], budget: Budget) -> tuple[Timed, bool]:
+def _time_until_settled(
+    calls: Mapping[str, Mapping[str, Call]], budget: Budget, timing: TimingSettings
+) -> tuple[Timed, bool]:
     """Samples of every setting, and whether those of the setting that `budget` is about stayed noisy."""
     start = time.monotonic()
-    timed = time_settings(calls, Job({}, budget, _ROUNDS, _CALLS, seconds=0.0))
-    deadline = time.monotonic() + min(RETRY_SECONDS / 2, time.monotonic() - start)
+    timed = time_settings(calls, Job({}, budget, _ROUNDS, timing.profile_calls, seconds=0.0))
+    deadline = time.monotonic() + min(timing.retry_seconds / 2, time.monotonic() - start)
     samples = timed[budget.scope, budget.condition]
     while noisy := any(summarise(values, budget.statistic).noisy for values in samples.values()):
         if time.monotonic() > deadline:
             break
-        more = time_budget(calls, budget, _ROUNDS, _CALLS)
+        more = time_budget(calls, budget, _ROUNDS, timing.profile_calls)
         samples = {name: np.concatenate((values, more[name])) for name, values in samples.items()}
     return timed | {(budget.scope, budget.condition): samples}, noisy

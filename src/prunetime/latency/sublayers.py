@@ -60,7 +60,7 @@ class ProfileKey:
         threads: int,
         batch: int,
         tokens: int,
-        plan: Plan = Plan(),  # noqa: B008 (immutable)
+        plan: Plan = Plan(),
     ) -> ProfileKey:
         """The key of a profile recorded now, on this machine, of encoders run by `plan`.
 

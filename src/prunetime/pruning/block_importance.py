@@ -14,7 +14,8 @@ from prunetime.models.encoder import SequenceClassifier, linears_of
 from prunetime.models.gates import block_sums
 from prunetime.models.losses import task_losses
 from prunetime.models.threads import training_on
-from prunetime.pruning.importance import OF_GRADIENT, Criterion, look_at
+from prunetime.pruning.importance import OF_GRADIENT, look_at
+from prunetime.pruning.methods import Criterion
 
 
 def measure_block_importance(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,11 +22,9 @@ from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.gates import ones
 from prunetime.models.losses import task_losses
 from prunetime.models.threads import training_on
+from prunetime.pruning.methods import Criterion
 
 BATCH = 32
-
-
-Criterion = Literal["fisher", "taylor", "magnitude", "movement"]
 
 OF_GRADIENT: dict[Criterion, Callable[[Tensor], Tensor]] = {"fisher": torch.square, "taylor": torch.abs}
 """What is averaged of the gradients of gates, for criteria that look at data."""

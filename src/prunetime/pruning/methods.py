@@ -8,6 +8,9 @@ from typing import Literal
 
 Method = Literal["search", "multilevel", "group-lasso", "polarisation", "identity-priors", "auto"]
 
+Criterion = Literal["fisher", "taylor", "magnitude", "movement"]
+"""What heads and FFN neurons are ordered by."""
+
 Pruner = Literal["top-k", "group-lasso", "polarisation", "identity-priors"]
 
 Level = Literal["rows", "blocks"]
