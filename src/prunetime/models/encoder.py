@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from prunetime.core.arch import MATRICES, ArchSpec, LayerSpec
+from prunetime.core.arrays import Array, Weights
 from prunetime.core.blocks import check_blocks
 from prunetime.core.config import FAMILIES, LEAST_LENGTH, Activation, EncoderConfig
 from prunetime.core.positions import BUCKETS
 from prunetime.errors import InputError
-from prunetime.models.compact import Weights, spec_of
+from prunetime.models.compact import spec_of
 from prunetime.models.distances import in_buckets, near, turned
 from prunetime.models.gates import LayerGates, over_tokens, where_alive
 from prunetime.models.pooling import pooled
@@ -347,13 +347,13 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def weights_of(model: nn.Module) -> Weights:
+def weights_of(model: nn.Module) -> dict[str, Array]:
     """The weights as numpy arrays (float32, and int32 for indices), copied."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
 
 
 def from_weights(
-    config: EncoderConfig, weights: Mapping[str, NDArray[Any]], dropout: float = 0.1, spec: ArchSpec | None = None
+    config: EncoderConfig, weights: Weights, dropout: float = 0.1, spec: ArchSpec | None = None
 ) -> SequenceClassifier:
     """The encoder that has these weights, pruned or not; in training mode, as every fresh module.
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunetime.core.arch import ArchSpec, LayerSpec
+from prunetime.core.arrays import Array, Weights
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
-from prunetime.models.compact import Weights
 from prunetime.models.encoder import Linears, linears_of
 from prunetime.models.families import family_config
 from prunetime.models.heads import CLASSES, Head, heads_of
@@ -95,7 +95,7 @@ class AttentionScores:
             hook.remove()
 
 
-def weights_from(model: PreTrainedModel, config: EncoderConfig) -> Weights:
+def weights_from(model: PreTrainedModel, config: EncoderConfig) -> dict[str, Array]:
     """The weights of the model by our names."""
     tensors = model.state_dict()
     if not isinstance(model, PrunetimePreTrainedModel):

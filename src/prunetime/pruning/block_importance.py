@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prunetime.core.arch import Grain, block_grid
 from prunetime.core.mask import Scores
+from prunetime.core.progress import Progress
 from prunetime.models.batches import Batch, TrainingData
 from prunetime.models.encoder import SequenceClassifier, linears_of
 from prunetime.models.gates import block_sums
@@ -26,7 +27,7 @@ def measure_block_importance(
     seed: int = 0,
     *,
     threads: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Scores:
     """Of a gate on each block of `grain` in the dense matrices of `model`, pruned or not, what `measure_importance`
     says of those on heads and rows: by matrix [row blocks, column blocks].

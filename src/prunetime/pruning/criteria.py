@@ -4,8 +4,8 @@ movement of their weights alone (movement pruning, arXiv 2005.07683)."""
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Float64Array
 from prunetime.core.mask import Scores
 
 
@@ -17,7 +17,7 @@ def ranks(scores: Scores) -> Scores:
     return [{name: _ranks(values) for name, values in layer.items()} for layer in scores]
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ranks(values: Float64Array) -> Float64Array:
     if values.min() == values.max():
         return np.zeros_like(values)
     order = values.ravel().argsort(kind="stable").argsort()

@@ -8,17 +8,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from prunetime.core.arch import Dims
+from prunetime.core.arrays import Float64Array, Weights
 from prunetime.core.artifact import write_bytes
 from prunetime.core.mask import PARTS, Scores, part_widths
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.models.batches import Batch, TrainingData
-from prunetime.models.compact import Weights
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.gates import ones
 from prunetime.models.losses import task_losses
@@ -41,7 +41,7 @@ def measure_importance(
     seed: int = 0,
     threads: int = 1,
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Scores:
     """What the loss tells of each gate, on `rows` rows drawn by `seed` (all where there are no more), without dropout.
 
@@ -79,7 +79,7 @@ def look_at(
     data: TrainingData,
     sample: tuple[int, int, int],
     each: Callable[[Batch], None],
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: Progress | None,
 ) -> int:
     """Calls `each` with batches of rows drawn from `data`, the model without dropout; returns how many rows they had.
 
@@ -100,8 +100,8 @@ def look_at(
 
 
 def _magnitudes(weights: Weights, dims: Dims) -> Scores:
-    def squares(layer: int, matrix: str, axis: int) -> NDArray[np.float64]:
-        weight: NDArray[np.float64] = weights[f"layers.{layer}.{matrix}.weight"].astype(np.float64)
+    def squares(layer: int, matrix: str, axis: int) -> Float64Array:
+        weight: Float64Array = weights[f"layers.{layer}.{matrix}.weight"].astype(np.float64)
         return np.asarray(np.square(weight).sum(axis), np.float64)
 
     scores: Scores = []

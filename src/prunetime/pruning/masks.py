@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prunetime.core.arch import TILE, ArchSpec, Dims, Grain, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arrays import BoolArray, Float32Array
 from prunetime.core.mask import PARTS, BlockMask, LayerMask, Mask, Scores, part_widths
 from prunetime.errors import InputError
 from prunetime.models.encoder import Linears
@@ -28,7 +28,7 @@ from prunetime.models.gates import SIDES, BlockGates, LayerGates
 from prunetime.pruning.methods import Pruner
 from prunetime.pruning.regularise import Cost, regularisation, share_of
 
-Kept = list[dict[str, NDArray[np.bool_]]]
+Kept = list[dict[str, BoolArray]]
 """What masks keep, for every layer: by part [n], or by matrix [row blocks, column blocks]."""
 
 TILES = {"attention_rows": TILE, "ffn": TILE, "ffn_rows": TILE}
@@ -112,7 +112,7 @@ class Learned:
     """
 
     kept: Kept
-    ratios: NDArray[np.float32]
+    ratios: Float32Array
 
 
 class LearnedMasks(nn.Module, ABC):

@@ -14,11 +14,12 @@ from functools import partial
 from typing import Any
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import memory_bytes
 from prunetime.core.plan import Plan
 from prunetime.errors import InputError, PrunetimeError, first_line
-from prunetime.inference.engine import ReferenceKernel, Weights, engine_build
+from prunetime.inference.engine import ReferenceKernel, engine_build
 from prunetime.search.evaluate import STATES_SHARE, Elastic, ElasticScorer, ScorerFor, ScoringRows
 
 try:

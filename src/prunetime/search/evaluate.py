@@ -13,13 +13,13 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Float32Array, Float64Array, Int32Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import memory_bytes
 from prunetime.core.plan import Plan
-from prunetime.inference.engine import Engine, Weights
+from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import compact, prefix_mask
 from prunetime.search.states import States, prefixes_with_states
@@ -39,7 +39,7 @@ class ScoringRows:
     of logits per token), the teacher's logits. With `among_tokens` every output chooses a token of its sequence."""
 
     tokens: Ragged
-    expected: NDArray[np.float32]
+    expected: Float32Array
     among_tokens: bool = False
 
 
@@ -47,9 +47,7 @@ ScorerFor = Callable[[ScoringRows], Scorer]
 """Scores the sub-networks of one encoder on these rows."""
 
 
-def agreement(
-    logits: NDArray[np.float32], expected: NDArray[np.float32], offsets: NDArray[np.int32] | None = None
-) -> float:
+def agreement(logits: Float32Array, expected: Float32Array, offsets: Int32Array | None = None) -> float:
     """Correlation, -1 to 1, of two models' logits [rows, outputs]; of two classes, that of their log odds.
 
     Pearson's, of all logits less the mean of their row (which a softmax does not see; not where there is one output)
@@ -63,16 +61,16 @@ def agreement(
     return float(np.vdot(a, b)) / sizes if sizes else 0.0
 
 
-def _centred(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def _centred(logits: Float32Array) -> Float64Array:
     logits = logits.astype(np.float64)
     if logits.shape[1] > 1:
         logits -= logits.mean(axis=1, keepdims=True)
-    centred: NDArray[np.float64] = logits - logits.mean(axis=0)
+    centred: Float64Array = logits - logits.mean(axis=0)
     # What is left of equal rows is rounding.
     return np.where(np.abs(centred).max(initial=0.0) > 1e-6 * np.abs(logits).max(initial=0.0), centred, 0.0)
 
 
-def _centred_by_sequence(logits: NDArray[np.float32], offsets: NDArray[np.int32]) -> NDArray[np.float64]:
+def _centred_by_sequence(logits: Float32Array, offsets: Int32Array) -> Float64Array:
     lengths = np.diff(offsets)[:, None]
     means = np.add.reduceat(logits.astype(np.float64), offsets[:-1], axis=0) / lengths
     return np.asarray(logits - np.repeat(means, lengths[:, 0], axis=0))
@@ -128,7 +126,7 @@ class ElasticScorer:
             logits = self._elastic.part(spec).logits(self._rows.tokens) if in_blocks else self._logits(spec)
             yield agreement(logits, self._rows.expected, offsets)
 
-    def _logits(self, spec: ArchSpec) -> NDArray[np.float32]:
+    def _logits(self, spec: ArchSpec) -> Float32Array:
         self._elastic.engine.select(spec)
         prefixes = prefixes_with_states(spec)
         start, leave = self._states.before(prefixes)

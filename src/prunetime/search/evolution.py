@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.progress import Progress
 from prunetime.errors import BudgetError, InputError, PrunetimeError
 from prunetime.search.archive import Archive, Evaluation, Kind, elites, preference
 from prunetime.search.critic import Critic
@@ -24,8 +25,6 @@ from prunetime.search.space import Genome, Space, fit_to
 
 Predict = Callable[[ArchSpec], float]
 """Latency of a spec in microseconds."""
-
-Progress = Callable[[int, int], None]
 
 BASELINE_CHOICES = 20
 """At most this many depth-only choices are scored (all of them up to 6 layers)."""
@@ -238,7 +237,7 @@ def search(
     settings: SearchSettings,
     *,
     mutator: Mutator | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     on_generation: Callable[[State], None] | None = None,
 ) -> Evaluation:
     """The best evaluation in the archive inside the budget, after `settings.evaluations` distinct genomes.
@@ -367,7 +366,7 @@ class _Run:
         scorer: Scorer,
         archive: Archive,
         settings: SearchSettings,
-        on_progress: Callable[[int, int], None] | None,
+        on_progress: Progress | None,
     ) -> None:
         self.space = space
         self.predict = predict

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Float64Array
 from prunetime.search.policy import Context, Edit, Lesson, Policy, learn
 from prunetime.search.space import USED, Genome, fit_to
 
@@ -108,7 +108,7 @@ class ReinforcedMutator:
                     edits[i].append(edit)
         return [Child(genome, took, tuple(made)) for genome, took, made in zip(genomes, us, edits, strict=True)]
 
-    def preferences(self, genome: Genome, target_us: float) -> NDArray[np.float64]:
+    def preferences(self, genome: Genome, target_us: float) -> Float64Array:
         """[genes, 2]: how likely the first edit of `genome` is to lower each gene, and to raise it."""
         actions = self.policy.actions
         (logs,) = self.policy.fixed_log_probabilities([Context(genome, self.latency(genome), target_us)])

@@ -15,13 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunetime.core.arrays import BoolArray, Float32Array, Float64Array
 from prunetime.models.threads import training_on
 from prunetime.search.space import Genes, Genome
-
-Floats = NDArray[np.float32]
 
 TINY = 1e-9
 
@@ -98,7 +96,7 @@ class Actions:
         """The gene that an action changes, and the level that it gives it."""
         return int(self.gene[action]), int(self.level[action])
 
-    def on(self, contexts: Sequence[Context]) -> tuple[Floats, Floats]:
+    def on(self, contexts: Sequence[Context]) -> tuple[Float32Array, Float32Array]:
         """`features` [n, actions, width] of every action in each of n contexts, and the logits of the prior
         [n, actions], minus infinity where an action changes nothing or is not allowed."""
         genomes = np.array([context.genome for context in contexts])
@@ -125,7 +123,7 @@ class Actions:
         return features, np.where(allowed, prior, -np.inf).astype(np.float32)
 
 
-def _standard(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _standard(values: Float64Array, where: BoolArray) -> Float64Array:
     """`values` [n, actions] in standard deviations from the mean of their row, both taken `where`; at most 3."""
     count = np.maximum(where.sum(1, keepdims=True), 1)
     centred = values - (values * where).sum(1, keepdims=True) / count
@@ -173,7 +171,7 @@ class Policy:
             edits.append(Edit(context, chosen, float(log[chosen])))
         return edits
 
-    def fixed_log_probabilities(self, contexts: Sequence[Context]) -> NDArray[np.float64]:
+    def fixed_log_probabilities(self, contexts: Sequence[Context]) -> Float64Array:
         """`log_probabilities` without gradients, on one thread: an edit must not depend on the number of cores."""
         with training_on(1), torch.no_grad():
             return np.asarray(self.log_probabilities(contexts).double().numpy(), np.float64)

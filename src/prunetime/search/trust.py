@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from prunetime.core.arrays import Float64Array
 
 RESAMPLES = 1_000
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Trust:
     overall: float
 
     @classmethod
-    def of(cls, budgets: Sequence[Floats]) -> Trust:
+    def of(cls, budgets: Sequence[Float64Array]) -> Trust:
         """From (score, quality) [sub-networks, 2] of each budget; higher is better of both."""
         rng = np.random.default_rng(0)
         drawn = [
@@ -42,7 +41,7 @@ class Trust:
         return asdict(self)
 
 
-def tau(groups: Sequence[Floats]) -> float:
+def tau(groups: Sequence[Float64Array]) -> float:
     """Concordant less discordant pairs of the points [n, 2] of each group, pooled, as a share of both."""
     signs = [np.sign(np.subtract.outer(x, x) * np.subtract.outer(y, y)) for x, y in (points.T for points in groups)]
     decided = sum(float(np.abs(each).sum()) for each in signs)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunetime.core.progress import Progress
 from prunetime.errors import PrunetimeError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def fit_on_every_rank(
     settings: TrainingSettings,
     folder: Path,
     teacher: SequenceClassifier | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     *,
     sub_networks: SubNetworks | None = None,
     mask_step: MaskStep | None = None,

@@ -13,12 +13,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Int32Array
+from prunetime.core.progress import Progress
 from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.models.batches import Batch, LengthBucketedBatches, Rows, TrainingData
@@ -103,7 +104,7 @@ def fit(
     settings: TrainingSettings,
     folder: Path,
     teacher: SequenceClassifier | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     *,
     sub_networks: SubNetworks | None = None,
     mask_step: MaskStep | None = None,
@@ -226,7 +227,7 @@ class _Loop(Trainer):
         data: TrainingData,
         settings: TrainingSettings,
         checkpoints: Path,
-        on_progress: Callable[[int, int], None] | None,
+        on_progress: Progress | None,
     ) -> None:
         self._data = data
         self._settings = settings
@@ -291,7 +292,7 @@ class _MarkComplete(TrainerCallback):
 
 
 class _Progress(TrainerCallback):
-    def __init__(self, on_progress: Callable[[int, int], None] | None) -> None:
+    def __init__(self, on_progress: Progress | None) -> None:
         self._on_progress = on_progress
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -335,7 +336,7 @@ def _warmup_then_decay(warmup: float, steps: int) -> Callable[[int], float]:
     return factor
 
 
-def _with_used_vocabulary(data: TrainingData) -> tuple[NDArray[np.int32], TrainingData]:
+def _with_used_vocabulary(data: TrainingData) -> tuple[Int32Array, TrainingData]:
     """The token ids that occur (and the padding), ascending, and the data with ids as positions among them."""
     used = np.union1d(data.tokens.ids, [data.pad_id]).astype(np.int32)
     ids = np.searchsorted(used, data.tokens.ids).astype(np.int32)
@@ -355,7 +356,7 @@ def _on(device: Device, *models: SequenceClassifier | None) -> Iterator[None]:
 
 
 @contextmanager
-def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[None]:
+def _word_rows(model: SequenceClassifier, used: Int32Array) -> Iterator[None]:
     """Within, the word table of `model` has only the rows `used`.
 
     Training it is the same as training the whole table: the other rows have no gradient and no weight decay, so
