@@ -73,7 +73,7 @@ def no_policy(problem: Problem, seed: int, evaluations: int) -> list[Evaluation]
     return evolved(problem, seed, evaluations, UniformMutator(problem.space.levels, problem.latency))
 
 
-def no_critic(problem: Problem, seed: int, evaluations: int) -> list[Evaluation]:
+def no_surrogate(problem: Problem, seed: int, evaluations: int) -> list[Evaluation]:
     return evolved(problem, seed, evaluations, reinforced(problem, seed, PolicySettings()), screened=1)
 
 
@@ -203,7 +203,7 @@ METHODS: dict[str, Method] = {
 ABLATIONS: dict[str, Method] = {
     "no learning": no_learning,
     "no policy": no_policy,
-    "no critic": no_critic,
+    "no critic": no_surrogate,
     "no crossover": no_crossover,
     "raw gains": raw_gains,
     "latency term": latency_term,

@@ -118,7 +118,7 @@ class Restart:
         return self
 
 
-def test_evolution_beats_random_search_and_a_critic_and_a_policy_beat_it(tmp_path):
+def test_evolution_beats_random_search_and_a_surrogate_and_a_policy_beat_it(tmp_path):
     def mean_best(name, mutator_of, changes):
         runs = [
             run(tmp_path / f"{name}{seed}", seed=seed, mutator=mutator_of(seed), changes=changes) for seed in range(2)

@@ -20,12 +20,12 @@ from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import THREADS, Models, archive_digest, engine_of, whole_groups
 from prunetime.pruning.importance import load_scores
+from prunetime.search.acquisition import surrogate_proposals
 from prunetime.search.archive import Archive, Evaluation, preference
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
 from prunetime.search.evolution import SearchSettings, State, finalists, rescore, score_into, search
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
-from prunetime.search.promising import promising
 from prunetime.search.space import Genome, Space
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def predictor(settings: Settings, space: Space, latency: LatencyProfile) -> Call
 def propose(
     run: Run, settings: Settings, models: Models, latency: LatencyProfile, target_us: float
 ) -> list[Evaluation]:
-    """What the search's critic expects most of within `target_us`, as many as there are finalists; without scores.
+    """Proposes as many structures within `target_us` as there are finalists, by the search's surrogate; without scores.
 
     Leaves them in `proposed.json`, so that a killed run goes on with the same ones.
     """
@@ -107,11 +107,11 @@ def propose(
         with Archive(run.path("evaluations.jsonl"), digest) as archive:
             visited = list(archive)
         generation = 1 + max((e.generation for e in visited), default=0)
-        found = promising(space.levels, latency_of, visited, target_us, settings.effort.finalists)
+        found = surrogate_proposals(space.levels, latency_of, visited, target_us, settings.effort.finalists)
         run.write("proposed.json", {"generation": generation, "genomes": found})
 
     inputs = {"archive": digest, "target_us": target_us}
-    run.do("propose", "Ask the critic of the search", inputs, ["proposed.json"], work)
+    run.do("propose", "Ask the surrogate of the search", inputs, ["proposed.json"], work)
     proposed = run.read("proposed.json")
     genomes = [tuple(genome) for genome in proposed["genomes"]]
     return [Evaluation(g, latency_of(g), np.nan, "evolution", proposed["generation"]) for g in genomes]

@@ -17,11 +17,11 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.progress import Progress
 from prunetime.errors import BudgetError, InputError, PrunetimeError
 from prunetime.search.archive import Archive, Evaluation, Kind, elites, preference
-from prunetime.search.critic import Critic
 from prunetime.search.evaluate import Scorer
 from prunetime.search.mutate import Child, Mutator, UniformMutator
 from prunetime.search.policy import Lesson
 from prunetime.search.space import Genome, Space, fit_to
+from prunetime.search.surrogate import Surrogate
 
 Predict = Callable[[ArchSpec], float]
 """Latency of a spec in microseconds."""
@@ -46,7 +46,7 @@ ATTEMPTS = 50
 class SearchSettings:
     """`evaluations` counts distinct genomes, baselines included. The parent is the best of `tournament` members of the
     population, crossed with the best of another tournament for a `crossover` share of the children. A generation has
-    `batch` children: those of `screened` times as many proposals of which a critic expects most. A share of them,
+    `batch` children: those of `screened` times as many proposals with the highest predicted scores. A share of them,
     `elsewhere`, is aimed at other budgets, so that the archive can answer those too. `latency_weight` is w of `Reward`.
     `seeds` are in the first population, in some ways fitted to the budget.
     """
@@ -97,17 +97,17 @@ class Reward:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A child, and the `parent` that it is to be better than; `guess` is the score that the critic expects of it."""
+    """A child, and the `parent` that it is to be better than; `predicted_score` is the surrogate's."""
 
     child: Child
     parent: Evaluation
     target_us: float
-    guess: float = math.nan
+    predicted_score: float = math.nan
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The proposals to score, and those for the searched budget that were passed over: of them a guess is known."""
+    """The proposals to score, and those for the searched budget that are not scored, but have predicted scores."""
 
     chosen: tuple[Proposal, ...]
     passed_over: tuple[Proposal, ...] = ()
@@ -130,25 +130,25 @@ def propose(
     settings: SearchSettings,
     rng: np.random.Generator,
     *,
-    critic: Critic | None = None,
+    surrogate: Surrogate | None = None,
     attempts: int = ATTEMPTS,
 ) -> Generation:
     """The next generation: distinct children not visited yet; fewer than a batch where no more are found.
 
-    `critic` screens them; by default it is one that has seen all that is visited. `attempts` are how many rounds of
+    `surrogate` screens them; by default one is fitted to all that is visited. `attempts` are how many rounds of
     proposals are made to find enough.
     """
-    if critic is None and settings.screened > 1:
-        critic = Critic.of(state.levels, list(state.visited.values()))
+    if surrogate is None and settings.screened > 1:
+        surrogate = Surrogate.fit(state.levels, list(state.visited.values()))
     elsewhere = int(rng.binomial(settings.batch, settings.elsewhere))
     chosen: dict[Genome, Proposal] = {}
     passed_over: list[Proposal] = []
     for count, parents in ((settings.batch - elsewhere, winners), (elsewhere, _of_other_budgets)):
         found = _proposals(state, settings, parents, settings.screened * count, attempts, rng)
-        if critic and found:
-            guesses = critic([p.child.genome for p in found])
-            found = [replace(p, guess=float(guess)) for p, guess in zip(found, guesses, strict=True)]
-            found.sort(key=lambda p: p.guess if parents is winners else p.guess - p.parent.score, reverse=True)
+        if surrogate and found:
+            scores = surrogate.predict([p.child.genome for p in found])
+            found = [replace(p, predicted_score=float(score)) for p, score in zip(found, scores, strict=True)]
+            found.sort(key=lambda p: p.predicted_score - (0.0 if parents is winners else p.parent.score), reverse=True)
         chosen |= {p.child.genome: p for p in found[:count]}
         if parents is winners:
             passed_over = found[count:]
@@ -165,7 +165,7 @@ def update(state: State, settings: SearchSettings, generation: Generation, score
     # The last generation of a search is scored only as far as evaluations are left.
     here = [(p, e) for p, e in zip(generation.chosen, scored, strict=False) if p.target_us == settings.budget_us]
     lessons = [Lesson(p.child.edits, gain(p, e.score), True) for p, e in here]
-    lessons += [Lesson(p.child.edits, gain(p, p.guess), False) for p in generation.passed_over]
+    lessons += [Lesson(p.child.edits, gain(p, p.predicted_score), False) for p in generation.passed_over]
     lessons = [lesson for lesson in lessons if math.isfinite(lesson.gain)]  # of and to what is inside the budget
     return replace(
         state,

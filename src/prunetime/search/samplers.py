@@ -20,11 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prunetime.search.archive import Evaluation
 from prunetime.search.axes import Axis, axis_of, in_range, is_gene
-from prunetime.search.critic import Critic
 from prunetime.search.evolution import Generation, Proposal, Reward, SearchSettings, State, propose, update, winners
 from prunetime.search.mutate import Child, ReinforcedMutator
 from prunetime.search.policy import Context, Edit, Policy, PolicySettings
 from prunetime.search.space import Genes, Genome
+from prunetime.search.surrogate import Surrogate
 
 PROPOSAL = "reinforced_evolution:proposal"
 """System attribute of a trial: where its parameters are from."""
@@ -35,8 +35,8 @@ ALWAYS_FITS = 1.0
 ATTEMPTS = 2
 """Rounds of proposals, before a point that has been tried is tried again."""
 
-CRITIC_SEES = 64
-"""The critic has seen so many of the best points, and as many of the last: its time grows with the cube of them."""
+SURROGATE_POINTS = 64
+"""The surrogate is fitted to so many of the best points, and as many of the last: its time grows with their cube."""
 
 LARGEST = 1e100
 """In place of an infinite value."""
@@ -57,7 +57,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class ReinforcedEvolutionSampler(BaseSampler):
-    """Ageing evolution whose children are drawn by a policy that learns and screened by a critic.
+    """Ageing evolution whose children are drawn by a policy that learns and screened by a surrogate.
 
     A proposal is a function of the seed, the number of the trial and the finished trials before it, so that a study
     goes on from any storage as if it had not been interrupted. The first `population` trials are random. Numbers may
@@ -155,8 +155,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
         while len(folded.history) + self._settings.batch <= len(trials):
             chunk = trials[len(folded.history) : len(folded.history) + self._settings.batch]
             folded = self._after(study, folded, chunk)
-        if folded.critic is None:
-            folded = replace(folded, critic=_critic(folded.state))
+        if folded.surrogate is None:
+            folded = replace(folded, surrogate=_fit_surrogate(folded.state))
         self._folded = folded
         late = trials[len(folded.history) :]
         known = {e.genome: e for e in (folded.evaluation(study, trial) for trial in late)}
@@ -193,7 +193,7 @@ class _Folded:
     history: tuple[Finished, ...]
     state: State
     parameters: dict[Genome, dict[str, Any]]
-    critic: Critic | None = None
+    surrogate: Surrogate | None = None
 
     @property
     def levels(self) -> Genome:
@@ -212,10 +212,10 @@ class _Folded:
         return Evaluation(self.genome(trial), ALWAYS_FITS + over, score, "evolution")
 
     def with_trials(self, trials: Sequence[FrozenTrial], state: State) -> _Folded:
-        """After these trials more, which led to `state`; without a critic."""
+        """After these trials more, which led to `state`; without a surrogate."""
         history = self.history + tuple(map(_finished, trials))
         parameters = self.parameters | {self.genome(trial): trial.params for trial in trials}
-        return replace(self, history=history, state=state, parameters=parameters, critic=None)
+        return replace(self, history=history, state=state, parameters=parameters, surrogate=None)
 
     def values(self, proposal: Proposal, rng: np.random.Generator) -> dict[str, Any]:
         """The parameters of a child: where it has the level of its parent, it has the value of its parent."""
@@ -237,26 +237,26 @@ class _FeasibleFirst(Reward):
 
 
 def _proposal(folded: _Folded, settings: SearchSettings, rng: np.random.Generator) -> Proposal:
-    """A child of the state; where there are hardly others, the best that the critic sees among those tried before."""
-    state, critic = folded.state, folded.critic
-    assert critic is not None
-    for chosen in propose(state, replace(settings, batch=1), rng, critic=critic, attempts=ATTEMPTS).chosen:
+    """A new child of the state; where hardly any is left, the best by the surrogate of those that were tried."""
+    state, surrogate = folded.state, folded.surrogate
+    assert surrogate is not None
+    for chosen in propose(state, replace(settings, batch=1), rng, surrogate=surrogate, attempts=ATTEMPTS).chosen:
         return chosen
     parents = winners(state, settings, settings.batch, rng)
     genomes, targets_us = [genome for _, genome, _ in parents], [target for _, _, target in parents]
     children = state.mutator.propose(genomes, targets_us, rng)
-    best = int(np.argmax(critic([child.genome for child in children])))
+    best = int(np.argmax(surrogate.predict([child.genome for child in children])))
     return Proposal(children[best], parents[best][0], targets_us[best])
 
 
-def _critic(state: State) -> Critic:
-    """A critic that has seen the best and the last points; what is infeasible has a score below all that is not."""
+def _fit_surrogate(state: State) -> Surrogate:
+    """Fits a surrogate to the best and the last points; an infeasible one gets a score below all feasible ones."""
     points = list(state.visited.values())
-    ranked = sorted(points, key=lambda e: state.reward(e, ALWAYS_FITS))[-CRITIC_SEES:]
-    seen = {e.genome: e for e in (*ranked, *points[-CRITIC_SEES:])}.values()
+    ranked = sorted(points, key=lambda e: state.reward(e, ALWAYS_FITS))[-SURROGATE_POINTS:]
+    seen = {e.genome: e for e in (*ranked, *points[-SURROGATE_POINTS:])}.values()
     feasible = [e.score for e in seen if e.predicted_us <= ALWAYS_FITS] or [0.0]
     worst, spread = min(feasible), (max(feasible) - min(feasible)) or 1.0
-    return Critic.of(
+    return Surrogate.fit(
         state.levels,
         [
             e if e.predicted_us <= ALWAYS_FITS else replace(e, score=worst - spread * min(e.predicted_us, LARGEST))

@@ -1,4 +1,4 @@
-"""What a search has learned of quality: a guess at the score of a genome before it is evaluated."""
+"""A surrogate model of scores: it predicts the score of a genome before that is evaluated."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from prunetime.search.archive import Evaluation
 from prunetime.search.space import Genome
 
 _BLAS = ThreadpoolController()
-"""One thread: matrices are small, and a guess must not depend on the number of cores."""
+"""One thread: matrices are small, and a prediction must not depend on the number of cores."""
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)
 """Length scales of the kernel, and noise as a share of it; the likeliest pair is taken."""
 
 TOP = 0.1
-"""Above the best score a guess goes on as the best share of scores rises."""
+"""Above the best score, predictions go on as steeply as this share of the scores, the best ones, rises."""
 
 LINEAR = 0.3
 """Weight of the linear kernel beside Matern's: a trend goes on where no genome was evaluated near."""
 
 
 @dataclass(frozen=True)
-class Critic:
+class Surrogate:
     """Gaussian process regression of scores on genomes (Rasmussen and Williams, "Gaussian Processes for Machine
     Learning", algorithm 2.1), the amplitude of the kernel being the likeliest.
 
@@ -47,8 +47,8 @@ class Critic:
     scores: Float64Array
 
     @classmethod
-    def of(cls, levels: Genome, evaluations: Sequence[Evaluation]) -> Critic:
-        """A critic that has seen `evaluations`, at least one."""
+    def fit(cls, levels: Genome, evaluations: Sequence[Evaluation]) -> Surrogate:
+        """Fits a surrogate to `evaluations`, at least one."""
         inputs = _inputs(levels, [e.genome for e in evaluations])
         scores, of_score, counts = np.unique([e.score for e in evaluations], return_inverse=True, return_counts=True)
         shares_below = (np.cumsum(counts) - 0.5 * counts) / counts.sum()
@@ -60,8 +60,8 @@ class Critic:
         _, weights, length = max(fits, key=lambda fit: fit[0])
         return cls(levels, inputs, weights, length, quantiles, scores)
 
-    def __call__(self, genomes: Sequence[Genome]) -> Float64Array:
-        """The expected score of each genome."""
+    def predict(self, genomes: Sequence[Genome]) -> Float64Array:
+        """The predicted mean of the score of each genome."""
         with _BLAS.limit(limits=1, user_api="blas"):
             cross = _kernel(_inputs(self.levels, genomes), self.inputs, self.length)
             return self._score(cross @ self.weights)
