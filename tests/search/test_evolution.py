@@ -114,7 +114,7 @@ class Restart:
         fitted = [fit_to(SPACE.levels, latency, SPACE.random(rng), target, rng) for target in targets_us]
         return [Child(*(found or (parent, latency(parent)))) for parent, found in zip(parents, fitted, strict=True)]
 
-    def learned(self, _):
+    def updated(self, _):
         return self
 
 
@@ -218,7 +218,7 @@ def test_the_given_mutator_makes_the_children(tmp_path):
             genomes = [(*parent[:-1], int(rng.integers(0, SPACE.levels[-1] + 1))) for parent in parents]
             return [Child(genome, latency(genome)) for genome in genomes]
 
-        def learned(self, _):
+        def updated(self, _):
             return self
 
     _, ours = run(tmp_path / "a.jsonl", mutator=LastGeneOnly())

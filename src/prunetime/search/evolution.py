@@ -19,7 +19,7 @@ from prunetime.errors import BudgetError, InputError, PrunetimeError
 from prunetime.search.archive import Archive, Evaluation, Kind, elites, preference
 from prunetime.search.evaluate import Scorer
 from prunetime.search.mutate import Child, Mutator, UniformMutator
-from prunetime.search.policy import Lesson
+from prunetime.search.policy import Transition
 from prunetime.search.space import Genome, Space, fit_to
 from prunetime.search.surrogate import Surrogate
 
@@ -164,12 +164,12 @@ def update(state: State, settings: SearchSettings, generation: Generation, score
 
     # The last generation of a search is scored only as far as evaluations are left.
     here = [(p, e) for p, e in zip(generation.chosen, scored, strict=False) if p.target_us == settings.budget_us]
-    lessons = [Lesson(p.child.edits, gain(p, e.score), True) for p, e in here]
-    lessons += [Lesson(p.child.edits, gain(p, p.predicted_score), False) for p in generation.passed_over]
-    lessons = [lesson for lesson in lessons if math.isfinite(lesson.gain)]  # of and to what is inside the budget
+    transitions = [Transition(p.child.edits, gain(p, e.score), True) for p, e in here]
+    transitions += [Transition(p.child.edits, gain(p, p.predicted_score), False) for p in generation.passed_over]
+    transitions = [each for each in transitions if math.isfinite(each.gain)]  # parent and child inside the budget
     return replace(
         state,
-        mutator=state.mutator.learned(lessons) if lessons else state.mutator,
+        mutator=state.mutator.updated(transitions) if transitions else state.mutator,
         population=(*state.population, *(e for _, e in here))[-settings.population :],
         visited={**state.visited, **{e.genome: e for e in scored}},
         generations=state.generations + 1,

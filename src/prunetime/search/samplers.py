@@ -317,7 +317,7 @@ def _to_json(levels: Genome, proposal: Proposal) -> dict[str, Any]:
 
 def _from_json(data: Any, evaluation: Evaluation, folded: _Folded) -> Proposal:
     """What led to a trial; one that another sampler proposed, or that was proposed when parameters had other levels, is
-    its own parent, and teaches nothing."""
+    its own parent, and no policy is updated on it."""
     child = Child(evaluation.genome, evaluation.predicted_us)
     visited = folded.state.visited
     if data is None or tuple(data.get("levels", ())) != folded.levels or tuple(data["parent"]) not in visited:
