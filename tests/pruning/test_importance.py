@@ -12,8 +12,7 @@ from prunetime.models.encoder import from_weights, weights_of
 from prunetime.models.gates import ones
 from prunetime.models.losses import task_losses
 from prunetime.models.threads import training_on
-from prunetime.pruning.criteria import ranks
-from prunetime.pruning.importance import load_scores, measure_importance, save_scores
+from prunetime.pruning.importance import load_scores, measure_importance, rank_transform, save_scores
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +61,7 @@ def test_magnitudes_are_the_squares_of_all_weights_that_leave_with_a_part():
 def test_before_anything_has_moved_nothing_matters():
     model, data = made()
     assert not flat(measure_importance(model, data, "movement")).any()
-    assert not flat(ranks(measure_importance(model, data, "movement"))).any()
+    assert not flat(rank_transform(measure_importance(model, data, "movement"))).any()
 
 
 @pytest.mark.parametrize(("criterion", "of_gradient"), [("fisher", np.square), ("taylor", np.abs)])

@@ -17,7 +17,7 @@ from prunetime.errors import InputError
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, linears_of, weights_of
-from prunetime.pruning.criteria import ranks
+from prunetime.pruning.importance import rank_transform
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate, masks_on
 from prunetime.pruning.regularise import LEAST, STRENGTH, WeightsKept, regularisation, share_of
@@ -187,7 +187,7 @@ def test_slopes_are_those_of_the_weights() -> None:
 
 def test_parts_that_matter_most_at_first_are_kept_where_training_says_nothing() -> None:
     scores = [{"heads": np.array([0.1, 0.4, 0.2, 0.3]), "ffn": np.arange(256.0)} for _ in range(2)]
-    masks = masks_on(rows_step(0.6, scores=ranks(scores)), linears_of(dense().layers))
+    masks = masks_on(rows_step(0.6, scores=rank_transform(scores)), linears_of(dense().layers))
     masks.settle()
     kept = masks.learned().kept[0]
     assert not kept["ffn"].all()

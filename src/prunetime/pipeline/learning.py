@@ -20,14 +20,13 @@ from prunetime.pipeline.run import Progress, Run, digest_of
 from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.pruning.block_importance import measure_block_importance
-from prunetime.pruning.criteria import ranks
-from prunetime.pruning.importance import load_scores
+from prunetime.pruning.importance import load_scores, rank_transform
 from prunetime.pruning.masks import Learned, MaskStep, mask_of
 from prunetime.pruning.methods import LEARNED, LearnedMethod, Level
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import Microseconds
 from prunetime.search.archive import Archive
-from prunetime.training.together import fit_on_every_rank
+from prunetime.training.distributed import fit_on_every_rank
 
 OF_ROWS = 0.75
 """Of two levels, heads and rows leave this power of the share that is to be left in the end of the latency above the
@@ -137,7 +136,7 @@ class Learning:
 
         def work(progress: Progress) -> None:
             model = from_weights(config, start.model.weights, spec=start.mask.spec())
-            scores = ranks(self._first_scores(level, model))
+            scores = rank_transform(self._first_scores(level, model))
             grain, pruner = self.settings.grain if level == "blocks" else None, self.method.pruner
             step = MaskStep(config.dims, start.mask.spec(), self.cost, target_us, grain, scores, pruner=pruner)
             learned = self._train(model, start, step, progress)

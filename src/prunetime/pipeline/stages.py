@@ -32,7 +32,7 @@ from prunetime.pipeline.settings import AUTO, Settings
 from prunetime.pipeline.source import Source
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
 from prunetime.search.elastic import Sandwich
-from prunetime.training.together import fit_on_every_rank
+from prunetime.training.distributed import fit_on_every_rank
 
 if TYPE_CHECKING:
     from prunetime.training.trainer import TrainingSettings

@@ -120,6 +120,22 @@ def _magnitudes(weights: Weights, dims: Dims) -> Scores:
     return scores
 
 
+def rank_transform(scores: Scores) -> Scores:
+    """Replaces the scores of each part by their ranks, evenly from 0 (the lowest) to 1.
+
+    Learned masks start from these: they are comparable with what training adds to them. Equal scores of a whole part
+    order nothing and become zeros.
+    """
+    return [{name: _rank_transform(values) for name, values in layer.items()} for layer in scores]
+
+
+def _rank_transform(values: Float64Array) -> Float64Array:
+    if values.min() == values.max():
+        return np.zeros_like(values)
+    order = values.ravel().argsort(kind="stable").argsort()
+    return (order / max(1, values.size - 1)).reshape(values.shape)
+
+
 def save_scores(scores: Scores, path: Path) -> None:
     """Writes `layers.{i}.{part}`, float64, as a safetensors file; raises InputError where it cannot be written."""
     write_bytes(path, save({f"layers.{i}.{name}": layer[name] for i, layer in enumerate(scores) for name in PARTS}))

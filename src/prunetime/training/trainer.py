@@ -24,10 +24,10 @@ from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.models.batches import Batch, LengthBucketedBatches, Rows, TrainingData
 from prunetime.models.distill import Distillation, choice_of, distilled_loss
+from prunetime.models.distributed import DistributedBatchSampler, all_reduce_mean
 from prunetime.models.encoder import Output, SequenceClassifier, linears_of
 from prunetime.models.losses import kept_of, mean_over_rows, task_losses
 from prunetime.models.prefix import run_prefix
-from prunetime.models.ranks import Share, mean_over_ranks
 from prunetime.models.threads import training_on
 from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
 from prunetime.pruning.pruners import masks_on
@@ -262,15 +262,15 @@ class _Loop(Trainer):
             self._data.lengths, settings.batch_size, settings.steps(len(self._data)), settings.seed
         )
         # Accelerate would give each rank whole batches, or drop those that are not full.
-        share = Share(order, self.args.process_index, self.args.world_size)
-        return DataLoader(Rows(self._data), batch_sampler=share, collate_fn=_as_it_is)
+        sampler = DistributedBatchSampler(order, self.args.process_index, self.args.world_size)
+        return DataLoader(Rows(self._data), batch_sampler=sampler, collate_fn=_as_it_is)
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         step = self.state.global_step
         torch.manual_seed(_seed_of(self._settings.seed, step, self.args.process_index))
         seeded: dict[str, Any] = {**inputs, "seed": _seed_of(self._settings.seed, step)}
         # Of all ranks: where one of them fails, all do, and none waits for it.
-        loss = mean_over_ranks(super().training_step(model, seeded, num_items_in_batch))
+        loss = all_reduce_mean(super().training_step(model, seeded, num_items_in_batch))
         if not torch.isfinite(loss):
             raise PrunetimeError(
                 f"the training loss is {float(loss)} at step {step}: lower the learning rate "
