@@ -22,8 +22,8 @@ from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.report.render import render
 from prunetime.search.archive import Archive
+from prunetime.search.proxy_validation import ProxyValidation
 from prunetime.search.space import Genome, Space, fit_to
-from prunetime.search.trust import Trust
 from prunetime.training.trainer import discard_checkpoints
 
 SHARES = (1.0, 0.8, 0.6)
@@ -61,7 +61,7 @@ def trust(origin: Path, reporter: Reporter) -> dict[str, Any]:
             title = f"Tune structure {number} of {len(sample)}"
             point["quality"] = _quality(run, source, settings, models, tuple(point["genome"]), title)
         pairs = {share: [(p["score"], sign * p["quality"]) for p in sample if p["share"] == share] for share in SHARES}
-        found = Trust.of([np.array(points) for points in pairs.values()]).to_json() | {"points": sample}
+        found = ProxyValidation.of([np.array(points) for points in pairs.values()]).to_json() | {"points": sample}
         run.write("trust.json", found)
         return found | {"report": str(render(origin))}
 
