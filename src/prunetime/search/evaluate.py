@@ -22,7 +22,7 @@ from prunetime.core.plan import Plan
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import compact, prefix_mask
-from prunetime.search.states import States, prefixes_with_states
+from prunetime.search.hidden_state_cache import HiddenStateCache, cacheable_prefixes
 
 
 class Scorer(Protocol):
@@ -76,8 +76,8 @@ def _centred_by_sequence(logits: Float32Array, offsets: Int32Array) -> Float64Ar
     return np.asarray(logits - np.repeat(means, lengths[:, 0], axis=0))
 
 
-STATES_SHARE = 1 / 4
-"""Of the memory, for the states that scorers keep."""
+CACHE_SHARE = 1 / 4
+"""The share of the memory for the hidden states that scorers cache."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,16 @@ class ElasticScorer:
     """Runs sub-networks of an elastic encoder on the rows that choose: prefixes of weights packed once, but those in
     blocks, which are packed one by one.
 
-    A candidate whose first layers are those of one that was scored before goes on from what came out of them. A search
-    changes a few genes at a time, so that this saves half of the work (docs/STATUS.md, "Measured").
+    A candidate whose first layers are those of one that was scored before goes on from their cached hidden states. A
+    search changes a few genes at a time, so that this saves half of the work (docs/STATUS.md, "Measured").
     """
 
-    def __init__(self, elastic: Elastic, rows: ScoringRows, states_bytes: int | None = None) -> None:
-        """What comes out of layers is kept in `states_bytes` at most, by default a quarter of the memory."""
+    def __init__(self, elastic: Elastic, rows: ScoringRows, cache_bytes: int | None = None) -> None:
+        """Hidden states are cached in at most `cache_bytes`, by default a quarter of the memory."""
         self._elastic = elastic
         self._rows = rows
-        most = int(STATES_SHARE * memory_bytes()) if states_bytes is None else states_bytes
-        self._states = States((rows.tokens.ids.size, elastic.config.dims.hidden), most)
+        max_bytes = int(CACHE_SHARE * memory_bytes()) if cache_bytes is None else cache_bytes
+        self._cache = HiddenStateCache((rows.tokens.ids.size, elastic.config.dims.hidden), max_bytes)
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """The agreement of the engine's logits with those expected."""
@@ -128,8 +128,8 @@ class ElasticScorer:
 
     def _logits(self, spec: ArchSpec) -> Float32Array:
         self._elastic.engine.select(spec)
-        prefixes = prefixes_with_states(spec)
-        start, leave = self._states.before(prefixes)
+        prefixes = cacheable_prefixes(spec)
+        start, leave = self._cache.reserve(prefixes)
         logits = self._elastic.engine.logits_between(self._rows.tokens, start, leave)
-        self._states.keep(prefixes, leave)
+        self._cache.store(prefixes, leave)
         return logits

@@ -19,7 +19,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetime.search.archive import Evaluation
-from prunetime.search.axes import Axis, axis_of, in_range, is_gene
+from prunetime.search.dimensions import Dimension, dimension_of, in_range, is_gene
 from prunetime.search.evolution import Generation, Proposal, Reward, SearchSettings, State, propose, update, winners
 from prunetime.search.mutate import Child, ReinforcedMutator
 from prunetime.search.policy import Context, Edit, Policy, PolicySettings
@@ -163,11 +163,11 @@ class ReinforcedEvolutionSampler(BaseSampler):
         return replace(folded, state=replace(folded.state, visited={**folded.state.visited, **known}))
 
     def _initial(self, study: Study, space: SpaceOfStudy, trials: Sequence[FrozenTrial]) -> _Folded:
-        axes = {name: axis_of(distribution, len(space)) for name, distribution in space.items()}
-        levels = tuple(axis.top for axis in axes.values())
+        dimensions = {name: dimension_of(distribution, len(space)) for name, distribution in space.items()}
+        levels = tuple(dimension.top for dimension in dimensions.values())
         policy = Policy.fresh(_unknown(levels), self._policy, self._seed)
         state = State(levels, ReinforcedMutator(policy, lambda _: ALWAYS_FITS), Reward(0.0, 1.0), (), {})
-        folded = _Folded(space, axes, (), state, {})
+        folded = _Folded(space, dimensions, (), state, {})
         population = tuple(folded.evaluation(study, trial) for trial in trials)
         scores = [e.score for e in population if abs(e.score) < LARGEST] or [0.0]
         reward = _FeasibleFirst(float(np.median(scores)), float(np.std(scores)) or 1.0)
@@ -189,7 +189,7 @@ class _Folded:
     """The state after the trials of a `history` in a study of this space, and the parameters of each genome."""
 
     space: SpaceOfStudy
-    axes: Mapping[str, Axis]
+    dimensions: Mapping[str, Dimension]
     history: tuple[Finished, ...]
     state: State
     parameters: dict[Genome, dict[str, Any]]
@@ -200,7 +200,7 @@ class _Folded:
         return self.state.levels
 
     def genome(self, trial: FrozenTrial) -> Genome:
-        return tuple(axis.level_of(trial.params[name]) for name, axis in self.axes.items())
+        return tuple(dimension.level_of(trial.params[name]) for name, dimension in self.dimensions.items())
 
     def evaluation(self, study: Study, trial: FrozenTrial) -> Evaluation:
         """The trial as a genome with a score; over the budget by as much as it violates constraints."""
@@ -221,10 +221,10 @@ class _Folded:
         """The parameters of a child: where it has the level of its parent, it has the value of its parent."""
         of_parent = self.parameters.get(proposal.parent.genome)
         found = {}
-        genes = zip(self.axes.items(), proposal.child.genome, proposal.parent.genome, strict=True)
-        for (name, axis), level, before in genes:
+        genes = zip(self.dimensions.items(), proposal.child.genome, proposal.parent.genome, strict=True)
+        for (name, dimension), level, before in genes:
             kept = of_parent is not None and level == before
-            found[name] = of_parent[name] if kept and of_parent else axis.value_at(level, rng)
+            found[name] = of_parent[name] if kept and of_parent else dimension.value_at(level, rng)
         return found
 
 
