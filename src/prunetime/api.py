@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prunetime.core.arch import Grain
     from prunetime.core.task import Kind
     from prunetime.pruning.importance import Criterion
-    from prunetime.pruning.methods import Method
+    from prunetime.pruning.methods import PruningMethod
 
 PathLike = str | os.PathLike[str]
 
@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
     importance: Criterion
     tokens: bool
     blocks: Grain
-    method: Method
+    method: PruningMethod
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from prunetime.core.task import Kind
 from prunetime.errors import InputError
 from prunetime.pipeline.settings import AUTO, EFFORTS, Settings
 from prunetime.pruning.importance import Criterion
-from prunetime.pruning.methods import Method
+from prunetime.pruning.methods import PruningMethod
 from prunetime.report.command import command
 from prunetime.tasks.table import join_columns, split_columns
 
@@ -50,7 +50,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "max_loss": st.floats(0.0, 1.0, exclude_max=True),
     "importance": st.sampled_from(get_args(Criterion)),
     "blocks": st.none() | st.sampled_from(GRAINS),
-    "method": st.sampled_from(get_args(Method)),
+    "method": st.sampled_from(get_args(PruningMethod)),
 }
 
 

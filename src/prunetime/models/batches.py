@@ -20,7 +20,7 @@ from prunetime.inference.ragged import Ragged
 from prunetime.inference.tagging import NO_LABEL
 from prunetime.inference.twins import both
 
-Batch = dict[str, Tensor]
+TrainingBatch = dict[str, Tensor]
 """`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows] ([rows, 2] of answers,
 [rows, tokens] of words; of pairs that are read apart [rows / 2]); `skipped` [rows] where pooling leaves out tokens."""
 
@@ -70,7 +70,7 @@ class TrainingData:
         tokens, labels = self._of(examples)
         return replace(self, tokens=tokens, labels=labels)
 
-    def batch(self, examples: Sequence[int] | NDArray[np.integer]) -> Batch:
+    def batch(self, examples: Sequence[int] | NDArray[np.integer]) -> TrainingBatch:
         """The examples as padded tensors."""
         tokens, labels = self._of(examples)
         ids, mask, types = tokens.padded(self.pad_id)
@@ -114,7 +114,7 @@ class TrainingData:
         return total.hexdigest()
 
 
-class Rows(Dataset[Batch]):
+class BatchDataset(Dataset[TrainingBatch]):
     """Lets a DataLoader fetch a whole batch at once."""
 
     def __init__(self, data: TrainingData) -> None:
@@ -123,10 +123,10 @@ class Rows(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._data)
 
-    def __getitem__(self, row: int) -> Batch:
+    def __getitem__(self, row: int) -> TrainingBatch:
         return self._data.batch([row])
 
-    def __getitems__(self, rows: list[int]) -> Batch:
+    def __getitems__(self, rows: list[int]) -> TrainingBatch:
         return self._data.batch(rows)
 
 

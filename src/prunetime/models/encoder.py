@@ -92,7 +92,7 @@ class Embeddings(nn.Module):
         return counted.cumsum(dim=1) * counted + self.position_offset - 1
 
 
-class Layer(nn.Module):
+class EncoderLayer(nn.Module):
     """Attention and FFN, each with its residual and LayerNorm; only what the spec keeps is there. `index` is the
     layer's."""
 
@@ -290,7 +290,7 @@ class Parts(NamedTuple):
 def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> Parts:
     """The modules of an encoder of `spec`."""
     config.check(spec)
-    layers = nn.ModuleList(Layer(config, index, layer, dropout) for index, layer in enumerate(spec.layers))
+    layers = nn.ModuleList(EncoderLayer(config, index, layer, dropout) for index, layer in enumerate(spec.layers))
     return Parts(
         Embeddings(config, dropout), layers, _norm(config, FAMILIES[config.family].pre_norm), Head(config, dropout)
     )

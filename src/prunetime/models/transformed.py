@@ -17,7 +17,7 @@ from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.encoder import Linears, linears_of
 from prunetime.models.families import family_config
-from prunetime.models.heads import CLASSES, Head, heads_of
+from prunetime.models.heads import CLASSES, HeadKind, heads_of
 from prunetime.models.modeling import OF_HEAD, PrunetimeConfig, PrunetimePreTrainedModel
 from prunetime.models.names import NAMES, our_names
 
@@ -29,7 +29,7 @@ class Encoder:
     config: EncoderConfig
     spec: ArchSpec
     linears: Linears
-    head: Head
+    head: HeadKind
 
 
 def encoder_of(model: PreTrainedModel) -> Encoder:
@@ -61,7 +61,7 @@ def encoder_of(model: PreTrainedModel) -> Encoder:
     return Encoder(replace(config, rows=OF_HEAD[head].rows), ArchSpec.full(config.dims), linears, head)
 
 
-def head_of_class(model: PreTrainedModel) -> Head:
+def head_of_class(model: PreTrainedModel) -> HeadKind:
     """What the model's class is for."""
     return next(iter(heads_of([type(model).__name__])), "embedding")
 

@@ -23,7 +23,7 @@ from prunetime.pruning.importance import load_scores
 from prunetime.search.acquisition import surrogate_proposals
 from prunetime.search.archive import Archive, Evaluation, preference
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
-from prunetime.search.evolution import SearchSettings, State, finalists, rescore, score_into, search
+from prunetime.search.evolution import SearchSettings, SearchState, finalists, rescore, score_into, search
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
 from prunetime.search.space import Genome, Space
@@ -67,7 +67,7 @@ def choose(
                 mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), settings.seed), latency_of)
                 log: list[dict[str, Any]] = []
 
-                def note(state: State) -> None:
+                def note(state: SearchState) -> None:
                     best = min(state.population, key=preference)
                     liked = cast(ReinforcedMutator, state.mutator).preferences(best.genome, target_us)
                     log.append({"generation": state.generations, "genome": best.genome, "preferences": liked.tolist()})

@@ -22,7 +22,7 @@ from prunetime.pipeline.source import Source
 from prunetime.pruning.block_importance import measure_block_importance
 from prunetime.pruning.importance import load_scores, rank_transform
 from prunetime.pruning.masks import Learned, MaskStep, mask_of
-from prunetime.pruning.methods import LEARNED, LearnedMethod, Level
+from prunetime.pruning.methods import LEARNED, Granularity, LearnedMethod
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import Microseconds
 from prunetime.search.archive import Archive
@@ -130,7 +130,7 @@ class Learning:
         predicted_us = self.cost(Mask.from_json(self.run.read("mask.json")).spec())
         leave_chosen(self.run, self._digest(start.name, target_us), predicted_us)
 
-    def _learn(self, level: Level, start: Start, target_us: float, left: Left) -> None:
+    def _learn(self, level: Granularity, start: Start, target_us: float, left: Left) -> None:
         """Learns masks of one level of `start`, distilled from it."""
         config = start.model.manifest.config
 
@@ -152,7 +152,7 @@ class Learning:
         title = f"Learn which {OF[level]} to keep, down to {target_us:.0f} us"
         self.run.do(f"learn-{level}", title, self._digest(start.name, target_us), [*astuple(left)], work)
 
-    def _first_scores(self, level: Level, model: SequenceClassifier) -> Scores:
+    def _first_scores(self, level: Granularity, model: SequenceClassifier) -> Scores:
         settings = self.settings
         if level == "rows":
             return load_scores(self.run.path("importance.safetensors"), model.config.dims)

@@ -12,7 +12,7 @@ from prunetime.core.plan import PRECISIONS, Precision
 from prunetime.core.task import Kind
 from prunetime.errors import InputError
 from prunetime.pruning.importance import Criterion
-from prunetime.pruning.methods import LEARNED, Method
+from prunetime.pruning.methods import LEARNED, PruningMethod
 from prunetime.search.space import Space
 
 AUTO: Final = "auto"
@@ -92,7 +92,7 @@ class Settings:
     importance: Criterion = "fisher"
     tokens: bool = False
     blocks: Grain | None = None
-    method: Method = "search"
+    method: PruningMethod = "search"
 
     def __post_init__(self) -> None:
         if self.precision not in (*PRECISIONS, AUTO):
@@ -103,8 +103,8 @@ class Settings:
             raise InputError(f"importance is {self.importance!r}; it must be {' or '.join(get_args(Criterion))}")
         if self.blocks is not None and self.blocks not in GRAINS:
             raise InputError(f"blocks are {self.blocks!r}; they must be of one of the sizes {GRAINS}")
-        if self.method not in get_args(Method):
-            raise InputError(f"method is {self.method!r}; it must be {' or '.join(get_args(Method))}")
+        if self.method not in get_args(PruningMethod):
+            raise InputError(f"method is {self.method!r}; it must be {' or '.join(get_args(PruningMethod))}")
         learned = LEARNED.get(self.method)
         if self.importance == "movement" and not learned:
             raise InputError("--importance movement orders nothing before masks are learned: use --method multilevel")

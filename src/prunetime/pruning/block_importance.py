@@ -10,7 +10,7 @@ from torch import Tensor
 from prunetime.core.arch import Grain, block_grid
 from prunetime.core.mask import Scores
 from prunetime.core.progress import Progress
-from prunetime.models.batches import Batch, TrainingData
+from prunetime.models.batches import TrainingBatch, TrainingData
 from prunetime.models.encoder import SequenceClassifier, linears_of
 from prunetime.models.gates import block_sums
 from prunetime.models.losses import task_losses
@@ -42,7 +42,7 @@ def measure_block_importance(
         for layer in weights
     ]
 
-    def add(batch: Batch) -> None:
+    def add(batch: TrainingBatch) -> None:
         labels = batch.pop("labels")
         loss = task_losses(model(**batch).logits, labels, data.task).sum()
         gradients = iter(torch.autograd.grad(loss, [weight for layer in weights for weight in layer.values()]))

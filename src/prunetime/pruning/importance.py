@@ -18,7 +18,7 @@ from prunetime.core.artifact import write_bytes
 from prunetime.core.mask import PARTS, Scores, part_widths
 from prunetime.core.progress import Progress
 from prunetime.errors import InputError
-from prunetime.models.batches import Batch, TrainingData
+from prunetime.models.batches import TrainingBatch, TrainingData
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.models.gates import ones
 from prunetime.models.losses import task_losses
@@ -60,7 +60,7 @@ def measure_importance(
     widths = part_widths(dims)
     scores: Scores = [{name: np.zeros(width) for name, width in widths.items()} for _ in range(dims.layers)]
 
-    def add(batch: Batch) -> None:
+    def add(batch: TrainingBatch) -> None:
         labels = batch.pop("labels")
         gates = ones(dims, len(batch["input_ids"]))
         losses = task_losses(model(**batch, gates=gates).logits, labels, data.task)
@@ -78,7 +78,7 @@ def look_at(
     model: SequenceClassifier,
     data: TrainingData,
     sample: tuple[int, int, int],
-    each: Callable[[Batch], None],
+    each: Callable[[TrainingBatch], None],
     on_progress: Progress | None,
 ) -> int:
     """Calls `each` with batches of rows drawn from `data`, the model without dropout; returns how many rows they had.

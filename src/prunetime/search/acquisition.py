@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunetime.search.archive import Evaluation, preference
-from prunetime.search.mutate import Latency, UniformMutator
+from prunetime.search.mutate import GenomeLatency, UniformMutator
 from prunetime.search.space import Genome, fit_to
 from prunetime.search.surrogate import Surrogate
 
@@ -21,7 +21,7 @@ FITTED = 3
 
 
 def surrogate_proposals(
-    levels: Genome, latency: Latency, visited: Sequence[Evaluation], budget_us: float, count: int
+    levels: Genome, latency: GenomeLatency, visited: Sequence[Evaluation], budget_us: float, count: int
 ) -> list[Genome]:
     """Proposes up to `count` genomes inside the budget that are not among `visited`, the highest predicted score first.
 

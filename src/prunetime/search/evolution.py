@@ -2,7 +2,7 @@
 
 Ageing evolution (Real et al., "Regularized Evolution for Image Classifier Architecture Search", arXiv 1802.01548) whose
 mutator may learn (SwiftPruner, arXiv 2209.00625). A search is a fold over generations: `propose` and `update` are
-functions of a `State`.
+functions of a `SearchState`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from prunetime.core.arch import ArchSpec
 from prunetime.core.progress import Progress
 from prunetime.errors import BudgetError, InputError, PrunetimeError
-from prunetime.search.archive import Archive, Evaluation, Kind, elites, preference
+from prunetime.search.archive import Archive, Evaluation, ProposalKind, elites, preference
 from prunetime.search.evaluate import Scorer
 from prunetime.search.mutate import Child, Mutator, UniformMutator
 from prunetime.search.policy import Transition
@@ -114,7 +114,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class State:
+class SearchState:
     """Between two generations: `population`, the oldest first, and all that is `visited`."""
 
     levels: Genome
@@ -126,7 +126,7 @@ class State:
 
 
 def propose(
-    state: State,
+    state: SearchState,
     settings: SearchSettings,
     rng: np.random.Generator,
     *,
@@ -155,7 +155,9 @@ def propose(
     return Generation(tuple(chosen.values()), tuple(passed_over))
 
 
-def update(state: State, settings: SearchSettings, generation: Generation, scored: Sequence[Evaluation]) -> State:
+def update(
+    state: SearchState, settings: SearchSettings, generation: Generation, scored: Sequence[Evaluation]
+) -> SearchState:
     """The state after the chosen ones were `scored`: each child of the searched budget replaces the oldest member."""
 
     def gain(proposal: Proposal, score: float) -> float:
@@ -176,12 +178,12 @@ def update(state: State, settings: SearchSettings, generation: Generation, score
     )
 
 
-Parents = Callable[[State, SearchSettings, int, np.random.Generator], list[tuple[Evaluation, Genome, float]]]
+Parents = Callable[[SearchState, SearchSettings, int, np.random.Generator], list[tuple[Evaluation, Genome, float]]]
 """The parent of each of so many children, what is mutated (the parent, or its cross with another), and the target."""
 
 
 def _proposals(
-    state: State, settings: SearchSettings, parents: Parents, count: int, attempts: int, rng: np.random.Generator
+    state: SearchState, settings: SearchSettings, parents: Parents, count: int, attempts: int, rng: np.random.Generator
 ) -> list[Proposal]:
     found: dict[Genome, Proposal] = {}
     for _ in range(attempts):
@@ -197,7 +199,7 @@ def _proposals(
 
 
 def winners(
-    state: State, settings: SearchSettings, count: int, rng: np.random.Generator
+    state: SearchState, settings: SearchSettings, count: int, rng: np.random.Generator
 ) -> list[tuple[Evaluation, Genome, float]]:
     """Of tournaments; a share of them crossed with another winner, gene by gene."""
     size = min(settings.tournament, len(state.population))
@@ -219,7 +221,7 @@ def winners(
 
 
 def _of_other_budgets(
-    state: State, settings: SearchSettings, count: int, rng: np.random.Generator
+    state: SearchState, settings: SearchSettings, count: int, rng: np.random.Generator
 ) -> list[tuple[Evaluation, Genome, float]]:
     """The elite whose latency is nearest to a target from `ELSEWHERE_BINS`."""
     edges = (ELSEWHERE_BINS * settings.budget_us).tolist()
@@ -238,7 +240,7 @@ def search(
     *,
     mutator: Mutator | None = None,
     on_progress: Progress | None = None,
-    on_generation: Callable[[State], None] | None = None,
+    on_generation: Callable[[SearchState], None] | None = None,
 ) -> Evaluation:
     """The best evaluation in the archive inside the budget, after `settings.evaluations` distinct genomes.
 
@@ -254,7 +256,7 @@ def search(
             f"the budget of {settings.budget_us:.0f} us is below the floor: with every layer gone the model is "
             f"predicted to take {floor:.0f} us; give a larger budget"
         )
-    run = _Run(space, predict, scorer, archive, settings, on_progress)
+    run = _SearchRun(space, predict, scorer, archive, settings, on_progress)
     state = _initial(run, mutator or UniformMutator(space.levels, run.latency))
     while run.left > 0:
         generation = propose(state, settings, np.random.default_rng([settings.seed, 1, state.generations]))
@@ -321,7 +323,7 @@ def depth_baselines(space: Space, predict: Predict, budget_us: float) -> list[Ge
     return []
 
 
-def _initial(run: _Run, mutator: Mutator) -> State:
+def _initial(run: _SearchRun, mutator: Mutator) -> SearchState:
     """Scores the baselines, then fills a population with the best of them and random genomes that use the budget."""
     space, settings = run.space, run.settings
     uniform = uniform_baselines(space, run.predict, settings.budget_us)
@@ -340,7 +342,7 @@ def _initial(run: _Run, mutator: Mutator) -> State:
             fresh[fitted[0]] = run.candidate(fitted[0])
     population += run.score(fresh.values())
     deviation = float(np.std([e.score for e in population])) if population else 0.0
-    return State(
+    return SearchState(
         space.levels,
         mutator,
         Reward(base, deviation or 1.0, settings.latency_weight),
@@ -349,14 +351,14 @@ def _initial(run: _Run, mutator: Mutator) -> State:
     )
 
 
-def _fitted_seeds(run: _Run) -> list[Genome]:
+def _fitted_seeds(run: _SearchRun) -> list[Genome]:
     rng = np.random.default_rng([run.settings.seed, 2])
     seeds = [seed for seed in run.settings.seeds for _ in range(WAYS_TO_FIT)]
     fitted = (fit_to(run.space.levels, run.latency, seed, run.settings.budget_us, rng) for seed in seeds)
     return list(dict.fromkeys(found[0] for found in fitted if found))
 
 
-class _Run:
+class _SearchRun:
     """What one search has visited; in a replay the archive also holds what this search has yet to come to."""
 
     def __init__(
@@ -385,7 +387,7 @@ class _Run:
         return self.predict(self.space.spec(genome))
 
     def candidate(
-        self, genome: Genome, kind: Kind = "evolution", generation: int = 0, parent: Genome | None = None
+        self, genome: Genome, kind: ProposalKind = "evolution", generation: int = 0, parent: Genome | None = None
     ) -> Evaluation:
         """An evaluation whose score is not known yet."""
         return Evaluation(genome, self.latency(genome), math.nan, kind, generation, parent)

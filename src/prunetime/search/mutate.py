@@ -12,7 +12,7 @@ from prunetime.core.arrays import Float64Array
 from prunetime.search.policy import Context, Edit, Policy, Transition, update_policy
 from prunetime.search.space import USED, Genome, fit_to
 
-Latency = Callable[[Genome], float]
+GenomeLatency = Callable[[Genome], float]
 """Predicted microseconds of a genome."""
 
 FREE_EDITS = 3
@@ -48,7 +48,7 @@ class UniformMutator:
     """Sets one to three genes, chosen uniformly, to other levels, chosen uniformly; then others, to fit the target."""
 
     levels: Genome
-    latency: Latency
+    latency: GenomeLatency
 
     def propose(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
         return [self._changed(parent, target, rng) for parent, target in zip(parents, targets_us, strict=True)]
@@ -74,7 +74,7 @@ class ReinforcedMutator:
     """
 
     policy: Policy
-    latency: Latency
+    latency: GenomeLatency
 
     def propose(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
         explored = rng.random(len(parents)) < EXPLORED

@@ -20,7 +20,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prunetime.search.archive import Evaluation
 from prunetime.search.dimensions import Dimension, dimension_of, in_range, is_gene
-from prunetime.search.evolution import Generation, Proposal, Reward, SearchSettings, State, propose, update, winners
+from prunetime.search.evolution import (
+    Generation,
+    Proposal,
+    Reward,
+    SearchSettings,
+    SearchState,
+    propose,
+    update,
+    winners,
+)
 from prunetime.search.mutate import Child, ReinforcedMutator
 from prunetime.search.policy import Context, Edit, Policy, PolicySettings
 from prunetime.search.space import Genes, Genome
@@ -166,7 +175,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         dimensions = {name: dimension_of(distribution, len(space)) for name, distribution in space.items()}
         levels = tuple(dimension.top for dimension in dimensions.values())
         policy = Policy.fresh(_unknown(levels), self._policy, self._seed)
-        state = State(levels, ReinforcedMutator(policy, lambda _: ALWAYS_FITS), Reward(0.0, 1.0), (), {})
+        state = SearchState(levels, ReinforcedMutator(policy, lambda _: ALWAYS_FITS), Reward(0.0, 1.0), (), {})
         folded = _Folded(space, dimensions, (), state, {})
         population = tuple(folded.evaluation(study, trial) for trial in trials)
         scores = [e.score for e in population if abs(e.score) < LARGEST] or [0.0]
@@ -191,7 +200,7 @@ class _Folded:
     space: SpaceOfStudy
     dimensions: Mapping[str, Dimension]
     history: tuple[Finished, ...]
-    state: State
+    state: SearchState
     parameters: dict[Genome, dict[str, Any]]
     surrogate: Surrogate | None = None
 
@@ -211,7 +220,7 @@ class _Folded:
         over = 1.0 + violated if violated else 0.0
         return Evaluation(self.genome(trial), ALWAYS_FITS + over, score, "evolution")
 
-    def with_trials(self, trials: Sequence[FrozenTrial], state: State) -> _Folded:
+    def with_trials(self, trials: Sequence[FrozenTrial], state: SearchState) -> _Folded:
         """After these trials more, which led to `state`; without a surrogate."""
         history = self.history + tuple(map(_finished, trials))
         parameters = self.parameters | {self.genome(trial): trial.params for trial in trials}
@@ -249,7 +258,7 @@ def _proposal(folded: _Folded, settings: SearchSettings, rng: np.random.Generato
     return Proposal(children[best], parents[best][0], targets_us[best])
 
 
-def _fit_surrogate(state: State) -> Surrogate:
+def _fit_surrogate(state: SearchState) -> Surrogate:
     """Fits a surrogate to the best and the last points; an infeasible one gets a score below all feasible ones."""
     points = list(state.visited.values())
     ranked = sorted(points, key=lambda e: state.reward(e, ALWAYS_FITS))[-SURROGATE_POINTS:]

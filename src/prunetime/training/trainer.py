@@ -22,7 +22,7 @@ from prunetime.core.arrays import Int32Array
 from prunetime.core.progress import Progress
 from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.models.batches import Batch, LengthBucketedBatches, Rows, TrainingData
+from prunetime.models.batches import BatchDataset, LengthBucketedBatches, TrainingBatch, TrainingData
 from prunetime.models.distill import Distillation, choice_of, distilled_loss
 from prunetime.models.distributed import DistributedBatchSampler, all_reduce_mean
 from prunetime.models.encoder import Output, SequenceClassifier, linears_of
@@ -33,7 +33,7 @@ from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
 from prunetime.pruning.pruners import masks_on
 from prunetime.training.tracking import tracking
 
-Precision = Literal["fp32", "bf16"]
+TrainingPrecision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
 
 COMPUTED_ON = ("threads", "precision", "device")
@@ -48,7 +48,7 @@ def best_device() -> Device:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def best_precision() -> Precision:
+def best_precision() -> TrainingPrecision:
     """bf16 where it is multiplied in hardware (a GPU, AVX-512 BF16 or AMX), fp32 elsewhere."""
     if best_device() == "cuda":
         return "bf16"
@@ -80,7 +80,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     seed: int = 0
     threads: int = 1
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     device: Device = "cpu"
     checkpoint_steps: int = 200
     distillation: Distillation = field(default_factory=Distillation)
@@ -183,7 +183,7 @@ class _Objective(nn.Module):
         seed: int,
         skipped: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """All but `seed` are as in `Batch`. `seed` is of the sub-networks of this step, those of every rank."""
+        """All but `seed` are as in `TrainingBatch`. `seed` is of the sub-networks of this step, those of every rank."""
         inputs = (input_ids, attention_mask, token_type_ids)
         (teacher,) = self._teacher
 
@@ -256,16 +256,18 @@ class _Loop(Trainer):
         super().__init__(objective, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))
         self.remove_callback(PrinterCallback)
 
-    def get_train_dataloader(self) -> DataLoader[Batch]:
+    def get_train_dataloader(self) -> DataLoader[TrainingBatch]:
         settings = self._settings
         order = LengthBucketedBatches(
             self._data.lengths, settings.batch_size, settings.steps(len(self._data)), settings.seed
         )
         # Accelerate would give each rank whole batches, or drop those that are not full.
         sampler = DistributedBatchSampler(order, self.args.process_index, self.args.world_size)
-        return DataLoader(Rows(self._data), batch_sampler=sampler, collate_fn=_as_it_is)
+        return DataLoader(BatchDataset(self._data), batch_sampler=sampler, collate_fn=_as_it_is)
 
-    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: TrainingBatch, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         step = self.state.global_step
         torch.manual_seed(_seed_of(self._settings.seed, step, self.args.process_index))
         seeded: dict[str, Any] = {**inputs, "seed": _seed_of(self._settings.seed, step)}
