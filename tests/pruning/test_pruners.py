@@ -48,11 +48,11 @@ def step_of(pruner: Pruner, grain: tuple[int, int] | None = None, share: float =
     return MaskStep(DIMS, ArchSpec.full(DIMS), COST, share * COST.dense, grain, pruner=pruner, **changes)
 
 
-def logits(model: SequenceClassifier, **gated: object) -> torch.Tensor:
+def logits(model: SequenceClassifier, **masked: object) -> torch.Tensor:
     batch = data(20).batch(range(20))
     batch.pop("labels")
     with torch.no_grad():
-        return model.eval()(**batch, **gated).logits
+        return model.eval()(**batch, **masked).logits
 
 
 @pytest.mark.parametrize(("pruner", "grain"), WAYS)
@@ -66,11 +66,11 @@ def test_what_is_learned_computes_the_same_pruned_as_masked_and_is_at_the_target
     assert TARGET - within * 2 <= COST(mask.spec()) / COST.dense <= TARGET
     weights = weights_of(model)
     pruned = in_blocks(weights, mask) if grain else compact(weights, mask, DIMS)
-    gates = masks_on(step, linears_of(dense().layers))
-    gates.fixed.copy_(torch.from_numpy(np.concatenate([k.ravel() for layer in learned.kept for k in layer.values()])))
-    gates.settled.fill_(True)
-    gates.refresh()
-    masked = logits(model, gates=gates.gates())
+    fixed = masks_on(step, linears_of(dense().layers))
+    fixed.fixed.copy_(torch.from_numpy(np.concatenate([k.ravel() for layer in learned.kept for k in layer.values()])))
+    fixed.settled.fill_(True)
+    fixed.refresh()
+    masked = logits(model, mask_variables=fixed.mask_variables())
     torch.testing.assert_close(logits(from_weights(CONFIG, pruned)), masked, atol=1e-5, rtol=0)
 
 
@@ -139,8 +139,8 @@ def test_gates_are_driven_apart_as_smoothing_falls() -> None:
     between = []
     for done in (50, 75, 99):
         masks.end_step(done, 100)
-        gates = torch.cat([mask.flatten() for mask in masks.masks()])
-        between.append(((gates > 0.05) & (gates < 0.95)).float().mean().item())
+        variables = torch.cat([mask.flatten() for mask in masks.masks()])
+        between.append(((variables > 0.05) & (variables < 0.95)).float().mean().item())
     assert between[0] > 0.5 > between[1] > between[2]
     assert between[2] < 0.15
 

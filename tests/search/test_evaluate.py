@@ -15,7 +15,7 @@ from prunetime.errors import EngineError
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import ordered, prefix_mask
 from prunetime.models.encoder import from_weights
-from prunetime.models.gates import from_mask
+from prunetime.models.mask_variables import from_mask
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows, agreement
 from prunetime.search.hidden_state_cache import cacheable_prefixes
 from prunetime.search.space import Space
@@ -40,7 +40,7 @@ def test_it_scores_what_gated_torch_scores(outputs, blocks):
     for spec in specs:
         with torch.no_grad():
             kept = prefix_mask(whole, spec, dims) if blocks else rank(importance, spec)
-            logits = model(ids, mask, types, gates=from_mask(kept)).logits.numpy()
+            logits = model(ids, mask, types, mask_variables=from_mask(kept)).logits.numpy()
         expected.append(agreement(logits, rows.expected))
 
     scores = list(ElasticScorer(Elastic(config, whole), rows)(specs))

@@ -21,7 +21,7 @@ from prunetime.core.config import EncoderConfig
 from prunetime.core.mask import largest_blocks
 from prunetime.errors import InputError
 from prunetime.models.encoder import EncoderLayer, Output, Parts, SequenceClassifier, encode
-from prunetime.models.gates import BlockGates
+from prunetime.models.mask_variables import BlockMaskVariables
 
 EncoderInputs = tuple[Tensor, Tensor, Tensor | None]
 
@@ -63,8 +63,8 @@ def _run(layer: nn.Module, shape: EncoderLayer, blocks: Sequence[KeptBlocks], *i
     for kept in blocks:
         weight = weights[f"{kept.matrix}.weight"]
         scores = block_norms(weight.detach().cpu().numpy(), kept.rows, kept.columns)
-        gates = BlockGates.of(largest_blocks(scores, kept))
-        weights[f"{kept.matrix}.weight"] = weight * gates.spread((len(weight), len(weight.T))).to(weight.device)
+        variables = BlockMaskVariables.of(largest_blocks(scores, kept))
+        weights[f"{kept.matrix}.weight"] = weight * variables.spread((len(weight), len(weight.T))).to(weight.device)
     return functional_call(shape, weights, inputs)
 
 

@@ -12,8 +12,8 @@ from prunetime.core.mask import Scores
 from prunetime.core.progress import Progress
 from prunetime.models.batches import TrainingBatch, TrainingData
 from prunetime.models.encoder import SequenceClassifier, linears_of
-from prunetime.models.gates import block_sums
 from prunetime.models.losses import task_losses
+from prunetime.models.mask_variables import block_sums
 from prunetime.models.threads import training_on
 from prunetime.pruning.importance import OF_GRADIENT, Criterion, look_at
 
@@ -29,10 +29,10 @@ def measure_block_importance(
     threads: int = 1,
     on_progress: Progress | None = None,
 ) -> Scores:
-    """Of a gate on each block of `grain` in the dense matrices of `model`, pruned or not, what `measure_importance`
-    says of those on heads and rows: by matrix [row blocks, column blocks].
+    """Measures how much each block of `grain` in the dense matrices of `model`, pruned or not, matters to the loss.
 
-    The gradient of a gate is the sum of weight x dLoss/dweight over its block, for one sample at a time.
+    The scores are as in `measure_importance`, by matrix [row blocks, column blocks]. The gradient of a mask variable is
+    the sum of weight x dLoss/dweight over its block, for one sample at a time.
     """
     weights = [{name: linear.weight for name, linear in layer.items()} for layer in linears_of(model.layers)]
     if criterion == "magnitude":

@@ -20,8 +20,8 @@ from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.models.batches import TrainingBatch, TrainingData
 from prunetime.models.encoder import SequenceClassifier, weights_of
-from prunetime.models.gates import ones
 from prunetime.models.losses import task_losses
+from prunetime.models.mask_variables import ones
 from prunetime.models.threads import training_on
 
 BATCH = 32
@@ -30,7 +30,7 @@ BATCH = 32
 Criterion = Literal["fisher", "taylor", "magnitude", "movement"]
 
 OF_GRADIENT: dict[Criterion, Callable[[Tensor], Tensor]] = {"fisher": torch.square, "taylor": torch.abs}
-"""What is averaged of the gradients of gates, for criteria that look at data."""
+"""What is averaged over samples of the gradient of a mask variable, for criteria that read data."""
 
 
 def measure_importance(
@@ -43,14 +43,14 @@ def measure_importance(
     *,
     on_progress: Progress | None = None,
 ) -> Scores:
-    """What the loss tells of each gate, on `rows` rows drawn by `seed` (all where there are no more), without dropout.
+    """Measures how much each head and row matters, on `rows` rows drawn by `seed` (all where there are no more).
 
-    `fisher`: the diagonal of the empirical Fisher information, the mean over samples of (dLoss/dgate)^2 (Kwon et al.,
-    "A Fast Post-Training Pruning Framework for Transformers", arXiv 2204.09656, section 4.1). `taylor`: what closing a
-    gate changes in the loss to first order, the mean of |dLoss/dgate| (Michel et al., arXiv 1905.10650, section 4.1).
-    Without data, `magnitude`: the sum of squares of a part's weights (Han et al., arXiv 1506.02626), and
-    `movement`: nothing matters yet, so that learned masks go by how weights move alone (Sanh et al., arXiv 2005.07683).
-    `on_progress` gets (rows done, rows in all).
+    `fisher`: the diagonal of the empirical Fisher information, the mean over samples of (dLoss/dm)^2 with the mask
+    variable m of a part (Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", arXiv 2204.09656).
+    `taylor`: what taking a part away changes in the loss to first order, the mean of |dLoss/dm| (Michel et al., arXiv
+    1905.10650, section 4.1). Without data, `magnitude`: the sum of squares of a part's weights (Han et al., arXiv
+    1506.02626), and `movement`: nothing matters yet, so that learned masks go by how weights move alone (Sanh et al.,
+    arXiv 2005.07683). `on_progress` gets (rows done, rows in all).
     """
     dims = model.config.dims
     if criterion == "magnitude":
@@ -62,9 +62,11 @@ def measure_importance(
 
     def add(batch: TrainingBatch) -> None:
         labels = batch.pop("labels")
-        gates = ones(dims, len(batch["input_ids"]))
-        losses = task_losses(model(**batch, gates=gates).logits, labels, data.task)
-        gradients = iter(torch.autograd.grad(losses.sum(), [getattr(g, name) for g in gates for name in PARTS]))
+        variables = ones(dims, len(batch["input_ids"]))
+        losses = task_losses(model(**batch, mask_variables=variables).logits, labels, data.task)
+        gradients = iter(
+            torch.autograd.grad(losses.sum(), [getattr(layer, name) for layer in variables for name in PARTS])
+        )
         for layer in scores:
             for name in PARTS:
                 layer[name] += OF_GRADIENT[criterion](next(gradients).double()).sum(0).numpy()

@@ -24,7 +24,7 @@ from prunetime.core.arrays import BoolArray, Float32Array
 from prunetime.core.mask import PARTS, BlockMask, LayerMask, Mask, Scores, part_widths
 from prunetime.errors import InputError
 from prunetime.models.encoder import Linears
-from prunetime.models.gates import SIDES, BlockGates, LayerGates
+from prunetime.models.mask_variables import SIDES, BlockMaskVariables, MaskVariables
 from prunetime.pruning.methods import Pruner
 from prunetime.pruning.regularise import Cost, regularisation, share_of
 
@@ -191,7 +191,9 @@ class LearnedMasks(nn.Module, ABC):
         """A weight or bias of a matrix times its mask."""
         grain = self.step.grain
         if grain is not None:
-            return parameter * BlockGates(self._now[layer][matrix], *grain).spread((len(parameter), len(parameter.T)))
+            return parameter * BlockMaskVariables(self._now[layer][matrix], *grain).spread(
+                (len(parameter), len(parameter.T))
+            )
         part, _ = SIDES[matrix]
         mask = self._now[layer][part].repeat_interleave(len(parameter) // len(self._now[layer][part]))
         return parameter * (mask if parameter.ndim == 1 else mask[:, None])
@@ -200,15 +202,16 @@ class LearnedMasks(nn.Module, ABC):
         """For every layer the heads [heads] that are kept now; None where all are."""
         return [layer.get("heads") for layer in self._now]
 
-    def gates(self) -> list[LayerGates] | None:
-        """Those that take the LayerNorm of sub-layers that are gone with them; None where all are there."""
+    def mask_variables(self) -> list[MaskVariables] | None:
+        """Returns the mask variables that take the LayerNorm of a sub-layer that is gone with it; None where none is
+        gone."""
         if self.step.grain is not None or not bool(self.settled):
             return None
         there = torch.stack([mask.any() for layer in self._now for mask in layer.values()])
         if bool(there.all()):
             return None
         parts: list[Any] = [[layer[part] for part in PARTS] for layer in self._now]
-        return [LayerGates(*layer) for layer in parts]
+        return [MaskVariables(*layer) for layer in parts]
 
     @property
     def share(self) -> float:

@@ -203,8 +203,8 @@ class _Objective(nn.Module):
         distillation = self._settings.distillation
         want_scores = teacher is not None and distillation.attention > 0
         with torch.autocast(self._settings.device, torch.bfloat16, enabled=self._settings.precision == "bf16"):
-            gates = self.masks.gates() if self.masks else None
-            whole: Output = self.student(*inputs, gates=gates, want_scores=want_scores, skipped=skipped)
+            variables = self.masks.mask_variables() if self.masks else None
+            whole: Output = self.student(*inputs, mask_variables=variables, want_scores=want_scores, skipped=skipped)
             with torch.no_grad():
                 target: Output | None = None
                 if teacher is not None:
