@@ -79,7 +79,7 @@ def test_a_killed_training_ends_in_the_same_masks_and_weights(
     pruner: Pruner, grain: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     def stop(done: int, _: int) -> None:
-        if done == 15:  # before it settles, at step 20
+        if done == 15:  # before masks freeze, at step 20
             raise KeyboardInterrupt
 
     step = step_of(pruner, grain, learning_rate=0.1)
@@ -103,7 +103,7 @@ def test_settling_keeps_what_comes_first_in_the_pruners_order(pruner: Pruner, gr
             learned.copy_(torch.rand_like(learned))
         if pruner == "identity-priors":
             masks.norms.copy_(torch.rand_like(masks.norms))
-    masks.settle()
+    masks.freeze()
     for kept, scores in zip(masks.views(masks.fixed), masks.order(), strict=True):
         if 0 < kept.sum() < kept.numel():
             assert scores[kept > 0].min() >= scores[kept == 0].max()

@@ -71,7 +71,7 @@ class MaskStep:
             raise InputError("identity-priors drops whole sub-layers: it has no blocks")
 
     def last_learning_step(self, of: int) -> int:
-        """The step of training, of so many, after which the masks settle."""
+        """The step of training, of so many, after which the masks are frozen."""
         return math.ceil(self.learning * of)
 
     def digest(self) -> str:
@@ -119,10 +119,10 @@ class LearnedMasks(nn.Module, ABC):
     """The masks of one step, on the weights of `linears` until `detach`; `refresh` comes before every forward pass.
 
     What is learned is a pruner's: it gives `masks` while they are learned, the `pressure` that brings them down, and
-    the `order` in which parts are kept once they settle. Here, masks are all ones until then.
+    the `order` in which parts are kept once they are frozen. Here, masks are all ones until then.
     """
 
-    settled: Tensor
+    settled: Tensor  # as old checkpoints call it
     fixed: Tensor
     history: Tensor
 
@@ -177,7 +177,7 @@ class LearnedMasks(nn.Module, ABC):
 
     def refresh(self) -> None:
         """Computes the masks from what is learned, as it now is."""
-        self._now = self._by_name(self.views(self.fixed) if bool(self.settled) else self.masks())
+        self._now = self._by_name(self.views(self.fixed) if self.frozen else self.masks())
 
     def _by_name(self, masks: Iterable[Tensor]) -> list[dict[str, Tensor]]:
         each = iter(masks)
@@ -205,13 +205,18 @@ class LearnedMasks(nn.Module, ABC):
     def mask_variables(self) -> list[MaskVariables] | None:
         """Returns the mask variables that take the LayerNorm of a sub-layer that is gone with it; None where none is
         gone."""
-        if self.step.grain is not None or not bool(self.settled):
+        if self.step.grain is not None or not self.frozen:
             return None
         there = torch.stack([mask.any() for layer in self._now for mask in layer.values()])
         if bool(there.all()):
             return None
         parts: list[Any] = [[layer[part] for part in PARTS] for layer in self._now]
         return [MaskVariables(*layer) for layer in parts]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the masks stay as they are, at the target."""
+        return bool(self.settled)
 
     @property
     def share(self) -> float:
@@ -223,8 +228,8 @@ class LearnedMasks(nn.Module, ABC):
         return self._spec(int(mask.detach().count_nonzero()) for layer in self._now for mask in layer.values())
 
     def penalty(self) -> Tensor:
-        """What is added to the loss; zero once the masks have settled."""
-        if bool(self.settled):  # DDP wants a gradient of every parameter
+        """What is added to the loss; zero once the masks are frozen."""
+        if self.frozen:  # DDP wants a gradient of every parameter
             return 0.0 * torch.stack([self.fixed.sum(), *(learned.sum() for learned in self.parameters())]).sum()
         return self.pressure()
 
@@ -259,13 +264,13 @@ class LearnedMasks(nn.Module, ABC):
         return {"params": list(self.parameters()), "lr": self.step.learning_rate, "weight_decay": 0.0}
 
     def end_step(self, done: int, of: int) -> None:
-        """To be called after each step of training; settles after as many as the masks are learned in."""
-        if done >= self.step.last_learning_step(of) and not bool(self.settled):
-            self.settle()
+        """Ends step `done` of `of`, as a trainer must after each; the masks freeze after their last learning step."""
+        if done >= self.step.last_learning_step(of) and not self.frozen:
+            self.freeze()
         now = [mask.detach().mean() for layer in self._now for mask in layer.values()]
         self.history[(done - 1) * MOMENTS // of] = torch.stack(now)
 
-    def settle(self) -> None:
+    def freeze(self) -> None:
         """Fixes the masks at the target: at the first level at which it is met.
 
         Raises InputError where the masks cannot come down to it.

@@ -252,7 +252,7 @@ class _Loop(Trainer):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(settings.warmup, steps))
         callbacks = [_MarkComplete(), _Progress(on_progress), *tracking().callbacks(checkpoints.parent.name)]
         if objective.masks:
-            callbacks.append(_Settle(objective.masks))
+            callbacks.append(_EndMaskStep(objective.masks))
         super().__init__(objective, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))
         self.remove_callback(PrinterCallback)
 
@@ -302,7 +302,7 @@ class _Progress(TrainerCallback):
             self._on_progress(state.global_step, args.max_steps)
 
 
-class _Settle(TrainerCallback):
+class _EndMaskStep(TrainerCallback):
     def __init__(self, masks: LearnedMasks) -> None:
         self._masks = masks
 
