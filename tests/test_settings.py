@@ -23,7 +23,7 @@ from prunetime.core.plan import PRECISIONS
 from prunetime.core.task import Kind
 from prunetime.errors import InputError
 from prunetime.latency.settings import TimingSettings
-from prunetime.pruning.methods import Criterion, Method
+from prunetime.pruning.methods import Criterion, PruningMethod
 from prunetime.settings import AUTO, EFFORTS, Settings
 from prunetime.tasks.table import join_columns, split_columns
 
@@ -56,7 +56,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "max_loss": st.floats(0.0, 1.0, exclude_max=True),
     "importance": st.sampled_from(get_args(Criterion)),
     "blocks": st.none() | st.sampled_from(GRAINS),
-    "method": st.sampled_from(get_args(Method)),
+    "method": st.sampled_from(get_args(PruningMethod)),
     "timing": st.builds(
         TimingSettings,
         verify_seconds=SECONDS,

@@ -15,7 +15,7 @@ from prunetime.core.plan import Precision
 from prunetime.core.task import Kind
 from prunetime.errors import InputError
 from prunetime.latency.settings import TimingSettings
-from prunetime.pruning.methods import LEARNED, Criterion, Method
+from prunetime.pruning.methods import LEARNED, Criterion, PruningMethod
 from prunetime.search.space import Space
 from prunetime.tasks.table import join_columns, split_columns
 
@@ -151,7 +151,7 @@ class Settings:
         choices={f"{rows}x{columns}": (rows, columns) for rows, columns in GRAINS},
         write=lambda grain: "x".join(map(str, grain)),
     )
-    method: Method = option(
+    method: PruningMethod = option(
         "How the structure is found. search: evolutionary search. multilevel: learned masks of heads and FFN neurons, "
         "then of blocks. group-lasso: of blocks. polarisation: of heads and FFN neurons. identity-priors: of whole "
         "sub-layers. auto: search and multilevel, each and joined; the best is kept.",

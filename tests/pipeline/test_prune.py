@@ -187,7 +187,7 @@ def test_workers_interrupted_and_none_after_them_end_in_the_same_search(
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_and_asks_its_critic(
+def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_and_asks_its_surrogate(
     finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
     whole, out = finished[0], tmp_path / "picked"

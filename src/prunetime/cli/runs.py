@@ -77,11 +77,11 @@ def pick(run: Path, budget: str, out: Path, workers: int | None, overwrite: bool
     """Take the best model for another budget off the archive of a finished run."""
     from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.pipeline.prune import pick as pick_from
-    from prunetime.training.together import leading
+    from prunetime.training.distributed import process_group
 
     amount, scoring = Budget.parse(budget), workers_of(workers)
-    with leading() as first:
-        if first:
+    with process_group() as is_main_process:
+        if is_main_process:
             picked = pick_from(run, amount, out, ConsoleReporter(), workers=scoring, overwrite=overwrite)
             emit_result(picked, as_json)
 
@@ -188,8 +188,8 @@ def _prune(
     """`prune_by_method` with the keywords `chosen`, and its result on standard output."""
     from prunetime.pipeline.auto import prune_by_method
     from prunetime.pipeline.progress import ConsoleReporter
-    from prunetime.training.together import leading
+    from prunetime.training.distributed import process_group
 
-    with leading() as first:
-        if first:
+    with process_group() as is_main_process:
+        if is_main_process:
             emit_result(prune_by_method(settings, out, ConsoleReporter(), profile, **chosen), as_json)

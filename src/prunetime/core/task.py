@@ -142,7 +142,7 @@ class Task:
         return self.pair and self.kind != "similarity"
 
     @property
-    def ranks(self) -> bool:
+    def is_ranking(self) -> bool:
         """Whether the score of a pair is one number, the higher the better."""
         return self.pair and (self.kind in ("relevance", "regression", "similarity") or len(self.labels) == 2)
 

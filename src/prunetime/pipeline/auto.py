@@ -16,7 +16,7 @@ from prunetime.latency import profiling
 from prunetime.pipeline.prune import RESULT, begin, check_workers, finished, prune
 from prunetime.pipeline.run import SUB_RUNS, Reporter, Run
 from prunetime.pipeline.student import THREADS
-from prunetime.pruning.methods import Method
+from prunetime.pruning.methods import PruningMethod
 from prunetime.report.render import PAGE
 from prunetime.settings import Settings
 from prunetime.training.tracking import reporting
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Way:
     """A run of `method`, that begins with what the run in the folder `other` came to."""
 
-    method: Method
+    method: PruningMethod
     other: str | None = None
 
 

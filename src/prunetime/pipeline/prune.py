@@ -116,7 +116,7 @@ def pick(
 ) -> dict[str, Any]:
     """Takes the best model for another budget off the archive of the finished run `origin`, tunes and verifies it.
 
-    Scored are only what the critic of the search expects most of there, as many as there are finalists, and the
+    Scored are only what the surrogate of the search expects most of there, as many as there are finalists, and the
     finalists. The new budget is the run's with the time or share of `amount`. `workers` and `overwrite` as for `prune`.
 
     Raises:

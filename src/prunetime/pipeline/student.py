@@ -19,7 +19,7 @@ from prunetime.pipeline.pretrained import artifact_files
 from prunetime.pipeline.run import Progress, Run
 from prunetime.pipeline.source import Source
 from prunetime.settings import Settings
-from prunetime.training.together import fit_on_every_rank
+from prunetime.training.distributed import fit_on_every_rank
 
 if TYPE_CHECKING:
     from prunetime.training.trainer import TrainingSettings

@@ -20,8 +20,8 @@ from prunetime.pipeline.stages.search import EVALUATIONS, scoring, scoring_rows
 from prunetime.pipeline.student import THREADS, distil, kept_of
 from prunetime.report.render import render
 from prunetime.search.archive import Archive
+from prunetime.search.proxy_validation import ProxyValidation
 from prunetime.search.space import Genome, Space, fit_to
-from prunetime.search.trust import Trust
 from prunetime.settings import Settings
 from prunetime.training.trainer import discard_checkpoints
 
@@ -60,7 +60,7 @@ def trust(origin: Path, reporter: Reporter) -> dict[str, Any]:
             share: [(p["score"], context.better(p["quality"])) for p in sample if p["share"] == share]
             for share in SHARES
         }
-        found = Trust.of([np.array(points) for points in pairs.values()]).to_json() | {"points": sample}
+        found = ProxyValidation.of([np.array(points) for points in pairs.values()]).to_json() | {"points": sample}
         run.write("trust.json", found)
         return found | {"report": str(render(origin))}
 

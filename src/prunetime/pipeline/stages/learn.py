@@ -20,15 +20,14 @@ from prunetime.pipeline.stages.profile import MARGIN
 from prunetime.pipeline.stages.search import leave_chosen
 from prunetime.pipeline.student import THREADS, distil, kept_of, manifest_of, training_settings, write_artifact
 from prunetime.pruning.block_importance import measure_block_importance
-from prunetime.pruning.criteria import ranks
-from prunetime.pruning.importance import load_scores
+from prunetime.pruning.importance import load_scores, rank_transform
 from prunetime.pruning.masks import Learned, MaskStep, mask_of
-from prunetime.pruning.methods import LEARNED, LearnedMethod, Level
+from prunetime.pruning.methods import LEARNED, Granularity, LearnedMethod
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import Microseconds
 from prunetime.search.archive import Archive
 from prunetime.settings import Settings
-from prunetime.training.together import fit_on_every_rank
+from prunetime.training.distributed import fit_on_every_rank
 
 OF_ROWS = 0.75
 """Of two levels, heads and FFN neurons leave this power of the share that is to be left in the end of the latency above
@@ -119,11 +118,13 @@ def _learn_inputs(context: Context, start: Start, target_us: float, **_: Any) ->
     return _digest(context, start.name, target_us)
 
 
-def _learn(context: Context, progress: Progress, level: Level, start: Start, target_us: float, left: Left) -> None:
+def _learn(
+    context: Context, progress: Progress, level: Granularity, start: Start, target_us: float, left: Left
+) -> None:
     """Learns the masks of one level, distilled from what it starts from, down to a predicted latency."""
     config, run, pruner = start.model.manifest.config, context.run, method_of(context).pruner
     model = from_weights(config, start.model.weights, spec=start.mask.spec())
-    scores = ranks(_first_scores(context, level, model))
+    scores = rank_transform(_first_scores(context, level, model))
     grain = context.settings.grain if level == "blocks" else None
     step = MaskStep(config.dims, start.mask.spec(), _cost(context), target_us, grain, scores, pruner=pruner)
     learned = _train(context, model, start, step, progress)
@@ -137,7 +138,7 @@ def _learn(context: Context, progress: Progress, level: Level, start: Start, tar
     _leave(context, left.artifact, start.model, kept, mask.spec())
 
 
-def _learn_title(_: Context, level: Level, target_us: float, **__: Any) -> str:
+def _learn_title(_: Context, level: Granularity, target_us: float, **__: Any) -> str:
     return f"Learn which {OF[level]} to keep, down to {target_us:.0f} us"
 
 
@@ -183,7 +184,7 @@ def _tune_searched_rows(context: Context, folder: Path, rows_us: float) -> None:
     tune_rows(context, theirs=theirs, mask=mask, rows_us=rows_us)
 
 
-def _first_scores(context: Context, level: Level, model: SequenceClassifier) -> Scores:
+def _first_scores(context: Context, level: Granularity, model: SequenceClassifier) -> Scores:
     settings = context.settings
     if level == "rows":
         return load_scores(context.run.path("importance.safetensors"), model.config.dims)

@@ -16,13 +16,13 @@ from prunetime.pipeline.context import Context, stage, whole_groups
 from prunetime.pipeline.run import Progress, Run
 from prunetime.pipeline.student import THREADS, engine_of
 from prunetime.pruning.importance import load_scores
+from prunetime.search.acquisition import surrogate_proposals
 from prunetime.search.archive import Archive, Evaluation, preference
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
-from prunetime.search.evolution import SearchSettings, State, finalists, rescore, score_into
+from prunetime.search.evolution import SearchSettings, SearchState, finalists, rescore, score_into
 from prunetime.search.evolution import search as evolve
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
-from prunetime.search.promising import promising
 from prunetime.search.space import Genome
 
 EVALUATIONS = "evaluations.jsonl"
@@ -58,7 +58,7 @@ def search(context: Context, progress: Progress, target_us: float, seeds: Sequen
             mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), context.settings.seed), predict)
             log: list[dict[str, Any]] = []
 
-            def note(state: State) -> None:
+            def note(state: SearchState) -> None:
                 best = min(state.population, key=preference)
                 liked = cast(ReinforcedMutator, state.mutator).preferences(best.genome, target_us)
                 log.append({"generation": state.generations, "genome": best.genome, "preferences": liked.tolist()})
@@ -81,13 +81,13 @@ def _pick_inputs(context: Context, target_us: float) -> dict[str, Any]:
     return {"archive": context.archive_digest, "target_us": target_us}
 
 
-@stage("propose", "Ask the critic of the search", ["proposed.json"], inputs=_pick_inputs)
+@stage("propose", "Ask the surrogate of the search", ["proposed.json"], inputs=_pick_inputs)
 def propose(context: Context, _: Progress, target_us: float) -> None:
-    """Proposes what the search's critic expects most of within a new budget: as many as there are finalists."""
+    """Proposes what the search's surrogate expects most of within a new budget: as many as there are finalists."""
     with _archive(context) as archive:
         visited = list(archive)
     generation = 1 + max((e.generation for e in visited), default=0)
-    found = promising(context.space.levels, context.predict, visited, target_us, context.effort.finalists)
+    found = surrogate_proposals(context.space.levels, context.predict, visited, target_us, context.effort.finalists)
     context.run.write("proposed.json", {"generation": generation, "genomes": found})
 
 

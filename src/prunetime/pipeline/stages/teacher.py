@@ -13,7 +13,7 @@ from prunetime.pipeline.run import Progress, digest_of_files
 from prunetime.pipeline.student import THREADS, engine_of, manifest_of, training_settings, write_artifact
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
 from prunetime.search.elastic import Sandwich
-from prunetime.training.together import fit_on_every_rank
+from prunetime.training.distributed import fit_on_every_rank
 
 SMALLEST = 0.05
 """Elastic training goes down to half the budget, but not below this share of the weights."""
