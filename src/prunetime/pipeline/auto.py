@@ -82,7 +82,7 @@ def prune_all_ways(
         context = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
-        check_workers(settings, workers, reporter)
+        check_workers(settings.method, workers, reporter)
         runs = {
             name: replace(settings, method=way.method, tokens=settings.tokens and way.method == "search")
             for name, way in WAYS.items()

@@ -34,7 +34,7 @@ from prunetime.pipeline.stages.teacher import elastic, importance, train_teacher
 from prunetime.pipeline.stages.tune import Begin, tune
 from prunetime.pipeline.stages.verify import verify
 from prunetime.pipeline.student import kept_of, note_computer
-from prunetime.pruning.methods import LEARNED
+from prunetime.pruning.methods import LEARNED, PruningMethod
 from prunetime.report.render import render
 from prunetime.settings import Settings
 
@@ -124,10 +124,8 @@ def pick(
         BudgetError: no model inside the budget was found in three attempts.
     """
     before = Run(origin, reporter)
-    settings = Settings.from_json(before.read("run.json")["settings"])
-    check_searched(origin, settings)
-    budget = replace(settings.budget, us=amount.us, share=amount.share)
-    settings = settings.with_budget(budget)
+    settings = settings_of_search(before)
+    settings = settings.with_budget(replace(settings.budget, us=amount.us, share=amount.share))
     missing = [name for name in (*FILES_FOR_PICK, *MODELS) if not before.path(name).exists()]
     if missing:
         raise InputError(f"{origin} is no finished run: it lacks {', '.join(missing)}; run `prunetime prune` first")
@@ -165,8 +163,8 @@ def _search_way(context: Context, choose: Callable[[float], None]) -> Way:
 
 def _check_machine(context: Context) -> None:
     """Raises InputError where workers that were given do not start, or would have nothing to do."""
-    note_computer(context.run, context.settings)
-    check_workers(context.settings, context.workers, context.run.reporter)
+    note_computer(context.run)
+    check_workers(context.settings.method, context.workers, context.run.reporter)
 
 
 def _measure_machine(context: Context) -> None:
@@ -175,23 +173,25 @@ def _measure_machine(context: Context) -> None:
     check_tail(context)
 
 
-def check_searched(origin: Path, settings: Settings) -> None:
-    """Raises InputError where the run `origin` has no archive, because it did not search."""
+def settings_of_search(run: Run) -> Settings:
+    """The settings of a run that searched; raises InputError where it has no archive, because it did not."""
+    settings = Settings.from_json(run.read("run.json")["settings"])
     if settings.method == "auto":
-        raise InputError(f"{origin} holds several runs, of --method auto: take {origin / 'search'}")
+        raise InputError(f"{run.folder} holds several runs, of --method auto: take {run.path('search')}")
     if settings.method != "search":
         raise InputError(
-            f"{origin} was made with --method {settings.method}, which learns one structure and leaves no archive of "
-            "others: run `prunetime prune` with the other budget"
+            f"{run.folder} was made with --method {settings.method}, which learns one structure and leaves no archive "
+            "of others: run `prunetime prune` with the other budget"
         )
+    return settings
 
 
-def check_workers(settings: Settings, workers: Workers | None, reporter: Reporter) -> None:
+def check_workers(method: PruningMethod, workers: Workers | None, reporter: Reporter) -> None:
     """Raises InputError where `workers` do not start, or there is no search whose candidates they could score."""
     if workers is None:
         return
-    if settings.method in LEARNED:
-        raise InputError(f"--workers score the candidates of a search, and --method {settings.method} has none")
+    if method in LEARNED:
+        raise InputError(f"--workers score the candidates of a search, and --method {method} has none")
     with reporter.stage("Start a worker"):
         workers.check()
 

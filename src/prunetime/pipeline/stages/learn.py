@@ -201,7 +201,7 @@ def _train(context: Context, model: SequenceClassifier, start: Start, step: Mask
 
     effort, settings = context.effort, context.settings
     data = context.source.training_data(effort.tune_rows, settings.seed + 2)
-    training = training_settings(settings, EPOCHS * effort.tune_epochs, effort.tune_learning_rate)
+    training = training_settings(context, EPOCHS * effort.tune_epochs, effort.tune_learning_rate)
     training = replace(training, distillation=Distillation(attention=1.0))
     step = replace(step, learning_rate=learning_rate(training.steps(len(data)), step.pruner))
     folder = context.run.path(f"work/learn-{'blocks' if step.grain else 'rows'}")

@@ -35,7 +35,7 @@ def train_teacher(context: Context, progress: Progress) -> None:
     model = source.pretrained.model
     if not settings.teacher_ready:
         data = source.training_data(effort.teacher_rows, settings.seed)
-        training = training_settings(settings, effort.teacher_epochs, effort.learning_rate)
+        training = training_settings(context, effort.teacher_epochs, effort.learning_rate)
         fit_on_every_rank(model, data, training, run.path("work/teacher"), on_progress=progress)
     provenance = {"role": "teacher", "model": settings.model}
     manifest = manifest_of(source, model, context.plan, provenance)
@@ -86,7 +86,7 @@ def train_elastic(context: Context, progress: Progress) -> None:
     config, sub_networks = dense.manifest.config, _sandwich(context)
     scores = load_scores(run.path("importance.safetensors"), config.dims)
     model = from_weights(config, ordered(dense.weights, scores, config.dims))
-    training = training_settings(settings, effort.elastic_epochs, effort.elastic_learning_rate)
+    training = training_settings(context, effort.elastic_epochs, effort.elastic_learning_rate)
     data = source.training_data(effort.elastic_rows, settings.seed + 1)
     teacher_model, folder = from_weights(config, dense.weights), run.path("work/elastic")
     fit_on_every_rank(model, data, training, folder, teacher_model, progress, sub_networks=sub_networks)
