@@ -95,7 +95,7 @@ class Encoder::Chunk {
   bool skips_all(int row) const { return skipped(row) >= batch_->length(first_row_ + row); }
   // Whether a head that reads one token's row of each sequence needs no others from this layer on.
   bool pools_in(int layer) const { return config_.reads_one_token() && layer == last_attention_; }
-  // What the next matrix reads, before it is encoded.
+  // What the next matrix reads, before it is quantised.
   float* read() const { return normed_apart_ ? w_.normed : hidden_; }
 
   // Where a family's positions begin after that of padding, padding that is written out in a text has that position, and
@@ -133,7 +133,7 @@ class Encoder::Chunk {
     if (model_.projection) {
       team_.meet();
       const Matrix& matrix = model_.projection->matrix;
-      const Encoded input{Precision::fp32, reinterpret_cast<std::byte*>(output), matrix.inner, nullptr, nullptr};
+      const Tensor input{Precision::fp32, reinterpret_cast<std::byte*>(output), matrix.inner, nullptr, nullptr};
       multiply(input, tokens_, matrix, Activation::identity, {Precision::fp32, hidden_, matrix.outputs, nullptr, nullptr},
                team_.share(matrix.strips()));
     }
@@ -155,7 +155,7 @@ class Encoder::Chunk {
     const Model::Reader next = model_.reader_after(layer);
     normed_apart_ = config_.pre_norm && next.norm != nullptr;
     if (normed_apart_) normalise(hidden_, w_.normed, share, *next.norm);
-    encode_read(next.precision, share);
+    quantise_input(next.precision, share);
   }
 
   void normalise(float* from, float* to, Team::Share share, const LayerNorm& norm) {
@@ -199,7 +199,7 @@ class Encoder::Chunk {
     const Matrix& output = layer.end.output.matrix;
     const int part = projection.outputs / 3;  // where key and value start
     const bool pools = pools_in(index);
-    const Encoded rows = projected(projection);
+    const Tensor rows = projected(projection);
     project(layer, pools, rows);
 
     const std::ptrdiff_t number = kernels_.bytes(rows.precision);
@@ -255,32 +255,32 @@ class Encoder::Chunk {
     } else if (pools) {
       keep_pooled_tokens();
     }
-    const Encoded input = encoded(output, w_.context, kept != nullptr);
+    const Tensor input = input_of(output, w_.context, kept != nullptr);
     if (input.values != w_.context) {
       const auto share = team_.share(tokens_);
-      kernels_.encode({w_.context, kept, width, share.first, share.end}, input);
+      kernels_.quantise({w_.context, kept, width, share.first, share.end}, input);
       team_.meet();
     }
     finish(index, false, layer.end, input);
   }
 
   // Where query, key and value go: as fp32 where they turn afterwards.
-  Encoded projected(const Matrix& matrix) const {
+  Tensor projected(const Matrix& matrix) const {
     const bool fp32 = matrix.precision == Precision::fp32 || config_.rotary();
     return {fp32 ? Precision::fp32 : kernels_.narrow_attention, w_.inner, matrix.outputs, nullptr, nullptr};
   }
 
   // Query, key and value of all tokens; where only one token of each sequence matters, its query alone.
-  void project(const AttentionLayer& layer, bool pools, const Encoded& rows) {
+  void project(const AttentionLayer& layer, bool pools, const Tensor& rows) {
     const Matrix& matrix = layer.query_key_value.matrix;
     const int strips = (layer.used_heads * config_.head_dim + matrix.strip - 1) / matrix.strip;
-    Encoded all = encoded(matrix, read());
-    Encoded query = all;
+    Tensor all = input_of(matrix, read());
+    Tensor query = all;
     if (pools) {
       find_pooled_tokens();
-      query = {matrix.precision, w_.pooled.values, config_.hidden, w_.pooled.scale, w_.pooled.zero};
+      query = {matrix.precision, w_.pooled.values, config_.hidden, w_.pooled.scale, w_.pooled.zero_point};
       const auto share = team_.share(rows_);
-      kernels_.encode({read(), scratch_.order, config_.hidden, share.first, share.end}, query);
+      kernels_.quantise({read(), scratch_.order, config_.hidden, share.first, share.end}, query);
       team_.meet();
     }
     for_parts(matrix, 3, strips, [&](int part, Team::Share of) {
@@ -310,27 +310,27 @@ class Encoder::Chunk {
   }
 
   // The FFN rows as the output matrix reads them.
-  Encoded activated(const FfnLayer& layer, int strips, Activation gelu) {
+  Tensor activated(const FfnLayer& layer, int strips, Activation gelu) {
     const Matrix& output = layer.end.output.matrix;
     const Precision written = output.precision == Precision::bf16 ? Precision::bf16 : Precision::fp32;
-    const Encoded inner{written, w_.inner, output.inner, nullptr, nullptr};
-    multiply(encoded(layer.input.matrix, read()), tokens_, layer.input.matrix, gelu, inner, team_.share(strips));
+    const Tensor inner{written, w_.inner, output.inner, nullptr, nullptr};
+    multiply(input_of(layer.input.matrix, read()), tokens_, layer.input.matrix, gelu, inner, team_.share(strips));
     team_.meet();
     if (output.precision != Precision::int8) return inner;
-    const Encoded input = encoded(output, w_.inner);
+    const Tensor input = input_of(output, w_.inner);
     const auto share = team_.share(tokens_);
-    kernels_.encode({w_.inner, nullptr, layer.used_rows, share.first, share.end}, input);
+    kernels_.quantise({w_.inner, nullptr, layer.used_rows, share.first, share.end}, input);
     team_.meet();
     return input;
   }
 
   // The same of a family in which each is multiplied by its gate.
-  Encoded gated(const FfnLayer& layer, int strips, Activation gelu) {
+  Tensor gated(const FfnLayer& layer, int strips, Activation gelu) {
     const Matrix& matrix = layer.input.matrix;
     const Matrix& output = layer.end.output.matrix;
-    const Encoded both{Precision::fp32, w_.inner, matrix.outputs, nullptr, nullptr};
+    const Tensor both{Precision::fp32, w_.inner, matrix.outputs, nullptr, nullptr};
     for_parts(matrix, 2, strips, [&](int part, Team::Share of) {
-      multiply(encoded(matrix, read()), tokens_, matrix, part == 0 ? gelu : Activation::identity, both, of);
+      multiply(input_of(matrix, read()), tokens_, matrix, part == 0 ? gelu : Activation::identity, both, of);
     });
     team_.meet();
     const auto share = team_.share(tokens_);
@@ -341,15 +341,15 @@ class Encoder::Chunk {
                    .output = w_.context,
                    .first = share.first,
                    .end = share.end});
-    const Encoded input = encoded(output, w_.context);
+    const Tensor input = input_of(output, w_.context);
     if (input.values != w_.context) {
-      kernels_.encode({w_.context, nullptr, layer.used_rows, share.first, share.end}, input);
+      kernels_.quantise({w_.context, nullptr, layer.used_rows, share.first, share.end}, input);
     }
     team_.meet();
     return input;
   }
 
-  void finish(int index, bool after_ffn, const SublayerEnd& end, const Encoded& input) {
+  void finish(int index, bool after_ffn, const SublayerEnd& end, const Tensor& input) {
     const Matrix& matrix = end.output.matrix;
     multiply(input, tokens_, matrix, Activation::identity, {Precision::fp32, w_.update, matrix.outputs, nullptr, nullptr},
              team_.share(matrix.strips()));
@@ -365,22 +365,22 @@ class Encoder::Chunk {
                            .first_token = share.first,
                            .end_token = share.end},
                           config_.pre_norm ? *next.norm : end.norm);
-    encode_read(next.precision, share);
+    quantise_input(next.precision, share);
     team_.meet();
   }
 
   // Writes this worker's rows as the next matrix reads them.
-  void encode_read(Precision precision, Team::Share share) {
+  void quantise_input(Precision precision, Team::Share share) {
     if (precision == Precision::fp32) return;
-    const Encoded to{precision, w_.input.values, config_.hidden, w_.input.scale, w_.input.zero};
-    kernels_.encode({read(), nullptr, config_.hidden, share.first, share.end}, to);
+    const Tensor to{precision, w_.input.values, config_.hidden, w_.input.scale, w_.input.zero_point};
+    kernels_.quantise({read(), nullptr, config_.hidden, share.first, share.end}, to);
   }
 
-  // The input of `matrix`, where it is or will be encoded; as fp32 it stays where it is, unless it has to `move`.
-  Encoded encoded(const Matrix& matrix, float* fp32, bool move = false) const {
+  // The input of `matrix`, where it is or will be quantised; as fp32 it stays where it is, unless it has to `move`.
+  Tensor input_of(const Matrix& matrix, float* fp32, bool move = false) const {
     const bool stays = matrix.precision == Precision::fp32 && !move;
     return {matrix.precision, stays ? reinterpret_cast<std::byte*>(fp32) : w_.input.values, matrix.inner, w_.input.scale,
-            w_.input.zero};
+            w_.input.zero_point};
   }
 
   // scratch_.order[row] = the token whose row the head reads: the last one, or the first that is not skipped, which is the
@@ -517,20 +517,20 @@ class Encoder::Chunk {
   }
 
   void head(float* logits) {
-    bool is_encoded = !config_.pools();  // by the last sub-layer
+    bool is_quantised = !config_.pools();  // by the last sub-layer
     if (config_.pools()) pool();
     if (config_.rows == Rows::last && batch_->skipped != nullptr) {
       clear_skipped_rows();
-      is_encoded = false;
+      is_quantised = false;
     }
     float* rows = read();
     for (const HeadLayer& layer : model_.head) {
       const auto share = team_.share(tokens_);
       if (layer.dense) {
         const Matrix& matrix = layer.dense->matrix;
-        const Encoded input = encoded(matrix, rows);
-        if (input.values != rows && !is_encoded) {
-          kernels_.encode({rows, nullptr, matrix.inner, share.first, share.end}, input);
+        const Tensor input = input_of(matrix, rows);
+        if (input.values != rows && !is_quantised) {
+          kernels_.quantise({rows, nullptr, matrix.inner, share.first, share.end}, input);
           team_.meet();
         }
         rows = rows == w_.update ? w_.inner : w_.update;
@@ -539,7 +539,7 @@ class Encoder::Chunk {
       } else {
         normalise(rows, rows, share, layer.norm);
       }
-      is_encoded = false;
+      is_quantised = false;
       team_.meet();
     }
     leave_rows(rows, config_.outputs, logits);
@@ -562,7 +562,7 @@ class Encoder::Chunk {
     for (int column = 0; column < width; ++column) row[column] /= length;
   }
 
-  void multiply(const Encoded& input, int tokens, const Matrix& matrix, Activation activation, const Encoded& output,
+  void multiply(const Tensor& input, int tokens, const Matrix& matrix, Activation activation, const Tensor& output,
                 Team::Share strips) {
     kernels_.gemm({.input = input,
                    .tokens = tokens,

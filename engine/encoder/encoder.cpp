@@ -43,7 +43,7 @@ void Encoder::take_workspaces() {
   scratch_.clear();
   const auto tokens = static_cast<std::size_t>(chunk_tokens_);
   const auto floats = [&](int width) { return arena_.take<float>(tokens * static_cast<std::size_t>(row_stride(width))); };
-  const auto encoded = [&](int width) -> EncodedRows {
+  const auto quantised = [&](int width) -> QuantisedRows {
     return {reinterpret_cast<std::byte*>(floats(width)), arena_.take<float>(tokens), arena_.take<std::int32_t>(tokens)};
   };
   const std::size_t received = config().drops_tokens() ? tokens * static_cast<std::size_t>(config().heads) : 0;
@@ -54,8 +54,8 @@ void Encoder::take_workspaces() {
                            .inner = floats(model_.widest_inner()),
                            .context = floats(model_.widest_input()),
                            .update = floats(model_.widest_head()),
-                           .input = encoded(model_.widest_input()),
-                           .pooled = encoded(config().hidden),
+                           .input = quantised(model_.widest_input()),
+                           .pooled = quantised(config().hidden),
                            .received = arena_.take<float>(received),
                            .kept = arena_.take<std::int32_t>(tokens),
                            .origin = arena_.take<std::int32_t>(2 * tokens)});
@@ -98,7 +98,7 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, con
     pool_.run([&](const Team& team) {
       const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept, trace.states};
       run_chunks_alone(batch, chunk_tokens, team.index(), logits, own, start);
-      kernels_.leave();
+      kernels_.release();
     });
   } else {
     pool_.run([&](const Team& team) {
@@ -109,7 +109,7 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, con
         chunk.run(batch, first, end, logits, own, start);
         team.meet();
       }
-      kernels_.leave();
+      kernels_.release();
     });
   }
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(logit_rows(batch)) * config().outputs;

@@ -53,10 +53,10 @@ class Encoder {
 
  private:
   // Rows of numbers in the precision that the next matrix reads.
-  struct EncodedRows {
+  struct QuantisedRows {
     std::byte* values;
     float* scale;
-    std::int32_t* zero;
+    std::int32_t* zero_point;
   };
   // Activations of one chunk of tokens.
   struct Workspace {
@@ -66,8 +66,8 @@ class Encoder {
     float* inner;          // [tokens][query, key and value, or FFN]
     float* context;        // [tokens][heads * head_dim]
     float* update;         // [tokens][hidden, or what a layer of the head reads or writes]
-    EncodedRows input;     // [tokens][what a matrix reads]
-    EncodedRows pooled;    // [tokens][hidden]
+    QuantisedRows input;     // [tokens][what a matrix reads]
+    QuantisedRows pooled;    // [tokens][hidden]
     float* received;       // [heads][tokens] attention, where tokens can be dropped
     std::int32_t* kept;    // [tokens]
     std::int32_t* origin;  // [2][tokens] which token of the batch a row is
