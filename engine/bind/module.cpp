@@ -251,7 +251,7 @@ class SharedEncoder {
     const auto state = [&](int layer, nb::handle value) {
       return owners.emplace_back(state_of(layer, value, request.ids.size())).data();
     };
-    const Encoder::Start from{start.is_none() ? 0 : first, start.is_none() ? nullptr : state(first, start)};
+    const Start from{start.is_none() ? 0 : first, start.is_none() ? nullptr : state(first, start)};
     std::vector<float*> states(layers());
     for (const auto& [layer, value] : leave) {
       float* data = state(layer, value);
@@ -260,13 +260,13 @@ class SharedEncoder {
     return to_numpy(run(request, {.states = states.data()}, from), {logit_rows(request), outputs()});
   }
 
-  // Heads, attention output rows, FFN rows and FFN output rows stored of each layer.
+  // Heads, attention output rows, FFN neurons and FFN output rows stored of each layer.
   std::vector<std::tuple<int, int, int, int>> layer_counts() const {
     std::vector<std::tuple<int, int, int, int>> counts;
     for (const Layer& layer : encoder_->layers()) {
       counts.push_back({layer.attention ? layer.attention->heads : 0,
-                        layer.attention ? layer.attention->end.output.matrix.outputs : 0,
-                        layer.ffn ? layer.ffn->rows : 0, layer.ffn ? layer.ffn->end.output.matrix.outputs : 0});
+                        layer.attention ? layer.attention->output.projection.matrix.outputs : 0,
+                        layer.ffn ? layer.ffn->neurons : 0, layer.ffn ? layer.ffn->output.projection.matrix.outputs : 0});
     }
     return counts;
   }
@@ -295,7 +295,7 @@ class SharedEncoder {
     return array;
   }
 
-  std::unique_ptr<float[]> run(const Request& request, const Encoder::Trace& trace, const Encoder::Start& start) {
+  std::unique_ptr<float[]> run(const Request& request, const Trace& trace, const Start& start) {
     auto logits = std::make_unique<float[]>(logit_rows(request) * outputs());
     const nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);

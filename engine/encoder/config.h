@@ -41,7 +41,7 @@ struct EncoderConfig {
   std::vector<double> rotary_theta;  // of every layer the base of its angles; empty: positions are a table
   std::vector<int> rotary_window;    // of every layer how far away a token may be that is attended to; 0: any
   bool pre_norm;   // LayerNorm before every sub-layer but the first, and before the head; otherwise after the residual
-  bool gated;      // FFN rows are multiplied by those of a third matrix
+  bool gated;      // FFN neurons are multiplied by those of a third matrix
   Rows rows;
   std::vector<HeadLayerConfig> head;  // after the last one there are `outputs` numbers; empty: the rows as they are
   bool normalize;                     // what comes out is scaled to length 1

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "base/error.h"
-#include "encoder/chunk.h"
 
 namespace prunetime {
 namespace {
@@ -103,11 +102,12 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, con
   } else {
     pool_.run([&](const Team& team) {
       const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept, trace.states};
-      Chunk chunk(*this, workspaces_[0], scratch_[static_cast<std::size_t>(team.index())], team);
+      ForwardPass pass(model_, kernels_, chunk_tokens_, workspaces_[0], scratch_[static_cast<std::size_t>(team.index())],
+                       team);
       for (int first = 0, end; first < batch.rows; first = end) {
         end = batch.end_of_chunk(first, chunk_tokens_);
-        chunk.run(batch, first, end, logits, own, start);
-        team.meet();
+        pass.run(batch, first, end, logits, own, start);
+        team.sync();
       }
       kernels_.release();
     });
@@ -125,12 +125,12 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, con
 void Encoder::run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, const Trace& trace,
                                const Start& start) {
   const auto index = static_cast<std::size_t>(worker);
-  Chunk chunk(*this, workspaces_[index], scratch_[index], Team());
+  ForwardPass pass(model_, kernels_, chunk_tokens_, workspaces_[index], scratch_[index], Team());
   int first = next_row_.load();
   while (first < batch.rows) {
     const int end = batch.end_of_chunk(first, chunk_tokens);
     if (!next_row_.compare_exchange_weak(first, end)) continue;  // another worker took it; `first` is now the next
-    chunk.run(batch, first, end, logits, trace, start);
+    pass.run(batch, first, end, logits, trace, start);
     first = next_row_.load();
   }
 }
