@@ -26,7 +26,7 @@ int checked_threads(int threads) {
 
 }  // namespace
 
-Encoder::Encoder(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, int threads,
+Encoder::Encoder(const ForwardConfig& config, const ForwardPlan& plan, const Arrays& arrays, int threads,
                  const Kernels& kernels)
     : kernels_(kernels),
       model_(config, plan, arrays, kernels),

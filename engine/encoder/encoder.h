@@ -15,7 +15,7 @@ namespace prunetime {
 class Encoder {
  public:
   // Throws Error where the weights are not an encoder of `config`, or `threads` is out of range.
-  Encoder(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, int threads, const Kernels& kernels);
+  Encoder(const ForwardConfig& config, const ForwardPlan& plan, const Arrays& arrays, int threads, const Kernels& kernels);
 
   // Runs only the first heads and FFN neurons of every layer from now on. Throws Error where there are not so many.
   void select(const std::vector<int>& heads, const std::vector<int>& ffn, const std::vector<double>& tokens) {
@@ -29,7 +29,7 @@ class Encoder {
   void forward(const Batch& batch, float* logits, const Trace& trace, const Start& start);
   int logit_rows(const Batch& batch) const { return config().rows == Rows::all ? batch.tokens() : batch.rows; }
 
-  const EncoderConfig& config() const { return model_.config; }
+  const ForwardConfig& config() const { return model_.config; }
   const char* isa() const { return kernels_.isa; }
   int threads() const { return pool_.size(); }
   std::size_t weight_bytes() const { return model_.arena.bytes(); }

@@ -128,7 +128,7 @@ class ForwardPass {
   Team::Share share_of_part(const Matrix& matrix, int parts, int strips, int part) const;
 
   const Model& model_;
-  const EncoderConfig& config_;
+  const ForwardConfig& config_;
   const Kernels& kernels_;
   const int most_tokens_;
   const int last_attention_;

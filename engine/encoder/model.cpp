@@ -19,7 +19,7 @@ class Placer {
       : model_(model), reader_(reader), kernels_(kernels), hidden_(model.config.hidden) {}
 
   void place() {
-    const EncoderConfig& config = model_.config;
+    const ForwardConfig& config = model_.config;
     model_.word = table("embeddings.word.weight", config.vocabulary);
     if (!config.rotary()) model_.position = table("embeddings.position.weight", config.positions);
     if (config.token_types > 0) model_.token_type = table("embeddings.token_type.weight", config.token_types);
@@ -44,7 +44,7 @@ class Placer {
     model_.head.clear();
     for (const HeadLayerConfig& layer : model_.config.head) {
       HeadLayer& placed = model_.head.emplace_back();
-      if (layer.is_norm) {
+      if (layer.is_norm()) {
         placed.norm = norm(layer.name, layer.width, layer.eps);
       } else {
         placed.dense = linear({layer.name}, layer.width, read);
@@ -55,7 +55,7 @@ class Placer {
   }
 
   AttentionLayer attention(int index, const std::string& name) {
-    const EncoderConfig& config = model_.config;
+    const ForwardConfig& config = model_.config;
     const int inner = reader_.size(name + "query.bias", config.heads * config.head_dim);
     const int heads = std::max(1, inner / config.head_dim);  // whole heads: any other number of rows is refused just below
     AttentionLayer layer{
@@ -143,7 +143,7 @@ class Placer {
   Linear linear(const std::vector<std::string>& names, int outputs, int inner) {
     std::vector<Source> sources;
     for (const std::string& name : names) {
-      sources.push_back(reader_.source(name, outputs, inner));
+      sources.push_back(reader_.source(name, outputs, inner, !model_.plan.is_dense(name)));
       if (model_.plan.of(name) != model_.plan.of(names[0])) {
         throw Error("plan: " + name + " and " + names[0] + " are multiplied together and need one precision");
       }
@@ -153,10 +153,10 @@ class Placer {
 
   LayerNorm norm(const std::string& name, int width) { return norm(name, width, model_.config.layer_norm_eps); }
 
-  LayerNorm norm(const std::string& name, int width, float eps) {
+  LayerNorm norm(const std::string& name, int width, double eps) {
     const float* weight = padded_vector(name + ".weight", width);
     const float* bias = padded_vector(name + ".bias", width);
-    return {weight, bias, width, eps};
+    return {weight, bias, width, static_cast<float>(eps)};
   }
 
   const float* padded_vector(const std::string& name, int width) {
@@ -187,7 +187,7 @@ class Placer {
 
 }  // namespace
 
-Model::Model(const EncoderConfig& encoder_config, const Plan& run_plan, const Arrays& arrays, const Kernels& kernels)
+Model::Model(const ForwardConfig& encoder_config, const ForwardPlan& run_plan, const Arrays& arrays, const Kernels& kernels)
     : config(encoder_config), plan(run_plan) {
   config.check();
   plan.check(config);
@@ -213,7 +213,7 @@ void Model::use(const std::vector<int>& heads, const std::vector<int>& ffn, cons
                   ", which has " + std::to_string(stored));
     }
   };
-  Plan wanted{.precision = plan.precision, .tokens = tokens};
+  ForwardPlan wanted{.precision = plan.precision, .dense = plan.dense, .tokens = tokens};
   wanted.check(config);
   for (std::size_t i = 0; i < layers.size(); ++i) {
     check("heads", i, heads[i], layers[i].attention ? layers[i].attention->heads : 0);

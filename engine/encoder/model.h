@@ -61,14 +61,14 @@ struct HeadLayer {
 
 struct Model {
   // Throws Error where the arrays are not an encoder of `config`.
-  Model(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, const Kernels& kernels);
+  Model(const ForwardConfig& config, const ForwardPlan& plan, const Arrays& arrays, const Kernels& kernels);
 
   // Runs only the first heads and FFN neurons of every layer from now on, and keeps these fractions of the tokens. Throws
   // Error where there are not so many.
   void use(const std::vector<int>& heads, const std::vector<int>& ffn, const std::vector<double>& tokens);
 
-  EncoderConfig config;
-  Plan plan;
+  ForwardConfig config;
+  ForwardPlan plan;
   Arena arena;
   const float* word = nullptr;  // tables: rows of row_stride(embedding)
   const float* position = nullptr;    // null: none

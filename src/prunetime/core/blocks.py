@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.core.arch import ArchSpec, block_grid
+from prunetime.core.arch import MATRICES, ArchSpec, KeptBlocks, block_grid
 from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
 
@@ -36,6 +36,21 @@ def to_blocks(weight: Floats, kept: NDArray[np.bool_], rows: int, columns: int) 
     over = [(0, blocks * size - width) for blocks, size, width in zip(grid, (rows, columns), weight.shape, strict=True)]
     tiles = np.pad(weight, over).reshape(grid[0], rows, grid[1], columns).swapaxes(1, 2)
     return np.ascontiguousarray(tiles[kept]), np.flatnonzero(kept).astype(np.int32)
+
+
+def put_in_blocks(
+    weights: dict[str, NDArray[Any]], name: str, kept: NDArray[np.bool_], rows: int, columns: int
+) -> None:
+    """The matrix `name` of `weights` is stored in its `kept` blocks of `rows` x `columns` from now on (`to_blocks`)."""
+    arrays = to_blocks(weights.pop(f"{name}.weight"), kept, rows, columns)
+    weights[f"{name}.blocks"], weights[f"{name}.block_index"] = arrays
+
+
+def kept_blocks(weights: Mapping[str, NDArray[Any]], layer: int) -> tuple[KeptBlocks, ...]:
+    """The blocks that `weights` keep of those matrices of a layer that they store in blocks."""
+    names = ((matrix, f"layers.{layer}.{matrix}.blocks") for matrix in MATRICES)
+    shapes = ((matrix, weights[name].shape) for matrix, name in names if name in weights)
+    return tuple(KeptBlocks(matrix, rows, columns, kept) for matrix, (kept, rows, columns) in shapes)
 
 
 def block_norms(weight: Floats, rows: int, columns: int) -> NDArray[np.float64]:
