@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import prunetime._engine as _engine
 from prunetime._engine import ForwardConfig, ForwardPlan, HeadLayerConfig, SharedEncoder
 from prunetime.core.arch import MATRICES, ArchSpec, LayerSpec
+from prunetime.core.arrays import BoolArray, Float32Array, Float64Array, Weights
 from prunetime.core.blocks import kept_blocks
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.core.plan import Plan, Precision
@@ -20,9 +19,7 @@ from prunetime.core.positions import BUCKETS, by_distance
 from prunetime.errors import EngineError, InputError
 from prunetime.inference.ragged import Ragged
 
-Weights = Mapping[str, NDArray[Any]]
-
-State = NDArray[np.float32]
+HiddenStates = Float32Array
 """The hidden rows [tokens, hidden] of a batch that come into a layer."""
 
 ReferenceKernel = _engine.ReferenceKernel
@@ -68,7 +65,7 @@ class Engine:
         self.threads: int = self._encoder.threads
         self.weight_bytes: int = self._encoder.weight_bytes
 
-    def logits(self, batch: Ragged) -> NDArray[np.float32]:
+    def logits(self, batch: Ragged) -> Float32Array:
         """Logits of any number of sequences, [rows, outputs].
 
         Raises:
@@ -80,7 +77,7 @@ class Engine:
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
 
-    def timed(self, batch: Ragged) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def timed(self, batch: Ragged) -> tuple[Float32Array, Float64Array]:
         """Logits, and the microseconds of every sub-layer [2 * layers + 2], as the calling thread saw them.
 
         In the order embedding, attention 0, ffn 0, attention 1, ..., head; a sub-layer that is gone has 0.
@@ -106,8 +103,8 @@ class Engine:
             raise EngineError(str(error)) from None
 
     def logits_between(
-        self, batch: Ragged, start: tuple[int, State] | None, leave: Mapping[int, State]
-    ) -> NDArray[np.float32]:
+        self, batch: Ragged, start: tuple[int, HiddenStates] | None, leave: Mapping[int, HiddenStates]
+    ) -> Float32Array:
         """Logits, the same bits as from `logits`, of a pass that begins and leaves states in between.
 
         It begins at the layer `start` with the state that an earlier pass over `batch` left there, with the same layers
@@ -126,7 +123,7 @@ class Engine:
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
 
-    def kept(self, batch: Ragged) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def kept(self, batch: Ragged) -> tuple[Float32Array, BoolArray]:
         """Logits, and [layers, tokens] which tokens are left after each layer.
 
         From the last attention on, only the token of each sequence is left whose row the head reads, if it reads no
