@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from prunetime.core import blocks
 from prunetime.inference import tokenize
 from prunetime.latency import measure, predictor
 from prunetime.latency.sublayers import ProfileKey
@@ -68,8 +69,8 @@ def keep_parts_of_tiles() -> None:
 
 
 def pack_the_wrong_blocks() -> None:
-    whole = compacting.to_blocks
-    compacting.to_blocks = lambda weight, kept, *grain: whole(weight, np.roll(kept, 1, axis=1), *grain)
+    whole = blocks.to_blocks
+    blocks.to_blocks = lambda weight, kept, *grain: whole(weight, np.roll(kept, 1, axis=1), *grain)
 
 
 FAULTS: dict[str, tuple[Callable[[], None], str]] = {
