@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from prunetime.core.task import Answer, Span
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.inference.model import Ranked
+from prunetime.inference.model import RankedDocument
 from prunetime.inference.tokenize import Texts
 
 try:
@@ -162,10 +162,10 @@ class _Words:
 
     def _rank(
         self, query: str, documents: Sequence[str], asked: _Asked, timeout: float | None, key: str | None
-    ) -> Steps[list[Ranked]]:
+    ) -> Steps[list[RankedDocument]]:
         content = {"query": query, "documents": list(documents), **asked}
         reply = yield from self._patiently(_Call("POST", "/v1/rerank", content, key), timeout)
-        return [Ranked(each["index"], each["relevance_score"]) for each in reply["results"]]
+        return [RankedDocument(corpus_id=each["index"], score=each["relevance_score"]) for each in reply["results"]]
 
     def _embed(
         self, texts: Sequence[str], asked: _Asked, timeout: float | None, key: str | None
@@ -237,7 +237,7 @@ class Client(_Words):
         timeout: float | None = None,
         *,
         experiment_key: str | None = None,
-    ) -> list[Ranked]:
+    ) -> list[RankedDocument]:
         """As `Model.rank` of the model there, or of the server's first; `experiment_key` as in `score`."""
         return self._talk(self._rank(query, documents, {"top_n": top_k, "model": model}, timeout, experiment_key))
 
@@ -314,7 +314,7 @@ class AsyncClient(_Words):
         timeout: float | None = None,
         *,
         experiment_key: str | None = None,
-    ) -> list[Ranked]:
+    ) -> list[RankedDocument]:
         """See `Client.rank`."""
         return await self._talk(self._rank(query, documents, {"top_n": top_k, "model": model}, timeout, experiment_key))
 
