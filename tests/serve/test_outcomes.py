@@ -182,7 +182,7 @@ def test_who_gives_up_waiting_harms_nobody(path: Path) -> None:
 def test_a_database_that_does_not_answer_holds_up_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits is told to come again, and no more than so many may wait."""
     monkeypatch.setattr(experiment, "ANSWER_SECONDS", 0.05)
-    monkeypatch.setattr(outcomes, "MOST_WAITING", 3)
+    monkeypatch.setattr(outcomes, "MAX_WAITING", 3)
     with closing(Outcomes(path)) as kept, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("begin immediate")
         posted = [PostedOutcome("user", "1", False)]

@@ -71,7 +71,9 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=75,
             )
         )
-        self.connections = self.server_state = Connections(settings.connections, settings.read_seconds, source.ended)
+        self.connections = self.server_state = Connections(
+            settings.max_connections, settings.read_seconds, source.ended
+        )
         self._app, self._source, self._on_ready = app, source, on_ready
         self._arriving: set[asyncio.Task[None]] = set()
         self._signals = 0
@@ -171,8 +173,8 @@ def make_ready() -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
     memory.give_back_large_blocks()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     sys.setswitchinterval(SWITCH_SECONDS)
 
 

@@ -29,9 +29,10 @@ class ServeSettings:
     - `processes` share the port, the cores, and the limits of what waits, what is remembered and of connections
     - `threads`: of the engine, in each process
     - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
-    - `connections`: at most
-    - `body_bytes`, `body_values`, `most_rows`: of one request, at most; values are strings, numbers, lists and objects
-    - `held_bytes`: of all bodies that are being read and answered, at most
+    - `max_connections`: at most
+    - `max_body_size` (bytes), `max_body_values` (strings, numbers, lists and objects) and `max_client_batch_size` (texts
+      or pairs) limit one request
+    - `max_held_bytes`: of all bodies that are being read and answered, at most
     - `timeout`: seconds that a request may take where its client does not say less
     - `read_seconds`: that a request may take to come, headers and body, and a TLS handshake; and, with more time for
       a larger one, that an answer may take to be taken
@@ -58,11 +59,11 @@ class ServeSettings:
     threads: int = 1
     batch_tokens: int = 2_048
     queue_tokens: int = 65_536
-    connections: int = 4_096
-    body_bytes: int = 4 << 20
-    body_values: int = 65_536
-    held_bytes: int = 64 << 20
-    most_rows: int = 1_024
+    max_connections: int = 4_096
+    max_body_size: int = 4 << 20
+    max_body_values: int = 65_536
+    max_held_bytes: int = 64 << 20
+    max_client_batch_size: int = 1_024
     timeout: float = 10.0
     read_seconds: float = 10.0
     cache_bytes: int = 64 << 20
@@ -84,11 +85,11 @@ class ServeSettings:
             "threads",
             "batch_tokens",
             "queue_tokens",
-            "connections",
-            "body_bytes",
-            "body_values",
-            "held_bytes",
-            "most_rows",
+            "max_connections",
+            "max_body_size",
+            "max_body_values",
+            "max_held_bytes",
+            "max_client_batch_size",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -128,8 +129,8 @@ class ServeSettings:
             cores=self.cores / self.processes,
             queue_tokens=math.ceil(self.queue_tokens / self.processes),
             cache_bytes=math.ceil(self.cache_bytes / self.processes),
-            connections=math.ceil(self.connections / self.processes),
-            held_bytes=max(self.body_bytes, math.ceil(self.held_bytes / self.processes)),
+            max_connections=math.ceil(self.max_connections / self.processes),
+            max_held_bytes=max(self.max_body_size, math.ceil(self.max_held_bytes / self.processes)),
             drain_seconds=0.0,  # the supervisor waits for all
         )
 

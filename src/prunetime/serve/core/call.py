@@ -17,6 +17,9 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 TIMEOUT = "x-request-timeout-ms"
 
+BackgroundTask = Callable[[], None]
+"""A function that is called once the answer to a request is sent."""
+
 
 @dataclass(kw_only=True)
 class Call(ABC):
@@ -24,11 +27,10 @@ class Call(ABC):
 
     began: float = field(default_factory=time.monotonic)
 
-    most_seconds: float = math.inf
+    max_seconds: float = math.inf
     """How long the answer may take, where the request's body says it."""
 
-    afterwards: list[Callable[[], None]] = field(default_factory=list)
-    """Functions to be called once the answer is sent."""
+    background_tasks: list[BackgroundTask] = field(default_factory=list)
 
     model: str | None = None
     """The model that was asked, as NAME/VERSION; `scored_from` is when the service began with it, and `stages` has the
@@ -43,7 +45,7 @@ class Call(ABC):
         """The headers of HTTP, or the metadata of gRPC; names are in lower case."""
 
     @abstractmethod
-    async def gone(self) -> None:
+    async def listen_for_disconnect(self) -> None:
         """Returns once the client has left."""
 
     @cached_property
@@ -55,7 +57,7 @@ class Call(ABC):
     def seconds(self, default: float) -> float:
         """How long the answer may take: the least of the header `x-request-timeout-ms`, what the body says, and the
         default."""
-        default = min(default, self.most_seconds)
+        default = min(default, self.max_seconds)
         given = self.headers.get(TIMEOUT)
         if given is None:
             return default

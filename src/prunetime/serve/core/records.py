@@ -39,8 +39,8 @@ class Records:
         """A request has just been answered, with `status`: a number of HTTP, or a name of gRPC."""
         spent = time.monotonic() - call.began
         self._metrics.requests[route, str(status)].inc()
-        for work in call.afterwards:
-            work()
+        for task in call.background_tasks:
+            task()
         self._tracing.record(call, span, spent)
         if LOG.isEnabledFor(logging.INFO):
             line = Line(call.id, PROCESS, method, route, status, round(1e3 * spent, 3), call.model)

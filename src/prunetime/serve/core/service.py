@@ -117,9 +117,9 @@ class Service:
     ) -> Scored:
         began = time.monotonic()
         deadline = call.began + call.seconds(self.settings.timeout)
-        if len(rows) > self.settings.most_rows:
+        if len(rows) > self.settings.max_client_batch_size:
             raise RefusedError(
-                "too_large", f"{len(rows)} rows are more than the {self.settings.most_rows} of a request"
+                "too_large", f"{len(rows)} rows are more than the {self.settings.max_client_batch_size} of a request"
             )
         placed = self._placed(call, name) if version is None else None
         if placed:
@@ -140,10 +140,10 @@ class Service:
         scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
         await self.beside(scored, lambda: scored.scores)  # which are remembered
         call.model, call.scored_from, call.stages = hosted.label, began, seconds
-        call.afterwards.append(partial(self._count, scored))
+        call.background_tasks.append(partial(self._count, scored))
         if placed:
             for shadow in placed[0].shadow:
-                call.afterwards.append(partial(self._shadow, placed[0], shadow, scored))
+                call.background_tasks.append(partial(self._shadow, placed[0], shadow, scored))
         return scored
 
     async def beside(self, scored: Scored, work: Callable[[], Result]) -> Result:
@@ -174,11 +174,11 @@ class Service:
     def _check_whole(self, hosted: LoadedModel, rows: Sequence[Row]) -> None:
         """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more of them
         than could wait."""
-        most = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
-        if hosted.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, rows))) > most:
+        limit = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
+        if hosted.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, rows))) > limit:
             raise RefusedError(
                 "too_large",
-                f"{found} characters are more than the {most} that {hosted.name} reads for one request: send fewer "
+                f"{found} characters are more than the {limit} that {hosted.name} reads for one request: send fewer "
                 "at a time, or raise --queue-tokens",
             )
 
@@ -218,7 +218,7 @@ class Service:
 
         work = self._work(timed, inputs, deadline, done)
         self.scheduler.submit(work)
-        gone = loop.create_task(call.gone())
+        gone = loop.create_task(call.listen_for_disconnect())
         try:
             await asyncio.wait((over, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -19,7 +19,7 @@ LOADED = 1.0
 LOADED_TOKENS = 64
 """Tokens of the batch that teaches the cost of tokens."""
 
-MOST_TOKENS = 1 << 31
+MAX_TOKENS = 1 << 31
 """Of a batch whose tokens cost nothing."""
 
 
@@ -46,7 +46,7 @@ class Speed:
     def tokens_within(self, seconds: float) -> int:
         """How many tokens a batch can have that takes so long; at least none."""
         us = max(0.0, 1e6 * seconds - self.fixed_us)
-        return int(min(us / self.token_us, MOST_TOKENS)) if self.token_us else MOST_TOKENS
+        return int(min(us / self.token_us, MAX_TOKENS)) if self.token_us else MAX_TOKENS
 
     def learn(self, tokens: int, seconds: float) -> None:
         """Takes note of a batch that took `seconds`, just now."""

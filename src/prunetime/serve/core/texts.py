@@ -23,13 +23,13 @@ class _Known(NamedTuple):
 
 class TextCache:
     """The tokens of single texts, without special tokens, of each what a sequence can keep. Where texts, tokens and
-    their table are more than `most_bytes` of memory, those that were used least recently are left out.
+    their table are more than `max_bytes` of memory, those that were used least recently are left out.
 
     Pairs are put together from them, so that a hot query is known beside a new ad. May be used by several threads.
     """
 
-    def __init__(self, tokenizer: Tokenizer, most_bytes: int) -> None:
-        self._tokenizer, self._most, self._sizes = tokenizer, most_bytes, 0
+    def __init__(self, tokenizer: Tokenizer, max_bytes: int) -> None:
+        self._tokenizer, self._max_bytes, self._sizes = tokenizer, max_bytes, 0
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = Lock()
         self.hits = self.misses = 0
@@ -58,10 +58,10 @@ class TextCache:
         made = self._tokenizer.single(text)
         size = _size(text, made)
         with self._lock:
-            if size <= self._most and text not in self._known:
+            if size <= self._max_bytes and text not in self._known:
                 self._known[text] = _Known(made, size)
                 self._sizes += size
-            while self.bytes > self._most and self._known:
+            while self.bytes > self._max_bytes and self._known:
                 self._sizes -= self._known.popitem(last=False)[1].size
         return made
 

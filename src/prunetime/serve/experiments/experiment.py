@@ -26,7 +26,7 @@ KEY, ARM = "x-experiment-key", "x-prunetime-arm"
 BLANKS = " \t"
 """HTTP takes these off both ends of a header's value."""
 
-MOST_KEY_BYTES = 512
+MAX_KEY_BYTES = 512
 """Keys and ids of outcomes are indexed, and PostgreSQL indexes no more than 2,704 bytes an entry."""
 
 ANSWER_SECONDS = 10.0
@@ -128,8 +128,8 @@ def checked_key(given: str, where: str) -> str:
     if not key:
         raise RefusedError("unusable", f"{where} is empty: say whose request or outcome it is, or leave it out")
     size = len(key.encode())
-    if size > MOST_KEY_BYTES:
-        raise RefusedError("unusable", f"{where} has {size} bytes of UTF-8, and may have {MOST_KEY_BYTES}: send a hash")
+    if size > MAX_KEY_BYTES:
+        raise RefusedError("unusable", f"{where} has {size} bytes of UTF-8, and may have {MAX_KEY_BYTES}: send a hash")
     if any(character < " " or character == "\x7f" for character in key):
         raise RefusedError("unusable", f"{where} {key[:80]!r} has a control character: leave it out")
     return key

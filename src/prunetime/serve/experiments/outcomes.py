@@ -17,10 +17,10 @@ from prunetime.serve.experiments.sequential import KeySums
 
 LOG = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 1_000
+MAX_BATCH = 1_000
 """Posts that are written in one transaction."""
 
-MOST_WAITING = 10_000
+MAX_WAITING = 10_000
 """Posts that wait while the database does not answer; more are refused."""
 
 
@@ -59,8 +59,8 @@ class Outcomes:
 
     def _ask(self, what: list[Outcome] | str) -> Future[Any]:
         future: Future[Any] = Future()
-        if self._asked.qsize() >= MOST_WAITING:
-            future.set_exception(UnavailableError(f"{MOST_WAITING} posts of outcomes wait already"))
+        if self._asked.qsize() >= MAX_WAITING:
+            future.set_exception(UnavailableError(f"{MAX_WAITING} posts of outcomes wait already"))
         else:
             self._asked.put((what, future))
         return future
@@ -69,7 +69,7 @@ class Outcomes:
         over = False
         while not over:
             asked = [self._asked.get()]
-            while len(asked) < MOST_AT_ONCE and not self._asked.empty():
+            while len(asked) < MAX_BATCH and not self._asked.empty():
                 asked.append(self._asked.get())
             over = None in asked
             jobs = [job for job in asked if job is not None]

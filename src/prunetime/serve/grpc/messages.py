@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     parameters: Parameters
 
 
-def read_request(message: messages.ModelInferRequest, most_rows: int) -> Asked:
+def read_request(message: messages.ModelInferRequest, max_rows: int) -> Asked:
     """What a message asks for. Raises RefusedError, naming it, for what is not known or not a text."""
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
@@ -40,7 +40,7 @@ def read_request(message: messages.ModelInferRequest, most_rows: int) -> Asked:
     parameters = check_parameters("the request", REQUEST, parameters_of(message))
     _check_form("the request", "binary_data_output", parameters, bool(raw))
     texts = [
-        TextTensor(tensor.name, tensor.shape, _texts(tensor, raw[number] if raw else None, most_rows))
+        TextTensor(tensor.name, tensor.shape, _texts(tensor, raw[number] if raw else None, max_rows))
         for number, tensor in enumerate(message.inputs)
     ]
     wanted = []
@@ -95,7 +95,7 @@ def _check_form(of: str, name: str, parameters: Parameters, raw: bool) -> None:
         raise RefusedError("unusable", f"{of}: {name} is {not raw}: outputs are raw where inputs are; leave it out")
 
 
-def _texts(tensor: messages.ModelInferRequest.InferInputTensor, raw: bytes | None, most_rows: int) -> list[str]:
+def _texts(tensor: messages.ModelInferRequest.InferInputTensor, raw: bytes | None, max_rows: int) -> list[str]:
     """The texts of an input, of its `raw` contents where there are such."""
     of = f"input {tensor.name[:80]}"
     size = whole_number(of, "binary_data_size", check_parameters(of, INPUT, parameters_of(tensor)))
@@ -110,8 +110,8 @@ def _texts(tensor: messages.ModelInferRequest.InferInputTensor, raw: bytes | Non
         if field.name != CONTENTS["BYTES"]:
             raise RefusedError("unusable", f"{of} has {field.name}: texts are in {CONTENTS['BYTES']}")
     count = row_count(tensor.name, tensor.shape)
-    if count > most_rows:
-        raise RefusedError("too_large", f"{count} rows are more than the {most_rows} of a request")
+    if count > max_rows:
+        raise RefusedError("too_large", f"{count} rows are more than the {max_rows} of a request")
     if raw is not None:
         return read_texts(of, raw, count)
     try:

@@ -109,7 +109,7 @@ class Methods:
 
     async def infer(self, call: Call, asked: messages.ModelInferRequest) -> Answer:
         model = asked.model_name, asked.model_version or None
-        texts, wanted, parameters = read_request(asked, self._service.settings.most_rows)
+        texts, wanted, parameters = read_request(asked, self._service.settings.max_client_batch_size)
         scored = await answers.infer(self._service, call, model, texts, wanted, parameters)
 
         def answer() -> Any:

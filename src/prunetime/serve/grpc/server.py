@@ -56,7 +56,7 @@ class GrpcCall(Call):
             found[KEY] = key.decode(errors="backslashreplace")
         return found
 
-    async def gone(self) -> None:
+    async def listen_for_disconnect(self) -> None:
         await asyncio.get_running_loop().create_future()
 
     def seconds(self, default: float) -> float:
@@ -80,7 +80,7 @@ class GrpcServer:
         settings = self._settings
         milliseconds = int(1e3 * settings.read_seconds)
         options = {
-            "grpc.max_receive_message_length": settings.body_bytes,
+            "grpc.max_receive_message_length": settings.max_body_size,
             "grpc.max_send_message_length": -1,
             "grpc.so_reuseport": 1,
             "grpc.server_handshake_timeout_ms": milliseconds,
@@ -88,7 +88,7 @@ class GrpcServer:
         self._server = grpc.aio.server(
             handlers=[_Handlers(self._methods.table(), self._answer, self._watch)],
             options=list(options.items()),
-            maximum_concurrent_rpcs=settings.connections,
+            maximum_concurrent_rpcs=settings.max_connections,
         )
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         where = f"{address}:{settings.grpc_port}"
@@ -134,11 +134,11 @@ class GrpcServer:
         if message is grpc.aio.EOF and context.time_remaining() == 0.0:
             raise RefusedError("deadline", "the deadline of the call has passed")
         if message is grpc.aio.EOF:
-            limit = self._settings.body_bytes
+            limit = self._settings.max_body_size
             raise RefusedError("too_large", f"the message is larger than the limit of {limit} bytes, or there is none")
         self._bodies.hold(len(message))
         call.held = len(message)
-        return await self._bodies.parse(message, partial(_parsed, kind=kind, most=self._settings.body_values))
+        return await self._bodies.parse(message, partial(_parsed, kind=kind, limit=self._settings.max_body_values))
 
     async def _watch(self, _: Any, context: Any) -> AsyncIterator[bytes]:
         """Tells a client of `Watch` the health of a service, each time that it has changed, until the server stops."""
@@ -201,10 +201,10 @@ def _unknown(path: str, known: Iterable[str]) -> Method:
     return Method(None, refuse, open=True)
 
 
-def _parsed(message: bytes, kind: Any, most: int) -> Any:
+def _parsed(message: bytes, kind: Any, limit: int) -> Any:
     """The message as a `kind`; raises RefusedError where it is none, or has too many fields."""
-    if len(message) > most and has_more_fields(message, kind.DESCRIPTOR, most):
-        raise RefusedError("too_large", f"the message has more than {most} fields and elements")
+    if len(message) > limit and has_more_fields(message, kind.DESCRIPTOR, limit):
+        raise RefusedError("too_large", f"the message has more than {limit} fields and elements")
     try:
         return kind.FromString(message)
     except DecodeError as error:

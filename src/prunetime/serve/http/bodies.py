@@ -33,8 +33,8 @@ class Bodies:
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
-        self.most_bytes, self._most_values = settings.body_bytes, settings.body_values
-        self._most_held, self._held = settings.held_bytes, 0
+        self.max_body_size, self._max_body_values = settings.max_body_size, settings.max_body_values
+        self._max_held_bytes, self._held = settings.max_held_bytes, 0
         self._read_seconds = settings.read_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prunetime-bodies")
 
@@ -49,7 +49,7 @@ class Bodies:
             async for part in self._parts(scope, receive):
                 parts.append(part)
                 self._held += len(part)
-                if self._held > self._most_held:
+                if self._held > self._max_held_bytes:
                     raise self._too_many_held()
         except BaseException:
             self.release(sum(map(len, parts)))
@@ -64,7 +64,7 @@ class Bodies:
                 raise RefusedError("client_left", "the client has left")
             part = message.get("body", b"")
             size += len(part)
-            if size > self.most_bytes:
+            if size > self.max_body_size:
                 raise self.too_large()
             yield part
             if not message.get("more_body"):
@@ -87,9 +87,9 @@ class Bodies:
         bytes are held.
         """
         loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(self._thread, decompressed, body, encoding, self.most_bytes)
+        content = await loop.run_in_executor(self._thread, decompressed, body, encoding, self.max_body_size)
         more = len(content) - len(body)
-        if self._held + more > self._most_held:
+        if self._held + more > self._max_held_bytes:
             raise self._too_many_held()
         self._held += more
         return content
@@ -107,7 +107,7 @@ class Bodies:
 
     def hold(self, size: int) -> None:
         """Counts bytes of a body as held until `release`; raises RefusedError where too many are."""
-        if self._held + size > self._most_held:
+        if self._held + size > self._max_held_bytes:
             raise self._too_many_held()
         self._held += size
 
@@ -115,24 +115,25 @@ class Bodies:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def too_large(self) -> RefusedError:
-        return RefusedError("too_large", f"the body is larger than the limit of {self.most_bytes} bytes")
+        return RefusedError("too_large", f"the body is larger than the limit of {self.max_body_size} bytes")
 
     def _too_many_held(self) -> RefusedError:
-        message = f"bodies of more than {self._most_held} bytes are being read and answered"
+        message = f"bodies of more than {self._max_held_bytes} bytes are being read and answered"
         return RefusedError("overloaded", message, 1.0)
 
     def _decode_large(self, body: bytes, kind: type[Part]) -> Part:
         """As `decode`. Values are counted first, because the decoder keeps the interpreter to itself: what it takes for
         bytes of text is little, and for 1.3 million empty lists a third of a second."""
-        if has_more_values(body, self._most_values):
+        if has_more_values(body, self._max_body_values):
             raise RefusedError(
-                "too_large", f"the body has more than {self._most_values} values (strings, numbers, lists and objects)"
+                "too_large",
+                f"the body has more than {self._max_body_values} values (strings, numbers, lists and objects)",
             )
         return decoded(body, kind)
 
 
-def has_more_values(body: bytes, most: int) -> bool:
-    """Whether a JSON text has more than `most` strings and commas outside of strings, together; stops once it has.
+def has_more_values(body: bytes, limit: int) -> bool:
+    """Whether a JSON text has more than `limit` strings and commas outside of strings, together; stops once it has.
 
     It has at most one value more than commas, but for lists and objects that are alone in theirs, of which the
     decoder's limit of nesting leaves few.
@@ -140,7 +141,7 @@ def has_more_values(body: bytes, most: int) -> bool:
     if b"\\" in body:
         body = body.replace(rb"\\", b"").replace(rb"\"", b"")  # what is left of quotes begins or ends a string
     found, start = 0, 0
-    while found <= most:
+    while found <= limit:
         opening = body.find(b'"', start)
         found += body.count(b",", start, len(body) if opening < 0 else opening)
         if opening < 0:
@@ -149,7 +150,7 @@ def has_more_values(body: bytes, most: int) -> bool:
         start = body.find(b'"', opening + 1) + 1
         if not start:  # a string that does not end: no JSON
             break
-    return found > most
+    return found > limit
 
 
 def decoded(body: bytes, kind: type[Part]) -> Part:

@@ -42,15 +42,15 @@ then its client may not see the answer."""
 
 
 class Connections(ServerState):
-    """All connections of a process. Beyond `most`, requests are refused. While it is `draining`, every answer is the
-    last one of its connection.
+    """The open connections of a process. Beyond `max_connections`, requests are refused. While the process is `draining`,
+    each connection closes after its next answer.
 
-    `seconds` are those for a request to come; `on_lost` is called once for each connection that has ended.
+    A request must arrive within `seconds`; `on_lost` is called once for each connection that has ended.
     """
 
-    def __init__(self, most: int, seconds: float, on_lost: Callable[[], None]) -> None:
+    def __init__(self, max_connections: int, seconds: float, on_lost: Callable[[], None]) -> None:
         super().__init__()
-        self.most, self.seconds, self.on_lost, self.draining = most, seconds, on_lost, False
+        self.max_connections, self.seconds, self.on_lost, self.draining = max_connections, seconds, on_lost, False
 
     def drain(self) -> None:
         self.draining = True
@@ -132,8 +132,10 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if len(self.connections) > self.server_state.most:
-            self._fail(RefusedError("overloaded", f"there are more than {self.server_state.most} connections", 1.0))
+        if len(self.connections) > self.server_state.max_connections:
+            self._fail(
+                RefusedError("overloaded", f"there are more than {self.server_state.max_connections} connections", 1.0)
+            )
         self._in_head = False
         self._heads += 1
         self._head_bytes = 0

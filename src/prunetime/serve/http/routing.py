@@ -74,7 +74,7 @@ class Request(Call):
             raise RefusedError("bad_request", f"the query of the URL is not read: put {name!r} into the body")
         encoding = self.headers.get("content-encoding", "identity").strip().lower()
         check_encoding(encoding)
-        if int(self.headers.get("content-length", "0")) > self.bodies.most_bytes:
+        if int(self.headers.get("content-length", "0")) > self.bodies.max_body_size:
             raise self.bodies.too_large()
         found = await self.bodies.read(self.scope, self.receive)
         self._held += len(found)
@@ -93,7 +93,7 @@ class Request(Call):
         """The body as a `kind`; raises RefusedError where it is none, and as `body` does."""
         return await self.bodies.decode(await self.body(), kind)
 
-    async def gone(self) -> None:
+    async def listen_for_disconnect(self) -> None:
         """Returns once the client has left."""
         while (await self.receive())["type"] != "http.disconnect":
             pass

@@ -20,7 +20,7 @@ from prunetime.serve.settings import ServeSettings
 
 LOG = logging.getLogger(__name__)
 
-MOST_BYTES = 1 << 24
+MAX_LINE_BYTES = 1 << 24
 """Of a line."""
 
 
@@ -124,7 +124,7 @@ class Link:
     @classmethod
     async def over(cls, end: socket.socket, answer: Callable[[Message], Awaitable[Sequence[Entry]]]) -> Link:
         """Of one of a pair of connected sockets."""
-        reader, writer = await asyncio.open_unix_connection(sock=end, limit=MOST_BYTES)
+        reader, writer = await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES)
         return cls(reader, writer, answer)
 
     async def ask(self, message: Message) -> list[Entry]:

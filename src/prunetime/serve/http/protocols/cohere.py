@@ -113,7 +113,7 @@ async def rerank_documents(service: Service, request: Request, asked: DocumentRe
     """The answer with documents by how well they go with the query, the best first."""
     texts = [each if isinstance(each, str) else each.text for each in asked.documents]
     check_documents(asked)
-    read = partial(read_documents, most_tokens=asked.max_tokens_per_doc)
+    read = partial(read_documents, max_tokens=asked.max_tokens_per_doc)
     scored, scores = await score_pairs(service, request, asked.query, texts, asked.model, read)
     order = np.argsort(-scores, kind="stable")[: asked.top_n]
     documents = [Document(text) if asked.return_documents else UNSET for text in texts]
@@ -126,13 +126,13 @@ async def rerank_documents(service: Service, request: Request, asked: DocumentRe
     return Response.of(answer, headers=scored.headers if scored else None)
 
 
-def read_documents(hosted: LoadedModel, pairs: Sequence[Texts], most_tokens: int | None) -> Inputs:
-    """The rows that the model reads of pairs of a query and a document, of which no more than the first `most_tokens`
+def read_documents(hosted: LoadedModel, pairs: Sequence[Texts], max_tokens: int | None) -> Inputs:
+    """The rows that the model reads of pairs of a query and a document, of which no more than the first `max_tokens`
     are read. Raises InputError where it cannot."""
     tokenizer = hosted.model.tokenizer
-    if most_tokens is None or (most_tokens >= tokenizer.max_length and not tokenizer.cuts_left):
+    if max_tokens is None or (max_tokens >= tokenizer.max_length and not tokenizer.cuts_left):
         return hosted.read(pairs)  # the model reads no more of them anyway
-    return hosted.read([(query, tokenizer.start(document, most_tokens)) for query, document in pairs])
+    return hosted.read([(query, tokenizer.start(document, max_tokens)) for query, document in pairs])
 
 
 def check_documents(asked: DocumentRerankRequest) -> None:

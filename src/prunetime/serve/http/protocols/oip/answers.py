@@ -51,7 +51,7 @@ async def infer(
     """The scores by a model (its name and version) of the texts of a request, whose `parameters` are checked. Raises
     RefusedError, also for an output that is `wanted` and cannot be had."""
     if (seconds := seconds_of(parameters)) is not None:
-        call.most_seconds = seconds
+        call.max_seconds = seconds
     task = service.named(*model).model.manifest.task
     rows = rows_of(texts, task)
     check_wanted(wanted or (), task)

@@ -28,10 +28,10 @@ def split(body: bytes, length: str) -> tuple[bytes, memoryview]:
     return body[: int(length)], memoryview(body)[int(length) :]
 
 
-def text_tensors(inputs: Sequence[InputTensor], binary: memoryview, most_rows: int) -> list[TextTensor]:
+def text_tensors(inputs: Sequence[InputTensor], binary: memoryview, max_rows: int) -> list[TextTensor]:
     """The texts of `inputs`, of which those with `binary_data_size` follow one another in `binary`.
 
-    Raises RefusedError where an input has no texts or more than `most_rows`, or where bytes are left over.
+    Raises RefusedError where an input has no texts or more than `max_rows`, or where bytes are left over.
     """
     found = []
     for each in inputs:
@@ -47,8 +47,8 @@ def text_tensors(inputs: Sequence[InputTensor], binary: memoryview, most_rows: i
             if size > len(binary):
                 raise RefusedError("unusable", f"{of}: binary_data_size is {size}, and {len(binary)} bytes are left")
             count = row_count(each.name, each.shape)
-            if count > most_rows:
-                raise RefusedError("too_large", f"{count} rows are more than the {most_rows} of a request")
+            if count > max_rows:
+                raise RefusedError("too_large", f"{count} rows are more than the {max_rows} of a request")
             texts, binary = read_texts(of, binary[:size], count), binary[size:]
         found.append(TextTensor(each.name, each.shape, texts))
     if len(binary):

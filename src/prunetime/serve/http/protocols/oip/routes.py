@@ -125,7 +125,7 @@ class OpenInference:
         if HEADER in request.headers:
             body, binary = split(body, request.headers[HEADER])
         asked = await request.bodies.decode(body, InferRequest)
-        return asked, text_tensors(asked.inputs, binary, self._service.settings.most_rows)
+        return asked, text_tensors(asked.inputs, binary, self._service.settings.max_client_batch_size)
 
     async def index(self, request: Request) -> Response:
         body = await request.body()  # which Triton's clients leave empty

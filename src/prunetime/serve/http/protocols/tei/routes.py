@@ -236,7 +236,7 @@ class TextEmbeddingsInference:
                 budget=manifest.provenance.get("budget"),
                 max_input_length=manifest.task.max_length,
                 max_batch_tokens=settings.batch_tokens,
-                max_client_batch_size=settings.most_rows,
+                max_client_batch_size=settings.max_client_batch_size,
                 auto_truncate=True,
                 version=__version__,
             )
