@@ -28,7 +28,7 @@ FIRST_WAIT = 0.05
 
 AGAIN = (429, 503)
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 Score = float | list[float] | Answer | list[Span]
 
 
@@ -65,16 +65,16 @@ class _Wait:
 _Asked = dict[str, Any]
 """Fields of a request besides its texts."""
 
-Steps = Generator[tuple[_Call, float] | _Wait, Any, Found]
+Steps = Generator[tuple[_Call, float] | _Wait, Any, T]
 """A conversation: yields what is to be asked, with the seconds that are left, or how long to wait; gets the reply."""
 
 
-class _Talk(Generic[Found]):
+class _Talk(Generic[T]):
     """A conversation under way: `reply` is to what the last step asked, `found` what came of it all."""
 
-    found: Found
+    found: T
 
-    def __init__(self, steps: Steps[Found]) -> None:
+    def __init__(self, steps: Steps[T]) -> None:
         self._steps = steps
         self.reply: Any = None
 
@@ -275,7 +275,7 @@ class Client(_Words):
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
-    def _talk(self, steps: Steps[Found]) -> Found:
+    def _talk(self, steps: Steps[T]) -> T:
         talk = _Talk(steps)
         while step := talk.step():
             if isinstance(step, _Wait):
@@ -353,7 +353,7 @@ class AsyncClient(_Words):
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         await self.close()
 
-    async def _talk(self, steps: Steps[Found]) -> Found:
+    async def _talk(self, steps: Steps[T]) -> T:
         talk = _Talk(steps)
         while step := talk.step():
             if isinstance(step, _Wait):

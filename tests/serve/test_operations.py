@@ -201,14 +201,14 @@ def test_keys_are_read_again_before_models(artifacts: Path, tmp_path: Path) -> N
         async def ask(self, message: Message) -> Sequence[Entry]:
             if isinstance(message, Load):
                 seen.append([is_let_in(app.keys, key) for key in ("old", "new")])
-            return await app.here.ask(message)
+            return await app.local_worker.ask(message)
 
     keys.write_text("new\n")
-    pool = LocalPool([Seen()], [hosted.entry for hosted in app.models])
+    pool = LocalPool([Seen()], [loaded.entry for loaded in app.models])
     asyncio.run(pool.reload())
     app.service.stop()
     assert seen == [[False, True]]
-    assert [hosted.label for hosted in app.models] == ["pairs/2"]
+    assert [loaded.label for loaded in app.models] == ["pairs/2"]
 
 
 def is_let_in(keys: Keys, key: str) -> bool:

@@ -41,7 +41,7 @@ QUIET_SECONDS = 1.0
 POLL_SECONDS = 0.02
 
 
-class Source(Protocol):
+class ConnectionSource(Protocol):
     """Where a process has its connections from: an `Acceptor`, or a `Receiver` of what the supervisor has accepted."""
 
     def start(self, take: Callable[[socket.socket], bool]) -> None: ...
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
     """Stops on SIGTERM and SIGINT once what it has taken on is answered, on a second one at once; has all be read again
     on SIGHUP."""
 
-    def __init__(self, app: App, source: Source, on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: App, source: ConnectionSource, on_ready: Callable[[], None]) -> None:
         settings = app.settings
         super().__init__(
             uvicorn.Config(
@@ -191,5 +191,5 @@ def serve(settings: ServeSettings, on_ready: OnReady) -> None:
             supervise(settings, listener, lambda entries: on_ready(entries, port, grpc_port))
         else:
             app = App(settings)
-            ready = lambda: on_ready([hosted.entry for hosted in app.models], port, grpc_port)  # noqa: E731
+            ready = lambda: on_ready([loaded.entry for loaded in app.models], port, grpc_port)  # noqa: E731
             Server(app, Acceptor(listener), ready).run()

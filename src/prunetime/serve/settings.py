@@ -30,8 +30,8 @@ class ServeSettings:
     - `threads`: of the engine, in each process
     - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
     - `max_connections`: at most
-    - `max_body_size` (bytes), `max_body_values` (strings, numbers, lists and objects) and `max_client_batch_size` (texts
-      or pairs) limit one request
+    - `max_body_size` (bytes), `max_body_values` (strings, numbers, lists and objects) and `max_client_batch_size`
+      (texts or pairs) limit one request
     - `max_held_bytes`: of all bodies that are being read and answered, at most
     - `timeout`: seconds that a request may take where its client does not say less
     - `read_seconds`: that a request may take to come, headers and body, and a TLS handshake; and, with more time for

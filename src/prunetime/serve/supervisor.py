@@ -22,7 +22,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments.databases import database
 from prunetime.serve.listening import Acceptor
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.workers.control import Flush, GoneError, Link, Load, Message, Reload, Start, Unload
+from prunetime.serve.workers.control import Flush, Link, Load, Message, Reload, StartServing, Unload, WorkerExitedError
 from prunetime.serve.workers.passing import Dealer
 from prunetime.serve.workers.pool import LocalPool
 
@@ -62,14 +62,17 @@ class Supervisor:
                 on_ready(self._pool.entries)
                 await self._stop.wait()
                 await self._drained()
-        except (RefusedError, GoneError) as error:
+        except (RefusedError, WorkerExitedError) as error:
             raise InputError(str(error)) from None
         finally:
             self._stop.set()
             await self._ended()
 
     async def _started(self, catalogue: Sequence[Entry] | None) -> None:
-        """Raises RefusedError where the process says why it cannot serve, GoneError where it ends without a word."""
+        """Starts a process, and returns once it serves.
+
+        Raises RefusedError where the process says why it cannot serve, WorkerExitedError where it ends without a word.
+        """
         counted = next(self._files)
         (connections, to_receive), (ours, theirs) = socket.socketpair(), socket.socketpair()
         with to_receive, theirs:
@@ -84,7 +87,7 @@ class Supervisor:
         talking = asyncio.create_task(link.run())
         try:
             known = None if catalogue is None else list(catalogue)
-            entries = await link.ask(Start(self._settings.of_each, known, counted))
+            entries = await link.ask(StartServing(self._settings.of_each, known, counted))
         except BaseException:
             connections.close()
             link.close()
@@ -111,7 +114,7 @@ class Supervisor:
                 async with self._pool.lock:
                     await self._started(self._pool.entries)
                 return
-            except (RefusedError, GoneError) as error:
+            except (RefusedError, WorkerExitedError) as error:
                 LOG.error("it cannot start; the next try is in %g s: %s", wait, error)
             await self._unless_stopped(asyncio.sleep(wait))
             wait = min(2.0 * wait, LONGEST_WAIT)

@@ -24,7 +24,7 @@ class Sample(Struct, array_like=True, frozen=True):
     value: float
 
 
-class Family(Struct):
+class MetricFamily(Struct):
     """The samples of one metric, of the `kind` that Prometheus calls its type."""
 
     name: str
@@ -36,17 +36,17 @@ class Family(Struct):
 class Counts(Struct):
     """Families of metrics; `files` are the names of other files that they are the sum of."""
 
-    families: list[Family]
+    families: list[MetricFamily]
     files: list[str] = []
 
 
 DECODER = msgspec.json.Decoder(Counts)
 
 
-def families_of(metrics: Iterable[Metric]) -> list[Family]:
+def families_of(metrics: Iterable[Metric]) -> list[MetricFamily]:
     """What is counted by now. When a counter began is left out: of a sum it would say nothing."""
     return [
-        Family(
+        MetricFamily(
             metric.name,
             metric.documentation,
             metric.type,
@@ -60,14 +60,14 @@ def families_of(metrics: Iterable[Metric]) -> list[Family]:
     ]
 
 
-def write(file: Path, families: Sequence[Family], files: Sequence[str] = ()) -> None:
+def write(file: Path, families: Sequence[MetricFamily], files: Sequence[str] = ()) -> None:
     """Writes a process's counts, whole or not at all; they need not outlive the machine."""
     whole = file.with_suffix(".tmp")
     whole.write_bytes(msgspec.json.encode(Counts(list(families), list(files))))
     whole.replace(file)
 
 
-def read_sum(folder: Path, models: Collection[str]) -> list[Family]:
+def read_sum(folder: Path, models: Collection[str]) -> list[MetricFamily]:
     """What all processes have counted, those that have ended, too, but of models only of those that are served."""
     own = {file.name: counts for file in folder.glob("*.json") if (counts := _read(file)) and file.name != ENDED}
     ended = _read(folder / ENDED) or Counts([])  # last: a file that is gone by now is in it
@@ -88,7 +88,7 @@ def retire(file: Path, models: Collection[str]) -> None:
 class Collected:
     """Families as `prometheus_client.generate_latest` takes them."""
 
-    def __init__(self, families: Sequence[Family]) -> None:
+    def __init__(self, families: Sequence[MetricFamily]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
@@ -105,11 +105,11 @@ def _read(file: Path) -> Counts | None:
     return None
 
 
-def _sum(counted: Iterable[Sequence[Family]], models: Collection[str]) -> list[Family]:
-    families: dict[str, Family] = {}
+def _sum(counted: Iterable[Sequence[MetricFamily]], models: Collection[str]) -> list[MetricFamily]:
+    families: dict[str, MetricFamily] = {}
     sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for family in (family for found in counted for family in found):
-        families.setdefault(family.name, Family(family.name, family.documentation, family.kind, []))
+        families.setdefault(family.name, MetricFamily(family.name, family.documentation, family.kind, []))
         of_family = sums.setdefault(family.name, {})
         for sample in family.samples:
             if "model" not in sample.labels or sample.labels["model"] in models:

@@ -92,10 +92,10 @@ class Metrics:
             for score in scores.tolist():
                 self.arm_scores[arm,].observe(score)
 
-    def flush(self, hosted: Iterable[LoadedModel], queued: int) -> None:
+    def flush(self, loaded: Iterable[LoadedModel], queued: int) -> None:
         """Counts what is not counted as it happens, forgets versions that are not served any more, and writes down what
         other processes are to add up."""
-        models = {one.label: one for one in hosted}
+        models = {one.label: one for one in loaded}
         self.queued.set(queued)
         for label, one in models.items():
             if one.cache is not None:

@@ -55,7 +55,7 @@ class Entry(Struct, frozen=True):
         return f"{self.name}/{self.version}"
 
 
-class Timed(NamedTuple):
+class TimedEngine(NamedTuple):
     """An engine, and how fast it is."""
 
     engine: Engine
@@ -72,15 +72,15 @@ class LoadedModel:
     model: Model
     speed: Speed
     cache: TextCache | None
-    loaded: float = field(default_factory=time.time)
-    _of_tokens: list[Timed] = field(default_factory=list)
+    loaded_at: float = field(default_factory=time.time)
+    _of_tokens: list[TimedEngine] = field(default_factory=list)
     _loading: Lock = field(default_factory=Lock)
 
     @property
-    def timed(self) -> Timed:
-        return Timed(self.model.engine, self.speed)
+    def timed(self) -> TimedEngine:
+        return TimedEngine(self.model.engine, self.speed)
 
-    def timed_of_tokens(self) -> Timed:
+    def timed_of_tokens(self) -> TimedEngine:
         """The engine that gives every token's last hidden row, which is loaded when it is first asked for.
 
         Raises RefusedError where it cannot be.
@@ -93,7 +93,7 @@ class LoadedModel:
                     LOG.error("the engine for single tokens of %s is not loaded: %s", self.label, error)
                     message = _without_folder(str(error), self.folder)
                     raise RefusedError("unusable", f"{self.name} gives no embeddings of tokens: {message}") from None
-                self._of_tokens.append(Timed(engine, measured_speed(engine, self.model.manifest.task.max_length)))
+                self._of_tokens.append(TimedEngine(engine, measured_speed(engine, self.model.manifest.task.max_length)))
             return self._of_tokens[0]
 
     @property
@@ -131,10 +131,13 @@ class LoadedModel:
         return self.model.read_single(texts, prompt_name)
 
 
-class Models:
-    """Models by name. Requests without a name are for `default`, or for the model that was given first; while it is not
-    loaded, they are refused. A folder that the operator has not given is loaded from under `root` only. `cache_bytes`
-    are of tokenised texts, for each model. Any thread may read, one at a time may change."""
+class ModelRegistry:
+    """The models that are served, by name and version. Any thread may read it; one thread at a time may change it.
+
+    A request that names no model is for `default`, which is the first one registered unless it is given; while that one
+    is not loaded, such a request is refused. Folders must be under `root`, or have been named by the operator.
+    Each model has a cache of tokenised texts of `cache_bytes`.
+    """
 
     def __init__(self, threads: int, cache_bytes: int, root: Path | None = None, default: str | None = None) -> None:
         self.default = default
@@ -202,17 +205,17 @@ class Models:
         self._given.add(folder.resolve())
         self._folders.setdefault(name, folder)
 
-    def give(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
+    def register(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
         """Loads what the operator named. Raises InputError where it cannot be used."""
         self.allow(name, folder)
         self.default = self.default or name
         try:
-            return self.put(self._open(name, folder.resolve(), version), "none")
+            return self.publish(self._open(name, folder.resolve(), version), "none")
         except PrunetimeError as error:
             raise InputError(f"model {name}: {error}") from None
 
-    def opened(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
-        """A new version of `name`, to be `put`; what answers now goes on until then.
+    def load(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
+        """A new version of `name`, to be published; what answers now goes on until then.
 
         Raises RefusedError where the artifact is outside of the root or is refused; the log says where it is, the error
         does not.
@@ -227,20 +230,20 @@ class Models:
             traceback.clear_frames(error.__traceback__)  # which hold the files that were read, and one another
             raise RefusedError("unusable", f"{whole.name[:80]}: {_without_folder(str(error), whole)}") from None
 
-    def put(self, hosted: LoadedModel, replaced: Replaced) -> LoadedModel:
+    def publish(self, loaded: LoadedModel, replaced: Replaced) -> LoadedModel:
         """Has a version answer from now on, in place of older ones, or beside them. It cannot fail."""
-        older = list(self._versions.get(hosted.name, {}).values())
+        older = list(self._versions.get(loaded.name, {}).values())
         kept = {"all": [], "newest": older[:-1], "none": older}[replaced]
-        versions = {each.version: each for each in (*kept, hosted)}
-        self._versions = {**self._versions, hosted.name: versions}
-        self._folders[hosted.name] = hosted.folder
-        return hosted
+        versions = {each.version: each for each in (*kept, loaded)}
+        self._versions = {**self._versions, loaded.name: versions}
+        self._folders[loaded.name] = loaded.folder
+        return loaded
 
     def unload(self, name: str, version: str | None = None) -> list[LoadedModel]:
         """Takes out a version, or all; who is being answered by it still is."""
         versions = self.versions(name)
         gone = [self.get(name, version)] if version else list(versions.values())
-        left = {key: hosted for key, hosted in versions.items() if hosted not in gone}
+        left = {key: loaded for key, loaded in versions.items() if loaded not in gone}
         every = {key: left if key == name else value for key, value in self._versions.items()}
         self._versions = {key: value for key, value in every.items() if value}
         return gone

@@ -8,16 +8,16 @@ import time
 
 import msgspec
 
-from prunetime.serve.core.call import Call
 from prunetime.serve.core.metrics import Metrics
-from prunetime.serve.core.tracing import Span, Tracing
+from prunetime.serve.core.request import ServiceRequest
+from prunetime.serve.core.tracing import RequestSpan, Tracing
 
 LOG = logging.getLogger(__name__)
 
 PROCESS = os.getpid()
 
 
-class Line(msgspec.Struct, omit_defaults=True):
+class AccessLogEntry(msgspec.Struct, omit_defaults=True):
     """A line of the log, as JSON: who answered which request, with which status, and the milliseconds that it took."""
 
     id: str
@@ -35,13 +35,13 @@ class Records:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics, self._tracing = metrics, Tracing()
 
-    def record(self, call: Call, method: str, route: str, status: int | str, span: Span) -> None:
+    def record(self, request: ServiceRequest, method: str, route: str, status: int | str, span: RequestSpan) -> None:
         """A request has just been answered, with `status`: a number of HTTP, or a name of gRPC."""
-        spent = time.monotonic() - call.began
+        spent = time.monotonic() - request.began
         self._metrics.requests[route, str(status)].inc()
-        for task in call.background_tasks:
+        for task in request.background_tasks:
             task()
-        self._tracing.record(call, span, spent)
+        self._tracing.record(request, span, spent)
         if LOG.isEnabledFor(logging.INFO):
-            line = Line(call.id, PROCESS, method, route, status, round(1e3 * spent, 3), call.model)
+            line = AccessLogEntry(request.id, PROCESS, method, route, status, round(1e3 * spent, 3), request.model)
             LOG.info("%s", msgspec.json.encode(line).decode())

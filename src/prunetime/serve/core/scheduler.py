@@ -25,8 +25,6 @@ from prunetime.inference.ragged import Ragged
 from prunetime.serve.core.speed import Speed
 from prunetime.serve.errors import RefusedError
 
-Logits = NDArray[np.float32]
-
 LONGEST_SECONDS = 0.02
 """What a batch is expected to take, at most, unless it is one row: what comes next waits for it."""
 
@@ -40,21 +38,24 @@ OF_BACKGROUND = 8
 class Runner(Protocol):
     """What computes the rows of a model, such as `inference.engine.Engine`."""
 
-    def logits(self, batch: Ragged) -> Logits:
+    def logits(self, batch: Ragged) -> NDArray[np.float32]:
         """[rows, outputs], or [tokens, outputs] of a model that reads every token's row."""
         ...
 
 
+Done = Callable[["Work", Exception | None], None]
+"""A function that is called once, from the engine's thread, with a work and the error that ended it, if one did."""
+
+
 @dataclass(eq=False)
 class Work:
-    """The rows of one request, and what became of them: `done` is called once, from the engine's thread, with what was
-    computed and an error or None. Times are those of `time.monotonic`."""
+    """The rows of one request, and what became of them. Times are those of `time.monotonic`."""
 
     runner: Runner
     speed: Speed
     tokens: Ragged
     deadline: float
-    done: Callable[[Work, Exception | None], None]
+    done: Done
     entered: float = field(default_factory=time.monotonic)
     started: float = 0.0
     compute: float = 0.0
@@ -67,10 +68,10 @@ class Work:
     """Whether the client has gone: what is not computed yet will not be."""
 
     taken: int = 0
-    pieces: list[Logits] = field(default_factory=list)
+    pieces: list[NDArray[np.float32]] = field(default_factory=list)
 
     @property
-    def logits(self) -> Logits:
+    def logits(self) -> NDArray[np.float32]:
         return self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
 
     @property
@@ -91,7 +92,7 @@ class Work:
 
 
 @dataclass
-class Batch:
+class EngineBatch:
     """Rows of several works, of one model: (work, first row, row after the last)."""
 
     parts: list[tuple[Work, int, int]]
@@ -108,7 +109,7 @@ class Scheduler:
         self.queued = 0
         """Tokens that wait."""
         self._works: deque[Work] = deque()
-        self._running: Batch | None = None
+        self._running: EngineBatch | None = None
         self._stopping = False
         self._changed = Condition()
         self._thread = Thread(target=self._run, name="prunetime-engine", daemon=True)
@@ -146,7 +147,7 @@ class Scheduler:
             if self._works or self._running or self._stopping or time.monotonic() > work.deadline:
                 return False
             work.taken, work.started = len(work.tokens), time.monotonic()
-            batch = self._running = Batch([(work, 0, work.taken)], work.tokens, work.started)
+            batch = self._running = EngineBatch([(work, 0, work.taken)], work.tokens, work.started)
         self._compute(batch)
         return True
 
@@ -206,7 +207,7 @@ class Scheduler:
             self._compute(batch)
         return True
 
-    def _compute(self, batch: Batch) -> None:
+    def _compute(self, batch: EngineBatch) -> None:
         runner, speed = batch.parts[0][0].runner, batch.parts[0][0].speed
         error: Exception | None = None
         logits: Any = None
@@ -236,7 +237,7 @@ class Scheduler:
         for work in finished:
             work.done(work, error)
 
-    def _compose(self, late: list[Work]) -> Batch | None:
+    def _compose(self, late: list[Work]) -> EngineBatch | None:
         """The next batch: of the model whose work is first, as much of each of its works as is its share."""
         now = time.monotonic()
         waiting = self._in_time(now, late)
@@ -271,7 +272,7 @@ class Scheduler:
         unfinished = [work for work in waiting if work.runner is mine[0].runner and work.taken < len(work.tokens)]
         touched = {work for work, _, _ in parts}
         self._works = deque([*others, *sorted(unfinished, key=touched.__contains__)])  # each model, each work in turn
-        self._running = Batch(parts, _joined(parts), now)
+        self._running = EngineBatch(parts, _joined(parts), now)
         return self._running
 
     def _in_time(self, now: float, late: list[Work]) -> list[Work]:

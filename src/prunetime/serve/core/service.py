@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from prunetime.errors import InputError
 from prunetime.inference.inputs import Inputs
 from prunetime.inference.tokenize import Texts
-from prunetime.serve.core.call import Call
 from prunetime.serve.core.metrics import Metrics
-from prunetime.serve.core.models import LoadedModel, Models, Timed
-from prunetime.serve.core.scheduler import Scheduler, Work
+from prunetime.serve.core.models import LoadedModel, ModelRegistry, TimedEngine
+from prunetime.serve.core.request import ServiceRequest
+from prunetime.serve.core.scheduler import Done, Scheduler, Work
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments.experiment import ARM, KEY, Arm, Experiment, Experiments
 from prunetime.serve.settings import ServeSettings
@@ -44,10 +44,10 @@ SURE = 1.25
 """A larger model of a family answers only where it is expected to take so much less than it may."""
 
 
-Row = str | Texts | Sequence[int]
+TextInput = str | Texts | Sequence[int]
 """A text, a pair, or a text as token ids."""
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 Read = Callable[[LoadedModel, Any], Inputs]
 """What a model reads of a request's texts; it raises InputError, which the service refuses, where it cannot."""
@@ -57,7 +57,7 @@ Read = Callable[[LoadedModel, Any], Inputs]
 class Scored:
     """What a model said of rows, and seconds in each stage."""
 
-    hosted: LoadedModel
+    loaded: LoadedModel
     inputs: Inputs
     logits: NDArray[np.float32]
     seconds: dict[str, float]
@@ -72,7 +72,7 @@ class Scored:
     def headers(self) -> dict[str, str]:
         """Which model answered, and where the time went (in milliseconds, as `Server-Timing` has it)."""
         timing = ", ".join(f"{stage};dur={1e3 * seconds:.3f}" for stage, seconds in self.seconds.items())
-        named = {"x-prunetime-model": self.hosted.label, "server-timing": timing}
+        named = {"x-prunetime-model": self.loaded.label, "server-timing": timing}
         return named if self.arm is None else named | {ARM: self.arm}
 
 
@@ -80,7 +80,7 @@ class Service:
     """Scores for requests. To be used on one event loop; the engine has a thread of its own."""
 
     def __init__(
-        self, settings: ServeSettings, models: Models, metrics: Metrics, experiments: Experiments | None = None
+        self, settings: ServeSettings, models: ModelRegistry, metrics: Metrics, experiments: Experiments | None = None
     ) -> None:
         self.settings, self.models, self.metrics = settings, models, metrics
         self.experiments = experiments or Experiments({}, None)
@@ -94,8 +94,8 @@ class Service:
 
     async def score(
         self,
-        call: Call,
-        rows: Sequence[Row],
+        request: ServiceRequest,
+        rows: Sequence[TextInput],
         name: str | None = None,
         version: str | None = None,
         read: Read = LoadedModel.read,
@@ -108,45 +108,51 @@ class Service:
         """
         self._under_way += 1
         try:
-            return await self._score(call, rows, name, version, read, of_tokens)
+            return await self._score(request, rows, name, version, read, of_tokens)
         finally:
             self._under_way -= 1
 
     async def _score(
-        self, call: Call, rows: Sequence[Row], name: str | None, version: str | None, read: Read, of_tokens: bool
+        self,
+        request: ServiceRequest,
+        rows: Sequence[TextInput],
+        name: str | None,
+        version: str | None,
+        read: Read,
+        of_tokens: bool,
     ) -> Scored:
         began = time.monotonic()
-        deadline = call.began + call.seconds(self.settings.timeout)
+        deadline = request.began + request.seconds(self.settings.timeout)
         if len(rows) > self.settings.max_client_batch_size:
             raise RefusedError(
                 "too_large", f"{len(rows)} rows are more than the {self.settings.max_client_batch_size} of a request"
             )
-        placed = self._placed(call, name) if version is None else None
-        if placed:
-            name = placed[1].model
+        assigned = self._assigned(request, name) if version is None else None
+        if assigned:
+            name = assigned[1].model
         members = self.families.get(name or "", ())
-        hosted = self.named(name, version)
+        loaded = self.named(name, version)
         if not len(rows):
             raise RefusedError("unusable", "there is no text to score")
-        self._check_whole(hosted, rows)
-        inputs = await self._inputs(partial(read, hosted), rows)
+        self._check_whole(loaded, rows)
+        inputs = await self._inputs(partial(read, loaded), rows)
         tokenised = time.monotonic()
         if members:
-            hosted = self._fast_enough(hosted, members[1:], len(inputs.tokens.ids), deadline)
+            loaded = self._fast_enough(loaded, members[1:], len(inputs.tokens.ids), deadline)
         # Not where texts are tokenised: the first time it takes as long as to load the model.
-        timed = await asyncio.to_thread(hosted.timed_of_tokens) if of_tokens else hosted.timed
-        work = await self._computed(call, timed, inputs, deadline)
+        timed = await asyncio.to_thread(loaded.timed_of_tokens) if of_tokens else loaded.timed
+        work = await self._computed(request, timed, inputs, deadline)
         seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
-        scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
+        scored = Scored(loaded, inputs, work.logits, seconds, assigned and f"{assigned[0].name}/{assigned[1].name}")
         await self.beside(scored, lambda: scored.scores)  # which are remembered
-        call.model, call.scored_from, call.stages = hosted.label, began, seconds
-        call.background_tasks.append(partial(self._count, scored))
-        if placed:
-            for shadow in placed[0].shadow:
-                call.background_tasks.append(partial(self._shadow, placed[0], shadow, scored))
+        request.model, request.scored_from, request.stages = loaded.label, began, seconds
+        request.background_tasks.append(partial(self._count, scored))
+        if assigned:
+            for shadow in assigned[0].shadow:
+                request.background_tasks.append(partial(self._shadow, assigned[0], shadow, scored))
         return scored
 
-    async def beside(self, scored: Scored, work: Callable[[], Result]) -> Result:
+    async def beside(self, scored: Scored, work: Callable[[], T]) -> T:
         """What `work` makes of many scores, in another thread, so that nobody waits for it; of few at once."""
         if len(scored.inputs.tokens) <= AT_ONCE_ROWS:
             return work()
@@ -171,18 +177,18 @@ class Service:
         self.scheduler.stop(self.settings.stop_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _check_whole(self, hosted: LoadedModel, rows: Sequence[Row]) -> None:
+    def _check_whole(self, loaded: LoadedModel, rows: Sequence[TextInput]) -> None:
         """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more of them
         than could wait."""
         limit = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
-        if hosted.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, rows))) > limit:
+        if loaded.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, rows))) > limit:
             raise RefusedError(
                 "too_large",
-                f"{found} characters are more than the {limit} that {hosted.name} reads for one request: send fewer "
+                f"{found} characters are more than the {limit} that {loaded.name} reads for one request: send fewer "
                 "at a time, or raise --queue-tokens",
             )
 
-    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[Row]) -> Inputs:
+    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[TextInput]) -> Inputs:
         try:
             if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
                 return read(rows)
@@ -195,14 +201,14 @@ class Service:
         for what reads other tokens are passed over."""
         left = deadline - time.monotonic()
         full = self.scheduler.queued / self.settings.queue_tokens
-        family = [largest, *(hosted for name in others if (hosted := self.models.get(name)).reads_as(largest))]
-        for hosted in family[:-1]:
-            if full < HALF_FULL and SURE * self.scheduler.expected(hosted.speed, tokens) < left:
-                return hosted
+        family = [largest, *(loaded for name in others if (loaded := self.models.get(name)).reads_as(largest))]
+        for loaded in family[:-1]:
+            if full < HALF_FULL and SURE * self.scheduler.expected(loaded.speed, tokens) < left:
+                return loaded
         return family[-1]
 
-    async def _computed(self, call: Call, timed: Timed, inputs: Inputs, deadline: float) -> Work:
-        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS and await self._at_once(call):
+    async def _computed(self, request: ServiceRequest, timed: TimedEngine, inputs: Inputs, deadline: float) -> Work:
+        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS and await self._at_once(request):
             problems: list[Exception | None] = []
             work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
             if self.scheduler.run_now(work):
@@ -218,7 +224,7 @@ class Service:
 
         work = self._work(timed, inputs, deadline, done)
         self.scheduler.submit(work)
-        gone = loop.create_task(call.listen_for_disconnect())
+        gone = loop.create_task(request.listen_for_disconnect())
         try:
             await asyncio.wait((over, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -230,7 +236,7 @@ class Service:
         _raise(over.result())
         return work
 
-    async def _at_once(self, call: Call) -> bool:
+    async def _at_once(self, request: ServiceRequest) -> bool:
         """Whether a short request is to be computed where it arrived, as soon as it is its turn. To hand it to the
         engine's thread pays only where a core is free for that, and others have arrived meanwhile."""
         if self._spare_core:
@@ -239,41 +245,41 @@ class Service:
         await self._turn.acquire()
         # Not released before this turn of the loop is over: the next one reads, and answers, what has come meanwhile.
         asyncio.get_running_loop().call_soon(self._turn.release)
-        return time.monotonic() - call.began < AT_ONCE_WAITED
+        return time.monotonic() - request.began < AT_ONCE_WAITED
 
     @staticmethod
-    def _work(timed: Timed, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
+    def _work(timed: TimedEngine, inputs: Inputs, deadline: float, done: Done) -> Work:
         return Work(timed.engine, timed.speed, inputs.tokens, deadline, done)
 
-    def _placed(self, call: Call, name: str | None) -> tuple[Experiment, Arm] | None:
+    def _assigned(self, request: ServiceRequest, name: str | None) -> tuple[Experiment, Arm] | None:
         if not self.experiments.known:
             return None
-        return self.experiments.on(name or self.models.default, call.headers.get(KEY))
+        return self.experiments.on(name or self.models.default, request.headers.get(KEY))
 
     def _shadow(self, experiment: Experiment, name: str, scored: Scored) -> None:
         """Has a model compute the same beside, when nothing else waits, only to be counted."""
         loop = asyncio.get_running_loop()
         inputs = scored.inputs
         try:
-            hosted = self.models.get(name)
-            if not hosted.reads_as(scored.hosted):
+            loaded = self.models.get(name)
+            if not loaded.reads_as(scored.loaded):
                 return
             deadline = time.monotonic() + self.settings.timeout
 
             def done(work: Work, error: Exception | None) -> None:
                 if error is None:
                     seconds = {"queue": work.started - work.entered, "compute": work.compute}
-                    found = Scored(hosted, inputs, work.logits, seconds, f"{experiment.name}/shadow:{name}")
+                    found = Scored(loaded, inputs, work.logits, seconds, f"{experiment.name}/shadow:{name}")
                     loop.call_soon_threadsafe(self._count, found)
 
-            work = self._work(hosted.timed, inputs, deadline, done)
+            work = self._work(loaded.timed, inputs, deadline, done)
             work.background = True
             self.scheduler.submit(work)
         except RefusedError:  # there is no room for what nobody waits for
             return
 
     def _count(self, scored: Scored) -> None:
-        label, tokens = scored.hosted.label, scored.inputs.tokens
+        label, tokens = scored.loaded.label, scored.inputs.tokens
         self.metrics.rows[label,].inc(len(tokens))
         self.metrics.tokens[label,].inc(len(tokens.ids))
         for stage, spent in scored.seconds.items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from prunetime._version import __version__
-from prunetime.serve.core.call import Call
+from prunetime.serve.core.request import ServiceRequest
 
 try:
     from opentelemetry import propagate, trace
@@ -17,7 +17,7 @@ else:
     COLLECTED = True
 
 
-class Span(NamedTuple):
+class RequestSpan(NamedTuple):
     """The name and the attributes that the semantic conventions have for servers of a protocol, and whether the request
     `failed` by a fault of the server."""
 
@@ -34,19 +34,19 @@ class Tracing:
         if COLLECTED and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             self._tracer = trace.get_tracer("prunetime", __version__)
 
-    def record(self, call: Call, span: Span, seconds: float) -> None:
-        """Makes the span of a call that was answered just now, after so many seconds."""
+    def record(self, request: ServiceRequest, span: RequestSpan, seconds: float) -> None:
+        """Makes the span of a request that was answered just now, after so many seconds."""
         if self._tracer is None:
             return
         end = time.time_ns()
         begin = end - _ns(seconds)
-        about = {**span.attributes, "prunetime.request_id": call.id}
-        if call.model is not None:
-            about["prunetime.model"] = call.model
-        context = propagate.extract(call.headers)
+        about = {**span.attributes, "prunetime.request_id": request.id}
+        if request.model is not None:
+            about["prunetime.model"] = request.model
+        context = propagate.extract(request.headers)
         made = self._tracer.start_span(span.name, context, trace.SpanKind.SERVER, about, start_time=begin)
-        within, at = trace.set_span_in_context(made), begin + _ns(call.scored_from - call.began)
-        for stage, spent in call.stages.items():
+        within, at = trace.set_span_in_context(made), begin + _ns(request.scored_from - request.began)
+        for stage, spent in request.stages.items():
             self._tracer.start_span(stage, within, start_time=at).end(at + _ns(spent))
             at += _ns(spent)
         if span.failed:

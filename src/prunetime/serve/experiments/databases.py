@@ -52,7 +52,7 @@ class DatabaseError(PrunetimeError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StoredOutcome:
     """An outcome of the `key`'s arm; `id` is its own: posted again, it counts once."""
 
     experiment: str
@@ -65,7 +65,7 @@ class Outcome:
 class Database(Protocol):
     """An open database, used by one thread. Once a call has raised DatabaseError it is to be closed."""
 
-    def add(self, outcomes: Sequence[Outcome]) -> None:
+    def add(self, outcomes: Sequence[StoredOutcome]) -> None:
         """Adds the outcomes whose ids are not there yet; once it returns, they are on the disk."""
         ...
 
@@ -107,7 +107,7 @@ class Sqlite:
             self._connection.close()
             raise
 
-    def add(self, outcomes: Sequence[Outcome]) -> None:
+    def add(self, outcomes: Sequence[StoredOutcome]) -> None:
         with self._failing(), self._transaction():
             self._check_file()
             new = [each for each in outcomes if self._insert(each)]
@@ -121,7 +121,7 @@ class Sqlite:
     def close(self) -> None:
         self._connection.close()
 
-    def _insert(self, outcome: Outcome) -> bool:
+    def _insert(self, outcome: StoredOutcome) -> bool:
         """Whether the outcome was not there yet."""
         row = (outcome.experiment, outcome.id, outcome.arm, int(outcome.defect))
         return self._connection.execute("insert or ignore into outcomes values (?, ?, ?, ?)", row).rowcount == 1
@@ -177,7 +177,7 @@ class Postgres:
             self._server.close()
             raise
 
-    def add(self, outcomes: Sequence[Outcome]) -> None:
+    def add(self, outcomes: Sequence[StoredOutcome]) -> None:
         # In one order in every process: two that wait for each other would be a deadlock.
         ordered = sorted({(each.experiment, each.id): each for each in reversed(outcomes)}.items())
         columns = zip(*((each.experiment, each.id, each.arm, int(each.defect)) for _, each in ordered), strict=True)
@@ -209,7 +209,7 @@ class Postgres:
             raise DatabaseError(f"PostgreSQL: {str(error).strip()}") from error
 
 
-def _by_key(outcomes: Iterable[Outcome]) -> list[tuple[Any, ...]]:
+def _by_key(outcomes: Iterable[StoredOutcome]) -> list[tuple[Any, ...]]:
     """Rows of `outcome_keys` to be added, in order."""
     found: dict[tuple[str, str, str], list[int]] = {}
     for each in outcomes:

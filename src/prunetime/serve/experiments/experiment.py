@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from prunetime.errors import InputError
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.experiments.databases import Outcome
+from prunetime.serve.experiments.databases import StoredOutcome
 from prunetime.serve.experiments.outcomes import Outcomes, UnavailableError
 from prunetime.serve.experiments.sequential import Advice, KeySums, advice, difference
 
@@ -32,7 +32,7 @@ MAX_KEY_BYTES = 512
 ANSWER_SECONDS = 10.0
 """A request waits so long for the database of outcomes at most."""
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
 class Arm(Struct, forbid_unknown_fields=True):
@@ -228,7 +228,7 @@ class Experiments:
         for number, each in enumerate(posted):
             key = checked_key(each.key, f"outcomes[{number}].key")
             id_ = checked_key(each.id, f"outcomes[{number}].id")
-            found.append(Outcome(name, id_, experiment.arm_of(key).name, key, each.defect))
+            found.append(StoredOutcome(name, id_, experiment.arm_of(key).name, key, each.defect))
         await self._answer(self._kept.add(found))
         return len(found)
 
@@ -243,7 +243,7 @@ class Experiments:
         return self.outcomes
 
     @staticmethod
-    async def _answer(asked: Future[Found]) -> Found:
+    async def _answer(asked: Future[T]) -> T:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(asked), ANSWER_SECONDS)
         except (UnavailableError, TimeoutError, asyncio.TimeoutError) as error:

@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any, Literal
 
 from prunetime.errors import PrunetimeError
-from prunetime.serve.experiments.databases import Database, DatabaseError, Outcome, database, opened
+from prunetime.serve.experiments.databases import Database, DatabaseError, StoredOutcome, database, opened
 from prunetime.serve.experiments.sequential import KeySums
 
 LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Outcomes:
         self._thread = Thread(target=self._run, name="prunetime-outcomes", daemon=True)
         self._thread.start()
 
-    def add(self, outcomes: Sequence[Outcome]) -> Future[None]:
+    def add(self, outcomes: Sequence[StoredOutcome]) -> Future[None]:
         """A future that is done once they are on the disk, or has UnavailableError."""
         return self._ask(list(outcomes))
 
@@ -57,7 +57,7 @@ class Outcomes:
         self._thread.join()
         self._close_database()
 
-    def _ask(self, what: list[Outcome] | str) -> Future[Any]:
+    def _ask(self, what: list[StoredOutcome] | str) -> Future[Any]:
         future: Future[Any] = Future()
         if self._asked.qsize() >= MAX_WAITING:
             future.set_exception(UnavailableError(f"{MAX_WAITING} posts of outcomes wait already"))
@@ -81,7 +81,9 @@ class Outcomes:
                 if isinstance(what, str):
                     self._do("sums", what, [future])
 
-    def _do(self, method: Literal["add", "sums"], what: list[Outcome] | str, futures: Sequence[Future[Any]]) -> None:
+    def _do(
+        self, method: Literal["add", "sums"], what: list[StoredOutcome] | str, futures: Sequence[Future[Any]]
+    ) -> None:
         try:
             if self._database is None:
                 self._database = opened(self._where)

@@ -24,7 +24,7 @@ CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BYTES": "bytes_
 """The field of `InferTensorContents` for each datatype."""
 
 
-class Asked(NamedTuple):
+class InferRequestFields(NamedTuple):
     """What a `ModelInferRequest` asks for: the same that the JSON body of HTTP does."""
 
     texts: list[TextTensor]
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     parameters: Parameters
 
 
-def read_request(message: messages.ModelInferRequest, max_rows: int) -> Asked:
+def read_request(message: messages.ModelInferRequest, max_rows: int) -> InferRequestFields:
     """What a message asks for. Raises RefusedError, naming it, for what is not known or not a text."""
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
@@ -48,7 +48,7 @@ def read_request(message: messages.ModelInferRequest, max_rows: int) -> Asked:
         of, given = f"output {each.name[:80]}", parameters_of(each)
         _check_form(of, "binary_data", check_parameters(of, OUTPUT, given), bool(raw))
         wanted.append(WantedTensor(each.name, given))
-    return Asked(texts, wanted or None, parameters)
+    return InferRequestFields(texts, wanted or None, parameters)
 
 
 def infer_response(

@@ -15,12 +15,12 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.core.call import Call
 from prunetime.serve.core.records import Records
-from prunetime.serve.core.tracing import Span
+from prunetime.serve.core.request import ServiceRequest
+from prunetime.serve.core.tracing import RequestSpan
 from prunetime.serve.errors import GRPC_STATUS, RefusedError, whole_seconds
 from prunetime.serve.experiments.experiment import KEY
-from prunetime.serve.grpc.methods import HEALTH, INFERENCE, Answer, Method, Methods
+from prunetime.serve.grpc.methods import HEALTH, INFERENCE, GrpcMethod, GrpcReply, InferenceServicer
 from prunetime.serve.grpc.wire import has_more_fields
 from prunetime.serve.http.bodies import Bodies
 from prunetime.serve.keys import Keys
@@ -38,7 +38,7 @@ FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILA
 
 
 @dataclass
-class GrpcCall(Call):
+class GrpcCall(ServiceRequest):
     """A request over gRPC. Where its client leaves, or its deadline passes, gRPC cancels the task that answers it."""
 
     context: Any
@@ -70,7 +70,7 @@ class GrpcServer:
     several processes may share it."""
 
     def __init__(
-        self, methods: Methods, bodies: Bodies, keys: Keys, records: Records, certificate: Certificate | None
+        self, methods: InferenceServicer, bodies: Bodies, keys: Keys, records: Records, certificate: Certificate | None
     ) -> None:
         self._methods, self._bodies, self._settings, self._keys = methods, bodies, bodies.settings, keys
         self._records, self._certificate = records, certificate
@@ -103,7 +103,7 @@ class GrpcServer:
         self._stopping.set()
         await self._server.stop(self._settings.stop_seconds)
 
-    async def _answer(self, path: str, method: Method, context: Any) -> bytes:
+    async def _answer(self, path: str, method: GrpcMethod, context: Any) -> bytes:
         call = self._begin(path, context)
         try:
             if not method.open:
@@ -169,14 +169,14 @@ class GrpcServer:
             status = "DEADLINE_EXCEEDED" if call.context.time_remaining() == 0.0 else "CANCELLED"
         service, _, method = path.removeprefix("/").partition("/")
         about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.response.status_code": status}
-        self._records.record(call, "gRPC", path, status, Span(path.removeprefix("/"), about, status in FAULTS))
+        self._records.record(call, "gRPC", path, status, RequestSpan(path.removeprefix("/"), about, status in FAULTS))
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds what answers a call, by its path. Messages are read by `answer`, as streams of one, because gRPC would read
     them before it is asked for a key, and wait for them for ever."""
 
-    def __init__(self, table: dict[str, Method], answer: Callable[..., Any], watch: Callable[..., Any]) -> None:
+    def __init__(self, table: dict[str, GrpcMethod], answer: Callable[..., Any], watch: Callable[..., Any]) -> None:
         self._table, self._answer, self._watch = table, answer, watch
 
     def service(self, handler_call_details: Any) -> Any:
@@ -191,14 +191,14 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.stream_unary_rpc_method_handler(answer)
 
 
-def _unknown(path: str, known: Iterable[str]) -> Method:
+def _unknown(path: str, known: Iterable[str]) -> GrpcMethod:
     """What answers a call for a method that is not there."""
     names = ", ".join(each.rpartition("/")[2] for each in known if each.startswith(f"/{INFERENCE}/"))
 
-    async def refuse(*_: Any) -> Answer:
+    async def refuse(*_: Any) -> GrpcReply:
         raise RefusedError("method_not_allowed", f"there is no method {path[:200]}; {INFERENCE} has {names}")
 
-    return Method(None, refuse, open=True)
+    return GrpcMethod(None, refuse, open=True)
 
 
 def _parsed(message: bytes, kind: Any, limit: int) -> Any:

@@ -11,8 +11,8 @@ SIZES = {FIXED64: 8, FIXED32: 4}
 
 
 def has_more_fields(content: bytes, kind: Any, limit: int) -> bool:
-    """Whether the message `content`, of the descriptor `kind`, has more than `limit` fields and elements of fields, those
-    of nested messages included. The count stops at the limit.
+    """Whether the message `content`, of the descriptor `kind`, has more than `limit` fields and elements of fields,
+    with those of nested messages. The count stops at the limit.
 
     The parser keeps the interpreter to itself, and what it takes hangs on their number: little for 4 MB of text, and
     a third of a second and 175 MB for two million inputs of no bytes. What is no message is the parser's to refuse.

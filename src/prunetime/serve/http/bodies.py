@@ -15,7 +15,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.compression import decompressed
 from prunetime.serve.settings import ServeSettings
 
-Part = TypeVar("Part")
+T = TypeVar("T")
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 LATE = "prunetime.late"
@@ -94,12 +94,12 @@ class Bodies:
         self._held += more
         return content
 
-    async def decode(self, body: bytes, kind: type[Part]) -> Part:
+    async def decode(self, body: bytes, kind: type[T]) -> T:
         """The JSON of `body` as a `kind`; raises RefusedError where it is none, or has too many values."""
         large = len(body) > AT_ONCE_BYTES
         return await self.parse(body, partial(self._decode_large if large else decoded, kind=kind))
 
-    async def parse(self, body: bytes, parser: Callable[[bytes], Part]) -> Part:
+    async def parse(self, body: bytes, parser: Callable[[bytes], T]) -> T:
         """What `parser` makes of a body, in another thread where the body is large."""
         if len(body) <= AT_ONCE_BYTES:
             return parser(body)
@@ -121,7 +121,7 @@ class Bodies:
         message = f"bodies of more than {self._max_held_bytes} bytes are being read and answered"
         return RefusedError("overloaded", message, 1.0)
 
-    def _decode_large(self, body: bytes, kind: type[Part]) -> Part:
+    def _decode_large(self, body: bytes, kind: type[T]) -> T:
         """As `decode`. Values are counted first, because the decoder keeps the interpreter to itself: what it takes for
         bytes of text is little, and for 1.3 million empty lists a third of a second."""
         if has_more_values(body, self._max_body_values):
@@ -153,7 +153,7 @@ def has_more_values(body: bytes, limit: int) -> bool:
     return found > limit
 
 
-def decoded(body: bytes, kind: type[Part]) -> Part:
+def decoded(body: bytes, kind: type[T]) -> T:
     """The JSON of `body` as a `kind`; raises RefusedError where it is none."""
     try:
         return msgspec.json.decode(body, type=kind)
@@ -163,7 +163,7 @@ def decoded(body: bytes, kind: type[Part]) -> Part:
         raise RefusedError("bad_request", f"the body is no JSON: {str(error)[:SHOWN_CHARACTERS]}") from None
 
 
-def converted(content: Any, kind: type[Part]) -> Part:
+def converted(content: Any, kind: type[T]) -> T:
     """What was read of JSON as a `kind`; raises RefusedError where it is none."""
     try:
         return msgspec.convert(content, kind)

@@ -42,8 +42,8 @@ then its client may not see the answer."""
 
 
 class Connections(ServerState):
-    """The open connections of a process. Beyond `max_connections`, requests are refused. While the process is `draining`,
-    each connection closes after its next answer.
+    """The open connections of a process. Beyond `max_connections`, requests are refused. While the process is
+    `draining`, each connection closes after its next answer.
 
     A request must arrive within `seconds`; `on_lost` is called once for each connection that has ended.
     """

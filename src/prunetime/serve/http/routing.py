@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from prunetime.serve.core.call import Call
+from prunetime.serve.core.request import ServiceRequest
 from prunetime.serve.errors import Code, Failure, FailureBody, RefusedError
-from prunetime.serve.http.bodies import Bodies, Part, Receive
+from prunetime.serve.http.bodies import Bodies, Receive, T
 from prunetime.serve.http.compression import check_encoding
 
-Scope = Mapping[str, Any]
+AsgiScope = Mapping[str, Any]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
@@ -53,10 +53,10 @@ def encoded_list(items: Iterable[Any]) -> Any:
 
 
 @dataclass
-class Request(Call):
+class Request(ServiceRequest):
     """A request over HTTP; `path` holds the named parts of its path."""
 
-    scope: Scope
+    scope: AsgiScope
     receive: Receive
     bodies: Bodies
     path: dict[str, str] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Request(Call):
         self.bodies.release(self._held)
         self._held = 0
 
-    async def json(self, kind: type[Part]) -> Part:
+    async def json(self, kind: type[T]) -> T:
         """The body as a `kind`; raises RefusedError where it is none, and as `body` does."""
         return await self.bodies.decode(await self.body(), kind)
 

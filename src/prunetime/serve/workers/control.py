@@ -24,7 +24,7 @@ MAX_LINE_BYTES = 1 << 24
 """Of a line."""
 
 
-class Start(Struct, tag=True):
+class StartServing(Struct, tag=True):
     """Serve; the models are those of `catalogue`, or of the settings where there has been none yet. `counts` is the
     file for what this process counts."""
 
@@ -70,14 +70,14 @@ class Flush(Struct, tag=True):
     """Write down for `/metrics` what only this process knows."""
 
 
-class Catalogue(Struct, tag=True):
+class ListModels(Struct, tag=True):
     """Say what is served."""
 
 
-Message = Start | Load | Commit | Rollback | Unload | ReloadKeys | Reload | Drain | Flush | Catalogue
+Message = StartServing | Load | Commit | Rollback | Unload | ReloadKeys | Reload | Drain | Flush | ListModels
 
 
-class Asked(Struct, tag=True):
+class ControlRequest(Struct, tag=True):
     number: int
     message: Message
 
@@ -88,13 +88,13 @@ class Refusal(Struct):
     retry_after: float | None
 
 
-class Answered(Struct, tag=True):
+class ControlResponse(Struct, tag=True):
     number: int
     entries: list[Entry]
     refused: Refusal | None = None
 
 
-class GoneError(PrunetimeError):
+class WorkerExitedError(PrunetimeError):
     """The other process has ended."""
 
 
@@ -103,7 +103,7 @@ def _decoded(kind: type, value: Any) -> Any:
 
 
 ENCODER = msgspec.json.Encoder(enc_hook=str)
-DECODER = msgspec.json.Decoder(Asked | Answered, dec_hook=_decoded)
+DECODER = msgspec.json.Decoder(ControlRequest | ControlResponse, dec_hook=_decoded)
 
 
 class Link:
@@ -128,13 +128,13 @@ class Link:
         return cls(reader, writer, answer)
 
     async def ask(self, message: Message) -> list[Entry]:
-        """Raises RefusedError where the other side does, and GoneError where there is none any more."""
+        """Raises RefusedError where the other side does, and WorkerExitedError where there is none any more."""
         if self._over:
-            raise GoneError("the process has ended")
+            raise WorkerExitedError("the process has ended")
         number = next(self._numbers)
         answer: asyncio.Future[list[Entry]] = asyncio.get_running_loop().create_future()
         self._open[number] = answer
-        self._send(Asked(number, message))
+        self._send(ControlRequest(number, message))
         return await answer
 
     async def run(self) -> None:
@@ -148,14 +148,14 @@ class Link:
             self._over = True
             for answer in self._open.values():
                 if not answer.done():
-                    answer.set_exception(GoneError("the process has ended"))
+                    answer.set_exception(WorkerExitedError("the process has ended"))
             self.close()
 
     def close(self) -> None:
         self._writer.close()
 
-    def _take(self, found: Asked | Answered) -> None:
-        if isinstance(found, Asked):
+    def _take(self, found: ControlRequest | ControlResponse) -> None:
+        if isinstance(found, ControlRequest):
             task = asyncio.get_running_loop().create_task(self._reply(found))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -168,20 +168,20 @@ class Link:
         else:
             answer.set_exception(RefusedError(found.refused.code, found.refused.message, found.refused.retry_after))
 
-    async def _reply(self, asked: Asked) -> None:
+    async def _reply(self, asked: ControlRequest) -> None:
         try:
-            answered = Answered(asked.number, list(await self._answer(asked.message)))
+            answered = ControlResponse(asked.number, list(await self._answer(asked.message)))
         except RefusedError as error:
-            answered = Answered(asked.number, [], Refusal(error.code, str(error), error.retry_after))
+            answered = ControlResponse(asked.number, [], Refusal(error.code, str(error), error.retry_after))
         except PrunetimeError as error:
-            answered = Answered(asked.number, [], Refusal("unusable", str(error), None))
+            answered = ControlResponse(asked.number, [], Refusal("unusable", str(error), None))
         except Exception:  # whatever it is, the other side waits
             LOG.exception("%s failed", asked.message)
-            answered = Answered(
+            answered = ControlResponse(
                 asked.number, [], Refusal("internal", "an error of the server; its log says more", None)
             )
         self._send(answered)
 
-    def _send(self, message: Asked | Answered) -> None:
+    def _send(self, message: ControlRequest | ControlResponse) -> None:
         if not self._over:
             self._writer.write(ENCODER.encode(message) + b"\n")

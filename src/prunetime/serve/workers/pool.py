@@ -12,20 +12,20 @@ from typing import Protocol
 from prunetime.errors import InputError
 from prunetime.serve import memory
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.core.models import Entry, LoadedModel, Models, Replaced
+from prunetime.serve.core.models import Entry, LoadedModel, ModelRegistry, Replaced
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.keys import Keys
 from prunetime.serve.workers.control import (
-    Catalogue,
     Commit,
     Drain,
     Flush,
-    GoneError,
+    ListModels,
     Load,
     Message,
     ReloadKeys,
     Rollback,
     Unload,
+    WorkerExitedError,
 )
 
 LOG = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class LocalPool:
     async def unload(self, name: str, version: str | None) -> Sequence[Entry]:
         async with self.lock:
             gone = await self._all(Unload(name, version))
-            self.entries = await self._all(Catalogue())
+            self.entries = await self._all(ListModels())
         return gone
 
     async def reload(self) -> None:
@@ -112,7 +112,7 @@ class LocalPool:
             await self._all(Rollback())
             raise
         (loaded,) = await self._all(Commit())
-        self.entries = await self._all(Catalogue())
+        self.entries = await self._all(ListModels())
         return loaded
 
     async def _all(self, message: Message) -> Sequence[Entry]:
@@ -122,7 +122,7 @@ class LocalPool:
         for each in said:
             if not isinstance(each, BaseException):
                 answers.append(each)
-            elif not isinstance(each, GoneError):
+            elif not isinstance(each, WorkerExitedError):
                 raise each
         if not answers:
             raise RefusedError("not_ready", "no process is there to do it", 1.0)
@@ -132,7 +132,9 @@ class LocalPool:
 class LocalWorker:
     """A LocalWorker does in this process what is asked of it. `flush` writes its counters down for `/metrics`."""
 
-    def __init__(self, models: Models, keys: Keys, certificate: Certificate | None, flush: Callable[[], None]) -> None:
+    def __init__(
+        self, models: ModelRegistry, keys: Keys, certificate: Certificate | None, flush: Callable[[], None]
+    ) -> None:
         self._models, self._keys, self._certificate, self._flush = models, keys, certificate, flush
         self._loaded: tuple[LoadedModel, Replaced] | None = None
 
@@ -140,20 +142,20 @@ class LocalWorker:
         match message:
             case Load(name, folder, replaced):
                 loop = asyncio.get_running_loop()
-                self._loaded = await loop.run_in_executor(None, self._models.opened, name, Path(folder)), replaced
+                self._loaded = await loop.run_in_executor(None, self._models.load, name, Path(folder)), replaced
             case Commit():
                 assert self._loaded
-                hosted, replaced = self._loaded
+                loaded, replaced = self._loaded
                 self._loaded = None
-                self._models.put(hosted, replaced)
+                self._models.publish(loaded, replaced)
                 self._flush()
                 _tidy_up()
-                return [hosted.entry]
+                return [loaded.entry]
             case Rollback():
                 self._loaded = None
                 _tidy_up()
             case Unload(name, version):
-                gone = [hosted.entry for hosted in self._models.unload(name, version)]
+                gone = [loaded.entry for loaded in self._models.unload(name, version)]
                 self._flush()
                 _tidy_up()
                 return gone
@@ -161,8 +163,8 @@ class LocalWorker:
                 self._reread()
             case Flush():
                 self._flush()
-            case Catalogue():
-                return [hosted.entry for hosted in self._models]
+            case ListModels():
+                return [loaded.entry for loaded in self._models]
             case _:
                 raise AssertionError(message)
         return []

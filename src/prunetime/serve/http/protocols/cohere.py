@@ -118,7 +118,7 @@ async def rerank_documents(service: Service, request: Request, asked: DocumentRe
     order = np.argsort(-scores, kind="stable")[: asked.top_n]
     documents = [Document(text) if asked.return_documents else UNSET for text in texts]
     results = [DocumentRank(int(i), float(scores[i]), documents[i]) for i in order]
-    label = scored.hosted.label if scored else asked.model or ""
+    label = scored.loaded.label if scored else asked.model or ""
     tokens = len(scored.inputs.tokens.ids) if scored else 0
     version = "2" if request.scope["path"].startswith("/v2/") else "1"
     meta, usage = Meta(ApiVersion(version), TokenCount(tokens)), RerankUsage(tokens, tokens)
@@ -126,13 +126,13 @@ async def rerank_documents(service: Service, request: Request, asked: DocumentRe
     return Response.of(answer, headers=scored.headers if scored else None)
 
 
-def read_documents(hosted: LoadedModel, pairs: Sequence[Texts], max_tokens: int | None) -> Inputs:
+def read_documents(loaded: LoadedModel, pairs: Sequence[Texts], max_tokens: int | None) -> Inputs:
     """The rows that the model reads of pairs of a query and a document, of which no more than the first `max_tokens`
     are read. Raises InputError where it cannot."""
-    tokenizer = hosted.model.tokenizer
+    tokenizer = loaded.model.tokenizer
     if max_tokens is None or (max_tokens >= tokenizer.max_length and not tokenizer.cuts_left):
-        return hosted.read(pairs)  # the model reads no more of them anyway
-    return hosted.read([(query, tokenizer.start(document, max_tokens)) for query, document in pairs])
+        return loaded.read(pairs)  # the model reads no more of them anyway
+    return loaded.read([(query, tokenizer.start(document, max_tokens)) for query, document in pairs])
 
 
 def check_documents(asked: DocumentRerankRequest) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prunetime.core.task import sigmoid
 from prunetime.inference.windows import Windows
-from prunetime.serve.core.service import Row, Scored, Service
+from prunetime.serve.core.service import Scored, Service, TextInput
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.common import SCORING_REFUSALS, check_count, labelled
 from prunetime.serve.http.protocols.tei.messages import EmbedRequest, Prediction, SimilarityRequest
@@ -136,7 +136,7 @@ class InferenceClientRoute:
         asked = await request.json(TextClassification)
         parameters = asked.parameters or ClassificationParameters()
         check_count("top_k", parameters.top_k)
-        rows: list[Row]
+        rows: list[TextInput]
         match asked.inputs:
             case TextPair(text, text_pair):
                 rows = [(text, text_pair)]

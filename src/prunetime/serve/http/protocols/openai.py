@@ -134,7 +134,7 @@ class OpenAI:
         written = (Embedding(index, write(row)) for index, row in enumerate(embeddings))
         data = await self._service.beside(scored, partial(encoded_list, written))
         tokens = len(scored.inputs.tokens.ids)
-        return Response.of(EmbeddingsAnswer(scored.hosted.label, data, Usage(tokens, tokens)), headers=scored.headers)
+        return Response.of(EmbeddingsAnswer(scored.loaded.label, data, Usage(tokens, tokens)), headers=scored.headers)
 
     async def models(self, _: Request) -> Response:
         names = [*self._service.models.names, *self._service.families]
@@ -145,8 +145,8 @@ class OpenAI:
         return Response.of(_card(name, self._service.named(name)))
 
 
-def _card(name: str, hosted: LoadedModel) -> ModelCard:
-    return ModelCard(name, int(hosted.loaded))
+def _card(name: str, loaded: LoadedModel) -> ModelCard:
+    return ModelCard(name, int(loaded.loaded_at))
 
 
 def _in_numbers(row: NDArray[np.float32]) -> list[float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from prunetime._version import __version__
-from prunetime.serve.core.call import Call
-from prunetime.serve.core.models import LoadedModel, Models
+from prunetime.serve.core.models import LoadedModel, ModelRegistry
+from prunetime.serve.core.request import ServiceRequest
 from prunetime.serve.core.service import Scored, Service
 from prunetime.serve.http.protocols.oip.messages import (
     UNLOADED,
@@ -42,7 +42,7 @@ def model_at(service: Service, path: Mapping[str, str]) -> LoadedModel:
 
 async def infer(
     service: Service,
-    call: Call,
+    request: ServiceRequest,
     model: tuple[str, str | None],
     texts: Sequence[TextTensor],
     wanted: Sequence[WantedTensor] | None,
@@ -51,20 +51,20 @@ async def infer(
     """The scores by a model (its name and version) of the texts of a request, whose `parameters` are checked. Raises
     RefusedError, also for an output that is `wanted` and cannot be had."""
     if (seconds := seconds_of(parameters)) is not None:
-        call.max_seconds = seconds
+        request.max_seconds = seconds
     task = service.named(*model).model.manifest.task
     rows = rows_of(texts, task)
     check_wanted(wanted or (), task)
-    return await service.score(call, rows, *model)
+    return await service.score(request, rows, *model)
 
 
-def index(models: Models, ready: bool) -> list[ModelState]:
+def index(models: ModelRegistry, ready: bool) -> list[ModelState]:
     """Every version that is served and, unless only those that are `ready` are asked for, what was unloaded."""
     states = [ModelState(each.name, each.version, "READY") for each in models]
     return states if ready else states + [ModelState(name, "", "UNAVAILABLE", UNLOADED) for name in models.unloaded]
 
 
-async def load(models: Models, pool: WorkerPool, name: str, asked: LoadRequest) -> ModelState:
+async def load(models: ModelRegistry, pool: WorkerPool, name: str, asked: LoadRequest) -> ModelState:
     """Loads a new version of a model in every process, or in none; raises RefusedError where one cannot."""
     folder = str(models.folder(name)) if asked.artifact is None else asked.artifact
     loaded = await pool.load(name, folder, "none" if asked.keep else "all")

@@ -24,9 +24,9 @@ CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT6
 """What Triton's configurations call the data types of the protocol."""
 
 
-def metadata_of(hosted: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
+def metadata_of(loaded: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
     """What a model is, which has these `versions`."""
-    manifest = hosted.model.manifest
+    manifest = loaded.model.manifest
     parameters = {
         "kind": manifest.task.kind,
         "labels": list(manifest.task.labels),
@@ -34,20 +34,20 @@ def metadata_of(hosted: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
         "measured": manifest.provenance.get("measured"),
     }
     task = manifest.task
-    return ModelMetadata(hosted.name, list(versions), PLATFORM, inputs_of(task), outputs_of(task), parameters)
+    return ModelMetadata(loaded.name, list(versions), PLATFORM, inputs_of(task), outputs_of(task), parameters)
 
 
-def config_of(hosted: LoadedModel) -> ModelConfig:
+def config_of(loaded: LoadedModel) -> ModelConfig:
     """A model's configuration in Triton's words."""
-    task = hosted.model.manifest.task
+    task = loaded.model.manifest.task
     inputs, outputs = (
         [TensorConfig(each.name, CONFIG_TYPES[each.datatype], each.shape) for each in tensors]
         for tensors in (inputs_of(task), outputs_of(task))
     )
-    return ModelConfig(hosted.name, PLATFORM, PLATFORM, 0, inputs, outputs)
+    return ModelConfig(loaded.name, PLATFORM, PLATFORM, 0, inputs, outputs)
 
 
-def statistics_of(hosted: Sequence[LoadedModel], metrics: bytes) -> list[ModelStatistics]:
+def statistics_of(loaded: Sequence[LoadedModel], metrics: bytes) -> list[ModelStatistics]:
     """What `metrics`, in Prometheus' text format, has counted of each model."""
     samples: dict[str, dict[tuple[str, str], float]] = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(metrics.decode()):
@@ -65,4 +65,4 @@ def statistics_of(hosted: Sequence[LoadedModel], metrics: bytes) -> list[ModelSt
         times = InferenceStatistics(success, stages["queue"], stages["tokenize"], stages["compute"])
         return ModelStatistics(one.name, one.version, int(counted["rows_total", ""]), times)
 
-    return [of(one) for one in hosted]
+    return [of(one) for one in loaded]

@@ -105,8 +105,8 @@ class OpenInference:
         return Response(b"")
 
     async def model(self, request: Request) -> Response:
-        hosted = answers.model_at(self._service, request.path)
-        return Response.of(metadata_of(hosted, self._models.versions(hosted.name)))
+        loaded = answers.model_at(self._service, request.path)
+        return Response.of(metadata_of(loaded, self._models.versions(loaded.name)))
 
     async def model_ready(self, request: Request) -> Response:
         return Response.of(Ready(answers.model_at(self._service, request.path).name, True))
@@ -138,9 +138,9 @@ def _answer(asked: InferRequest, scored: Scored) -> Response:
     outputs, in_binary = output_tensors(scored, asked.outputs), wants_binary(asked)
     binary = [in_binary.get(output.name, in_binary[None]) for output in outputs]
     described, content = write_tensors(outputs, binary)
-    hosted, headers = scored.hosted, dict(scored.headers)
+    loaded, headers = scored.loaded, dict(scored.headers)
     body = msgspec.json.encode(
-        InferAnswer(hosted.name, hosted.version, described, UNSET if asked.id is None else asked.id)
+        InferAnswer(loaded.name, loaded.version, described, UNSET if asked.id is None else asked.id)
     )
     if not any(binary):
         return Response(body, headers=headers)

@@ -223,11 +223,11 @@ class TextEmbeddingsInference:
             raise RefusedError("unusable", f"ids: {error}") from None
 
     async def info(self, _: Request) -> Response:
-        hosted, settings = self._service.named(None), self._service.settings
-        manifest = hosted.model.manifest
+        loaded, settings = self._service.named(None), self._service.settings
+        manifest = loaded.model.manifest
         return Response.of(
             Info(
-                model_id=hosted.name,
+                model_id=loaded.name,
                 model_sha=None,
                 model_dtype=manifest.plan.default.precision,
                 model_type=_model_type(manifest.task, manifest.config.pooling),
@@ -266,11 +266,11 @@ async def compare(service: Service, request: Request, asked: SimilarityRequest) 
 
 
 def _read_every_token(
-    hosted: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
+    loaded: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
 ) -> EveryToken:
     """As `read_to_embed`. Raises RefusedError where the answer would be too large."""
-    inputs = EveryToken.of(read_to_embed(hosted, rows, prompt_name, cut))
-    tokens, width = len(inputs.tokens.ids), hosted.model.manifest.config.dims.hidden
+    inputs = EveryToken.of(read_to_embed(loaded, rows, prompt_name, cut))
+    tokens, width = len(inputs.tokens.ids), loaded.model.manifest.config.dims.hidden
     if tokens * width > EMBEDDED_NUMBERS:
         raise RefusedError(
             "too_large",

@@ -22,8 +22,8 @@ BackgroundTask = Callable[[], None]
 
 
 @dataclass(kw_only=True)
-class Call(ABC):
-    """A call holds what the service must know of a request, and what counters, spans and logs are told of it."""
+class ServiceRequest(ABC):
+    """A request holds what the service must know of a request, and what counters, spans and logs are told of it."""
 
     began: float = field(default_factory=time.monotonic)
 
