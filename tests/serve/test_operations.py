@@ -278,7 +278,7 @@ def test_a_stop_answers_what_was_taken_on(serve: Serve, root: Path) -> None:
 
 
 def test_under_pressure_the_smaller_one_of_a_family_answers(serve: Serve, root: Path) -> None:
-    words = ("--family", "fast=pairs,other", "--queue-tokens", "4000", "--batch-tokens", "200")
+    words = ("--cascade", "fast=pairs,other", "--queue-tokens", "4000", "--batch-tokens", "200")
     served = serve(root / "pairs", root / "other", *words)
     models = {name: load(root / name) for name in ("pairs", "other")}
     inputs = [{"name": n, "shape": [20], "datatype": "BYTES", "data": ["red sofa"] * 20} for n in ("query", "title")]
@@ -320,8 +320,8 @@ def test_what_cannot_be_served_is_said_at_once(serve: Serve, root: Path, tmp_pat
         ((root / "missing",), "missing"),
         ((root / "pairs", root / "pairs"), "same name"),
         ((root / "pairs", "--host", "0.0.0.0"), "for this machine only"),
-        ((root / "pairs", "--family", "f=pairs,none"), "none is no model"),
-        ((root / "pairs", root / "topics", "--family", "f=pairs,topics"), "another task or tokenizer"),
+        ((root / "pairs", "--cascade", "f=pairs,none"), "none is no model"),
+        ((root / "pairs", root / "topics", "--cascade", "f=pairs,topics"), "another task or tokenizer"),
         ((root / "pairs", "--key-file", tmp_path / "none"), "cannot read the keys"),
     ):
         served = serve(*words)

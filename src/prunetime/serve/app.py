@@ -67,7 +67,7 @@ class App:
         if settings.experiments:
             known = {each.name: each for each in read_experiments(settings.experiments)}
             for experiment in known.values():
-                experiment.check([*dict(settings.models), *dict(settings.families)])
+                experiment.check([*dict(settings.models), *dict(settings.cascades)])
             self.outcomes = Outcomes(settings.outcomes)
         self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
         self.local_worker = LocalWorker(self.models, self.keys, self.certificate, self.service.flush)
@@ -87,10 +87,10 @@ class App:
     def _first_models(self) -> None:
         for name, folder in self.settings.models:
             self.models.register(name, folder)
-        for family, (largest, *others) in self.settings.families:
+        for cascade, (largest, *others) in self.settings.cascades:
             for name in others:
                 if not self.models.get(name).reads_as(self.models.get(largest)):
-                    raise InputError(f"family {family}: {name} has another task or tokenizer than {largest}")
+                    raise InputError(f"cascade {cascade}: {name} has another task or tokenizer than {largest}")
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -23,7 +23,7 @@ class ServeSettings:
     """One run of `prunetime serve`.
 
     - `models`: (name, artifact) of those that are there from the first
-    - `families`: (name, names of models) of which the first that is fast enough answers, the largest first
+    - `cascades`: (name, names of models) of which the first that is fast enough answers, the largest first
     - `allow_hosts`: names of this server, beside those of loopback, that requests may be for (`serve.origins`)
     - `cors`: origins of other sites whose pages may ask, as SCHEME://HOST[:PORT]; `*`, with keys only: of any
     - `processes` share the port, the cores, and the limits of what waits, what is remembered and of connections
@@ -49,7 +49,7 @@ class ServeSettings:
     """
 
     models: tuple[tuple[str, Path], ...]
-    families: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    cascades: tuple[tuple[str, tuple[str, ...]], ...] = ()
     host: str = "127.0.0.1"
     port: int = 8080
     uds: Path | None = None
@@ -98,12 +98,12 @@ class ServeSettings:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be above 0")
         if not 0.0 <= self.drain_seconds < math.inf:
             raise InputError(f"drain_seconds is {self.drain_seconds}: it must be at least 0")
-        names = [name for name, _ in (*self.models, *self.families)]
+        names = [name for name, _ in (*self.models, *self.cascades)]
         if len(set(names)) != len(names):
             raise InputError(f"two models have the same name: {', '.join(names)}")
-        for family, members in self.families:
+        for cascade, members in self.cascades:
             if unknown := [name for name in members if name not in dict(self.models)]:
-                raise InputError(f"family {family}: {', '.join(unknown)} is no model that is given")
+                raise InputError(f"cascade {cascade}: {', '.join(unknown)} is no model that is given")
         over_tcp = self.uds is None or self.grpc_port is not None
         if over_tcp and self.key_file is None and self.host not in LOOPBACK:
             raise InputError(

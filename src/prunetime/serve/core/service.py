@@ -38,10 +38,10 @@ AT_ONCE_WAITED = 0.1
 the scheduler's to choose from."""
 
 HALF_FULL = 0.5
-"""A larger model of a family answers only while the queue is emptier."""
+"""A larger model of a cascade answers only while the queue is emptier."""
 
 SURE = 1.25
-"""A larger model of a family answers only where it is expected to take so much less than it may."""
+"""A larger model of a cascade answers only where it is expected to take so much less than it may."""
 
 
 TextInput = str | Texts | Sequence[int]
@@ -84,7 +84,7 @@ class Service:
     ) -> None:
         self.settings, self.models, self.metrics = settings, models, metrics
         self.experiments = experiments or Experiments({}, None)
-        self.families = dict(settings.families)
+        self.cascades = dict(settings.cascades)
         self.scheduler = Scheduler(settings.batch_tokens, settings.queue_tokens)
         self.draining = False
         """Whether the server is about to stop: it answers, and says that it is not ready."""
@@ -130,7 +130,7 @@ class Service:
         assigned = self._assigned(request, name) if version is None else None
         if assigned:
             name = assigned[1].model
-        members = self.families.get(name or "", ())
+        members = self.cascades.get(name or "", ())
         loaded = self.named(name, version)
         if not len(rows):
             raise RefusedError("unusable", "there is no text to score")
@@ -159,8 +159,8 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def named(self, name: str | None, version: str | None = None) -> LoadedModel:
-        """The model of that name, or the largest of the family; the first one without a name."""
-        members = self.families.get(name or "")
+        """The model of that name, or the largest of the cascade; the first one without a name."""
+        members = self.cascades.get(name or "")
         return self.models.get(members[0]) if members else self.models.get(name, version)
 
     def check_ready(self) -> None:
@@ -197,15 +197,15 @@ class Service:
             raise RefusedError("unusable", str(error)) from None
 
     def _fast_enough(self, largest: LoadedModel, others: Sequence[str], tokens: int, deadline: float) -> LoadedModel:
-        """The largest of a family that can be done in time; the smallest where none can. Those that have been swapped
+        """The largest of a cascade that can be done in time; the smallest where none can. Those that have been swapped
         for what reads other tokens are passed over."""
         left = deadline - time.monotonic()
         full = self.scheduler.queued / self.settings.queue_tokens
-        family = [largest, *(loaded for name in others if (loaded := self.models.get(name)).reads_as(largest))]
-        for loaded in family[:-1]:
+        cascade = [largest, *(loaded for name in others if (loaded := self.models.get(name)).reads_as(largest))]
+        for loaded in cascade[:-1]:
             if full < HALF_FULL and SURE * self.scheduler.expected(loaded.speed, tokens) < left:
                 return loaded
-        return family[-1]
+        return cascade[-1]
 
     async def _computed(self, request: ServiceRequest, timed: TimedEngine, inputs: Inputs, deadline: float) -> Work:
         if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS and await self._at_once(request):

@@ -137,7 +137,7 @@ class OpenAI:
         return Response.of(EmbeddingsAnswer(scored.loaded.label, data, Usage(tokens, tokens)), headers=scored.headers)
 
     async def models(self, _: Request) -> Response:
-        names = [*self._service.models.names, *self._service.families]
+        names = [*self._service.models.names, *self._service.cascades]
         return Response.of(ModelList([_card(name, self._service.named(name)) for name in names]))
 
     async def model(self, request: Request) -> Response:
