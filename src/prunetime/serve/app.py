@@ -1,4 +1,4 @@
-"""The ASGI application: from a path to an answer, with keys, request ids, logs and counters."""
+"""The ASGI application: it finds the route of a request, checks its key, and records its answer."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ LOG = logging.getLogger(__name__)
 
 
 class App:
-    """All models of `settings`, behind one ASGI callable; alone, or one of a `pool`. What comes in place of another
-    process has a `catalogue` of the models there are by now. `counts` is the file for what one of several has counted.
+    """The application that serves the models of `settings`, alone or as one worker of a `pool`.
+
+    A worker that replaces another one loads the models of `catalogue` instead. `counts` is the file for a worker's
+    counters.
 
     Raises InputError where a model, the keys or the certificate cannot be used.
     """

@@ -1,4 +1,4 @@
-"""What a server is asked to do."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -20,32 +20,25 @@ ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?",
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """One run of `prunetime serve`.
+    """The settings of `prunetime serve`.
 
-    - `models`: (name, artifact) of those that are there from the first
-    - `cascades`: (name, names of models) of which the first that is fast enough answers, the largest first
-    - `allow_hosts`: names of this server, beside those of loopback, that requests may be for (`serve.origins`)
-    - `cors`: origins of other sites whose pages may ask, as SCHEME://HOST[:PORT]; `*`, with keys only: of any
-    - `processes` share the port, the cores, and the limits of what waits, what is remembered and of connections
-    - `threads`: of the engine, in each process
-    - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
-    - `max_connections`: at most
-    - `max_body_size` (bytes), `max_body_values` (strings, numbers, lists and objects) and `max_client_batch_size`
-      (texts or pairs) limit one request
-    - `max_held_bytes`: of all bodies that are being read and answered, at most
-    - `timeout`: seconds that a request may take where its client does not say less
-    - `read_seconds`: that a request may take to come, headers and body, and a TLS handshake; and, with more time for
-      a larger one, that an answer may take to be taken
-    - `drain_seconds`: after it is told to stop, in which the server answers everything and says that it is not ready
-    - `cache_bytes`: of tokenised texts, for each model; 0 for none
-    - `key_file`: bearer keys, one a line; without it the server is for this machine only
-    - `model_root`: under which models may be loaded by request
-    - `open_metrics`: whether `/metrics` answers without a key
-    - `experiments`: a TOML file of them (`serve.experiments`)
-    - `outcomes`: a file, or a PostgreSQL URL, where those of experiments are kept
-    - `grpc_port`: for the Open Inference Protocol over gRPC, on `host`; 0 for any that is free, None for no gRPC
-    - `stop_seconds`: for what waits when the server is stopped
-    - `cores` that all processes together may use
+    - `models`: (name, artifact) of the models that are loaded at the start - `cascades`: (name, names of models, the
+    largest first); the largest that is fast enough answers - `uds`: a unix socket to listen on instead of `host` and
+    `port` - `allow_hosts`: host names, besides those of loopback, that requests may be for (`serve.http.origins`) -
+    `cors`: origins whose pages may send requests, as SCHEME://HOST[:PORT]; `*`, with keys only, is any - `processes`:
+    workers that share the port, the cores, and the limits on queue, caches and connections - `threads`: threads of the
+    engine in each process - `batch_tokens`, `queue_tokens`: the most tokens in a batch, and in the queue -
+    `max_connections`: the most open connections - `max_body_size` (bytes), `max_body_values` (strings, numbers, lists
+    and objects) and `max_client_batch_size` (texts or pairs) limit one request - `max_held_bytes`: the most bytes of
+    all bodies that are being read and answered - `timeout`: seconds that an answer may take, unless the client asks for
+    less - `read_seconds`: seconds in which a request, head and body, and a TLS handshake must arrive; a client has as
+    long to take an answer, and longer for a large one - `cache_bytes`: bytes of tokenised texts to keep, for each
+    model; 0 for none - `key_file`: bearer keys, one a line; without it the server is for this machine only -
+    `model_root`: the folder from under which requests may load models - `open_metrics`: whether `/metrics` answers
+    without a key - `experiments`: a TOML file of experiments - `outcomes`: a file or a PostgreSQL URL for the outcomes
+    of experiments - `stop_seconds`: seconds that requests may take at a stop - `drain_seconds`: seconds, after the
+    signal to stop, in which the server answers while its readiness check fails - `grpc_port`: the port of `host` for
+    gRPC; 0 for any free one, None for no gRPC - `cores`: the cores that all processes together may use
     """
 
     models: tuple[tuple[str, Path], ...]
@@ -122,7 +115,7 @@ class ServeSettings:
 
     @property
     def of_each(self) -> ServeSettings:
-        """Those of one of the processes: limits of all are shared evenly."""
+        """The settings of one worker, which gets an even share of the limits."""
         return replace(
             self,
             processes=1,

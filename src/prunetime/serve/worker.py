@@ -1,5 +1,5 @@
-"""One of several processes that serve together: `python -m prunetime.serve.worker CONNECTIONS CONTROL`, two descriptors
-of sockets that lead to the supervisor."""
+"""A worker, run by the supervisor: `python -m prunetime.serve.worker CONNECTIONS CONTROL`, descriptors of two
+sockets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prunetime.serve.workers.passing import Receiver
 
 
 class SupervisedPool:
-    """The pool, as one of its processes sees it: the supervisor asks them all."""
+    """The pool as a worker sees it: the supervisor asks all workers."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -38,8 +38,7 @@ class SupervisedPool:
 
 
 class WorkerProcess:
-    """Serves what it receives from when it is told to start, until all has come: the supervisor has stopped, or is no
-    more."""
+    """A worker serves the connections that it receives until the supervisor stops or ends."""
 
     def __init__(self, connections: socket.socket) -> None:
         self._receiver = Receiver(connections)

@@ -1,4 +1,4 @@
-"""What is kept of a request once it is answered: counters, spans and a line of the log."""
+"""What is recorded of each answered request: counters, a span, and a line of the access log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROCESS = os.getpid()
 
 
 class AccessLogEntry(msgspec.Struct, omit_defaults=True):
-    """A line of the log, as JSON: who answered which request, with which status, and the milliseconds that it took."""
+    """A JSON line of the access log: which process answered which request, its status, and the milliseconds it took."""
 
     id: str
     process: int
@@ -30,13 +30,14 @@ class AccessLogEntry(msgspec.Struct, omit_defaults=True):
 
 
 class Records:
-    """Counters, spans and the log are the same for every protocol."""
+    """The recorder of answered requests, which is the same for every protocol."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics, self._tracing = metrics, Tracing()
 
     def record(self, request: ServiceRequest, method: str, route: str, status: int | str, span: RequestSpan) -> None:
-        """A request has just been answered, with `status`: a number of HTTP, or a name of gRPC."""
+        """Records a request that has just been answered; `status` is a number of HTTP or a name of gRPC. Runs its
+        background tasks."""
         spent = time.monotonic() - request.began
         self._metrics.requests[route, str(status)].inc()
         for task in request.background_tasks:

@@ -1,4 +1,4 @@
-"""A request of a client to the service, whichever protocol brought it."""
+"""A request to the service, whichever protocol it came by."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ BackgroundTask = Callable[[], None]
 
 @dataclass(kw_only=True)
 class ServiceRequest(ABC):
-    """A request holds what the service must know of a request, and what counters, spans and logs are told of it."""
+    """A request as the service sees it: its headers and deadline, and what is recorded of it once it is answered."""
 
     began: float = field(default_factory=time.monotonic)
 
     max_seconds: float = math.inf
-    """How long the answer may take, where the request's body says it."""
+    """The time limit in the request's body, in seconds."""
 
     background_tasks: list[BackgroundTask] = field(default_factory=list)
 
     model: str | None = None
-    """The model that was asked, as NAME/VERSION; `scored_from` is when the service began with it, and `stages` has the
-    seconds of each stage, one after the other."""
+    """The model that answered, as NAME/VERSION. `scored_from` is when the service began, and `stages` has the seconds
+    of each stage in order."""
 
     scored_from: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)
@@ -50,13 +50,13 @@ class ServiceRequest(ABC):
 
     @cached_property
     def id(self) -> str:
-        """The client's own `x-request-id`, or a new one where the client gave none that can be logged."""
+        """The client's `x-request-id`, or a new random one where it sent none that can be logged."""
         given = self.headers.get("x-request-id", "")
         return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
     def seconds(self, default: float) -> float:
-        """How long the answer may take: the least of the header `x-request-timeout-ms`, what the body says, and the
-        default."""
+        """The seconds that the answer may take: the least of the header `x-request-timeout-ms`, the body's limit, and
+        `default`."""
         default = min(default, self.max_seconds)
         given = self.headers.get(TIMEOUT)
         if given is None:

@@ -1,4 +1,4 @@
-"""From texts to scores, for every protocol: which model, tokens, the queue, and what it all took."""
+"""The service scores texts for every protocol: it chooses the model, makes tokens, queues them, and counts."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from prunetime.serve.experiments.experiment import ARM, KEY, Arm, Experiment, Ex
 from prunetime.serve.settings import ServeSettings
 
 AT_ONCE_ROWS, AT_ONCE_CHARACTERS = 2, 2_000
-"""Of a request that is tokenised where it arrives: to hand it to another thread would take longer."""
+"""Requests of up to this size are tokenised on the event loop: a hand-over to another thread takes longer."""
 
 CHARACTERS_PER_TOKEN = 4
-"""How many characters a token has at most, on average, of texts that a queue of tokens has room for."""
+"""The characters of an average token, at most: a bound on the texts that the queue of tokens has room for."""
 
 AT_ONCE_SECONDS = 0.005
-"""What a request may be expected to take at most to be computed where it arrives."""
+"""Requests that are expected to take at most this many seconds may be computed on the event loop."""
 
 AT_ONCE_WAITED = 0.1
-"""Seconds that a request may have waited to be computed where it arrives. Beyond them there is too much to do, which is
-the scheduler's to choose from."""
+"""A request that has waited longer, in seconds, goes to the scheduler: there is too much to do to compute it on the
+event loop."""
 
 HALF_FULL = 0.5
-"""A larger model of a cascade answers only while the queue is emptier."""
+"""Above this share of a full queue, the smallest model of a cascade answers."""
 
 SURE = 1.25
-"""A larger model of a cascade answers only where it is expected to take so much less than it may."""
+"""A larger model of a cascade answers where it would be in time even if it took this many times longer than
+expected."""
 
 
 TextInput = str | Texts | Sequence[int]
@@ -50,19 +51,19 @@ TextInput = str | Texts | Sequence[int]
 T = TypeVar("T")
 
 Read = Callable[[LoadedModel, Any], Inputs]
-"""What a model reads of a request's texts; it raises InputError, which the service refuses, where it cannot."""
+"""A function that makes a model's inputs of a request's texts. It raises InputError where it cannot."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model said of rows, and seconds in each stage."""
+    """The logits of a model for a request, and the seconds of each stage."""
 
     loaded: LoadedModel
     inputs: Inputs
     logits: NDArray[np.float32]
     seconds: dict[str, float]
     arm: str | None = None
-    """Of the experiment that the request was part of, as EXPERIMENT/ARM."""
+    """The arm of the experiment that the request belongs to, as EXPERIMENT/ARM."""
 
     @cached_property
     def scores(self) -> NDArray[Any]:
@@ -70,14 +71,15 @@ class Scored:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Which model answered, and where the time went (in milliseconds, as `Server-Timing` has it)."""
+        """Response headers: the model that answered, and the milliseconds of each stage (`Server-Timing`)."""
         timing = ", ".join(f"{stage};dur={1e3 * seconds:.3f}" for stage, seconds in self.seconds.items())
         named = {"x-prunetime-model": self.loaded.label, "server-timing": timing}
         return named if self.arm is None else named | {ARM: self.arm}
 
 
 class Service:
-    """Scores for requests. To be used on one event loop; the engine has a thread of its own."""
+    """The service behind all protocols. Its methods are called on one event loop; the engine has a thread of its
+    own."""
 
     def __init__(
         self, settings: ServeSettings, models: ModelRegistry, metrics: Metrics, experiments: Experiments | None = None
@@ -87,7 +89,7 @@ class Service:
         self.cascades = dict(settings.cascades)
         self.scheduler = Scheduler(settings.batch_tokens, settings.queue_tokens)
         self.draining = False
-        """Whether the server is about to stop: it answers, and says that it is not ready."""
+        """Whether the server is about to stop: it still answers, but its readiness check fails."""
         self._under_way = 0
         self._spare_core, self._turn = settings.cores > settings.threads, asyncio.Lock()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="prunetime-tokenize")
@@ -102,7 +104,8 @@ class Service:
         *,
         of_tokens: bool = False,
     ) -> Scored:
-        """What a model says of rows; with `of_tokens` of each of their tokens, whose last hidden rows are the logits.
+        """Scores the texts of a request with a model; with `of_tokens`, the logits are the last hidden states of all
+        tokens.
 
         Raises RefusedError where the texts cannot be scored, or not in time.
         """
@@ -153,24 +156,24 @@ class Service:
         return scored
 
     async def beside(self, scored: Scored, work: Callable[[], T]) -> T:
-        """What `work` makes of many scores, in another thread, so that nobody waits for it; of few at once."""
+        """Runs `work` on scores: in another thread where they are many, so that other requests do not wait."""
         if len(scored.inputs.tokens) <= AT_ONCE_ROWS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def named(self, name: str | None, version: str | None = None) -> LoadedModel:
-        """The model of that name, or the largest of the cascade; the first one without a name."""
+        """Returns the model of a name, or the largest model of a cascade; the default model without a name."""
         members = self.cascades.get(name or "")
         return self.models.get(members[0]) if members else self.models.get(name, version)
 
     def check_ready(self) -> None:
-        """Raises RefusedError where no model is loaded, and while the server stops: it still answers then."""
+        """Raises RefusedError where no model is loaded, and while the server is draining (it still answers then)."""
         if self.draining:
             raise RefusedError("stopping", "the server stops; another one is to be asked", 1.0)
         self.models.check_ready()
 
     def flush(self) -> None:
-        """Has the metrics say what is not counted as it happens."""
+        """Updates the metrics that are not counted as they happen."""
         self.metrics.flush(self.models, self.scheduler.queued)
 
     def stop(self) -> None:
@@ -178,8 +181,8 @@ class Service:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _check_whole(self, loaded: LoadedModel, rows: Sequence[TextInput]) -> None:
-        """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more of them
-        than could wait."""
+        """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more
+        characters than the queue has room for."""
         limit = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
         if loaded.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, rows))) > limit:
             raise RefusedError(
@@ -197,8 +200,8 @@ class Service:
             raise RefusedError("unusable", str(error)) from None
 
     def _fast_enough(self, largest: LoadedModel, others: Sequence[str], tokens: int, deadline: float) -> LoadedModel:
-        """The largest of a cascade that can be done in time; the smallest where none can. Those that have been swapped
-        for what reads other tokens are passed over."""
+        """Returns the largest model of a cascade that is expected to be in time, or the smallest. Models that were
+        replaced by ones with another task or tokenizer are skipped."""
         left = deadline - time.monotonic()
         full = self.scheduler.queued / self.settings.queue_tokens
         cascade = [largest, *(loaded for name in others if (loaded := self.models.get(name)).reads_as(largest))]
@@ -237,8 +240,8 @@ class Service:
         return work
 
     async def _at_once(self, request: ServiceRequest) -> bool:
-        """Whether a short request is to be computed where it arrived, as soon as it is its turn. To hand it to the
-        engine's thread pays only where a core is free for that, and others have arrived meanwhile."""
+        """Waits for its turn, and returns whether a short request should be computed on the event loop. Handing it to
+        the engine's thread pays only where a core is free and other requests have arrived meanwhile."""
         if self._spare_core:
             await asyncio.sleep(0)  # others that have arrived come in
             return self._under_way == 1
@@ -257,7 +260,7 @@ class Service:
         return self.experiments.on(name or self.models.default, request.headers.get(KEY))
 
     def _shadow(self, experiment: Experiment, name: str, scored: Scored) -> None:
-        """Has a model compute the same beside, when nothing else waits, only to be counted."""
+        """Scores the same inputs with a shadow model as background work, only to count the result."""
         loop = asyncio.get_running_loop()
         inputs = scored.inputs
         try:
@@ -289,7 +292,7 @@ class Service:
 
 
 def _characters(row: str | Sequence[str | int]) -> int:
-    """Characters that are to be made tokens of, of a text, a pair, or token ids."""
+    """The number of characters to be tokenised in a text or a pair; 0 for token ids."""
     return len(row) if isinstance(row, str) else sum(len(part) for part in row if isinstance(part, str))
 
 
@@ -299,7 +302,7 @@ def _settle(over: asyncio.Future[Exception | None], error: Exception | None) -> 
 
 
 def _raise(error: Exception | None) -> None:
-    """Raises what a work came to, if that is an error, as a RefusedError that nobody else holds."""
+    """Raises the error of a work as a RefusedError of this call, which no other object holds."""
     if isinstance(error, RefusedError):
         raise RefusedError(error.code, str(error), error.retry_after)
     if error is not None:

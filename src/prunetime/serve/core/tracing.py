@@ -1,4 +1,4 @@
-"""Spans of requests for OpenTelemetry, where it is installed and somebody collects (`opentelemetry-instrument`)."""
+"""OpenTelemetry spans of requests, where it is installed and configured (`opentelemetry-instrument`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ else:
 
 
 class RequestSpan(NamedTuple):
-    """The name and the attributes that the semantic conventions have for servers of a protocol, and whether the request
-    `failed` by a fault of the server."""
+    """The name and the attributes of a request's span, by OpenTelemetry's semantic conventions, and whether the server
+    `failed`."""
 
     name: str
     attributes: Mapping[str, str | int]
@@ -27,7 +27,8 @@ class RequestSpan(NamedTuple):
 
 
 class Tracing:
-    """Each request is a span of the trace that its client has begun (`traceparent`), with one for each stage within."""
+    """A tracer that makes a span of each request, in the trace of its client (`traceparent`), and a child span of each
+    stage."""
 
     def __init__(self) -> None:
         self._tracer = None
@@ -35,7 +36,7 @@ class Tracing:
             self._tracer = trace.get_tracer("prunetime", __version__)
 
     def record(self, request: ServiceRequest, span: RequestSpan, seconds: float) -> None:
-        """Makes the span of a request that was answered just now, after so many seconds."""
+        """Records the span of a request that was answered just now, after `seconds`."""
         if self._tracer is None:
             return
         end = time.time_ns()

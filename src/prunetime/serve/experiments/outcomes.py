@@ -1,4 +1,4 @@
-"""Outcomes of experiments, kept by a thread of their own. What was acknowledged survives a kill."""
+"""The store of outcomes, with a thread of its own. Acknowledged outcomes survive a kill."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from prunetime.serve.experiments.sequential import KeySums
 LOG = logging.getLogger(__name__)
 
 MAX_BATCH = 1_000
-"""Posts that are written in one transaction."""
+"""The most posts that are written in one transaction."""
 
 MAX_WAITING = 10_000
-"""Posts that wait while the database does not answer; more are refused."""
+"""The most posts that wait while the database does not answer; more are refused."""
 
 
 class UnavailableError(PrunetimeError):
-    """Outcomes cannot be kept or read now; later they may be."""
+    """Outcomes cannot be stored or read now, and may be later."""
 
 
 class Outcomes:
-    """A database of outcomes with a thread of its own: posts that come together are written together.
+    """A store of outcomes: a database with a thread of its own, which writes posts that come together in one
+    transaction.
 
-    A database that fails (a full disk, a lock of another process, a file or a server that is gone) is closed, and
-    opened again for what is asked next. Raises InputError where it cannot be opened at first.
+    A database that fails (a full disk, a lock of another process, a file or server that is gone) is closed, and opened
+    again for the next post. Raises InputError where it cannot be opened at first.
     """
 
     def __init__(self, where: str | Path) -> None:
@@ -44,15 +45,15 @@ class Outcomes:
         self._thread.start()
 
     def add(self, outcomes: Sequence[StoredOutcome]) -> Future[None]:
-        """A future that is done once they are on the disk, or has UnavailableError."""
+        """Adds outcomes; the future is done once they are on disk, or has UnavailableError."""
         return self._ask(list(outcomes))
 
     def sums(self, experiment: str) -> Future[Mapping[str, KeySums]]:
-        """A future of the sums over keys, by arm, of all that was added before, or with UnavailableError."""
+        """Sums over keys, by arm, all that was added before; the future may have UnavailableError."""
         return self._ask(experiment)
 
     def close(self) -> None:
-        """Returns once everything that was asked is done."""
+        """Waits until all posts are written, and closes the database."""
         self._asked.put(None)
         self._thread.join()
         self._close_database()
@@ -103,8 +104,7 @@ class Outcomes:
                     future.set_result(found)
 
     def _note(self, error: Exception | None) -> None:
-        """Says in the log that the database fails, and that it does no more: a line each, however many ask
-        meanwhile."""
+        """Logs that the database fails, and that it works again: one line each, however many posts come meanwhile."""
         if error and not self._failing:
             LOG.error("outcomes of experiments cannot be kept or read: %s", error)
         elif not error and self._failing:

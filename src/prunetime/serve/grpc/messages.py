@@ -1,4 +1,4 @@
-"""The messages of gRPC to the structs that JSON bodies are read into, and back: one meaning for both."""
+"""Converts gRPC messages to the structs that JSON bodies are decoded into, and back, so that both mean the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BYTES": "bytes_
 
 
 class InferRequestFields(NamedTuple):
-    """What a `ModelInferRequest` asks for: the same that the JSON body of HTTP does."""
+    """The fields of a `ModelInferRequest`, which are those of an HTTP body."""
 
     texts: list[TextTensor]
     wanted: list[WantedTensor] | None
@@ -33,7 +33,7 @@ class InferRequestFields(NamedTuple):
 
 
 def read_request(message: messages.ModelInferRequest, max_rows: int) -> InferRequestFields:
-    """What a message asks for. Raises RefusedError, naming it, for what is not known or not a text."""
+    """Reads a request. Raises RefusedError, naming the field, for what is unknown or not a text."""
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise RefusedError("unusable", f"raw_input_contents: {len(raw)} buffers for {len(message.inputs)} inputs")
@@ -54,7 +54,7 @@ def read_request(message: messages.ModelInferRequest, max_rows: int) -> InferReq
 def infer_response(
     model: tuple[str, str], request_id: str, outputs: Sequence[OutputTensor], raw: bool
 ) -> messages.ModelInferResponse:
-    """The message of an answer of `model` (its name and version), with `raw` contents where the request had these."""
+    """Makes the response of `model` (name, version), with `raw` contents where the request had them."""
     name, version = model
     response = messages.ModelInferResponse(model_name=name, model_version=version, id=request_id)
     for tensor in outputs:
@@ -79,7 +79,7 @@ def metadata_response(metadata: ModelMetadata) -> messages.ModelMetadataResponse
 
 
 def parameters_of(message: Any) -> dict[str, Any] | None:
-    """The parameters of a message, None where it has none. Raises RefusedError for one without a value."""
+    """The parameters of a message; None where it has none. Raises RefusedError for one without a value."""
     found: dict[str, Any] = {}
     for name, parameter in message.parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
@@ -96,7 +96,7 @@ def _check_form(of: str, name: str, parameters: Parameters, raw: bool) -> None:
 
 
 def _texts(tensor: messages.ModelInferRequest.InferInputTensor, raw: bytes | None, max_rows: int) -> list[str]:
-    """The texts of an input, of its `raw` contents where there are such."""
+    """Reads the texts of an input, from its `raw` contents where it has them."""
     of = f"input {tensor.name[:80]}"
     size = whole_number(of, "binary_data_size", check_parameters(of, INPUT, parameters_of(tensor)))
     if size is not None and (raw is None or size != len(raw)):  # KServe's clients give it

@@ -29,15 +29,15 @@ from prunetime.serve.workers.pool import WorkerPool
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 
 OVER_HTTP_ONLY = ("model_configuration", "statistics")
-"""Extensions of the protocol that are not served here."""
+"""Extensions of the protocol that are served over HTTP only."""
 
 GrpcReply = tuple[Any, Mapping[str, str]]
-"""A message, and the metadata that goes with it."""
+"""A response message with its metadata."""
 
 
 @dataclass(frozen=True)
 class GrpcMethod:
-    """A method `takes` a type of message; an `open` one answers without a key."""
+    """A gRPC method: it `takes` a type of message; an `open` one answers without a key."""
 
     takes: Any
     answer: Callable[[ServiceRequest, Any], Awaitable[GrpcReply]]
@@ -45,13 +45,13 @@ class GrpcMethod:
 
 
 class InferenceServicer:
-    """The methods of one service. Each of them raises RefusedError."""
+    """The methods of `GRPCInferenceService` and of health over one service. Each of them raises RefusedError."""
 
     def __init__(self, service: Service, pool: WorkerPool) -> None:
         self._service, self._models, self._pool = service, service.models, pool
 
     def table(self) -> dict[str, GrpcMethod]:
-        """Every method by its path, /SERVICE/METHOD."""
+        """The methods by their paths, /SERVICE/METHOD."""
         named = {
             "ServerLive": GrpcMethod(messages.ServerLiveRequest, self.live, open=True),
             "ServerReady": GrpcMethod(messages.ServerReadyRequest, self.ready, open=True),
@@ -75,7 +75,7 @@ class InferenceServicer:
         return True
 
     def health(self, service: str) -> Any:
-        """The status of a service, which `Check` and `Watch` tell."""
+        """The health of a service, for `Check` and `Watch`."""
         if service not in ("", INFERENCE, HEALTH):
             return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         if self.is_ready:

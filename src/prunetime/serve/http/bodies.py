@@ -1,4 +1,4 @@
-"""Bodies of requests: read within limits of time, size and memory, and decoded without holding others up."""
+"""Reads the bodies of requests within limits of time, size and memory, and decodes them beside the event loop."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ T = TypeVar("T")
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 LATE = "prunetime.late"
-"""The key of an ASGI scope that is there once its request has taken longer to come than it may (`connection`)."""
+"""The key in the ASGI scope of a request that has not arrived in time (`connection`)."""
 
 AT_ONCE_BYTES = 16 << 10
-"""A body of at most this size is decoded where it is read: another thread would take longer to be asked."""
+"""The largest body, in bytes, that is decoded on the event loop: another thread would take longer to start."""
 
 SHOWN_CHARACTERS = 300
-"""Of the reason why a body is refused, which may quote the body."""
+"""The most characters of a decoder's message that a refusal shows: it may quote the body."""
 
 
 class Bodies:
-    """Reads and decodes the bodies of all requests of a process, which share a limit of bytes that are held."""
+    """The reader of all bodies of a process, which share a limit of bytes that are held in memory."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
@@ -39,7 +39,7 @@ class Bodies:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prunetime-bodies")
 
     async def read(self, scope: Mapping[str, Any], receive: Receive) -> bytes:
-        """The whole body, whose bytes are counted as held until `release`.
+        """Reads a body, whose bytes count as held until `release`.
 
         Raises RefusedError, with nothing held, where the body is too large or too slow, where too many bytes are held,
         and where the client has left.
@@ -77,14 +77,14 @@ class Bodies:
                 )
 
     def release(self, size: int) -> None:
-        """Has bytes of a body that was read not count any more."""
+        """Stops counting bytes of a body as held."""
         self._held -= size
 
     async def decompress(self, body: bytes, encoding: str) -> bytes:
-        """The content of a body, which is held from now on in the place of `body`.
+        """Decompresses a body, whose content counts as held from now on in the place of `body`.
 
-        Raises RefusedError, with `body` still held, where it is damaged or its content too large, and where too many
-        bytes are held.
+        Raises RefusedError, with `body` still held, where the body is damaged, its content too large, or too many bytes
+        are held.
         """
         loop = asyncio.get_running_loop()
         content = await loop.run_in_executor(self._thread, decompressed, body, encoding, self.max_body_size)
@@ -95,12 +95,12 @@ class Bodies:
         return content
 
     async def decode(self, body: bytes, kind: type[T]) -> T:
-        """The JSON of `body` as a `kind`; raises RefusedError where it is none, or has too many values."""
+        """Decodes JSON of type `kind`. Raises RefusedError where the body is none, or has too many values."""
         large = len(body) > AT_ONCE_BYTES
         return await self.parse(body, partial(self._decode_large if large else decoded, kind=kind))
 
     async def parse(self, body: bytes, parser: Callable[[bytes], T]) -> T:
-        """What `parser` makes of a body, in another thread where the body is large."""
+        """Parses a body, in another thread where it is large."""
         if len(body) <= AT_ONCE_BYTES:
             return parser(body)
         return await asyncio.get_running_loop().run_in_executor(self._thread, parser, body)
@@ -122,8 +122,8 @@ class Bodies:
         return RefusedError("overloaded", message, 1.0)
 
     def _decode_large(self, body: bytes, kind: type[T]) -> T:
-        """As `decode`. Values are counted first, because the decoder keeps the interpreter to itself: what it takes for
-        bytes of text is little, and for 1.3 million empty lists a third of a second."""
+        """Decodes a large body. Values are counted first, because the decoder holds the GIL: for little time where the
+        body is text, for a third of a second where it is 1.3 million empty lists."""
         if has_more_values(body, self._max_body_values):
             raise RefusedError(
                 "too_large",
@@ -133,9 +133,10 @@ class Bodies:
 
 
 def has_more_values(body: bytes, limit: int) -> bool:
-    """Whether a JSON text has more than `limit` strings and commas outside of strings, together; stops once it has.
+    """Whether a JSON text has more than `limit` strings and commas (outside of strings) together. The count stops at
+    the limit.
 
-    It has at most one value more than commas, but for lists and objects that are alone in theirs, of which the
+    A JSON text has at most one value more than commas, but for lists and objects that are alone in theirs, of which the
     decoder's limit of nesting leaves few.
     """
     if b"\\" in body:
@@ -154,7 +155,7 @@ def has_more_values(body: bytes, limit: int) -> bool:
 
 
 def decoded(body: bytes, kind: type[T]) -> T:
-    """The JSON of `body` as a `kind`; raises RefusedError where it is none."""
+    """Decodes JSON of type `kind`. Raises RefusedError where the body is none."""
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -164,7 +165,7 @@ def decoded(body: bytes, kind: type[T]) -> T:
 
 
 def converted(content: Any, kind: type[T]) -> T:
-    """What was read of JSON as a `kind`; raises RefusedError where it is none."""
+    """Converts decoded JSON to type `kind`. Raises RefusedError where it is none."""
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
@@ -177,6 +178,6 @@ def _unusable(error: msgspec.ValidationError) -> RefusedError:
 
 
 def _field(message: str) -> str | None:
-    """The field that a message of msgspec is about: unknown, missing, or with a path to it."""
+    """The field that a msgspec error is about: an unknown, missing or invalid one."""
     found = re.search(r"field `(\w+)`", message) or re.search(r"`\$\.(\w+)", message)
     return found[1][:80] if found else None

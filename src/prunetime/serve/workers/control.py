@@ -1,4 +1,4 @@
-"""What the processes that serve together say to each other: questions and answers, a line of JSON each."""
+"""The control channel between the supervisor and its workers: requests and responses, a line of JSON each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from prunetime.serve.settings import ServeSettings
 LOG = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 1 << 24
-"""Of a line."""
+"""The longest line, in bytes."""
 
 
 class StartServing(Struct, tag=True):
-    """Serve; the models are those of `catalogue`, or of the settings where there has been none yet. `counts` is the
-    file for what this process counts."""
+    """Tells a worker to start. It loads the models of `catalogue`, or those of the settings where that is None, and
+    writes its counters to the file `counts`."""
 
     settings: ServeSettings
     catalogue: list[Entry] | None
@@ -34,7 +34,8 @@ class StartServing(Struct, tag=True):
 
 
 class Load(Struct, tag=True):
-    """To the supervisor: in all. From it: the first of two steps, after which `Commit` or `Rollback` comes."""
+    """Loads a version of a model. From a worker to the supervisor: in every worker. From the supervisor: as the first
+    of two phases, before `Commit` or `Rollback`."""
 
     name: str
     folder: str
@@ -42,11 +43,11 @@ class Load(Struct, tag=True):
 
 
 class Commit(Struct, tag=True):
-    """The second step: what was loaded answers from now on."""
+    """Publishes the version that was loaded (second phase)."""
 
 
 class Rollback(Struct, tag=True):
-    """Not all could load it."""
+    """Drops the version that was loaded, because another worker could not load it."""
 
 
 class Unload(Struct, tag=True):
@@ -55,23 +56,23 @@ class Unload(Struct, tag=True):
 
 
 class ReloadKeys(Struct, tag=True):
-    """Keys and certificates."""
+    """Reads keys and certificates again."""
 
 
 class Reload(Struct, tag=True):
-    """To the supervisor: models, keys and certificates in all, as SIGHUP asks for."""
+    """Reads models, keys and certificates again in every worker, as SIGHUP does. From a worker to the supervisor."""
 
 
 class Drain(Struct, tag=True):
-    """Say that this process is not ready, and have every answer end its connection."""
+    """Makes a worker fail its readiness check, and close each connection after its next answer."""
 
 
 class Flush(Struct, tag=True):
-    """Write down for `/metrics` what only this process knows."""
+    """Makes a worker write its counters to its file."""
 
 
 class ListModels(Struct, tag=True):
-    """Say what is served."""
+    """Asks for the catalogue of served models."""
 
 
 Message = StartServing | Load | Commit | Rollback | Unload | ReloadKeys | Reload | Drain | Flush | ListModels
@@ -95,7 +96,7 @@ class ControlResponse(Struct, tag=True):
 
 
 class WorkerExitedError(PrunetimeError):
-    """The other process has ended."""
+    """The process at the other end of the channel has ended."""
 
 
 def _decoded(kind: type, value: Any) -> Any:
@@ -107,7 +108,7 @@ DECODER = msgspec.json.Decoder(ControlRequest | ControlResponse, dec_hook=_decod
 
 
 class Link:
-    """One end of a stream over which both sides ask; `answer` is for what the other one asks."""
+    """One end of a control channel, over which both sides send requests; `answer` handles those of the other side."""
 
     def __init__(
         self,
@@ -123,12 +124,13 @@ class Link:
 
     @classmethod
     async def over(cls, end: socket.socket, answer: Callable[[Message], Awaitable[Sequence[Entry]]]) -> Link:
-        """Of one of a pair of connected sockets."""
+        """Makes a link of one of a pair of connected sockets."""
         reader, writer = await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES)
         return cls(reader, writer, answer)
 
     async def ask(self, message: Message) -> list[Entry]:
-        """Raises RefusedError where the other side does, and WorkerExitedError where there is none any more."""
+        """Sends a request and returns the response. Raises RefusedError where the other side refuses, WorkerExitedError
+        where it has ended."""
         if self._over:
             raise WorkerExitedError("the process has ended")
         number = next(self._numbers)
@@ -138,7 +140,7 @@ class Link:
         return await answer
 
     async def run(self) -> None:
-        """Until the other side ends."""
+        """Handles messages until the other side closes the channel."""
         try:
             while line := await self._reader.readline():
                 self._take(DECODER.decode(line))

@@ -1,4 +1,4 @@
-"""What several protocols share: pairs of a query and a text, embeddings, and how texts are cut."""
+"""Functions that several protocols share: pairs of a query and a text, embeddings, and truncation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from prunetime.serve.core.service import Read, Scored, Service
 from prunetime.serve.errors import Code, RefusedError
 
 SCORING_REFUSALS: tuple[Code, ...] = ("bad_request", "too_large", "unusable", "overloaded", "deadline", "not_found")
-"""Why texts may not be scored."""
+"""The codes with which a request to score texts may be refused."""
 
 
 Side = Literal["Left", "Right", "left", "right"]
 
 
 class Cut(NamedTuple):
-    """How a request says that texts are cut: `truncate` (None: yes), and on which side."""
+    """Truncation as a request asks for it: whether texts may be cut (None: yes), and on which side."""
 
     truncate: bool | None
     direction: Side | None
 
     def whole(self, loaded: LoadedModel) -> bool:
-        """Whether no text may be cut; raises RefusedError where the model cuts texts on the other side."""
+        """Whether no text may be cut. Raises RefusedError where the model cuts texts on the other side."""
         side = "left" if loaded.model.tokenizer.cuts_left else "right"
         if self.direction is not None and self.direction.lower() != side:
             raise RefusedError(
@@ -45,14 +45,14 @@ def check_count(name: str, given: int | None) -> None:
 
 
 def read_rows(loaded: LoadedModel, rows: Sequence[str | Texts], cut: Cut) -> Inputs:
-    """The rows that the model reads of texts or pairs to be scored. Raises InputError where it cannot."""
+    """Reads texts or pairs to be scored. Raises InputError where the model cannot."""
     return loaded.read(rows, cut=not cut.whole(loaded))
 
 
 async def score_pairs(
     service: Service, request: ServiceRequest, query: str, texts: Sequence[str], name: str | None, read: Read
 ) -> tuple[Scored | None, NDArray[np.float32]]:
-    """The scores of the query with each text, [texts]; raises RefusedError where the model does not rank."""
+    """Scores the query with each text, [texts]. Raises RefusedError where the model does not rank."""
     loaded = service.named(name)
     if not loaded.model.manifest.task.is_ranking:
         raise RefusedError("unusable", f"{loaded.name} ranks nothing: a model that ranks scores pairs by one number")
@@ -63,11 +63,11 @@ async def score_pairs(
 
 
 Embeddable = str | list[str | int | list[int]]
-"""What may be embedded: a text, the token ids of one, or a list of either."""
+"""The texts of a request to embed: a text, the token ids of one, or a list of either."""
 
 
 def rows_to_embed(given: Embeddable) -> list[str] | list[list[int]]:
-    """The texts, or the token ids of texts; raises RefusedError where they are both, or none."""
+    """Returns the texts, or the token ids, of a request. Raises RefusedError where it has both, or none."""
     if isinstance(given, str):
         return [given]
     texts = [each for each in given if isinstance(each, str)]
@@ -85,7 +85,7 @@ def rows_to_embed(given: Embeddable) -> list[str] | list[list[int]]:
 def read_to_embed(
     loaded: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None = None, cut: Cut | None = None
 ) -> Inputs:
-    """The rows that the model reads of texts, or of token ids, to be embedded. Raises InputError where it cannot."""
+    """Reads texts or token ids to be embedded. Raises InputError where the model cannot."""
     whole = cut is not None and cut.whole(loaded)
     texts = [row for row in rows if isinstance(row, str)]
     if len(texts) == len(rows):

@@ -1,4 +1,4 @@
-"""The routes of OpenAI: embeddings, and the list of models."""
+"""OpenAI's routes: embeddings, and the list of models."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from prunetime.serve.http.protocols.common import (
 from prunetime.serve.http.routing import Request, Response, Route, encoded_list
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-"""OpenAI's words for refusals by their status; of the others, those below 500 are invalid_request_error."""
+"""OpenAI's error types by status; other statuses below 500 are invalid_request_error."""
 
 
 class ErrorDetails(Struct):
-    """`code` is a word of `serve.errors.STATUS`, `param` the field that is at fault, where one is known."""
+    """The details of an error: `code` is ours, `param` the field at fault, where one is known."""
 
     message: str
     type: str
@@ -48,9 +48,9 @@ class OpenAIFailure(Struct):
 
 
 class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
-    """`input` is a text, the token ids of one (of the model's tokenizer, special tokens included), or a list of
-    either. `base64` is of the bytes of float32 numbers, little-endian. `dimensions` and `prompt_name` as in
-    EmbedRequest; `user` changes nothing."""
+    """A request for embeddings. `input` is a text, the token ids of one (with special tokens), or a list of either.
+    `base64` is the bytes of float32 numbers, little-endian. `dimensions` and `prompt_name` are as in EmbedRequest;
+    `user` changes nothing."""
 
     input: Embeddable
     model: str | None = None

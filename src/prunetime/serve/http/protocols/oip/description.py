@@ -1,4 +1,4 @@
-"""What a model is, and how it did, as the Open Inference Protocol and Triton's extensions of it say it."""
+"""Metadata, configuration and statistics of a model, in the words of the Open Inference Protocol and Triton."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from prunetime.serve.http.protocols.oip.tensors import inputs_of, outputs_of
 PLATFORM = "prunetime"
 
 CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
-"""What Triton's configurations call the data types of the protocol."""
+"""Triton's names, in configurations, for the protocol's data types."""
 
 
 def metadata_of(loaded: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
-    """What a model is, which has these `versions`."""
+    """The metadata of a model with these `versions`."""
     manifest = loaded.model.manifest
     parameters = {
         "kind": manifest.task.kind,
@@ -38,7 +38,7 @@ def metadata_of(loaded: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
 
 
 def config_of(loaded: LoadedModel) -> ModelConfig:
-    """A model's configuration in Triton's words."""
+    """The configuration of a model, in Triton's words."""
     task = loaded.model.manifest.task
     inputs, outputs = (
         [TensorConfig(each.name, CONFIG_TYPES[each.datatype], each.shape) for each in tensors]
@@ -48,7 +48,7 @@ def config_of(loaded: LoadedModel) -> ModelConfig:
 
 
 def statistics_of(loaded: Sequence[LoadedModel], metrics: bytes) -> list[ModelStatistics]:
-    """What `metrics`, in Prometheus' text format, has counted of each model."""
+    """The statistics of each model, from `metrics` in Prometheus' text format."""
     samples: dict[str, dict[tuple[str, str], float]] = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(metrics.decode()):
         for sample in family.samples:

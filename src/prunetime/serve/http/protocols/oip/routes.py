@@ -31,7 +31,7 @@ from prunetime.serve.http.protocols.oip.tensors import TextTensor, output_tensor
 from prunetime.serve.http.routing import Request, Response, Route
 
 COMPRESSED_FROM = 1_024
-"""Bytes of an answer: a smaller one is one packet anyway."""
+"""The least bytes of a response that is compressed: a smaller one is one packet anyway."""
 
 
 class OpenInference:
@@ -120,7 +120,7 @@ class OpenInference:
         return await _compressed(request, answer)
 
     async def _read(self, request: Request) -> tuple[InferRequest, list[TextTensor]]:
-        """The request and its inputs, of which those without data are in binary after the JSON."""
+        """Reads a request and its inputs; inputs without data follow the JSON in binary."""
         body, binary = await request.body(), memoryview(b"")
         if HEADER in request.headers:
             body, binary = split(body, request.headers[HEADER])
@@ -134,7 +134,7 @@ class OpenInference:
 
 
 def _answer(asked: InferRequest, scored: Scored) -> Response:
-    """The answer with the outputs that are asked for, each as JSON or in binary."""
+    """Makes the response with the requested outputs, each as JSON or in binary."""
     outputs, in_binary = output_tensors(scored, asked.outputs), wants_binary(asked)
     binary = [in_binary.get(output.name, in_binary[None]) for output in outputs]
     described, content = write_tensors(outputs, binary)
@@ -148,7 +148,7 @@ def _answer(asked: InferRequest, scored: Scored) -> Response:
 
 
 async def _compressed(request: Request, answer: Response) -> Response:
-    """The answer, compressed where that is accepted and worth it."""
+    """Compresses a response where the client accepts it and it is worth it."""
     encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
     if not encoding or len(answer.body) < COMPRESSED_FROM:
         return answer

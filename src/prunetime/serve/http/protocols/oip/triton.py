@@ -1,4 +1,4 @@
-"""What Triton has beside the protocol: configurations, statistics, and settings of its own."""
+"""Triton's extensions: configurations, statistics and settings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SETTINGS = {
     "/v2/trace/setting": "there are no settings of traces: they are OpenTelemetry's, set by its environment variables",
     "/v2/models/{model}/trace/setting": "models have no settings of traces: they are OpenTelemetry's",
 }
-"""Paths of settings that Triton has, and why there are none here."""
+"""Triton's paths for settings, with the reason why there are none here."""
 
 
 class TritonExtensions:
-    """The handlers of Triton's extensions over one service, and the pool of which it is one."""
+    """The handlers of Triton's extensions over one service and the pool of workers."""
 
     def __init__(self, service: Service, pool: WorkerPool) -> None:
         self._service, self._pool = service, pool
