@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from prunetime.core.task import Answer, Span
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.inference.model import Ranked
+from prunetime.inference.model import RankedDocument
 from prunetime.inference.tokenize import Texts
 
 try:
@@ -28,7 +28,7 @@ FIRST_WAIT = 0.05
 
 AGAIN = (429, 503)
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 Score = float | list[float] | Answer | list[Span]
 
 
@@ -65,16 +65,16 @@ class _Wait:
 _Asked = dict[str, Any]
 """Fields of a request besides its texts."""
 
-Steps = Generator[tuple[_Call, float] | _Wait, Any, Found]
+Steps = Generator[tuple[_Call, float] | _Wait, Any, T]
 """A conversation: yields what is to be asked, with the seconds that are left, or how long to wait; gets the reply."""
 
 
-class _Talk(Generic[Found]):
+class _Talk(Generic[T]):
     """A conversation under way: `reply` is to what the last step asked, `found` what came of it all."""
 
-    found: Found
+    found: T
 
-    def __init__(self, steps: Steps[Found]) -> None:
+    def __init__(self, steps: Steps[T]) -> None:
         self._steps = steps
         self.reply: Any = None
 
@@ -162,10 +162,10 @@ class _Words:
 
     def _rank(
         self, query: str, documents: Sequence[str], asked: _Asked, timeout: float | None, key: str | None
-    ) -> Steps[list[Ranked]]:
+    ) -> Steps[list[RankedDocument]]:
         content = {"query": query, "documents": list(documents), **asked}
         reply = yield from self._patiently(_Call("POST", "/v1/rerank", content, key), timeout)
-        return [Ranked(each["index"], each["relevance_score"]) for each in reply["results"]]
+        return [RankedDocument(corpus_id=each["index"], score=each["relevance_score"]) for each in reply["results"]]
 
     def _embed(
         self, texts: Sequence[str], asked: _Asked, timeout: float | None, key: str | None
@@ -237,7 +237,7 @@ class Client(_Words):
         timeout: float | None = None,
         *,
         experiment_key: str | None = None,
-    ) -> list[Ranked]:
+    ) -> list[RankedDocument]:
         """As `Model.rank` of the model there, or of the server's first; `experiment_key` as in `score`."""
         return self._talk(self._rank(query, documents, {"top_n": top_k, "model": model}, timeout, experiment_key))
 
@@ -275,7 +275,7 @@ class Client(_Words):
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
-    def _talk(self, steps: Steps[Found]) -> Found:
+    def _talk(self, steps: Steps[T]) -> T:
         talk = _Talk(steps)
         while step := talk.step():
             if isinstance(step, _Wait):
@@ -314,7 +314,7 @@ class AsyncClient(_Words):
         timeout: float | None = None,
         *,
         experiment_key: str | None = None,
-    ) -> list[Ranked]:
+    ) -> list[RankedDocument]:
         """See `Client.rank`."""
         return await self._talk(self._rank(query, documents, {"top_n": top_k, "model": model}, timeout, experiment_key))
 
@@ -353,7 +353,7 @@ class AsyncClient(_Words):
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         await self.close()
 
-    async def _talk(self, steps: Steps[Found]) -> Found:
+    async def _talk(self, steps: Steps[T]) -> T:
         talk = _Talk(steps)
         while step := talk.step():
             if isinstance(step, _Wait):

@@ -32,7 +32,7 @@ def test_it_says_what_the_loaded_model_says(server: Served, artifacts: Path) -> 
         question = [("which legs", "a sofa with red legs")]
         assert client.score(question, "answers")[0][:2] == answers.score(question)[0][:2]
         found, expected = client.rank("red sofa", DOCUMENTS, 2), model.rank("red sofa", DOCUMENTS, 2)
-        assert [each.index for each in found] == [each.index for each in expected]
+        assert [each["corpus_id"] for each in found] == [each["corpus_id"] for each in expected]
         assert client.models() == ["pairs/1", "topics/1", "answers/1"]
 
 
