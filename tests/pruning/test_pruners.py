@@ -19,7 +19,8 @@ from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.methods import Pruner
 from prunetime.pruning.pruners import PRUNERS, learning_rate, masks_on
 from prunetime.pruning.regularise import WeightsKept
-from prunetime.training.trainer import TrainingSettings, fit
+from prunetime.training.settings import TrainingSettings
+from prunetime.training.trainer import fit
 
 SIZES = {"layers": 3, "hidden": 64, "heads": 4, "head_dim": 16, "ffn": 256, "vocabulary": 60, "positions": 16}
 CONFIG = random_config(np.random.default_rng(0), **SIZES, outputs=2)

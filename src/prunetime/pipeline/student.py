@@ -22,7 +22,7 @@ from prunetime.settings import Settings
 from prunetime.training.distributed import fit_on_every_rank
 
 if TYPE_CHECKING:
-    from prunetime.training.trainer import TrainingSettings
+    from prunetime.training.settings import TrainingSettings
 
 THREADS = len(os.sched_getaffinity(0))
 """Training and scoring use every core; what is timed uses as many threads as the budget says."""
@@ -30,7 +30,7 @@ THREADS = len(os.sched_getaffinity(0))
 
 def training_settings(settings: Settings, epochs: float, learning_rate: float) -> TrainingSettings:
     """What teacher and sub-network are trained with."""
-    from prunetime.training.trainer import TrainingSettings, best_device, best_precision
+    from prunetime.training.settings import TrainingSettings, best_device, best_precision
 
     threads = max(1, THREADS // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's ranks of this machine
     return TrainingSettings(
