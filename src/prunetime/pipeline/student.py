@@ -21,7 +21,7 @@ from prunetime.pipeline.source import Source
 from prunetime.training.distributed import fit_on_every_rank
 
 if TYPE_CHECKING:
-    from prunetime.training.trainer import TrainingSettings
+    from prunetime.training.settings import TrainingSettings
 
 THREADS = len(os.sched_getaffinity(0))
 """Training and scoring use every core; what is timed uses as many threads as the budget says."""
@@ -29,7 +29,7 @@ THREADS = len(os.sched_getaffinity(0))
 
 def training_settings(context: Context, epochs: float, learning_rate: float) -> TrainingSettings:
     """The settings that teacher and sub-networks are trained with."""
-    from prunetime.training.trainer import TrainingSettings, best_device, best_precision
+    from prunetime.training.settings import TrainingSettings, best_device, best_precision
 
     threads = max(1, THREADS // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's ranks of this machine
     return TrainingSettings(
@@ -44,7 +44,7 @@ def training_settings(context: Context, epochs: float, learning_rate: float) -> 
 
 def note_computer(run: Run) -> None:
     """Leaves what the run's trainings are computed on as `computer.json`; says what of it has changed since then."""
-    from prunetime.training.trainer import best_device, best_precision
+    from prunetime.training.settings import best_device, best_precision
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     here = {"CPUs": THREADS, "processes": processes, "device": best_device(), "precision": best_precision()}

@@ -22,7 +22,7 @@ from prunetime.report.render import render
 from prunetime.search.archive import Archive
 from prunetime.search.proxy_validation import ProxyValidation
 from prunetime.search.space import Genome, Space, fit_to
-from prunetime.training.trainer import discard_checkpoints
+from prunetime.training.checkpoints import discard_checkpoints
 
 SHARES = (1.0, 0.8, 0.6)
 """The budgets of the sample, of the run's."""

@@ -27,6 +27,7 @@ from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import Microseconds
 from prunetime.search.archive import Archive
 from prunetime.settings import Settings
+from prunetime.training.checkpoints import discard_checkpoints
 from prunetime.training.distributed import fit_on_every_rank
 
 OF_ROWS = 0.75
@@ -158,8 +159,6 @@ def _searched_inputs(context: Context, theirs: Context, mask: Mask, rows_us: flo
 )
 def tune_rows(context: Context, progress: Progress, theirs: Context, mask: Mask, **_: Any) -> None:
     """Tunes the best heads and FFN neurons of a finished search, for blocks to be learned on."""
-    from prunetime.training.trainer import discard_checkpoints
-
     folder = context.run.path("work/rows")
     student = from_weights(context.teacher.manifest.config, kept_of(theirs.elastic, mask), spec=mask.spec())
     distil(context, student, folder, progress)
@@ -197,8 +196,6 @@ def _first_scores(context: Context, level: Granularity, model: SequenceClassifie
 
 
 def _train(context: Context, model: SequenceClassifier, start: Start, step: MaskStep, progress: Progress) -> Learned:
-    from prunetime.training.trainer import discard_checkpoints
-
     effort, settings = context.effort, context.settings
     data = context.source.training_data(effort.tune_rows, settings.seed + 2)
     training = training_settings(context, EPOCHS * effort.tune_epochs, effort.tune_learning_rate)

@@ -13,6 +13,7 @@ from prunetime.pipeline.run import Progress, digest_of_files
 from prunetime.pipeline.student import THREADS, engine_of, manifest_of, training_settings, write_artifact
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
 from prunetime.search.elastic import Sandwich
+from prunetime.training.checkpoints import discard_checkpoints
 from prunetime.training.distributed import fit_on_every_rank
 
 SMALLEST = 0.05
@@ -29,8 +30,6 @@ SMALLEST = 0.05
 )
 def train_teacher(context: Context, progress: Progress) -> None:
     """Fine-tunes the dense model, or takes it as it is."""
-    from prunetime.training.trainer import discard_checkpoints  # only here: transformers is slow to import
-
     run, source, settings, effort = context.run, context.source, context.settings, context.effort
     model = source.pretrained.model
     if not settings.teacher_ready:
@@ -78,8 +77,6 @@ def train_elastic(context: Context, progress: Progress) -> None:
     heart (docs/STATUS.md, "Measured"). Leaves in `elastic.json` the metric of teacher, elastic encoder and its smallest
     sub-network.
     """
-    from prunetime.training.trainer import discard_checkpoints
-
     run, source, settings, effort, dense = (
         context.run, context.source, context.settings, context.effort, context.teacher
     )  # fmt: skip
