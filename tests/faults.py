@@ -69,7 +69,7 @@ def keep_parts_of_tiles() -> None:
 
 def pack_the_wrong_blocks() -> None:
     whole = compacting.to_blocks
-    compacting.to_blocks = lambda weight, kept, *grain: whole(weight, np.roll(kept, 1, axis=1), *grain)
+    compacting.to_blocks = lambda weight, kept, *block_shape: whole(weight, np.roll(kept, 1, axis=1), *block_shape)
 
 
 FAULTS: dict[str, tuple[Callable[[], None], str]] = {

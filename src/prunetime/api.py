@@ -25,7 +25,7 @@ from prunetime.pipeline.source import profile_of
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from prunetime.core.arch import Grain
+    from prunetime.core.arch import BlockShape
     from prunetime.core.task import Kind
     from prunetime.pruning.importance import Criterion
     from prunetime.pruning.methods import Method
@@ -52,7 +52,7 @@ class Options(TypedDict, total=False):
     max_loss: float
     importance: Criterion
     tokens: bool
-    blocks: Grain
+    blocks: BlockShape
     method: Method
 
 

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetime.core.arch import FFN_MATRICES, GRAINS, MATRICES, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arch import (
+    BLOCK_SHAPES,
+    FFN_MATRICES,
+    MATRICES,
+    TILE,
+    ArchSpec,
+    Dims,
+    KeptBlocks,
+    LayerSpec,
+    block_grid,
+)
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig, HeadLayer
 from prunetime.core.mask import PARTS, BlockMask, LayerMask, Mask, rank
@@ -40,8 +50,10 @@ def layers_with_blocks(draw: st.DrawFn) -> LayerSpec:
     blocks = []
     for matrix, shape in spec.matrix_shapes(DIMS).items():
         if draw(st.booleans()):
-            grain = draw(st.sampled_from(GRAINS))
-            blocks.append(KeptBlocks(matrix, *grain, draw(st.integers(0, math.prod(block_grid(shape, *grain))))))
+            block_shape = draw(st.sampled_from(BLOCK_SHAPES))
+            blocks.append(
+                KeptBlocks(matrix, *block_shape, draw(st.integers(0, math.prod(block_grid(shape, *block_shape)))))
+            )
     return replace(spec, blocks=tuple(draw(st.permutations(blocks))))
 
 

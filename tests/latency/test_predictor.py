@@ -29,7 +29,7 @@ from prunetime.latency.synthetic import random_weights
 
 CONFIG = random_config(np.random.default_rng(0), layers=3, heads=4, head_dim=32, ffn=232, outputs=2)
 DIMS = CONFIG.dims
-GRAIN = (32, 16)
+BLOCK_SHAPE = (32, 16)
 LENGTH = 24
 BUDGET = Budget(share=0.5, seq_len=LENGTH)
 EVERYWHERE = ("attention", "ffn", "pooled_attention", "pooled_ffn")
@@ -55,7 +55,7 @@ def made_profile(config: EncoderConfig = CONFIG, **parts: Any) -> LatencyProfile
 
 
 BLOCKS = BlockCosts(
-    *GRAIN,
+    *BLOCK_SHAPE,
     densities=recording.DENSITIES,
     each={
         kind: tuple(dense - saved * (1.0 - density) for density in recording.DENSITIES)
@@ -91,7 +91,7 @@ def counted() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def recorded() -> LatencyProfile:
     key = ProfileKey.here(CONFIG, threads=1, batch=2, tokens=LENGTH, plan=Plan.uniform("bf16"))
-    return recording.record(key, CONFIG, plan=Plan.uniform("bf16"), blocks=GRAIN, tokens=True)
+    return recording.record(key, CONFIG, plan=Plan.uniform("bf16"), blocks=BLOCK_SHAPE, tokens=True)
 
 
 def test_a_recorded_profile_has_every_level_and_survives_json(recorded: LatencyProfile) -> None:
@@ -124,7 +124,7 @@ def test_a_larger_encoder_is_predicted_slower(recorded: LatencyProfile) -> None:
 
 def test_fewer_blocks_and_fewer_tokens_are_predicted_faster(recorded: LatencyProfile) -> None:
     full = ArchSpec.full(DIMS)
-    few = ArchSpec(tuple(layer.in_blocks(DIMS, GRAIN, lambda _: 0.1) for layer in full.layers))
+    few = ArchSpec(tuple(layer.in_blocks(DIMS, BLOCK_SHAPE, lambda _: 0.1) for layer in full.layers))
     assert recorded.units(few) < recorded.units(full)
     assert recorded.units(full.with_layer(0, tokens=0.25)) < recorded.units(full)
 
@@ -172,7 +172,7 @@ def test_output_rows_save_their_part_of_the_products() -> None:
     )
     pooled = full.with_layer(2, attention_rows=DIMS.hidden // 2)
     assert profile.units(pooled) == dense
-    layer = replace(full.layers[0], ffn_rows=DIMS.hidden // 2).in_blocks(DIMS, GRAIN, lambda _: 0.5)
+    layer = replace(full.layers[0], ffn_rows=DIMS.hidden // 2).in_blocks(DIMS, BLOCK_SHAPE, lambda _: 0.5)
     in_blocks = full.with_layer(0, ffn_rows=DIMS.hidden // 2, blocks=[b for b in layer.blocks if "ffn" in b.matrix])
     assert profile.units(in_blocks) == pytest.approx(dense - ROWS_SAVE * 0.25 * 8 - 0.75 * (9.0 - 8 * 0.625))
 
@@ -193,7 +193,7 @@ def test_a_fit_gives_back_the_profile_that_passes_were_made_by(rows: str) -> Non
         made_profile(config, blocks=BLOCKS, tokens=TOKENS if pooled else None), rest=(0.2, 0.4), crowding=0.07
     )
     rng, key = np.random.default_rng(0), true.key
-    specs = recording.dense_specs(key, rng) + recording.block_specs(key, GRAIN, rng)
+    specs = recording.dense_specs(key, rng) + recording.block_specs(key, BLOCK_SHAPE, rng)
     specs += recording.token_specs(key, rng) if pooled else []
     passes = []
     for spec in specs:
@@ -202,8 +202,8 @@ def test_a_fit_gives_back_the_profile_that_passes_were_made_by(rows: str) -> Non
         for part in sublayers(spec, key):
             units[part.slot] = true.crowded(spec) * true.units_of(part)
         passes.append(units)
-    found = recording.fit(key, specs, passes, GRAIN, pooled)
-    for spec in (*specs, *profiling.random_specs(DIMS, 50, blocks=GRAIN, tokens=pooled)):
+    found = recording.fit(key, specs, passes, BLOCK_SHAPE, pooled)
+    for spec in (*specs, *profiling.random_specs(DIMS, 50, blocks=BLOCK_SHAPE, tokens=pooled)):
         assert found.units(spec) == pytest.approx(true.units(spec), rel=1e-3)
     assert found.crowding == pytest.approx(0.07, abs=1e-3)
 
@@ -221,7 +221,7 @@ def test_the_parts_of_a_prediction_add_up() -> None:
     for spec in (
         ArchSpec.floor(DIMS),
         ArchSpec.full(DIMS),
-        *profiling.random_specs(DIMS, 9, blocks=GRAIN, tokens=True),
+        *profiling.random_specs(DIMS, 9, blocks=BLOCK_SHAPE, tokens=True),
     ):
         parts = profile.parts(spec, BUDGET)
         assert sum(parts.values()) == pytest.approx(profile.predict(spec, BUDGET))
@@ -263,7 +263,7 @@ def test_the_specs_that_are_timed_cover_every_level_three_times(
     near = tuple(LENGTH if layer % 3 == 0 else 13 for layer in range(layers)) if windows else ()
     key = ProfileKey("", "", "", "bert", dims, 1, 1, LENGTH, pooled_row=pooled, near=near)
     rng = np.random.default_rng(seed)
-    dense, blocks = recording.dense_specs(key, rng), recording.block_specs(key, GRAIN, rng)
+    dense, blocks = recording.dense_specs(key, rng), recording.block_specs(key, BLOCK_SHAPE, rng)
     tokens = recording.token_specs(key, rng) if pooled else []
     for spec in (*dense, *blocks, *tokens):
         spec.check(dims)

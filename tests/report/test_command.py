@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetime.cli.runs import prune, settings_of
-from prunetime.core.arch import GRAINS
+from prunetime.core.arch import BLOCK_SHAPES
 from prunetime.core.budget import Budget, Condition, Scope, Statistic
 from prunetime.core.plan import PRECISIONS
 from prunetime.core.task import Kind
@@ -49,7 +49,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "precision": st.sampled_from((*PRECISIONS, AUTO)),
     "max_loss": st.floats(0.0, 1.0, exclude_max=True),
     "importance": st.sampled_from(get_args(Criterion)),
-    "blocks": st.none() | st.sampled_from(GRAINS),
+    "blocks": st.none() | st.sampled_from(BLOCK_SHAPES),
     "method": st.sampled_from(get_args(Method)),
 }
 

@@ -36,18 +36,20 @@ def test_logits_of_drawn_weights_are_of_order_one() -> None:
         assert (deviation < 5.0).all(), name
 
 
-@pytest.mark.parametrize(("name", "grain"), [("mini@blocks=0.2", (32, 32)), ("mini@blocks=0.2:32x16", (32, 16))])
-def test_blocks_are_drawn_uniformly_in_every_matrix_and_panels_are_unequal(name: str, grain: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("name", "block_shape"), [("mini@blocks=0.2", (32, 32)), ("mini@blocks=0.2:32x16", (32, 16))])
+def test_blocks_are_drawn_uniformly_in_every_matrix_and_panels_are_unequal(
+    name: str, block_shape: tuple[int, int]
+) -> None:
     found = subject(name)
     cell = found.cell(batch=1, seq_len=8, threads=1)
     for index, layer in enumerate(found.spec.layers):
         assert [block.matrix for block in layer.blocks] == list(layer.matrix_shapes(cell.config.dims))
         for block in layer.blocks:
             array = f"layers.{index}.{block.matrix}"
-            assert found.weights[f"{array}.blocks"].shape == (block.kept, *grain)
+            assert found.weights[f"{array}.blocks"].shape == (block.kept, *block_shape)
             dense = cell.weights[f"{array}.weight"]
             assert np.count_nonzero(dense) / dense.size == pytest.approx(0.2, abs=0.01)
-            panels = np.count_nonzero(dense.reshape(-1, grain[0], dense.shape[1]), axis=(1, 2))
+            panels = np.count_nonzero(dense.reshape(-1, block_shape[0], dense.shape[1]), axis=(1, 2))
             assert len(set(panels)) > 1
     batch = cell.checked[0]
     ours = Engine(found.config, found.weights, spec=found.spec).logits(batch)

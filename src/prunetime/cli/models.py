@@ -198,13 +198,15 @@ def profile(
     from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.pipeline.source import profile_of
 
-    plan, grain, tokens = Plan.uniform(precision), options.pop("blocks"), options.pop("tokens")
+    plan, block_shape, tokens = Plan.uniform(precision), options.pop("blocks"), options.pop("tokens")
     budget, reporter = Budget(share=1.0, **options), ConsoleReporter()
     with reporter.stage("Measure sub-layers") as progress:
-        config, recorded = profile_of(model, budget, plan, rows, blocks=grain, tokens=tokens, on_progress=progress)
+        config, recorded = profile_of(
+            model, budget, plan, rows, blocks=block_shape, tokens=tokens, on_progress=progress
+        )
     artifacts.write_json(out, recorded.to_json())
     with reporter.stage(f"Predict and measure {specs} random specs") as progress:
-        drawn = profiling.random_specs(config.dims, specs, blocks=grain, tokens=tokens)
+        drawn = profiling.random_specs(config.dims, specs, blocks=block_shape, tokens=tokens)
         error = profiling.prediction_error(recorded, config, drawn, plan=plan, on_progress=progress)
     floor_us, dense_us = recorded.floor_and_dense(budget)
     result = {

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from prunetime.core.arch import GRAINS
+from prunetime.core.arch import BLOCK_SHAPES
 from prunetime.core.task import Kind
 from prunetime.errors import InputError
 from prunetime.tasks.table import split_columns
@@ -78,7 +78,7 @@ def judged_options(command: Command) -> Command:
 
 def blocks_option(what: str) -> Callable[[Command], Command]:
     """A size of blocks, as (rows, columns)."""
-    sizes = {f"{rows}x{columns}": (rows, columns) for rows, columns in GRAINS}
+    sizes = {f"{rows}x{columns}": (rows, columns) for rows, columns in BLOCK_SHAPES}
     chosen = click.Choice(list(sizes))
     return click.option("--blocks", type=chosen, callback=lambda *args: sizes.get(args[2]), help=what)
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from prunetime.core.arch import (
     ArchSpec,
+    BlockShape,
     Dims,
-    Grain,
     strict_keys,
 )
 from prunetime.core.budget import Budget
@@ -169,7 +169,7 @@ class LatencyProfile:
     def _dense_weights(self) -> int:
         return ArchSpec.full(self.key.dims).weights(self.key.dims)
 
-    def check_covers(self, blocks: Grain | None, tokens: bool) -> None:
+    def check_covers(self, blocks: BlockShape | None, tokens: bool) -> None:
         """Raises ProfileError where matrices in `blocks` (rows and columns) or dropped `tokens` were not timed."""
         if blocks is not None and (self.blocks is None or blocks != (self.blocks.rows, self.blocks.columns)):
             found = f"blocks of {self.blocks.rows}x{self.blocks.columns}" if self.blocks else "no blocks"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunetime.core.arch import ArchSpec, Dims, Grain
+from prunetime.core.arch import ArchSpec, BlockShape, Dims
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
 from prunetime.core.plan import Plan
@@ -69,7 +69,7 @@ def record(
     budget: Budget,
     *,
     plan: Plan = Plan(),  # noqa: B008 (immutable)
-    blocks: Grain | None = None,
+    blocks: BlockShape | None = None,
     tokens: bool = False,
     on_progress: Progress | None = None,
 ) -> LatencyProfile:
@@ -152,7 +152,7 @@ def shares_of_dense(
 
 
 def random_specs(
-    dims: Dims, count: int, seed: int = 0, *, blocks: Grain | None = None, tokens: bool = False
+    dims: Dims, count: int, seed: int = 0, *, blocks: BlockShape | None = None, tokens: bool = False
 ) -> list[ArchSpec]:
     """Specs with heads and FFN tiles drawn uniformly, layer by layer.
 

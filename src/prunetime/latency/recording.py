@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Grain, LayerSpec, tokens_kept
+from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, BlockShape, LayerSpec, tokens_kept
 from prunetime.core.config import EncoderConfig
 from prunetime.core.plan import Plan
 from prunetime.errors import ProfileError
@@ -49,7 +49,7 @@ def record(
     config: EncoderConfig,
     *,
     plan: Plan = Plan(),  # noqa: B008 (immutable)
-    blocks: Grain | None = None,
+    blocks: BlockShape | None = None,
     tokens: bool = False,
     on_progress: Progress | None = None,
 ) -> LatencyProfile:
@@ -115,7 +115,7 @@ def fit(
     key: ProfileKey,
     specs: Sequence[ArchSpec],
     units: Sequence[Units],
-    blocks: Grain | None = None,
+    blocks: BlockShape | None = None,
     tokens: bool = False,
 ) -> LatencyProfile:
     """The profile that `units` of `specs` make: those of `dense_specs`, and with `blocks` and `tokens` of theirs."""
@@ -157,8 +157,8 @@ def dense_specs(key: ProfileKey, rng: np.random.Generator) -> list[ArchSpec]:
     return specs
 
 
-def block_specs(key: ProfileKey, grain: Grain, rng: np.random.Generator) -> list[ArchSpec]:
-    """Specs in blocks of `grain`, in which every density of every kind of sub-layer occurs at least three times."""
+def block_specs(key: ProfileKey, block_shape: BlockShape, rng: np.random.Generator) -> list[ArchSpec]:
+    """Specs in blocks of `block_shape`: every density of every kind of sub-layer occurs at least three times."""
     levels, specs = _large_levels(key, rng), []
     decks = {kind: _Deck(DENSITIES, rng) for kind in _kinds(key)}
     while any(deck.rounds < _OCCURRENCES for deck in decks.values()):
@@ -167,7 +167,7 @@ def block_specs(key: ProfileKey, grain: Grain, rng: np.random.Generator) -> list
         for index, layer in enumerate(spec.layers):
             places = ((1 + 2 * index, ATTENTION_MATRICES), (2 + 2 * index, FFN_MATRICES))
             shares = {matrix: density[slot] for slot, matrices in places if slot in density for matrix in matrices}
-            spec = spec.with_layer(index, blocks=layer.in_blocks(key.dims, grain, shares.__getitem__).blocks)
+            spec = spec.with_layer(index, blocks=layer.in_blocks(key.dims, block_shape, shares.__getitem__).blocks)
         specs.append(spec)
     return specs
 
@@ -302,7 +302,7 @@ def _is_shorter(part: Sublayer, key: ProfileKey) -> bool:
     return part.drops or (part.kind != "pooled_ffn" and part.tokens < key.tokens)
 
 
-def _block_costs(seen: Iterable[tuple[Sublayer, float]], grain: Grain) -> BlockCosts:
+def _block_costs(seen: Iterable[tuple[Sublayer, float]], block_shape: BlockShape) -> BlockCosts:
     each: dict[str, dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for part, units in seen:
         density = part.density or 0.0
@@ -312,7 +312,7 @@ def _block_costs(seen: Iterable[tuple[Sublayer, float]], grain: Grain) -> BlockC
     for kind, by_density in each.items():
         points = np.array([np.median(by_density[density], axis=0) for density in sorted(by_density)])
         tables[kind] = tuple(np.interp(DENSITIES, points[:, 0], points[:, 1]).tolist())
-    return BlockCosts(*grain, DENSITIES, tables)
+    return BlockCosts(*block_shape, DENSITIES, tables)
 
 
 def _token_shares(profile: LatencyProfile, seen: Sequence[tuple[Sublayer, float]]) -> TokenShares:

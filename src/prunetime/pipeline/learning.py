@@ -138,12 +138,12 @@ class Learning:
         def work(progress: Progress) -> None:
             model = from_weights(config, start.model.weights, spec=start.mask.spec())
             scores = ranks(self._first_scores(level, model))
-            grain, pruner = self.settings.grain if level == "blocks" else None, self.method.pruner
-            step = MaskStep(config.dims, start.mask.spec(), self.cost, target_us, grain, scores, pruner=pruner)
+            block_shape, pruner = self.settings.block_shape if level == "blocks" else None, self.method.pruner
+            step = MaskStep(config.dims, start.mask.spec(), self.cost, target_us, block_shape, scores, pruner=pruner)
             learned = self._train(model, start, step, progress)
             mask = mask_of(step, learned.kept, start.mask)
             weights = weights_of(model)
-            kept = in_blocks(weights, mask) if grain else compact(weights, mask, config.dims)
+            kept = in_blocks(weights, mask) if block_shape else compact(weights, mask, config.dims)
             self.run.write(left.mask, mask.to_json())
             names = [f"{layer} {name.replace('_', ' ')}" for layer, own in enumerate(learned.kept) for name in own]
             ratios = learned.ratios.astype(float).round(4).tolist()
@@ -157,11 +157,11 @@ class Learning:
         settings = self.settings
         if level == "rows":
             return load_scores(self.run.path("importance.safetensors"), model.config.dims)
-        assert settings.grain is not None
+        assert settings.block_shape is not None
         rows = settings.effort.importance_rows
         data = self.source.training_data(rows, settings.seed)
         return measure_block_importance(
-            model, data, settings.grain, settings.importance, rows, settings.seed, threads=stages.THREADS
+            model, data, settings.block_shape, settings.importance, rows, settings.seed, threads=stages.THREADS
         )
 
     def _train(self, model: SequenceClassifier, start: Start, step: MaskStep, progress: Progress) -> Learned:
@@ -172,7 +172,7 @@ class Learning:
         training = stages.training_settings(settings, EPOCHS * effort.tune_epochs, effort.tune_learning_rate)
         training = replace(training, distillation=Distillation(attention=1.0))
         step = replace(step, learning_rate=learning_rate(training.steps(len(data)), step.pruner))
-        folder = self.run.path(f"work/learn-{'blocks' if step.grain else 'rows'}")
+        folder = self.run.path(f"work/learn-{'blocks' if step.block_shape else 'rows'}")
         manifest = start.model.manifest
         teacher = from_weights(manifest.config, start.model.weights, spec=manifest.spec)
         learned = fit_on_every_rank(model, data, training, folder, teacher, progress, mask_step=step)
@@ -188,4 +188,6 @@ class Learning:
 
     def _digest(self, start: str, target_us: float) -> str:
         manifest = self.run.path(f"{start}/manifest.json").read_text()
-        return digest_of([manifest, target_us, self.settings.grain, asdict(self.settings.effort), self.settings.seed])
+        return digest_of(
+            [manifest, target_us, self.settings.block_shape, asdict(self.settings.effort), self.settings.seed]
+        )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, get_args
 
-from prunetime.core.arch import GRAINS, Dims, Grain, strict_keys
+from prunetime.core.arch import BLOCK_SHAPES, BlockShape, Dims, strict_keys
 from prunetime.core.budget import Budget
 from prunetime.core.plan import PRECISIONS, Precision
 from prunetime.core.task import Kind
@@ -17,7 +17,7 @@ from prunetime.search.space import Space
 
 AUTO: Final = "auto"
 
-LEARNED_GRAIN: Grain = (32, 32)
+LEARNED_GRAIN: BlockShape = (32, 32)
 """Of blocks that are learned, where none is asked for."""
 
 
@@ -91,7 +91,7 @@ class Settings:
     max_loss: float = 0.002
     importance: Criterion = "fisher"
     tokens: bool = False
-    blocks: Grain | None = None
+    blocks: BlockShape | None = None
     method: Method = "search"
 
     def __post_init__(self) -> None:
@@ -101,8 +101,8 @@ class Settings:
             raise InputError(f"max_loss is {self.max_loss!r}; it must be a share of the metric from 0 to 1")
         if self.importance not in get_args(Criterion):
             raise InputError(f"importance is {self.importance!r}; it must be {' or '.join(get_args(Criterion))}")
-        if self.blocks is not None and self.blocks not in GRAINS:
-            raise InputError(f"blocks are {self.blocks!r}; they must be of one of the sizes {GRAINS}")
+        if self.blocks is not None and self.blocks not in BLOCK_SHAPES:
+            raise InputError(f"blocks are {self.blocks!r}; they must be of one of the sizes {BLOCK_SHAPES}")
         if self.method not in get_args(Method):
             raise InputError(f"method is {self.method!r}; it must be {' or '.join(get_args(Method))}")
         learned = LEARNED.get(self.method)
@@ -116,7 +116,7 @@ class Settings:
             raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2147483647")
 
     @property
-    def grain(self) -> Grain | None:
+    def block_shape(self) -> BlockShape | None:
         """Of the blocks that the pruned model may have."""
         learned = LEARNED.get(self.method)
         return self.blocks or (LEARNED_GRAIN if learned and "blocks" in learned.levels else None)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.core.arch import Grain
+from prunetime.core.arch import BlockShape
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig, Rows
 from prunetime.core.plan import Plan
@@ -164,7 +164,7 @@ def profile_of(
     plan: Plan,
     rows: Rows = "pooled",
     *,
-    blocks: Grain | None = None,
+    blocks: BlockShape | None = None,
     tokens: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[EncoderConfig, LatencyProfile]:

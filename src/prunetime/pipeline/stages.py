@@ -89,7 +89,7 @@ def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Pat
             "--tokens: no token of this model can be dropped, because its head reads other rows than the first token's "
             f"or {config.family} knows distances between tokens: leave it out"
         )
-    covered: Any = {"blocks": settings.grain, "tokens": settings.tokens}
+    covered: Any = {"blocks": settings.block_shape, "tokens": settings.tokens}
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
     inputs = {
         "key": digest_of(asdict(key)),

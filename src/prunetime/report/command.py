@@ -46,6 +46,6 @@ _WRITERS: Mapping[str, Callable[[Any], Arguments]] = {
     "text": lambda names: ["--text", join_columns(names)],
     "slices": lambda names: [word for name in names for word in ("--slice", name)],
     "effort": lambda effort: ["--effort", effort["name"]],
-    "blocks": lambda grain: ["--blocks", "x".join(map(str, grain))],
+    "blocks": lambda block_shape: ["--blocks", "x".join(map(str, block_shape))],
 }
 """The fields whose options have another name or form than the field."""

@@ -2,7 +2,7 @@
 
 mini, minilm, base               dense
 base@blocks=0.2                  20 % of the 32x32 blocks kept, drawn uniformly in every matrix of the encoder
-base@blocks=0.2:32x16            in blocks of another grain
+base@blocks=0.2:32x16            in blocks of another shape
 minilm@heads=0.5,ffn=0.5         half the heads and half the FFN rows of every layer
 """
 
@@ -28,7 +28,7 @@ SIZES = {"mini": (4, 256, 4, 1024), "minilm": (6, 384, 12, 1536), "base": (12, 7
 """Layers, hidden, heads, FFN rows."""
 
 VOCABULARY, POSITIONS, OUTPUTS = 30_522, 512, 2
-GRAIN = (32, 32)
+BLOCK_SHAPE = (32, 32)
 
 _BLOCKS = re.compile(r"([0-9.]+)(?::([0-9]+)x([0-9]+))?")
 
@@ -64,10 +64,12 @@ def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, Weights]
         return config, ArchSpec((layer,) * layers), weights
     match = _BLOCKS.fullmatch(options["blocks"])
     if match is None:
-        raise InputError(f"{name}: blocks={options['blocks']} is no share and grain; write blocks=0.2 or 0.2:32x16")
-    grain = (int(match[2]), int(match[3])) if match[2] else GRAIN
+        raise InputError(
+            f"{name}: blocks={options['blocks']} is no share and block shape; write blocks=0.2 or 0.2:32x16"
+        )
+    block_shape = (int(match[2]), int(match[3])) if match[2] else BLOCK_SHAPE
     blocks = tuple(
-        _draw_blocks(weights, matrix, layers, grain, _share(name, match[1]), rng)
+        _draw_blocks(weights, matrix, layers, block_shape, _share(name, match[1]), rng)
         for matrix in layer.matrix_shapes(dims)
     )
     return config, ArchSpec((replace(layer, blocks=blocks),) * layers), weights
@@ -97,21 +99,21 @@ def bert_like(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -
 
 
 def _draw_blocks(
-    weights: Weights, matrix: str, layers: int, grain: tuple[int, int], share: float, rng: np.random.Generator
+    weights: Weights, matrix: str, layers: int, block_shape: tuple[int, int], share: float, rng: np.random.Generator
 ) -> KeptBlocks:
     """Puts `matrix` of every layer in blocks, and scales what is kept so that its output varies as before."""
     kept = 0
     for index in range(layers):
         name = f"layers.{index}.{matrix}"
         weight = weights.pop(f"{name}.weight")
-        grid = block_grid(weight.shape, *grain)
+        grid = block_grid(weight.shape, *block_shape)
         kept = max(1, round(share * math.prod(grid)))
         chosen = np.zeros(math.prod(grid), np.bool_)
         chosen[rng.choice(len(chosen), kept, replace=False)] = True
         scale = np.float32(math.sqrt(len(chosen) / kept))
-        arrays = to_blocks(weight * scale, chosen.reshape(grid), *grain)
+        arrays = to_blocks(weight * scale, chosen.reshape(grid), *block_shape)
         weights[f"{name}.blocks"], weights[f"{name}.block_index"] = arrays
-    return KeptBlocks(matrix, *grain, kept)
+    return KeptBlocks(matrix, *block_shape, kept)
 
 
 def _share(name: str, text: str) -> float:
