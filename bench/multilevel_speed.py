@@ -12,7 +12,7 @@ import numpy as np
 
 from prunetime.core.arch import TILE, ArchSpec, Dims, LayerSpec, block_grid
 from prunetime.core.blocks import expand
-from prunetime.core.plan import Plan, Precision
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.latency.measure import pinned, run_rounds, summarise
 from prunetime.latency.synthetic import random_batch, random_weights
@@ -60,7 +60,7 @@ def speed(spec: ArchSpec, of: Dims) -> dict[str, Any]:
         ids, calls = random_batch(config, batch, LENGTH), {}
         with pinned(1):
             for (name, (own, arrays)), precision in product(models.items(), PRECISIONS):
-                engine = Engine(config, arrays, spec=own, plan=Plan.uniform(precision))
+                engine = Engine(config, arrays, spec=own, plan=PrecisionPlan.uniform(precision))
                 calls[f"{name} {precision}"] = partial(engine.logits, ids)
             expanded = Engine(config, expand(models["sparse"][1], config, small))
             difference = np.abs(expanded.logits(ids) - calls["sparse fp32"]()).max()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.config import Rows
-from prunetime.core.plan import Plan, Precision
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.errors import InputError
 from prunetime.inference.model import Model, load
 from prunetime.latency.predictor import LatencyProfile
@@ -129,7 +129,7 @@ def profile(model: str, budget: Budget, *, precision: Precision = "fp32", rows: 
     `predict(spec, budget)` gives the microseconds of any structure, `to_json` what `prunetime prune --profile` reads.
     Raises InputError where the model cannot be read.
     """
-    return profile_of(model, budget, Plan.uniform(precision), rows)[1]
+    return profile_of(model, budget, PrecisionPlan.uniform(precision), rows)[1]
 
 
 def _pruned(result: dict[str, Any]) -> Pruned:

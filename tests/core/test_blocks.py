@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prunetime.core.arch import BLOCK_SHAPES, ArchSpec, KeptBlocks, block_grid
 from prunetime.core.artifact import Manifest, check_weights, read, weight_shapes, write
 from prunetime.core.blocks import expand, to_blocks, to_dense
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Task
 from prunetime.errors import InputError
 
@@ -75,7 +75,7 @@ def model(kept: int | None = None):
 @pytest.mark.parametrize("kept", [0, 4, None])
 def test_blocks_are_what_an_artifact_holds(tmp_path, kept) -> None:
     config, spec, weights, weight = model(kept)
-    manifest = Manifest(config, spec, Plan.uniform("bf16"), Task("classification", ("0", "1"), ("a",), 8))
+    manifest = Manifest(config, spec, PrecisionPlan.uniform("bf16"), Task("classification", ("0", "1"), ("a",), 8))
     found = read(write(tmp_path / "model", manifest, weights, {"tokenizer.json": b"{}"}))
     assert found.manifest == manifest
     assert {name: array.shape for name, array in found.weights.items()} == weight_shapes(config, spec)

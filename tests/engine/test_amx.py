@@ -16,7 +16,7 @@ from prunetime import _engine
 from prunetime._engine import testing
 from prunetime.core.arch import ArchSpec, LayerSpec
 from prunetime.core.blocks import to_blocks, to_dense
-from prunetime.core.plan import PLANNED, MatrixPlan, Plan
+from prunetime.core.precision import PLANNED, MatrixPlan, PrecisionPlan
 from prunetime.inference.engine import Engine
 
 EMULATED = testing.emulated_isas()
@@ -136,7 +136,7 @@ def encoder(seed, precision):
             weights[f"{matrix}.blocks"], weights[f"{matrix}.block_index"] = blocks
             dense[f"{matrix}.weight"] = to_dense(*blocks, weight.shape)
     exceptions = tuple((layer, matrix, MatrixPlan(precision)) for layer in range(2) for matrix in PLANNED)
-    return config, weights, dense, Plan(exceptions=exceptions), random_ragged(config, rng, [1, 40, 7, 23, 64])
+    return config, weights, dense, PrecisionPlan(exceptions=exceptions), random_ragged(config, rng, [1, 40, 7, 23, 64])
 
 
 @isas

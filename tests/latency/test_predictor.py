@@ -20,7 +20,7 @@ from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec, Dims
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.errors import ProfileError
 from prunetime.latency import profiling, recording
 from prunetime.latency.predictor import ROWS_SAVE, BlockCosts, LatencyProfile, TokenShares
@@ -90,8 +90,8 @@ def counted() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def recorded() -> LatencyProfile:
-    key = ProfileKey.here(CONFIG, threads=1, batch=2, tokens=LENGTH, plan=Plan.uniform("bf16"))
-    return recording.record(key, CONFIG, plan=Plan.uniform("bf16"), blocks=BLOCK_SHAPE, tokens=True)
+    key = ProfileKey.here(CONFIG, threads=1, batch=2, tokens=LENGTH, plan=PrecisionPlan.uniform("bf16"))
+    return recording.record(key, CONFIG, plan=PrecisionPlan.uniform("bf16"), blocks=BLOCK_SHAPE, tokens=True)
 
 
 def test_a_recorded_profile_has_every_level_and_survives_json(recorded: LatencyProfile) -> None:
@@ -245,13 +245,13 @@ def test_what_a_profile_was_not_recorded_for_is_refused() -> None:
 
 def test_a_plan_names_the_precision_where_all_layers_are_alike() -> None:
     int8 = MatrixPlan("int8")
-    assert precision_name(Plan.uniform("bf16"), 3) == "bf16"
-    assert precision_name(replace(Plan.uniform("int8"), quality_loss=0.1), 3) == "int8"
-    mixed = Plan(exceptions=tuple((layer, "ffn_input", int8) for layer in range(3)))
-    names = {precision_name(plan, 3) for plan in (mixed, Plan(MatrixPlan(sparse=False)), Plan())}
+    assert precision_name(PrecisionPlan.uniform("bf16"), 3) == "bf16"
+    assert precision_name(replace(PrecisionPlan.uniform("int8"), quality_loss=0.1), 3) == "int8"
+    mixed = PrecisionPlan(exceptions=tuple((layer, "ffn_input", int8) for layer in range(3)))
+    names = {precision_name(plan, 3) for plan in (mixed, PrecisionPlan(MatrixPlan(sparse=False)), PrecisionPlan())}
     assert len(names) == 3
     with pytest.raises(ProfileError, match="layer 1 unlike layer 0"):
-        precision_name(Plan(exceptions=((1, "ffn_input", int8),)), 3)
+        precision_name(PrecisionPlan(exceptions=((1, "ffn_input", int8),)), 3)
 
 
 @settings(max_examples=25)
@@ -354,5 +354,7 @@ def test_an_error_is_of_what_was_measured() -> None:
 def test_the_error_of_a_perfect_profile_is_small_and_of_a_wrong_one_large(recorded: LatencyProfile) -> None:
     specs = profiling.random_specs(DIMS, 6)
     wrong = replace(recorded, rest=(100 * recorded.units(ArchSpec.full(DIMS)),) * 2)
-    error, large = (profiling.prediction_error(p, CONFIG, specs, plan=Plan.uniform("bf16")) for p in (recorded, wrong))
+    error, large = (
+        profiling.prediction_error(p, CONFIG, specs, plan=PrecisionPlan.uniform("bf16")) for p in (recorded, wrong)
+    )
     assert error.mape < large.mape

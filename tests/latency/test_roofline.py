@@ -5,7 +5,7 @@ import pytest
 from cases import random_config, random_ragged, random_weights
 
 from prunetime.core.arch import ArchSpec
-from prunetime.core.plan import PRECISIONS, Plan
+from prunetime.core.precision import PRECISIONS, PrecisionPlan
 from prunetime.inference.engine import Engine, supported_isas
 from prunetime.latency.roofline import Level, Peaks, caches, measure_peaks, roofline, time_passes
 from prunetime.latency.work import work
@@ -25,7 +25,7 @@ def case():
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=2, heads=4, head_dim=16, ffn=96)
     weights = random_weights(config, ArchSpec.full(config.dims), rng)
-    return Engine(config, weights, plan=Plan.uniform("int8")), random_ragged(config, rng, [7, 12])
+    return Engine(config, weights, plan=PrecisionPlan.uniform("int8")), random_ragged(config, rng, [7, 12])
 
 
 def table(case, given: Peaks):

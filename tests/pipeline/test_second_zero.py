@@ -13,7 +13,7 @@ from forked import Ran, run
 from tiny import QUICK_PRUNETIME, prune_command, write_tsv
 
 from prunetime.core.budget import Budget
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, ProfileError
 from prunetime.latency import profiling
 from prunetime.pipeline import stages, verify
@@ -195,7 +195,7 @@ def test_a_p99_that_this_machine_cannot_judge(budget: Budget) -> None:
 def test_a_p99_is_measured_before_anything_is_trained_where_it_can_matter(
     inputs: Path, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, plan = load_source(settings_of(inputs), print), Plan()
+    source, plan = load_source(settings_of(inputs), print), PrecisionPlan()
     recorded = profiling.parse(profile)
     _, dense_us = recorded.floor_and_dense(Budget(share=1.0, statistic="p99", seq_len=24))
     run, timed = Run(tmp_path, REPORTER), []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prunetime.cli.runs import prune, settings_of
 from prunetime.core.arch import BLOCK_SHAPES
 from prunetime.core.budget import Budget, Condition, Scope, Statistic
-from prunetime.core.plan import PRECISIONS
+from prunetime.core.precision import PRECISIONS
 from prunetime.core.task import Kind
 from prunetime.errors import InputError
 from prunetime.pipeline.settings import AUTO, EFFORTS, Settings

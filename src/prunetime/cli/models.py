@@ -29,7 +29,7 @@ from prunetime.cli.options import (
 from prunetime.core import artifact as artifacts
 from prunetime.core.budget import Budget
 from prunetime.core.config import RowsOfTasks
-from prunetime.core.plan import PRECISIONS, Plan, Precision
+from prunetime.core.precision import PRECISIONS, Precision, PrecisionPlan
 from prunetime.core.task import Answer, Kind, Tagged, Task
 from prunetime.errors import InputError
 
@@ -162,7 +162,7 @@ def described(task: Task, hidden: int) -> list[str]:
     return lines
 
 
-def precision_of(plan: Plan) -> str:
+def precision_of(plan: PrecisionPlan) -> str:
     """A line on how matrices are run."""
     others = Counter(each.precision for _, _, each in plan.exceptions)
     named = "".join(
@@ -198,7 +198,7 @@ def profile(
     from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.pipeline.source import profile_of
 
-    plan, block_shape, tokens = Plan.uniform(precision), options.pop("blocks"), options.pop("tokens")
+    plan, block_shape, tokens = PrecisionPlan.uniform(precision), options.pop("blocks"), options.pop("tokens")
     budget, reporter = Budget(share=1.0, **options), ConsoleReporter()
     with reporter.stage("Measure sub-layers") as progress:
         config, recorded = profile_of(

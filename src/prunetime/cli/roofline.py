@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunetime.core.budget import Budget
-from prunetime.core.plan import Plan, Precision
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.latency.measure import pinned
 from prunetime.latency.roofline import Peaks, Roofline, Row, measure_peaks, roofline, time_passes
@@ -27,7 +27,7 @@ def measure(subject: Subject, budget: Budget, precisions: Sequence[Precision]) -
     """This core's peaks, and the table of `subject` in each of `precisions`: as one object, and as text."""
     batch = random_batch(subject.config, budget.batch, budget.seq_len)
     engines = {
-        precision: Engine(subject.config, subject.weights, spec=subject.spec, plan=Plan.uniform(precision))
+        precision: Engine(subject.config, subject.weights, spec=subject.spec, plan=PrecisionPlan.uniform(precision))
         for precision in precisions
     }
     with pinned(1):

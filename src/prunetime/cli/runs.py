@@ -30,7 +30,7 @@ from prunetime.cli.options import (
 )
 from prunetime.core import artifact
 from prunetime.core.budget import Budget
-from prunetime.core.plan import PRECISIONS
+from prunetime.core.precision import PRECISIONS
 from prunetime.errors import InputError
 
 if TYPE_CHECKING:

@@ -33,10 +33,10 @@ from safetensors.numpy import save_file as save_safetensors
 from prunetime.core.arch import ArchSpec
 from prunetime.core.blocks import INDEX_ARRAYS, check_blocks
 from prunetime.core.config import FAMILIES, EncoderConfig
-from prunetime.core.plan import Plan
 from prunetime.core.positions import BUCKETS
+from prunetime.core.precision import PrecisionPlan
+from prunetime.core.safetensors import parse
 from prunetime.core.task import Task
-from prunetime.core.tensors import parse
 from prunetime.errors import ArtifactError, InputError
 
 FORMAT = 2
@@ -63,7 +63,7 @@ class Manifest:
 
     config: EncoderConfig
     spec: ArchSpec
-    plan: Plan
+    plan: PrecisionPlan
     task: Task
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -96,7 +96,7 @@ class Manifest:
         return cls(
             config,
             ArchSpec.from_json(data["spec"]),
-            Plan.from_json(data["plan"]) if data["format"] > 1 else Plan(),
+            PrecisionPlan.from_json(data["plan"]) if data["format"] > 1 else PrecisionPlan(),
             task,
             data["provenance"],
         )

@@ -14,8 +14,8 @@ import prunetime._engine as _engine
 from prunetime.core.arch import MATRICES, ArchSpec, KeptBlocks, LayerSpec
 from prunetime.core.blocks import to_dense
 from prunetime.core.config import FAMILIES, EncoderConfig
-from prunetime.core.plan import Plan, Precision
 from prunetime.core.positions import BUCKETS, by_distance
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.errors import EngineError, InputError
 from prunetime.inference.ragged import Ragged
 
@@ -49,7 +49,7 @@ class Engine:
         isa: str | None = None,
         *,
         spec: ArchSpec | None = None,
-        plan: Plan = Plan(),  # noqa: B008 (immutable)
+        plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
     ) -> None:
         try:
             stored = {name: np.require(array, requirements=["C", "A", "E"]) for name, array in weights.items()}
@@ -180,7 +180,7 @@ def _settings(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: Plan) -> dict[str, Any]:
+def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: PrecisionPlan) -> dict[str, Any]:
     layers = range(config.dims.layers)
     if spec is not None and len(spec.layers) != len(layers):
         raise EngineError(f"a spec of {len(spec.layers)} layers for an encoder of {len(layers)}")
@@ -193,7 +193,7 @@ def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: Plan) -> dict[
     return {"precision": precision, "tokens": [1.0 if spec is None else spec.layers[i].tokens for i in layers]}
 
 
-def _as_run(weights: Weights, config: EncoderConfig, plan: Plan) -> dict[str, NDArray[Any]]:
+def _as_run(weights: Weights, config: EncoderConfig, plan: PrecisionPlan) -> dict[str, NDArray[Any]]:
     """`weights` with the matrices dense that are stored in blocks and that `plan` runs dense, and with what heads add
     to scores for every distance."""
     arrays = dict(weights)

@@ -15,7 +15,7 @@ import numpy as np
 from prunetime.core.arch import ArchSpec, BlockShape, Dims
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, ProfileError
 from prunetime.inference.engine import Engine
 from prunetime.inference.tokenize import Tokenizer
@@ -68,7 +68,7 @@ def record(
     pair: bool,
     budget: Budget,
     *,
-    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
     blocks: BlockShape | None = None,
     tokens: bool = False,
     on_progress: Progress | None = None,
@@ -116,7 +116,7 @@ def prediction_error(
     config: EncoderConfig,
     specs: Sequence[ArchSpec],
     *,
-    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
     on_progress: Progress | None = None,
 ) -> PredictionError:
     """Error of `profile`, recorded for `plan`, on `specs`, each timed in turn with the dense encoder."""
@@ -134,7 +134,7 @@ def shares_of_dense(
     config: EncoderConfig,
     specs: Sequence[ArchSpec],
     *,
-    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
 ) -> Iterator[float]:
     """Measured latency of each of `specs` in the setting of `key`, as a share of dense timed in turn with it."""
     batch = random_batch(config, key.batch, key.tokens)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, BlockShape, LayerSpec, tokens_kept
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import ProfileError
 from prunetime.inference.engine import Engine, ReferenceKernel
 from prunetime.inference.ragged import Ragged
@@ -48,7 +48,7 @@ def record(
     key: ProfileKey,
     config: EncoderConfig,
     *,
-    plan: Plan = Plan(),  # noqa: B008 (immutable)
+    plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
     blocks: BlockShape | None = None,
     tokens: bool = False,
     on_progress: Progress | None = None,

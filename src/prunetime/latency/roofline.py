@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import prunetime._engine as _engine
-from prunetime.core.plan import PRECISIONS
+from prunetime.core.precision import PRECISIONS
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.measure import calls_within, summarise, time_calls

@@ -20,7 +20,7 @@ from prunetime.core.arch import (
 )
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import this_machine
-from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.errors import ProfileError
 from prunetime.inference.engine import Engine, engine_build
 from prunetime.latency.synthetic import random_weights
@@ -60,7 +60,7 @@ class ProfileKey:
         threads: int,
         batch: int,
         tokens: int,
-        plan: Plan = Plan(),  # noqa: B008 (immutable)
+        plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
     ) -> ProfileKey:
         """The key of a profile recorded now, on this machine, of encoders run by `plan`.
 
@@ -154,7 +154,7 @@ def tokens_attended(config: EncoderConfig, tokens: int) -> tuple[int, ...]:
     return attended if set(attended) - {tokens} else ()
 
 
-def precision_name(plan: Plan, layers: int) -> str:
+def precision_name(plan: PrecisionPlan, layers: int) -> str:
     """`fp32`, `bf16` or `int8` where every matrix of the `layers` is run so, block by block; else a digest of `plan`.
 
     Raises:

@@ -20,7 +20,7 @@ import numpy as np
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import DefectError, PrunetimeError
 from prunetime.inference.engine import Engine
 from prunetime.inference.model import load
@@ -122,7 +122,7 @@ def calls_of_specs(
     tokenizer: Tokenizer,
     pair: bool,
     budget: Budget,
-    plan: Plan,
+    plan: PrecisionPlan,
 ) -> dict[str, dict[str, Call]]:
     """What is timed of encoders with random weights, by name of their spec, then by scope."""
     calls = {}

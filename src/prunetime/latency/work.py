@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prunetime._engine import narrow_attention, number_bytes
 from prunetime.core.arch import FFN_MATRICES
-from prunetime.core.plan import ONE_PRECISION, Precision
+from prunetime.core.precision import ONE_PRECISION, Precision
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 

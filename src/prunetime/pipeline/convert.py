@@ -9,7 +9,7 @@ from typing import Any
 
 from prunetime._version import __version__
 from prunetime.core import artifact
-from prunetime.core.plan import Plan, Precision
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.core.task import DOC_STRIDE, Kind, Task
 from prunetime.errors import InputError
 from prunetime.export.card import artifact_card
@@ -89,7 +89,7 @@ def convert(
     manifest = artifact.Manifest(
         pretrained.config,
         pretrained.model.spec,
-        Plan.uniform(precision),
+        PrecisionPlan.uniform(precision),
         task,
         {"prunetime": __version__, "role": "converted", "model": model, **({"base_model": base} if base else {})},
     )

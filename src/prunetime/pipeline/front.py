@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunetime.core.arch import ArchSpec
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.latency.measure import Samples, pinned, ratio, summarise
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.latency.timing import calls_of_specs, time_budget
@@ -20,7 +20,7 @@ POINTS = 6
 ROUNDS, CALLS = 12, 10
 
 
-def measure_front(run: Run, source: Source, settings: Settings, latency: LatencyProfile, plan: Plan) -> None:
+def measure_front(run: Run, source: Source, settings: Settings, latency: LatencyProfile, plan: PrecisionPlan) -> None:
     """Times points of the front with random weights, the chosen structure among them; leaves `front.json`."""
     config, budget = source.pretrained.config, settings.budget
     with Archive(run.path("evaluations.jsonl"), archive_digest(run, settings)) as archive:

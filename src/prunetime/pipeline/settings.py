@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args
 
 from prunetime.core.arch import BLOCK_SHAPES, BlockShape, Dims, strict_keys
 from prunetime.core.budget import Budget
-from prunetime.core.plan import PRECISIONS, Precision
+from prunetime.core.precision import PRECISIONS, Precision
 from prunetime.core.task import Kind
 from prunetime.errors import InputError
 from prunetime.pruning.importance import Criterion

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from prunetime.core.arch import BlockShape
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig, Rows
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Kind, Task
 from prunetime.errors import InputError
 from prunetime.inference.inputs import Inputs
@@ -161,7 +161,7 @@ def with_figures(
 def profile_of(
     model: str,
     budget: Budget,
-    plan: Plan,
+    plan: PrecisionPlan,
     rows: Rows = "pooled",
     *,
     blocks: BlockShape | None = None,

@@ -17,7 +17,7 @@ from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.mask import Mask
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError
 from prunetime.inference.engine import Engine
 from prunetime.latency import plans, profiling
@@ -57,25 +57,25 @@ class Models(NamedTuple):
     elastic: artifact.Artifact
 
 
-def search_plan(run: Run, source: Source, settings: Settings) -> Plan:
+def search_plan(run: Run, source: Source, settings: Settings) -> PrecisionPlan:
     """The plan that latencies are predicted for: the precision asked for or, for `auto`, the fastest uniform one."""
     budget, config = settings.budget, source.pretrained.config
 
     def work(_: Progress) -> None:
-        plan = Plan()
+        plan = PrecisionPlan()
         if settings.precision == AUTO:
             dense = ArchSpec.full(config.dims)
             model = plans.Model(config, random_weights(config, dense), dense, budget.threads)
             plan = plans.fastest_uniform(model, random_batch(config, budget.batch, budget.seq_len))
         else:
-            plan = Plan.uniform(settings.precision)
+            plan = PrecisionPlan.uniform(settings.precision)
         run.write("plan.json", plan.to_json())
 
     run.do("plan", "Choose the precision to search in", [settings.precision, budget.to_json()], ["plan.json"], work)
-    return Plan.from_json(run.read("plan.json"))
+    return PrecisionPlan.from_json(run.read("plan.json"))
 
 
-def profile(run: Run, source: Source, settings: Settings, plan: Plan, given: Path | None) -> LatencyProfile:
+def profile(run: Run, source: Source, settings: Settings, plan: PrecisionPlan, given: Path | None) -> LatencyProfile:
     """Measures this machine, or takes the recorded profile `given`; refuses a budget below the floor.
 
     Raises:
@@ -137,7 +137,9 @@ def check_above_floor(budget: Budget, floor_us: float, dense_us: float) -> None:
     )
 
 
-def teacher(run: Run, source: Source, settings: Settings, plan: Plan, inputs: Mapping[str, Any]) -> artifact.Artifact:
+def teacher(
+    run: Run, source: Source, settings: Settings, plan: PrecisionPlan, inputs: Mapping[str, Any]
+) -> artifact.Artifact:
     """Fine-tunes the dense model (or takes it as it is) and leaves it as the artifact `teacher`, run by `plan`."""
     effort = settings.effort
 
@@ -322,28 +324,30 @@ def distil(
     fit_on_every_rank(student, data, training, folder, teacher=teacher_model, on_progress=progress)
 
 
-def final_plan(source: Source, settings: Settings, manifest: artifact.Manifest, weights: artifact.Weights) -> Plan:
+def final_plan(
+    source: Source, settings: Settings, manifest: artifact.Manifest, weights: artifact.Weights
+) -> PrecisionPlan:
     """How the candidate is run, with what that was measured to lose of the metric on valid rows against fp32."""
     if settings.precision == "fp32":
-        return Plan()
+        return PrecisionPlan()
     budget, config = settings.budget, manifest.config
     value = metric_on_valid(source, settings.effort.finalist_rows, settings.seed)
     sign = 1.0 if source.metric.higher_is_better else -1.0
     quick = plans.Model(config, weights, manifest.spec, THREADS)
-    exact = value(quick.engine(Plan()))
+    exact = value(quick.engine(PrecisionPlan()))
 
     def loss(engine: Engine) -> float:
         return sign * (exact - value(engine))
 
     if settings.precision != AUTO:
-        plan = Plan.uniform(settings.precision)
+        plan = PrecisionPlan.uniform(settings.precision)
         return replace(plan, quality_loss=loss(quick.engine(plan)))
     model = replace(quick, threads=budget.threads)
     batch = random_batch(config, budget.batch, budget.seq_len)
     return plans.choose(model, batch, loss, settings.max_loss)
 
 
-def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenance: Any) -> artifact.Manifest:
+def manifest_of(source: Source, model: SequenceClassifier, plan: PrecisionPlan, provenance: Any) -> artifact.Manifest:
     """What an artifact of `model` for the run's task says of itself."""
     return artifact.Manifest(model.config, model.spec, plan, source.task, {"prunetime": __version__, **provenance})
 

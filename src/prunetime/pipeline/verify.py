@@ -13,7 +13,7 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.machine import this_machine
 from prunetime.core.mask import Mask
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import DefectError, InputError
 from prunetime.inference.engine import Engine
 from prunetime.inference.model import Model
@@ -120,7 +120,7 @@ def quality(source: Source, models: dict[str, Model]) -> dict[str, Any]:
     return report
 
 
-def gate(run: Run, source: Source, budget: Budget, plan: Plan) -> Verdict:
+def gate(run: Run, source: Source, budget: Budget, plan: PrecisionPlan) -> Verdict:
     """A short measurement of the chosen spec with random weights, so that no hour of tuning goes into a miss."""
     config = source.pretrained.config
     specs = {"dense": ArchSpec.full(config.dims), "pruned": Mask.from_json(run.read("mask.json")).spec()}
@@ -136,7 +136,7 @@ def gate(run: Run, source: Source, budget: Budget, plan: Plan) -> Verdict:
     return Verdict.from_json(run.read("gate.json"))
 
 
-def check_tail(run: Run, source: Source, budget: Budget, plan: Plan, latency: LatencyProfile) -> None:
+def check_tail(run: Run, source: Source, budget: Budget, plan: PrecisionPlan, latency: LatencyProfile) -> None:
     """Measures, for a budget on p99, whether this machine can judge one; leaves `tail.json`.
 
     The dense model is timed as dense and candidate will be, against itself. A budget of `CLEAR` times the dense model's

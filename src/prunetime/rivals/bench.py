@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.core.budget import Budget
-from prunetime.core.plan import PRECISIONS, Plan
+from prunetime.core.precision import PRECISIONS, PrecisionPlan
 from prunetime.errors import InputError, PrunetimeError, first_line
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
@@ -152,7 +152,7 @@ def _check(subjects: Sequence[Subject], budget: Budget, rivals: Sequence[str]) -
 def _engine(subject: Subject, cell: Cell, precision: Any, auto_error: float) -> Engine:
     model = plans.Model(subject.config, subject.weights, subject.spec, cell.threads)
     if precision != AUTO:
-        return model.engine(Plan.uniform(precision))
+        return model.engine(PrecisionPlan.uniform(precision))
     loss = plans.logit_error(model, cell.calibration[: -(-AUTO_ROWS // cell.batch)])
     return model.engine(plans.choose(model, cell.checked[0], loss, auto_error))
 
