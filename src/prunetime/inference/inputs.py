@@ -1,7 +1,7 @@
 """What a model reads of a task's texts: rows of tokens, and what its logits on them say of each example.
 
 A row is an example, except where the task has a class of its own: windows of a context (`windows`), words with labels
-(`tagging`), two texts that are read apart (`twins`). `reading` chooses.
+(`tagging`), two texts that are read apart (`pairs`). `reading` chooses.
 """
 
 from __future__ import annotations

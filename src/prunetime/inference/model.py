@@ -15,10 +15,10 @@ from prunetime.core.task import Answer, Task
 from prunetime.errors import ArtifactError, InputError
 from prunetime.inference.engine import Engine
 from prunetime.inference.inputs import Inputs
+from prunetime.inference.pairs import SingleInputs, single_inputs
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.reading import prompted, read
 from prunetime.inference.tokenize import Texts, Tokenizer
-from prunetime.inference.twins import Singles, singles
 from prunetime.inference.windows import Windows
 
 
@@ -95,14 +95,16 @@ class Model:
         does."""
         return read(self.tokenizer, self.manifest.task, self.checked(texts), prompt)
 
-    def read_single(self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None) -> Singles:
+    def read_single(
+        self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None
+    ) -> SingleInputs:
         """The rows that the model reads of texts to be embedded; raises InputError as `embed` does."""
         task = self.check_embeds()
         if empty := [number for number, text in enumerate(texts) if not text.strip()]:
             raise InputError(f"text {empty[0]} is empty")
-        return singles(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
+        return single_inputs(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
 
-    def read_single_ids(self, rows: Sequence[Sequence[int]], prompt_name: str | None = None) -> Singles:
+    def read_single_ids(self, rows: Sequence[Sequence[int]], prompt_name: str | None = None) -> SingleInputs:
         """The rows that the model reads of texts to be embedded that are token ids already, special tokens included.
 
         Raises InputError as `Tokenizer.encode_ids`, and where the model would put a prompt before them.
@@ -110,7 +112,7 @@ class Model:
         task = self.check_embeds()
         if prompt := task.prompts.resolve(prompt_name):
             raise InputError(f"the prompt {prompt[:80]!r} goes before texts, not before token ids: give texts")
-        return Singles(task, self.tokenizer.encode_ids(rows))
+        return SingleInputs(task, self.tokenizer.encode_ids(rows))
 
     def check_lengths(self, texts: Sequence[str | Texts], prompt_name: str | None = None) -> None:
         """Raises InputError where a text or pair, its prompt before it, has more tokens than the model reads.

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.inference.inputs import Inputs
+from prunetime.inference.pairs import pair_inputs
 from prunetime.inference.tagging import words
 from prunetime.inference.tokenize import Texts, Tokenizer
-from prunetime.inference.twins import twins
 from prunetime.inference.windows import windows
 
 
@@ -28,7 +28,7 @@ def read(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts], prompt: str |
     if task.kind == "token-classification":
         return words(tokenizer, task, [text for (text,) in texts])
     if task.kind == "similarity":
-        return twins(tokenizer, task, texts, prompt)
+        return pair_inputs(tokenizer, task, texts, prompt)
     return Inputs(task, tokenizer.encode(prompted(texts, prompt)))
 
 

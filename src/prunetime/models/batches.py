@@ -16,9 +16,9 @@ from torch.utils.data import Dataset, Sampler
 
 from prunetime.core.task import Task
 from prunetime.errors import InputError
+from prunetime.inference.pairs import sequences_of_pairs
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.tagging import NO_LABEL
-from prunetime.inference.twins import both
 
 Batch = dict[str, Tensor]
 """`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows] ([rows, 2] of answers,
@@ -96,7 +96,7 @@ class TrainingData:
 
     def _of(self, examples: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, NDArray[Any]]:
         chosen = np.asarray(examples, np.int64)
-        tokens, source = self.tokens.select_tokens(chosen if self._rows_each == 1 else both(chosen))
+        tokens, source = self.tokens.select_tokens(chosen if self._rows_each == 1 else sequences_of_pairs(chosen))
         return tokens, self.labels[source if self._of_words else chosen]
 
     def _check_positions(self) -> None:

@@ -14,8 +14,8 @@ from prunetime._version import __version__
 from prunetime.core.embedding import unit
 from prunetime.core.task import Task
 from prunetime.errors import InputError
+from prunetime.inference.pairs import TokenInputs
 from prunetime.inference.tokenize import Texts, Tokenizer
-from prunetime.inference.twins import EveryToken
 from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Scored, Service
 from prunetime.serve.errors import RefusedError
@@ -267,9 +267,9 @@ async def compare(service: Service, request: Request, asked: SimilarityRequest) 
 
 def _read_every_token(
     hosted: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
-) -> EveryToken:
+) -> TokenInputs:
     """As `read_to_embed`. Raises RefusedError where the answer would be too large."""
-    inputs = EveryToken.of(read_to_embed(hosted, rows, prompt_name, cut))
+    inputs = TokenInputs.of(read_to_embed(hosted, rows, prompt_name, cut))
     tokens, width = len(inputs.tokens.ids), hosted.model.manifest.config.dims.hidden
     if tokens * width > EMBEDDED_NUMBERS:
         raise RefusedError(
