@@ -22,7 +22,7 @@ from prunetime.inference.tokenize import Tokenizer
 from prunetime.latency import predictor, recording
 from prunetime.latency.measure import RETRY_SECONDS, Call, pinned, run_rounds, summarise
 from prunetime.latency.predictor import LatencyProfile
-from prunetime.latency.sublayers import ProfileKey, ffn_level, level_rows
+from prunetime.latency.sublayers import ProfileKey, ffn_level, level_neurons
 from prunetime.latency.synthetic import random_batch, random_weights
 from prunetime.latency.timing import Job, Timed, calls_of_specs, time_budget, time_settings
 
@@ -86,7 +86,7 @@ def record(
     specs = {"floor": ArchSpec.floor(config.dims), "dense": ArchSpec.full(config.dims)}
     with pinned(budget.threads):
         calls = calls_of_specs(specs, config, tokenizer, pair, budget, plan)
-        timed, noisy = _time_until_settled(calls, budget)
+        timed, noisy = _time_until_conclusive(calls, budget)
     measured = {}
     for (scope, condition), samples in timed.items():
         floor, dense = summarise(samples["floor"]), summarise(samples["dense"])
@@ -164,7 +164,7 @@ def random_specs(
     specs = []
     for _ in range(count):
         heads = rng.integers(0, dims.heads + 1, dims.layers).tolist()
-        rows = [level_rows(int(t), dims) for t in rng.integers(0, levels + 1, dims.layers)]
+        rows = [level_neurons(int(t), dims) for t in rng.integers(0, levels + 1, dims.layers)]
         spec = ArchSpec.of(dims, heads, rows)
         for index, layer in enumerate(spec.layers):
             if tokens and layer.has_attention and rng.random() < 0.5:
@@ -176,7 +176,7 @@ def random_specs(
     return specs
 
 
-def _time_until_settled(calls: Mapping[str, Mapping[str, Call]], budget: Budget) -> tuple[Timed, bool]:
+def _time_until_conclusive(calls: Mapping[str, Mapping[str, Call]], budget: Budget) -> tuple[Timed, bool]:
     """Samples of every setting, and whether those of the setting that `budget` is about stayed noisy."""
     start = time.monotonic()
     timed = time_settings(calls, Job({}, budget, _ROUNDS, _CALLS, seconds=0.0))

@@ -92,7 +92,7 @@ def profile(run: Run, source: Source, settings: Settings, plan: PrecisionPlan, g
     covered: Any = {"blocks": settings.block_shape, "tokens": settings.tokens}
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
     inputs = {
-        "key": digest_of(asdict(key)),
+        "key": digest_of(key.to_json()),
         **covered,
         "given": given.read_text() if given and given.is_file() else None,
     }
