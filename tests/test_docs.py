@@ -24,8 +24,7 @@ from tiny import QUICK, bert_folder, write_tsv
 from waiting import PATIENCE, eventually
 
 from prunetime.cli import main
-from prunetime.tasks.synthetic import ad_relevance
-from prunetime.tasks.synthetic_questions import question_answering
+from prunetime.tasks.synthetic import ad_relevance, question_answering
 from prunetime.tasks.table import Table
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
-from prunetime.core.config import Rows
+from prunetime.core.config import LogitRows
 from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.errors import InputError
 from prunetime.inference.model import Model, load
@@ -123,7 +123,7 @@ def pick(
     return _pruned(pipeline.pick(Path(run), budget, Path(out), reporter or _console(), overwrite=overwrite))
 
 
-def profile(model: str, budget: Budget, *, precision: Precision = "fp32", rows: Rows = "pooled") -> LatencyProfile:
+def profile(model: str, budget: Budget, *, precision: Precision = "fp32", rows: LogitRows = "pooled") -> LatencyProfile:
     """This machine's latencies of the sub-layers of `model` in the setting of `budget`, for a head that reads `rows`.
 
     `predict(spec, budget)` gives the microseconds of any structure, `to_json` what `prunetime prune --profile` reads.

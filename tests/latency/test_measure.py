@@ -9,7 +9,7 @@ from counted_time import READING_US, CountedTime
 
 from prunetime.latency import measure
 from prunetime.latency.measure import (
-    Latency,
+    LatencySummary,
     calls_within,
     interleave,
     pinned,
@@ -48,7 +48,7 @@ def test_a_steady_call_is_not_noisy_and_its_statistics_are_those_of_the_pool() -
     assert latency.p50_us == pytest.approx(np.median(steady))
     assert latency.p99_us == pytest.approx(np.percentile(steady, 99))
     assert not latency.noisy
-    assert Latency.from_json(latency.to_json()) == latency
+    assert LatencySummary.from_json(latency.to_json()) == latency
     assert latency.of("p99") == (latency.p99_us, latency.p99_ci95_us)
 
 

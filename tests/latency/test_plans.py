@@ -6,14 +6,14 @@ from cases import random_config, random_ragged, random_spec, random_weights
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.precision import MatrixPlan, PrecisionPlan
-from prunetime.latency.plans import Model, Option, _row_of_plans, choose, logit_error
+from prunetime.latency.plans import EngineArguments, Option, _row_of_plans, choose, logit_error
 
 RNG = np.random.default_rng(0)
 CONFIG = random_config(RNG, layers=2, heads=4, head_dim=32, ffn=256, outputs=2)
 
 
 def model_of(spec):
-    return Model(CONFIG, random_weights(CONFIG, spec, RNG), spec)
+    return EngineArguments(CONFIG, random_weights(CONFIG, spec, RNG), spec)
 
 
 @pytest.mark.parametrize("limit", [0.0, 1e-3, 1e-2, 1e9])

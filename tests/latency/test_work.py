@@ -11,7 +11,7 @@ from prunetime.core.arch import ArchSpec, KeptBlocks
 from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
-from prunetime.latency.work import Sublayer, work
+from prunetime.latency.work import SublayerWork, work
 
 LENGTHS = [9, 1, 30]
 
@@ -24,7 +24,7 @@ def case(seed: int, plan: PrecisionPlan = PrecisionPlan(), **options) -> tuple[E
     return Engine(config, weights, spec=spec, plan=plan), random_ragged(config, rng, LENGTHS)
 
 
-def by_name(engine: Engine, batch: Ragged, **options) -> dict[str, Sublayer]:
+def by_name(engine: Engine, batch: Ragged, **options) -> dict[str, SublayerWork]:
     return {part.name: part for part in work(engine, batch, **options)}
 
 
@@ -67,7 +67,7 @@ def test_tokens_are_counted_where_the_engine_keeps_them(seed: int) -> None:
             assert parts[f"ffn {i}"].numbers["gelu_fp32"] == left[i] * layer.ffn
 
 
-def small(plan: PrecisionPlan, **changes) -> dict[str, Sublayer]:
+def small(plan: PrecisionPlan, **changes) -> dict[str, SublayerWork]:
     """Two layers of 4 heads of 16, hidden 64, FFN 96, one of them changed; sequences of 5 and 3 tokens."""
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=2, heads=4, head_dim=16, hidden=64, ffn=96, outputs=3)
@@ -87,7 +87,7 @@ def test_the_last_attention_has_one_query_a_sequence() -> None:
     assert parts["attention 0"].numbers == {"softmax": 4 * (25 + 9), "norm": 8 * 64}
     assert parts["attention 1"].numbers == {"softmax": 4 * 8, "norm": 2 * 64}
     assert (parts["ffn 0"].operations, parts["ffn 1"].operations) == (8 * 4 * 64 * 96, 2 * 4 * 64 * 96)
-    assert parts["embedding"] == Sublayer("embedding", 0, numbers={"norm": 8 * 64})
+    assert parts["embedding"] == SublayerWork("embedding", 0, numbers={"norm": 8 * 64})
     assert parts["head"].operations == 2 * (square + 2 * 3 * 64)
 
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from prunetime.core.budget import Budget
-from prunetime.latency.timing import SETTINGS, Job, Timed
+from prunetime.latency.timing import SETTINGS, Job, SamplesBySetting
 from prunetime.pipeline import verify
 
 BUDGET = Budget(share=0.5)
 DENSE_US = 100.0
 
 
-def measurement(share: float, spread: float, seed: int) -> Timed:
+def measurement(share: float, spread: float, seed: int) -> SamplesBySetting:
     """24 rounds in which the pruned model takes about `share` of the dense one, as far off as `spread` says."""
     rng = np.random.default_rng(seed)
     rounds = share * DENSE_US * np.exp(spread * rng.standard_normal((24, 1)))
@@ -19,7 +19,7 @@ def measurement(share: float, spread: float, seed: int) -> Timed:
     return dict.fromkeys(SETTINGS, samples)
 
 
-def settle(monkeypatch: pytest.MonkeyPatch, *measurements: Timed) -> tuple[Timed, verify.Verdict]:
+def settle(monkeypatch: pytest.MonkeyPatch, *measurements: SamplesBySetting) -> tuple[SamplesBySetting, verify.Verdict]:
     left = list(measurements)
     monkeypatch.setattr(verify, "time_artifacts", lambda *_: left.pop(0))
     found = verify.settle(Job({}, BUDGET, 24, 40, 0.0), lambda *_: None)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prunetime.cli.runs import prune, settings_of
 from prunetime.core.arch import BLOCK_SHAPES
-from prunetime.core.budget import Budget, Condition, Scope, Statistic
+from prunetime.core.budget import Budget, Condition, Statistic, TimingScope
 from prunetime.core.precision import PRECISIONS
 from prunetime.core.task import Kind
 from prunetime.errors import InputError
@@ -29,7 +29,7 @@ BUDGETS = st.builds(
     st.tuples(st.just("us"), st.floats(0.0, exclude_min=True, allow_nan=False, allow_infinity=False))
     | st.tuples(st.just("share"), st.floats(0.0, 1.0, exclude_min=True)),
     statistic=st.sampled_from(get_args(Statistic)),
-    scope=st.sampled_from(get_args(Scope)),
+    scope=st.sampled_from(get_args(TimingScope)),
     condition=st.sampled_from(get_args(Condition)),
     seq_len=st.integers(3, 4096),
     batch=COUNTS,

@@ -28,7 +28,7 @@ from prunetime.cli.options import (
 )
 from prunetime.core import artifact as artifacts
 from prunetime.core.budget import Budget
-from prunetime.core.config import RowsOfTasks
+from prunetime.core.config import TaskLogitRows
 from prunetime.core.precision import PRECISIONS, Precision, PrecisionPlan
 from prunetime.core.task import Answer, Kind, Tagged, Task
 from prunetime.errors import InputError
@@ -182,7 +182,7 @@ def precision_of(plan: PrecisionPlan) -> str:
 @click.option("--tokens", is_flag=True, help="Cover dropped tokens too.")
 @click.option(
     "--rows",
-    type=click.Choice(get_args(RowsOfTasks)),
+    type=click.Choice(get_args(TaskLogitRows)),
     default="pooled",
     show_default=True,
     help="What the head reads: the pooled row, or every token's (question answering, words); or no head.",
@@ -190,7 +190,7 @@ def precision_of(plan: PrecisionPlan) -> str:
 @overwrite_file_option
 @json_option
 def profile(
-    model: str, out: Path, specs: int, precision: Precision, rows: RowsOfTasks, as_json: bool, **options: Any
+    model: str, out: Path, specs: int, precision: Precision, rows: TaskLogitRows, as_json: bool, **options: Any
 ) -> None:
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
     check_new(out, overwrite=options.pop("overwrite"))

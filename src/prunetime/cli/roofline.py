@@ -9,7 +9,7 @@ from prunetime.core.budget import Budget
 from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.latency.measure import pinned
-from prunetime.latency.roofline import Peaks, Roofline, Row, measure_peaks, roofline, time_passes
+from prunetime.latency.roofline import Peaks, Roofline, RooflineRow, measure_peaks, roofline, time_passes
 from prunetime.latency.synthetic import random_batch
 from prunetime.rivals.subject import Subject
 
@@ -64,7 +64,7 @@ def _table(title: str, table: Roofline) -> str:
     return "\n".join([header, *(_line(row) for row in (*table.rows, table.total, table.every_token))])
 
 
-def _line(row: Row) -> str:
+def _line(row: RooflineRow) -> str:
     ratio = f"{row.ratio:7.2f}" if row.ratio else f"{'':7}"
     return (
         f"{row.name:14}{row.us:9.1f}{row.products_us:10.1f}{row.core_us:8.1f}{row.floor_us:9.1f}{ratio}"

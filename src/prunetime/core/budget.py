@@ -12,7 +12,7 @@ from prunetime.core.arch import strict_keys
 from prunetime.errors import InputError
 
 Statistic = Literal["p50", "p99"]
-Scope = Literal["ids", "text"]
+TimingScope = Literal["ids", "text"]
 Condition = Literal["hot", "idle"]
 
 _AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(us|ms|s|%)\s*")
@@ -30,7 +30,7 @@ class Budget:
     us: float | None = None
     share: float | None = None
     statistic: Statistic = "p50"
-    scope: Scope = "ids"
+    scope: TimingScope = "ids"
     condition: Condition = "hot"
     seq_len: int = 128
     batch: int = 1
@@ -43,7 +43,7 @@ class Budget:
             raise InputError(f"budget of {self.us} us: it must be above 0")
         if self.share is not None and not 0.0 < self.share <= 1.0:
             raise InputError(f"budget of {self.share:.0%} of dense: it must be above 0 and at most 100 %")
-        for name, allowed in (("statistic", Statistic), ("scope", Scope), ("condition", Condition)):
+        for name, allowed in (("statistic", Statistic), ("scope", TimingScope), ("condition", Condition)):
             if getattr(self, name) not in get_args(allowed):
                 raise InputError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(allowed))}")
         for name in ("seq_len", "batch", "threads"):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.core.arch import strict_keys
-from prunetime.core.config import Rows
+from prunetime.core.config import LogitRows
 from prunetime.core.embedding import EmbeddingSettings
 from prunetime.core.prompts import Prompts
 from prunetime.core.tag_scheme import TagScheme, scheme_of
@@ -123,7 +123,7 @@ class Task:
         return len(self.labels) or (2 if self.kind == "question-answering" else 1)
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> LogitRows:
         """What the head reads, as in `EncoderConfig`."""
         return rows_of(self.kind)
 
@@ -209,9 +209,9 @@ class Task:
         return cls(**{**values, **nested, "labels": tuple(values["labels"]), "text": tuple(values["text"])})
 
 
-def rows_of(kind: Kind) -> Rows:
+def rows_of(kind: Kind) -> LogitRows:
     """What the head of a model for such tasks reads, as in `EncoderConfig`."""
-    of_kind: dict[Kind, Rows] = {
+    of_kind: dict[Kind, LogitRows] = {
         "question-answering": "tokens",
         "token-classification": "tokens",
         "similarity": "embedding",

@@ -21,7 +21,7 @@ from prunetime.inference.ragged import Ragged
 
 Weights = Mapping[str, NDArray[Any]]
 
-State = NDArray[np.float32]
+HiddenState = NDArray[np.float32]
 """The hidden rows [tokens, hidden] of a batch that come into a layer."""
 
 ReferenceKernel = _engine.ReferenceKernel
@@ -105,7 +105,7 @@ class Engine:
             raise EngineError(str(error)) from None
 
     def logits_between(
-        self, batch: Ragged, start: tuple[int, State] | None, leave: Mapping[int, State]
+        self, batch: Ragged, start: tuple[int, HiddenState] | None, leave: Mapping[int, HiddenState]
     ) -> NDArray[np.float32]:
         """Logits, the same bits as from `logits`, of a pass that begins and leaves states in between.
 

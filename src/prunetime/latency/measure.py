@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Call = Callable[[], object]
+TimedCall = Callable[[], object]
 Samples = NDArray[np.float64]
 """Microseconds, [rounds, calls]."""
 
@@ -30,8 +30,8 @@ _RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Latency of one call in microseconds; the intervals are 95 %, by a bootstrap over `rounds` rounds."""
+class LatencySummary:
+    """The latency of one call in microseconds; the intervals are 95 %, by a bootstrap over `rounds` rounds."""
 
     p50_us: float
     p99_us: float
@@ -53,7 +53,7 @@ class Latency:
         return asdict(self) | {"p50_ci95_us": list(self.p50_ci95_us), "p99_ci95_us": list(self.p99_ci95_us)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Latency:
+    def from_json(cls, data: Mapping[str, Any]) -> LatencySummary:
         return cls(**{**data, "p50_ci95_us": tuple(data["p50_ci95_us"]), "p99_ci95_us": tuple(data["p99_ci95_us"])})
 
 
@@ -68,7 +68,7 @@ def pinned(threads: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def time_calls(call: Call, calls: int, idle_us: float = 0.0) -> NDArray[np.float64]:
+def time_calls(call: TimedCall, calls: int, idle_us: float = 0.0) -> NDArray[np.float64]:
     """Microseconds of each of `calls` calls, back to back or after a pause of `idle_us` before each."""
     clock = time.perf_counter_ns
     samples = np.empty(calls)
@@ -82,7 +82,7 @@ def time_calls(call: Call, calls: int, idle_us: float = 0.0) -> NDArray[np.float
 
 
 def one_round(
-    named: Mapping[str, Call], calls: int | Mapping[str, int], number: int, idle_us: float = 0.0
+    named: Mapping[str, TimedCall], calls: int | Mapping[str, int], number: int, idle_us: float = 0.0
 ) -> dict[str, Samples]:
     """One round: every call in turn (a different one first each round), warmed up, then timed `calls` times.
 
@@ -99,14 +99,16 @@ def one_round(
 
 
 def run_rounds(
-    named: Mapping[str, Call], rounds: int, calls: int | Mapping[str, int], first: int = 0, idle_us: float = 0.0
+    named: Mapping[str, TimedCall], rounds: int, calls: int | Mapping[str, int], first: int = 0, idle_us: float = 0.0
 ) -> dict[str, Samples]:
     """Samples of every call over `rounds` interleaved rounds, the first of which has the number `first`."""
     done = [one_round(named, calls, first + number, idle_us) for number in range(rounds)]
     return {name: np.stack([samples[name] for samples in done]) for name in named}
 
 
-def interleave(named: Mapping[str, Call], rounds: int = 12, calls: int | Mapping[str, int] = 20) -> dict[str, Samples]:
+def interleave(
+    named: Mapping[str, TimedCall], rounds: int = 12, calls: int | Mapping[str, int] = 20
+) -> dict[str, Samples]:
     """Samples of every call over `rounds` interleaved rounds; more rounds for up to 60 s while any is noisy."""
     deadline = time.monotonic() + RETRY_SECONDS
     result = run_rounds(named, rounds, calls)
@@ -117,18 +119,18 @@ def interleave(named: Mapping[str, Call], rounds: int = 12, calls: int | Mapping
     return result
 
 
-def calls_within(call: Call, seconds: float, most: int) -> int:
+def calls_within(call: TimedCall, seconds: float, most: int) -> int:
     """How many calls take about `seconds`: at least 1, and at most `most`."""
     time_calls(call, 1)
     return int(np.clip(seconds * 1e6 / time_calls(call, 1)[0], 1, most))
 
 
-def summarise(samples: Samples, statistic: str = "p50") -> Latency:
+def summarise(samples: Samples, statistic: str = "p50") -> LatencySummary:
     """Median, 99th percentile and their intervals; `noisy` judges the interval of `statistic`."""
     p50, p99 = _bootstrap(samples, 50.0), _bootstrap(samples, 99.0)
     value, interval = (p50, p99)[statistic == "p99"]
     noisy = interval[1] - interval[0] > NOISY * value
-    return Latency(p50[0], p99[0], p50[1], p99[1], len(samples), noisy)
+    return LatencySummary(p50[0], p99[0], p50[1], p99[1], len(samples), noisy)
 
 
 def ratio(numerator: Samples, denominator: Samples, statistic: str = "p50") -> tuple[float, tuple[float, float]]:

@@ -42,7 +42,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Model:
+class EngineArguments:
     """An encoder as `Engine` takes it, and where it runs."""
 
     config: EncoderConfig
@@ -54,7 +54,7 @@ class Model:
         return Engine(self.config, self.weights, self.threads, spec=self.spec, plan=plan)
 
 
-def logit_error(model: Model, batches: Sequence[Ragged]) -> Loss:
+def logit_error(model: EngineArguments, batches: Sequence[Ragged]) -> Loss:
     """The loss of a model without a task: the largest difference of a logit of `batches` to float32."""
     float32 = model.engine(PrecisionPlan())
     exact = [float32.logits(batch) for batch in batches]
@@ -66,7 +66,9 @@ def logit_error(model: Model, batches: Sequence[Ragged]) -> Loss:
     return loss
 
 
-def choose(model: Model, batch: Ragged, loss: Loss, limit: float, on_progress: Progress | None = None) -> PrecisionPlan:
+def choose(
+    model: EngineArguments, batch: Ragged, loss: Loss, limit: float, on_progress: Progress | None = None
+) -> PrecisionPlan:
     """The fastest plan for passes of `batch` of those whose `loss` is at most `limit`.
 
     Every sub-layer is timed in every option, inside whole passes. How much an option harms is measured on a few rows:
@@ -95,7 +97,7 @@ def choose(model: Model, batch: Ragged, loss: Loss, limit: float, on_progress: P
     return _first_inside(model, _row_of_plans(times, options, harm), loss, limit)
 
 
-def fastest_uniform(model: Model, batch: Ragged) -> PrecisionPlan:
+def fastest_uniform(model: EngineArguments, batch: Ragged) -> PrecisionPlan:
     """The fastest plan for passes of `batch` of those with one precision for every matrix."""
     plans = [PrecisionPlan.uniform(precision) for precision in get_args(Precision)]
     with pinned(model.threads):
@@ -163,7 +165,7 @@ def _one_kind(spec: ArchSpec, kind: tuple[int, int], precision: Precision) -> Pr
     )
 
 
-def _first_inside(model: Model, plans: list[PrecisionPlan], loss: Loss, limit: float) -> PrecisionPlan:
+def _first_inside(model: EngineArguments, plans: list[PrecisionPlan], loss: Loss, limit: float) -> PrecisionPlan:
     """The first plan whose loss is inside, by bisection: the last one, float32, is taken to lose nothing."""
     low, high, losses = 0, len(plans) - 1, {len(plans) - 1: 0.0}
     while low < high:

@@ -20,11 +20,11 @@ from prunetime.errors import InputError, ProfileError
 from prunetime.inference.engine import Engine
 from prunetime.inference.tokenize import Tokenizer
 from prunetime.latency import predictor, recording
-from prunetime.latency.measure import RETRY_SECONDS, Call, pinned, run_rounds, summarise
+from prunetime.latency.measure import RETRY_SECONDS, TimedCall, pinned, run_rounds, summarise
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.latency.sublayers import ProfileKey, ffn_level, level_neurons
 from prunetime.latency.synthetic import random_batch, random_weights
-from prunetime.latency.timing import Job, Timed, calls_of_specs, time_budget, time_settings
+from prunetime.latency.timing import Job, SamplesBySetting, calls_of_specs, time_budget, time_settings
 
 Progress = Callable[[int, int], None]
 
@@ -139,7 +139,7 @@ def shares_of_dense(
     """Measured latency of each of `specs` in the setting of `key`, as a share of dense timed in turn with it."""
     batch = random_batch(config, key.batch, key.tokens)
 
-    def call_of(spec: ArchSpec) -> Call:
+    def call_of(spec: ArchSpec) -> TimedCall:
         return partial(Engine(config, random_weights(config, spec), key.threads, spec=spec, plan=plan).logits, batch)
 
     with pinned(key.threads):  # the threads of an engine stay where it was made
@@ -176,7 +176,9 @@ def random_specs(
     return specs
 
 
-def _time_until_conclusive(calls: Mapping[str, Mapping[str, Call]], budget: Budget) -> tuple[Timed, bool]:
+def _time_until_conclusive(
+    calls: Mapping[str, Mapping[str, TimedCall]], budget: Budget
+) -> tuple[SamplesBySetting, bool]:
     """Samples of every setting, and whether those of the setting that `budget` is about stayed noisy."""
     start = time.monotonic()
     timed = time_settings(calls, Job({}, budget, _ROUNDS, _CALLS, seconds=0.0))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunetime.core.arch import ArchSpec, Dims
-from prunetime.core.config import FAMILIES, EncoderConfig, Rotary, Rows
+from prunetime.core.config import FAMILIES, EncoderConfig, LogitRows, Rotary
 from prunetime.core.task import Kind, rows_of
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
@@ -138,7 +138,7 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
     )
 
 
-def _with_head(config: EncoderConfig, sentence: SentenceFolder, rows: Rows, outputs: int | None) -> EncoderConfig:
+def _with_head(config: EncoderConfig, sentence: SentenceFolder, rows: LogitRows, outputs: int | None) -> EncoderConfig:
     """`config` with the head that a folder of sentence-transformers says, where it fits `outputs` (None: those of its
     embeddings), else with its own or the family's."""
     if rows == "embedding":

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prunetime.core.arch import BlockShape
 from prunetime.core.budget import Budget
-from prunetime.core.config import EncoderConfig, Rows
+from prunetime.core.config import EncoderConfig, LogitRows
 from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Kind, Task
 from prunetime.errors import InputError
@@ -162,7 +162,7 @@ def profile_of(
     model: str,
     budget: Budget,
     plan: PrecisionPlan,
-    rows: Rows = "pooled",
+    rows: LogitRows = "pooled",
     *,
     blocks: BlockShape | None = None,
     tokens: bool = False,
@@ -172,7 +172,7 @@ def profile_of(
 
     Raises InputError where the model cannot be read, or is too short for the budget's sequences.
     """
-    kinds: dict[Rows, Kind] = {"tokens": "question-answering", "embedding": "similarity"}
+    kinds: dict[LogitRows, Kind] = {"tokens": "question-answering", "embedding": "similarity"}
     pretrained = families.load(model, None if rows == "embedding" else 2, kind=kinds.get(rows, "classification"))
     pretrained_models.check_length(budget.seq_len, pretrained)
     tokenizer = Tokenizer(pretrained_models.tokenizer_of(pretrained, budget.seq_len).content, budget.seq_len)

@@ -65,7 +65,7 @@ def search_plan(run: Run, source: Source, settings: Settings) -> PrecisionPlan:
         plan = PrecisionPlan()
         if settings.precision == AUTO:
             dense = ArchSpec.full(config.dims)
-            model = plans.Model(config, random_weights(config, dense), dense, budget.threads)
+            model = plans.EngineArguments(config, random_weights(config, dense), dense, budget.threads)
             plan = plans.fastest_uniform(model, random_batch(config, budget.batch, budget.seq_len))
         else:
             plan = PrecisionPlan.uniform(settings.precision)
@@ -333,7 +333,7 @@ def final_plan(
     budget, config = settings.budget, manifest.config
     value = metric_on_valid(source, settings.effort.finalist_rows, settings.seed)
     sign = 1.0 if source.metric.higher_is_better else -1.0
-    quick = plans.Model(config, weights, manifest.spec, THREADS)
+    quick = plans.EngineArguments(config, weights, manifest.spec, THREADS)
     exact = value(quick.engine(PrecisionPlan()))
 
     def loss(engine: Engine) -> float:

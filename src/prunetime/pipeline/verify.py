@@ -18,9 +18,9 @@ from prunetime.errors import DefectError, InputError
 from prunetime.inference.engine import Engine
 from prunetime.inference.model import Model
 from prunetime.inference.ragged import Ragged
-from prunetime.latency.measure import NOISY, Latency, Samples, pinned, ratio, summarise
+from prunetime.latency.measure import NOISY, LatencySummary, Samples, pinned, ratio, summarise
 from prunetime.latency.predictor import LatencyProfile, setting_name
-from prunetime.latency.timing import Job, Timed, calls_of_specs, time_artifacts, time_budget, time_settings
+from prunetime.latency.timing import Job, SamplesBySetting, calls_of_specs, time_artifacts, time_budget, time_settings
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pipeline.run import Progress, Run
 from prunetime.pipeline.settings import Settings
@@ -217,7 +217,7 @@ def verify(run: Run, source: Source, settings: Settings, dense: artifact.Artifac
     return Verdict.from_json(run.read("verify.json")["verdict"])
 
 
-def settle(job: Job, on_round: Progress) -> tuple[Timed, Verdict]:
+def settle(job: Job, on_round: Progress) -> tuple[SamplesBySetting, Verdict]:
     """Samples of `job`, measured again in another process while they leave it undecided, and what they say."""
     timed = time_artifacts(job, on_round)
     verdict = judge(job.budget, timed)
@@ -233,7 +233,7 @@ def settle(job: Job, on_round: Progress) -> tuple[Timed, Verdict]:
     return timed, verdict
 
 
-def judge(budget: Budget, timed: Timed) -> Verdict:
+def judge(budget: Budget, timed: SamplesBySetting) -> Verdict:
     """Whether the upper end of the statistic's 95 % interval is inside the budget (of the ratio, for a share)."""
     samples = timed[budget.scope, budget.condition]
     if budget.share is None:
@@ -246,7 +246,7 @@ def judge(budget: Budget, timed: Timed) -> Verdict:
     return Verdict(interval[1] <= limit, noisy, value, interval, limit, budget.share is not None)
 
 
-def summaries(timed: Timed, statistic: str) -> dict[str, dict[str, Any]]:
+def summaries(timed: SamplesBySetting, statistic: str) -> dict[str, dict[str, Any]]:
     """Latency of both models in every setting, as JSON."""
     return {
         setting_name(scope, condition, statistic).rsplit("/", 1)[0]: {
@@ -257,7 +257,7 @@ def summaries(timed: Timed, statistic: str) -> dict[str, dict[str, Any]]:
 
 
 def row(
-    source: Source, budget: Budget, latency: Latency, estimate: dict[str, Any], weights: artifact.Weights
+    source: Source, budget: Budget, latency: LatencySummary, estimate: dict[str, Any], weights: artifact.Weights
 ) -> dict[str, Any]:
     """What the result says of one model."""
     return {

@@ -150,7 +150,7 @@ def _check(subjects: Sequence[Subject], budget: Budget, rivals: Sequence[str]) -
 
 
 def _engine(subject: Subject, cell: Cell, precision: Any, auto_error: float) -> Engine:
-    model = plans.Model(subject.config, subject.weights, subject.spec, cell.threads)
+    model = plans.EngineArguments(subject.config, subject.weights, subject.spec, cell.threads)
     if precision != AUTO:
         return model.engine(PrecisionPlan.uniform(precision))
     loss = plans.logit_error(model, cell.calibration[: -(-AUTO_ROWS // cell.batch)])

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prunetime.core.arch import ArchSpec, LayerSpec
-from prunetime.inference.engine import State
+from prunetime.inference.engine import HiddenState
 
 Layers = tuple[LayerSpec, ...]
 
@@ -27,9 +27,9 @@ class States:
     def __init__(self, shape: tuple[int, int], most_bytes: int) -> None:
         self._shape = shape
         self._most = most_bytes // (4 * math.prod(shape))
-        self._kept: OrderedDict[Layers, State] = OrderedDict()
+        self._kept: OrderedDict[Layers, HiddenState] = OrderedDict()
 
-    def before(self, prefixes: Sequence[Layers]) -> tuple[tuple[int, State] | None, dict[int, State]]:
+    def before(self, prefixes: Sequence[Layers]) -> tuple[tuple[int, HiddenState] | None, dict[int, HiddenState]]:
         """For `Engine.logits_between`: the state after the longest of `prefixes` that is there, and arrays for those of
         longer ones, in the place of the states that nobody asked for the longest."""
         known = [prefix for prefix in prefixes if prefix in self._kept]
@@ -44,6 +44,6 @@ class States:
         arrays = freed + [np.empty(self._shape, np.float32) for _ in missing[len(freed) :]]
         return start, dict(zip(missing, arrays, strict=True))
 
-    def keep(self, prefixes: Sequence[Layers], states: Mapping[int, State]) -> None:
+    def keep(self, prefixes: Sequence[Layers], states: Mapping[int, HiddenState]) -> None:
         """Those that `before` gave arrays for, which have been written now."""
         self._kept |= {prefix: states[len(prefix)] for prefix in prefixes if len(prefix) in states}

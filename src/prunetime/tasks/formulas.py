@@ -16,14 +16,14 @@ from prunetime.tasks.tags import span_counts, word_counts
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Scores = NDArray[Any]
+ScoreArray = NDArray[Any]
 Labels = NDArray[Any]
 
-Statistic = Callable[[Floats], Floats]
+ResampledMetric = Callable[[Floats], Floats]
 """From how often each group is counted, [resamples, groups], to the metric of each resample, [resamples]; NaN where
 the metric is not defined (one class only)."""
 
-Prepare = Callable[[Scores, Labels, Ints], Statistic]
+Prepare = Callable[[ScoreArray, Labels, Ints], ResampledMetric]
 """From scores, labels and each row's group as an index 0..groups-1."""
 
 
@@ -37,7 +37,7 @@ def _good(labels: Labels) -> NDArray[np.bool_]:
 class _Ranked:
     """Rows in the order of `scores`, with equal scores as one step."""
 
-    def __init__(self, scores: Scores, inverse: Ints, *, descending: bool) -> None:
+    def __init__(self, scores: ScoreArray, inverse: Ints, *, descending: bool) -> None:
         self.order = np.argsort(-scores if descending else scores, kind="stable")
         ordered = scores[self.order]
         self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -52,14 +52,14 @@ class _Ranked:
         return np.add.reduceat(weights, self.starts, axis=1)
 
 
-def auc(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def auc(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
     if scores.ndim == 1:
         return _binary_auc(scores, _good(labels), inverse)
     classes = [_binary_auc(scores[:, c], labels == c, inverse) for c in range(scores.shape[1])]
     return lambda counts: _mean_of_defined(np.array([one(counts) for one in classes]))
 
 
-def _binary_auc(scores: Scores, good: NDArray[np.bool_], inverse: Ints) -> Statistic:
+def _binary_auc(scores: ScoreArray, good: NDArray[np.bool_], inverse: Ints) -> ResampledMetric:
     """Mann-Whitney: the share of (good, bad) pairs in order, ties as half."""
     ranked = _Ranked(scores, inverse, descending=False)
     good = good[ranked.order]
@@ -74,7 +74,7 @@ def _binary_auc(scores: Scores, good: NDArray[np.bool_], inverse: Ints) -> Stati
     return statistic
 
 
-def pr_auc(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def pr_auc(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
     """Average precision: precision at each step of recall, without interpolation."""
     ranked = _Ranked(scores, inverse, descending=True)
     good = _good(labels)[ranked.order]
@@ -89,7 +89,7 @@ def pr_auc(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
     return statistic
 
 
-def _confusion(scores: Scores, labels: Labels, inverse: Ints, groups: int) -> tuple[Floats, int]:
+def _confusion(scores: ScoreArray, labels: Labels, inverse: Ints, groups: int) -> tuple[Floats, int]:
     """Rows of each (label, predicted class) in each group, [groups, classes * classes], and the number of classes."""
     if scores.ndim == 1:
         label, predicted, classes = _good(labels).astype(np.int64), (scores > 0.5).astype(np.int64), 2
@@ -103,7 +103,7 @@ def _confusion(scores: Scores, labels: Labels, inverse: Ints, groups: int) -> tu
 def of_confusion(formula: Callable[[Floats], Floats]) -> Prepare:
     """A metric of the confusion matrices [resamples, classes (label), classes (predicted)]."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
         by_group, classes = _confusion(scores, labels, inverse, int(inverse.max()) + 1)
         return lambda counts: formula((counts @ by_group).reshape(-1, classes, classes))
 
@@ -114,14 +114,14 @@ def _accuracy(confusion: Floats) -> Floats:
     return np.asarray(np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2)))
 
 
-def f1(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def f1(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
     if scores.dtype != object:
         return of_confusion(_class_f1)(scores, labels, inverse)
     prepare = mean_of(f1_of_answer) if isinstance(scores[0], Answer) else _of_counts(span_counts, _span_f1)
     return prepare(scores, labels, inverse)
 
 
-def any_accuracy(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def any_accuracy(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
     words = _of_counts(word_counts, lambda counts: _ratio(counts[:, 0], counts[:, 1]))
     return (words if scores.dtype == object else of_confusion(_accuracy))(scores, labels, inverse)
 
@@ -131,7 +131,7 @@ def _of_counts(
 ) -> Prepare:
     """A metric of sums [resamples, counts] over rows."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
         rows = np.array([of_row(tagged, gold) for tagged, gold in zip(scores, labels, strict=True)], np.float64)
         by_group = np.stack([np.bincount(inverse, weights=column) for column in rows.T], axis=1)
         return lambda counts: formula(counts @ by_group)
@@ -161,7 +161,7 @@ def mcc(confusion: Floats) -> Floats:
     return np.nan_to_num(_ratio(covariance, np.sqrt(spread)))
 
 
-def spearman(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def spearman(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
     """Pearson's correlation of the mid-ranks."""
     rankings = [_Ranked(values, inverse, descending=False) for values in (scores, labels)]
 
@@ -182,7 +182,7 @@ def spearman(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
     return statistic
 
 
-def rmse(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def rmse(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
     squares = np.bincount(inverse, weights=(scores.astype(np.float64) - labels) ** 2)
     rows = np.bincount(inverse).astype(np.float64)
     return lambda counts: np.sqrt((counts @ squares) / (counts @ rows))
@@ -191,7 +191,7 @@ def rmse(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
 def mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
     """The mean over questions of a value of the answer and the gold ones."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
         values = [of_answer(answer, gold) for answer, gold in zip(scores, labels, strict=True)]
         totals = np.bincount(inverse, weights=values)
         rows = np.bincount(inverse).astype(np.float64)
@@ -203,7 +203,7 @@ def mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
 def per_group(of_group: Callable[[Floats, Floats], float]) -> Prepare:
     """The mean over groups of a value of their rows' scores and labels; NaN leaves a group out."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
         _good(labels)
         order = np.argsort(inverse, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
@@ -244,7 +244,7 @@ def reciprocal_rank(scores: Floats, labels: Floats) -> float:
 def defect_rate_at(coverage: float) -> Prepare:
     """Of the `coverage` of the rows that score highest, the share that is bad."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
         ranked = _Ranked(scores, inverse, descending=True)
         bad = ~_good(labels)[ranked.order]
 

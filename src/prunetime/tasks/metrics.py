@@ -19,8 +19,8 @@ from prunetime.tasks.formulas import (
     Ints,
     Labels,
     Prepare,
-    Scores,
-    Statistic,
+    ResampledMetric,
+    ScoreArray,
     any_accuracy,
     auc,
     defect_rate_at,
@@ -62,7 +62,7 @@ class Metric:
     tasks: tuple[str, ...]
     prepare: Prepare
 
-    def value(self, scores: Scores, labels: Labels, groups: NDArray[Any]) -> float:
+    def value(self, scores: ScoreArray, labels: Labels, groups: NDArray[Any]) -> float:
         """The metric of all rows; InputError where it is not defined."""
         inverse, count = _checked(scores, labels, groups)
         return self._plain_value(self.prepare(scores, labels, inverse), count)
@@ -73,7 +73,7 @@ class Metric:
             fitting = ", ".join(name for name, m in _METRICS.items() if _situation(task) in m.tasks)
             raise InputError(f"metric {self.name} does not fit a {_situation(task)} task; these do: {fitting}")
 
-    def _plain_value(self, statistic: Statistic, groups: int) -> float:
+    def _plain_value(self, statistic: ResampledMetric, groups: int) -> float:
         value = float(statistic(np.ones((1, groups)))[0])
         if not np.isfinite(value):
             raise InputError(f"{self.name} is not defined on these rows: they need both good and bad labels")
@@ -107,7 +107,7 @@ def default_metric(task: Task, data: str = "") -> Metric:
 
 
 def evaluate(
-    metric: Metric, scores: Scores, labels: Labels, groups: NDArray[Any], *, resamples: int = 1000, seed: int = 0
+    metric: Metric, scores: ScoreArray, labels: Labels, groups: NDArray[Any], *, resamples: int = 1000, seed: int = 0
 ) -> Estimate:
     """`metric` of all rows and the 2.5 and 97.5 percentiles over `resamples` draws of as many groups as there are.
 
@@ -122,8 +122,8 @@ def evaluate(
 
 def evaluate_difference(
     metric: Metric,
-    scores: Scores,
-    other_scores: Scores,
+    scores: ScoreArray,
+    other_scores: ScoreArray,
     labels: Labels,
     groups: NDArray[Any],
     *,
@@ -145,7 +145,7 @@ def _situation(task: Task) -> str:
     return "binary" if len(task.labels) == 2 else "multiclass"
 
 
-def _checked(scores: Scores, labels: Labels, groups: NDArray[Any]) -> tuple[Ints, int]:
+def _checked(scores: ScoreArray, labels: Labels, groups: NDArray[Any]) -> tuple[Ints, int]:
     """Each row's group as an index, and the number of groups."""
     if not len(scores) == len(labels) == len(groups) or not len(labels):
         raise InputError(f"{len(scores)} scores, {len(labels)} labels, {len(groups)} groups: one of each per row")
