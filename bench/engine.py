@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from provenance import commit
 
+from prunetime.baselines import shapes
 from prunetime.core.artifact import write_json, write_text
 from prunetime.core.machine import this_machine
 from prunetime.core.precision import PrecisionPlan
@@ -30,7 +31,6 @@ from prunetime.inference.engine import Engine, engine_build
 from prunetime.latency.measure import pinned
 from prunetime.latency.roofline import Peaks, measure_peaks, roofline
 from prunetime.latency.synthetic import random_batch
-from prunetime.rivals import shapes
 
 RESULT = Path(__file__).parent / "results" / "engine.json"
 PLOT = Path(__file__).parent.parent / "docs" / "explanation" / "engine.svg"

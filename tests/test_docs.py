@@ -45,7 +45,7 @@ ELSEWHERE = {
     r"^prunetime (serve|experiment).*(--experiment|--outcomes)": "tests/serve/test_experiments.py and test_replay.py",
     r"^curl [^ ]*/(v1/)?embed": "tests/serve/test_protocols.py",
     r"/experiments/": "tests/serve/test_experiments.py",
-    r"--against openvino": "tests/rivals: it takes long to compile",
+    r"--against openvino": "tests/baselines: it takes long to compile",
 }
 """Commands that other tests run, or that no test can."""
 

@@ -24,7 +24,7 @@ PACKAGES = [
     "training",
     "search",
     "export",
-    "rivals",
+    "baselines",
     "report",
     "pipeline",
     "serve",

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from tiny import bert_folder, write_tsv
 
 import prunetime
+from prunetime.baselines import bench
 from prunetime.cli import main
 from prunetime.cli.runs import emit_result
 from prunetime.core import artifact
@@ -25,7 +26,6 @@ from prunetime.latency import measure, profiling, recording
 from prunetime.latency.synthetic import random_weights
 from prunetime.models import families
 from prunetime.models.hf import config_json
-from prunetime.rivals import bench
 from prunetime.tasks.synthetic import ad_relevance
 
 
@@ -207,7 +207,7 @@ def test_profile_reports_its_error(inputs: Path, tmp_path: Path, monkeypatch: py
     assert profile["noisy"] == result["noisy"]
 
 
-def test_bench_times_every_precision_and_checks_rivals(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_times_every_precision_and_checks_baselines(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
     rows = answer("bench", inputs / "model", "--seq-len", "16", "--against", "pytorch,onnxruntime")["rows"]

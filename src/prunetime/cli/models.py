@@ -230,7 +230,7 @@ def profile(
 @click.option(
     "--against",
     default="",
-    help="Rivals beside it, comma-separated: openvino, onnxruntime, ctranslate2, pytorch, pytorch-compiled.",
+    help="Baselines beside it, comma-separated: openvino, onnxruntime, ctranslate2, pytorch, pytorch-compiled.",
 )
 @click.option(
     "--precision",
@@ -249,16 +249,16 @@ def bench(
     as_json: bool,
     **setting: Any,
 ) -> None:
-    """Time encoders, interleaved with rivals that run the first of them (its matrices dense).
+    """Time encoders, interleaved with baselines that run the first of them (its matrices dense).
 
     MODEL is an artifact, a transformers folder or hub id, or a shape with drawn weights: mini, minilm, base,
     base@blocks=0.2 (that share of 32x32 blocks kept), base@blocks=0.2:32x16, minilm@heads=0.5,ffn=0.5.
     """
-    from prunetime.rivals import bench as benching
-    from prunetime.rivals.subject import subject
+    from prunetime.baselines import bench as benching
+    from prunetime.baselines.case import benchmark_case
 
     names = [name.strip() for name in against.split(",") if name.strip()]
-    subjects, budget = [subject(model) for model in models], Budget(share=1.0, **setting)
+    cases, budget = [benchmark_case(model) for model in models], Budget(share=1.0, **setting)
     precisions = (precision,) if precision else PRECISIONS
     if roofline:
         if names or budget.threads > 1 or precision == "auto":
@@ -266,10 +266,10 @@ def bench(
         from prunetime.cli.roofline import measure
 
         uniform = tuple(each for each in PRECISIONS if each in precisions)
-        measured = [measure(each, budget, uniform) for each in subjects]
+        measured = [measure(each, budget, uniform) for each in cases]
         emit({"models": [result for result, _ in measured]}, as_json, "\n\n".join(text for _, text in measured))
         return
-    rows = benching.rows(subjects, budget, names, precisions, max_error)
+    rows = benching.rows(cases, budget, names, precisions, max_error)
     width = max(len(row["model"]) for row in rows)
     header = (
         f"{'model':{width}}  {'engine':18}{'precision':10}{'p50 us':>10}{'p99 us':>10}{'idle us':>10}{'max error':>12}"

@@ -1,4 +1,4 @@
-"""What a rival is built for: one encoder, and batches of one shape."""
+"""What a baseline is built for: one encoder, and batches of one shape."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CHECKED = 32
 CALIBRATED = 64
 """Sequences, at least, for engines that need to see activations before they quantise them."""
 
-Logits = Callable[[], NDArray[np.float32]]
+LogitsCall = Callable[[], NDArray[np.float32]]
 
-Bind = Callable[[Ragged], Logits]
-"""Takes a batch of the cell's shape in; the call that it returns gives the logits, [rows, outputs]."""
+Bind = Callable[[Ragged], LogitsCall]
+"""Takes a batch of the setting's shape in; the call that it returns gives the logits, [rows, outputs]."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class BenchmarkSetting:
     """An encoder of dense matrices, and the setting: `batch` sequences of `seq_len` tokens on `threads` threads."""
 
     config: EncoderConfig
