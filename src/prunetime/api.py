@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from prunetime.core.arch import BlockShape
-    from prunetime.core.task import Kind
+    from prunetime.core.task_kind import TaskKind
     from prunetime.pruning.importance import Criterion
     from prunetime.pruning.methods import Method
 
@@ -41,7 +41,7 @@ class Options(TypedDict, total=False):
     text: tuple[str, ...]
     label: str
     group: str
-    task: Kind
+    task: TaskKind
     doc_stride: int
     metric: str
     slices: tuple[str, ...]

@@ -14,7 +14,7 @@ from prunetime.cli.runs import prune, settings_of
 from prunetime.core.arch import BLOCK_SHAPES
 from prunetime.core.budget import Budget, Condition, Statistic, TimingScope
 from prunetime.core.precision import PRECISIONS
-from prunetime.core.task import Kind
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.pipeline.settings import AUTO, EFFORTS, Settings
 from prunetime.pruning.importance import Criterion
@@ -40,7 +40,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "budget": BUDGETS,
     **dict.fromkeys(("valid", "test", "label", "group", "metric"), st.none() | NAMES),
     "text": st.none() | st.lists(NAMES, min_size=1, max_size=3).map(tuple),
-    "task": st.none() | st.sampled_from(get_args(Kind)),
+    "task": st.none() | st.sampled_from(get_args(TaskKind)),
     "doc_stride": st.none() | st.integers(0, 4096),
     "slices": st.lists(NAMES, max_size=3).map(tuple),
     **dict.fromkeys(("teacher_ready", "tokens"), st.booleans()),

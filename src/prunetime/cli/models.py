@@ -30,7 +30,8 @@ from prunetime.core import artifact as artifacts
 from prunetime.core.budget import Budget
 from prunetime.core.config import TaskLogitRows
 from prunetime.core.precision import PRECISIONS, Precision, PrecisionPlan
-from prunetime.core.task import Answer, Kind, Tagged, Task
+from prunetime.core.task import Answer, Tagged, Task
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 
 INSPECT_WIDTH = 100
@@ -146,14 +147,9 @@ def inspect(artifact: Path, as_json: bool) -> None:
 
 def described(task: Task, hidden: int) -> list[str]:
     """Lines on what a model reads and gives, none longer than `INSPECT_WIDTH`."""
-    gives = {
-        "classification": f"one of {len(task.labels)} classes",
-        "relevance": "a relevance from 0 to 1",
-        "regression": "a number",
-        "question-answering": f"a part of {task.text[-1]}{', or nothing' * task.unanswerable}",
-        "token-classification": f"of every word one of {len(task.labels)} labels",
-        "similarity": f"a cosine, of embeddings of {hidden} numbers",
-    }[task.kind]
+    gives = task.traits.gives.format(
+        classes=len(task.labels), text=task.text[-1], or_nothing=", or nothing" * task.unanswerable, hidden=hidden
+    )
     shared = f" in windows that share {task.doc_stride}" if task.doc_stride is not None else ""
     lines = [f"{task.kind}: {gives}, from {' and '.join(task.text)}; at most {task.max_length} tokens{shared}"]
     if task.labels:
@@ -292,7 +288,10 @@ def bench(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the artifact, which is made.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of every matrix.")
 @click.option(
-    "--task", "kind", type=click.Choice(get_args(Kind)), help="Kind of task; by default what the model's head is for."
+    "--task",
+    "kind",
+    type=click.Choice(get_args(TaskKind)),
+    help="Kind of task; by default what the model's head is for.",
 )
 @click.option("--text", help="Name of the text, or of the two texts of a pair, separated by a comma.")
 @click.option(

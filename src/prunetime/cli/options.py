@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from prunetime.core.arch import BLOCK_SHAPES
-from prunetime.core.task import Kind
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.tasks.table import split_columns
 
@@ -22,7 +22,7 @@ label_option = click.option("--label", help="Label column. Guessed when unambigu
 group_option = click.option("--group", help="Column whose equal values stay together when data is split.")
 task_option = click.option(
     "--task",
-    type=click.Choice(get_args(Kind)),
+    type=click.Choice(get_args(TaskKind)),
     help="Kind of task; by default what the labels say. similarity: pairs whose texts are embedded apart.",
 )
 metric_option = click.option("--metric", help="auc, pr_auc, accuracy, f1, mcc, spearman, ndcg@10, mrr, exact, ...")

@@ -90,7 +90,7 @@ class Manifest:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
         config, task = EncoderConfig.from_json(data["config"]), Task.from_json(data["task"])
-        if task.kind == "similarity" and "embedding" not in data["task"]:
+        if task.rows == "embedding" and "embedding" not in data["task"]:
             # Written before manifests said how embeddings are used: they were all scaled to length 1.
             config = replace(config, normalize=True)
         return cls(

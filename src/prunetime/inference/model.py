@@ -120,12 +120,12 @@ class Model:
         A context to answer questions from never has: it is read in windows.
         """
         task = self.manifest.task
-        if task.kind == "question-answering":
+        if task.traits.reads_windows:
             return
         prompt = task.prompts.resolve(prompt_name)
         for number, text in enumerate(texts):
             row = (text,) if isinstance(text, str) else text
-            sequences = [(part,) for part in row] if task.kind == "similarity" else [row]
+            sequences = [(part,) for part in row] if task.traits.reads_apart else [row]
             if not all(self.tokenizer.fits(*sequence) for sequence in prompted(sequences, prompt)):
                 raise InputError(
                     f"text {number} has more tokens than the {task.max_length} that the model reads: have it cut "
@@ -135,7 +135,7 @@ class Model:
     def check_embeds(self) -> Task:
         """The task; raises InputError where the model has no embeddings."""
         task = self.manifest.task
-        if task.kind != "similarity":
+        if task.rows != "embedding":
             raise InputError(f"a model of {task.kind} has no embeddings; one that is made with --task similarity has")
         return task
 

@@ -187,4 +187,4 @@ def scoring(whole: artifact.Artifact, workers: Workers | None) -> Iterator[Score
 def scoring_rows(source: Source, teacher: artifact.Artifact, rows: int, seed: int) -> ScoringRows:
     """Up to `rows` valid rows, whole groups, drawn by `seed`, and what the `teacher` says of them."""
     tokens = source.valid.select(whole_groups(source.roles.valid.groups, rows, seed)).tokens
-    return ScoringRows(tokens, engine_of(teacher).logits(tokens), source.task.kind == "question-answering")
+    return ScoringRows(tokens, engine_of(teacher).logits(tokens), source.task.traits.choice == "tokens")

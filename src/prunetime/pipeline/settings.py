@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args
 from prunetime.core.arch import BLOCK_SHAPES, BlockShape, Dims, strict_keys
 from prunetime.core.budget import Budget
 from prunetime.core.precision import PRECISIONS, Precision
-from prunetime.core.task import Kind
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.pruning.importance import Criterion
 from prunetime.pruning.methods import LEARNED, Method
@@ -80,7 +80,7 @@ class Settings:
     text: tuple[str, ...] | None = None
     label: str | None = None
     group: str | None = None
-    task: Kind | None = None
+    task: TaskKind | None = None
     doc_stride: int | None = None
     metric: str | None = None
     slices: tuple[str, ...] = ()

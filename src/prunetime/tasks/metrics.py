@@ -102,8 +102,8 @@ def default_metric(task: Task, data: str = "") -> Metric:
     spans, Spearman for what is a number."""
     if data in BENCHMARKS:
         return metric(BENCHMARKS[data].metric)
-    usual = {"binary": "auc", "multiclass": "accuracy", _ANSWERS: "f1", _TAGS: "f1"}
-    return metric(usual.get(_situation(task), "spearman"))
+    traits = task.traits
+    return metric((len(task.labels) == 2 and traits.default_metric_of_two) or traits.default_metric)
 
 
 def evaluate(
@@ -140,7 +140,7 @@ def evaluate_difference(
 
 
 def _situation(task: Task) -> str:
-    if task.kind != "classification":
+    if task.traits.score != "softmax":
         return task.kind
     return "binary" if len(task.labels) == 2 else "multiclass"
 

@@ -296,9 +296,9 @@ def _rows_of(inputs: str | list[str | list[str]]) -> tuple[list[str | Texts], bo
 def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
     """For every row its labels, the likeliest first."""
     task, scores = scored.inputs.task, scored.scores
-    if task.kind == "question-answering":
+    if task.traits.reads_windows:
         return [[Prediction(answer.text, answer.score)] for answer in scores]
-    if task.kind == "token-classification":
+    if task.traits.labels_words:
         raise RefusedError("unusable", "the model labels words: ask /v2/models/{model}/infer for the spans of a text")
     labels, table = labelled(scored, raw)
     rows = ([Prediction(*each) for each in zip(labels, row, strict=True)] for row in table.tolist())
@@ -307,7 +307,7 @@ def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
 
 def _raw(scored: Scored) -> Any:
     """What `scores` are the sigmoid of; of similarity, the cosines themselves."""
-    if scored.inputs.task.kind == "similarity":
+    if scored.inputs.task.traits.reads_apart:
         return scored.scores
     logits = scored.logits
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
@@ -330,7 +330,7 @@ def _token(text: str, number: int, name: str, special: int, characters: tuple[in
 
 def _model_type(task: Task, pooling: str) -> dict[str, dict[str, Any]]:
     """The kind of a model in the words of text-embeddings-inference; ours where it has none."""
-    if task.kind == "similarity":
+    if task.traits.reads_apart:
         return {"embedding": {"pooling": pooling}}
     labels = task.labels or (task.kind,)
     names = {
