@@ -9,11 +9,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from prunetime.core.estimate import Estimate
 
 TimedCall = Callable[[], object]
 Samples = NDArray[np.float64]
@@ -31,18 +33,25 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """The latency of one call in microseconds; the intervals are 95 %, by a bootstrap over `rounds` rounds."""
+    """The latency of one call in microseconds: median and 99th percentile, with intervals by a bootstrap over `rounds`
+    rounds."""
 
-    p50_us: float
-    p99_us: float
-    p50_ci95_us: tuple[float, float]
-    p99_ci95_us: tuple[float, float]
+    p50: Estimate
+    p99: Estimate
     rounds: int
     noisy: bool
 
-    def of(self, statistic: str) -> tuple[float, tuple[float, float]]:
-        """Value and interval of `p50` or `p99`."""
-        return (self.p50_us, self.p50_ci95_us) if statistic == "p50" else (self.p99_us, self.p99_ci95_us)
+    @property
+    def p50_us(self) -> float:
+        return self.p50.value
+
+    @property
+    def p99_us(self) -> float:
+        return self.p99.value
+
+    def of(self, statistic: str) -> Estimate:
+        """The estimate of `p50` or `p99`."""
+        return self.p50 if statistic == "p50" else self.p99
 
     @property
     def disturbed(self) -> bool:
@@ -50,11 +59,13 @@ class LatencySummary:
         return self.noisy or self.p99_us > SEVERAL * self.p50_us
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"p50_ci95_us": list(self.p50_ci95_us), "p99_ci95_us": list(self.p99_ci95_us)}
+        estimates = self.p50.to_json("p50_us", "p50_ci95_us") | self.p99.to_json("p99_us", "p99_ci95_us")
+        return estimates | {"rounds": self.rounds, "noisy": self.noisy}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LatencySummary:
-        return cls(**{**data, "p50_ci95_us": tuple(data["p50_ci95_us"]), "p99_ci95_us": tuple(data["p99_ci95_us"])})
+        p50, p99 = (Estimate.from_json(data, f"{name}_us", f"{name}_ci95_us") for name in ("p50", "p99"))
+        return cls(p50, p99, data["rounds"], data["noisy"])
 
 
 @contextmanager
@@ -127,28 +138,25 @@ def calls_within(call: TimedCall, seconds: float, most: int) -> int:
 
 def summarise(samples: Samples, statistic: str = "p50") -> LatencySummary:
     """Median, 99th percentile and their intervals; `noisy` judges the interval of `statistic`."""
-    p50, p99 = _bootstrap(samples, 50.0), _bootstrap(samples, 99.0)
-    value, interval = (p50, p99)[statistic == "p99"]
-    noisy = interval[1] - interval[0] > NOISY * value
-    return LatencySummary(p50[0], p99[0], p50[1], p99[1], len(samples), noisy)
+    p50, p99 = (_estimate(samples, percent) for percent in _PERCENT.values())
+    judged = p99 if statistic == "p99" else p50
+    return LatencySummary(p50, p99, len(samples), judged.is_wider_than(NOISY))
 
 
-def ratio(numerator: Samples, denominator: Samples, statistic: str = "p50") -> tuple[float, tuple[float, float]]:
-    """Ratio of a statistic of two calls of the same rounds, and its 95 % interval by a paired bootstrap."""
+def ratio(numerator: Samples, denominator: Samples, statistic: str = "p50") -> Estimate:
+    """Ratio of a statistic of two calls of the same rounds, with its interval by a paired bootstrap."""
     percent = _PERCENT[statistic]
     draws = _draws(len(numerator))
     ratios = _resampled(numerator, draws, percent) / _resampled(denominator, draws, percent)
-    low, high = np.percentile(ratios, (2.5, 97.5))
-    return float(np.percentile(numerator, percent) / np.percentile(denominator, percent)), (float(low), float(high))
+    return Estimate.of_resamples(np.percentile(numerator, percent) / np.percentile(denominator, percent), ratios)
 
 
 _PERCENT = {"p50": 50.0, "p99": 99.0}
 
 
-def _bootstrap(samples: Samples, percent: float) -> tuple[float, tuple[float, float]]:
-    resampled = _resampled(samples, _draws(len(samples)), percent)
-    low, high = np.percentile(resampled, (2.5, 97.5))
-    return float(np.percentile(samples, percent)), (float(low), float(high))
+def _estimate(samples: Samples, percent: float) -> Estimate:
+    resamples = _resampled(samples, _draws(len(samples)), percent)
+    return Estimate.of_resamples(np.percentile(samples, percent), resamples)
 
 
 def _draws(rounds: int) -> NDArray[np.int64]:

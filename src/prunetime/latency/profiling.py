@@ -15,6 +15,7 @@ import numpy as np
 from prunetime.core.arch import ArchSpec, BlockShape, Dims
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
+from prunetime.core.estimate import Ranking, spearman
 from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, ProfileError
 from prunetime.inference.engine import Engine
@@ -53,10 +54,11 @@ class PredictionError:
     def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> PredictionError:
         """From two or more specs' shares of dense, in the same order."""
         errors = 100 * np.abs(np.array(predicted) / np.array(measured) - 1.0)
-        ranks = [np.argsort(np.argsort(values)) for values in (measured, predicted)]
-        spearman = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
         found = (float(errors.mean()), float(np.median(errors)), float(errors.max()))
-        return cls(len(errors), *found, spearman, float((errors <= 5.0).mean()))
+        correlation = float(
+            spearman(Ranking(np.array(measured)), Ranking(np.array(predicted)), np.ones((1, len(errors))))[0]
+        )
+        return cls(len(errors), *found, correlation, float((errors <= 5.0).mean()))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -91,7 +93,7 @@ def record(
     for (scope, condition), samples in timed.items():
         floor, dense = summarise(samples["floor"]), summarise(samples["dense"])
         for statistic in ("p50", "p99"):
-            pair_us = (floor.of(statistic)[0], dense.of(statistic)[0])
+            pair_us = (floor.of(statistic).value, dense.of(statistic).value)
             measured[predictor.setting_name(scope, condition, statistic)] = pair_us
     return replace(table, measured_us=measured, noisy=table.noisy or noisy)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
+from prunetime.core.estimate import Estimate
 from prunetime.core.machine import this_machine
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
@@ -27,7 +28,7 @@ from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages import THREADS
 from prunetime.tasks.data import Examples
-from prunetime.tasks.metrics import Estimate, evaluate, evaluate_difference
+from prunetime.tasks.metrics import evaluate, evaluate_difference
 
 SECONDS = 60.0
 ROUNDS = 24
@@ -45,18 +46,29 @@ PARITY_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Verdict:
-    """`measured` and `limit` are microseconds, or shares of dense for a budget that is a share; see `Budget`."""
+    """`estimate` and `limit` are microseconds, or shares of dense for a budget that is a share; see `Budget`."""
 
     met: bool
     noisy: bool
-    measured: float
-    ci95: tuple[float, float]
+    estimate: Estimate
     limit: float
     share: bool
 
+    def to_json(self) -> dict[str, Any]:
+        others = {name: getattr(self, name) for name in ("met", "noisy", "limit", "share")}
+        return others | self.estimate.to_json("measured")
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Verdict:
-        return cls(**{**data, "ci95": tuple(data["ci95"])})
+        return cls(data["met"], data["noisy"], Estimate.from_json(data, "measured"), data["limit"], data["share"])
+
+    @property
+    def measured(self) -> float:
+        return self.estimate.value
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        return self.estimate.ci95
 
     @property
     def undecided(self) -> bool:
@@ -65,8 +77,8 @@ class Verdict:
 
     def describe(self) -> str:
         scale, unit = (100.0, "% of dense") if self.share else (1.0, "us")
-        low, high = self.ci95
-        return f"{scale * self.measured:.4g} {unit} (95 % interval {scale * low:.4g} to {scale * high:.4g})"
+        shown = self.estimate.scaled(scale)
+        return f"{shown.value:.4g} {unit} (95 % interval {shown.low:.4g} to {shown.high:.4g})"
 
 
 def parity(source: Source, candidate: artifact.Artifact) -> float:
@@ -116,7 +128,7 @@ def quality(source: Source, models: dict[str, Model]) -> dict[str, Any]:
         chosen = {model: scores[model][at] for model in scores}
         estimates = {m: evaluate(source.metric, s, part.labels, part.groups) for m, s in chosen.items()}
         difference = evaluate_difference(source.metric, chosen["pruned"], chosen["dense"], part.labels, part.groups)
-        report[name] = {m: _estimate(e) for m, e in (*estimates.items(), ("difference", difference))}
+        report[name] = {m: e.to_json() | {"rows": e.rows} for m, e in (*estimates.items(), ("difference", difference))}
     return report
 
 
@@ -129,7 +141,7 @@ def gate(run: Run, source: Source, budget: Budget, plan: PrecisionPlan) -> Verdi
         with pinned(budget.threads):
             calls = calls_of_specs(specs, config, source.tokenizer, source.task.read_together, budget, plan)
             timed = time_settings(calls, Job({}, budget, ROUNDS // 2, CALLS // 2, seconds=0.0), progress)
-        run.write("gate.json", asdict(judge(budget, timed)))
+        run.write("gate.json", judge(budget, timed).to_json())
 
     inputs = [specs["pruned"].to_json(), budget.to_json(), plan.to_json()]
     run.do("gate", "Measure the chosen structure", inputs, ["gate.json"], work)
@@ -173,9 +185,8 @@ def _calls_each_round(budget: Budget) -> int:
 def check_judged(itself: Verdict) -> None:
     """Raises InputError where the p99 of the dense model, or its ratio to `itself`, is not known well enough."""
     if itself.noisy:
-        low, high = itself.ci95
         raise InputError(
-            f"the p99 of the dense model is {itself.describe()}: an interval of {(high - low) / itself.measured:.0%}, "
+            f"the p99 of the dense model is {itself.describe()}: an interval of {itself.estimate.width:.0%}, "
             f"and at most {NOISY:.0%} can be judged by. The machine is too noisy to judge a p99: run it again when it "
             "is quiet (`prunetime doctor` says why it is not), or give --statistic p50"
         )
@@ -195,8 +206,8 @@ def verify(run: Run, source: Source, settings: Settings, dense: artifact.Artifac
         latency = {name: summarise(values, budget.statistic) for name, values in samples.items()}
         found = {
             "budget": budget.to_json(),
-            "budget_us": budget.resolve(latency["dense"].of(budget.statistic)[0]),
-            "verdict": asdict(verdict),
+            "budget_us": budget.resolve(latency["dense"].of(budget.statistic).value),
+            "verdict": verdict.to_json(),
             "latency": summaries(timed, budget.statistic),
             "parity": difference,
             "predicted_us": run.read("chosen.json")["predicted_us"],
@@ -238,12 +249,10 @@ def judge(budget: Budget, timed: SamplesBySetting) -> Verdict:
     samples = timed[budget.scope, budget.condition]
     if budget.share is None:
         latency = summarise(samples["pruned"], budget.statistic)
-        value, interval = latency.of(budget.statistic)
-        limit, noisy = budget.resolve(0.0), latency.noisy
+        estimate, limit = latency.of(budget.statistic), budget.resolve(0.0)
     else:
-        value, interval = ratio(samples["pruned"], samples["dense"], budget.statistic)
-        limit, noisy = budget.share, interval[1] - interval[0] > NOISY * value
-    return Verdict(interval[1] <= limit, noisy, value, interval, limit, budget.share is not None)
+        estimate, limit = ratio(samples["pruned"], samples["dense"], budget.statistic), budget.share
+    return Verdict(estimate.high <= limit, estimate.is_wider_than(NOISY), estimate, limit, budget.share is not None)
 
 
 def summaries(timed: SamplesBySetting, statistic: str) -> dict[str, dict[str, Any]]:
@@ -263,13 +272,9 @@ def row(
     return {
         "p50_us": latency.p50_us,
         "p99_us": latency.p99_us,
-        "ci95_us": list(latency.of(budget.statistic)[1]),
+        "ci95_us": list(latency.of(budget.statistic).ci95),
         "metric": source.metric.name,
         "value": estimate["value"],
         "ci95": estimate["ci95"],
         "params": int(sum(array.size for name, array in weights.items() if not name.endswith("_rows"))),
     }
-
-
-def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.value, "ci95": list(estimate.ci95), "rows": estimate.rows}

@@ -194,8 +194,8 @@ def _effort(effort: dict[str, Any]) -> str:
 
 
 def interval_of(latency: LatencySummary, statistic: str) -> Interval:
-    value, (low, high) = latency.of(statistic)
-    return Interval(value, low, high)
+    estimate = latency.of(statistic)
+    return Interval(estimate.value, *estimate.ci95)
 
 
 def _amount(share: bool, value: float) -> str:

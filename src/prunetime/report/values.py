@@ -35,6 +35,6 @@ def number(value: Any) -> float:
 def latency_of(data: Json) -> LatencySummary:
     """A latency of finite microseconds."""
     latency = LatencySummary.from_json(data)
-    for value in (latency.p50_us, latency.p99_us, *latency.p50_ci95_us, *latency.p99_ci95_us):
+    for value in (latency.p50_us, latency.p99_us, *latency.p50.ci95, *latency.p99.ci95):
         number(value)
     return latency

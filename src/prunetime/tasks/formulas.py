@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.core.estimate import Ranking, divided, spearman
 from prunetime.core.task import Answer, Tagged
 from prunetime.errors import InputError
 from prunetime.tasks.answers import f1 as f1_of_answer
@@ -34,22 +35,16 @@ def _good(labels: Labels) -> NDArray[np.bool_]:
     return np.asarray(labels >= 0.5)
 
 
-class _Ranked:
-    """Rows in the order of `scores`, with equal scores as one step."""
+class _Ranked(Ranking):
+    """Rows in the order of `scores`, each with its group."""
 
     def __init__(self, scores: ScoreArray, inverse: Ints, *, descending: bool) -> None:
-        self.order = np.argsort(-scores if descending else scores, kind="stable")
-        ordered = scores[self.order]
-        self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        super().__init__(scores, descending=descending)
         self.inverse = inverse[self.order]
 
     def weights(self, counts: Floats) -> Floats:
         """How often each row is counted, in ranked order, [resamples, rows]."""
         return counts[:, self.inverse]
-
-    def steps(self, weights: Floats) -> Floats:
-        """`weights` summed over equal scores, [resamples, steps]."""
-        return np.add.reduceat(weights, self.starts, axis=1)
 
 
 def auc(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
@@ -69,7 +64,7 @@ def _binary_auc(scores: ScoreArray, good: NDArray[np.bool_], inverse: Ints) -> R
         positive, all_rows = ranked.steps(weights * good), ranked.steps(weights)
         negative = all_rows - positive
         below = np.cumsum(negative, axis=1) - negative / 2
-        return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+        return divided((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
     return statistic
 
@@ -84,7 +79,7 @@ def pr_auc(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric
         positive = ranked.steps(weights * good)
         shown = np.cumsum(ranked.steps(weights), axis=1)
         precision = np.cumsum(positive, axis=1) / np.maximum(shown, 1)
-        return _ratio((positive * precision).sum(axis=1), positive.sum(axis=1))
+        return divided((positive * precision).sum(axis=1), positive.sum(axis=1))
 
     return statistic
 
@@ -122,7 +117,7 @@ def f1(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
 
 
 def any_accuracy(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
-    words = _of_counts(word_counts, lambda counts: _ratio(counts[:, 0], counts[:, 1]))
+    words = _of_counts(word_counts, lambda counts: divided(counts[:, 0], counts[:, 1]))
     return (words if scores.dtype == object else of_confusion(_accuracy))(scores, labels, inverse)
 
 
@@ -142,13 +137,13 @@ def _of_counts(
 def _span_f1(counts: Floats) -> Floats:
     """Of spans that are right, said, and there (CoNLL-2003); 0 where there are none."""
     right, said, there = counts.T
-    return np.nan_to_num(_ratio(2 * right, said + there))
+    return np.nan_to_num(divided(2 * right, said + there))
 
 
 def _class_f1(confusion: Floats) -> Floats:
     """Of class 1 with two classes; with more, the mean over classes that occur."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
-    by_class = _ratio(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
+    by_class = divided(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
     return np.asarray(np.nan_to_num(by_class[:, 1])) if by_class.shape[1] == 2 else _mean_of_defined(by_class.T)
 
 
@@ -158,28 +153,12 @@ def mcc(confusion: Floats) -> Floats:
     true, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     covariance = np.trace(confusion, axis1=1, axis2=2) * total - (true * predicted).sum(axis=1)
     spread = (total**2 - (true**2).sum(axis=1)) * (total**2 - (predicted**2).sum(axis=1))
-    return np.nan_to_num(_ratio(covariance, np.sqrt(spread)))
+    return np.nan_to_num(divided(covariance, np.sqrt(spread)))
 
 
-def spearman(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
-    """Pearson's correlation of the mid-ranks."""
-    rankings = [_Ranked(values, inverse, descending=False) for values in (scores, labels)]
-
-    def centered_ranks(ranked: _Ranked, weights: Floats, by_rank: Floats) -> Floats:
-        step = ranked.steps(by_rank)
-        middle = np.cumsum(step, axis=1) - step / 2
-        ranks = np.empty_like(weights)
-        ranks[:, ranked.order] = np.repeat(middle, np.diff(np.r_[ranked.starts, weights.shape[1]]), axis=1)
-        # weighted mid-ranks have this mean, whatever the ties
-        return np.asarray(ranks - weights.sum(axis=1, keepdims=True) / 2)
-
-    def statistic(counts: Floats) -> Floats:
-        weights = counts[:, inverse]
-        a, b = (centered_ranks(ranked, weights, ranked.weights(counts)) for ranked in rankings)
-        covariance, spread_a, spread_b = ((weights * x).sum(axis=1) for x in (a * b, a * a, b * b))
-        return _ratio(covariance, np.sqrt(spread_a * spread_b))
-
-    return statistic
+def rank_correlation(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
+    one, other = Ranking(scores), Ranking(labels)
+    return lambda counts: spearman(one, other, counts[:, inverse])
 
 
 def rmse(scores: ScoreArray, labels: Labels, inverse: Ints) -> ResampledMetric:
@@ -211,7 +190,7 @@ def per_group(of_group: Callable[[Floats, Floats], float]) -> Prepare:
             [of_group(scores[rows].astype(np.float64), labels[rows].astype(np.float64)) for rows in parts]
         )
         defined = np.isfinite(values).astype(np.float64)
-        return lambda counts: _ratio(counts @ np.nan_to_num(values), counts @ defined)
+        return lambda counts: divided(counts @ np.nan_to_num(values), counts @ defined)
 
     return prepare
 
@@ -255,20 +234,14 @@ def defect_rate_at(coverage: float) -> Prepare:
             room = coverage * weights.sum(axis=1, keepdims=True)
             # of rows that tie at the cut, the share that fits is shown
             shown = np.clip(room - before, 0, step) / np.maximum(step, 1)
-            return _ratio((bad_step * shown).sum(axis=1), room[:, 0])
+            return divided((bad_step * shown).sum(axis=1), room[:, 0])
 
         return statistic
 
     return prepare
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """numerator / denominator, NaN where the denominator is 0."""
-    nan = np.full(np.shape(numerator), np.nan)
-    return np.asarray(np.divide(numerator, denominator, out=nan, where=denominator != 0))
-
-
 def _mean_of_defined(values: Floats) -> Floats:
     """Means over the first axis without NaN."""
     defined = np.isfinite(values)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
+    return divided(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))

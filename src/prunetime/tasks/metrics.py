@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.core.estimate import Estimate
 from prunetime.core.task import Answer, Tagged, Task
 from prunetime.errors import InputError
 from prunetime.tasks.answers import exact_match
@@ -31,9 +32,9 @@ from prunetime.tasks.formulas import (
     of_confusion,
     per_group,
     pr_auc,
+    rank_correlation,
     reciprocal_rank,
     rmse,
-    spearman,
 )
 
 CELLS = 2**20
@@ -41,11 +42,9 @@ CELLS = 2**20
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MetricEstimate(Estimate):
     """A metric on `rows` rows, with the 95 % interval over resampled groups."""
 
-    value: float
-    ci95: tuple[float, float]
     rows: int
 
 
@@ -108,7 +107,7 @@ def default_metric(task: Task, data: str = "") -> Metric:
 
 def evaluate(
     metric: Metric, scores: ScoreArray, labels: Labels, groups: NDArray[Any], *, resamples: int = 1000, seed: int = 0
-) -> Estimate:
+) -> MetricEstimate:
     """`metric` of all rows and the 2.5 and 97.5 percentiles over `resamples` draws of as many groups as there are.
 
     Deterministic by `seed`. Raises InputError where the metric is not defined, and for rows of one group only.
@@ -117,7 +116,7 @@ def evaluate(
     statistic = metric.prepare(scores, labels, inverse)
     value = metric._plain_value(statistic, count)
     draws = [statistic(counts) for counts in _draws(count, len(inverse), resamples, seed)]
-    return Estimate(value, _interval(metric, np.concatenate(draws)), len(inverse))
+    return _estimate(metric, value, draws, len(inverse))
 
 
 def evaluate_difference(
@@ -129,14 +128,14 @@ def evaluate_difference(
     *,
     resamples: int = 1000,
     seed: int = 0,
-) -> Estimate:
+) -> MetricEstimate:
     """`metric` of `scores` less that of `other_scores` on the same rows, both on the same resamples."""
     inverse, count = _checked(scores, labels, groups)
     _checked(other_scores, labels, groups)
     one, other = (metric.prepare(s, labels, inverse) for s in (scores, other_scores))
     value = metric._plain_value(one, count) - metric._plain_value(other, count)
     draws = [one(counts) - other(counts) for counts in _draws(count, len(inverse), resamples, seed)]
-    return Estimate(value, _interval(metric, np.concatenate(draws)), len(inverse))
+    return _estimate(metric, value, draws, len(inverse))
 
 
 def _situation(task: Task) -> str:
@@ -168,12 +167,12 @@ def _draws(groups: int, rows: int, resamples: int, seed: int) -> Iterator[Floats
         yield np.array([np.bincount(d, minlength=groups) for d in drawn], np.float64)
 
 
-def _interval(metric: Metric, draws: Floats) -> tuple[float, float]:
-    defined = draws[np.isfinite(draws)]
+def _estimate(metric: Metric, value: float, draws: Sequence[Floats], rows: int) -> MetricEstimate:
+    resamples = np.concatenate(draws)
+    defined = resamples[np.isfinite(resamples)]
     if not len(defined):
         raise InputError(f"{metric.name} is not defined on any resample of these rows; give more groups")
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return float(low), float(high)
+    return MetricEstimate.of_resamples(value, defined, rows=rows)
 
 
 def _surest(score: Answer | Tagged) -> float:
@@ -200,7 +199,7 @@ _METRICS = {
         Metric("f1", True, (*_CLASSES, _ANSWERS, _TAGS), f1),
         Metric("exact", True, (_ANSWERS,), mean_of(exact_match)),
         Metric("mcc", True, _CLASSES, of_confusion(mcc)),
-        Metric("spearman", True, ("binary", "relevance", "regression", _SIMILAR), spearman),
+        Metric("spearman", True, ("binary", "relevance", "regression", _SIMILAR), rank_correlation),
         Metric("rmse", False, ("binary", "relevance", "regression"), rmse),
         Metric("mrr", True, _BINARY, per_group(reciprocal_rank)),
         _ndcg_at(10),
