@@ -101,7 +101,7 @@ def write_run(
     if attempts:
         write_json(run / "attempts.json", [{"measured_over_predicted": over} for over in attempts])
     gate = made_times(profile, spec, budget, 1.01)
-    write_json(run / "gate.json", asdict(judge(budget, gate)))
+    write_json(run / "gate.json", judge(budget, gate).to_json())
     write_json(run / "verify.json", made_verification(profile, spec, budget, chosen.predicted_us, slices))
     return run
 
