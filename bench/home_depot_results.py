@@ -26,7 +26,7 @@ from provenance import provenance
 from prunetime.core.arch import ArchSpec
 from prunetime.core.artifact import write_json
 from prunetime.latency import profiling
-from prunetime.search.trust import Trust
+from prunetime.search.proxy_validation import ProxyValidation
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 1_000
@@ -102,7 +102,7 @@ def trust(tuned: Sequence[Row]) -> Row:
             of_budget[row["share"]].append((row["elastic"][f"agreement {EVERY_ROW}"], row["choose_auc"]))
     points = {budget: np.array(found) for budget, found in sorted(of_budget.items())}
     genomes = {str(budget): len(found) for budget, found in points.items()}
-    return {"genomes": genomes} | Trust.of(list(points.values())).to_json()
+    return {"genomes": genomes} | ProxyValidation.of(list(points.values())).to_json()
 
 
 def main() -> None:

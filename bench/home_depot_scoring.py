@@ -13,7 +13,7 @@ from search_methods import Problem
 
 from prunetime.core.arch import ArchSpec
 from prunetime.models.encoder import Output, SequenceClassifier
-from prunetime.models.prefix import Inputs, run_prefix
+from prunetime.models.prefix import EncoderInputs, run_prefix
 from prunetime.search.evaluate import agreement
 from prunetime.search.space import Genome
 from prunetime.tasks.metrics import metric
@@ -39,12 +39,12 @@ class Batches:
     def __init__(self, prepared: Prepared, rows: Rows) -> None:
         self._rows, self._task = rows, prepared.task
         self._order = np.argsort(rows.tokens.lengths, kind="stable")
-        self._inputs: list[Inputs] = [
+        self._inputs: list[EncoderInputs] = [
             tuple(torch.from_numpy(a.astype(np.int64)).to(best_device()) for a in part.padded(prepared.pad_id))
             for part in rows.tokens.select(self._order).batches(32_768)
         ]
 
-    def logits(self, forward: Callable[[Inputs], Output]) -> Logits:
+    def logits(self, forward: Callable[[EncoderInputs], Output]) -> Logits:
         """Of every row, in the order of the rows."""
         with torch.no_grad():
             found: Logits = torch.cat([forward(inputs).logits for inputs in self._inputs]).cpu().numpy()

@@ -41,10 +41,9 @@ from prunetime.models import families
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
-from prunetime.pipeline.learning import OF_ROWS
+from prunetime.pipeline.stages.learn import OF_ROWS
 from prunetime.pruning.block_importance import measure_block_importance
-from prunetime.pruning.criteria import ranks
-from prunetime.pruning.importance import measure_importance, save_scores
+from prunetime.pruning.importance import measure_importance, rank_transform, save_scores
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import WeightsKept
@@ -117,14 +116,14 @@ def learn(job: Job) -> dict[str, Any]:
     dense = teacher
     if job.levels != "blocks":
         share = job.target ** job.change.get("of_rows", OF_ROWS) if job.levels == "both" else job.target
-        step = MaskStep(config.dims, mask.spec(), cost, share * cost.dense, scores=ranks(prepared.importance))
+        step = MaskStep(config.dims, mask.spec(), cost, share * cost.dense, scores=rank_transform(prepared.importance))
         mask = one_step(job, model, mask, teacher, step)
     if job.levels == "both":
         weights = compact(weights_of(model), mask, config.dims)
         model, teacher = (from_weights(config, weights) for _ in range(2))
     if job.levels != "rows":
         criterion = job.change.get("criterion", "fisher")
-        scores = ranks(measure_block_importance(model, prepared.part.fit, BLOCK_SHAPE, criterion))
+        scores = rank_transform(measure_block_importance(model, prepared.part.fit, BLOCK_SHAPE, criterion))
         step = MaskStep(config.dims, mask.spec(), cost, job.target * cost.dense, BLOCK_SHAPE, scores)
         mask = one_step(job, model, mask, teacher, step)
     if times := job.change.get("tune"):

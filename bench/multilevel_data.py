@@ -24,9 +24,9 @@ from prunetime.inference.inputs import Inputs
 from prunetime.models.batches import TrainingData
 from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
-from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import load_source
 from prunetime.pruning.importance import load_scores
+from prunetime.settings import Settings
 from prunetime.tasks.metrics import evaluate, metric
 from prunetime.training.trainer import TrainingSettings, best_device, best_precision
 

@@ -17,7 +17,7 @@ from prunetime.core.mask import Scores
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import SearchSettings, depth_baselines, search, uniform_baselines
 from prunetime.search.mutate import Child, Mutator, ReinforcedMutator, UniformMutator
-from prunetime.search.policy import Lesson, Policy, PolicySettings
+from prunetime.search.policy import Policy, PolicySettings, Transition
 from prunetime.search.space import Genome, Space, fit_to
 
 
@@ -73,7 +73,7 @@ def no_policy(problem: Problem, seed: int, evaluations: int) -> list[Evaluation]
     return evolved(problem, seed, evaluations, UniformMutator(problem.space.levels, problem.latency))
 
 
-def no_critic(problem: Problem, seed: int, evaluations: int) -> list[Evaluation]:
+def no_surrogate(problem: Problem, seed: int, evaluations: int) -> list[Evaluation]:
     return evolved(problem, seed, evaluations, reinforced(problem, seed, PolicySettings()), screened=1)
 
 
@@ -108,7 +108,7 @@ class Restart:
         found = [fit_to(self.space.levels, self.latency, self.space.random(rng), t, rng) for t in targets_us]
         return [Child(*(fitted or (parent, np.inf))) for parent, fitted in zip(parents, found, strict=True)]
 
-    def learned(self, _: Sequence[Lesson]) -> Restart:
+    def updated(self, _: Sequence[Transition]) -> Restart:
         return self
 
 
@@ -203,7 +203,7 @@ METHODS: dict[str, Method] = {
 ABLATIONS: dict[str, Method] = {
     "no learning": no_learning,
     "no policy": no_policy,
-    "no critic": no_critic,
+    "no critic": no_surrogate,
     "no crossover": no_crossover,
     "raw gains": raw_gains,
     "latency term": latency_term,

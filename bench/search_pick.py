@@ -2,7 +2,7 @@
 
     python bench/search_pick.py --seeds 10 --json
 
-As `pick` does with the standard effort, it scores 16 structures that the critic of the search expects most of.
+As `pick` does with the standard effort, it scores 16 structures that the surrogate of the search expects most of.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from search import RESULTS, SHARES, World, recorded_table, recorded_world
 from search_methods import evolved, ours, reinforced, scored
 
 from prunetime.core.artifact import write_json
-from prunetime.pipeline.settings import EFFORTS
+from prunetime.search.acquisition import surrogate_proposals
 from prunetime.search.evolution import SearchSettings
 from prunetime.search.policy import PolicySettings
-from prunetime.search.promising import promising
+from prunetime.settings import EFFORTS
 
 PICKED = 0.7
 """Of the searched budget."""
@@ -36,7 +36,7 @@ def picked_and_own(job: tuple[World, float, int, int]) -> tuple[float, float]:
     usual = {"elsewhere": SearchSettings(whole.budget_us, evaluations).elsewhere}
     searched = evolved(whole, seed, evaluations, reinforced(whole, seed, PolicySettings()), **usual)
     finalists = EFFORTS["standard"].finalists
-    proposed = promising(whole.space.levels, whole.latency, searched, part.budget_us, finalists)
+    proposed = surrogate_proposals(whole.space.levels, whole.latency, searched, part.budget_us, finalists)
     archives = ([*searched, *scored(whole, proposed)], ours(part, seed, evaluations))
     picked, own = (max(e.score for e in found if e.predicted_us <= part.budget_us) for found in archives)
     return picked, own

@@ -30,7 +30,7 @@ from search_methods import METHODS
 from prunetime.core.arch import ArchSpec
 from prunetime.core.artifact import write_json
 from prunetime.core.precision import PrecisionPlan
-from prunetime.pipeline.stages import THREADS
+from prunetime.pipeline.student import THREADS
 from prunetime.search.archive import Evaluation
 from prunetime.search.cluster import Workers
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
@@ -38,7 +38,7 @@ from prunetime.search.space import Genome
 
 SHARE, ROWS, RANDOM = 0.40, 2_000, 30
 SCORERS: dict[str, dict[str, dict[str, int]]] = {
-    "random": {"here, nothing shared": {"states_bytes": 0}, "here": {}},
+    "random": {"here, nothing shared": {"cache_bytes": 0}, "here": {}},
     "search": {"here": {}, "1 worker": {"workers": 1}, "2 workers": {"workers": 2}, "4 workers": {"workers": 4}},
 }
 
@@ -54,13 +54,13 @@ def genomes_of(prepared: Prepared) -> dict[str, list[Genome]]:
 
 
 @contextmanager
-def scoring(prepared: Prepared, workers: int = 0, states_bytes: int | None = None) -> Iterator[ScorerFor]:
+def scoring(prepared: Prepared, workers: int = 0, cache_bytes: int | None = None) -> Iterator[ScorerFor]:
     weights, plan = prepared.weights("elastic"), PrecisionPlan.uniform("int8")
     if workers:
         with Workers(workers).scoring(prepared.config, weights, plan) as scorer_for:
             yield scorer_for
     else:
-        yield partial(ElasticScorer, Elastic(prepared.config, weights, THREADS, plan), states_bytes=states_bytes)
+        yield partial(ElasticScorer, Elastic(prepared.config, weights, THREADS, plan), cache_bytes=cache_bytes)
 
 
 def replayed(prepared: Prepared, rows: ScoringRows) -> dict[str, dict[str, int]]:

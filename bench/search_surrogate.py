@@ -19,7 +19,7 @@ HELD_OUT = 0.15
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The mean of a few small networks: another family of functions than the critic of the search."""
+    """The mean of a few small networks: another family of functions than the search's own surrogate."""
 
     levels: Genome
     networks: tuple[nn.Module, ...]
@@ -66,14 +66,14 @@ def error(levels: Genome, table: Sequence[Evaluation]) -> dict[str, float]:
     held, rest = np.split(order, [int(HELD_OUT * len(table))])
     surrogate = Surrogate.fitted(levels, [table[i] for i in rest], seed=0)
     truth = np.array([table[i].score for i in held])
-    guess = np.array(surrogate([table[i].genome for i in held]))
+    predicted = np.array(surrogate([table[i].genome for i in held]))
     top = truth >= np.quantile(truth, 0.9)
     return {
         "genomes": len(table),
         "held_out": len(held),
-        "spearman": float(spearmanr(guess, truth).statistic),
-        "tau_top": float(kendalltau(guess[top], truth[top]).statistic),
-        "rmse": float(np.sqrt(np.mean((guess - truth) ** 2))),
+        "spearman": float(spearmanr(predicted, truth).statistic),
+        "tau_top": float(kendalltau(predicted[top], truth[top]).statistic),
+        "rmse": float(np.sqrt(np.mean((predicted - truth) ** 2))),
     }
 
 

@@ -22,9 +22,9 @@ from prunetime.core.budget import Budget
 from prunetime.core.precision import PrecisionPlan
 from prunetime.models.compact import compact, prefix_mask
 from prunetime.models.encoder import weights_of
-from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import load_source
-from prunetime.pipeline.stages import manifest_of, write_artifact
+from prunetime.pipeline.student import manifest_of, write_artifact
+from prunetime.settings import Settings
 from prunetime.tasks.synthetic import ad_relevance
 
 LENGTH = 24

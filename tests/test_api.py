@@ -6,7 +6,6 @@ import inspect
 import re
 import subprocess
 import sys
-import typing
 from pathlib import Path
 
 import counted_time
@@ -17,7 +16,6 @@ from tiny import QUICK, write_inputs
 
 import prunetime
 from prunetime.errors import InputError
-from prunetime.pipeline.settings import Settings
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -31,21 +29,13 @@ def test_names_are_sorted_documented_and_there() -> None:
         prunetime.prone  # noqa: B018
 
 
-def test_options_are_those_of_the_settings() -> None:
-    from prunetime.api import Options
-
-    settings = typing.get_type_hints(Settings)
-    given = {*Options.__annotations__, "model", "data", "budget"}
-    assert given == set(settings)
-
-
 def test_a_budget_of_milliseconds() -> None:
     assert prunetime.Budget.ms(1.9, seq_len=48) == prunetime.Budget.parse("1.9ms", seq_len=48)
 
 
-def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="effort is 'much'; it must be one of quick, standard, thorough"):
-        prunetime.prune("model", "data", prunetime.Budget.ms(1.0), tmp_path / "run", effort="much")
+        prunetime.Settings("model", "data", prunetime.Budget.ms(1.0), effort="much")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ PACKAGES = [
     "search",
     "export",
     "baselines",
+    "settings",
     "report",
     "pipeline",
     "serve",

@@ -14,17 +14,22 @@ from transformers import BertConfig, BertModel
 from prunetime.tasks.synthetic import ad_relevance
 from prunetime.tasks.table import Table
 
+FEW_CALLS = {
+    "PRUNETIME_PRUNE_VERIFY_SECONDS": "0",
+    "PRUNETIME_PRUNE_VERIFY_ROUNDS": "4",
+    "PRUNETIME_PRUNE_VERIFY_CALLS": "8",
+    "PRUNETIME_PRUNE_PROFILE_CALLS": "2",
+    "PRUNETIME_PROFILE_PROFILE_CALLS": "2",
+}
+
 QUICK = [
     "import dataclasses, sys",
     f"sys.path.insert(0, {str(Path(__file__).parent)!r})",
     "import counted_time",
     "counted_time.install_for_command()",
-    "from prunetime.pipeline import front, prune, verify",
-    "from prunetime.latency import profiling",
-    "verify.SECONDS, verify.ROUNDS, verify.CALLS = 0.0, 4, 2",
-    "front.ROUNDS, front.CALLS = 2, 2",
-    "profiling._CALLS = 2",
-    "from prunetime.pipeline.settings import EFFORTS",
+    "import os",
+    f"os.environ.update({FEW_CALLS!r})",
+    "from prunetime.settings import EFFORTS",
     "EFFORTS['quick'] = dataclasses.replace(EFFORTS['quick'], teacher_rows=2_000, elastic_rows=1_000, tune_rows=2_000)",
 ]
 """What a process does first in which a run trains for a few steps and times few calls. These are as good as many:

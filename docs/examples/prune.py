@@ -5,14 +5,20 @@ python prune.py MODEL DATA OUT
 
 import sys
 
-from prunetime import Budget, prune
+from prunetime import Budget, Effort, Settings, prune
 
 
 def main(model: str, data: str, out: str) -> None:
-    found = prune(
-        model, data, Budget(share=0.7, seq_len=24), out,
-        text=("query", "title"), label="label", group="query", effort="quick",
-    )  # fmt: skip
+    settings = Settings(
+        model,
+        data,
+        Budget(share=0.7, seq_len=24),
+        text=("query", "title"),
+        label="label",
+        group="query",
+        effort=Effort.named("quick"),
+    )
+    found = prune(settings, out)
     for name, measured in (("dense", found.dense), ("pruned", found.pruned)):
         print(
             f"{name}: {measured.p50_us:.0f} us, {measured.metric} {measured.value:.4f}, {measured.params:,} parameters"

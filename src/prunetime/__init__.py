@@ -16,6 +16,7 @@ from prunetime.inference.model import Model, load
 if TYPE_CHECKING:
     from prunetime.api import Pruned, pick, profile, prune
     from prunetime.client import AsyncClient, Client
+    from prunetime.settings import Effort, Settings
 
 __all__ = [
     "Answer",
@@ -24,12 +25,14 @@ __all__ = [
     "Budget",
     "Client",
     "Dims",
+    "Effort",
     "LayerSpec",
     "Mask",
     "Model",
     "PrecisionPlan",
     "Pruned",
     "PrunetimeError",
+    "Settings",
     "Span",
     "Tagged",
     "__version__",
@@ -41,6 +44,7 @@ __all__ = [
 
 _ELSEWHERE = {
     **dict.fromkeys(("Pruned", "pick", "profile", "prune"), ("api", "prune")),
+    **dict.fromkeys(("Effort", "Settings"), ("settings", "prune")),
     **dict.fromkeys(("AsyncClient", "Client"), ("client", "client")),
 }
 """Names that need more than running models does: their module, and the extra that installs what it needs."""

@@ -7,59 +7,36 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.config import LogitRows
 from prunetime.core.precision import Precision, PrecisionPlan
-from prunetime.errors import InputError
 from prunetime.inference.model import Model, load
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.pipeline import auto
 from prunetime.pipeline import prune as pipeline
 from prunetime.pipeline.run import Reporter
-from prunetime.pipeline.settings import EFFORTS, Settings
 from prunetime.pipeline.source import profile_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from prunetime.core.arch import BlockShape
-    from prunetime.core.task_kind import TaskKind
-    from prunetime.pruning.importance import Criterion
-    from prunetime.pruning.methods import Method
+from prunetime.settings import Settings
 
 PathLike = str | os.PathLike[str]
 
 
-class Options(TypedDict, total=False):
-    """Settings of `prune` that have a usual value: those of `prunetime prune --help`, with `_` for `-`."""
-
-    valid: str
-    test: str
-    text: tuple[str, ...]
-    label: str
-    group: str
-    task: TaskKind
-    doc_stride: int
-    metric: str
-    slices: tuple[str, ...]
-    teacher_ready: bool
-    seed: int
-    effort: str
-    precision: str
-    max_loss: float
-    importance: Criterion
-    tokens: bool
-    blocks: BlockShape
-    method: Method
-
-
 @dataclass(frozen=True)
 class Measured:
-    """A model on this machine and on the test rows: latency of a call in microseconds, `value` of the `metric` by the
-    engine, each with its 95 % interval, and the number of parameters."""
+    """A model as it was measured on this machine and on the test data, by the engine.
+
+    Attributes:
+        p50_us: The median latency of a call, in microseconds.
+        p99_us: The 99th percentile.
+        ci95_us: The 95 % interval of the budget's statistic.
+        metric: The name of the metric.
+        value: The metric on the test data.
+        ci95: Its 95 % interval.
+        params: The number of parameters.
+    """
 
     p50_us: float
     p99_us: float
@@ -72,7 +49,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a run came to: the folders of the model and its report, and what was measured of it and of the dense one."""
+    """The result of a run.
+
+    Attributes:
+        artifact: The folder of the pruned model.
+        report: The report, an HTML page.
+        budget_us: The budget in microseconds.
+        dense: The dense model, fine-tuned, as it was measured.
+        pruned: The pruned model.
+        spec: What the pruned model keeps of every layer.
+    """
 
     artifact: Path
     report: Path
@@ -87,47 +73,81 @@ class Pruned:
 
 
 def prune(
-    model: str,
-    data: str,
-    budget: Budget,
+    settings: Settings,
     out: PathLike,
     *,
+    profile: PathLike | None = None,
     reporter: Reporter | None = None,
     report_to: Sequence[str] = (),
     overwrite: bool = False,
-    **options: Unpack[Options],
 ) -> Pruned:
-    """Prunes `model` (a folder, or a hub id) into `budget` on `data` (a file, a hub id, or `synthetic:NAME`).
+    """Prunes a model into a latency budget, measured on this machine.
 
     The run folder `out` keeps what was done: the same call resumes what was interrupted, and is done at once where it
-    was finished. With `overwrite` a run that is there is removed first. Progress goes to standard error, or to
-    `reporter`; losses to the trackers `report_to` (tensorboard, mlflow, wandb).
+    was finished.
+
+    Args:
+        settings: The model, the data, the budget, and how to prune.
+        out: The run folder.
+        profile: A latency profile that `prunetime profile` recorded on this machine; measured where it is not given.
+        reporter: Takes what the run says of its progress; by default it goes to standard error.
+        report_to: Trackers that losses go to: tensorboard, mlflow, wandb.
+        overwrite: Whether a run that is in `out` is removed first.
+
+    Returns:
+        The folders of the model and its report, and what was measured.
 
     Raises:
         InputError: something given cannot be used, or `out` holds a run with other settings.
         BudgetError: no model inside the budget was found.
+
+    Example:
+        >>> settings = Settings("./my-bert", "train.tsv", Budget.ms(1.9, seq_len=48), text=("query", "title"))
+        >>> prune(settings, "runs/ads").load().score([("red sofa", "velvet couch, red")])
     """
-    given: dict[str, Any] = dict(options)
-    effort = given.pop("effort", "standard")
-    if effort not in EFFORTS:
-        raise InputError(f"effort is {effort!r}; it must be one of {', '.join(EFFORTS)}")
-    settings = Settings(model, data, budget, effort=EFFORTS[effort], **given)
+    given = Path(profile) if profile is not None else None
     chosen: Any = {"report_to": report_to, "overwrite": overwrite}
-    return _pruned(auto.prune_by_method(settings, Path(out), reporter or _console(), **chosen))
+    return _pruned(auto.prune_by_method(settings, Path(out), reporter or _console(), given, **chosen))
 
 
 def pick(
     run: PathLike, budget: Budget, out: PathLike, *, reporter: Reporter | None = None, overwrite: bool = False
 ) -> Pruned:
-    """The best model for another budget off the archive of a finished `run`; `overwrite` and errors as of `prune`."""
+    """Takes the best model for another budget off the archive of a finished run.
+
+    Args:
+        run: The folder of a run that searched.
+        budget: The time or share of dense; the setting is that of the run.
+        out: The run folder of the new model.
+        reporter: As for `prune`.
+        overwrite: As for `prune`.
+
+    Returns:
+        The folders of the model and its report, and what was measured.
+
+    Raises:
+        InputError: `run` is no finished run, or its archive has nothing inside the budget.
+        BudgetError: no model inside the budget was found.
+    """
     return _pruned(pipeline.pick(Path(run), budget, Path(out), reporter or _console(), overwrite=overwrite))
 
 
 def profile(model: str, budget: Budget, *, precision: Precision = "fp32", rows: LogitRows = "pooled") -> LatencyProfile:
-    """This machine's latencies of the sub-layers of `model` in the setting of `budget`, for a head that reads `rows`.
+    """Measures the latencies of the sub-layers of a model on this machine.
 
-    `predict(spec, budget)` gives the microseconds of any structure, `to_json` what `prunetime prune --profile` reads.
-    Raises InputError where the model cannot be read.
+    Args:
+        model: The folder of a Hugging Face model, or a hub id.
+        budget: Says the setting: tokens, sequences, threads.
+        precision: The precision of every matrix.
+        rows: What the head reads: the `pooled` row of a sequence, or that of every one of its `tokens`; or there is
+            none, and the pooled row is an `embedding`.
+
+    Returns:
+        A profile whose `predict(spec, budget)` gives the microseconds of any structure, and whose `to_json()` is what
+        `prunetime prune --profile` reads.
+
+    Raises:
+        InputError: the model cannot be read, or is too short for the budget's sequences.
     """
     return profile_of(model, budget, PrecisionPlan.uniform(precision), rows)[1]
 

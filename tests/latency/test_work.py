@@ -16,7 +16,7 @@ from prunetime.latency.work import SublayerWork, work
 LENGTHS = [9, 1, 30]
 
 
-def case(seed: int, plan: PrecisionPlan = PrecisionPlan(), **options) -> tuple[Engine, Ragged]:  # noqa: B008 (immutable)
+def case(seed: int, plan: PrecisionPlan = PrecisionPlan(), **options) -> tuple[Engine, Ragged]:
     rng = np.random.default_rng(seed)
     config = random_config(rng, rows=options.pop("rows", "pooled"))
     spec = random_spec(config, rng, **options)

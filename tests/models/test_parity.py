@@ -1,4 +1,4 @@
-"""One model, five ways to run it: gates on the unpruned weights, compact in torch, the engine, ONNX Runtime, and
+"""One model, five ways to run it: masked with the unpruned weights, compact in torch, the engine, ONNX Runtime, and
 through transformers; all against the float64 reference.
 """
 
@@ -22,8 +22,8 @@ from prunetime.export.onnx import export_onnx
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import compact
 from prunetime.models.encoder import from_weights
-from prunetime.models.gates import from_mask
 from prunetime.models.hf import config_json
+from prunetime.models.mask_variables import from_mask
 from prunetime.models.modeling import PrunetimeForSequenceClassification
 
 TOLERANCE = 1e-5
@@ -32,9 +32,9 @@ TOLERANCE = 1e-5
 logging.disable_progress_bar()
 
 
-def torch_logits(model, ragged, gates=None):
+def torch_logits(model, ragged, mask_variables=None):
     ids, mask, types = (torch.from_numpy(array) for array in ragged.padded(0))
-    extra = {} if gates is None else {"gates": gates}
+    extra = {} if mask_variables is None else {"mask_variables": mask_variables}
     with torch.no_grad():
         return model.eval()(input_ids=ids, attention_mask=mask, token_type_ids=types, **extra).logits.numpy()
 
@@ -75,7 +75,7 @@ def test_every_way_to_run_a_pruned_model_gives_the_same_logits(seed):
     expected = reference_logits(config, weights, ragged)
     with tempfile.TemporaryDirectory() as folder:
         ways = {
-            "gated": torch_logits(from_weights(config, full), ragged, from_mask(mask)),
+            "masked": torch_logits(from_weights(config, full), ragged, from_mask(mask)),
             "compact": torch_logits(from_weights(config, weights), ragged),
             "engine": Engine(config, weights).logits(ragged),
             "ONNX Runtime": onnx_logits(config, weights, ragged, Path(folder)),
@@ -99,7 +99,7 @@ def test_every_way_to_run_blocks_and_fewer_tokens_gives_the_same_logits(seed, to
     expected = reference_logits(config, weights, ragged, spec)
     with tempfile.TemporaryDirectory() as folder:
         ways = {
-            "gated": torch_logits(from_weights(config, full).double(), ragged, from_mask(mask)),
+            "masked": torch_logits(from_weights(config, full).double(), ragged, from_mask(mask)),
             "compact": torch_logits(from_weights(config, weights, spec=spec).double(), ragged),
             "transformers": transformers_logits(config, spec, weights, ragged, Path(folder), torch.float64),
         }

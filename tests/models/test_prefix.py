@@ -8,7 +8,7 @@ from prunetime.core.mask import PARTS, rank
 from prunetime.errors import InputError
 from prunetime.models.compact import compact, ordered, prefix_mask
 from prunetime.models.encoder import from_weights, weights_of
-from prunetime.models.gates import from_mask
+from prunetime.models.mask_variables import from_mask
 from prunetime.models.prefix import run_prefix
 from prunetime.search.space import Space
 
@@ -35,7 +35,7 @@ def test_a_prefix_is_the_gated_and_the_compact_encoder_and_trains_the_weights_it
     assert mask.spec() == spec
     model = from_weights(config, weights, dropout=0.0)
     found = run_prefix(model, spec, inputs)
-    expected = model(*inputs, gates=from_mask(mask))
+    expected = model(*inputs, mask_variables=from_mask(mask))
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(found.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -65,7 +65,7 @@ def test_ordered_it_computes_the_same_and_what_rank_keeps_comes_first(seed, fami
     spec = Space(dims).spec(Space(dims).random(rng))
     with torch.no_grad():
         torch.testing.assert_close(whole(*inputs).logits, plain(*inputs).logits, rtol=1e-4, atol=1e-5)
-        expected = plain(*inputs, gates=from_mask(rank(scores, spec))).logits
+        expected = plain(*inputs, mask_variables=from_mask(rank(scores, spec))).logits
         torch.testing.assert_close(run_prefix(whole, spec, inputs).logits, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -26,8 +26,8 @@ from prunetime.errors import InputError
 from prunetime.inference.model import load_token_engine
 from prunetime.models.checkpoint import SAFETENSORS, SMALL_FILES
 from prunetime.models.sentence import lower_cased, read_folder
-from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import check_trainable, load_source
+from prunetime.settings import Settings
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 

@@ -14,8 +14,8 @@ from prunetime.core.budget import Budget
 from prunetime.errors import InputError
 from prunetime.inference.tokenize import Tokenizer
 from prunetime.models.tokenization import load_tokenizer
-from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source, load_source
+from prunetime.settings import Settings
 from prunetime.tasks.synthetic import ad_relevance
 
 VOCABULARY = {word: number for number, word in enumerate([*SPECIAL, "red", "sofa", "##s"])}

@@ -21,8 +21,8 @@ import prunetime.models.hf  # noqa: F401 (registers the classes of artifacts)
 from prunetime.core.budget import Budget
 from prunetime.core.task import Tagged
 from prunetime.errors import InputError
-from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import load_source
+from prunetime.settings import Settings
 from prunetime.tasks.synthetic import ad_relevance, product_entities
 
 

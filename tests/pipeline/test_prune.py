@@ -16,8 +16,8 @@ from forked import Command, kill_soon_after, run
 from tiny import QUICK_PRUNETIME, last_object, prune_command
 
 from prunetime.pipeline.run import WRITTEN
-from prunetime.pipeline.settings import EFFORTS
-from prunetime.pipeline.stages import MARGIN
+from prunetime.pipeline.stages.profile import MARGIN
+from prunetime.settings import EFFORTS
 from prunetime.tasks.synthetic import ad_relevance
 
 STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate", "front", "tune", "verify")
@@ -187,7 +187,7 @@ def test_workers_interrupted_and_none_after_them_end_in_the_same_search(
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_and_asks_its_critic(
+def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_and_asks_its_surrogate(
     finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
     whole, out = finished[0], tmp_path / "picked"
@@ -329,9 +329,7 @@ def test_a_budget_on_the_tail_from_text_after_a_pause_is_judged_in_that_setting(
     setting = ("--statistic", "p99", "--scope", "text", "--condition", "idle", "--latency", "1s")
     profile = ("--profile", str(finished[0] / "profile.json"))
     command = prune_command(inputs, out, *setting, *profile)
-    few = "verify.ROUNDS, front.CALLS = 8, 1; "  # every call comes after 20 ms
-    command[2] = command[2].replace("from prunetime.cli", f"{few}from prunetime.cli")
-    ran = run(command)
+    ran = run([*command, "--verify-rounds", "8", "--verify-calls", "2"])  # every call comes after 20 ms
     assert ran.returncode == 0, ran.stderr
     verified = json.loads((out / "verify.json").read_text())
     assert verified["verdict"]["measured"] == verified["latency"]["text/idle"]["pruned"]["p99_us"]

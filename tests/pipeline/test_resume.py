@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from prunetime.core.budget import Budget
-from prunetime.pipeline import stages
+from prunetime.pipeline import student
 from prunetime.pipeline.run import Run
-from prunetime.pipeline.settings import Settings
+from prunetime.settings import Settings
 
 SETTINGS = Settings("model", "data.tsv", Budget(share=0.5))
 
@@ -28,16 +28,16 @@ class Said(list[str]):
 def test_another_number_of_cpus_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = Said()
     run = Run(tmp_path, said)
-    monkeypatch.setattr(stages, "THREADS", 2)
-    stages.note_computer(run, SETTINGS)
-    stages.note_computer(run, SETTINGS)
+    monkeypatch.setattr(student, "THREADS", 2)
+    student.note_computer(run, SETTINGS)
+    student.note_computer(run, SETTINGS)
     assert not said
-    monkeypatch.setattr(stages, "THREADS", 1)
-    stages.note_computer(run, SETTINGS)
+    monkeypatch.setattr(student, "THREADS", 1)
+    student.note_computer(run, SETTINGS)
     (line,) = said
     assert line.startswith("this run began with CPUs 2, now 1: it goes on")
     assert "not the same to the byte" in line
-    monkeypatch.setattr(stages, "THREADS", 2)
+    monkeypatch.setattr(student, "THREADS", 2)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    stages.note_computer(run, SETTINGS)
+    student.note_computer(run, SETTINGS)
     assert "processes 1, now 2" in said[1]

@@ -18,7 +18,8 @@ from prunetime.pipeline.auto import WAYS
 from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.prune import begin, pick
 from prunetime.pipeline.run import WRITTEN, Run
-from prunetime.pipeline.settings import EFFORTS, Settings
+from prunetime.pipeline.stages import STAGES
+from prunetime.settings import EFFORTS, Settings
 from prunetime.tasks.synthetic import ad_relevance
 
 REPORTER = ConsoleReporter()
@@ -167,3 +168,9 @@ def test_a_profile_is_refused_its_file_before_anything_is_measured(settings: Set
         assert message in ran.stderr
         assert "Measure" not in ran.stderr
     assert there.read_text() == "mine"
+
+
+def test_every_output_of_a_stage_is_removed_with_its_run() -> None:
+    for stage in STAGES:
+        assert set(stage.outputs) <= WRITTEN, stage.name
+        assert stage.summary.endswith("."), stage.name

@@ -16,14 +16,17 @@ from prunetime.core.budget import Budget
 from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, ProfileError
 from prunetime.latency import profiling
-from prunetime.pipeline import stages, verify
 from prunetime.pipeline.auto import prune_all_ways
+from prunetime.pipeline.context import Context
 from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.prune import prune
 from prunetime.pipeline.run import Run
-from prunetime.pipeline.settings import EFFORTS, Settings
 from prunetime.pipeline.source import load_source
+from prunetime.pipeline.stages import measure
+from prunetime.pipeline.stages.profile import check_above_floor
+from prunetime.pipeline.verdict import Verdict, check_judged, judge
 from prunetime.search.cluster import Workers
+from prunetime.settings import EFFORTS, Settings
 from prunetime.tasks.synthetic import ad_relevance
 
 REPORTER = ConsoleReporter()
@@ -105,17 +108,17 @@ def test_a_setting_that_the_profile_lacks(inputs: Path, profile: Path, tmp_path:
 def test_a_budget_between_the_floor_and_the_floor_with_its_margin(budget: Budget, said: str, least: str) -> None:
     """The floor is 80 us and dense 2,000: 97 % of the budget must be above 80."""
     with pytest.raises(InputError) as error:
-        stages.check_above_floor(budget, 80.0, 2_000.0)
+        check_above_floor(budget, 80.0, 2_000.0)
     assert f"the budget {budget} is {budget.resolve(2_000.0):.4g} us" in str(error.value)
     assert said in str(error.value)
     assert str(error.value).endswith(f"give --latency {least}")
-    stages.check_above_floor(Budget(us=82.5), 80.0, 2_000.0)
-    stages.check_above_floor(Budget(share=0.0413), 80.0, 2_000.0)
+    check_above_floor(Budget(us=82.5), 80.0, 2_000.0)
+    check_above_floor(Budget(share=0.0413), 80.0, 2_000.0)
 
 
 def test_a_floor_that_is_nearly_dense_has_no_share() -> None:
     with pytest.raises(InputError, match="give --latency a time, for no share of dense is above it"):
-        stages.check_above_floor(Budget(share=0.9), 99.0, 100.0)
+        check_above_floor(Budget(share=0.9), 99.0, 100.0)
 
 
 def test_a_slice_without_a_row_or_without_a_figure_is_a_warning(inputs: Path) -> None:
@@ -179,31 +182,33 @@ def test_workers_without_a_search_are_refused(inputs: Path, tmp_path: Path) -> N
         prune(settings_of(inputs, method="multilevel"), tmp_path / "run", REPORTER, workers=Workers(2))
 
 
-def p99_verdict(spread: float, budget: Budget) -> verify.Verdict:
+def p99_verdict(spread: float, budget: Budget) -> Verdict:
     """Of two calls that take the same time in every round, but that each is interrupted on its own."""
     one, other = (100.0 * np.exp(spread * np.random.default_rng(seed).standard_normal((24, 120))) for seed in (0, 1))
-    return verify.judge(budget, {("ids", "hot"): {"dense": one, "pruned": other}})
+    return judge(budget, {("ids", "hot"): {"dense": one, "pruned": other}})
 
 
 @pytest.mark.parametrize("budget", [Budget(us=50.0, statistic="p99"), Budget(share=0.5, statistic="p99")])
 def test_a_p99_that_this_machine_cannot_judge(budget: Budget) -> None:
-    verify.check_judged(p99_verdict(0.001, budget))
+    check_judged(p99_verdict(0.001, budget))
     with pytest.raises(InputError, match=r"too noisy to judge a p99: run it again when it is quiet.*--statistic p50"):
-        verify.check_judged(p99_verdict(0.5, budget))
+        check_judged(p99_verdict(0.5, budget))
 
 
 def test_a_p99_is_measured_before_anything_is_trained_where_it_can_matter(
     inputs: Path, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, plan = load_source(settings_of(inputs), print), PrecisionPlan()
-    recorded = profiling.parse(profile)
-    _, dense_us = recorded.floor_and_dense(Budget(share=1.0, statistic="p99", seq_len=24))
-    run, timed = Run(tmp_path, REPORTER), []
-    time_budget = verify.time_budget
-    monkeypatch.setattr(verify, "time_budget", lambda *given: timed.append(time_budget(*given)) or timed[-1])
+    settings, recorded = settings_of(inputs), json.loads(profile.read_text())
+    _, dense_us = profiling.parse(profile).floor_and_dense(Budget(share=1.0, statistic="p99", seq_len=24))
+    run, source, timed = Run(tmp_path, REPORTER), load_source(settings, print), []
+    run.write("profile.json", recorded)
+    run.write("plan.json", PrecisionPlan().to_json())
+    time_budget = measure.time_budget
+    monkeypatch.setattr(measure, "time_budget", lambda *given: timed.append(time_budget(*given)) or timed[-1])
     for budget in (Budget(us=3 * dense_us, statistic="p99", seq_len=24), Budget(share=0.5, seq_len=24)):
-        verify.check_tail(run, source, budget, plan, recorded)
+        measure.check_tail(Context(run, settings.with_budget(budget), source, {}))
         assert not timed
     with suppress(InputError):  # the machine of the test may be noisy
-        verify.check_tail(run, source, Budget(share=0.5, statistic="p99", seq_len=24), plan, recorded)
-    assert timed[0]["dense"].shape == (verify.ROUNDS, 3 * verify.CALLS)
+        budget = Budget(share=0.5, statistic="p99", seq_len=24)
+        measure.check_tail(Context(run, settings.with_budget(budget), source, {}))
+    assert timed[0]["dense"].shape == (settings.timing.verify_rounds, 3 * settings.timing.verify_calls)

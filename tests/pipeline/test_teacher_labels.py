@@ -26,8 +26,8 @@ from prunetime.core.budget import Budget
 from prunetime.errors import InputError
 from prunetime.inference.inputs import Inputs
 from prunetime.inference.reading import read
-from prunetime.pipeline.settings import Settings
 from prunetime.pipeline.source import Source, load_source
+from prunetime.settings import Settings
 
 TEXTS = [
     f"{a} {b} {c}"

@@ -89,7 +89,7 @@ def test_two_ranks_learn_what_one_process_does(tmp_path: Path) -> None:
     here = Path(__file__).parent
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(here), str(here.parent))), "OMP_NUM_THREADS": "1"}
-    words = [*command, str(here / "callback_on_ranks.py"), str(tmp_path), "4"]
+    words = [*command, str(here / "callback_distributed_run.py"), str(tmp_path), "4"]
     ran = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     model = bert()

@@ -9,11 +9,10 @@ from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.batches import TrainingData
 from prunetime.models.encoder import from_weights, weights_of
-from prunetime.models.gates import ones
 from prunetime.models.losses import task_losses
+from prunetime.models.mask_variables import ones
 from prunetime.models.threads import training_on
-from prunetime.pruning.criteria import ranks
-from prunetime.pruning.importance import load_scores, measure_importance, save_scores
+from prunetime.pruning.importance import load_scores, measure_importance, rank_transform, save_scores
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +61,7 @@ def test_magnitudes_are_the_squares_of_all_weights_that_leave_with_a_part():
 def test_before_anything_has_moved_nothing_matters():
     model, data = made()
     assert not flat(measure_importance(model, data, "movement")).any()
-    assert not flat(ranks(measure_importance(model, data, "movement"))).any()
+    assert not flat(rank_transform(measure_importance(model, data, "movement"))).any()
 
 
 @pytest.mark.parametrize(("criterion", "of_gradient"), [("fisher", np.square), ("taylor", np.abs)])
@@ -72,11 +71,11 @@ def test_it_is_the_mean_of_each_samples_gradient_squared_or_without_sign(kind, c
     model.eval()
     total = 0.0
     for row in range(len(data)):
-        gates = ones(model.config.dims)
+        variables = ones(model.config.dims)
         batch = data.batch([row])
         labels = batch.pop("labels")
-        task_losses(model(**batch, gates=gates).logits, labels, data.task).sum().backward()
-        gradient = torch.cat([getattr(g, name).grad for g in gates for name in PARTS])
+        task_losses(model(**batch, mask_variables=variables).logits, labels, data.task).sum().backward()
+        gradient = torch.cat([getattr(g, name).grad for g in variables for name in PARTS])
         total = total + of_gradient(gradient.double().numpy())
     found = flat(measure_importance(model, data, criterion))
     np.testing.assert_allclose(found, total / len(data), rtol=1e-3, atol=1e-9)
@@ -89,11 +88,11 @@ def test_the_gradient_of_a_gate_is_the_slope_of_the_loss():
     labels = batch.pop("labels")
 
     def loss(change: float) -> float:
-        gates = [
+        variables = [
             type(g)(**{name: getattr(g, name).detach().double() for name in PARTS}) for g in ones(model.config.dims)
         ]
-        gates[0].heads[1] += change
-        return task_losses(model(**batch, gates=gates).logits, labels, data.task).item()
+        variables[0].heads[1] += change
+        return task_losses(model(**batch, mask_variables=variables).logits, labels, data.task).item()
 
     slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
     assert measure_importance(model.float(), data)[0]["heads"][1] == pytest.approx(slope**2, rel=1e-3)

@@ -17,7 +17,7 @@ from prunetime.errors import InputError
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, linears_of, weights_of
-from prunetime.pruning.criteria import ranks
+from prunetime.pruning.importance import rank_transform
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate, masks_on
 from prunetime.pruning.regularise import LEAST, STRENGTH, WeightsKept, regularisation, share_of
@@ -86,7 +86,7 @@ def test_what_is_learned_computes_the_same_pruned_as_masked_in_both_steps(tmp_pa
 
 
 def test_training_walks_to_the_target_by_itself() -> None:
-    """Before masks settle: by the gradient of the regularisation, against a loss that wants to keep everything."""
+    """Before masks freeze: by the gradient of the regularisation, against a loss that wants to keep everything."""
     masks = masks_on(blocks_step(ArchSpec.full(DIMS), 0.3), linears_of(dense().layers))
     optimizer = torch.optim.AdamW(masks.parameters(), 0.05, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 400)
@@ -103,13 +103,13 @@ def test_training_walks_to_the_target_by_itself() -> None:
 
 @given(st.integers(0, 2**16), st.sampled_from([0.2, 0.35, 0.5, 0.8]), st.sampled_from([None, (32, 32), (16, 16)]))
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_masks_settle_at_the_target(seed: int, share: float, block_shape: tuple[int, int] | None) -> None:
+def test_masks_freeze_at_the_target(seed: int, share: float, block_shape: tuple[int, int] | None) -> None:
     rng, cost = np.random.default_rng(seed), WeightsKept(MINILM)
     step = MaskStep(MINILM, ArchSpec.full(MINILM), cost, share * cost.dense, block_shape)
     masks = masks_on(step, linears(MINILM))
     for learned_ones in (masks.thresholds, masks.scores):
         learned_ones.data.copy_(torch.from_numpy(rng.normal(size=len(learned_ones))))
-    masks.settle()
+    masks.freeze()
     assert share * 0.98 <= masks.share <= share
     assert masks.spec() == mask_of(step, masks.learned().kept, Mask.full(MINILM)).spec()
     masks.spec().check(MINILM)
@@ -119,11 +119,11 @@ def test_masks_settle_at_the_target(seed: int, share: float, block_shape: tuple[
 def test_a_target_that_masks_cannot_reach_is_refused() -> None:
     masks = masks_on(rows_step(0.01), linears_of(dense().layers))
     with pytest.raises(InputError, match=r"keep at least .*% .*, the target is 1.0%: give a larger budget"):
-        masks.settle()
+        masks.freeze()
 
 
-def test_masks_that_have_settled_stay_while_weights_are_trained(tmp_path: Path) -> None:
-    """A training that ends as it settles has the masks of one that goes on for as long again."""
+def test_frozen_masks_stay_while_weights_are_trained(tmp_path: Path) -> None:
+    """A training that ends as masks freeze has the masks of one that goes on for as long again."""
     short, long = (rows_step(learning=share, learning_rate=0.3) for share in (1.0, 0.5))
     first = learned(dense(), short, tmp_path / "short", epochs=3.0, warmup=0.0).kept
     model = dense()
@@ -143,7 +143,7 @@ def test_a_killed_training_ends_in_the_same_masks_and_weights(tmp_path: Path) ->
     step = rows_step(learning_rate=0.3)
     whole, want = dense(), None
     want = learned(whole, step, tmp_path / "whole")
-    for stop_at in (15, 37):  # before it settles, at step 20, and after
+    for stop_at in (15, 37):  # before masks freeze, at step 20, and after
         with pytest.raises(KeyboardInterrupt):
             learned(dense(), step, tmp_path / str(stop_at), stop)
         model = dense()
@@ -187,8 +187,8 @@ def test_slopes_are_those_of_the_weights() -> None:
 
 def test_parts_that_matter_most_at_first_are_kept_where_training_says_nothing() -> None:
     scores = [{"heads": np.array([0.1, 0.4, 0.2, 0.3]), "ffn": np.arange(256.0)} for _ in range(2)]
-    masks = masks_on(rows_step(0.6, scores=ranks(scores)), linears_of(dense().layers))
-    masks.settle()
+    masks = masks_on(rows_step(0.6, scores=rank_transform(scores)), linears_of(dense().layers))
+    masks.freeze()
     kept = masks.learned().kept[0]
     assert not kept["ffn"].all()
     assert np.array_equal(kept["ffn"], np.sort(kept["ffn"]))

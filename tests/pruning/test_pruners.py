@@ -50,11 +50,11 @@ def step_of(
     return MaskStep(DIMS, ArchSpec.full(DIMS), COST, share * COST.dense, block_shape, pruner=pruner, **changes)
 
 
-def logits(model: SequenceClassifier, **gated: object) -> torch.Tensor:
+def logits(model: SequenceClassifier, **masked: object) -> torch.Tensor:
     batch = data(20).batch(range(20))
     batch.pop("labels")
     with torch.no_grad():
-        return model.eval()(**batch, **gated).logits
+        return model.eval()(**batch, **masked).logits
 
 
 @pytest.mark.parametrize(("pruner", "block_shape"), WAYS)
@@ -68,11 +68,11 @@ def test_what_is_learned_computes_the_same_pruned_as_masked_and_is_at_the_target
     assert TARGET - within * 2 <= COST(mask.spec()) / COST.dense <= TARGET
     weights = weights_of(model)
     pruned = in_blocks(weights, mask) if block_shape else compact(weights, mask, DIMS)
-    gates = masks_on(step, linears_of(dense().layers))
-    gates.fixed.copy_(torch.from_numpy(np.concatenate([k.ravel() for layer in learned.kept for k in layer.values()])))
-    gates.settled.fill_(True)
-    gates.refresh()
-    masked = logits(model, gates=gates.gates())
+    fixed = masks_on(step, linears_of(dense().layers))
+    fixed.fixed.copy_(torch.from_numpy(np.concatenate([k.ravel() for layer in learned.kept for k in layer.values()])))
+    fixed.settled.fill_(True)
+    fixed.refresh()
+    masked = logits(model, mask_variables=fixed.mask_variables())
     torch.testing.assert_close(logits(from_weights(CONFIG, pruned)), masked, atol=1e-5, rtol=0)
 
 
@@ -81,7 +81,7 @@ def test_a_killed_training_ends_in_the_same_masks_and_weights(
     pruner: Pruner, block_shape: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     def stop(done: int, _: int) -> None:
-        if done == 15:  # before it settles, at step 20
+        if done == 15:  # before masks freeze, at step 20
             raise KeyboardInterrupt
 
     step = step_of(pruner, block_shape, learning_rate=0.1)
@@ -107,7 +107,7 @@ def test_settling_keeps_what_comes_first_in_the_pruners_order(
             learned.copy_(torch.rand_like(learned))
         if pruner == "identity-priors":
             masks.norms.copy_(torch.rand_like(masks.norms))
-    masks.settle()
+    masks.freeze()
     for kept, scores in zip(masks.views(masks.fixed), masks.order(), strict=True):
         if 0 < kept.sum() < kept.numel():
             assert scores[kept > 0].min() >= scores[kept == 0].max()
@@ -143,8 +143,8 @@ def test_gates_are_driven_apart_as_smoothing_falls() -> None:
     between = []
     for done in (50, 75, 99):
         masks.end_step(done, 100)
-        gates = torch.cat([mask.flatten() for mask in masks.masks()])
-        between.append(((gates > 0.05) & (gates < 0.95)).float().mean().item())
+        variables = torch.cat([mask.flatten() for mask in masks.masks()])
+        between.append(((variables > 0.05) & (variables < 0.95)).float().mean().item())
     assert between[0] > 0.5 > between[1] > between[2]
     assert between[2] < 0.15
 

@@ -48,7 +48,7 @@ class Recorder(TrainerCallback):
         self, args: TrainingArguments, *_: Any, model: torch.nn.Module, optimizer: torch.optim.Optimizer, **__: Any
     ) -> None:
         masks = self._pruning._masks
-        if bool(masks.settled):
+        if masks.frozen:
             return
         (penalty,) = torch.autograd.grad(masks.penalty(), masks.thresholds)
         self.thresholds.append(masks.thresholds.detach().clone())
@@ -304,7 +304,7 @@ def test_another_model_than_the_trainers_is_refused(tmp_path: Path) -> None:
         trainer.train()
 
 
-def test_masks_that_have_not_settled_are_not_made_a_model_of(tmp_path: Path) -> None:
+def test_masks_that_are_not_frozen_are_not_made_a_model_of(tmp_path: Path) -> None:
     model = bert()
     pruning = MultilevelPruning(model, TARGET)
     with pytest.raises(InputError, match="train the model first"):
@@ -315,7 +315,7 @@ def test_masks_that_have_not_settled_are_not_made_a_model_of(tmp_path: Path) -> 
             arguments[2].should_training_stop = True
 
     Trainer(model, arguments(tmp_path), train_dataset=rows(), callbacks=[pruning, Stop()]).train()
-    with pytest.raises(InputError, match=r"training ended after step 1 of 24, and they settle after step 10"):
+    with pytest.raises(InputError, match=r"training ended after step 1 of 24, and they freeze after step 10"):
         pruning.compact()
 
 
@@ -336,7 +336,7 @@ def test_an_early_best_checkpoint_is_not_made_a_model_of(tmp_path: Path) -> None
         )  # fmt: skip
         with pytest.warns(UserWarning, match="eval_delay=3"):
             trainer.train()
-        with pytest.raises(InputError, match="settle" if patience else "eval_delay=3"):
+        with pytest.raises(InputError, match="freeze" if patience else "eval_delay=3"):
             pruning.compact()
 
 

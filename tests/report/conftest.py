@@ -23,12 +23,13 @@ from prunetime.latency.measure import summarise
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.latency.sublayers import ProfileKey, ffn_level
 from prunetime.latency.timing import SETTINGS, SamplesBySetting
-from prunetime.pipeline.front import POINTS, front_json, name_of
-from prunetime.pipeline.settings import Settings
-from prunetime.pipeline.verify import judge, summaries
+from prunetime.pipeline.stages.front import POINTS, front_json, name_of
+from prunetime.pipeline.stages.verify import summaries
+from prunetime.pipeline.verdict import judge
 from prunetime.search.archive import Archive, Evaluation, spread
 from prunetime.search.evolution import SearchSettings, finalists, rescore, search
 from prunetime.search.space import Genome, Space
+from prunetime.settings import Settings
 
 MINILM = Dims(layers=6, hidden=384, heads=12, head_dim=32, ffn=1536, vocabulary=30522, positions=512)
 BUDGET = Budget(share=0.45, seq_len=48)

@@ -15,10 +15,10 @@ from prunetime.errors import EngineError
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import ordered, prefix_mask
 from prunetime.models.encoder import from_weights
-from prunetime.models.gates import from_mask
+from prunetime.models.mask_variables import from_mask
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows, agreement
+from prunetime.search.hidden_state_cache import cacheable_prefixes
 from prunetime.search.space import Space
-from prunetime.search.states import prefixes_with_states
 
 
 @pytest.mark.parametrize(("outputs", "blocks"), [(1, None), (2, None), (3, None), (1, (16, 16)), (2, (32, 1))])
@@ -40,7 +40,7 @@ def test_it_scores_what_gated_torch_scores(outputs, blocks):
     for spec in specs:
         with torch.no_grad():
             kept = prefix_mask(whole, spec, dims) if blocks else rank(importance, spec)
-            logits = model(ids, mask, types, gates=from_mask(kept)).logits.numpy()
+            logits = model(ids, mask, types, mask_variables=from_mask(kept)).logits.numpy()
         expected.append(agreement(logits, rows.expected))
 
     scores = list(ElasticScorer(Elastic(config, whole), rows)(specs))
@@ -72,10 +72,10 @@ def test_what_a_candidate_shares_with_another_changes_no_bit_of_its_score(seed, 
 def test_layers_are_shared_up_to_the_last_attention_and_the_first_dropped_token():
     dims = random_config(np.random.default_rng(0), layers=4).dims
     whole = ArchSpec.full(dims)
-    assert [len(prefix) for prefix in prefixes_with_states(whole)] == [1, 2, 3]
-    assert [len(prefix) for prefix in prefixes_with_states(whole.with_layer(3, heads=0))] == [1, 2]
-    assert [len(prefix) for prefix in prefixes_with_states(whole.with_layer(1, tokens=0.5))] == [1]
-    assert prefixes_with_states(whole.with_layer(0, tokens=0.5)) == prefixes_with_states(ArchSpec.floor(dims)) == []
+    assert [len(prefix) for prefix in cacheable_prefixes(whole)] == [1, 2, 3]
+    assert [len(prefix) for prefix in cacheable_prefixes(whole.with_layer(3, heads=0))] == [1, 2]
+    assert [len(prefix) for prefix in cacheable_prefixes(whole.with_layer(1, tokens=0.5))] == [1]
+    assert cacheable_prefixes(whole.with_layer(0, tokens=0.5)) == cacheable_prefixes(ArchSpec.floor(dims)) == []
 
 
 def test_a_candidate_that_shares_layers_runs_the_others_only(monkeypatch):

@@ -114,11 +114,11 @@ class Restart:
         fitted = [fit_to(SPACE.levels, latency, SPACE.random(rng), target, rng) for target in targets_us]
         return [Child(*(found or (parent, latency(parent)))) for parent, found in zip(parents, fitted, strict=True)]
 
-    def learned(self, _):
+    def updated(self, _):
         return self
 
 
-def test_evolution_beats_random_search_and_a_critic_and_a_policy_beat_it(tmp_path):
+def test_evolution_beats_random_search_and_a_surrogate_and_a_policy_beat_it(tmp_path):
     def mean_best(name, mutator_of, changes):
         runs = [
             run(tmp_path / f"{name}{seed}", seed=seed, mutator=mutator_of(seed), changes=changes) for seed in range(2)
@@ -218,7 +218,7 @@ def test_the_given_mutator_makes_the_children(tmp_path):
             genomes = [(*parent[:-1], int(rng.integers(0, SPACE.levels[-1] + 1))) for parent in parents]
             return [Child(genome, latency(genome)) for genome in genomes]
 
-        def learned(self, _):
+        def updated(self, _):
             return self
 
     _, ours = run(tmp_path / "a.jsonl", mutator=LastGeneOnly())

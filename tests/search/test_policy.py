@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from landscape import IMPORTANCE, SPACE, latency, reinforced
 
 from prunetime.search.mutate import MOST_EDITS, UniformMutator
-from prunetime.search.policy import Actions, Context, Lesson, Policy, PolicySettings, learn
+from prunetime.search.policy import Actions, Context, Policy, PolicySettings, Transition, update_policy
 from prunetime.search.space import USED, fit_to
 
 GENES = SPACE.genes(latency, IMPORTANCE)
@@ -44,29 +44,29 @@ def test_before_it_learns_it_prefers_to_give_up_what_matters_least_for_its_time(
     assert of_heads[0] > of_heads[1]  # a head of the last layer costs less time, and matters as much
 
 
-def taught(policy: Policy, good) -> Policy:
+def trained(policy: Policy, good) -> Policy:
     """After generations in which children gained by edits for which `good` holds, and lost by others."""
     rng = np.random.default_rng(1)
     for _ in range(15):
         edits = policy.choose([Context(HALF, latency(HALF), 100.0)] * 24, rng)
-        policy = learn(policy, [Lesson([e], float(good(policy.actions, e.chosen)), True) for e in edits])
+        policy = update_policy(policy, [Transition([e], float(good(policy.actions, e.chosen)), True) for e in edits])
     return policy
 
 
 def test_it_learns_which_layer_to_leave_alone_and_which_way_to_go():
     fresh = Policy.fresh(GENES, PolicySettings(), seed=0)
     first_layer = fresh.actions.gene < 2
-    avoided = taught(fresh, lambda actions, chosen: actions.gene[chosen] >= 2)
+    avoided = trained(fresh, lambda actions, chosen: actions.gene[chosen] >= 2)
     assert chances(avoided)[first_layer].sum() < 0.5 * chances(fresh)[first_layer].sum()
     smaller = fresh.actions.level < np.array(HALF)[fresh.actions.gene]
-    grown = taught(fresh, lambda actions, chosen: actions.level[chosen] > HALF[actions.gene[chosen]])
+    grown = trained(fresh, lambda actions, chosen: actions.level[chosen] > HALF[actions.gene[chosen]])
     assert chances(grown)[smaller].sum() < 0.5 * chances(fresh)[smaller].sum()
 
 
 def test_learning_is_a_function_of_its_arguments_and_leaves_the_policy_as_it_was():
     fresh = Policy.fresh(GENES, PolicySettings(), seed=3)
     before = chances(fresh)
-    one, other = (taught(fresh, lambda actions, chosen: actions.gene[chosen] == 0) for _ in range(2))
+    one, other = (trained(fresh, lambda actions, chosen: actions.gene[chosen] == 0) for _ in range(2))
     np.testing.assert_array_equal(chances(one), chances(other))
     np.testing.assert_array_equal(chances(fresh), before)
     assert np.abs(chances(one) - before).sum() > 0.1
@@ -74,7 +74,7 @@ def test_learning_is_a_function_of_its_arguments_and_leaves_the_policy_as_it_was
 
 def test_gains_of_any_size_teach_the_same_where_they_are_standardised():
     def after(scale: float, settings: PolicySettings) -> np.ndarray:
-        policy = taught(Policy.fresh(GENES, settings, 0), lambda a, chosen: scale * a.gene[chosen] - 3.0 * scale)
+        policy = trained(Policy.fresh(GENES, settings, 0), lambda a, chosen: scale * a.gene[chosen] - 3.0 * scale)
         return chances(policy)
 
     np.testing.assert_allclose(after(1e-4, PolicySettings()), after(1e3, PolicySettings()), atol=0.01)
@@ -85,7 +85,7 @@ def test_gains_of_any_size_teach_the_same_where_they_are_standardised():
 def test_it_never_becomes_certain():
     policy = Policy.fresh(GENES, PolicySettings(), 0)
     for _ in range(3):
-        policy = taught(policy, lambda actions, chosen: actions.gene[chosen] == 0)
+        policy = trained(policy, lambda actions, chosen: actions.gene[chosen] == 0)
     assert chances(policy)[policy.actions.gene == 0].sum() > 0.5
     assert (chances(policy) > 0.0).sum() > 20
 
@@ -101,7 +101,7 @@ def test_what_is_not_allowed_is_never_chosen_and_where_nothing_is_there_is_no_ed
 
 
 def test_actions_are_drawn_as_often_as_their_probability():
-    policy = taught(Policy.fresh(GENES, PolicySettings(), 0), lambda actions, chosen: actions.gene[chosen] == 5)
+    policy = trained(Policy.fresh(GENES, PolicySettings(), 0), lambda actions, chosen: actions.gene[chosen] == 5)
     edits = policy.choose([Context(HALF, latency(HALF), 100.0)] * 20_000, np.random.default_rng(0))
     found = np.bincount([edit.chosen for edit in edits], minlength=len(policy.actions.gene)) / 20_000
     np.testing.assert_allclose(found, chances(policy), atol=0.012)
@@ -131,8 +131,8 @@ def test_some_children_of_a_policy_are_left_to_uniform_mutation_and_teach_it_not
     children = mutator.propose([HALF] * 400, [100.0] * 400, np.random.default_rng(0))
     explored = [child for child in children if not child.edits]
     assert 0.4 < len(explored) / 400 < 0.6
-    assert mutator.learned([Lesson(child.edits, 1.0, True) for child in explored]) is mutator
-    assert mutator.learned([Lesson(child.edits, 1.0, True) for child in children]) is not mutator
+    assert mutator.updated([Transition(child.edits, 1.0, True) for child in explored]) is mutator
+    assert mutator.updated([Transition(child.edits, 1.0, True) for child in children]) is not mutator
 
 
 def test_preferences_are_the_chances_of_the_first_edit():

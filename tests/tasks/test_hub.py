@@ -164,7 +164,7 @@ def test_benchmarks_are_judged_by_what_has_public_labels(run_python, hub):
 SOURCE = """
 import json, sys
 from prunetime.core.budget import Budget
-from prunetime.pipeline.settings import Settings
+from prunetime.settings import Settings
 from prunetime.pipeline.source import load_source
 source = load_source(Settings({model!r}, "glue:mrpc", Budget(share=0.5, seq_len=16)), lambda _: None)
 roles = source.roles

@@ -105,10 +105,17 @@ def _error_object(message: str, exit_code: int) -> str:
     return json.dumps({"error": message, "exit_code": exit_code})
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "auto_envvar_prefix": "PRUNETIME"}
+
+
+@click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(__version__, package_name="prunetime")
 def main() -> None:
-    """Fit a BERT-family encoder into a measured CPU latency budget."""
+    """Fit a BERT-family encoder into a measured CPU latency budget.
+
+    An option that is not given is taken from the environment: PRUNETIME_PRUNE_SEQ_LEN is --seq-len of `prunetime
+    prune`.
+    """
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:

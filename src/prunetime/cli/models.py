@@ -15,16 +15,12 @@ import click
 from prunetime.cli.main import emit, main
 from prunetime.cli.options import (
     artifact_argument,
-    blocks_option,
     check_new,
-    columns_of,
-    group_option,
     json_option,
-    label_option,
-    metric_option,
     overwrite_file_option,
-    setting_options,
-    text_option,
+    settings_options,
+    timed_options,
+    timing_options,
 )
 from prunetime.core import artifact as artifacts
 from prunetime.core.budget import Budget
@@ -33,6 +29,8 @@ from prunetime.core.precision import PRECISIONS, Precision, PrecisionPlan
 from prunetime.core.task import Answer, Tagged, Task
 from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
+from prunetime.latency.settings import TimingSettings
+from prunetime.settings import Settings
 
 INSPECT_WIDTH = 100
 
@@ -71,17 +69,9 @@ def score(artifact: Path, text: str | None, pair: str | None, n_best: int | None
 
 @main.command("eval")
 @artifact_argument
-@click.option(
-    "--data",
-    required=True,
-    help="TSV, CSV, JSONL, Parquet or SQuAD JSON file, hub id, glue:NAME, squad:v1 or synthetic:NAME.",
-)
-@text_option
-@label_option
-@group_option
-@metric_option
+@settings_options(Settings, ("data", "text", "label", "group", "metric"), plain=True)
 @json_option
-def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> None:
+def evaluate(artifact: Path, data: str, as_json: bool, **named: Any) -> None:
     """Quality and latency of an artifact on labelled data, by the engine."""
     from prunetime.inference.model import load
     from prunetime.latency.measure import interleave, pinned, summarise
@@ -94,7 +84,7 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: str | None) -> N
     model = load(artifact)
     task = model.manifest.task
     table = read_table(data, "test")
-    columns, guess = guess_columns(table, columns_of(named["text"]) or task.text, named["label"], named["group"])
+    columns, guess = guess_columns(table, named["text"] or task.text, named["label"], named["group"])
     for note in filter(None, (guess, *label_notes(table, columns.label, task))):
         click.echo(note, err=True)
     rows = examples(table, columns, task)
@@ -169,13 +159,14 @@ def precision_of(plan: PrecisionPlan) -> str:
 
 
 @main.command()
-@click.option("--model", required=True, help="Folder of a Hugging Face model, or a hub id.")
-@setting_options
+@settings_options(Settings, ("model",), plain=True)
+@timed_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the profile is written.")
-@click.option("--specs", type=click.IntRange(3), default=100, show_default=True, help="Random specs its error is from.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of every matrix.")
-@blocks_option("Cover matrices in blocks of this size too.")
+@click.option("--specs", type=click.IntRange(3), default=100, help="Random specs its error is from.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="Of every matrix.")
+@settings_options(Settings, ("blocks",), plain=True)
 @click.option("--tokens", is_flag=True, help="Cover dropped tokens too.")
+@timing_options
 @click.option(
     "--rows",
     type=click.Choice(get_args(TaskLogitRows)),
@@ -194,15 +185,14 @@ def profile(
     from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.pipeline.source import profile_of
 
-    plan, block_shape, tokens = PrecisionPlan.uniform(precision), options.pop("blocks"), options.pop("tokens")
+    plan, covered = PrecisionPlan.uniform(precision), {name: options.pop(name) for name in ("blocks", "tokens")}
+    timing = TimingSettings(**{name: options.pop(name) for name in ("profile_calls", "retry_seconds")})
     budget, reporter = Budget(share=1.0, **options), ConsoleReporter()
     with reporter.stage("Measure sub-layers") as progress:
-        config, recorded = profile_of(
-            model, budget, plan, rows, blocks=block_shape, tokens=tokens, on_progress=progress
-        )
+        config, recorded = profile_of(model, budget, plan, rows, timing=timing, on_progress=progress, **covered)
     artifacts.write_json(out, recorded.to_json())
     with reporter.stage(f"Predict and measure {specs} random specs") as progress:
-        drawn = profiling.random_specs(config.dims, specs, blocks=block_shape, tokens=tokens)
+        drawn = profiling.random_specs(config.dims, specs, **covered)
         error = profiling.prediction_error(recorded, config, drawn, plan=plan, on_progress=progress)
     floor_us, dense_us = recorded.floor_and_dense(budget)
     result = {
@@ -222,7 +212,7 @@ def profile(
 
 @main.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@setting_options
+@timed_options
 @click.option(
     "--against",
     default="",
@@ -233,7 +223,7 @@ def profile(
     type=click.Choice((*PRECISIONS, "auto")),
     help="Of our engine; without it, fp32, bf16 and int8 are rows. auto: what measures fastest, matrix by matrix.",
 )
-@click.option("--max-error", default=0.05, show_default=True, help="Of a logit against fp32, for --precision auto.")
+@click.option("--max-error", default=0.05, help="Of a logit against fp32, for --precision auto.")
 @click.option("--roofline", is_flag=True, help="Beside every sub-layer the least time that this machine allows.")
 @json_option
 def bench(
@@ -286,14 +276,14 @@ def bench(
 @main.command()
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the artifact, which is made.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of every matrix.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="Of every matrix.")
 @click.option(
     "--task",
     "kind",
     type=click.Choice(get_args(TaskKind)),
     help="Kind of task; by default what the model's head is for.",
 )
-@click.option("--text", help="Name of the text, or of the two texts of a pair, separated by a comma.")
+@settings_options(Settings, ("text",), plain=True)
 @click.option(
     "--seq-len", type=click.IntRange(3), help="Most tokens of a sequence; by default as many as the model reads."
 )
@@ -305,7 +295,6 @@ def convert(model: str, out: Path, precision: Precision, as_json: bool, **option
     """
     from prunetime.pipeline.convert import convert as converted
 
-    options["text"] = columns_of(options["text"])
     manifest = converted(model, out, partial(click.echo, err=True), precision=precision, **options)
     task = manifest.task
     result = {

@@ -1,49 +1,66 @@
-"""Options that several commands share."""
+"""Options of the commands: those of settings come from their declaration (`core.options`), and several commands share
+the others."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 
-from prunetime.core.arch import BLOCK_SHAPES
-from prunetime.core.task_kind import TaskKind
+from prunetime.core.budget import Budget
+from prunetime.core.options import Declared, Group, every
 from prunetime.errors import InputError
-from prunetime.tasks.table import split_columns
+from prunetime.latency.settings import TimingSettings
+from prunetime.settings import Settings
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Decorator = Callable[[Decorated], Decorated]
+
+
+class GroupedOption(click.Option):
+    """An option that `--help` lists under a heading."""
+
+    def __init__(self, *given: Any, group: Group, **attributes: Any) -> None:
+        super().__init__(*given, **attributes)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose `--help` lists its options by group."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in (*get_args(Group), None):
+            shown = [each for each in self.get_params(ctx) if getattr(each, "group", None) == group]
+            records = [record for each in shown if (record := each.get_help_record(ctx))]
+            if records:
+                with formatter.section(f"{group.capitalize()} options" if group else "Options"):
+                    formatter.write_dl(records)
+
+
+def grouped(group: Group, *names: str, **attributes: Any) -> Decorator[Any]:
+    """An option that is no setting, listed under the heading of `group`."""
+    return click.option(*names, cls=GroupedOption, group=group, **attributes)
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, last.")
-text_option = click.option("--text", help="Text column, or two separated by a comma. Guessed when unambiguous.")
-label_option = click.option("--label", help="Label column. Guessed when unambiguous.")
-group_option = click.option("--group", help="Column whose equal values stay together when data is split.")
-task_option = click.option(
-    "--task",
-    type=click.Choice(get_args(TaskKind)),
-    help="Kind of task; by default what the labels say. similarity: pairs whose texts are embedded apart.",
-)
-metric_option = click.option("--metric", help="auc, pr_auc, accuracy, f1, mcc, spearman, ndcg@10, mrr, exact, ...")
-doc_stride_option = click.option(
-    "--doc-stride",
-    type=click.IntRange(0),
-    help="Tokens that windows of a long context share, for question answering. By default 128, or half of --seq-len.",
-)
-slice_option = click.option(
-    "--slice", "slices", multiple=True, help="Also report on a part: unseen:COLUMN or COLUMN=VALUE."
-)
-latency_option = click.option(
-    "--latency", required=True, help="The budget: 1.9ms, 1900us, or a share of the dense model such as 40%."
-)
-overwrite_option = click.option(
+overwrite_option = grouped(
+    "output",
     "--overwrite",
     is_flag=True,
     help="Start afresh where --out is a run already: what it made is removed, and nothing else.",
 )
 overwrite_file_option = click.option("--overwrite", is_flag=True, help="Write over a file that is there.")
-workers_option = click.option(
+workers_option = grouped(
+    "effort",
     "--workers",
     type=click.IntRange(1),
     help="Score candidates (8 a generation) on so many Ray actors, here or on the cluster of RAY_ADDRESS.",
@@ -52,35 +69,82 @@ artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
-def setting_options(command: Command) -> Command:
-    """Sequence length, batch and threads of what is timed."""
-    for option in (
-        click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine."),
-        click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences in a call."),
-        click.option("--seq-len", type=click.IntRange(3), default=128, show_default=True, help="Tokens per sequence."),
-    ):
-        command = option(command)
-    return command
+def settings_options(settings: type = Settings, only: Collection[str] = (), plain: bool = False) -> Decorator[Any]:
+    """The options of the dataclass `settings`, or `only` those of some fields; `plain` ones are under no heading."""
+    chosen = [each for each in every(settings) if not only or each.name in only]
+
+    def decorate(command: Any) -> Any:
+        for each in reversed(chosen):
+            command = _click_option(each, plain)(command)
+        return command
+
+    return decorate
 
 
-def judged_options(command: Command) -> Command:
-    """Which latency the budget is about."""
-    for option in (
-        click.option("--scope", type=click.Choice(["ids", "text"]), help="From token ids (default), or from text."),
-        click.option("--statistic", type=click.Choice(["p50", "p99"]), help="p50 by default."),
-        click.option(
-            "--condition", type=click.Choice(["hot", "idle"]), help="Back to back (default), or after a pause."
-        ),
-    ):
-        command = option(command)
-    return command
+timed_options = settings_options(Budget, ("seq_len", "batch", "threads"), plain=True)
+"""What is timed: sequence length, batch and threads."""
+
+timing_options = settings_options(TimingSettings, ("profile_calls", "retry_seconds"), plain=True)
 
 
-def blocks_option(what: str) -> Callable[[Command], Command]:
-    """A size of blocks, as (rows, columns)."""
-    sizes = {f"{rows}x{columns}": (rows, columns) for rows, columns in BLOCK_SHAPES}
-    chosen = click.Choice(list(sizes))
-    return click.option("--blocks", type=chosen, callback=lambda *args: sizes.get(args[2]), help=what)
+def _click_option(declared: Declared, plain: bool) -> Decorator[Any]:
+    option = declared.option
+    attributes: dict[str, Any] = {"help": option.help, "required": declared.is_required}
+    if not plain:
+        attributes |= {"cls": GroupedOption, "group": option.group}
+    if declared.kind is bool:
+        attributes["is_flag"] = True
+    elif option.choices is not None:
+        choices = option.choices
+        attributes |= {"type": click.Choice(list(choices)), "callback": lambda *given: choices.get(given[2])}
+    elif declared.kind is int:
+        attributes["type"] = click.IntRange(option.least, option.most)
+    elif declared.kind is float:
+        attributes["type"] = click.FloatRange(option.least, option.most)
+    elif option.parse and not declared.parts:
+        parse = option.parse
+        attributes["callback"] = lambda *given: None if given[2] is None else parse(given[2])
+    if declared.repeated:
+        attributes["multiple"] = True
+    elif not declared.is_required and declared.default is not None:
+        attributes["default"] = option.write(declared.default) if declared.kind is str else declared.default
+    return click.option(f"--{declared.flag}", declared.name, **attributes)
+
+
+def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Has the values of a TOML file stand in for options that are not given."""
+    if path is None:
+        return
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from error
+    options = {option: each for each in ctx.command.params for option in each.opts if option != "--config"}
+    known = {option.removeprefix("--"): each for option, each in options.items() if option.startswith("--")}
+    names = {name: name.replace("_", "-") for name in values}
+    unknown = sorted(name for name, flag in names.items() if flag not in known)
+    if unknown:
+        raise InputError(f"{path}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    ctx.default_map = {known[flag].name: _as_given(values[name], known[flag]) for name, flag in names.items()}
+
+
+def _as_given(value: Any, parameter: click.Parameter) -> Any:
+    """A value of TOML as the command line would have it: a list of columns is one text."""
+    if isinstance(value, list) and not parameter.multiple:
+        writers: Mapping[str, Callable[[Any], str]] = {each.name: each.option.write for each in every(Settings)}
+        return writers[str(parameter.name)](value)
+    return value
+
+
+config_option = grouped(
+    "output",
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_from_file,
+    help="A TOML file of options (seq-len = 48); those given here or in the environment come first.",
+)
 
 
 def check_new(*files: Path, overwrite: bool) -> None:
@@ -93,8 +157,3 @@ def check_new(*files: Path, overwrite: bool) -> None:
         folder = next(each for each in file.absolute().parents if each.exists())
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise InputError(f"cannot write {file}: {folder} is no folder that can be written; choose another --out")
-
-
-def columns_of(text: str | None) -> tuple[str, ...] | None:
-    """The names in a `--text` option; None where there is none."""
-    return split_columns(text) if text else None

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from prunetime.core.arch import strict_keys
+from prunetime.core.options import check, option
 from prunetime.errors import InputError
 
 Statistic = Literal["p50", "p99"]
@@ -29,12 +30,12 @@ class Budget:
 
     us: float | None = None
     share: float | None = None
-    statistic: Statistic = "p50"
-    scope: TimingScope = "ids"
-    condition: Condition = "hot"
-    seq_len: int = 128
-    batch: int = 1
-    threads: int = 1
+    statistic: Statistic = option("The statistic of the latency of a call.", "budget", "p50")
+    scope: TimingScope = option("What a call begins with: token ids, or text, which it tokenises.", "budget", "ids")
+    condition: Condition = option("Calls back to back (hot), or each after a pause (idle).", "budget", "hot")
+    seq_len: int = option("Tokens of a sequence.", "budget", 128, least=3)
+    batch: int = option("Sequences in a call.", "budget", 1, least=1)
+    threads: int = option("Threads of the engine.", "budget", 1, least=1)
 
     def __post_init__(self) -> None:
         if (self.us is None) == (self.share is None):
@@ -43,13 +44,7 @@ class Budget:
             raise InputError(f"budget of {self.us} us: it must be above 0")
         if self.share is not None and not 0.0 < self.share <= 1.0:
             raise InputError(f"budget of {self.share:.0%} of dense: it must be above 0 and at most 100 %")
-        for name, allowed in (("statistic", Statistic), ("scope", TimingScope), ("condition", Condition)):
-            if getattr(self, name) not in get_args(allowed):
-                raise InputError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(allowed))}")
-        for name in ("seq_len", "batch", "threads"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        check(self)
 
     @classmethod
     def ms(cls, milliseconds: float, **setting: Any) -> Budget:

@@ -143,7 +143,7 @@ class Task:
         return self.pair and not self.traits.reads_apart
 
     @property
-    def ranks(self) -> bool:
+    def is_ranking(self) -> bool:
         """Whether the score of a pair is one number, the higher the better."""
         return self.pair and (self.traits.is_ranking or len(self.labels) == 2)
 

@@ -49,7 +49,7 @@ class Engine:
         isa: str | None = None,
         *,
         spec: ArchSpec | None = None,
-        plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
+        plan: PrecisionPlan = PrecisionPlan(),
     ) -> None:
         try:
             stored = {name: np.require(array, requirements=["C", "A", "E"]) for name, array in weights.items()}

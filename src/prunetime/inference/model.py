@@ -180,7 +180,7 @@ class Model:
         Raises InputError as `score`, and where the model does not score pairs by one number.
         """
         task = self.manifest.task
-        if not task.ranks:
+        if not task.is_ranking:
             raise InputError(f"a model of {task.kind} with {len(task.text)} text ranks nothing: it takes pairs to rank")
         pairs = [(query, document) for document in documents]
         score = self.score if task.labels else self.predict

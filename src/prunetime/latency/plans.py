@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from prunetime.core.arch import ArchSpec
 from prunetime.core.config import EncoderConfig
 from prunetime.core.precision import MatrixPlan, Precision, PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.inference.engine import Engine, ReferenceKernel
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.measure import pinned, time_calls
 
-Progress = Callable[[int, int], None]
 Loss = Callable[[Engine], float]
 
 PAIRS = ((("query", "key", "value"), ("attention_output",)), (("ffn_input",), ("ffn_output",)))

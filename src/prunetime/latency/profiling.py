@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,19 @@ from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
 from prunetime.core.estimate import Ranking, spearman
 from prunetime.core.precision import PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError, ProfileError
 from prunetime.inference.engine import Engine
 from prunetime.inference.tokenize import Tokenizer
 from prunetime.latency import predictor, recording
-from prunetime.latency.measure import RETRY_SECONDS, TimedCall, pinned, run_rounds, summarise
+from prunetime.latency.measure import TimedCall, pinned, run_rounds, summarise
 from prunetime.latency.predictor import LatencyProfile
+from prunetime.latency.settings import TimingSettings
 from prunetime.latency.sublayers import ProfileKey, ffn_level, level_neurons
 from prunetime.latency.synthetic import random_batch, random_weights
 from prunetime.latency.timing import Job, SamplesBySetting, calls_of_specs, time_budget, time_settings
 
-Progress = Callable[[int, int], None]
-
 _ROUNDS = 16
-_CALLS = 24
 _ERROR_ROUNDS = 5
 _ERROR_CALLS = 6
 
@@ -70,25 +69,28 @@ def record(
     pair: bool,
     budget: Budget,
     *,
-    plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
+    plan: PrecisionPlan = PrecisionPlan(),
     blocks: BlockShape | None = None,
     tokens: bool = False,
+    timing: TimingSettings = TimingSettings(),
     on_progress: Progress | None = None,
 ) -> LatencyProfile:
     """Measures the profile of an encoder in the setting (length, batch, threads) of `budget`, on this machine.
 
     Encoders are run by `plan`. With `blocks` (rows and columns of one) the profile covers matrices stored so, with
-    `tokens` dropped tokens. What is noisy is measured again, for at most RETRY_SECONDS in all.
+    `tokens` dropped tokens. What is noisy is measured again, for at most `timing.retry_seconds` in all.
 
     Raises:
         ProfileError: `plan` differs between layers, or `tokens` for a head that reads every token's row.
     """
     key = ProfileKey.here(config, budget.threads, budget.batch, budget.seq_len, plan)
-    table = recording.record(key, config, plan=plan, blocks=blocks, tokens=tokens, on_progress=on_progress)
+    half = timing.retry_seconds / 2
+    covered: Any = {"blocks": blocks, "tokens": tokens}
+    table = recording.record(key, config, plan=plan, **covered, retry_seconds=half, on_progress=on_progress)
     specs = {"floor": ArchSpec.floor(config.dims), "dense": ArchSpec.full(config.dims)}
     with pinned(budget.threads):
         calls = calls_of_specs(specs, config, tokenizer, pair, budget, plan)
-        timed, noisy = _time_until_conclusive(calls, budget)
+        timed, noisy = _time_until_conclusive(calls, budget, timing)
     measured = {}
     for (scope, condition), samples in timed.items():
         floor, dense = summarise(samples["floor"]), summarise(samples["dense"])
@@ -118,7 +120,7 @@ def prediction_error(
     config: EncoderConfig,
     specs: Sequence[ArchSpec],
     *,
-    plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
+    plan: PrecisionPlan = PrecisionPlan(),
     on_progress: Progress | None = None,
 ) -> PredictionError:
     """Error of `profile`, recorded for `plan`, on `specs`, each timed in turn with the dense encoder."""
@@ -136,7 +138,7 @@ def shares_of_dense(
     config: EncoderConfig,
     specs: Sequence[ArchSpec],
     *,
-    plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
+    plan: PrecisionPlan = PrecisionPlan(),
 ) -> Iterator[float]:
     """Measured latency of each of `specs` in the setting of `key`, as a share of dense timed in turn with it."""
     batch = random_batch(config, key.batch, key.tokens)
@@ -179,16 +181,16 @@ def random_specs(
 
 
 def _time_until_conclusive(
-    calls: Mapping[str, Mapping[str, TimedCall]], budget: Budget
+    calls: Mapping[str, Mapping[str, TimedCall]], budget: Budget, timing: TimingSettings
 ) -> tuple[SamplesBySetting, bool]:
     """Samples of every setting, and whether those of the setting that `budget` is about stayed noisy."""
     start = time.monotonic()
-    timed = time_settings(calls, Job({}, budget, _ROUNDS, _CALLS, seconds=0.0))
-    deadline = time.monotonic() + min(RETRY_SECONDS / 2, time.monotonic() - start)
+    timed = time_settings(calls, Job({}, budget, _ROUNDS, timing.profile_calls, seconds=0.0))
+    deadline = time.monotonic() + min(timing.retry_seconds / 2, time.monotonic() - start)
     samples = timed[budget.scope, budget.condition]
     while noisy := any(summarise(values, budget.statistic).noisy for values in samples.values()):
         if time.monotonic() > deadline:
             break
-        more = time_budget(calls, budget, _ROUNDS, _CALLS)
+        more = time_budget(calls, budget, _ROUNDS, timing.profile_calls)
         samples = {name: np.concatenate((values, more[name])) for name, values in samples.items()}
     return timed | {(budget.scope, budget.condition): samples}, noisy

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, BlockShape, LayerSpec, tokens_kept
 from prunetime.core.config import EncoderConfig
 from prunetime.core.precision import PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.errors import ProfileError
 from prunetime.inference.engine import Engine, ReferenceKernel
 from prunetime.inference.ragged import Ragged
-from prunetime.latency.measure import RETRY_SECONDS, pinned, time_calls
+from prunetime.latency.measure import pinned, time_calls
 from prunetime.latency.predictor import DENSITIES, LatencyProfile, Units, fit
 from prunetime.latency.sublayers import SUBLAYER_KINDS, ProfileKey, SublayerKind, level_neurons, levels_of, sublayers
 from prunetime.latency.synthetic import random_batch, random_weights
-
-Progress = Callable[[int, int], None]
 
 SHARES = (0.25, 0.5, 0.75)
 """Shares of the tokens at which a sub-layer is measured."""
@@ -41,16 +40,17 @@ def record(
     key: ProfileKey,
     config: EncoderConfig,
     *,
-    plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
+    plan: PrecisionPlan = PrecisionPlan(),
     blocks: BlockShape | None = None,
     tokens: bool = False,
+    retry_seconds: float = 30.0,
     on_progress: Progress | None = None,
 ) -> LatencyProfile:
     """Measures a profile: sub-layers inside forward passes of encoders in which every level occurs.
 
     Timed inside the whole pass, a sub-layer finds the caches as its neighbours left them. `plan` is the key's.
     With `blocks` (rows and columns of one) the profile covers matrices stored so, with `tokens` dropped tokens.
-    Encoders whose passes disagree are timed again, for at most half of RETRY_SECONDS (and as long as it took so far).
+    Encoders whose passes disagree are timed again, for at most `retry_seconds` (and as long as it took so far).
 
     Raises:
         ProfileError: `tokens` for a head that reads every token's row.
@@ -75,7 +75,7 @@ def record(
 
     with pinned(key.threads):
         unit = _Unit()
-        passes, noisy = measure_until_conclusive(measure, len(specs), RETRY_SECONDS / 2, on_progress)
+        passes, noisy = measure_until_conclusive(measure, len(specs), retry_seconds, on_progress)
     units = [np.asarray(np.median(taken, axis=0)) for taken in passes]
     profile = fit(key, specs, units, blocks, tokens)
     return replace(profile, reference_us=float(np.median(references)), noisy=noisy)

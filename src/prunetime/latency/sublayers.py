@@ -68,7 +68,7 @@ class ProfileKey:
         threads: int,
         batch: int,
         tokens: int,
-        plan: PrecisionPlan = PrecisionPlan(),  # noqa: B008 (immutable)
+        plan: PrecisionPlan = PrecisionPlan(),
     ) -> ProfileKey:
         """The key of a profile recorded now, on this machine, of encoders run by `plan`.
 

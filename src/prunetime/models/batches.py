@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from prunetime.core.arrays import Array, Int32Array
 from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.inference.pairs import sequences_of_pairs
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.tagging import NO_LABEL
 
-Batch = dict[str, Tensor]
+TrainingBatch = dict[str, Tensor]
 """`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows] ([rows, 2] of answers,
 [rows, tokens] of words; of pairs that are read apart [rows / 2]); `skipped` [rows] where pooling leaves out tokens."""
 
@@ -39,7 +39,7 @@ class TrainingData:
     """
 
     tokens: Ragged
-    labels: NDArray[Any]
+    labels: Array
     task: Task
     pad_id: int
 
@@ -61,16 +61,16 @@ class TrainingData:
         return len(self.tokens) // self._rows_each
 
     @property
-    def lengths(self) -> NDArray[np.int32]:
+    def lengths(self) -> Int32Array:
         """Tokens of every example, of the longer row where it has two."""
-        longest: NDArray[np.int32] = self.tokens.lengths.reshape(len(self), self._rows_each).max(axis=1)
+        longest: Int32Array = self.tokens.lengths.reshape(len(self), self._rows_each).max(axis=1)
         return longest
 
     def select(self, examples: Sequence[int] | NDArray[np.integer]) -> TrainingData:
         tokens, labels = self._of(examples)
         return replace(self, tokens=tokens, labels=labels)
 
-    def batch(self, examples: Sequence[int] | NDArray[np.integer]) -> Batch:
+    def batch(self, examples: Sequence[int] | NDArray[np.integer]) -> TrainingBatch:
         """The examples as padded tensors."""
         tokens, labels = self._of(examples)
         ids, mask, types = tokens.padded(self.pad_id)
@@ -93,7 +93,7 @@ class TrainingData:
     def _rows_each(self) -> int:
         return 2 if self.task.traits.reads_apart else 1
 
-    def _of(self, examples: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, NDArray[Any]]:
+    def _of(self, examples: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, Array]:
         chosen = np.asarray(examples, np.int64)
         tokens, source = self.tokens.select_tokens(chosen if self._rows_each == 1 else sequences_of_pairs(chosen))
         return tokens, self.labels[source if self._of_words else chosen]
@@ -113,7 +113,7 @@ class TrainingData:
         return total.hexdigest()
 
 
-class Rows(Dataset[Batch]):
+class BatchDataset(Dataset[TrainingBatch]):
     """Lets a DataLoader fetch a whole batch at once."""
 
     def __init__(self, data: TrainingData) -> None:
@@ -122,10 +122,10 @@ class Rows(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._data)
 
-    def __getitem__(self, row: int) -> Batch:
+    def __getitem__(self, row: int) -> TrainingBatch:
         return self._data.batch([row])
 
-    def __getitems__(self, rows: list[int]) -> Batch:
+    def __getitems__(self, rows: list[int]) -> TrainingBatch:
         return self._data.batch(rows)
 
 
@@ -135,7 +135,7 @@ class LengthBucketedBatches(Sampler[list[int]]):
     The batches of all epochs are one sequence, so that step alone says where a resumed run continues.
     """
 
-    def __init__(self, lengths: NDArray[np.int32], batch_size: int, steps: int, seed: int) -> None:
+    def __init__(self, lengths: Int32Array, batch_size: int, steps: int, seed: int) -> None:
         self._lengths = lengths
         self.batch_size = batch_size
         self._steps = steps

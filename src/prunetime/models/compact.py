@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.core.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec
+from prunetime.core.arrays import Array, Float64Array, Weights
 from prunetime.core.blocks import block_norms, to_blocks
 from prunetime.core.mask import LayerMask, Mask, Scores, by_importance, part_widths, rank
 from prunetime.errors import InputError
 
-Weights = dict[str, NDArray[Any]]
 
-
-def compact(weights: Mapping[str, NDArray[Any]], mask: Mask, dims: Dims) -> Weights:
+def compact(weights: Weights, mask: Mask, dims: Dims) -> dict[str, Array]:
     """The weights of the encoder that `mask` leaves of the unpruned encoder `weights`.
 
     Heads leave query, key, value and the columns of the attention output; rows of the output matrices leave together
@@ -35,7 +33,7 @@ def compact(weights: Mapping[str, NDArray[Any]], mask: Mask, dims: Dims) -> Weig
     return in_blocks(kept, mask)
 
 
-def in_blocks(weights: Mapping[str, NDArray[Any]], mask: Mask) -> Weights:
+def in_blocks(weights: Weights, mask: Mask) -> dict[str, Array]:
     """The encoder `weights`, of which `mask` has left heads and rows already, with its matrices in the blocks it keeps.
 
     Raises InputError where these are no blocks of the matrices.
@@ -48,7 +46,7 @@ def in_blocks(weights: Mapping[str, NDArray[Any]], mask: Mask) -> Weights:
     return stored
 
 
-def ordered(weights: Mapping[str, NDArray[Any]], scores: Scores, dims: Dims) -> Weights:
+def ordered(weights: Weights, scores: Scores, dims: Dims) -> dict[str, Array]:
     """The unpruned encoder `weights` with the heads and FFN rows of every layer in falling order of `scores`.
 
     It computes the same; what `rank` would keep of it stands first. Raises InputError where `weights` are pruned.
@@ -73,12 +71,12 @@ def ordered(weights: Mapping[str, NDArray[Any]], scores: Scores, dims: Dims) -> 
     return moved
 
 
-def prefix_mask(weights: Mapping[str, NDArray[Any]], spec: ArchSpec, dims: Dims) -> Mask:
+def prefix_mask(weights: Weights, spec: ArchSpec, dims: Dims) -> Mask:
     """What the sub-network `spec` of the unpruned encoder `weights` keeps: the first heads and FFN rows of every layer
     and, of a matrix in blocks, those of the largest norm."""
     layers = []
     for index, layer in enumerate(spec.layers):
-        scores: dict[str, NDArray[np.float64]] = {
+        scores: dict[str, Float64Array] = {
             part: -np.arange(width, dtype=np.float64) for part, width in part_widths(dims).items()
         }
         shapes = layer.matrix_shapes(dims)
@@ -90,8 +88,8 @@ def prefix_mask(weights: Mapping[str, NDArray[Any]], spec: ArchSpec, dims: Dims)
     return rank(layers, spec)
 
 
-def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerMask, dims: Dims) -> Weights:
-    kept: Weights = {}
+def _compact_layer(weights: Weights, layer: str, mask: LayerMask, dims: Dims) -> dict[str, Array]:
+    kept: dict[str, Array] = {}
 
     def take(name: str, rows: NDArray[np.intp], columns: NDArray[np.intp] | slice = slice(None)) -> None:
         kept[f"{layer}.{name}.weight"] = np.ascontiguousarray(weights[f"{layer}.{name}.weight"][rows][:, columns])
@@ -125,7 +123,7 @@ def _compact_layer(weights: Mapping[str, NDArray[Any]], layer: str, mask: LayerM
     return kept
 
 
-def spec_of(weights: Mapping[str, NDArray[Any]], dims: Dims) -> ArchSpec:
+def spec_of(weights: Weights, dims: Dims) -> ArchSpec:
     """The counts of these weights, which cannot say how many tokens are kept: every layer keeps all.
 
     A sub-layer that is gone reads as zero heads (or FFN rows) and all output rows.

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from prunetime.core.task import Task
 from prunetime.errors import InputError
+from prunetime.models.distributed import all_reduce_mean
 from prunetime.models.encoder import Output
 from prunetime.models.losses import mean_over_rows
-from prunetime.models.ranks import mean_over_ranks
 from prunetime.models.tokens import take
 
 Choice = Literal["outputs", "tokens", "embedding"]
@@ -117,7 +117,7 @@ def hidden_distance(
         weights = present.unsqueeze(-1)
         distances.append(((s.float() - expected).square() * weights).sum())
         sizes.append((expected.square() * weights).sum())
-    return (torch.stack(distances) / mean_over_ranks(torch.stack(sizes))).mean()
+    return (torch.stack(distances) / all_reduce_mean(torch.stack(sizes))).mean()
 
 
 def attention_distance(
@@ -143,5 +143,5 @@ def attention_distance(
         sizes.append((t.float().square() * weights).sum())
     if not distances:
         return tokens.new_zeros((), dtype=torch.float32)
-    there = mean_over_ranks(torch.stack(sizes)).clamp(min=torch.finfo(torch.float32).tiny)  # 0 where no head counts
+    there = all_reduce_mean(torch.stack(sizes)).clamp(min=torch.finfo(torch.float32).tiny)  # 0 where no head counts
     return (torch.stack(distances) / there).sum() / len(student)

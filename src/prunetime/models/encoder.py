@@ -1,4 +1,5 @@
-"""The encoder in torch: unpruned or compact, with or without gates, for training and as the engine's counterpart."""
+"""The encoder in torch: unpruned or compact, with or without mask variables, for training and as the engine's
+counterpart."""
 
 from __future__ import annotations
 
@@ -8,18 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from prunetime.core.arch import MATRICES, ArchSpec, LayerSpec
+from prunetime.core.arrays import Array, Weights
 from prunetime.core.blocks import check_blocks
 from prunetime.core.config import FAMILIES, LEAST_LENGTH, Activation, EncoderConfig
 from prunetime.core.positions import BUCKETS
 from prunetime.errors import InputError
-from prunetime.models.compact import Weights, spec_of
+from prunetime.models.compact import spec_of
 from prunetime.models.distances import in_buckets, near, turned
-from prunetime.models.gates import LayerGates, over_tokens, where_alive
+from prunetime.models.mask_variables import MaskVariables, over_tokens, where_alive
 from prunetime.models.pooling import pooled
 from prunetime.models.sparse import BlockLinear
 from prunetime.models.tokens import PADDING, kinds_of, most_attended, take, take_kinds
@@ -92,7 +93,7 @@ class Embeddings(nn.Module):
         return counted.cumsum(dim=1) * counted + self.position_offset - 1
 
 
-class Layer(nn.Module):
+class EncoderLayer(nn.Module):
     """Attention and FFN, each with its residual and LayerNorm; only what the spec keeps is there. `index` is the
     layer's."""
 
@@ -116,7 +117,7 @@ class Layer(nn.Module):
         for name, (outputs, inputs) in spec.matrix_shapes(dims).items():
             kept = spec.blocks_of(name)
             self.add_module(name, BlockLinear(inputs, outputs, kept) if kept else nn.Linear(inputs, outputs))
-        self.is_gated = spec.has_ffn and dims.gated
+        self.is_glu = spec.has_ffn and dims.gated
         self.position_bias = None
         if spec.has_attention and FAMILIES[config.family].relative_positions:
             self.position_bias = nn.Parameter(torch.zeros(spec.heads, BUCKETS))
@@ -128,33 +129,33 @@ class Layer(nn.Module):
             self.register_buffer("ffn_rows", _first_rows(spec.ffn_rows, dims.hidden))
 
     def forward(
-        self, x: Tensor, kinds: Tensor, gates: LayerGates | None, kept: Tensor | None, want_scores: bool = False
+        self, x: Tensor, kinds: Tensor, variables: MaskVariables | None, kept: Tensor | None, want_scores: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """The tokens left of `x` [batch, tokens, hidden], their kinds [batch, tokens], which ones were kept, and the
         attention scores if wanted.
 
         `kept`, as in `Output`, chooses them in place of the attention that they received.
         """
-        share, scores = self.spec.tokens if gates is None else gates.tokens, None
+        share, scores = self.spec.tokens if variables is None else variables.tokens, None
         if self.spec.has_attention:
             read = self.attention_norm(x) if self.pre_norm else x
-            context, received, scores = self._context(read, kinds, gates, share < 1.0 and kept is None, want_scores)
-            update = self._linear("attention_output", context, gates)
-            update = _gated(update, None if gates is None else gates.attention_rows)
+            context, received, scores = self._context(read, kinds, variables, share < 1.0 and kept is None, want_scores)
+            update = self._linear("attention_output", context, variables)
+            update = _masked(update, None if variables is None else variables.attention_rows)
             changed = self._end(x, self.attention_rows, update, self.attention_norm)
-            x = where_alive(gates.heads, gates.attention_rows, changed, x) if gates else changed
+            x = where_alive(variables.heads, variables.attention_rows, changed, x) if variables else changed
             kept = kept if received is None else most_attended(received, kinds, share)
         if kept is not None:
             x, kinds = take(x, kept), take_kinds(kinds, kept)
         if self.spec.has_ffn:
             read = self.ffn_norm(x) if self.pre_norm else x
-            inner = functional.gelu(self._linear("ffn_input", read, gates))
-            if self.is_gated:
-                inner = inner * self._linear("ffn_gate", read, gates)
-            update = self._linear("ffn_output", _gated(inner, None if gates is None else gates.ffn), gates)
-            update = _gated(update, None if gates is None else gates.ffn_rows)
+            inner = functional.gelu(self._linear("ffn_input", read, variables))
+            if self.is_glu:
+                inner = inner * self._linear("ffn_gate", read, variables)
+            update = self._linear("ffn_output", _masked(inner, None if variables is None else variables.ffn), variables)
+            update = _masked(update, None if variables is None else variables.ffn_rows)
             changed = self._end(x, self.ffn_rows, update, self.ffn_norm)
-            x = where_alive(gates.ffn, gates.ffn_rows, changed, x) if gates else changed
+            x = where_alive(variables.ffn, variables.ffn_rows, changed, x) if variables else changed
         return x, kinds, kept, scores
 
     def _end(self, x: Tensor, rows: Tensor | None, update: Tensor, norm: nn.Module) -> Tensor:
@@ -165,20 +166,20 @@ class Layer(nn.Module):
         normed: Tensor = norm(total)
         return normed
 
-    def _linear(self, name: str, x: Tensor, gates: LayerGates | None) -> Tensor:
+    def _linear(self, name: str, x: Tensor, variables: MaskVariables | None) -> Tensor:
         linear: nn.Linear | BlockLinear = getattr(self, name)
-        if gates is None or name not in gates.blocks:
+        if variables is None or name not in variables.blocks:
             y: Tensor = linear(x)
             return y
-        return functional.linear(x, gates.weight(name, linear.weight), linear.bias)
+        return functional.linear(x, variables.weight(name, linear.weight), linear.bias)
 
     def _context(
-        self, x: Tensor, kinds: Tensor, gates: LayerGates | None, want_received: bool, want_scores: bool
+        self, x: Tensor, kinds: Tensor, variables: MaskVariables | None, want_received: bool, want_scores: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What the heads read, [batch, tokens, heads x head_dim], and, if wanted, the attention that each token
         received and the scores."""
         query, key, value = (
-            torch.unflatten(self._linear(name, x, gates), 2, (self.spec.heads, -1)).transpose(1, 2)
+            torch.unflatten(self._linear(name, x, variables), 2, (self.spec.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
         dropout, received, scores = self.dropout.p if self.training else 0.0, None, None
@@ -194,14 +195,14 @@ class Layer(nn.Module):
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
             scores = scores if bias is None else scores + bias
             probabilities = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-            received = _received(probabilities.detach(), real, gates) if want_received else None
+            received = _received(probabilities.detach(), real, variables) if want_received else None
             context = functional.dropout(probabilities, dropout) @ value
         else:
             mask = mask if bias is None else torch.where(mask, bias, -torch.inf)
             context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
         context = context.transpose(1, 2)
-        if gates:
-            context = context * over_tokens(gates.heads).unsqueeze(-1)
+        if variables:
+            context = context * over_tokens(variables.heads).unsqueeze(-1)
         return context.flatten(2), received, scores if want_scores else None
 
 
@@ -255,7 +256,7 @@ class SequenceClassifier(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         token_type_ids: Tensor | None = None,
-        gates: Sequence[LayerGates] | None = None,
+        mask_variables: Sequence[MaskVariables] | None = None,
         kept: Sequence[Tensor | None] | None = None,
         want_scores: bool = False,
         *,
@@ -267,14 +268,14 @@ class SequenceClassifier(nn.Module):
         `kept` (one per layer, as in `Output`) are the tokens to keep; where it is None the layer chooses by itself.
         `want_scores`: the output has attention scores, which cost time.
 
-        Raises InputError for a sequence longer than the position table, and for `gates` (one per layer) on an
+        Raises InputError for a sequence longer than the position table, and for `mask_variables` (one per layer) on an
         encoder that is pruned already.
         """
-        if gates is not None and self.spec != ArchSpec.full(self.config.dims):
-            raise InputError("gates apply to an unpruned encoder; this one is compact")
+        if mask_variables is not None and self.spec != ArchSpec.full(self.config.dims):
+            raise InputError("mask variables apply to an unpruned encoder; this one is compact")
         own = Parts(self.embeddings, self.layers, self.final_norm, self.head)
         inputs = (input_ids, attention_mask, token_type_ids)
-        return encode(own, inputs, gates, kept, want_scores=want_scores, skipped=skipped)
+        return encode(own, inputs, mask_variables, kept, want_scores=want_scores, skipped=skipped)
 
 
 class Parts(NamedTuple):
@@ -290,7 +291,7 @@ class Parts(NamedTuple):
 def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> Parts:
     """The modules of an encoder of `spec`."""
     config.check(spec)
-    layers = nn.ModuleList(Layer(config, index, layer, dropout) for index, layer in enumerate(spec.layers))
+    layers = nn.ModuleList(EncoderLayer(config, index, layer, dropout) for index, layer in enumerate(spec.layers))
     return Parts(
         Embeddings(config, dropout), layers, _norm(config, FAMILIES[config.family].pre_norm), Head(config, dropout)
     )
@@ -299,7 +300,7 @@ def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> Parts:
 def encode(
     encoder: Parts,
     inputs: tuple[Tensor, Tensor, Tensor | None],
-    gates: Sequence[LayerGates] | None = None,
+    mask_variables: Sequence[MaskVariables] | None = None,
     kept: Sequence[Tensor | None] | None = None,
     *,
     want_scores: bool = False,
@@ -316,8 +317,10 @@ def encode(
     left: list[Tensor | None] = []
     scores: list[Tensor | None] = []
     for index, layer in enumerate(encoder.layers):
-        own_gates, own_kept = (None if of_layers is None else of_layers[index] for of_layers in (gates, kept))
-        x, kinds, chosen, of_layer = layer(states[-1], kinds, own_gates, own_kept, want_scores)
+        own_variables, own_kept = (
+            None if of_layers is None else of_layers[index] for of_layers in (mask_variables, kept)
+        )
+        x, kinds, chosen, of_layer = layer(states[-1], kinds, own_variables, own_kept, want_scores)
         states.append(x)
         if skipped is not None and chosen is not None:
             raise InputError(f"layer {index} drops tokens, so that pooling cannot skip the first ones: keep all tokens")
@@ -347,13 +350,13 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def weights_of(model: nn.Module) -> Weights:
+def weights_of(model: nn.Module) -> dict[str, Array]:
     """The weights as numpy arrays (float32, and int32 for indices), copied."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
 
 
 def from_weights(
-    config: EncoderConfig, weights: Mapping[str, NDArray[Any]], dropout: float = 0.1, spec: ArchSpec | None = None
+    config: EncoderConfig, weights: Weights, dropout: float = 0.1, spec: ArchSpec | None = None
 ) -> SequenceClassifier:
     """The encoder that has these weights, pruned or not; in training mode, as every fresh module.
 
@@ -407,15 +410,15 @@ def _norm(config: EncoderConfig, there: bool) -> nn.Module:
     return nn.LayerNorm(config.dims.hidden, eps=config.layer_norm_eps) if there else nn.Identity()
 
 
-def _received(probabilities: Tensor, real: Tensor, gates: LayerGates | None) -> Tensor:
+def _received(probabilities: Tensor, real: Tensor, variables: MaskVariables | None) -> Tensor:
     """The attention [batch, tokens] that the `real` queries of `probabilities` [batch, heads, queries, tokens] pay."""
-    if gates:
-        probabilities = probabilities * gates.heads.detach()[..., None, None]
+    if variables:
+        probabilities = probabilities * variables.heads.detach()[..., None, None]
     return (probabilities * real[:, None, :, None]).sum((1, 2))
 
 
-def _gated(x: Tensor, gate: Tensor | None) -> Tensor:
-    return x if gate is None else x * over_tokens(gate)
+def _masked(x: Tensor, variables: Tensor | None) -> Tensor:
+    return x if variables is None else x * over_tokens(variables)
 
 
 def _add_rows(x: Tensor, rows: Tensor | None, update: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
-from prunetime.models.heads import OWN_MODEL_TYPE, Head, heads_of
+from prunetime.models.heads import OWN_MODEL_TYPE, HeadKind, heads_of
 from prunetime.models.names import (
     INDEX,
     NAMES,
@@ -39,7 +39,7 @@ DEFAULT_LAYER_NORM_EPS = 1e-12
 """Where config.json does not say (the first BERT releases do not)."""
 
 
-def head_of(kind: TaskKind) -> Head:
+def head_of(kind: TaskKind) -> HeadKind:
     """That of a kind of task."""
     return TASK_KINDS[kind].head
 
@@ -157,7 +157,7 @@ def _with_head(config: EncoderConfig, sentence: SentenceFolder, rows: LogitRows,
     return replace(config, rows=rows, outputs=wanted, pooling=pooling, head=head, normalize=False)
 
 
-def _our_tensors(folder: Path, names: Names, head: Head) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _our_tensors(folder: Path, names: Names, head: HeadKind) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors of the checkpoint in `folder` under our names, and the names of trained ones that are no part of the
     encoder, of its pretraining, or of a head of the family."""
     try:
@@ -206,7 +206,7 @@ def named_labels(model: str) -> tuple[str, ...]:
     return tuple(str(named[str(number)]) for number in range(len(named)))
 
 
-def _is_for_another(settings: Mapping[str, Any], head: Head) -> bool:
+def _is_for_another(settings: Mapping[str, Any], head: HeadKind) -> bool:
     """Whether config.json says that the checkpoint's head is for something else."""
     known = heads_of(settings.get("architectures") or ())
     return bool(known) and head not in known

@@ -10,10 +10,10 @@ from prunetime.core.task_kind import TASK_KINDS, TaskKind
 OWN_MODEL_TYPE = "prunetime"
 """`model_type` in the config.json of the folders that prunetime writes."""
 
-Head = Literal["pooled", "answers", "tags", "embedding"]
+HeadKind = Literal["pooled", "answers", "tags", "embedding"]
 """What a head is for: sequences, where answers are, the words of a text; or none, the pooled row is what comes out."""
 
-CLASSES: Mapping[Head, str] = {
+CLASSES: Mapping[HeadKind, str] = {
     "pooled": "ForSequenceClassification",
     "answers": "ForQuestionAnswering",
     "tags": "ForTokenClassification",
@@ -26,7 +26,7 @@ PROBLEM_TYPES: Mapping[TaskKind, str] = {
 """What transformers calls our kinds of task."""
 
 
-def heads_of(classes: Iterable[str]) -> tuple[Head, ...]:
+def heads_of(classes: Iterable[str]) -> tuple[HeadKind, ...]:
     """The heads of the classes of transformers with these names; of other classes nothing is known."""
     names = [str(name) for name in classes]
     return tuple(head for head, ending in CLASSES.items() if any(name.endswith(ending) for name in names))

@@ -11,7 +11,7 @@ from torch.nn import functional
 from prunetime.core.task import Task
 from prunetime.core.task_kind import TaskKind
 from prunetime.inference.tagging import NO_LABEL
-from prunetime.models.ranks import mean_over_ranks
+from prunetime.models.distributed import all_reduce_mean
 
 
 def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
@@ -54,4 +54,4 @@ def kept_of(embeddings: Tensor, task: Task) -> Tensor:
 
 def mean_over_rows(losses: Tensor) -> Tensor:
     """The mean of `losses` [rows]; on several ranks, this one's part in the mean over the rows of all."""
-    return losses.sum() / mean_over_ranks(losses.new_tensor(len(losses)))
+    return losses.sum() / all_reduce_mean(losses.new_tensor(len(losses)))

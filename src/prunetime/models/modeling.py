@@ -24,7 +24,7 @@ from prunetime.core.blocks import INDEX_ARRAYS
 from prunetime.core.config import EncoderConfig, LogitRows
 from prunetime.errors import InputError
 from prunetime.models.encoder import INITIAL_DEVIATION, Output, Parts, encode, parts
-from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES, Head
+from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES, HeadKind
 from prunetime.models.sparse import BlockLinear
 
 
@@ -237,7 +237,7 @@ class PrunetimeModel(PrunetimePreTrainedModel):
         )
 
 
-OF_HEAD: dict[Head, type[PrunetimePreTrainedModel]] = {
+OF_HEAD: dict[HeadKind, type[PrunetimePreTrainedModel]] = {
     "pooled": PrunetimeForSequenceClassification,
     "answers": PrunetimeForQuestionAnswering,
     "tags": PrunetimeForTokenClassification,

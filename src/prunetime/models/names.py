@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunetime.core.positions import BUCKETS
-from prunetime.models.heads import Head
+from prunetime.models.heads import HeadKind
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Names:
 
     sizes: Mapping[str, str]
     encoder: Mapping[str, str]
-    head: Mapping[Head, Mapping[str, str]]
+    head: Mapping[HeadKind, Mapping[str, str]]
     prefix: str
     fixed: Mapping[str, object]
     stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ ENCODER = {
 }
 
 TWO_LAYERS: Mapping[str, str] = {"head.dense": "classifier.dense", "head.output": "classifier.out_proj"}
-OF_TOKENS: Mapping[Head, Mapping[str, str]] = {
+OF_TOKENS: Mapping[HeadKind, Mapping[str, str]] = {
     "answers": {"head.output": "qa_outputs"},
     "tags": {"head.output": "classifier"},
     "embedding": {},
@@ -189,7 +189,7 @@ OF_PRETRAINING = (
 """Tensors of the heads that encoders are pretrained with, and tables that are computed: a task does without them."""
 
 
-def our_names(tensors: Mapping[str, Tensor], names: Names, head: Head) -> dict[str, Tensor]:
+def our_names(tensors: Mapping[str, Tensor], names: Names, head: HeadKind) -> dict[str, Tensor]:
     """The tensors of the encoder and its head under our names; what else the checkpoint has is left out."""
     ours: dict[str, tuple[str, ...]] = {
         **{theirs: (our,) for our, theirs in {**names.encoder, **names.head[head]}.items()},

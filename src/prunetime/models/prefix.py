@@ -20,13 +20,15 @@ from prunetime.core.blocks import block_norms
 from prunetime.core.config import EncoderConfig
 from prunetime.core.mask import largest_blocks
 from prunetime.errors import InputError
-from prunetime.models.encoder import Layer, Output, Parts, SequenceClassifier, encode
-from prunetime.models.gates import BlockGates
+from prunetime.models.encoder import EncoderLayer, Output, Parts, SequenceClassifier, encode
+from prunetime.models.mask_variables import BlockMaskVariables
 
-Inputs = tuple[Tensor, Tensor, Tensor | None]
+EncoderInputs = tuple[Tensor, Tensor, Tensor | None]
 
 
-def run_prefix(model: SequenceClassifier, spec: ArchSpec, inputs: Inputs, *, skipped: Tensor | None = None) -> Output:
+def run_prefix(
+    model: SequenceClassifier, spec: ArchSpec, inputs: EncoderInputs, *, skipped: Tensor | None = None
+) -> Output:
     """The forward pass of the sub-network `spec` of the unpruned `model`; gradients reach the weights it has.
 
     `inputs` are (input_ids, attention_mask, token_type_ids), and `skipped` is as in `SequenceClassifier`.
@@ -52,7 +54,7 @@ def run_prefix(model: SequenceClassifier, spec: ArchSpec, inputs: Inputs, *, ski
     return encode(Parts(model.embeddings, layers, model.final_norm, model.head), inputs, skipped=skipped)
 
 
-def _run(layer: nn.Module, shape: Layer, blocks: Sequence[KeptBlocks], *inputs: Any) -> Any:
+def _run(layer: nn.Module, shape: EncoderLayer, blocks: Sequence[KeptBlocks], *inputs: Any) -> Any:
     """Runs `shape` on the first rows and columns of the weights of `layer`, as many as it has, and of them `blocks`."""
     whole = dict(layer.named_parameters())
     weights = {
@@ -61,12 +63,12 @@ def _run(layer: nn.Module, shape: Layer, blocks: Sequence[KeptBlocks], *inputs: 
     for kept in blocks:
         weight = weights[f"{kept.matrix}.weight"]
         scores = block_norms(weight.detach().cpu().numpy(), kept.rows, kept.columns)
-        gates = BlockGates.of(largest_blocks(scores, kept))
-        weights[f"{kept.matrix}.weight"] = weight * gates.spread((len(weight), len(weight.T))).to(weight.device)
+        variables = BlockMaskVariables.of(largest_blocks(scores, kept))
+        weights[f"{kept.matrix}.weight"] = weight * variables.spread((len(weight), len(weight.T))).to(weight.device)
     return functional_call(shape, weights, inputs)
 
 
 @lru_cache(maxsize=1024)
-def _without_weights(config: EncoderConfig, index: int, spec: LayerSpec, dropout: float) -> Layer:
+def _without_weights(config: EncoderConfig, index: int, spec: LayerSpec, dropout: float) -> EncoderLayer:
     with torch.device("meta"):
-        return Layer(config, index, spec, dropout)
+        return EncoderLayer(config, index, spec, dropout)

@@ -29,7 +29,7 @@ ALWAYS_PROMPTS: Mapping[str, str] = {"query": "", "document": ""}
 """The prompts that every SentenceTransformer has, empty where its folder does not say otherwise."""
 
 
-class Layer(NamedTuple):
+class StoredLayer(NamedTuple):
     """A trained module after pooling: what it computes, and the folder of its weights."""
 
     layer: HeadLayer
@@ -56,7 +56,7 @@ class SentenceFolder:
     folder: Path
     root: Path
     pooling: Pooling | None = None
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[StoredLayer, ...] = ()
     normalize: bool = False
     prompts: Prompts = field(default_factory=Prompts)
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
@@ -238,7 +238,7 @@ def _with_module(found: SentenceFolder, module: _Module, model_type: str) -> tup
     layer = (
         sentence_modules.dense(settings, where) if module.kind == "Dense" else sentence_modules.norm(settings, where)
     )
-    return replace(found, layers=(*found.layers, Layer(layer, where.parent))), written
+    return replace(found, layers=(*found.layers, StoredLayer(layer, where.parent))), written
 
 
 def _check_type(module: _Module, supported: Sequence[str], root: Path) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from prunetime.core.arrays import Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.task import Task
 from prunetime.errors import InputError
@@ -29,7 +29,7 @@ from prunetime.models.sentence_names import (
 Files = dict[str, bytes]
 
 
-def sentence_files(config: EncoderConfig, task: Task, weights: Mapping[str, NDArray[Any]]) -> Files:
+def sentence_files(config: EncoderConfig, task: Task, weights: Weights) -> Files:
     """The files by their names: a SentenceTransformer's for embeddings, a CrossEncoder's for pooled rows, no files for
     other tasks."""
     if task.rows == "tokens":
@@ -68,7 +68,7 @@ def activation_fn(task: Task) -> str:
     return SCORE_ACTIVATIONS[task.activation or task.traits.activation]
 
 
-def _modules(config: EncoderConfig, task: Task, weights: Mapping[str, NDArray[Any]]) -> list[tuple[str, Files]]:
+def _modules(config: EncoderConfig, task: Task, weights: Weights) -> list[tuple[str, Files]]:
     """The modules after the encoder, each a kind and its files by their names."""
     mode = next(theirs for theirs, ours in POOLINGS.items() if ours == config.pooling)
     pooling = {flag: flagged == mode for flag, flagged in POOLING_FLAGS.items()}
@@ -94,7 +94,7 @@ def _modules(config: EncoderConfig, task: Task, weights: Mapping[str, NDArray[An
     return [*modules, *([("Normalize", {})] if config.normalize else [])]
 
 
-def _trained(name: str, settings: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Files:
+def _trained(name: str, settings: Mapping[str, Any], tensors: Mapping[str, Array]) -> Files:
     named = {f"{name}.{part}": tensor for part, tensor in tensors.items()}
     return {"config.json": _json(settings), "model.safetensors": save(named)}
 

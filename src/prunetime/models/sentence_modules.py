@@ -20,7 +20,7 @@ from prunetime.models.sentence_names import (
     TRANSFORMER_SETTINGS,
 )
 
-Settings = Mapping[str, Any]
+ModuleSettings = Mapping[str, Any]
 
 EMBEDDING, SCORES = "sentence_embedding", "scores"
 """What modules after pooling read and write."""
@@ -48,7 +48,7 @@ def transformer_settings(folder: Path) -> tuple[dict[str, Any], Path]:
     return {}, folder / TRANSFORMER_SETTINGS[0]
 
 
-def transformer_task(settings: Settings, where: Path) -> str:
+def transformer_task(settings: ModuleSettings, where: Path) -> str:
     """What the Transformer module gives, a key of `OUTPUTS`; raises InputError for a setting that is not supported."""
     task = settings.get("transformer_task", "feature-extraction")
     if task not in OUTPUTS:
@@ -69,7 +69,7 @@ def transformer_task(settings: Settings, where: Path) -> str:
     return str(task)
 
 
-def longest(settings: Settings, where: Path) -> tuple[int, str] | None:
+def longest(settings: ModuleSettings, where: Path) -> tuple[int, str] | None:
     """The most tokens of a text, with the field and file that says so: the Transformer module's or its tokenizer's."""
     name = "max_seq_length"
     return _tokens(settings.get(name), f"{name} in {where.name}", where.parent) or longest_of_tokenizer(where.parent)
@@ -89,7 +89,7 @@ def _tokens(value: object, name: str, folder: Path) -> tuple[int, str] | None:
     return int(value), name
 
 
-def pooling(settings: Settings, where: Path) -> tuple[Pooling, bool]:
+def pooling(settings: ModuleSettings, where: Path) -> tuple[Pooling, bool]:
     """The way of pooling, and whether a prompt's tokens are pooled."""
     known = ("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *POOLING_FLAGS)
     _refuse_unknown(settings, known, where)
@@ -103,7 +103,7 @@ def pooling(settings: Settings, where: Path) -> tuple[Pooling, bool]:
     return POOLINGS[modes[0]], bool(settings.get("include_prompt", True))
 
 
-def dense(settings: Settings, where: Path) -> HeadLayer:
+def dense(settings: ModuleSettings, where: Path) -> HeadLayer:
     if settings.get("use_residual"):
         raise InputError(f"{where}: use_residual {settings['use_residual']!r} is not supported; only false is")
     named = settings.get("activation_function", DENSE_ACTIVATIONS["tanh"])
@@ -114,12 +114,12 @@ def dense(settings: Settings, where: Path) -> HeadLayer:
     raise InputError(f"{where}: activation_function {named!r} is not supported; use one of {supported}")
 
 
-def norm(settings: Settings, where: Path) -> HeadLayer:
+def norm(settings: ModuleSettings, where: Path) -> HeadLayer:
     _refuse_unknown(settings, ("dimension",), where)
     return HeadLayer("norm", _width(settings, "dimension", where), eps=LAYER_NORM_EPS)
 
 
-def output(settings: Settings, where: Path, *, may_be_scores: bool) -> str:
+def output(settings: ModuleSettings, where: Path, *, may_be_scores: bool) -> str:
     """What a module after pooling writes; raises InputError where it reads or writes other things than embeddings."""
     read = settings.get("module_input_name") or EMBEDDING
     written = settings.get("module_output_name") or read
@@ -130,7 +130,7 @@ def output(settings: Settings, where: Path, *, may_be_scores: bool) -> str:
     return str(written)
 
 
-def encoder_activation(settings: Settings, where: Path) -> ScoreActivation | None:
+def encoder_activation(settings: ModuleSettings, where: Path) -> ScoreActivation | None:
     """What a CrossEncoder does to logits as its encoder's config.json says, where versions 5.3 and earlier wrote it."""
     of_4 = settings.get("sentence_transformers")
     if isinstance(of_4, Mapping) and "activation_fn" in of_4:
@@ -155,12 +155,12 @@ def _is_torch_class(named: object, path: str) -> bool:
     return named in (path, f"torch.nn.{path.rpartition('.')[2]}")
 
 
-def _refuse_unknown(settings: Settings, known: tuple[str, ...], where: Path) -> None:
+def _refuse_unknown(settings: ModuleSettings, known: tuple[str, ...], where: Path) -> None:
     if unknown := [name for name in settings if name not in known]:
         raise InputError(f"{where}: {', '.join(unknown)} is not supported; {', '.join(known)} are")
 
 
-def _width(settings: Settings, name: str, where: Path) -> int:
+def _width(settings: ModuleSettings, name: str, where: Path) -> int:
     width = settings.get(name)
     if type(width) is not int or width < 1:
         raise InputError(f"{where}: {name} is {width!r}; it must be a whole number of at least 1")

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunetime.core.arch import ArchSpec, LayerSpec
+from prunetime.core.arrays import Array, Weights
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
-from prunetime.models.compact import Weights
 from prunetime.models.encoder import Linears, linears_of
 from prunetime.models.families import family_config
-from prunetime.models.heads import CLASSES, Head, heads_of
+from prunetime.models.heads import CLASSES, HeadKind, heads_of
 from prunetime.models.modeling import OF_HEAD, PrunetimeConfig, PrunetimePreTrainedModel
 from prunetime.models.names import NAMES, our_names
 
@@ -29,7 +29,7 @@ class Encoder:
     config: EncoderConfig
     spec: ArchSpec
     linears: Linears
-    head: Head
+    head: HeadKind
 
 
 def encoder_of(model: PreTrainedModel) -> Encoder:
@@ -61,7 +61,7 @@ def encoder_of(model: PreTrainedModel) -> Encoder:
     return Encoder(replace(config, rows=OF_HEAD[head].rows), ArchSpec.full(config.dims), linears, head)
 
 
-def head_of_class(model: PreTrainedModel) -> Head:
+def head_of_class(model: PreTrainedModel) -> HeadKind:
     """What the model's class is for."""
     return next(iter(heads_of([type(model).__name__])), "embedding")
 
@@ -95,7 +95,7 @@ class AttentionScores:
             hook.remove()
 
 
-def weights_from(model: PreTrainedModel, config: EncoderConfig) -> Weights:
+def weights_from(model: PreTrainedModel, config: EncoderConfig) -> dict[str, Array]:
     """The weights of the model by our names."""
     tensors = model.state_dict()
     if not isinstance(model, PrunetimePreTrainedModel):

@@ -13,12 +13,12 @@ from prunetime.core import artifact
 from prunetime.errors import BudgetError
 from prunetime.inference.model import load
 from prunetime.latency import profiling
-from prunetime.pipeline import stages
 from prunetime.pipeline.prune import RESULT, begin, check_workers, finished, prune
 from prunetime.pipeline.run import SUB_RUNS, Reporter, Run
-from prunetime.pipeline.settings import Settings
-from prunetime.pruning.methods import Method
+from prunetime.pipeline.student import THREADS
+from prunetime.pruning.methods import PruningMethod
 from prunetime.report.render import PAGE
+from prunetime.settings import Settings
 from prunetime.training.tracking import reporting
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Way:
     """A run of `method`, that begins with what the run in the folder `other` came to."""
 
-    method: Method
+    method: PruningMethod
     other: str | None = None
 
 
@@ -39,7 +39,7 @@ WAYS = dict(
 """By folder, in the order in which they are run."""
 
 SHARED = ("plan.json", "teacher", "importance.safetensors")
-"""What both begin with; of a stage that is named like one of them without its ending."""
+"""The outputs that later runs take over from the first; each is of the stage with its name."""
 
 
 def prune_by_method(
@@ -79,7 +79,7 @@ def prune_all_ways(
     """
     run = Run(out, reporter)
     with run.locked():
-        source, _ = begin(run, settings, overwrite=overwrite)
+        context = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
         check_workers(settings, workers, reporter)
@@ -90,7 +90,6 @@ def prune_all_ways(
         if profile:
             for own in runs.values():
                 profiling.parse(profile).check_covers(own.block_shape, own.tokens)
-        value = stages.metric_on_valid(source, settings.effort.finalist_rows, settings.seed)
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, float] = {}
         failures = []
@@ -106,13 +105,12 @@ def prune_all_ways(
             except BudgetError as error:
                 failures.append(f"{name}: {error}")
                 continue
-            values[name] = value(load(out / name / "artifact", stages.THREADS).engine)
+            values[name] = context.metric_on_valid(load(out / name / "artifact", THREADS).engine)
         if not results:
             raise BudgetError("; ".join(failures))
-        sign = 1.0 if source.metric.higher_is_better else -1.0
-        best = max(results, key=lambda name: sign * values[name])
+        best = max(results, key=lambda name: context.better(values[name]))
         of_each = ", ".join(f"{name} {values[name]:.4f}" for name in results)
-        reporter.say(f"{source.metric.name} on valid rows: {of_each}; {best} is kept")
+        reporter.say(f"{context.source.metric.name} on valid rows: {of_each}; {best} is kept")
         artifact.copy_folder(out / best / "artifact", run.path("artifact"))
         shutil.copy(out / best / PAGE, run.path(PAGE))
         folders = {"artifact": str(run.path("artifact")), "report": str(run.path(PAGE))}

@@ -1,11 +1,11 @@
-"""The whole road: `prune` from a model, data and a budget; `pick` another budget off a finished run's archive."""
+"""The pipeline from end to end: `prune` from a model, data and a budget; `pick` another budget off a run's archive."""
 
 from __future__ import annotations
 
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,38 +20,46 @@ from prunetime.core.machine import this_machine
 from prunetime.core.mask import Mask
 from prunetime.errors import BudgetError, InputError
 from prunetime.export.card import artifact_card
-from prunetime.latency.predictor import LatencyProfile
-from prunetime.pipeline import choosing, stages, verify
-from prunetime.pipeline.front import measure_front
-from prunetime.pipeline.learning import LAST, Learning
-from prunetime.pipeline.pretrained import hub_id
-from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
-from prunetime.pipeline.settings import Settings
-from prunetime.pipeline.source import Source, check_trainable, load_source, model_digest
+from prunetime.pipeline import next_action
+from prunetime.pipeline.context import MODELS, Context
+from prunetime.pipeline.next_action import Attempt
+from prunetime.pipeline.run import Reporter, Run, digest_of
+from prunetime.pipeline.source import check_trainable, load_source, model_digest
+from prunetime.pipeline.stages.front import measure_front
+from prunetime.pipeline.stages.learn import learn_structure, learned_weights
+from prunetime.pipeline.stages.measure import check_tail, precheck
+from prunetime.pipeline.stages.profile import MARGIN, choose_plan, profile
+from prunetime.pipeline.stages.search import EVALUATIONS, pick_structure, propose, search
+from prunetime.pipeline.stages.teacher import elastic, importance, train_teacher
+from prunetime.pipeline.stages.tune import Begin, tune
+from prunetime.pipeline.stages.verify import verify
+from prunetime.pipeline.student import kept_of, note_computer
 from prunetime.pruning.methods import LEARNED
 from prunetime.report.render import render
+from prunetime.settings import Settings
 
 if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
-
-ATTEMPTS = 3
-"""Searches of one run: the first, and two with the predictor tightened."""
-
-SURE = 0.985
-"""A structure that measures more of its budget than this before tuning is searched for again: that costs a minute, to
-find out after tuning costs many. At the last attempt, one that may fit is tuned."""
-
-LOOSE = 0.93
-"""A structure that takes less than this of its predicted time is searched for again, once, with so much more predicted
-time: a part of the budget would be left unused."""
 
 RESULT = "result.json"
 
 NOT_OF_THE_TEACHER = ("budget", "slices", "method", "tokens", "blocks")
 """Settings that teacher and importance do not depend on."""
 
-KEPT_FOR_PICK = ("plan.json", "profile.json", "evaluations.jsonl")
-MODELS_FOR_PICK = stages.Models._fields
+FILES_FOR_PICK = ("plan.json", "profile.json", EVALUATIONS)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of finding a structure.
+
+    `choose` leaves the best that is predicted to take so many microseconds as `mask.json`, with `chosen.json`; `begin`
+    gives its weights, to be tuned; `searched` says whether it leaves an archive of others, too.
+    """
+
+    choose: Callable[[float], None]
+    begin: Begin
+    searched: bool
 
 
 def prune(
@@ -78,22 +86,23 @@ def prune(
     """
     run = Run(out, reporter)
     with run.locked():
-        source, inputs = begin(run, settings, overwrite=overwrite)
+        context = replace(begin(run, settings, overwrite=overwrite), profile=profile, workers=workers)
         if result := finished(run):
             return result
-        stages.note_computer(run, settings)
-        check_workers(settings, workers, reporter)
-        plan = stages.search_plan(run, source, settings)
-        latency = stages.profile(run, source, settings, plan, profile)
-        verify.check_tail(run, source, settings.budget, plan, latency)
-        dense = stages.teacher(run, source, settings, plan, inputs)
-        stages.importance(run, source, settings, dense, inputs)
+        _check_machine(context)
+        choose_plan(context)
+        _measure_machine(context)
+        train_teacher(context)
+        importance(context)
         if settings.method in LEARNED:
-            way = _learned(run, source, settings, dense, latency, other)
-        else:
-            models = stages.Models(dense, stages.elastic(run, source, settings, dense, latency))
-            way = _searched(run, source, settings, models, latency, workers=workers, other=other)
-        return _into_budget(run, source, settings, dense, latency, way)
+            learn = partial(learn_structure, context, other=other)
+            return _into_budget(context, Way(learn, lambda _: learned_weights(context), searched=False))
+        elastic(context)
+        seeds = []
+        if other:
+            learned = Mask.from_json(Run(other, reporter).read("rows.json"))
+            seeds = [context.space.widened(learned.spec())]
+        return _into_budget(context, _search_way(context, partial(_search, context, seeds)))
 
 
 def pick(
@@ -107,7 +116,7 @@ def pick(
 ) -> dict[str, Any]:
     """Takes the best model for another budget off the archive of the finished run `origin`, tunes and verifies it.
 
-    Scored are only what the critic of the search expects most of there, as many as there are finalists, and the
+    Scored are only what the surrogate of the search expects most of there, as many as there are finalists, and the
     finalists. The new budget is the run's with the time or share of `amount`. `workers` and `overwrite` as for `prune`.
 
     Raises:
@@ -119,94 +128,51 @@ def pick(
     check_searched(origin, settings)
     budget = replace(settings.budget, us=amount.us, share=amount.share)
     settings = settings.with_budget(budget)
-    needed = (*KEPT_FOR_PICK, *MODELS_FOR_PICK)
-    missing = [name for name in needed if not before.path(name).exists()]
+    missing = [name for name in (*FILES_FOR_PICK, *MODELS) if not before.path(name).exists()]
     if missing:
         raise InputError(f"{origin} is no finished run: it lacks {', '.join(missing)}; run `prunetime prune` first")
     if out.resolve() == origin.resolve():
         raise InputError(f"{out} is the run to pick from: choose another --out")
     run = Run(out, reporter)
     with run.locked():
-        source, _ = begin(run, settings, overwrite=overwrite)
+        context = begin(run, settings, overwrite=overwrite)
+        context = replace(context, profile=before.path("profile.json"), workers=workers)
         if result := finished(run):
             return result
-        for name in KEPT_FOR_PICK:
+        for name in FILES_FOR_PICK:
             if not run.path(name).exists():  # what was picked is added to the evaluations
                 artifact.write_text(run.path(name), before.path(name).read_text(encoding="utf-8"))
-        for name in MODELS_FOR_PICK:
+        for name in MODELS:
             if not run.path(name).exists():
                 artifact.copy_folder(before.path(name), run.path(name))
-        stages.note_computer(run, settings)
-        check_workers(settings, workers, reporter)
-        models = stages.Models(*(artifact.read(run.path(name)) for name in MODELS_FOR_PICK))
-        plan = models.teacher.manifest.plan
-        latency = stages.profile(run, source, settings, plan, before.path("profile.json"))
-        verify.check_tail(run, source, settings.budget, plan, latency)
-
-        def choose(target_us: float) -> None:
-            proposed = choosing.propose(run, settings, models, latency, target_us)
-
-            def work(progress: Progress) -> None:
-                with choosing.scoring(models.elastic, workers) as scorer_for:
-                    choosing.score_proposed(run, source, settings, models, proposed, scorer_for, on_progress=progress)
-                    choosing.leave_choice(run, source, settings, models, target_us, scorer_for)
-
-            inputs = {"archive": stages.archive_digest(run, settings), "target_us": target_us}
-            run.do(
-                "search", f"Pick within {target_us:.0f} us", inputs, ["search.json", "mask.json", "chosen.json"], work
-            )
-
-        way = Way(choose, partial(stages.kept_of, models.elastic), searched=True)
-        return _into_budget(run, source, settings, models.teacher, latency, way)
+        _check_machine(context)
+        _measure_machine(context)
+        return _into_budget(context, _search_way(context, partial(_pick, context)))
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a structure is found: `choose` leaves the best predicted to take so many microseconds as `mask.json`, with
-    `chosen.json`; `begin` gives its weights, to be tuned; `searched` says whether an archive of others is left, too."""
-
-    choose: Callable[[float], None]
-    begin: Callable[[Mask], artifact.Weights]
-    searched: bool
+def _search(context: Context, seeds: list[Any], target_us: float) -> None:
+    search(context, target_us=target_us, seeds=seeds)
 
 
-def _searched(
-    run: Run,
-    source: Source,
-    settings: Settings,
-    models: stages.Models,
-    latency: LatencyProfile,
-    *,
-    workers: Workers | None,
-    other: Path | None,
-) -> Way:
-    space, seeds = settings.space(source.pretrained.config.dims), []
-    if other:
-        learned = Mask.from_json(Run(other, run.reporter).read("rows.json"))
-        seeds = [space.widened(learned.spec())]
-
-    def choose(target_us: float) -> None:
-        choosing.choose(run, source, settings, models, latency, target_us, workers=workers, seeds=seeds)
-
-    return Way(choose, partial(stages.kept_of, models.elastic), searched=True)
+def _pick(context: Context, target_us: float) -> None:
+    propose(context, target_us=target_us)
+    pick_structure(context, target_us=target_us)
 
 
-def _learned(
-    run: Run,
-    source: Source,
-    settings: Settings,
-    dense: artifact.Artifact,
-    latency: LatencyProfile,
-    other: Path | None,
-) -> Way:
-    learning, rows = Learning(run, source, settings, latency), None
-    if len(learning.method.levels) > 1:
-        rows = learning.searched_rows(other, dense) if other else learning.rows(dense)
+def _search_way(context: Context, choose: Callable[[float], None]) -> Way:
+    return Way(choose, lambda mask: kept_of(context.elastic, mask), searched=True)
 
-    def begin(_: Mask) -> artifact.Weights:
-        return dict(artifact.read(run.path(LAST.artifact)).weights)
 
-    return Way(partial(learning.last, dense, rows), begin, searched=False)
+def _check_machine(context: Context) -> None:
+    """Raises InputError where workers that were given do not start, or would have nothing to do."""
+    note_computer(context.run, context.settings)
+    check_workers(context.settings, context.workers, context.run.reporter)
+
+
+def _measure_machine(context: Context) -> None:
+    """Measures what predictions and verdicts need, and refuses a budget that cannot be met or judged."""
+    profile(context)
+    check_tail(context)
 
 
 def check_searched(origin: Path, settings: Settings) -> None:
@@ -230,7 +196,7 @@ def check_workers(settings: Settings, workers: Workers | None, reporter: Reporte
         workers.check()
 
 
-def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> tuple[Source, dict[str, Any]]:
+def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> Context:
     """Loads the sources and writes `run.json`, or checks that the one there is of the same run.
 
     With `overwrite` a run that is there is removed, once the sources could be read.
@@ -238,16 +204,17 @@ def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> tuple[Sou
     with run.reporter.stage("Load model and data"):
         source = load_source(settings, run.reporter.say)
         check_trainable(source, settings)
+        given = settings.to_json()
+        of_run = {name: value for name, value in given.items() if name != "timing"}
         roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
         inputs = {
             "model": model_digest(source),
             "data": digest_of([[role.texts, role.labels.tolist()] for role in roles.values()]),
-            "settings": settings.to_json() | dict.fromkeys(NOT_OF_THE_TEACHER),
+            "settings": of_run | dict.fromkeys(NOT_OF_THE_TEACHER),
         }
-    given = settings.to_json()
     record: dict[str, Any] = {
         "settings": given,
-        "digest": digest_of(inputs | {"settings": given | {"slices": None}}),
+        "digest": digest_of(inputs | {"settings": of_run | {"slices": None}}),
         "task": source.task.to_json(),
         "columns": {"text": list(source.columns.text), "label": source.columns.label, "group": source.columns.group},
         "metric": source.metric.name,
@@ -268,81 +235,64 @@ def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> tuple[Sou
     if run.path("run.json").exists():
         found = run.read("run.json")
         if found["digest"] != record["digest"]:
-            changed = [k for k, v in record["settings"].items() if found["settings"].get(k) != v]
+            changed = [k for k, v in of_run.items() if found["settings"].get(k) != v]
             what = f"its {', '.join(changed)} differ" if changed else "its model or data files have changed since"
             raise InputError(f"{run.folder} holds another run: {what}; choose another --out, or --overwrite")
-    else:
-        run.write("run.json", record)
-    return source, inputs
+        record = found | {"settings": given}
+    run.write("run.json", record)
+    return Context(run, settings, source, inputs)
 
 
-def _into_budget(
-    run: Run,
-    source: Source,
-    settings: Settings,
-    dense: artifact.Artifact,
-    latency: LatencyProfile,
-    way: Way,
-) -> dict[str, Any]:
+def _into_budget(context: Context, way: Way) -> dict[str, Any]:
     """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats.
 
     `attempts.json` keeps what was measured over what was predicted, and the failure where it was over the budget.
     """
-    budget = settings.budget
-    floor_us, dense_us = latency.floor_and_dense(budget)
-    budget_us = budget.resolve(dense_us)
+    run, budget_us = context.run, context.budget_us
     while True:
-        attempts = run.read("attempts.json") if run.path("attempts.json").exists() else []
-        failed = [attempt for attempt in attempts if attempt["failure"]]
-        target_us = budget_us * stages.MARGIN / _off_by(attempts)
-        if failed and target_us <= floor_us:
-            raise BudgetError(f"{failed[-1]['failure']}; tightened by that, the prediction leaves no model at all")
+        attempts = _attempts(run)
+        target_us = budget_us * MARGIN / next_action.correction(attempts)
+        failures = [attempt.failure for attempt in attempts if attempt.failure]
+        if failures and target_us <= context.floor_us:
+            raise BudgetError(f"{failures[-1]}; tightened by that, the prediction leaves no model at all")
         way.choose(target_us)
-        predicted_share = run.read("chosen.json")["predicted_us"] / budget_us
-        verdict = verify.gate(run, source, budget, dense.manifest.plan)
-        if not attempts and (over := verdict.ci95[1] / verdict.limit / predicted_share) < LOOSE:
-            attempts.append({"measured_over_predicted": over, "failure": None})
-            run.write("attempts.json", attempts)
+        predicted = run.read("chosen.json")["predicted_us"] / budget_us
+        verdict = precheck(context)
+        action, over = next_action.after_precheck(attempts, verdict, predicted)
+        if action == "tune":
+            if way.searched:
+                measure_front(context)
+            tune(context, begin=way.begin)
+            verdict = verify(context)
+            action, over = next_action.after_verify(attempts, verdict, predicted)
+        if action == "finish":
+            return _finish(run)
+        if action == "loosen":
+            _keep(run, [*attempts, Attempt(over, None)])
             run.reporter.say(
                 f"the structure measured {verdict.describe()}, at most {over:.0%} of its prediction: "
                 "searching again with the predictor loosened"
             )
             continue
-        noisy, reached = False, verdict.measured
-        last = len(failed) + 1 == ATTEMPTS
-        if verdict.measured <= SURE * verdict.limit or (last and verdict.ci95[0] <= verdict.limit):
-            if way.searched:
-                measure_front(run, source, settings, latency, dense.manifest.plan)
-            provenance: dict[str, Any] = {"model": settings.model, "seed": settings.seed}
-            if base := hub_id(settings.model):
-                provenance["base_model"] = base
-            stages.tune(run, source, settings, dense, way.begin, provenance)
-            verdict = verify.verify(run, source, settings, dense)
-            if verdict.met:
-                return _finish(run)
-            # By its upper end a verdict is not met: tightened by less, the same structure would be chosen again.
-            noisy, reached = verdict.noisy, verdict.ci95[1]
         failure = (
-            f"attempt {len(failed) + 1}: the pruned model measured {verdict.describe()}, "
-            f"the budget is {budget} = {budget_us:.0f} us"
+            f"attempt {len(failures) + 1}: the pruned model measured {verdict.describe()}, "
+            f"the budget is {context.budget} = {budget_us:.0f} us"
         )
-        if noisy or last:
+        if action != "tighten":
             for stage in ("gate", "verify"):  # the same command measures again
                 run.forget(stage)
-            why = "the machine is too noisy to judge: run it again when it is quiet" if noisy else "giving up"
-            raise BudgetError(f"{failure}; {why}")
-        attempts.append({"measured_over_predicted": reached / verdict.limit / predicted_share, "failure": failure})
-        run.write("attempts.json", attempts)
+            noisy = "the machine is too noisy to judge: run it again when it is quiet"
+            raise BudgetError(f"{failure}; {noisy if action == 'wait' else 'giving up'}")
+        _keep(run, [*attempts, Attempt(over, failure)])
         run.reporter.say(f"{failure}; searching again with the predictor tightened")
 
 
-def _off_by(attempts: list[dict[str, Any]]) -> float:
-    """Measured over predicted, as far as `attempts` tell: of those over the budget the most, and at least 1; where none
-    was, of the one that was far inside it."""
-    over = [float(attempt["measured_over_predicted"]) for attempt in attempts if attempt["failure"]]
-    if over:
-        return max(1.0, *over)
-    return float(attempts[0]["measured_over_predicted"]) if attempts else 1.0
+def _attempts(run: Run) -> list[Attempt]:
+    return [Attempt(**each) for each in run.read("attempts.json")] if run.path("attempts.json").exists() else []
+
+
+def _keep(run: Run, attempts: list[Attempt]) -> None:
+    run.write("attempts.json", [asdict(attempt) for attempt in attempts])
 
 
 def _finish(run: Run) -> dict[str, Any]:

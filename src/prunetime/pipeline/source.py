@@ -22,12 +22,13 @@ from prunetime.inference.reading import read
 from prunetime.inference.tokenize import Tokenizer
 from prunetime.latency import profiling
 from prunetime.latency.predictor import LatencyProfile
+from prunetime.latency.settings import TimingSettings
 from prunetime.models import families
 from prunetime.models.batches import TrainingData
 from prunetime.pipeline import pretrained as pretrained_models
 from prunetime.pipeline import teacher_labels
 from prunetime.pipeline.run import digest_of_files
-from prunetime.pipeline.settings import Settings
+from prunetime.settings import Settings
 from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.data import Columns, Examples, examples, guess_columns, task_of
 from prunetime.tasks.labels import label_notes
@@ -167,6 +168,7 @@ def profile_of(
     *,
     blocks: BlockShape | None = None,
     tokens: bool = False,
+    timing: TimingSettings = TimingSettings(),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[EncoderConfig, LatencyProfile]:
     """The encoder of `model`, with a head of `rows`, and its latency profile on this machine; see `profiling.record`.
@@ -179,7 +181,7 @@ def profile_of(
     tokenizer = Tokenizer(pretrained_models.tokenizer_of(pretrained, budget.seq_len).content, budget.seq_len)
     covered: Any = {"blocks": blocks, "tokens": tokens}
     recorded = profiling.record(
-        pretrained.config, tokenizer, True, budget, plan=plan, on_progress=on_progress, **covered
+        pretrained.config, tokenizer, True, budget, plan=plan, timing=timing, on_progress=on_progress, **covered
     )
     return pretrained.config, recorded
 

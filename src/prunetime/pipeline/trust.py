@@ -9,21 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from prunetime.core import artifact
 from prunetime.errors import InputError
 from prunetime.inference.engine import Engine
-from prunetime.latency.predictor import LatencyProfile
 from prunetime.models.compact import prefix_mask
 from prunetime.models.encoder import from_weights, weights_of
-from prunetime.pipeline import choosing, stages
+from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.prune import begin, check_searched
 from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
-from prunetime.pipeline.settings import Settings
-from prunetime.pipeline.source import Source
+from prunetime.pipeline.stages.search import EVALUATIONS, scoring, scoring_rows
+from prunetime.pipeline.student import THREADS, distil, kept_of
 from prunetime.report.render import render
 from prunetime.search.archive import Archive
+from prunetime.search.proxy_validation import ProxyValidation
 from prunetime.search.space import Genome, Space, fit_to
-from prunetime.search.trust import Trust
+from prunetime.settings import Settings
 from prunetime.training.trainer import discard_checkpoints
 
 SHARES = (1.0, 0.8, 0.6)
@@ -53,47 +52,50 @@ def trust(origin: Path, reporter: Reporter) -> dict[str, Any]:
     settings = Settings.from_json(run.read("run.json")["settings"])
     check_searched(origin, settings)
     with run.locked():
-        source, _ = begin(run, settings)
-        models = stages.Models(*(artifact.read(run.path(name)) for name in stages.Models._fields))
-        sample = _sample(run, source, settings, models)
-        sign = 1.0 if source.metric.higher_is_better else -1.0
+        context = begin(run, settings)
+        sample = _sample(context)
         for number, point in enumerate(sample, start=1):
-            title = f"Tune structure {number} of {len(sample)}"
-            point["quality"] = _quality(run, source, settings, models, tuple(point["genome"]), title)
-        pairs = {share: [(p["score"], sign * p["quality"]) for p in sample if p["share"] == share] for share in SHARES}
-        found = Trust.of([np.array(points) for points in pairs.values()]).to_json() | {"points": sample}
+            point["quality"] = _quality(context, tuple(point["genome"]), f"{number} of {len(sample)}")
+        pairs = {
+            share: [(p["score"], context.better(p["quality"])) for p in sample if p["share"] == share]
+            for share in SHARES
+        }
+        found = ProxyValidation.of([np.array(points) for points in pairs.values()]).to_json() | {"points": sample}
         run.write("trust.json", found)
         return found | {"report": str(render(origin))}
 
 
-def _sample(run: Run, source: Source, settings: Settings, models: stages.Models) -> list[dict[str, Any]]:
-    """Genomes of each budget with their scores, from the worst to the best."""
-    space = settings.space(models.elastic.manifest.config.dims)
-    latency = LatencyProfile.from_json(run.read("profile.json"))
-    digest, target_us = stages.archive_digest(run, settings), run.read("search.json")["target_us"]
-    predict = choosing.predictor(settings, space, latency)
+def _target_us(context: Context) -> float:
+    return float(context.run.read("search.json")["target_us"])
 
-    def work(progress: Progress) -> None:
-        rows = choosing.scoring_rows(source, models.teacher, settings.effort.score_rows, settings.seed)
-        sample: list[dict[str, Any]] = []
-        with (
-            Archive(run.path("evaluations.jsonl"), digest) as archive,
-            choosing.scoring(models.elastic, None) as scorers,
-        ):
-            for share in SHARES:
-                near = Near(space, predict, share * target_us)
-                genomes = near.drawn(np.random.default_rng([settings.seed, len(sample)]))
-                scores = dict(zip(genomes, scorers(rows)([space.spec(genome) for genome in genomes]), strict=True))
-                scores |= {e.genome: e.score for e in archive.within(near.most_us)[:1] if near.holds(e.predicted_us)}
-                rising = sorted(scores, key=scores.__getitem__)
-                chosen = [rising[i] for i in np.linspace(0, len(rising) - 1, GENOMES).round().astype(int)]
-                sample += [{"share": share, "genome": list(genome), "score": scores[genome]} for genome in chosen]
-                progress(len(sample), GENOMES * len(SHARES))
-        run.write("trust/sample.json", sample)
 
-    inputs = [digest, target_us, latency.to_json()]
-    run.do("trust-sample", "Choose structures to tune", inputs, ["trust/sample.json"], work)
-    found: list[dict[str, Any]] = run.read("trust/sample.json")
+@stage(
+    "trust-sample",
+    "Choose structures to tune",
+    ["trust/sample.json"],
+    inputs=lambda context: [context.archive_digest, _target_us(context), context.latency.to_json()],
+)
+def choose_sample(context: Context, progress: Progress) -> None:
+    """Chooses genomes of each budget with their scores, from the worst to the best."""
+    run, space, settings = context.run, context.space, context.settings
+    rows = scoring_rows(context, context.effort.score_rows)
+    sample: list[dict[str, Any]] = []
+    with Archive(run.path(EVALUATIONS), context.archive_digest) as archive, scoring(context) as scorers:
+        for share in SHARES:
+            near = Near(space, context.predict, share * _target_us(context))
+            genomes = near.drawn(np.random.default_rng([settings.seed, len(sample)]))
+            scores = dict(zip(genomes, scorers(rows)([space.spec(genome) for genome in genomes]), strict=True))
+            scores |= {e.genome: e.score for e in archive.within(near.most_us)[:1] if near.holds(e.predicted_us)}
+            rising = sorted(scores, key=scores.__getitem__)
+            chosen = [rising[i] for i in np.linspace(0, len(rising) - 1, GENOMES).round().astype(int)]
+            sample += [{"share": share, "genome": list(genome), "score": scores[genome]} for genome in chosen]
+            progress(len(sample), GENOMES * len(SHARES))
+    run.write("trust/sample.json", sample)
+
+
+def _sample(context: Context) -> list[dict[str, Any]]:
+    choose_sample(context)
+    found: list[dict[str, Any]] = context.run.read("trust/sample.json")
     return found
 
 
@@ -125,20 +127,19 @@ class Near:
         return sorted(found)
 
 
-def _quality(run: Run, source: Source, settings: Settings, models: stages.Models, genome: Genome, title: str) -> float:
+def _quality(context: Context, genome: Genome, which: str) -> float:
     """The metric on valid rows of the sub-network `genome`, tuned."""
-    config = models.elastic.manifest.config
-    mask = prefix_mask(models.elastic.weights, settings.space(config.dims).spec(genome), config.dims)
+    run, config = context.run, context.config
+    mask = prefix_mask(context.elastic.weights, context.space.spec(genome), config.dims)
     name = digest_of(genome)[:12]
 
     def work(progress: Progress) -> None:
-        student = from_weights(config, stages.kept_of(models.elastic, mask), spec=mask.spec())
-        stages.distil(source, settings, models.teacher, student, run.path(f"work/trust-{name}"), progress)
-        engine = Engine(config, weights_of(student), stages.THREADS, spec=student.spec)
-        value = stages.metric_on_valid(source, settings.effort.finalist_rows, settings.seed)(engine)
-        run.write(f"trust/{name}.json", value)
+        student = from_weights(config, kept_of(context.elastic, mask), spec=mask.spec())
+        distil(context, student, run.path(f"work/trust-{name}"), progress)
+        engine = Engine(config, weights_of(student), THREADS, spec=student.spec)
+        run.write(f"trust/{name}.json", context.metric_on_valid(engine))
         discard_checkpoints(run.path(f"work/trust-{name}"))
 
-    inputs = {"mask": mask.to_json(), "archive": stages.archive_digest(run, settings)}
-    run.do(f"trust-{name}", title, inputs, [f"trust/{name}.json"], work)
+    inputs = {"mask": mask.to_json(), "archive": context.archive_digest}
+    run.do(f"trust-{name}", f"Tune structure {which}", inputs, [f"trust/{name}.json"], work)
     return float(run.read(f"trust/{name}.json"))

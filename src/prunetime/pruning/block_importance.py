@@ -9,12 +9,14 @@ from torch import Tensor
 
 from prunetime.core.arch import BlockShape, block_grid
 from prunetime.core.mask import Scores
-from prunetime.models.batches import Batch, TrainingData
+from prunetime.core.progress import Progress
+from prunetime.models.batches import TrainingBatch, TrainingData
 from prunetime.models.encoder import SequenceClassifier, linears_of
-from prunetime.models.gates import block_sums
 from prunetime.models.losses import task_losses
+from prunetime.models.mask_variables import block_sums
 from prunetime.models.threads import training_on
-from prunetime.pruning.importance import OF_GRADIENT, Criterion, look_at
+from prunetime.pruning.importance import OF_GRADIENT, look_at
+from prunetime.pruning.methods import Criterion
 
 
 def measure_block_importance(
@@ -26,12 +28,12 @@ def measure_block_importance(
     seed: int = 0,
     *,
     threads: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Scores:
-    """The importance of each block of `block_shape` in the dense matrices of `model`, pruned or not, by matrix
-    [row blocks, column blocks]: of a gate on it what `measure_importance` says of gates on heads and FFN neurons.
+    """Measures how much each block of the dense matrices of `model`, pruned or not, matters to the loss.
 
-    The gradient of a gate is the sum of weight x dLoss/dweight over its block, for one sample at a time.
+    The scores are as in `measure_importance`, by matrix [row blocks, column blocks]. The gradient of a mask variable is
+    the sum of weight x dLoss/dweight over its block, for one sample at a time.
     """
     weights = [{name: linear.weight for name, linear in layer.items()} for layer in linears_of(model.layers)]
     if criterion == "magnitude":
@@ -44,7 +46,7 @@ def measure_block_importance(
         for layer in weights
     ]
 
-    def add(batch: Batch) -> None:
+    def add(batch: TrainingBatch) -> None:
         labels = batch.pop("labels")
         loss = task_losses(model(**batch).logits, labels, data.task).sum()
         gradients = iter(torch.autograd.grad(loss, [weight for layer in weights for weight in layer.values()]))

@@ -104,11 +104,11 @@ class MultilevelPruning(TrainerCallback):
 
         That is a model of transformers, to be trained on (with blocks, next), saved and loaded again.
 
-        Raises InputError where the masks have not settled: their training ended early, or a checkpoint from before was
+        Raises InputError where the masks are not frozen: their training ended early, or a checkpoint from before was
         loaded as the best.
         """
-        if not bool(self._masks.settled):
-            raise InputError(self._why_unsettled())
+        if not self._masks.frozen:
+            raise InputError(self._why_not_frozen())
         self._masks.detach()
         for hook in self._hooks:
             hook.remove()
@@ -122,20 +122,20 @@ class MultilevelPruning(TrainerCallback):
         kept = in_blocks(weights, mask) if of_blocks else compact(weights, mask, config.dims)
         return model_of(config, spec, kept, self._model)
 
-    def _why_unsettled(self) -> str:
+    def _why_not_frozen(self) -> str:
         done, of = self._steps
         last = self._step.last_learning_step(of)
-        unsettled = f"masks keep {self.share:.1%} of the weights, and have not settled at the target"
+        learning = f"masks keep {self.share:.1%} of the weights, and are not frozen at the target"
         if not of:
-            return f"{unsettled}: train the model first"
+            return f"{learning}: train the model first"
         if done < last:
             return (
-                f"{unsettled}: training ended after step {done} of {of}, and they settle after step {last}. Train on "
+                f"{learning}: training ended after step {done} of {of}, and they freeze after step {last}. Train on "
                 f"(resume_from_checkpoint), or give a smaller share of steps (learning={self._step.learning})"
             )
         return (
-            f"{unsettled}: the best checkpoint, which load_best_model_at_end loaded, is of a step before {last}. Load "
-            f"the last checkpoint instead, or evaluate only after masks have settled (eval_delay={last})"
+            f"{learning}: the best checkpoint, which load_best_model_at_end loaded, is of a step before {last}. Load "
+            f"the last checkpoint instead, or evaluate only after masks are frozen (eval_delay={last})"
         )
 
     def on_train_begin(
@@ -156,7 +156,7 @@ class MultilevelPruning(TrainerCallback):
         last = self._step.last_learning_step(state.max_steps)
         if args.load_best_model_at_end and args.eval_delay < last:
             warnings.warn(
-                f"load_best_model_at_end may load a checkpoint of a step before {last}, when masks settle, which "
+                f"load_best_model_at_end may load a checkpoint of a step before {last}, when masks freeze, which "
                 f"compact() refuses: evaluate only after that (eval_delay={last})",
                 stacklevel=1,
             )
@@ -172,7 +172,7 @@ class MultilevelPruning(TrainerCallback):
     def on_pre_optimizer_step(self, *_: Any, **given: Any) -> None:
         """Gradients are whole, clipped and without the scale of a scaler here."""
         self._extra.check_step()
-        if not bool(self._masks.settled):
+        if not self._masks.frozen:
             self._optimizer.step(schedule_of(given["optimizer"]))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ARG002 (Trainer gives it)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunetime.models.encoder import Linears
-from prunetime.models.gates import block_sums
+from prunetime.models.mask_variables import block_sums
 from prunetime.pruning.masks import LearnedMasks, MaskStep
 
 STRENGTH = 1.0

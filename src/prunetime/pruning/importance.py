@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from prunetime.core.arch import Dims
+from prunetime.core.arrays import Float64Array, Weights
 from prunetime.core.artifact import write_bytes
 from prunetime.core.mask import PARTS, Scores, part_widths
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError
-from prunetime.models.batches import Batch, TrainingData
-from prunetime.models.compact import Weights
+from prunetime.models.batches import TrainingBatch, TrainingData
 from prunetime.models.encoder import SequenceClassifier, weights_of
-from prunetime.models.gates import ones
 from prunetime.models.losses import task_losses
+from prunetime.models.mask_variables import ones
 from prunetime.models.threads import training_on
+from prunetime.pruning.methods import Criterion
 
 BATCH = 32
 
-
-Criterion = Literal["fisher", "taylor", "magnitude", "movement"]
-
 OF_GRADIENT: dict[Criterion, Callable[[Tensor], Tensor]] = {"fisher": torch.square, "taylor": torch.abs}
-"""What is averaged of the gradients of gates, for criteria that look at data."""
+"""What is averaged over samples of the gradient of a mask variable, for criteria that read data."""
 
 
 def measure_importance(
@@ -41,16 +38,16 @@ def measure_importance(
     seed: int = 0,
     threads: int = 1,
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Scores:
-    """What the loss tells of each gate, on `rows` rows drawn by `seed` (all where there are no more), without dropout.
+    """Measures how much each head and row matters, on `rows` rows drawn by `seed` (all where there are no more).
 
-    `fisher`: the diagonal of the empirical Fisher information, the mean over samples of (dLoss/dgate)^2 (Kwon et al.,
-    "A Fast Post-Training Pruning Framework for Transformers", arXiv 2204.09656, section 4.1). `taylor`: what closing a
-    gate changes in the loss to first order, the mean of |dLoss/dgate| (Michel et al., arXiv 1905.10650, section 4.1).
-    Without data, `magnitude`: the sum of squares of a part's weights (Han et al., arXiv 1506.02626), and
-    `movement`: nothing matters yet, so that learned masks go by how weights move alone (Sanh et al., arXiv 2005.07683).
-    `on_progress` gets (rows done, rows in all).
+    `fisher`: the diagonal of the empirical Fisher information, the mean over samples of (dLoss/dm)^2 with the mask
+    variable m of a part (Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", arXiv 2204.09656).
+    `taylor`: what taking a part away changes in the loss to first order, the mean of |dLoss/dm| (Michel et al., arXiv
+    1905.10650, section 4.1). Without data, `magnitude`: the sum of squares of a part's weights (Han et al., arXiv
+    1506.02626), and `movement`: nothing matters yet, so that learned masks go by how weights move alone (Sanh et al.,
+    arXiv 2005.07683). `on_progress` gets (rows done, rows in all).
     """
     dims = model.config.dims
     if criterion == "magnitude":
@@ -60,11 +57,13 @@ def measure_importance(
     widths = part_widths(dims)
     scores: Scores = [{name: np.zeros(width) for name, width in widths.items()} for _ in range(dims.layers)]
 
-    def add(batch: Batch) -> None:
+    def add(batch: TrainingBatch) -> None:
         labels = batch.pop("labels")
-        gates = ones(dims, len(batch["input_ids"]))
-        losses = task_losses(model(**batch, gates=gates).logits, labels, data.task)
-        gradients = iter(torch.autograd.grad(losses.sum(), [getattr(g, name) for g in gates for name in PARTS]))
+        variables = ones(dims, len(batch["input_ids"]))
+        losses = task_losses(model(**batch, mask_variables=variables).logits, labels, data.task)
+        gradients = iter(
+            torch.autograd.grad(losses.sum(), [getattr(layer, name) for layer in variables for name in PARTS])
+        )
         for layer in scores:
             for name in PARTS:
                 layer[name] += OF_GRADIENT[criterion](next(gradients).double()).sum(0).numpy()
@@ -78,8 +77,8 @@ def look_at(
     model: SequenceClassifier,
     data: TrainingData,
     sample: tuple[int, int, int],
-    each: Callable[[Batch], None],
-    on_progress: Callable[[int, int], None] | None,
+    each: Callable[[TrainingBatch], None],
+    on_progress: Progress | None,
 ) -> int:
     """Calls `each` with batches of rows drawn from `data`, the model without dropout; returns how many rows they had.
 
@@ -100,8 +99,8 @@ def look_at(
 
 
 def _magnitudes(weights: Weights, dims: Dims) -> Scores:
-    def squares(layer: int, matrix: str, axis: int) -> NDArray[np.float64]:
-        weight: NDArray[np.float64] = weights[f"layers.{layer}.{matrix}.weight"].astype(np.float64)
+    def squares(layer: int, matrix: str, axis: int) -> Float64Array:
+        weight: Float64Array = weights[f"layers.{layer}.{matrix}.weight"].astype(np.float64)
         return np.asarray(np.square(weight).sum(axis), np.float64)
 
     scores: Scores = []
@@ -118,6 +117,22 @@ def _magnitudes(weights: Weights, dims: Dims) -> Scores:
             }
         )
     return scores
+
+
+def rank_transform(scores: Scores) -> Scores:
+    """Replaces the scores of each part by their ranks, evenly from 0 (the lowest) to 1.
+
+    Learned masks start from these: they are comparable with what training adds to them. Equal scores of a whole part
+    order nothing and become zeros.
+    """
+    return [{name: _rank_transform(values) for name, values in layer.items()} for layer in scores]
+
+
+def _rank_transform(values: Float64Array) -> Float64Array:
+    if values.min() == values.max():
+        return np.zeros_like(values)
+    order = values.ravel().argsort(kind="stable").argsort()
+    return (order / max(1, values.size - 1)).reshape(values.shape)
 
 
 def save_scores(scores: Scores, path: Path) -> None:

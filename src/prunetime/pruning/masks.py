@@ -16,19 +16,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prunetime.core.arch import TILE, ArchSpec, BlockShape, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arrays import BoolArray, Float32Array
 from prunetime.core.mask import PARTS, BlockMask, LayerMask, Mask, Scores, part_widths
 from prunetime.errors import InputError
 from prunetime.models.encoder import Linears
-from prunetime.models.gates import SIDES, BlockGates, LayerGates
+from prunetime.models.mask_variables import SIDES, BlockMaskVariables, MaskVariables
 from prunetime.pruning.methods import Pruner
 from prunetime.pruning.regularise import Cost, regularisation, share_of
 
-Kept = list[dict[str, NDArray[np.bool_]]]
+Kept = list[dict[str, BoolArray]]
 """What masks keep, for every layer: by part [n], or by matrix [row blocks, column blocks]."""
 
 TILES = {"attention_rows": TILE, "ffn": TILE, "ffn_rows": TILE}
@@ -71,7 +71,7 @@ class MaskStep:
             raise InputError("identity-priors drops whole sub-layers: it has no blocks")
 
     def last_learning_step(self, of: int) -> int:
-        """The step of training, of so many, after which the masks settle."""
+        """The step of training, of so many, after which the masks are frozen."""
         return math.ceil(self.learning * of)
 
     def digest(self) -> str:
@@ -114,17 +114,17 @@ class Learned:
     """
 
     kept: Kept
-    ratios: NDArray[np.float32]
+    ratios: Float32Array
 
 
 class LearnedMasks(nn.Module, ABC):
     """The masks of one step, on the weights of `linears` until `detach`; `refresh` comes before every forward pass.
 
     What is learned is a pruner's: it gives `masks` while they are learned, the `pressure` that brings them down, and
-    the `order` in which parts are kept once they settle. Here, masks are all ones until then.
+    the `order` in which parts are kept once they are frozen. Here, masks are all ones until then.
     """
 
-    settled: Tensor
+    settled: Tensor  # as old checkpoints call it
     fixed: Tensor
     history: Tensor
 
@@ -179,7 +179,7 @@ class LearnedMasks(nn.Module, ABC):
 
     def refresh(self) -> None:
         """Computes the masks from what is learned, as it now is."""
-        self._now = self._by_name(self.views(self.fixed) if bool(self.settled) else self.masks())
+        self._now = self._by_name(self.views(self.fixed) if self.frozen else self.masks())
 
     def _by_name(self, masks: Iterable[Tensor]) -> list[dict[str, Tensor]]:
         each = iter(masks)
@@ -193,7 +193,7 @@ class LearnedMasks(nn.Module, ABC):
         """A weight or bias of a matrix times its mask."""
         block_shape = self.step.block_shape
         if block_shape is not None:
-            return parameter * BlockGates(self._now[layer][matrix], *block_shape).spread(
+            return parameter * BlockMaskVariables(self._now[layer][matrix], *block_shape).spread(
                 (len(parameter), len(parameter.T))
             )
         part, _ = SIDES[matrix]
@@ -204,15 +204,21 @@ class LearnedMasks(nn.Module, ABC):
         """For every layer the heads [heads] that are kept now; None where all are."""
         return [layer.get("heads") for layer in self._now]
 
-    def gates(self) -> list[LayerGates] | None:
-        """Those that take the LayerNorm of sub-layers that are gone with them; None where all are there."""
-        if self.step.block_shape is not None or not bool(self.settled):
+    def mask_variables(self) -> list[MaskVariables] | None:
+        """Returns the mask variables that take the LayerNorm of a sub-layer that is gone with it; None where none is
+        gone."""
+        if self.step.block_shape is not None or not self.frozen:
             return None
         there = torch.stack([mask.any() for layer in self._now for mask in layer.values()])
         if bool(there.all()):
             return None
         parts: list[Any] = [[layer[part] for part in PARTS] for layer in self._now]
-        return [LayerGates(*layer) for layer in parts]
+        return [MaskVariables(*layer) for layer in parts]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the masks stay as they are, at the target."""
+        return bool(self.settled)
 
     @property
     def share(self) -> float:
@@ -224,8 +230,8 @@ class LearnedMasks(nn.Module, ABC):
         return self._spec(int(mask.detach().count_nonzero()) for layer in self._now for mask in layer.values())
 
     def penalty(self) -> Tensor:
-        """What is added to the loss; zero once the masks have settled."""
-        if bool(self.settled):  # DDP wants a gradient of every parameter
+        """What is added to the loss; zero once the masks are frozen."""
+        if self.frozen:  # DDP wants a gradient of every parameter
             return 0.0 * torch.stack([self.fixed.sum(), *(learned.sum() for learned in self.parameters())]).sum()
         return self.pressure()
 
@@ -260,13 +266,13 @@ class LearnedMasks(nn.Module, ABC):
         return {"params": list(self.parameters()), "lr": self.step.learning_rate, "weight_decay": 0.0}
 
     def end_step(self, done: int, of: int) -> None:
-        """To be called after each step of training; settles after as many as the masks are learned in."""
-        if done >= self.step.last_learning_step(of) and not bool(self.settled):
-            self.settle()
+        """Ends step `done` of `of`, as a trainer must after each; the masks freeze after their last learning step."""
+        if done >= self.step.last_learning_step(of) and not self.frozen:
+            self.freeze()
         now = [mask.detach().mean() for layer in self._now for mask in layer.values()]
         self.history[(done - 1) * MOMENTS // of] = torch.stack(now)
 
-    def settle(self) -> None:
+    def freeze(self) -> None:
         """Fixes the masks at the target: at the first level at which it is met.
 
         Raises InputError where the masks cannot come down to it.

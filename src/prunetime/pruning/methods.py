@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Method = Literal["search", "multilevel", "group-lasso", "polarisation", "identity-priors", "auto"]
+PruningMethod = Literal["search", "multilevel", "group-lasso", "polarisation", "identity-priors", "auto"]
+
+Criterion = Literal["fisher", "taylor", "magnitude", "movement"]
+"""What heads and FFN neurons are ordered by."""
 
 Pruner = Literal["top-k", "group-lasso", "polarisation", "identity-priors"]
 
-Level = Literal["rows", "blocks"]
+Granularity = Literal["rows", "blocks"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class LearnedMethod:
     """Masks are learned by `pruner` in the place of a search: of one level after the other. `summary` is for people."""
 
     pruner: Pruner
-    levels: tuple[Level, ...]
+    levels: tuple[Granularity, ...]
     of: str
     summary: str
 

@@ -20,12 +20,12 @@ from prunetime.latency.measure import LatencySummary
 from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
 from prunetime.report.charts import Line, Part, SearchPlot
-from prunetime.report.command import command
 from prunetime.report.findings import Findings, kept_run, read
 from prunetime.report.structures import Evaluated, Search
 from prunetime.report.svg import tag
 from prunetime.report.values import Interval
 from prunetime.search.space import Space
+from prunetime.settings import Settings
 
 PAGE = "report.html"
 
@@ -177,7 +177,7 @@ def _context(found: Findings) -> dict[str, Any]:
         "verified_over_predicted": verdict.measured.value / _predicted(found),
         "overs": ", ".join(f"{over:.3f}" for over in found.overs),
         "effort": _effort(record.settings["effort"]),
-        "command": command(record.settings, str(found.folder)),
+        "command": Settings.from_json(record.settings).command(str(found.folder)),
         "score_command": _score_command(found),
         "trust_command": shlex.join(["prunetime", "trust", str(found.folder)]),
         "profile_path": shlex.quote(str(found.folder / "profile.json")),

@@ -18,7 +18,7 @@ from prunetime.search.space import Genome
 
 FORMAT = "prunetime-evaluations-1"
 
-Kind = Literal["uniform", "depth", "evolution"]
+ProposalKind = Literal["uniform", "depth", "evolution"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Evaluation:
     genome: Genome
     predicted_us: float
     score: float
-    kind: Kind
+    kind: ProposalKind
     generation: int = 0
     parent: Genome | None = None
 

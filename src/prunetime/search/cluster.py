@@ -14,12 +14,13 @@ from functools import partial
 from typing import Any
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import memory_bytes
 from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, PrunetimeError, first_line
-from prunetime.inference.engine import ReferenceKernel, Weights, engine_build
-from prunetime.search.evaluate import STATES_SHARE, Elastic, ElasticScorer, ScorerFor, ScoringRows
+from prunetime.inference.engine import ReferenceKernel, engine_build
+from prunetime.search.evaluate import CACHE_SHARE, Elastic, ElasticScorer, ScorerFor, ScoringRows
 
 try:
     import ray
@@ -176,7 +177,7 @@ class _Worker:
     """
 
     def __init__(self, workers: int) -> None:
-        self._states_bytes = int(STATES_SHARE * memory_bytes() / workers)
+        self._cache_bytes = int(CACHE_SHARE * memory_bytes() / workers)
         self._elastic: Elastic | None = None
         self._scorer: tuple[list[Any], ElasticScorer] | None = None
 
@@ -187,9 +188,9 @@ class _Worker:
 
     def score(self, elastic: list[Any], rows: list[Any], spec: ArchSpec) -> float:
         if self._scorer is None or self._scorer[0] != rows:
-            self._scorer = None  # its states leave before others come
+            self._scorer = None  # its cache is freed before the next one fills
             (fetched,) = ray.get(rows)
-            self._scorer = rows, ElasticScorer(self._fetched(elastic), fetched, self._states_bytes)
+            self._scorer = rows, ElasticScorer(self._fetched(elastic), fetched, self._cache_bytes)
         (score,) = self._scorer[1]([spec])
         return score
 

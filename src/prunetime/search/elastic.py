@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Float64Array
 from prunetime.errors import InputError
 from prunetime.search.space import Genome, Space, fit_to
 
@@ -59,6 +59,6 @@ class Sandwich:
         return specs
 
 
-def _nearest(space: Space, shares: NDArray[np.float64]) -> Genome:
+def _nearest(space: Space, shares: Float64Array) -> Genome:
     """The genome of these shares of the levels, none of them zero."""
     return tuple(int(gene) for gene in np.clip(np.rint(shares * space.levels), 1, space.levels))

@@ -13,16 +13,16 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Float32Array, Float64Array, Int32Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import memory_bytes
 from prunetime.core.precision import PrecisionPlan
-from prunetime.inference.engine import Engine, Weights
+from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import compact, prefix_mask
-from prunetime.search.states import States, prefixes_with_states
+from prunetime.search.hidden_state_cache import HiddenStateCache, cacheable_prefixes
 
 
 class Scorer(Protocol):
@@ -39,7 +39,7 @@ class ScoringRows:
     of logits per token), the teacher's logits. With `among_tokens` every output chooses a token of its sequence."""
 
     tokens: Ragged
-    expected: NDArray[np.float32]
+    expected: Float32Array
     among_tokens: bool = False
 
 
@@ -47,9 +47,7 @@ ScorerFor = Callable[[ScoringRows], Scorer]
 """Scores the sub-networks of one encoder on these rows."""
 
 
-def agreement(
-    logits: NDArray[np.float32], expected: NDArray[np.float32], offsets: NDArray[np.int32] | None = None
-) -> float:
+def agreement(logits: Float32Array, expected: Float32Array, offsets: Int32Array | None = None) -> float:
     """Correlation, -1 to 1, of two models' logits [rows, outputs]; of two classes, that of their log odds.
 
     Pearson's, of all logits less the mean of their row (which a softmax does not see; not where there is one output)
@@ -63,23 +61,23 @@ def agreement(
     return float(np.vdot(a, b)) / sizes if sizes else 0.0
 
 
-def _centred(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def _centred(logits: Float32Array) -> Float64Array:
     logits = logits.astype(np.float64)
     if logits.shape[1] > 1:
         logits -= logits.mean(axis=1, keepdims=True)
-    centred: NDArray[np.float64] = logits - logits.mean(axis=0)
+    centred: Float64Array = logits - logits.mean(axis=0)
     # What is left of equal rows is rounding.
     return np.where(np.abs(centred).max(initial=0.0) > 1e-6 * np.abs(logits).max(initial=0.0), centred, 0.0)
 
 
-def _centred_by_sequence(logits: NDArray[np.float32], offsets: NDArray[np.int32]) -> NDArray[np.float64]:
+def _centred_by_sequence(logits: Float32Array, offsets: Int32Array) -> Float64Array:
     lengths = np.diff(offsets)[:, None]
     means = np.add.reduceat(logits.astype(np.float64), offsets[:-1], axis=0) / lengths
     return np.asarray(logits - np.repeat(means, lengths[:, 0], axis=0))
 
 
-STATES_SHARE = 1 / 4
-"""Of the memory, for the states that scorers keep."""
+CACHE_SHARE = 1 / 4
+"""The share of the memory for the hidden states that scorers cache."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +107,16 @@ class ElasticScorer:
     """Runs sub-networks of an elastic encoder on the rows that choose: prefixes of weights packed once, but those in
     blocks, which are packed one by one.
 
-    A candidate whose first layers are those of one that was scored before goes on from what came out of them. A search
-    changes a few genes at a time, so that this saves half of the work (docs/STATUS.md, "Measured").
+    A candidate whose first layers are those of one that was scored before goes on from their cached hidden states. A
+    search changes a few genes at a time, so that this saves half of the work (docs/STATUS.md, "Measured").
     """
 
-    def __init__(self, elastic: Elastic, rows: ScoringRows, states_bytes: int | None = None) -> None:
-        """What comes out of layers is kept in `states_bytes` at most, by default a quarter of the memory."""
+    def __init__(self, elastic: Elastic, rows: ScoringRows, cache_bytes: int | None = None) -> None:
+        """Hidden states are cached in at most `cache_bytes`, by default a quarter of the memory."""
         self._elastic = elastic
         self._rows = rows
-        most = int(STATES_SHARE * memory_bytes()) if states_bytes is None else states_bytes
-        self._states = States((rows.tokens.ids.size, elastic.config.dims.hidden), most)
+        max_bytes = int(CACHE_SHARE * memory_bytes()) if cache_bytes is None else cache_bytes
+        self._cache = HiddenStateCache((rows.tokens.ids.size, elastic.config.dims.hidden), max_bytes)
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """The agreement of the engine's logits with those expected."""
@@ -128,10 +126,10 @@ class ElasticScorer:
             logits = self._elastic.part(spec).logits(self._rows.tokens) if in_blocks else self._logits(spec)
             yield agreement(logits, self._rows.expected, offsets)
 
-    def _logits(self, spec: ArchSpec) -> NDArray[np.float32]:
+    def _logits(self, spec: ArchSpec) -> Float32Array:
         self._elastic.engine.select(spec)
-        prefixes = prefixes_with_states(spec)
-        start, leave = self._states.before(prefixes)
+        prefixes = cacheable_prefixes(spec)
+        start, leave = self._cache.reserve(prefixes)
         logits = self._elastic.engine.logits_between(self._rows.tokens, start, leave)
-        self._states.keep(prefixes, leave)
+        self._cache.store(prefixes, leave)
         return logits

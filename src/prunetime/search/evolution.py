@@ -2,7 +2,7 @@
 
 Ageing evolution (Real et al., "Regularized Evolution for Image Classifier Architecture Search", arXiv 1802.01548) whose
 mutator may learn (SwiftPruner, arXiv 2209.00625). A search is a fold over generations: `propose` and `update` are
-functions of a `State`.
+functions of a `SearchState`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.progress import Progress
 from prunetime.errors import BudgetError, InputError, PrunetimeError
-from prunetime.search.archive import Archive, Evaluation, Kind, elites, preference
-from prunetime.search.critic import Critic
+from prunetime.search.archive import Archive, Evaluation, ProposalKind, elites, preference
 from prunetime.search.evaluate import Scorer
 from prunetime.search.mutate import Child, Mutator, UniformMutator
-from prunetime.search.policy import Lesson
+from prunetime.search.policy import Transition
 from prunetime.search.space import Genome, Space, fit_to
+from prunetime.search.surrogate import Surrogate
 
 Predict = Callable[[ArchSpec], float]
 """Latency of a spec in microseconds."""
-
-Progress = Callable[[int, int], None]
 
 BASELINE_CHOICES = 20
 """At most this many depth-only choices are scored (all of them up to 6 layers)."""
@@ -47,7 +46,7 @@ ATTEMPTS = 50
 class SearchSettings:
     """`evaluations` counts distinct genomes, baselines included. The parent is the best of `tournament` members of the
     population, crossed with the best of another tournament for a `crossover` share of the children. A generation has
-    `batch` children: those of `screened` times as many proposals of which a critic expects most. A share of them,
+    `batch` children: those of `screened` times as many proposals with the highest predicted scores. A share of them,
     `elsewhere`, is aimed at other budgets, so that the archive can answer those too. `latency_weight` is w of `Reward`.
     `seeds` are in the first population, in some ways fitted to the budget.
     """
@@ -98,24 +97,24 @@ class Reward:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A child, and the `parent` that it is to be better than; `guess` is the score that the critic expects of it."""
+    """A child, and the `parent` that it is to be better than; `predicted_score` is the surrogate's."""
 
     child: Child
     parent: Evaluation
     target_us: float
-    guess: float = math.nan
+    predicted_score: float = math.nan
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The proposals to score, and those for the searched budget that were passed over: of them a guess is known."""
+    """The proposals to score, and those for the searched budget that are not scored, but have predicted scores."""
 
     chosen: tuple[Proposal, ...]
     passed_over: tuple[Proposal, ...] = ()
 
 
 @dataclass(frozen=True)
-class State:
+class SearchState:
     """Between two generations: `population`, the oldest first, and all that is `visited`."""
 
     levels: Genome
@@ -127,36 +126,38 @@ class State:
 
 
 def propose(
-    state: State,
+    state: SearchState,
     settings: SearchSettings,
     rng: np.random.Generator,
     *,
-    critic: Critic | None = None,
+    surrogate: Surrogate | None = None,
     attempts: int = ATTEMPTS,
 ) -> Generation:
     """The next generation: distinct children not visited yet; fewer than a batch where no more are found.
 
-    `critic` screens them; by default it is one that has seen all that is visited. `attempts` are how many rounds of
+    `surrogate` screens them; by default one is fitted to all that is visited. `attempts` are how many rounds of
     proposals are made to find enough.
     """
-    if critic is None and settings.screened > 1:
-        critic = Critic.of(state.levels, list(state.visited.values()))
+    if surrogate is None and settings.screened > 1:
+        surrogate = Surrogate.fit(state.levels, list(state.visited.values()))
     elsewhere = int(rng.binomial(settings.batch, settings.elsewhere))
     chosen: dict[Genome, Proposal] = {}
     passed_over: list[Proposal] = []
     for count, parents in ((settings.batch - elsewhere, winners), (elsewhere, _of_other_budgets)):
         found = _proposals(state, settings, parents, settings.screened * count, attempts, rng)
-        if critic and found:
-            guesses = critic([p.child.genome for p in found])
-            found = [replace(p, guess=float(guess)) for p, guess in zip(found, guesses, strict=True)]
-            found.sort(key=lambda p: p.guess if parents is winners else p.guess - p.parent.score, reverse=True)
+        if surrogate and found:
+            scores = surrogate.predict([p.child.genome for p in found])
+            found = [replace(p, predicted_score=float(score)) for p, score in zip(found, scores, strict=True)]
+            found.sort(key=lambda p: p.predicted_score - (0.0 if parents is winners else p.parent.score), reverse=True)
         chosen |= {p.child.genome: p for p in found[:count]}
         if parents is winners:
             passed_over = found[count:]
     return Generation(tuple(chosen.values()), tuple(passed_over))
 
 
-def update(state: State, settings: SearchSettings, generation: Generation, scored: Sequence[Evaluation]) -> State:
+def update(
+    state: SearchState, settings: SearchSettings, generation: Generation, scored: Sequence[Evaluation]
+) -> SearchState:
     """The state after the chosen ones were `scored`: each child of the searched budget replaces the oldest member."""
 
     def gain(proposal: Proposal, score: float) -> float:
@@ -165,24 +166,24 @@ def update(state: State, settings: SearchSettings, generation: Generation, score
 
     # The last generation of a search is scored only as far as evaluations are left.
     here = [(p, e) for p, e in zip(generation.chosen, scored, strict=False) if p.target_us == settings.budget_us]
-    lessons = [Lesson(p.child.edits, gain(p, e.score), True) for p, e in here]
-    lessons += [Lesson(p.child.edits, gain(p, p.guess), False) for p in generation.passed_over]
-    lessons = [lesson for lesson in lessons if math.isfinite(lesson.gain)]  # of and to what is inside the budget
+    transitions = [Transition(p.child.edits, gain(p, e.score), True) for p, e in here]
+    transitions += [Transition(p.child.edits, gain(p, p.predicted_score), False) for p in generation.passed_over]
+    transitions = [each for each in transitions if math.isfinite(each.gain)]  # parent and child inside the budget
     return replace(
         state,
-        mutator=state.mutator.learned(lessons) if lessons else state.mutator,
+        mutator=state.mutator.updated(transitions) if transitions else state.mutator,
         population=(*state.population, *(e for _, e in here))[-settings.population :],
         visited={**state.visited, **{e.genome: e for e in scored}},
         generations=state.generations + 1,
     )
 
 
-Parents = Callable[[State, SearchSettings, int, np.random.Generator], list[tuple[Evaluation, Genome, float]]]
+Parents = Callable[[SearchState, SearchSettings, int, np.random.Generator], list[tuple[Evaluation, Genome, float]]]
 """The parent of each of so many children, what is mutated (the parent, or its cross with another), and the target."""
 
 
 def _proposals(
-    state: State, settings: SearchSettings, parents: Parents, count: int, attempts: int, rng: np.random.Generator
+    state: SearchState, settings: SearchSettings, parents: Parents, count: int, attempts: int, rng: np.random.Generator
 ) -> list[Proposal]:
     found: dict[Genome, Proposal] = {}
     for _ in range(attempts):
@@ -198,7 +199,7 @@ def _proposals(
 
 
 def winners(
-    state: State, settings: SearchSettings, count: int, rng: np.random.Generator
+    state: SearchState, settings: SearchSettings, count: int, rng: np.random.Generator
 ) -> list[tuple[Evaluation, Genome, float]]:
     """Of tournaments; a share of them crossed with another winner, gene by gene."""
     size = min(settings.tournament, len(state.population))
@@ -220,7 +221,7 @@ def winners(
 
 
 def _of_other_budgets(
-    state: State, settings: SearchSettings, count: int, rng: np.random.Generator
+    state: SearchState, settings: SearchSettings, count: int, rng: np.random.Generator
 ) -> list[tuple[Evaluation, Genome, float]]:
     """The elite whose latency is nearest to a target from `ELSEWHERE_BINS`."""
     edges = (ELSEWHERE_BINS * settings.budget_us).tolist()
@@ -238,8 +239,8 @@ def search(
     settings: SearchSettings,
     *,
     mutator: Mutator | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    on_generation: Callable[[State], None] | None = None,
+    on_progress: Progress | None = None,
+    on_generation: Callable[[SearchState], None] | None = None,
 ) -> Evaluation:
     """The best evaluation in the archive inside the budget, after `settings.evaluations` distinct genomes.
 
@@ -255,7 +256,7 @@ def search(
             f"the budget of {settings.budget_us:.0f} us is below the floor: with every layer gone the model is "
             f"predicted to take {floor:.0f} us; give a larger budget"
         )
-    run = _Run(space, predict, scorer, archive, settings, on_progress)
+    run = _SearchRun(space, predict, scorer, archive, settings, on_progress)
     state = _initial(run, mutator or UniformMutator(space.levels, run.latency))
     while run.left > 0:
         generation = propose(state, settings, np.random.default_rng([settings.seed, 1, state.generations]))
@@ -322,7 +323,7 @@ def depth_baselines(space: Space, predict: Predict, budget_us: float) -> list[Ge
     return []
 
 
-def _initial(run: _Run, mutator: Mutator) -> State:
+def _initial(run: _SearchRun, mutator: Mutator) -> SearchState:
     """Scores the baselines, then fills a population with the best of them and random genomes that use the budget."""
     space, settings = run.space, run.settings
     uniform = uniform_baselines(space, run.predict, settings.budget_us)
@@ -341,7 +342,7 @@ def _initial(run: _Run, mutator: Mutator) -> State:
             fresh[fitted[0]] = run.candidate(fitted[0])
     population += run.score(fresh.values())
     deviation = float(np.std([e.score for e in population])) if population else 0.0
-    return State(
+    return SearchState(
         space.levels,
         mutator,
         Reward(base, deviation or 1.0, settings.latency_weight),
@@ -350,14 +351,14 @@ def _initial(run: _Run, mutator: Mutator) -> State:
     )
 
 
-def _fitted_seeds(run: _Run) -> list[Genome]:
+def _fitted_seeds(run: _SearchRun) -> list[Genome]:
     rng = np.random.default_rng([run.settings.seed, 2])
     seeds = [seed for seed in run.settings.seeds for _ in range(WAYS_TO_FIT)]
     fitted = (fit_to(run.space.levels, run.latency, seed, run.settings.budget_us, rng) for seed in seeds)
     return list(dict.fromkeys(found[0] for found in fitted if found))
 
 
-class _Run:
+class _SearchRun:
     """What one search has visited; in a replay the archive also holds what this search has yet to come to."""
 
     def __init__(
@@ -367,7 +368,7 @@ class _Run:
         scorer: Scorer,
         archive: Archive,
         settings: SearchSettings,
-        on_progress: Callable[[int, int], None] | None,
+        on_progress: Progress | None,
     ) -> None:
         self.space = space
         self.predict = predict
@@ -386,7 +387,7 @@ class _Run:
         return self.predict(self.space.spec(genome))
 
     def candidate(
-        self, genome: Genome, kind: Kind = "evolution", generation: int = 0, parent: Genome | None = None
+        self, genome: Genome, kind: ProposalKind = "evolution", generation: int = 0, parent: Genome | None = None
     ) -> Evaluation:
         """An evaluation whose score is not known yet."""
         return Evaluation(genome, self.latency(genome), math.nan, kind, generation, parent)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunetime.search.policy import Context, Edit, Lesson, Policy, learn
+from prunetime.core.arrays import Float64Array
+from prunetime.search.policy import Context, Edit, Policy, Transition, update_policy
 from prunetime.search.space import USED, Genome, fit_to
 
-Latency = Callable[[Genome], float]
+GenomeLatency = Callable[[Genome], float]
 """Predicted microseconds of a genome."""
 
 FREE_EDITS = 3
@@ -38,8 +38,8 @@ class Mutator(Protocol):
         """A changed copy of every parent; most take nearly their target latency, some more."""
         ...
 
-    def learned(self, lessons: Sequence[Lesson]) -> Mutator:
-        """The mutator after the lessons of a generation; this one is unchanged."""
+    def updated(self, transitions: Sequence[Transition]) -> Mutator:
+        """Returns the mutator after an update on the transitions of a generation; this one is unchanged."""
         ...
 
 
@@ -48,12 +48,12 @@ class UniformMutator:
     """Sets one to three genes, chosen uniformly, to other levels, chosen uniformly; then others, to fit the target."""
 
     levels: Genome
-    latency: Latency
+    latency: GenomeLatency
 
     def propose(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
         return [self._changed(parent, target, rng) for parent, target in zip(parents, targets_us, strict=True)]
 
-    def learned(self, _: Sequence[Lesson]) -> UniformMutator:
+    def updated(self, _: Sequence[Transition]) -> UniformMutator:
         return self
 
     def _changed(self, parent: Genome, target_us: float, rng: np.random.Generator) -> Child:
@@ -70,11 +70,11 @@ class UniformMutator:
 class ReinforcedMutator:
     """Edits are drawn from a policy: one to three free ones, then such as bring the latency to the target.
 
-    A share of the children, `EXPLORED`, is left to uniform mutation; they teach the policy nothing.
+    A share of the children, `EXPLORED`, is mutated uniformly; the policy is not updated on them.
     """
 
     policy: Policy
-    latency: Latency
+    latency: GenomeLatency
 
     def propose(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
         explored = rng.random(len(parents)) < EXPLORED
@@ -108,7 +108,7 @@ class ReinforcedMutator:
                     edits[i].append(edit)
         return [Child(genome, took, tuple(made)) for genome, took, made in zip(genomes, us, edits, strict=True)]
 
-    def preferences(self, genome: Genome, target_us: float) -> NDArray[np.float64]:
+    def preferences(self, genome: Genome, target_us: float) -> Float64Array:
         """[genes, 2]: how likely the first edit of `genome` is to lower each gene, and to raise it."""
         actions = self.policy.actions
         (logs,) = self.policy.fixed_log_probabilities([Context(genome, self.latency(genome), target_us)])
@@ -120,6 +120,6 @@ class ReinforcedMutator:
     def _touched(self, edits: Sequence[Edit]) -> tuple[int, ...]:
         return tuple(self.policy.actions.at(edit.chosen)[0] for edit in edits)
 
-    def learned(self, lessons: Sequence[Lesson]) -> ReinforcedMutator:
-        taught = [lesson for lesson in lessons if lesson.edits]
-        return replace(self, policy=learn(self.policy, taught)) if taught else self
+    def updated(self, transitions: Sequence[Transition]) -> ReinforcedMutator:
+        edited = [each for each in transitions if each.edits]
+        return replace(self, policy=update_policy(self.policy, edited)) if edited else self

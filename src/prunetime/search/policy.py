@@ -15,13 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunetime.core.arrays import BoolArray, Float32Array, Float64Array
 from prunetime.models.threads import training_on
 from prunetime.search.space import Genes, Genome
-
-Floats = NDArray[np.float32]
 
 TINY = 1e-9
 
@@ -35,9 +33,9 @@ class PolicySettings:
     levels of a gene is disfavoured; `limit` bounds what is learned on top, in logits.
 
     Every generation is followed by `updates` steps of Adam, each on `batch` edits drawn from those of the generation
-    and the `remembered` last ones of children that were evaluated. The `best` share of children teaches, by gains that
-    are `standardised` within the generation. An edit counts as much as its probability has risen since, at most
-    `truncated` times; the entropy of the policy is weighed by `entropy`.
+    and the last `replay_size` ones of children that were evaluated. The `best` share of children has an advantage: its
+    gain, `standardised` within the generation. An edit counts as often as its probability has grown since it was drawn,
+    at most `max_importance_weight` times; the entropy of the policy is weighed by `entropy`.
     """
 
     prior: float = 0.3
@@ -48,9 +46,9 @@ class PolicySettings:
     batch: int = 96
     best: float = 0.1
     standardised: bool = True
-    remembered: int = 2000
+    replay_size: int = 2000
     learning_rate: float = 0.02
-    truncated: float = 2.0
+    max_importance_weight: float = 2.0
     entropy: float = 0.01
 
 
@@ -98,7 +96,7 @@ class Actions:
         """The gene that an action changes, and the level that it gives it."""
         return int(self.gene[action]), int(self.level[action])
 
-    def on(self, contexts: Sequence[Context]) -> tuple[Floats, Floats]:
+    def on(self, contexts: Sequence[Context]) -> tuple[Float32Array, Float32Array]:
         """`features` [n, actions, width] of every action in each of n contexts, and the logits of the prior
         [n, actions], minus infinity where an action changes nothing or is not allowed."""
         genomes = np.array([context.genome for context in contexts])
@@ -125,7 +123,7 @@ class Actions:
         return features, np.where(allowed, prior, -np.inf).astype(np.float32)
 
 
-def _standard(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _standard(values: Float64Array, where: BoolArray) -> Float64Array:
     """`values` [n, actions] in standard deviations from the mean of their row, both taken `where`; at most 3."""
     count = np.maximum(where.sum(1, keepdims=True), 1)
     centred = values - (values * where).sum(1, keepdims=True) / count
@@ -135,14 +133,14 @@ def _standard(values: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[
 
 @dataclass(frozen=True)
 class Policy:
-    """A network, its optimizer, and the edits it remembers with their advantages."""
+    """A network, its optimizer, and the edits in its replay buffer with their advantages."""
 
     actions: Actions
     settings: PolicySettings
     seed: int
     network: nn.Sequential
     optimizer: torch.optim.Optimizer
-    remembered: tuple[tuple[Edit, float], ...] = ()
+    replay: tuple[tuple[Edit, float], ...] = ()
     generations: int = 0
 
     @classmethod
@@ -173,7 +171,7 @@ class Policy:
             edits.append(Edit(context, chosen, float(log[chosen])))
         return edits
 
-    def fixed_log_probabilities(self, contexts: Sequence[Context]) -> NDArray[np.float64]:
+    def fixed_log_probabilities(self, contexts: Sequence[Context]) -> Float64Array:
         """`log_probabilities` without gradients, on one thread: an edit must not depend on the number of cores."""
         with training_on(1), torch.no_grad():
             return np.asarray(self.log_probabilities(contexts).double().numpy(), np.float64)
@@ -186,37 +184,37 @@ class Policy:
         return torch.log_softmax(prior + limit * torch.tanh(learned / limit), 1)
 
 
-class Lesson(NamedTuple):
-    """The `edits` that made a child, its `gain` over its parent, and whether that was `evaluated` or guessed."""
+class Transition(NamedTuple):
+    """The `edits` that made a child of a parent, and its `gain` over the parent: `evaluated`, or else predicted."""
 
     edits: Sequence[Edit]
     gain: float
     evaluated: bool
 
 
-def learn(policy: Policy, lessons: Sequence[Lesson]) -> Policy:
-    """The policy after the lessons of a generation; `policy` is unchanged.
+def update_policy(policy: Policy, transitions: Sequence[Transition]) -> Policy:
+    """Returns the policy after an update on the transitions of a generation; `policy` is unchanged.
 
     Gains are standardised within the generation: raw ones have a size that depends on the budget. Only the
-    `best` share of them teaches: a search wants children that are very good, not good on average, as small changes are
-    (risk-seeking policy gradient; Petersen et al., arXiv 1912.04871).
+    `best` share of them has an advantage: a search wants children that are very good, not good on average, as small
+    changes are (risk-seeking policy gradient; Petersen et al., arXiv 1912.04871).
     """
     settings = policy.settings
-    gains = np.array([lesson.gain for lesson in lessons])
+    gains = np.array([each.gain for each in transitions])
     size = (gains - gains.mean()) / (gains.std() + TINY) if settings.standardised else gains
     advantages = (np.clip(size, 0.0, CLIPPED) * (gains >= np.quantile(gains, 1.0 - settings.best))).tolist()
-    taught = [
-        (edit, advantage, lesson.evaluated)
-        for lesson, advantage in zip(lessons, advantages, strict=True)
-        for edit in lesson.edits
+    weighted = [
+        (edit, advantage, each.evaluated)
+        for each, advantage in zip(transitions, advantages, strict=True)
+        for edit in each.edits
     ]
-    guessed = [(edit, advantage) for edit, advantage, evaluated in taught if not evaluated]
-    evaluated = [(edit, advantage) for edit, advantage, evaluated in taught if evaluated]
-    remembered = (*policy.remembered, *evaluated)[-settings.remembered :]
+    predicted = [(edit, advantage) for edit, advantage, evaluated in weighted if not evaluated]
+    evaluated = [(edit, advantage) for edit, advantage, evaluated in weighted if evaluated]
+    replay = (*policy.replay, *evaluated)[-settings.replay_size :]
     network, optimizer = copy.deepcopy((policy.network, policy.optimizer))
     generations = policy.generations + 1
-    after = replace(policy, network=network, optimizer=optimizer, remembered=remembered, generations=generations)
-    pool = [*remembered, *guessed]
+    after = replace(policy, network=network, optimizer=optimizer, replay=replay, generations=generations)
+    pool = [*replay, *predicted]
     rng = np.random.default_rng([policy.seed, generations])
     with training_on(1):
         for _ in range(settings.updates if pool else 0):
@@ -224,14 +222,14 @@ def learn(policy: Policy, lessons: Sequence[Lesson]) -> Policy:
     return after
 
 
-def _step(policy: Policy, taught: Sequence[tuple[Edit, float]]) -> None:
+def _step(policy: Policy, batch: Sequence[tuple[Edit, float]]) -> None:
     settings = policy.settings
-    edits = [edit for edit, _ in taught]
-    advantages = torch.tensor([advantage for _, advantage in taught])
+    edits = [edit for edit, _ in batch]
+    advantages = torch.tensor([advantage for _, advantage in batch])
     logs = policy.log_probabilities([edit.context for edit in edits])
     chosen = logs.gather(1, torch.tensor([[edit.chosen] for edit in edits]))[:, 0]
-    risen = (chosen.detach() - torch.tensor([edit.log_probability for edit in edits])).exp()
-    gained = (risen.clamp(max=settings.truncated) * advantages * chosen).mean()
+    importance = (chosen.detach() - torch.tensor([edit.log_probability for edit in edits])).exp()
+    gained = (importance.clamp(max=settings.max_importance_weight) * advantages * chosen).mean()
     entropy = -(logs.exp() * logs.nan_to_num(neginf=0.0)).sum(1).mean()
     policy.optimizer.zero_grad()
     torch.autograd.backward(-gained - settings.entropy * entropy)

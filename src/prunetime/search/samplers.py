@@ -19,12 +19,21 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetime.search.archive import Evaluation
-from prunetime.search.axes import Axis, axis_of, in_range, is_gene
-from prunetime.search.critic import Critic
-from prunetime.search.evolution import Generation, Proposal, Reward, SearchSettings, State, propose, update, winners
+from prunetime.search.dimensions import Dimension, dimension_of, in_range, is_gene
+from prunetime.search.evolution import (
+    Generation,
+    Proposal,
+    Reward,
+    SearchSettings,
+    SearchState,
+    propose,
+    update,
+    winners,
+)
 from prunetime.search.mutate import Child, ReinforcedMutator
 from prunetime.search.policy import Context, Edit, Policy, PolicySettings
 from prunetime.search.space import Genes, Genome
+from prunetime.search.surrogate import Surrogate
 
 PROPOSAL = "reinforced_evolution:proposal"
 """System attribute of a trial: where its parameters are from."""
@@ -35,8 +44,8 @@ ALWAYS_FITS = 1.0
 ATTEMPTS = 2
 """Rounds of proposals, before a point that has been tried is tried again."""
 
-CRITIC_SEES = 64
-"""The critic has seen so many of the best points, and as many of the last: its time grows with the cube of them."""
+SURROGATE_POINTS = 64
+"""The surrogate is fitted to so many of the best points, and as many of the last: its time grows with their cube."""
 
 LARGEST = 1e100
 """In place of an infinite value."""
@@ -57,7 +66,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class ReinforcedEvolutionSampler(BaseSampler):
-    """Ageing evolution whose children are drawn by a policy that learns and screened by a critic.
+    """Ageing evolution whose children are drawn by a policy that learns and screened by a surrogate.
 
     A proposal is a function of the seed, the number of the trial and the finished trials before it, so that a study
     goes on from any storage as if it had not been interrupted. The first `population` trials are random. Numbers may
@@ -155,19 +164,19 @@ class ReinforcedEvolutionSampler(BaseSampler):
         while len(folded.history) + self._settings.batch <= len(trials):
             chunk = trials[len(folded.history) : len(folded.history) + self._settings.batch]
             folded = self._after(study, folded, chunk)
-        if folded.critic is None:
-            folded = replace(folded, critic=_critic(folded.state))
+        if folded.surrogate is None:
+            folded = replace(folded, surrogate=_fit_surrogate(folded.state))
         self._folded = folded
         late = trials[len(folded.history) :]
         known = {e.genome: e for e in (folded.evaluation(study, trial) for trial in late)}
         return replace(folded, state=replace(folded.state, visited={**folded.state.visited, **known}))
 
     def _initial(self, study: Study, space: SpaceOfStudy, trials: Sequence[FrozenTrial]) -> _Folded:
-        axes = {name: axis_of(distribution, len(space)) for name, distribution in space.items()}
-        levels = tuple(axis.top for axis in axes.values())
+        dimensions = {name: dimension_of(distribution, len(space)) for name, distribution in space.items()}
+        levels = tuple(dimension.top for dimension in dimensions.values())
         policy = Policy.fresh(_unknown(levels), self._policy, self._seed)
-        state = State(levels, ReinforcedMutator(policy, lambda _: ALWAYS_FITS), Reward(0.0, 1.0), (), {})
-        folded = _Folded(space, axes, (), state, {})
+        state = SearchState(levels, ReinforcedMutator(policy, lambda _: ALWAYS_FITS), Reward(0.0, 1.0), (), {})
+        folded = _Folded(space, dimensions, (), state, {})
         population = tuple(folded.evaluation(study, trial) for trial in trials)
         scores = [e.score for e in population if abs(e.score) < LARGEST] or [0.0]
         reward = _FeasibleFirst(float(np.median(scores)), float(np.std(scores)) or 1.0)
@@ -189,18 +198,18 @@ class _Folded:
     """The state after the trials of a `history` in a study of this space, and the parameters of each genome."""
 
     space: SpaceOfStudy
-    axes: Mapping[str, Axis]
+    dimensions: Mapping[str, Dimension]
     history: tuple[Finished, ...]
-    state: State
+    state: SearchState
     parameters: dict[Genome, dict[str, Any]]
-    critic: Critic | None = None
+    surrogate: Surrogate | None = None
 
     @property
     def levels(self) -> Genome:
         return self.state.levels
 
     def genome(self, trial: FrozenTrial) -> Genome:
-        return tuple(axis.level_of(trial.params[name]) for name, axis in self.axes.items())
+        return tuple(dimension.level_of(trial.params[name]) for name, dimension in self.dimensions.items())
 
     def evaluation(self, study: Study, trial: FrozenTrial) -> Evaluation:
         """The trial as a genome with a score; over the budget by as much as it violates constraints."""
@@ -211,20 +220,20 @@ class _Folded:
         over = 1.0 + violated if violated else 0.0
         return Evaluation(self.genome(trial), ALWAYS_FITS + over, score, "evolution")
 
-    def with_trials(self, trials: Sequence[FrozenTrial], state: State) -> _Folded:
-        """After these trials more, which led to `state`; without a critic."""
+    def with_trials(self, trials: Sequence[FrozenTrial], state: SearchState) -> _Folded:
+        """After these trials more, which led to `state`; without a surrogate."""
         history = self.history + tuple(map(_finished, trials))
         parameters = self.parameters | {self.genome(trial): trial.params for trial in trials}
-        return replace(self, history=history, state=state, parameters=parameters, critic=None)
+        return replace(self, history=history, state=state, parameters=parameters, surrogate=None)
 
     def values(self, proposal: Proposal, rng: np.random.Generator) -> dict[str, Any]:
         """The parameters of a child: where it has the level of its parent, it has the value of its parent."""
         of_parent = self.parameters.get(proposal.parent.genome)
         found = {}
-        genes = zip(self.axes.items(), proposal.child.genome, proposal.parent.genome, strict=True)
-        for (name, axis), level, before in genes:
+        genes = zip(self.dimensions.items(), proposal.child.genome, proposal.parent.genome, strict=True)
+        for (name, dimension), level, before in genes:
             kept = of_parent is not None and level == before
-            found[name] = of_parent[name] if kept and of_parent else axis.value_at(level, rng)
+            found[name] = of_parent[name] if kept and of_parent else dimension.value_at(level, rng)
         return found
 
 
@@ -237,26 +246,26 @@ class _FeasibleFirst(Reward):
 
 
 def _proposal(folded: _Folded, settings: SearchSettings, rng: np.random.Generator) -> Proposal:
-    """A child of the state; where there are hardly others, the best that the critic sees among those tried before."""
-    state, critic = folded.state, folded.critic
-    assert critic is not None
-    for chosen in propose(state, replace(settings, batch=1), rng, critic=critic, attempts=ATTEMPTS).chosen:
+    """A new child of the state; where hardly any is left, the best by the surrogate of those that were tried."""
+    state, surrogate = folded.state, folded.surrogate
+    assert surrogate is not None
+    for chosen in propose(state, replace(settings, batch=1), rng, surrogate=surrogate, attempts=ATTEMPTS).chosen:
         return chosen
     parents = winners(state, settings, settings.batch, rng)
     genomes, targets_us = [genome for _, genome, _ in parents], [target for _, _, target in parents]
     children = state.mutator.propose(genomes, targets_us, rng)
-    best = int(np.argmax(critic([child.genome for child in children])))
+    best = int(np.argmax(surrogate.predict([child.genome for child in children])))
     return Proposal(children[best], parents[best][0], targets_us[best])
 
 
-def _critic(state: State) -> Critic:
-    """A critic that has seen the best and the last points; what is infeasible has a score below all that is not."""
+def _fit_surrogate(state: SearchState) -> Surrogate:
+    """Fits a surrogate to the best and the last points; an infeasible one gets a score below all feasible ones."""
     points = list(state.visited.values())
-    ranked = sorted(points, key=lambda e: state.reward(e, ALWAYS_FITS))[-CRITIC_SEES:]
-    seen = {e.genome: e for e in (*ranked, *points[-CRITIC_SEES:])}.values()
+    ranked = sorted(points, key=lambda e: state.reward(e, ALWAYS_FITS))[-SURROGATE_POINTS:]
+    seen = {e.genome: e for e in (*ranked, *points[-SURROGATE_POINTS:])}.values()
     feasible = [e.score for e in seen if e.predicted_us <= ALWAYS_FITS] or [0.0]
     worst, spread = min(feasible), (max(feasible) - min(feasible)) or 1.0
-    return Critic.of(
+    return Surrogate.fit(
         state.levels,
         [
             e if e.predicted_us <= ALWAYS_FITS else replace(e, score=worst - spread * min(e.predicted_us, LARGEST))
@@ -317,7 +326,7 @@ def _to_json(levels: Genome, proposal: Proposal) -> dict[str, Any]:
 
 def _from_json(data: Any, evaluation: Evaluation, folded: _Folded) -> Proposal:
     """What led to a trial; one that another sampler proposed, or that was proposed when parameters had other levels, is
-    its own parent, and teaches nothing."""
+    its own parent, and no policy is updated on it."""
     child = Child(evaluation.genome, evaluation.predicted_us)
     visited = folded.state.visited
     if data is None or tuple(data.get("levels", ())) != folded.levels or tuple(data["parent"]) not in visited:

@@ -9,9 +9,9 @@ from functools import cached_property
 from itertools import combinations, product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, TILE, ArchSpec, BlockShape, Dims, LayerSpec
+from prunetime.core.arrays import Float64Array
 from prunetime.core.mask import Scores
 from prunetime.errors import InputError
 
@@ -40,8 +40,8 @@ class Genes:
     levels: Genome
     kind: tuple[int, ...]
     place: tuple[float, ...]
-    cost: tuple[NDArray[np.float64], ...]
-    mass: tuple[NDArray[np.float64], ...]
+    cost: tuple[Float64Array, ...]
+    mass: tuple[Float64Array, ...]
 
 
 TINY = 1e-300
@@ -148,12 +148,12 @@ class Space:
         """
         full, layers = self.levels, range(self.dims.layers)
 
-        def costs(gene: int) -> NDArray[np.float64]:
+        def costs(gene: int) -> Float64Array:
             values = range(full[gene] + 1)
             each = np.array([cost((*full[:gene], value, *full[gene + 1 :])) for value in values])
             return np.asarray(each - each[0], np.float64)
 
-        def kept(values: NDArray[np.float64], each: int) -> NDArray[np.float64]:
+        def kept(values: Float64Array, each: int) -> Float64Array:
             rising = np.concatenate([[0.0], np.cumsum(np.sort(values)[::-1])])
             return np.asarray(rising[np.minimum(np.arange(0, len(values) + each, each), len(values))], np.float64)
 

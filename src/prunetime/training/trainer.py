@@ -13,26 +13,27 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Int32Array
+from prunetime.core.progress import Progress
 from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.models.batches import Batch, LengthBucketedBatches, Rows, TrainingData
+from prunetime.models.batches import BatchDataset, LengthBucketedBatches, TrainingBatch, TrainingData
 from prunetime.models.distill import Distillation, choice_of, distilled_loss
+from prunetime.models.distributed import DistributedBatchSampler, all_reduce_mean
 from prunetime.models.encoder import Output, SequenceClassifier, linears_of
 from prunetime.models.losses import kept_of, mean_over_rows, task_losses
 from prunetime.models.prefix import run_prefix
-from prunetime.models.ranks import Share, mean_over_ranks
 from prunetime.models.threads import training_on
 from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
 from prunetime.pruning.pruners import masks_on
 from prunetime.training.tracking import tracking
 
-Precision = Literal["fp32", "bf16"]
+TrainingPrecision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
 
 COMPUTED_ON = ("threads", "precision", "device")
@@ -47,7 +48,7 @@ def best_device() -> Device:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def best_precision() -> Precision:
+def best_precision() -> TrainingPrecision:
     """bf16 where it is multiplied in hardware (a GPU, AVX-512 BF16 or AMX), fp32 elsewhere."""
     if best_device() == "cuda":
         return "bf16"
@@ -79,7 +80,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     seed: int = 0
     threads: int = 1
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     device: Device = "cpu"
     checkpoint_steps: int = 200
     distillation: Distillation = field(default_factory=Distillation)
@@ -103,7 +104,7 @@ def fit(
     settings: TrainingSettings,
     folder: Path,
     teacher: SequenceClassifier | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     *,
     sub_networks: SubNetworks | None = None,
     mask_step: MaskStep | None = None,
@@ -182,7 +183,7 @@ class _Objective(nn.Module):
         seed: int,
         skipped: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """All but `seed` are as in `Batch`. `seed` is of the sub-networks of this step, those of every rank."""
+        """All but `seed` are as in `TrainingBatch`. `seed` is of the sub-networks of this step, those of every rank."""
         inputs = (input_ids, attention_mask, token_type_ids)
         (teacher,) = self._teacher
 
@@ -201,8 +202,8 @@ class _Objective(nn.Module):
         distillation = self._settings.distillation
         want_scores = teacher is not None and distillation.attention > 0
         with torch.autocast(self._settings.device, torch.bfloat16, enabled=self._settings.precision == "bf16"):
-            gates = self.masks.gates() if self.masks else None
-            whole: Output = self.student(*inputs, gates=gates, want_scores=want_scores, skipped=skipped)
+            variables = self.masks.mask_variables() if self.masks else None
+            whole: Output = self.student(*inputs, mask_variables=variables, want_scores=want_scores, skipped=skipped)
             with torch.no_grad():
                 target: Output | None = None
                 if teacher is not None:
@@ -225,7 +226,7 @@ class _Loop(Trainer):
         data: TrainingData,
         settings: TrainingSettings,
         checkpoints: Path,
-        on_progress: Callable[[int, int], None] | None,
+        on_progress: Progress | None,
     ) -> None:
         self._data = data
         self._settings = settings
@@ -250,25 +251,27 @@ class _Loop(Trainer):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(settings.warmup, steps))
         callbacks = [_MarkComplete(), _Progress(on_progress), *tracking().callbacks(checkpoints.parent.name)]
         if objective.masks:
-            callbacks.append(_Settle(objective.masks))
+            callbacks.append(_EndMaskStep(objective.masks))
         super().__init__(objective, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))
         self.remove_callback(PrinterCallback)
 
-    def get_train_dataloader(self) -> DataLoader[Batch]:
+    def get_train_dataloader(self) -> DataLoader[TrainingBatch]:
         settings = self._settings
         order = LengthBucketedBatches(
             self._data.lengths, settings.batch_size, settings.steps(len(self._data)), settings.seed
         )
         # Accelerate would give each rank whole batches, or drop those that are not full.
-        share = Share(order, self.args.process_index, self.args.world_size)
-        return DataLoader(Rows(self._data), batch_sampler=share, collate_fn=_as_it_is)
+        sampler = DistributedBatchSampler(order, self.args.process_index, self.args.world_size)
+        return DataLoader(BatchDataset(self._data), batch_sampler=sampler, collate_fn=_as_it_is)
 
-    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: TrainingBatch, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         step = self.state.global_step
         torch.manual_seed(_seed_of(self._settings.seed, step, self.args.process_index))
         seeded: dict[str, Any] = {**inputs, "seed": _seed_of(self._settings.seed, step)}
         # Of all ranks: where one of them fails, all do, and none waits for it.
-        loss = mean_over_ranks(super().training_step(model, seeded, num_items_in_batch))
+        loss = all_reduce_mean(super().training_step(model, seeded, num_items_in_batch))
         if not torch.isfinite(loss):
             raise PrunetimeError(
                 f"the training loss is {float(loss)} at step {step}: lower the learning rate "
@@ -290,7 +293,7 @@ class _MarkComplete(TrainerCallback):
 
 
 class _Progress(TrainerCallback):
-    def __init__(self, on_progress: Callable[[int, int], None] | None) -> None:
+    def __init__(self, on_progress: Progress | None) -> None:
         self._on_progress = on_progress
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -298,7 +301,7 @@ class _Progress(TrainerCallback):
             self._on_progress(state.global_step, args.max_steps)
 
 
-class _Settle(TrainerCallback):
+class _EndMaskStep(TrainerCallback):
     def __init__(self, masks: LearnedMasks) -> None:
         self._masks = masks
 
@@ -334,7 +337,7 @@ def _warmup_then_decay(warmup: float, steps: int) -> Callable[[int], float]:
     return factor
 
 
-def _with_used_vocabulary(data: TrainingData) -> tuple[NDArray[np.int32], TrainingData]:
+def _with_used_vocabulary(data: TrainingData) -> tuple[Int32Array, TrainingData]:
     """The token ids that occur (and the padding), ascending, and the data with ids as positions among them."""
     used = np.union1d(data.tokens.ids, [data.pad_id]).astype(np.int32)
     ids = np.searchsorted(used, data.tokens.ids).astype(np.int32)
@@ -354,7 +357,7 @@ def _on(device: Device, *models: SequenceClassifier | None) -> Iterator[None]:
 
 
 @contextmanager
-def _word_rows(model: SequenceClassifier, used: NDArray[np.int32]) -> Iterator[None]:
+def _word_rows(model: SequenceClassifier, used: Int32Array) -> Iterator[None]:
     """Within, the word table of `model` has only the rows `used`.
 
     Training it is the same as training the whole table: the other rows have no gradient and no weight decay, so

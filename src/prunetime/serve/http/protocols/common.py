@@ -54,7 +54,7 @@ async def score_pairs(
 ) -> tuple[Scored | None, NDArray[np.float32]]:
     """The scores of the query with each text, [texts]; raises RefusedError where the model does not rank."""
     hosted = service.named(name)
-    if not hosted.model.manifest.task.ranks:
+    if not hosted.model.manifest.task.is_ranking:
         raise RefusedError("unusable", f"{hosted.name} ranks nothing: a model that ranks scores pairs by one number")
     if not texts:
         return None, np.zeros(0, np.float32)

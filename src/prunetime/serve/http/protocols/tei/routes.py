@@ -339,4 +339,4 @@ def _model_type(task: Task, pooling: str) -> dict[str, dict[str, Any]]:
     }
     if task.rows == "tokens":
         return {task.kind: names}
-    return {"reranker" if task.ranks else "classifier": names}
+    return {"reranker" if task.is_ranking else "classifier": names}

@@ -21,10 +21,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folders = {ranks: tmp_path_factory.mktemp(f"ranks{ranks}") for ranks in (1, 2)}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(HERE)
-        from on_ranks import main
+        from distributed_run import main
     main(folders[1])
     environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-    command = [*TORCHRUN, "2", str(HERE / "on_ranks.py"), str(folders[2])]
+    command = [*TORCHRUN, "2", str(HERE / "distributed_run.py"), str(folders[2])]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return folders

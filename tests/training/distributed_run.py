@@ -1,4 +1,4 @@
-"""Trains on every rank, whole and in two pieces; leaves the loss of every step and the weights. See test_ranks.py."""
+"""Trains on every rank, whole and in two pieces, and writes losses and weights. See test_distributed.py."""
 
 import sys
 from dataclasses import replace
@@ -13,7 +13,7 @@ from prunetime.core.arch import ArchSpec
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.pruning.masks import MaskStep
 from prunetime.pruning.regularise import WeightsKept
-from prunetime.training.together import fit_on_every_rank, leading
+from prunetime.training.distributed import fit_on_every_rank, process_group
 from prunetime.training.trainer import fit
 
 ROWS = 57
@@ -55,8 +55,8 @@ def train(name: str, folder: Path, stop_at: int = 0) -> tuple[SequenceClassifier
 
 
 def main(folder: Path) -> None:
-    with leading() as first:
-        if first:
+    with process_group() as is_main_process:
+        if is_main_process:
             model = dense(dropout=0.0)
             fit_on_every_rank(model, made(rows=ROWS), replace(SETTINGS, epochs=2.0), folder / "led")
             np.savez(folder / "led_0.npz", **weights_of(model))

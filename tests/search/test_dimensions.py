@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from prunetime.search.axes import MOST_CHOICES, MOST_LEVELS, axis_of, in_range, is_gene
+from prunetime.search.dimensions import MOST_CHOICES, MOST_LEVELS, dimension_of, in_range, is_gene
 
 pytestmark = pytest.mark.filterwarnings("ignore:The distribution is specified by:UserWarning")
 
@@ -45,15 +45,15 @@ def on_a_step(distribution: BaseDistribution, value: float) -> bool:
 @pytest.mark.parametrize("parameters", [1, 12, 200])
 def test_values_are_in_their_range_and_have_their_level(parameters: int) -> None:
     for distribution in drawn():
-        axis = axis_of(distribution, parameters)
-        assert 1 <= axis.top <= MOST_LEVELS
-        ends = [axis.value_at(0, RNG), axis.value_at(axis.top, RNG)]
+        dimension = dimension_of(distribution, parameters)
+        assert 1 <= dimension.top <= MOST_LEVELS
+        ends = [dimension.value_at(0, RNG), dimension.value_at(dimension.top, RNG)]
         assert ends == [distribution.low, distribution.high], distribution
-        for level in range(axis.top + 1):
-            value = axis.value_at(level, RNG)
+        for level in range(dimension.top + 1):
+            value = dimension.value_at(level, RNG)
             assert in_range(distribution, value), (distribution, value)
             assert on_a_step(distribution, value), (distribution, value)
-            assert axis.level_of(value) == level, (distribution, value)
+            assert dimension.level_of(value) == level, (distribution, value)
             assert type(value) is (int if isinstance(distribution, IntDistribution) else float)
 
 
@@ -65,17 +65,17 @@ def test_few_values_have_a_level_each() -> None:
         (FloatDistribution(0.1, 0.75, step=0.1), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
         (CategoricalDistribution([None, "a", 3, True]), [None, "a", 3, True]),
     ):
-        axis = axis_of(distribution, 1)
-        found = [axis.value_at(level, RNG) for level in range(axis.top + 1)]
+        dimension = dimension_of(distribution, 1)
+        found = [dimension.value_at(level, RNG) for level in range(dimension.top + 1)]
         assert found == pytest.approx(values) if isinstance(distribution, FloatDistribution) else found == values
 
 
 def test_levels_of_a_logarithmic_range_are_even_in_its_logarithm() -> None:
     """Half of the levels are below the geometric mean of the ends."""
     for distribution in (FloatDistribution(1e-6, 1.0, log=True), IntDistribution(1, 10**12, log=True)):
-        axis = axis_of(distribution, 1)
+        dimension = dimension_of(distribution, 1)
         middle = math.sqrt(distribution.low * distribution.high)
-        assert abs(axis.level_of(middle) / axis.top - 0.5) < (0.02 if distribution.high == 1.0 else 0.1)
+        assert abs(dimension.level_of(middle) / dimension.top - 0.5) < (0.02 if distribution.high == 1.0 else 0.1)
 
 
 def test_a_category_of_very_many_choices_is_no_gene() -> None:

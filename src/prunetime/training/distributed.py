@@ -1,14 +1,15 @@
-"""A run under torchrun: the first rank does everything, and the others train what it trains."""
+"""A run under torchrun: the main process does everything, and the other ranks train what it trains."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunetime.core.progress import Progress
 from prunetime.errors import PrunetimeError
 
 if TYPE_CHECKING:
@@ -17,32 +18,32 @@ if TYPE_CHECKING:
     from prunetime.pruning.masks import Learned, MaskStep
     from prunetime.training.trainer import SubNetworks, TrainingSettings
 
-PATIENCE = timedelta(days=30)
-"""The others wait while the first rank searches and measures."""
+TIMEOUT = timedelta(days=30)
+"""The other ranks wait while the main process searches and measures."""
 
 
 @contextmanager
-def leading() -> Iterator[bool]:
-    """Within, it is True on the first rank; False on the others, which come so far once the first has left.
+def process_group() -> Iterator[bool]:
+    """Joins torchrun's process group, if there is one, and yields whether this is its main process.
 
-    Without torchrun there is no other rank.
+    Elsewhere than on the main process, it first runs what the main process broadcasts, until that leaves the context.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
     import torch.distributed as dist
 
-    dist.init_process_group(timeout=PATIENCE)
+    dist.init_process_group(timeout=TIMEOUT)
     if dist.get_rank():
-        _follow()
+        _run_broadcast_fits()
         yield False
         return
     try:
         yield True
     except PrunetimeError:
-        _told(None)
+        _broadcast(None)
         raise
-    _told(None)
+    _broadcast(None)
 
 
 def fit_on_every_rank(
@@ -51,30 +52,30 @@ def fit_on_every_rank(
     settings: TrainingSettings,
     folder: Path,
     teacher: SequenceClassifier | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     *,
     sub_networks: SubNetworks | None = None,
     mask_step: MaskStep | None = None,
 ) -> Learned | None:
-    """`trainer.fit`, of which every rank that follows does its share; to be called inside `leading`."""
+    """Runs `trainer.fit` on every rank of the group; the main process calls it within `process_group`."""
     from prunetime.training.trainer import fit  # only here: transformers is slow to import
 
     special: dict[str, Any] = {"sub_networks": sub_networks, "mask_step": mask_step}
-    _told((model, data, settings, folder, teacher, special))
+    _broadcast((model, data, settings, folder, teacher, special))
     return fit(model, data, settings, folder, teacher, on_progress, **special)
 
 
-def _follow() -> None:
-    while job := _told(None):
+def _run_broadcast_fits() -> None:
+    while job := _broadcast(None):
         from prunetime.training.trainer import fit
 
         *arguments, special = job
-        with suppress(PrunetimeError):  # the first rank has it as well, and says it
+        with suppress(PrunetimeError):  # the main process raises it as well, and reports it
             fit(*arguments, **special)
 
 
-def _told(job: Any) -> Any:
-    """What the first rank tells all others: its `job`."""
+def _broadcast(job: Any) -> Any:
+    """Returns the `job` of the main process, on every rank."""
     import torch.distributed as dist
 
     box = [job]

@@ -9,7 +9,7 @@ from torch.nn import functional
 from prunetime.core.arch import ArchSpec
 from prunetime.core.mask import PARTS, Mask
 from prunetime.errors import InputError
-from prunetime.models import gates
+from prunetime.models import mask_variables
 from prunetime.models.encoder import SequenceClassifier, from_weights
 
 
@@ -35,7 +35,9 @@ def batch(config, rng):
 
 def doubles(layers):
     return [
-        gates.LayerGates(**{name: getattr(layer, name).detach().double().requires_grad_() for name in PARTS})
+        mask_variables.MaskVariables(
+            **{name: getattr(layer, name).detach().double().requires_grad_() for name in PARTS}
+        )
         for layer in layers
     ]
 
@@ -47,17 +49,17 @@ def tensors(layers):
 def test_ones_change_nothing(config, model, batch):
     plain = model(*batch)
     for rows in (None, 3):
-        gated = model(*batch, gates.ones(config.dims, rows, requires_grad=False))
+        gated = model(*batch, mask_variables.ones(config.dims, rows, requires_grad=False))
         for expected, got in zip(plain.hidden_states, gated.hidden_states, strict=True):
             torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
 def test_gradients_of_per_sample_gates_are_those_of_each_sample_alone(config, model, batch):
     labels = torch.tensor([0, 2, 1])
-    shared = doubles(gates.ones(config.dims, 3))
+    shared = doubles(mask_variables.ones(config.dims, 3))
     functional.cross_entropy(model(*batch, shared).logits, labels, reduction="sum").backward()
     for sample in range(3):
-        own = doubles(gates.ones(config.dims))
+        own = doubles(mask_variables.ones(config.dims))
         one = [tensor[sample : sample + 1] for tensor in batch]
         functional.cross_entropy(model(*one, own).logits, labels[sample : sample + 1]).backward()
         for together, alone in zip(tensors(shared), tensors(own), strict=True):
@@ -66,7 +68,7 @@ def test_gradients_of_per_sample_gates_are_those_of_each_sample_alone(config, mo
 
 
 def test_gradients_of_gates_match_finite_differences(config, model, batch, rng):
-    layers = doubles(gates.ones(config.dims))
+    layers = doubles(mask_variables.ones(config.dims))
     model(*batch, layers).logits.square().sum().backward()
     step = 1e-5
     for tensor in tensors(layers):
@@ -83,7 +85,7 @@ def test_gradients_of_gates_match_finite_differences(config, model, batch, rng):
 @pytest.mark.parametrize(("part", "sublayer"), [(name, name.split("_")[0]) for name in PARTS])
 def test_a_sublayer_without_heads_or_rows_passes_its_input_on(config, model, batch, part, sublayer):
     other = {"heads": "ffn", "attention": "ffn", "ffn": "heads"}[sublayer]
-    layers = gates.ones(config.dims, requires_grad=False)
+    layers = mask_variables.ones(config.dims, requires_grad=False)
     for name in (part, other):
         getattr(layers[1], name).zero_()
     states = model(*batch, layers).hidden_states
@@ -97,17 +99,17 @@ def test_a_sublayer_without_heads_or_rows_passes_its_input_on(config, model, bat
 def test_per_sample_gates_decide_per_sample_what_is_gone(config, model, batch, rng):
     chosen = [random_mask(config, rng) for _ in range(2)] + [Mask.full(config.dims)]
     stacked = [
-        gates.LayerGates(**{name: torch.stack([getattr(layer, name) for layer in rows]) for name in PARTS})
-        for rows in zip(*(gates.from_mask(mask) for mask in chosen), strict=True)
+        mask_variables.MaskVariables(**{name: torch.stack([getattr(layer, name) for layer in rows]) for name in PARTS})
+        for rows in zip(*(mask_variables.from_mask(mask) for mask in chosen), strict=True)
     ]
     together = model(*batch, stacked).logits
     for sample, mask in enumerate(chosen):
-        alone = model(*(tensor[sample : sample + 1] for tensor in batch), gates.from_mask(mask)).logits
+        alone = model(*(tensor[sample : sample + 1] for tensor in batch), mask_variables.from_mask(mask)).logits
         torch.testing.assert_close(together[sample : sample + 1], alone)
 
 
 def test_gates_of_a_gone_sublayer_have_zero_gradient(config, model, batch):
-    layers = gates.ones(config.dims)
+    layers = mask_variables.ones(config.dims)
     with torch.no_grad():
         layers[0].heads.zero_()
     model(*batch, layers).logits.sum().backward()
@@ -118,18 +120,18 @@ def test_gates_of_a_gone_sublayer_have_zero_gradient(config, model, batch):
 def test_gates_are_for_unpruned_encoders(config):
     spec = ArchSpec.full(config.dims).with_layer(0, heads=1)
     ids = torch.zeros(1, 3, dtype=torch.long)
-    with pytest.raises(InputError, match="gates apply to an unpruned encoder"):
-        SequenceClassifier(config, spec)(ids, torch.ones_like(ids), gates=gates.ones(config.dims))
+    with pytest.raises(InputError, match="mask variables apply to an unpruned encoder"):
+        SequenceClassifier(config, spec)(ids, torch.ones_like(ids), mask_variables=mask_variables.ones(config.dims))
 
 
 def test_gradients_of_block_gates_match_finite_differences(config, model, batch, rng):
     mask = random_mask(config, rng)
     while not all(layer.has_attention for layer in mask.spec().layers):
         mask = random_mask(config, rng)
-    layers = gates.from_mask(mask)
+    layers = mask_variables.from_mask(mask)
     rows, columns = mask.spec().layers[1].matrix_shapes(config.dims)["attention_output"]
     values = torch.rand(-(-rows // 16), -(-columns // 16), dtype=torch.float64).requires_grad_()
-    layers[1] = replace(layers[1], blocks={"attention_output": gates.BlockGates(values, 16, 16)})
+    layers[1] = replace(layers[1], blocks={"attention_output": mask_variables.BlockMaskVariables(values, 16, 16)})
     model(*batch, layers).logits.square().sum().backward()
     assert (values.grad != 0).all()
     step, index = 1e-5, tuple(rng.integers(size) for size in values.shape)
@@ -143,8 +145,8 @@ def test_gradients_of_block_gates_match_finite_differences(config, model, batch,
 
 
 def test_block_gates_beside_gates_of_each_sample_are_refused(config):
-    (layer, _) = gates.ones(config.dims, 3)
+    (layer, _) = mask_variables.ones(config.dims, 3)
     with pytest.raises(
-        InputError, match="blocks cannot be gated beside heads or rows that have a gate for each sample"
+        InputError, match="blocks cannot be masked beside heads or rows that have a mask variable for each sample"
     ):
-        replace(layer, blocks={"key": gates.BlockGates(torch.ones(2, 2), 32, 32)})
+        replace(layer, blocks={"key": mask_variables.BlockMaskVariables(torch.ones(2, 2), 32, 32)})

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from landscape import SPACE, Uneven, latency, predict, reinforced
 
+from prunetime.search.acquisition import surrogate_proposals
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import SearchSettings, search
-from prunetime.search.promising import promising
 
 BUDGET = 100.0
 
@@ -25,7 +25,7 @@ def test_it_is_better_than_the_archive_and_nearly_as_good_as_a_search(
     visited: list[Evaluation], tmp_path: Path
 ) -> None:
     budget_us = 0.7 * BUDGET
-    found = promising(SPACE.levels, latency, visited, budget_us, 16)
+    found = surrogate_proposals(SPACE.levels, latency, visited, budget_us, 16)
     assert 1 <= len(found) == len(set(found)) <= 16
     assert max(map(latency, found)) <= budget_us
     assert not set(found) & {e.genome for e in visited}
@@ -39,9 +39,9 @@ def test_it_is_better_than_the_archive_and_nearly_as_good_as_a_search(
 
 
 def test_it_is_a_function_of_what_it_is_given(visited: list[Evaluation]) -> None:
-    found = promising(SPACE.levels, latency, visited, 70.0, 5)
-    assert promising(SPACE.levels, latency, visited, 70.0, 3) == found[:3]
+    found = surrogate_proposals(SPACE.levels, latency, visited, 70.0, 5)
+    assert surrogate_proposals(SPACE.levels, latency, visited, 70.0, 3) == found[:3]
 
 
 def test_below_the_floor_there_is_nothing(visited: list[Evaluation]) -> None:
-    assert promising(SPACE.levels, latency, visited, 19.0, 5) == []
+    assert surrogate_proposals(SPACE.levels, latency, visited, 19.0, 5) == []

@@ -1,4 +1,4 @@
-"""Multipliers on parts of an unpruned encoder: a mask while training, or what gradients are taken of."""
+"""Mask variables: multipliers on parts of an unpruned encoder, to mask it in training or to take gradients of."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ SIDES = {
 
 
 @dataclass(frozen=True)
-class BlockGates:
-    """Multipliers [row blocks, column blocks] of blocks of `rows` x `columns` weights."""
+class BlockMaskVariables:
+    """Mask variables of a matrix, one for each block of `rows` x `columns` weights: [row blocks, column blocks]."""
 
     values: Tensor
     rows: int
     columns: int
 
     @classmethod
-    def of(cls, mask: BlockMask) -> BlockGates:
+    def of(cls, mask: BlockMask) -> BlockMaskVariables:
         return cls(torch.from_numpy(mask.kept.astype("float32")), mask.rows, mask.columns)
 
     def spread(self, shape: tuple[int, int]) -> Tensor:
-        """The multiplier of every weight of a matrix of `shape`."""
+        """Returns the multiplier of every weight of a matrix of `shape`."""
         each = self.values.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
         return each[: shape[0], : shape[1]]
 
@@ -54,31 +54,31 @@ def block_sums(values: Tensor, block_shape: BlockShape) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LayerGates:
-    """Multipliers of one layer, each [n] or [batch, n], the same for every token.
+class MaskVariables:
+    """Mask variables of one layer, each [n] or [batch, n], the same for every token.
 
     `heads` [.., heads] multiplies each head's context, `attention_rows` [.., hidden] the attention output after its
     bias, `ffn` [.., ffn] the activated FFN rows, `ffn_rows` [.., hidden] the FFN output after its bias. Where all
     heads (or all rows) of a sub-layer are exactly zero, the sub-layer is gone: its input passes on unchanged, and
-    the gradient of its gates is zero.
+    the gradient of its variables is zero.
 
-    `blocks` maps a matrix to the gates of its blocks, which are those of what the other gates leave of it; these are
-    then the same for the whole batch. `tokens` is the share of the tokens that stays (see `LayerSpec`).
+    `blocks` maps a matrix to the variables of its blocks, of what the other variables leave of the matrix; the latter
+    are then the same for the whole batch. `tokens` is the share of the tokens that stays (see `LayerSpec`).
     """
 
     heads: Tensor
     attention_rows: Tensor
     ffn: Tensor
     ffn_rows: Tensor
-    blocks: Mapping[str, BlockGates] = field(default_factory=dict)
+    blocks: Mapping[str, BlockMaskVariables] = field(default_factory=dict)
     tokens: float = 1.0
 
     def __post_init__(self) -> None:
         if self.blocks and any(getattr(self, part).ndim > 1 for part in PARTS):
-            raise InputError("blocks cannot be gated beside heads or rows that have a gate for each sample")
+            raise InputError("blocks cannot be masked beside heads or rows that have a mask variable for each sample")
 
     def weight(self, matrix: str, weight: Tensor) -> Tensor:
-        """`weight` [out, in] of `matrix`, which is in `blocks`, times the gates of its blocks."""
+        """`weight` [out, in] of `matrix`, which is in `blocks`, times the variables of its blocks."""
         blocks = self.blocks[matrix]
         rows, columns = (self._left(part, width) for part, width in zip(SIDES[matrix], weight.shape, strict=True))
         multiplier = torch.ones_like(weight)
@@ -86,43 +86,44 @@ class LayerGates:
         return weight * multiplier.index_put((rows[:, None], columns), spread)
 
     def _left(self, part: str | None, width: int) -> Tensor:
-        """Indices of the rows or columns, `width` of them without gates, that the gates of `part` leave."""
+        """Returns the indices of the rows or columns, of `width` in all, that the variables of `part` leave."""
         if part is None:
             return torch.arange(width)
-        gates: Tensor = getattr(self, part)
-        return (gates != 0).repeat_interleave(width // len(gates)).nonzero().flatten()
+        variables: Tensor = getattr(self, part)
+        return (variables != 0).repeat_interleave(width // len(variables)).nonzero().flatten()
 
 
-def from_mask(mask: Mask) -> list[LayerGates]:
-    """One for what `mask` keeps and zero for the rest."""
+def from_mask(mask: Mask) -> list[MaskVariables]:
+    """Returns mask variables of one for what `mask` keeps and zero for the rest."""
     layers = []
     for layer in mask.layers:
         parts: dict[str, Any] = {name: torch.from_numpy(getattr(layer, name).astype("float32")) for name in PARTS}
-        blocks = {matrix: BlockGates.of(kept) for matrix, kept in layer.blocks.items()}
-        layers.append(LayerGates(**parts, blocks=blocks, tokens=layer.tokens))
+        blocks = {matrix: BlockMaskVariables.of(kept) for matrix, kept in layer.blocks.items()}
+        layers.append(MaskVariables(**parts, blocks=blocks, tokens=layer.tokens))
     return layers
 
 
-def ones(dims: Dims, batch: int | None = None, requires_grad: bool = True) -> list[LayerGates]:
-    """Gates that change nothing, [n], or [batch, n] for the gradient of each sample's loss with respect to them."""
+def ones(dims: Dims, batch: int | None = None, requires_grad: bool = True) -> list[MaskVariables]:
+    """Returns mask variables of one, [n], or [batch, n] for the gradient of each sample's loss with respect to them."""
     widths = part_widths(dims)
     rows = () if batch is None else (batch,)
 
-    def layer() -> LayerGates:
-        gates: dict[str, Any] = {
+    def layer() -> MaskVariables:
+        variables: dict[str, Any] = {
             name: torch.ones(*rows, width, requires_grad=requires_grad) for name, width in widths.items()
         }
-        return LayerGates(**gates)
+        return MaskVariables(**variables)
 
     return [layer() for _ in range(dims.layers)]
 
 
-def over_tokens(gate: Tensor) -> Tensor:
-    """`gate` [n] or [batch, n] as a multiplier of [batch, tokens, n]."""
-    return gate.unsqueeze(-2)
+def over_tokens(variables: Tensor) -> Tensor:
+    """Returns `variables` [n] or [batch, n] as a multiplier of [batch, tokens, n]."""
+    return variables.unsqueeze(-2)
 
 
 def where_alive(inner: Tensor, rows: Tensor, changed: Tensor, unchanged: Tensor) -> Tensor:
-    """`changed` [batch, tokens, hidden] where some of the gates `inner` and some of `rows` are not zero."""
+    """Returns `changed` [batch, tokens, hidden] where some of the variables `inner` and `rows` are not zero, else
+    `unchanged`."""
     alive = (inner != 0).any(-1) & (rows != 0).any(-1)
     return torch.where(alive[..., None, None], changed, unchanged)

@@ -1,4 +1,4 @@
-"""Parameters of an Optuna study as genes: every one has a few levels, whatever its range."""
+"""Dimensions of an Optuna search space as genes: each has a few levels, whatever the range of its parameter."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ MOST_CHOICES = 256
 """A category with more choices than this is no gene."""
 
 
-class Axis(ABC):
-    """A parameter as a gene."""
+class Dimension(ABC):
+    """A parameter whose values are grouped into levels, from 0 to `top`."""
 
     @property
     @abstractmethod
@@ -58,16 +58,16 @@ def in_range(distribution: BaseDistribution, value: Any) -> bool:
     return True
 
 
-def axis_of(distribution: BaseDistribution, parameters: int) -> Axis:
-    """The axis of a parameter in a study that has so many."""
+def dimension_of(distribution: BaseDistribution, parameters: int) -> Dimension:
+    """Returns the dimension of a parameter with `distribution`, in a study that has so many `parameters`."""
     if isinstance(distribution, CategoricalDistribution):
-        return Choices(distribution)
+        return CategoricalDimension(distribution)
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return Numbers.of(distribution, min(MOST_LEVELS, max(LEAST_LEVELS, ACTIONS // parameters)))
+    return NumericDimension.of(distribution, min(MOST_LEVELS, max(LEAST_LEVELS, ACTIONS // parameters)))
 
 
 @dataclass(frozen=True)
-class Choices(Axis):
+class CategoricalDimension(Dimension):
     """A level for every choice of a category."""
 
     distribution: CategoricalDistribution
@@ -79,12 +79,12 @@ class Choices(Axis):
     def level_of(self, value: Any) -> int:
         return int(self.distribution.to_internal_repr(value))
 
-    def value_at(self, level: int, rng: np.random.Generator) -> Any:  # noqa: ARG002 (of an axis)
+    def value_at(self, level: int, rng: np.random.Generator) -> Any:  # noqa: ARG002 (of Dimension)
         return self.distribution.choices[level]
 
 
 @dataclass(frozen=True)
-class Numbers(Axis):
+class NumericDimension(Dimension):
     """A level for every one of `points`, rising numbers from the lowest to the highest; they are all values where there
     are few, else evenly spread (in the logarithm, where the range is logarithmic).
 
@@ -100,7 +100,7 @@ class Numbers(Axis):
         return len(self.points) - 1
 
     @classmethod
-    def of(cls, distribution: IntDistribution | FloatDistribution, most: int) -> Numbers:
+    def of(cls, distribution: IntDistribution | FloatDistribution, most: int) -> NumericDimension:
         """With at most `most` + 1 levels."""
         low, high, step = distribution.low, distribution.high, distribution.step
         if step is not None and not distribution.log and (high - low) / step <= most:

@@ -1,4 +1,4 @@
-"""What a search has learned of quality: a guess at the score of a genome before it is evaluated."""
+"""A surrogate model of scores: it predicts the score of a genome before that is evaluated."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from prunetime.core.arrays import Float64Array
 from prunetime.search.archive import Evaluation
 from prunetime.search.space import Genome
 
-Floats = NDArray[np.float64]
-
 _BLAS = ThreadpoolController()
-"""One thread: matrices are small, and a guess must not depend on the number of cores."""
+"""One thread: matrices are small, and a prediction must not depend on the number of cores."""
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)
 """Length scales of the kernel, and noise as a share of it; the likeliest pair is taken."""
 
 TOP = 0.1
-"""Above the best score a guess goes on as the best share of scores rises."""
+"""Above the best score, predictions go on as steeply as this share of the scores, the best ones, rises."""
 
 LINEAR = 0.3
 """Weight of the linear kernel beside Matern's: a trend goes on where no genome was evaluated near."""
 
 
 @dataclass(frozen=True)
-class Critic:
+class Surrogate:
     """Gaussian process regression of scores on genomes (Rasmussen and Williams, "Gaussian Processes for Machine
     Learning", algorithm 2.1), the amplitude of the kernel being the likeliest.
 
@@ -42,15 +40,15 @@ class Critic:
     """
 
     levels: Genome
-    inputs: Floats
-    weights: Floats
+    inputs: Float64Array
+    weights: Float64Array
     length: float
-    quantiles: Floats
-    scores: Floats
+    quantiles: Float64Array
+    scores: Float64Array
 
     @classmethod
-    def of(cls, levels: Genome, evaluations: Sequence[Evaluation]) -> Critic:
-        """A critic that has seen `evaluations`, at least one."""
+    def fit(cls, levels: Genome, evaluations: Sequence[Evaluation]) -> Surrogate:
+        """Fits a surrogate to `evaluations`, at least one."""
         inputs = _inputs(levels, [e.genome for e in evaluations])
         scores, of_score, counts = np.unique([e.score for e in evaluations], return_inverse=True, return_counts=True)
         shares_below = (np.cumsum(counts) - 0.5 * counts) / counts.sum()
@@ -62,13 +60,13 @@ class Critic:
         _, weights, length = max(fits, key=lambda fit: fit[0])
         return cls(levels, inputs, weights, length, quantiles, scores)
 
-    def __call__(self, genomes: Sequence[Genome]) -> Floats:
-        """The expected score of each genome."""
+    def predict(self, genomes: Sequence[Genome]) -> Float64Array:
+        """The predicted mean of the score of each genome."""
         with _BLAS.limit(limits=1, user_api="blas"):
             cross = _kernel(_inputs(self.levels, genomes), self.inputs, self.length)
             return self._score(cross @ self.weights)
 
-    def _score(self, quantiles: Floats) -> Floats:
+    def _score(self, quantiles: Float64Array) -> Float64Array:
         """The scores that have these quantiles."""
         best = -max(2, round(TOP * len(self.scores)))
         rise = np.polyfit(self.quantiles[best:], self.scores[best:], 1)[0] if len(self.scores) > 1 else 0.0
@@ -76,7 +74,7 @@ class Critic:
         return np.asarray(np.interp(quantiles, self.quantiles, self.scores) + rise * above, np.float64)
 
 
-def _fit(kernel: Floats, noise: float, wanted: Floats) -> tuple[float, Floats]:
+def _fit(kernel: Float64Array, noise: float, wanted: Float64Array) -> tuple[float, Float64Array]:
     """(log likelihood, up to a constant; weights)."""
     factor = np.linalg.cholesky(kernel + noise * np.eye(len(kernel)))
     half = np.linalg.solve(factor, wanted)
@@ -85,15 +83,15 @@ def _fit(kernel: Floats, noise: float, wanted: Floats) -> tuple[float, Floats]:
     return likelihood, np.linalg.solve(factor.T, half)
 
 
-def _inputs(levels: Genome, genomes: Sequence[Genome]) -> Floats:
+def _inputs(levels: Genome, genomes: Sequence[Genome]) -> Float64Array:
     """Each gene as its share of the levels, the root of it (the first heads and rows matter most), and whether any."""
     share = np.array(genomes, np.float64).reshape(-1, len(levels)) / np.array(levels)
     return np.concatenate([share, np.sqrt(share), 0.5 * (share > 0.0)], axis=1)
 
 
-def _kernel(a: Floats, b: Floats, length: float) -> Floats:
+def _kernel(a: Float64Array, b: Float64Array, length: float) -> Float64Array:
     """Matern 5/2 and linear, [len(a), len(b)]."""
     squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2.0 * a @ b.T
-    r: Floats = np.sqrt(5.0 * np.maximum(squared, 0.0)) / length
+    r: Float64Array = np.sqrt(5.0 * np.maximum(squared, 0.0)) / length
     matern = (1.0 + r + r * r / 3.0) * np.exp(-r)
     return np.asarray(matern + LINEAR * (a @ b.T), np.float64)

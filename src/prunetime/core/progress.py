@@ -1,0 +1,6 @@
+"""What long work reports to whoever waits for it."""
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]
+"""A callback that gets how much of the work is done, and how much there is in all."""

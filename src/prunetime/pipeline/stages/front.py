@@ -1,0 +1,70 @@
+"""The stage that times points of the archive's Pareto front: what other budgets would get, and how far predictions are
+off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prunetime.core.arch import ArchSpec
+from prunetime.latency.measure import Samples, pinned, ratio, summarise
+from prunetime.latency.timing import calls_of_specs, time_budget
+from prunetime.pipeline.context import Context, stage
+from prunetime.pipeline.run import Progress
+from prunetime.search.archive import Archive, Evaluation, spread
+
+POINTS = 6
+
+
+def _points(context: Context) -> list[Evaluation]:
+    with Archive(context.run.path("evaluations.jsonl"), context.archive_digest) as archive:
+        chosen = archive[tuple(context.run.read("search.json")["chosen"]["genome"])]
+        return spread(archive.front(), chosen, POINTS)
+
+
+@stage(
+    "front",
+    "Measure points of the Pareto front",
+    ["front.json"],
+    inputs=lambda context: [
+        [point.to_json() for point in _points(context)],
+        context.budget.to_json(),
+        context.plan.to_json(),
+    ],
+)
+def measure_front(context: Context, _: Progress) -> None:
+    """Times points of the Pareto front with random weights, the chosen structure among them."""
+    config, budget, source, points = context.config, context.budget, context.source, _points(context)
+    specs = {name_of(point): context.space.spec(point.genome) for point in points}
+    specs["dense"] = ArchSpec.full(config.dims)
+    timing = context.settings.timing
+    with pinned(budget.threads):
+        calls = calls_of_specs(specs, config, source.tokenizer, source.task.read_together, budget, context.plan)
+        samples = time_budget(calls, budget, -(-timing.verify_rounds // 2), -(-timing.verify_calls // 4))
+    context.run.write("front.json", front_json(points, samples, budget.statistic, context.dense_us))
+
+
+def front_json(
+    points: Sequence[Evaluation], samples: Mapping[str, Samples], statistic: str, dense_us: float
+) -> dict[str, Any]:
+    """What `samples` (by `name_of`, and `dense`, of the same rounds) say of `points`.
+
+    A point's measured microseconds are its share of dense in these rounds, times `dense_us`, the dense latency by which
+    it was predicted: a clock that has drifted since then is no error of the prediction.
+    """
+    found = []
+    for point in points:
+        measured = ratio(samples[name_of(point)], samples["dense"], statistic).scaled(dense_us)
+        found.append(
+            {
+                "genome": point.genome,
+                "predicted_us": point.predicted_us,
+                "score": point.score,
+            }
+            | measured.to_json("measured_us", "ci95_us")
+        )
+    return {"dense": summarise(samples["dense"], statistic).to_json(), "points": found}
+
+
+def name_of(point: Evaluation) -> str:
+    return "-".join(map(str, point.genome))

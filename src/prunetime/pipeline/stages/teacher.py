@@ -1,0 +1,109 @@
+"""The stages that train what a search starts from: the teacher, importance, and the elastic encoder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from prunetime.core import artifact
+from prunetime.models.compact import ordered
+from prunetime.models.encoder import from_weights, weights_of
+from prunetime.pipeline.context import Context, stage
+from prunetime.pipeline.run import Progress, digest_of_files
+from prunetime.pipeline.student import THREADS, engine_of, manifest_of, training_settings, write_artifact
+from prunetime.pruning.importance import load_scores, measure_importance, save_scores
+from prunetime.search.elastic import Sandwich
+from prunetime.training.distributed import fit_on_every_rank
+
+SMALLEST = 0.05
+"""Elastic training goes down to half the budget, but not below this share of the weights."""
+
+
+@stage(
+    "teacher",
+    lambda context: (
+        "Take the model as the teacher" if context.settings.teacher_ready else "Fine-tune the dense teacher"
+    ),
+    ["teacher"],
+    inputs=lambda context: {**context.inputs, "plan": context.plan.to_json()},
+)
+def train_teacher(context: Context, progress: Progress) -> None:
+    """Fine-tunes the dense model, or takes it as it is."""
+    from prunetime.training.trainer import discard_checkpoints  # only here: transformers is slow to import
+
+    run, source, settings, effort = context.run, context.source, context.settings, context.effort
+    model = source.pretrained.model
+    if not settings.teacher_ready:
+        data = source.training_data(effort.teacher_rows, settings.seed)
+        training = training_settings(settings, effort.teacher_epochs, effort.learning_rate)
+        fit_on_every_rank(model, data, training, run.path("work/teacher"), on_progress=progress)
+    provenance = {"role": "teacher", "model": settings.model}
+    manifest = manifest_of(source, model, context.plan, provenance)
+    write_artifact(run.path("teacher"), source, manifest, weights_of(model))
+    discard_checkpoints(run.path("work/teacher"))
+
+
+@stage(
+    "importance",
+    "Importance of heads and rows",
+    ["importance.safetensors"],
+    inputs=lambda context: context.inputs,
+)
+def importance(context: Context, progress: Progress) -> None:
+    """Measures how much every head and every FFN neuron of the teacher matters."""
+    settings, rows, dense = context.settings, context.effort.importance_rows, context.teacher
+    model = from_weights(dense.manifest.config, dense.weights)
+    data = context.source.training_data(rows, settings.seed)
+    scores = measure_importance(model, data, settings.importance, rows, settings.seed, THREADS, on_progress=progress)
+    save_scores(scores, context.run.path("importance.safetensors"))
+
+
+def _sandwich(context: Context) -> Sandwich:
+    """The sub-networks from half the budget to all of dense, so that those of other budgets can be scored as well."""
+    smallest = min(1.0, max(SMALLEST, round(context.budget_us / context.dense_us / 2, 2)))
+    return Sandwich(context.space, smallest, context.budget.seq_len)
+
+
+def _elastic_inputs(context: Context) -> list[Any]:
+    importance_digest = digest_of_files([context.run.path("importance.safetensors")])
+    manifest = context.run.path("teacher/manifest.json").read_text()
+    return [manifest, importance_digest, repr(_sandwich(context)), asdict(context.effort), context.settings.seed]
+
+
+@stage("elastic", "Train all sub-networks at once", ["elastic", "elastic.json"], inputs=_elastic_inputs)
+def train_elastic(context: Context, progress: Progress) -> None:
+    """Trains the sub-networks of the teacher all at once, heads and FFN neurons in order of importance.
+
+    The whole is distilled from the teacher, for it has seen the labels already: on labels alone it learns the rows by
+    heart (docs/STATUS.md, "Measured"). Leaves in `elastic.json` the metric of teacher, elastic encoder and its smallest
+    sub-network.
+    """
+    from prunetime.training.trainer import discard_checkpoints
+
+    run, source, settings, effort, dense = (
+        context.run, context.source, context.settings, context.effort, context.teacher
+    )  # fmt: skip
+    config, sub_networks = dense.manifest.config, _sandwich(context)
+    scores = load_scores(run.path("importance.safetensors"), config.dims)
+    model = from_weights(config, ordered(dense.weights, scores, config.dims))
+    training = training_settings(settings, effort.elastic_epochs, effort.elastic_learning_rate)
+    data = source.training_data(effort.elastic_rows, settings.seed + 1)
+    teacher_model, folder = from_weights(config, dense.weights), run.path("work/elastic")
+    fit_on_every_rank(model, data, training, folder, teacher_model, progress, sub_networks=sub_networks)
+    manifest = manifest_of(source, model, dense.manifest.plan, {"role": "elastic", "model": settings.model})
+    write_artifact(run.path("elastic"), source, manifest, weights_of(model))
+    discard_checkpoints(run.path("work/elastic"))
+    value, engine = context.metric_on_valid, engine_of(artifact.read(run.path("elastic")))
+    measured = {"teacher": value(engine_of(dense)), "whole": value(engine)}
+    engine.select(sub_networks.smallest_spec())
+    run.write("elastic.json", measured | {"smallest": value(engine)})
+
+
+def elastic(context: Context) -> None:
+    """Trains the elastic encoder, and says what it and its smallest sub-network came to."""
+    train_elastic(context)
+    found, metric, smallest = context.run.read("elastic.json"), context.source.metric, _sandwich(context).smallest
+    context.run.reporter.say(
+        f"{metric.name} on valid rows: teacher {found['teacher']:.4f}, elastic {found['whole']:.4f}, "
+        f"its smallest sub-network ({smallest:.0%} of the weights) {found['smallest']:.4f}"
+    )
