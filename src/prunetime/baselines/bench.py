@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.baselines.case import BenchmarkCase
 from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall
+from prunetime.core.arrays import Float32Array
 from prunetime.core.budget import Budget
 from prunetime.core.precision import PRECISIONS, PrecisionPlan
 from prunetime.errors import InputError, PrunetimeError, first_line
@@ -74,9 +74,7 @@ def rows(
     found: dict[str, dict[str, Any]] = {}
     calls: dict[str, LogitsCall] = {}
 
-    def add(
-        row: dict[str, Any], make: Callable[[], Bind], batches: Sequence[Ragged], expected: NDArray[np.float32]
-    ) -> None:
+    def add(row: dict[str, Any], make: Callable[[], Bind], batches: Sequence[Ragged], expected: Float32Array) -> None:
         name = " ".join((row["engine"], row["precision"], row["model"]))
         key = f"{len(found)} {name}"  # of two equal models, both are timed
         found[key] = row | shape
@@ -124,7 +122,7 @@ def rows(
     return list(found.values())
 
 
-def error_of(name: str, precision: str, logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def error_of(name: str, precision: str, logits: Float32Array, expected: Float32Array) -> float:
     """Largest absolute difference of the engine `name`; raises PrunetimeError where logits are further off than
     `LARGEST_ERROR`."""
     difference = logits - expected if logits.shape == expected.shape else np.full_like(expected, np.inf)
@@ -157,7 +155,7 @@ def _engine(case: BenchmarkCase, setting: BenchmarkSetting, precision: Any, auto
     return model.engine(plans.choose(model, setting.checked[0], loss, auto_error))
 
 
-def _logits(bind: Bind, batches: Sequence[Ragged]) -> NDArray[np.float32]:
+def _logits(bind: Bind, batches: Sequence[Ragged]) -> Float32Array:
     """The logits of all `batches`, [rows, outputs]."""
     logits = np.concatenate([bind(batch)() for batch in batches])
     return logits.reshape(-1, logits.shape[-1])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from prunetime.baselines import shapes
 from prunetime.baselines.setting import BenchmarkSetting
 from prunetime.core import artifact as artifacts
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Weights
 from prunetime.core.artifact import Artifact
 from prunetime.core.blocks import expand
 from prunetime.core.config import EncoderConfig
@@ -25,7 +22,7 @@ class BenchmarkCase:
     name: str
     config: EncoderConfig
     spec: ArchSpec
-    weights: Mapping[str, NDArray[Any]]
+    weights: Weights
 
     @classmethod
     def of_artifact(cls, artifact: Artifact) -> BenchmarkCase:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 import ctranslate2
 import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
-from numpy.typing import NDArray
 
 from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Float32Array, Weights
 from prunetime.errors import InputError
 from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import spec_of
 
 COMPUTE_TYPES = {"int8": "int8", "fp32": "float32"}
-
-Weights = Mapping[str, NDArray[Any]]
 
 
 def precisions() -> tuple[str, ...]:
@@ -50,7 +47,7 @@ def prepare(setting: BenchmarkSetting, precision: str) -> Bind:
         arrays = ctranslate2.StorageView.from_array(ids), ctranslate2.StorageView.from_array(batch.lengths)
         token_types = types.tolist()
 
-        def logits() -> NDArray[np.float32]:
+        def logits() -> Float32Array:
             pooled = np.asarray(encoder.forward_batch(*arrays, token_types).pooler_output)
             return np.asarray(pooled @ weight + bias, np.float32)
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall, inputs_of
+from prunetime.core.arrays import Float32Array
 from prunetime.core.machine import this_machine
 from prunetime.export.onnx import export_onnx
 from prunetime.inference.ragged import Ragged
@@ -43,8 +42,8 @@ def prepare(setting: BenchmarkSetting, precision: str) -> Bind:
     def bind(batch: Ragged) -> LogitsCall:
         inputs = {name: array for name, array in inputs_of(batch).items() if name in wanted}
 
-        def logits() -> NDArray[np.float32]:
-            found: NDArray[np.float32] = session.run(None, inputs)[0]
+        def logits() -> Float32Array:
+            found: Float32Array = session.run(None, inputs)[0]
             return found
 
         return logits

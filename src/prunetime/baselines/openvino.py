@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import openvino
-from numpy.typing import NDArray
 
 from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall, inputs_of
+from prunetime.core.arrays import Float32Array
 from prunetime.export.onnx import export_onnx
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.measure import time_calls
@@ -80,9 +80,9 @@ def _compiled(setting: BenchmarkSetting, model: Any, hint: str) -> Bind:
         request.set_tensors(tensors)
         output = request.get_output_tensor(0)
 
-        def logits() -> NDArray[np.float32]:
+        def logits() -> Float32Array:
             request.infer()
-            found: NDArray[np.float32] = output.data
+            found: Float32Array = output.data
             return found
 
         return logits

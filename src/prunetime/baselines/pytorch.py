@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall, inputs_of
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Float32Array
 from prunetime.inference.ragged import Ragged
 from prunetime.models.encoder import from_weights
 
@@ -33,9 +32,9 @@ def binding(encoder: Callable[..., Any]) -> Bind:
     def bind(batch: Ragged) -> LogitsCall:
         inputs = tuple(torch.from_numpy(array) for array in inputs_of(batch).values())
 
-        def logits() -> NDArray[np.float32]:
+        def logits() -> Float32Array:
             with torch.inference_mode():
-                found: NDArray[np.float32] = encoder(*inputs).logits.float().numpy()
+                found: Float32Array = encoder(*inputs).logits.float().numpy()
             return found
 
         return logits

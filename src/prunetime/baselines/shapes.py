@@ -11,18 +11,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunetime.core.arch import TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arch import TILE, ArchSpec, BlockShape, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arrays import Array
 from prunetime.core.artifact import weight_shapes
 from prunetime.core.blocks import to_blocks
 from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
-
-Weights = dict[str, NDArray[Any]]
 
 SIZES = {"mini": (4, 256, 4, 1024), "minilm": (6, 384, 12, 1536), "base": (12, 768, 12, 3072)}
 """Layers, hidden, heads, FFN rows."""
@@ -38,7 +35,7 @@ def is_shape(name: str) -> bool:
     return name.partition("@")[0] in SIZES
 
 
-def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, Weights]:
+def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, dict[str, Array]]:
     """Config, spec and weights of the shape `name`; a matrix in blocks has `.blocks` and `.block_index`.
 
     Raises InputError where a share is not above 0 and at most 1, or a word of the name is unknown.
@@ -75,18 +72,18 @@ def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, Weights]
     return config, ArchSpec((replace(layer, blocks=blocks),) * layers), weights
 
 
-def bert_like(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -> Weights:
-    """Weights of the size that trained BERTs have: activations, attention scores and logits are of order one.
+def bert_like(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -> dict[str, Array]:
+    """dict[str, Array] of the size that trained BERTs have: activations, attention scores and logits are of order one.
 
     Matrices have deviation 1 / sqrt(inputs) (0.036 at 768 inputs; the trained ones of bert-base have 0.04), which
     leaves the variance of what passes through as it is; embeddings, biases and LayerNorms are about those of bert-base.
     The output layer is wide enough for logits of random sequences to have a deviation of about one, as those of trained
     classifiers have: an error in a logit says how much of what the logits vary by is lost.
     """
-    weights: Weights = {}
+    weights: dict[str, Array] = {}
     for name, shape in weight_shapes(config, spec).items():
         if name.endswith("norm.weight"):
-            array: NDArray[Any] = rng.uniform(0.7, 1.1, shape)
+            array: Array = rng.uniform(0.7, 1.1, shape)
         elif name.endswith("bias"):
             array = rng.normal(0.0, 0.02, shape)
         elif name.startswith("embeddings."):
@@ -99,7 +96,7 @@ def bert_like(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -
 
 
 def _draw_blocks(
-    weights: Weights, matrix: str, layers: int, block_shape: tuple[int, int], share: float, rng: np.random.Generator
+    weights: dict[str, Array], matrix: str, layers: int, block_shape: BlockShape, share: float, rng: np.random.Generator
 ) -> KeptBlocks:
     """Puts `matrix` of every layer in blocks, and scales what is kept so that its output varies as before."""
     kept = 0

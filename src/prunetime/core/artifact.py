@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_safetensors
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Weights
 from prunetime.core.blocks import INDEX_ARRAYS, check_blocks
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.core.positions import BUCKETS
@@ -53,8 +54,6 @@ _MAX_MANIFEST_BYTES = 16 * 2**20
 
 _READERS, _PIECE_BYTES = 2, 8 * 2**20
 """One thread copies from the page cache at 1.5 GB/s, far below what memory gives."""
-
-Weights = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)

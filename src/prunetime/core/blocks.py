@@ -1,31 +1,26 @@
 """Block-sparse matrices as they are stored: the kept blocks one after another, and the place of each.
 
 A matrix M of layer i that is pruned in blocks of R x C is the arrays `layers.i.M.blocks`, float32 [kept, R, C], and
-`layers.i.M.block_index`, int32 [kept], in place of `layers.i.M.weight`. Indices ascend; that of a block is
+`layers.i.M.block_index`, int32 [kept], in place of `layers.i.M.weight`. Int32Array ascend; that of a block is
 row_block * column_blocks + column_block. A block that reaches over the matrix's edge holds zeros there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ArchSpec, block_grid
+from prunetime.core.arrays import Array, BoolArray, Float32Array, Float64Array, Int32Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
-
-Floats = NDArray[np.float32]
-Indices = NDArray[np.int32]
 
 INDEX_ARRAYS = ("_rows", "block_index")
 """How the names of arrays end that hold indices, int32."""
 
 
-def to_blocks(weight: Floats, kept: NDArray[np.bool_], rows: int, columns: int) -> tuple[Floats, Indices]:
+def to_blocks(weight: Float32Array, kept: BoolArray, rows: int, columns: int) -> tuple[Float32Array, Int32Array]:
     """The blocks of `rows` x `columns` of `weight` [out, in] that `kept` [row blocks, column blocks] names.
 
     Returns (blocks [kept, rows, columns], block_index [kept]). Raises InputError where `kept` has another grid.
@@ -38,16 +33,18 @@ def to_blocks(weight: Floats, kept: NDArray[np.bool_], rows: int, columns: int) 
     return np.ascontiguousarray(tiles[kept]), np.flatnonzero(kept).astype(np.int32)
 
 
-def block_norms(weight: Floats, rows: int, columns: int) -> NDArray[np.float64]:
+def block_norms(weight: Float32Array, rows: int, columns: int) -> Float64Array:
     """Sums of squares [row blocks, column blocks] of the blocks of `weight` [out, in]."""
     grid = block_grid((weight.shape[0], weight.shape[1]), rows, columns)
     padded = np.zeros((grid[0] * rows, grid[1] * columns))
     padded[: weight.shape[0], : weight.shape[1]] = np.square(weight, dtype=np.float64)
-    found: NDArray[np.float64] = padded.reshape(grid[0], rows, grid[1], columns).sum((1, 3))
+    found: Float64Array = padded.reshape(grid[0], rows, grid[1], columns).sum((1, 3))
     return found
 
 
-def to_dense(blocks: Floats, block_index: Indices, shape: tuple[int, int], name: str = "matrix") -> Floats:
+def to_dense(
+    blocks: Float32Array, block_index: Int32Array, shape: tuple[int, int], name: str = "matrix"
+) -> Float32Array:
     """The matrix of `shape` (out, in) that has `blocks` where `block_index` says, and zeros elsewhere.
 
     Raises InputError, with `name`, where the arrays are no blocks of such a matrix.
@@ -61,7 +58,7 @@ def to_dense(blocks: Floats, block_index: Indices, shape: tuple[int, int], name:
     return np.ascontiguousarray(padded[: shape[0], : shape[1]])
 
 
-def check_blocks(name: str, blocks: Floats, block_index: Indices, shape: tuple[int, int]) -> None:
+def check_blocks(name: str, blocks: Float32Array, block_index: Int32Array, shape: tuple[int, int]) -> None:
     """Raises InputError where the arrays called `name` are no blocks, in ascending order, of a matrix of `shape`."""
     if blocks.ndim != 3 or block_index.shape != blocks.shape[:1] or 0 in blocks.shape[1:]:
         raise InputError(f"{name}: blocks {blocks.shape} with indices {block_index.shape}; must be [n, R, C] with [n]")
@@ -77,7 +74,7 @@ def check_blocks(name: str, blocks: Floats, block_index: Indices, shape: tuple[i
         raise InputError(f"{name}.blocks must be zero outside of the matrix {shape}")
 
 
-def expand(weights: Mapping[str, NDArray[Any]], config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[Any]]:
+def expand(weights: Weights, config: EncoderConfig, spec: ArchSpec) -> dict[str, Array]:
     """`weights` with a dense `.weight` for every matrix of `spec` that is stored in blocks; the rest is not copied.
 
     Raises InputError where the arrays of a matrix are no blocks of it.

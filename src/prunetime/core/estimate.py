@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+
+from prunetime.core.arrays import Array, Float64Array
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Estimate:
     high: float
 
     @classmethod
-    def of_resamples(cls, value: float, resamples: NDArray[np.float64], **more: Any) -> Self:
+    def of_resamples(cls, value: float, resamples: Float64Array, **more: Any) -> Self:
         """The estimate of `value` whose interval are the 2.5 and 97.5 percentiles of a bootstrap's `resamples` [n]."""
         low, high = np.percentile(resamples, (2.5, 97.5))
         return cls(float(value), float(low), float(high), **more)
@@ -61,16 +62,16 @@ class Estimate:
 class Ranking:
     """The `order` of values [n], ascending unless `descending`; equal values are one step, which begins at `starts`."""
 
-    def __init__(self, values: NDArray[Any], *, descending: bool = False) -> None:
+    def __init__(self, values: Array, *, descending: bool = False) -> None:
         self.order = np.argsort(-values if descending else values, kind="stable")
         ordered = values[self.order]
         self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
 
-    def steps(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def steps(self, weights: Float64Array) -> Float64Array:
         """`weights` [resamples, n], in ranked order, summed over equal values, [resamples, steps]."""
         return np.add.reduceat(weights, self.starts, axis=1)
 
-    def centered_ranks(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def centered_ranks(self, weights: Float64Array) -> Float64Array:
         """Mid-ranks [resamples, n] of values that are counted `weights` [resamples, n] times, less their mean."""
         step = self.steps(weights[:, self.order])
         middle = np.cumsum(step, axis=1) - step / 2
@@ -80,7 +81,7 @@ class Ranking:
         return np.asarray(ranks - weights.sum(axis=1, keepdims=True) / 2)
 
 
-def spearman(one: Ranking, other: Ranking, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def spearman(one: Ranking, other: Ranking, weights: Float64Array) -> Float64Array:
     """Spearman's rank correlation [resamples] of two rankings of values that are counted `weights` [resamples, n]
     times: Pearson's correlation of the mid-ranks, NaN where all values of one are equal."""
     a, b = one.centered_ranks(weights), other.centered_ranks(weights)
@@ -88,7 +89,7 @@ def spearman(one: Ranking, other: Ranking, weights: NDArray[np.float64]) -> NDAr
     return divided(covariance, np.sqrt(spread_a * spread_b))
 
 
-def divided(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+def divided(numerator: Float64Array, denominator: Float64Array) -> Float64Array:
     """numerator / denominator, NaN where the denominator is 0."""
     nan = np.full(np.shape(numerator), np.nan)
     return np.asarray(np.divide(numerator, denominator, out=nan, where=denominator != 0))

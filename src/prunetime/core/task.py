@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import strict_keys
+from prunetime.core.arrays import Float32Array
 from prunetime.core.config import LogitRows
 from prunetime.core.embedding import EmbeddingSettings
 from prunetime.core.prompts import Prompts
@@ -147,7 +147,7 @@ class Task:
         """Whether the score of a pair is one number, the higher the better."""
         return self.pair and (self.traits.is_ranking or len(self.labels) == 2)
 
-    def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, logits: Float32Array) -> Float32Array:
         """Scores of `logits` [rows, outputs]: [rows], or [rows, classes] with more than two classes.
 
         Raises InputError where what logits say depends on the texts (`inference.inputs`).
@@ -161,7 +161,7 @@ class Task:
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
-    def predictions(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predictions(self, logits: Float32Array) -> Float32Array:
         """What `CrossEncoder.predict` of sentence-transformers makes of `logits` [rows, outputs]: each under
         `activation`, [rows] of one output, else [rows, outputs].
 
@@ -208,7 +208,7 @@ class Task:
         return cls(**{**values, **nested, "labels": tuple(values["labels"]), "text": tuple(values["text"])})
 
 
-def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def sigmoid(x: Float32Array) -> Float32Array:
     """1 / (1 + exp(-x)) without overflow."""
     e = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0, 1 / (1 + e), e / (1 + e)), dtype=np.float32)

@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import prunetime._engine as _engine
 from prunetime.core.arch import MATRICES, ArchSpec, KeptBlocks, LayerSpec
+from prunetime.core.arrays import Array, BoolArray, Float32Array, Float64Array, Weights
 from prunetime.core.blocks import to_dense
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.core.positions import BUCKETS, by_distance
@@ -19,9 +19,7 @@ from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.errors import EngineError, InputError
 from prunetime.inference.ragged import Ragged
 
-Weights = Mapping[str, NDArray[Any]]
-
-HiddenState = NDArray[np.float32]
+HiddenState = Float32Array
 """The hidden rows [tokens, hidden] of a batch that come into a layer."""
 
 ReferenceKernel = _engine.ReferenceKernel
@@ -67,7 +65,7 @@ class Engine:
         self.threads: int = self._encoder.threads
         self.weight_bytes: int = self._encoder.weight_bytes
 
-    def logits(self, batch: Ragged) -> NDArray[np.float32]:
+    def logits(self, batch: Ragged) -> Float32Array:
         """Logits of any number of sequences, [rows, outputs].
 
         Raises:
@@ -79,7 +77,7 @@ class Engine:
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
 
-    def timed(self, batch: Ragged) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def timed(self, batch: Ragged) -> tuple[Float32Array, Float64Array]:
         """Logits, and the microseconds of every sub-layer [2 * layers + 2], as the calling thread saw them.
 
         In the order embedding, attention 0, ffn 0, attention 1, ..., head; a sub-layer that is gone has 0.
@@ -106,7 +104,7 @@ class Engine:
 
     def logits_between(
         self, batch: Ragged, start: tuple[int, HiddenState] | None, leave: Mapping[int, HiddenState]
-    ) -> NDArray[np.float32]:
+    ) -> Float32Array:
         """Logits, the same bits as from `logits`, of a pass that begins and leaves states in between.
 
         It begins at the layer `start` with the state that an earlier pass over `batch` left there, with the same layers
@@ -125,7 +123,7 @@ class Engine:
         except (ValueError, TypeError) as error:
             raise EngineError(str(error)) from None
 
-    def kept(self, batch: Ragged) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def kept(self, batch: Ragged) -> tuple[Float32Array, BoolArray]:
         """Logits, and [layers, tokens] which tokens are left after each layer.
 
         From the last attention on, only the token of each sequence is left whose row the head reads, if it reads no
@@ -193,7 +191,7 @@ def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: PrecisionPlan)
     return {"precision": precision, "tokens": [1.0 if spec is None else spec.layers[i].tokens for i in layers]}
 
 
-def _as_run(weights: Weights, config: EncoderConfig, plan: PrecisionPlan) -> dict[str, NDArray[Any]]:
+def _as_run(weights: Weights, config: EncoderConfig, plan: PrecisionPlan) -> dict[str, Array]:
     """`weights` with the matrices dense that are stored in blocks and that `plan` runs dense, and with what heads add
     to scores for every distance."""
     arrays = dict(weights)
@@ -218,7 +216,7 @@ def _as_run(weights: Weights, config: EncoderConfig, plan: PrecisionPlan) -> dic
     return arrays
 
 
-def _array(arrays: Weights, name: str, dtype: type) -> NDArray[Any]:
+def _array(arrays: Weights, name: str, dtype: type) -> Array:
     if name not in arrays:
         raise EngineError(f"weights: {name} is missing")
     if arrays[name].dtype != dtype:

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 import tokenizers
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Int32Array
 from prunetime.errors import InputError
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.splitting import boundary_of, end_of, pieces, start_of
@@ -119,7 +119,7 @@ class Tokenizer:
         last = self._tokenizer.get_added_tokens_decoder().get(int(ids[-1])) if len(ids) else None
         return len(ids) - (last is not None and last.special)
 
-    def encode_spans(self, texts: Sequence[str]) -> tuple[Ragged, NDArray[np.int32]]:
+    def encode_spans(self, texts: Sequence[str]) -> tuple[Ragged, Int32Array]:
         """As `encode`, and the characters (first, one past the last) of its text that each token stands for,
         [tokens, 2]; nothing, (0, 0), for special tokens."""
         template, room = self._template(1), self._room(1)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Float64Array, Int64Array
 from prunetime.core.estimate import Estimate
 
 TimedCall = Callable[[], object]
-Samples = NDArray[np.float64]
+Samples = Float64Array
 """Microseconds, [rounds, calls]."""
 
 NOISY = 0.10
@@ -79,7 +79,7 @@ def pinned(threads: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def time_calls(call: TimedCall, calls: int, idle_us: float = 0.0) -> NDArray[np.float64]:
+def time_calls(call: TimedCall, calls: int, idle_us: float = 0.0) -> Float64Array:
     """Microseconds of each of `calls` calls, back to back or after a pause of `idle_us` before each."""
     clock = time.perf_counter_ns
     samples = np.empty(calls)
@@ -162,10 +162,10 @@ def _estimate(samples: Samples, percent: float) -> Estimate:
     return Estimate.of_resamples(np.percentile(samples, percent), resamples)
 
 
-def _draws(rounds: int) -> NDArray[np.int64]:
+def _draws(rounds: int) -> Int64Array:
     return np.random.default_rng(0).integers(0, rounds, (_RESAMPLES, rounds))
 
 
-def _resampled(samples: Samples, draws: NDArray[np.int64], percent: float) -> NDArray[np.float64]:
+def _resampled(samples: Samples, draws: Int64Array, percent: float) -> Float64Array:
     pooled = samples[draws].reshape(len(draws), -1)
     return np.asarray(np.percentile(pooled, percent, axis=1))

@@ -7,12 +7,12 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Float64Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.precision import MatrixPlan, Precision, PrecisionPlan
 from prunetime.core.progress import Progress
@@ -46,7 +46,7 @@ class EngineArguments:
     """An encoder as `Engine` takes it, and where it runs."""
 
     config: EncoderConfig
-    weights: Mapping[str, NDArray[Any]]
+    weights: Weights
     spec: ArchSpec
     threads: int = 1
 
@@ -112,7 +112,7 @@ def _options(spec: ArchSpec) -> list[Option]:
     return [Option(first, last, sparse) for sparse in ways for first in precisions for last in precisions]
 
 
-def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> NDArray[np.float64]:
+def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> Float64Array:
     """Medians [2 * layers], in units of the reference kernel timed beside them."""
     time_calls(partial(engine.timed, batch), 2)
     before = time_calls(reference.run, 4)
@@ -122,7 +122,7 @@ def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -
 
 
 def _row_of_plans(
-    times: NDArray[np.float64], options: list[Option], harm: Mapping[tuple[tuple[int, int], Precision], float]
+    times: Float64Array, options: list[Option], harm: Mapping[tuple[tuple[int, int], Precision], float]
 ) -> list[PrecisionPlan]:
     """Different plans, each less harmful than the one before; the last is float32."""
     sublayers = times.shape[1]

@@ -18,9 +18,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ArchSpec, BlockShape, Dims, strict_keys
+from prunetime.core.arrays import Float64Array
 from prunetime.core.budget import Budget
 from prunetime.errors import ProfileError
 from prunetime.latency.sublayers import (
@@ -34,7 +34,7 @@ from prunetime.latency.sublayers import (
     sublayers,
 )
 
-Units = NDArray[np.float64]
+Units = Float64Array
 """One forward pass in units of the reference kernel, [2 * layers + 1]: all but the sub-layers, then each of them."""
 
 DENSITIES = (0.0, 0.1, 0.25, 0.5, 1.0)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, BlockShape, LayerSpec, tokens_kept
+from prunetime.core.arrays import Float64Array
 from prunetime.core.config import EncoderConfig
 from prunetime.core.precision import PrecisionPlan
 from prunetime.core.progress import Progress
@@ -208,7 +208,7 @@ class _Unit:
 
     def __init__(self) -> None:
         self._kernel = ReferenceKernel()
-        self._recent: deque[NDArray[np.float64]] = deque(maxlen=16)
+        self._recent: deque[Float64Array] = deque(maxlen=16)
 
     def time(self) -> float:
         """Microseconds, of the calls beside the last few encoders and some now."""

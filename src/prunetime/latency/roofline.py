@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import prunetime._engine as _engine
+from prunetime.core.arrays import Float64Array
 from prunetime.core.precision import PRECISIONS
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
@@ -138,11 +138,11 @@ def caches() -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def time_passes(engines: Sequence[Engine], batch: Ragged) -> list[NDArray[np.float64]]:
+def time_passes(engines: Sequence[Engine], batch: Ragged) -> list[Float64Array]:
     """Microseconds of every sub-layer, [rounds, passes, 2 * layers + 2] of each engine, in interleaved rounds."""
     calls = [partial(engine.timed, batch) for engine in engines]
     counts = [calls_within(call, _SECONDS, _MOST_CALLS) for call in calls]
-    samples: list[list[list[NDArray[np.float64]]]] = [[] for _ in engines]
+    samples: list[list[list[Float64Array]]] = [[] for _ in engines]
     for _ in range(_ROUNDS):
         for call, count, rounds in zip(calls, counts, samples, strict=True):
             time_calls(call, 2)
@@ -150,7 +150,7 @@ def time_passes(engines: Sequence[Engine], batch: Ragged) -> list[NDArray[np.flo
     return [np.array(rounds) for rounds in samples]
 
 
-def roofline(engine: Engine, batch: Ragged, passes: NDArray[np.float64], peaks: Peaks) -> Roofline:
+def roofline(engine: Engine, batch: Ragged, passes: Float64Array, peaks: Peaks) -> Roofline:
     """The table of `engine` for medians of `passes` of `batch`, which are as `time_passes` gives them."""
     parts = work(engine, batch)
     level = peaks.level(sum(part.weight_bytes for part in parts))

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime._engine import narrow_attention, number_bytes
 from prunetime.core.arch import FFN_MATRICES
+from prunetime.core.arrays import Int64Array
 from prunetime.core.precision import ONE_PRECISION, Precision
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 
-Lengths = NDArray[np.int64]
+Lengths = Int64Array
 
 
 @dataclass(frozen=True)

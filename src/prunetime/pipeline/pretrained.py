@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prunetime.core.artifact import Manifest, Weights
+from prunetime.core.arrays import Weights
+from prunetime.core.artifact import Manifest
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.core.task import Task
 from prunetime.core.task_kind import TaskKind

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunetime._version import __version__
 from prunetime.core import artifact
+from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
 from prunetime.inference.engine import Engine
@@ -69,7 +70,7 @@ def distil(context: Context, student: SequenceClassifier, folder: Path, progress
     fit_on_every_rank(student, data, training, folder, teacher=teacher_model, on_progress=progress)
 
 
-def kept_of(elastic: artifact.Artifact, mask: Mask) -> artifact.Weights:
+def kept_of(elastic: artifact.Artifact, mask: Mask) -> Weights:
     """The weights of what `mask` keeps of the elastic encoder."""
     return compact(elastic.weights, mask, elastic.manifest.config.dims)
 
@@ -83,7 +84,7 @@ def manifest_of(source: Source, model: SequenceClassifier, plan: PrecisionPlan, 
     return artifact.Manifest(model.config, model.spec, plan, source.task, {"prunetime": __version__, **provenance})
 
 
-def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: artifact.Weights) -> None:
+def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: Weights) -> None:
     """Writes an artifact of the run's task, in place of what was there."""
     files = artifact_files(manifest, weights, source.tokenizer_files)
     shutil.rmtree(folder, ignore_errors=True)

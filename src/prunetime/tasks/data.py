@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array, Int64Array
 from prunetime.core.task import DOC_STRIDE, Task
 from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
@@ -59,15 +59,15 @@ class Examples:
 
     table: Table
     texts: list[tuple[str, ...]]
-    labels: NDArray[Any]
-    groups: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    labels: Array
+    groups: Int64Array
+    rows: Int64Array
     group: str | None
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def select(self, rows: NDArray[Any] | Sequence[int]) -> Examples:
+    def select(self, rows: Array | Sequence[int]) -> Examples:
         """The examples at `rows` (indices or booleans), in that order."""
         chosen = np.arange(len(self))[np.asarray(rows)]
         return replace(
@@ -184,7 +184,7 @@ class LabelColumn:
         return numbers
 
 
-def _class_indices(column: LabelColumn, task: Task, _: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
+def _class_indices(column: LabelColumn, task: Task, _: Sequence[tuple[str, ...]]) -> Int64Array:
     """The class of every label, [rows]. A number whose name is none of the task's may be the name of a class itself:
     artifacts from before class names were read have the numbers."""
     index = {name: number for number, name in enumerate(task.labels)}
@@ -199,11 +199,11 @@ def _class_indices(column: LabelColumn, task: Task, _: Sequence[tuple[str, ...]]
     return np.array(found, np.int64)
 
 
-def _answers(column: LabelColumn, task: Task, texts: Sequence[tuple[str, ...]]) -> NDArray[Any]:
+def _answers(column: LabelColumn, task: Task, texts: Sequence[tuple[str, ...]]) -> Array:
     return gold_answers(column.where, column.texts, [context for _, context in texts], task.unanswerable)
 
 
-def _tags(column: LabelColumn, task: Task, texts: Sequence[tuple[str, ...]]) -> NDArray[Any]:
+def _tags(column: LabelColumn, task: Task, texts: Sequence[tuple[str, ...]]) -> Array:
     labels = gold_tags(column.where, column.texts, column.class_names, [row[0] for row in texts])
     strange = sorted({tag for of_row in labels for tag in of_row} - set(task.labels))
     if strange:
@@ -221,7 +221,7 @@ class LabelReader(NamedTuple):
     answers, and the `values` [examples] that metrics and training take. Both raise InputError for a bad label."""
 
     names: Callable[[LabelColumn, TaskKind], tuple[str, ...]]
-    values: Callable[[LabelColumn, Task, Sequence[tuple[str, ...]]], NDArray[Any]]
+    values: Callable[[LabelColumn, Task, Sequence[tuple[str, ...]]], Array]
 
 
 def _no_names(column: LabelColumn, kind: TaskKind) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ def normalized(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def group_ids(texts: Sequence[str]) -> NDArray[np.int64]:
+def group_ids(texts: Sequence[str]) -> Int64Array:
     """An id of each normalised text that depends on nothing else, [rows]."""
     ids = {text: stable_hash(normalized(text)) >> 1 for text in set(texts)}
     return np.array([ids[text] for text in texts], np.int64)

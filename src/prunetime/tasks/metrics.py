@@ -5,23 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array, Float64Array, Int64Array
 from prunetime.core.estimate import Estimate
 from prunetime.core.task import Answer, Tagged, Task
 from prunetime.errors import InputError
 from prunetime.tasks.answers import exact_match
 from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.formulas import (
-    Floats,
-    Ints,
-    Labels,
     Prepare,
     ResampledMetric,
-    ScoreArray,
     any_accuracy,
     auc,
     defect_rate_at,
@@ -61,7 +56,7 @@ class Metric:
     tasks: tuple[str, ...]
     prepare: Prepare
 
-    def value(self, scores: ScoreArray, labels: Labels, groups: NDArray[Any]) -> float:
+    def value(self, scores: Array, labels: Array, groups: Array) -> float:
         """The metric of all rows; InputError where it is not defined."""
         inverse, count = _checked(scores, labels, groups)
         return self._plain_value(self.prepare(scores, labels, inverse), count)
@@ -106,7 +101,7 @@ def default_metric(task: Task, data: str = "") -> Metric:
 
 
 def evaluate(
-    metric: Metric, scores: ScoreArray, labels: Labels, groups: NDArray[Any], *, resamples: int = 1000, seed: int = 0
+    metric: Metric, scores: Array, labels: Array, groups: Array, *, resamples: int = 1000, seed: int = 0
 ) -> MetricEstimate:
     """`metric` of all rows and the 2.5 and 97.5 percentiles over `resamples` draws of as many groups as there are.
 
@@ -121,10 +116,10 @@ def evaluate(
 
 def evaluate_difference(
     metric: Metric,
-    scores: ScoreArray,
-    other_scores: ScoreArray,
-    labels: Labels,
-    groups: NDArray[Any],
+    scores: Array,
+    other_scores: Array,
+    labels: Array,
+    groups: Array,
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -144,7 +139,7 @@ def _situation(task: Task) -> str:
     return "binary" if len(task.labels) == 2 else "multiclass"
 
 
-def _checked(scores: ScoreArray, labels: Labels, groups: NDArray[Any]) -> tuple[Ints, int]:
+def _checked(scores: Array, labels: Array, groups: Array) -> tuple[Int64Array, int]:
     """Each row's group as an index, and the number of groups."""
     if not len(scores) == len(labels) == len(groups) or not len(labels):
         raise InputError(f"{len(scores)} scores, {len(labels)} labels, {len(groups)} groups: one of each per row")
@@ -156,7 +151,7 @@ def _checked(scores: ScoreArray, labels: Labels, groups: NDArray[Any]) -> tuple[
     return inverse.astype(np.int64), len(unique)
 
 
-def _draws(groups: int, rows: int, resamples: int, seed: int) -> Iterator[Floats]:
+def _draws(groups: int, rows: int, resamples: int, seed: int) -> Iterator[Float64Array]:
     """How often each group was drawn, [part of the resamples, groups]."""
     if groups < 2:
         raise InputError("all rows are of one group: an interval over groups needs two; choose another group column")
@@ -167,7 +162,7 @@ def _draws(groups: int, rows: int, resamples: int, seed: int) -> Iterator[Floats
         yield np.array([np.bincount(d, minlength=groups) for d in drawn], np.float64)
 
 
-def _estimate(metric: Metric, value: float, draws: Sequence[Floats], rows: int) -> MetricEstimate:
+def _estimate(metric: Metric, value: float, draws: Sequence[Float64Array], rows: int) -> MetricEstimate:
     resamples = np.concatenate(draws)
     defined = resamples[np.isfinite(resamples)]
     if not len(defined):

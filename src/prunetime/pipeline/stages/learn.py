@@ -9,6 +9,7 @@ from typing import Any
 
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask, Scores
 from prunetime.errors import BudgetError
 from prunetime.models.compact import compact, in_blocks, prefix_mask
@@ -93,7 +94,7 @@ def learn_structure(context: Context, target_us: float, other: Path | None) -> N
     leave_chosen(context.run, _digest(context, start.name, target_us), predicted_us)
 
 
-def learned_weights(context: Context) -> artifact.Weights:
+def learned_weights(context: Context) -> Weights:
     return dict(artifact.read(context.run.path(LAST.artifact)).weights)
 
 
@@ -213,7 +214,7 @@ def _train(context: Context, model: SequenceClassifier, start: Start, step: Mask
     return learned
 
 
-def _leave(context: Context, name: str, teacher: artifact.Artifact, weights: artifact.Weights, spec: ArchSpec) -> None:
+def _leave(context: Context, name: str, teacher: artifact.Artifact, weights: Weights, spec: ArchSpec) -> None:
     model = from_weights(teacher.manifest.config, weights, spec=spec)
     provenance = {"role": name, "model": context.settings.model}
     manifest = manifest_of(context.source, model, teacher.manifest.plan, provenance)

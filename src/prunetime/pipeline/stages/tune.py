@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from prunetime.core import artifact
+from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
 from prunetime.inference.engine import Engine
@@ -19,7 +20,7 @@ from prunetime.pipeline.run import Progress
 from prunetime.pipeline.student import THREADS, distil, manifest_of, write_artifact
 from prunetime.settings import AUTO
 
-Begin = Callable[[Mask], artifact.Weights]
+Begin = Callable[[Mask], Weights]
 """Gives the weights of what a mask keeps, before they are tuned."""
 
 
@@ -51,7 +52,7 @@ def tune(context: Context, progress: Progress, begin: Begin) -> None:
     discard_checkpoints(run.path("work/tune"))
 
 
-def final_plan(context: Context, manifest: artifact.Manifest, weights: artifact.Weights) -> PrecisionPlan:
+def final_plan(context: Context, manifest: artifact.Manifest, weights: Weights) -> PrecisionPlan:
     """How the candidate is run, with the metric on valid rows that this was measured to lose against fp32."""
     settings, budget, config, value = context.settings, context.budget, manifest.config, context.metric_on_valid
     if settings.precision == "fp32":

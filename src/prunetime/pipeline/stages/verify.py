@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from prunetime.core import artifact
+from prunetime.core.arrays import Weights
 from prunetime.core.budget import Budget
 from prunetime.core.machine import this_machine
 from prunetime.errors import DefectError
@@ -153,7 +154,7 @@ def summaries(timed: SamplesBySetting, statistic: str) -> dict[str, dict[str, An
 
 
 def row(
-    source: Source, budget: Budget, latency: LatencySummary, estimate: dict[str, Any], weights: artifact.Weights
+    source: Source, budget: Budget, latency: LatencySummary, estimate: dict[str, Any], weights: Weights
 ) -> dict[str, Any]:
     """What the result says of one model."""
     return {
