@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from provenance import commit
 
+from prunetime.baselines import shapes
 from prunetime.core.artifact import write_json, write_text
 from prunetime.core.machine import this_machine
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.inference.engine import Engine, engine_build
 from prunetime.latency.measure import pinned
 from prunetime.latency.roofline import Peaks, measure_peaks, roofline
 from prunetime.latency.synthetic import random_batch
-from prunetime.rivals import shapes
 
 RESULT = Path(__file__).parent / "results" / "engine.json"
 PLOT = Path(__file__).parent.parent / "docs" / "explanation" / "engine.svg"
@@ -87,7 +87,7 @@ def add_floors(rows: Sequence[Row]) -> None:
     for model, group in groupby([row for row in rows if row["engine"] == "prunetime"], key=lambda row: row["model"]):
         config, spec, weights = shapes.encoder(model)
         for row in group:
-            engine = Engine(config, weights, spec=spec, plan=Plan.uniform(row["precision"]))
+            engine = Engine(config, weights, spec=spec, plan=PrecisionPlan.uniform(row["precision"]))
             if engine.isa not in peaks:
                 with pinned(1):
                     peaks[engine.isa] = measure_peaks(engine.isa)

@@ -29,7 +29,7 @@ from multilevel_speed import speed
 from provenance import provenance
 
 from prunetime.cli.runs import minilm_folder
-from prunetime.core.arch import ArchSpec, Grain
+from prunetime.core.arch import ArchSpec, BlockShape
 from prunetime.core.artifact import write_json
 from prunetime.core.budget import Budget
 from prunetime.core.mask import Mask
@@ -54,7 +54,7 @@ FULL, ENDS = ("home_depot", "qqp"), ("mnli", "squad")
 """Sets of the whole grid, and those of which only the smallest target is learned."""
 
 TARGETS, LEVELS = (0.5, 0.3, 0.2), ("rows", "blocks", "both")
-GRAIN: Grain = (32, 32)
+BLOCK_SHAPE: BlockShape = (32, 32)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -124,8 +124,8 @@ def learn(job: Job) -> dict[str, Any]:
         model, teacher = (from_weights(config, weights) for _ in range(2))
     if job.levels != "rows":
         criterion = job.change.get("criterion", "fisher")
-        scores = rank_transform(measure_block_importance(model, prepared.part.fit, GRAIN, criterion))
-        step = MaskStep(config.dims, mask.spec(), cost, job.target * cost.dense, GRAIN, scores)
+        scores = rank_transform(measure_block_importance(model, prepared.part.fit, BLOCK_SHAPE, criterion))
+        step = MaskStep(config.dims, mask.spec(), cost, job.target * cost.dense, BLOCK_SHAPE, scores)
         mask = one_step(job, model, mask, teacher, step)
     if times := job.change.get("tune"):
         model = tuned(job, model, mask, dense, times * prepared.data_set.steps)
@@ -144,7 +144,7 @@ def one_step(job: Job, model: SequenceClassifier, mask: Mask, teacher: SequenceC
     prepared = job.prepared
     steps = prepared.data_set.steps * (1 if job.levels == "both" else 2)
     step = replace(step, learning_rate=learning_rate(steps))
-    what = f"{job.name}: {'blocks' if step.grain else 'rows'}"
+    what = f"{job.name}: {'blocks' if step.block_shape else 'rows'}"
     work = prepared.path("work") / what.replace("/", "-")
     training = prepared.training(steps, 1)
     learned = fit(model, prepared.part.fit, training, work, teacher, progress(what), mask_step=step)
@@ -227,7 +227,7 @@ def shares(specs: list[ArchSpec], profile: Path) -> tuple[list[float], list[floa
     config, budget = families.load(str(minilm_folder()), 2).config, Budget(share=1.0, seq_len=SPEED_LENGTH)
     if not profile.exists():
         tokenizer = Tokenizer((minilm_folder() / "tokenizer.json").read_bytes(), SPEED_LENGTH)
-        write_json(profile, profiling.record(config, tokenizer, True, budget, blocks=GRAIN).to_json())
+        write_json(profile, profiling.record(config, tokenizer, True, budget, blocks=BLOCK_SHAPE).to_json())
     latency = LatencyProfile.from_json(json.loads(profile.read_text()))
     _, dense_us = latency.floor_and_dense(budget)
     key = ProfileKey.here(config, 1, 1, SPEED_LENGTH)

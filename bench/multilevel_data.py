@@ -116,7 +116,7 @@ class Prepared:
         part = self.part
         scores = part.dev.scores(np.concatenate(list(logits(model, part))))
         found = {name: evaluate(metric(name), scores, part.labels, part.groups) for name in self.data_set.metrics}
-        return {name: {"value": each.value, "ci95": each.ci95} for name, each in found.items()}
+        return {name: each.to_json() for name, each in found.items()}
 
     def chance(self, name: str) -> float:
         """What a metric is without knowing anything."""

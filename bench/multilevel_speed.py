@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from prunetime.baselines import onnxruntime, openvino, shapes
+from prunetime.baselines.setting import BenchmarkSetting
 from prunetime.core.arch import TILE, ArchSpec, Dims, LayerSpec, block_grid
 from prunetime.core.blocks import expand
-from prunetime.core.plan import Plan, Precision
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.latency.measure import pinned, run_rounds, summarise
 from prunetime.latency.synthetic import random_batch, random_weights
-from prunetime.rivals import onnxruntime, openvino, shapes
-from prunetime.rivals.cell import Cell
 
 LENGTH = 128
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -56,37 +56,39 @@ def speed(spec: ArchSpec, of: Dims) -> dict[str, Any]:
     small = stretched(spec, of, config.dims)
     models = {"dense": (full, weights), "sparse": (small, random_weights(config, small))}
     found: dict[str, Any] = {}
-    for batch, rounds, times, rivals in ((1, 8, 3, (onnxruntime, openvino)), (8, 4, 1, ())):
+    for batch, rounds, times, baselines in ((1, 8, 3, (onnxruntime, openvino)), (8, 4, 1, ())):
         ids, calls = random_batch(config, batch, LENGTH), {}
         with pinned(1):
             for (name, (own, arrays)), precision in product(models.items(), PRECISIONS):
-                engine = Engine(config, arrays, spec=own, plan=Plan.uniform(precision))
+                engine = Engine(config, arrays, spec=own, plan=PrecisionPlan.uniform(precision))
                 calls[f"{name} {precision}"] = partial(engine.logits, ids)
             expanded = Engine(config, expand(models["sparse"][1], config, small))
             difference = np.abs(expanded.logits(ids) - calls["sparse fp32"]()).max()
             assert difference < 1e-3 * np.abs(expanded.logits(ids)).max(), difference
-            for rival in rivals:
-                bound = rival.prepare(Cell(config, weights, batch, LENGTH, 1), "fp32")
-                calls[f"{rival.__name__.rpartition('.')[2]} fp32"] = bound(ids)
+            for baseline in baselines:
+                bound = baseline.prepare(BenchmarkSetting(config, weights, batch, LENGTH, 1), "fp32")
+                calls[f"{baseline.__name__.rpartition('.')[2]} fp32"] = bound(ids)
             samples = run_rounds(calls, rounds, times)
         found[f"{batch}x{LENGTH}"] = compared({name: summarise(s).p50_us for name, s in samples.items()})
     kept = {"weights_kept": small.weights(config.dims) / full.weights(config.dims)}
-    names = dict.fromkeys(name for cell in found.values() for name in cell)
-    return kept | {name: {cell: values[name] for cell, values in found.items() if name in values} for name in names}
+    names = dict.fromkeys(name for setting in found.values() for name in setting)
+    return kept | {
+        name: {setting: values[name] for setting, values in found.items() if name in values} for name in names
+    }
 
 
 def compared(us: Mapping[str, float]) -> dict[str, Any]:
-    """Ours, dense and sparse, and dense rivals, of medians by what was run and its precision."""
+    """Ours, dense and sparse, and dense baselines, of medians by what was run and its precision."""
 
     def of(name: str) -> dict[str, float]:
         return {key.split()[1]: value for key, value in us.items() if key.startswith(f"{name} ")}
 
     dense, sparse = of("dense"), of("sparse")
-    rivals = {f"over_{name}": of(name)["fp32"] / sparse["fp32"] for name in ("onnxruntime", "openvino") if of(name)}
+    baselines = {f"over_{name}": of(name)["fp32"] / sparse["fp32"] for name in ("onnxruntime", "openvino") if of(name)}
     return {
         "dense_us": dense,
         "sparse_us": sparse,
         "same_precision_speedup": {precision: dense[precision] / sparse[precision] for precision in PRECISIONS},
         "best_speedup": min(dense.values()) / min(sparse.values()),
-        **rivals,
+        **baselines,
     }

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ class Predictor:
                 fresh = profiling.record(self.config, tokenizer, True, BUDGET, on_progress=progress)
             write_json(recorded, fresh.to_json())
         self.profile = profiling.read(recorded, key)
-        self.measured = out / f"measured-{digest_of(asdict(key))[:12]}.jsonl"
+        self.measured = out / f"measured-{digest_of(key.to_json())[:12]}.jsonl"
 
     def share(self, genome: Genome) -> float:
         """Predicted, of dense."""

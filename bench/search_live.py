@@ -25,7 +25,7 @@ from search import MODEL, RESULTS, holm, summary
 from search_methods import METHODS
 
 from prunetime.core.artifact import write_json
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows
 from prunetime.search.space import Genome
 
@@ -66,7 +66,7 @@ class Subject:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self.space = prepared, prepared.space(tokens=False)
         weights, threads = prepared.weights("elastic"), torch.get_num_threads()
-        self._elastic = Elastic(prepared.config, weights, threads, Plan.uniform("int8"))
+        self._elastic = Elastic(prepared.config, weights, threads, PrecisionPlan.uniform("int8"))
         file = prepared.folder / "live.jsonl"
         self.agreement, self.auc = Kept(file, "agreement", self._agreement()), Kept(file, "auc", self._auc())
 

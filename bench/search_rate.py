@@ -29,7 +29,7 @@ from search_methods import METHODS
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.artifact import write_json
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.pipeline.student import THREADS
 from prunetime.search.archive import Evaluation
 from prunetime.search.cluster import Workers
@@ -55,7 +55,7 @@ def genomes_of(prepared: Prepared) -> dict[str, list[Genome]]:
 
 @contextmanager
 def scoring(prepared: Prepared, workers: int = 0, cache_bytes: int | None = None) -> Iterator[ScorerFor]:
-    weights, plan = prepared.weights("elastic"), Plan.uniform("int8")
+    weights, plan = prepared.weights("elastic"), PrecisionPlan.uniform("int8")
     if workers:
         with Workers(workers).scoring(prepared.config, weights, plan) as scorer_for:
             yield scorer_for

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from reference import Weights
 
-from prunetime.core.arch import GRAINS, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arch import BLOCK_SHAPES, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
 from prunetime.core.blocks import to_blocks
 from prunetime.core.config import FAMILIES, Activation, EncoderConfig, HeadLayer, Pooling, Rotary
 from prunetime.core.mask import PARTS, Mask, rank
@@ -94,7 +94,7 @@ def random_spec(
 ) -> ArchSpec:
     """Any spec that fits: uneven layers, pruned output rows, and now and then a sub-layer that is gone.
 
-    With `blocks` about half of the matrices are in blocks of any grain, none to all of them kept; with `tokens` about
+    With `blocks` about half of the matrices are in blocks of any shape, none to all of them kept; with `tokens` about
     half of the layers that have attention drop some.
     """
     dims = config.dims
@@ -120,9 +120,11 @@ def _with_blocks_and_tokens(
     spec: ArchSpec, dims: Dims, rng: np.random.Generator, blocks: bool, tokens: bool
 ) -> ArchSpec:
     def some_blocks(matrix: str, shape: tuple[int, int]) -> KeptBlocks:
-        grain = GRAINS[rng.integers(len(GRAINS))]
+        block_shape = BLOCK_SHAPES[rng.integers(len(BLOCK_SHAPES))]
         least = matrix == "key"  # without keys every token receives the same attention, and rounding would choose
-        return KeptBlocks(matrix, *grain, int(rng.integers(least, math.prod(block_grid(shape, *grain)) + 1)))
+        return KeptBlocks(
+            matrix, *block_shape, int(rng.integers(least, math.prod(block_grid(shape, *block_shape)) + 1))
+        )
 
     layers = []
     for layer in spec.layers:

@@ -20,7 +20,7 @@ from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.tokenize import Texts, Tokenizer
 from prunetime.latency import measure
-from prunetime.latency.work import Sublayer, work
+from prunetime.latency.work import SublayerWork, work
 
 Replace = Callable[[Any, str, object], None]
 """`setattr`, or that of a monkeypatch."""
@@ -54,7 +54,7 @@ class CountedTime:
         self.spend(1e6 * seconds)
 
 
-def _us(part: Sublayer) -> float:
+def _us(part: SublayerWork) -> float:
     operations = sum(product.operations / OPERATIONS_A_US[product.precision] for product in part.products)
     core = part.core / OPERATIONS_A_US[part.core_precision]
     return SUBLAYER_US + operations + core + sum(part.numbers.values()) / NUMBERS_A_US

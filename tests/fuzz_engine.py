@@ -26,7 +26,7 @@ from reference import Weights
 from prunetime import _engine
 from prunetime.core.arch import ArchSpec
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.inference import engine as runtime
 from prunetime.inference.engine import Engine
 
@@ -223,11 +223,11 @@ def encoder_of(case: Case, choices: Choices) -> Any:
     threads, isa = threads_and_isa(choices)
     if choices.ConsumeBool():
         spec = changed_spec(case.spec, choices) if choices.index(4) == 3 else case.spec
-        plan = Plan(MatrixPlan(precision, sparse=choices.ConsumeBool()))
+        plan = PrecisionPlan(MatrixPlan(precision, sparse=choices.ConsumeBool()))
         return Engine(case.config, weights, threads, isa, spec=spec, plan=plan)._encoder
     sparse = choices.ConsumeBool()
     settings = fields_of(runtime.forward_config(case.config))
-    plan = fields_of(runtime.forward_plan(case.config, case.spec, Plan(MatrixPlan(precision, sparse=sparse))))
+    plan = fields_of(runtime.forward_plan(case.config, case.spec, PrecisionPlan(MatrixPlan(precision, sparse=sparse))))
     if choices.index(8) == 7:
         change_entry(settings, choices)
     if settings.get("head") and isinstance(settings["head"], list) and choices.index(16) == 15:

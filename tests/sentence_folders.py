@@ -19,7 +19,7 @@ from transformers import BertForSequenceClassification, BertModel, PreTrainedTok
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.models.compact import compact, prefix_mask
 from prunetime.models.encoder import weights_of
 from prunetime.pipeline.source import load_source
@@ -108,7 +108,7 @@ def artifact_of(folder: Path, out: Path, data: Path, pruned: bool = False, **set
     budget = Budget(share=0.9, seq_len=settings.pop("seq_len", LENGTH))
     source = load_source(Settings(str(folder), str(data), budget, **{"teacher_ready": True} | columns | settings), str)
     model = source.pretrained.model
-    manifest, weights = manifest_of(source, model, Plan(), {}), weights_of(model)
+    manifest, weights = manifest_of(source, model, PrecisionPlan(), {}), weights_of(model)
     if pruned:
         dims = model.config.dims
         mask = prefix_mask(weights, ArchSpec.of(dims, [1, 2], [64, 32]), dims)

@@ -27,7 +27,7 @@ from waiting import PATIENCE, eventually
 
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.prompts import Prompts
 from prunetime.core.task import Task
 from prunetime.serve.app import App
@@ -73,7 +73,7 @@ def make_artifact(
     spec = ArchSpec.full(config.dims)
     for layer, share in enumerate(kept):
         spec = spec.with_layer(layer, tokens=share)
-    manifest = artifact.Manifest(config, spec, Plan(), task, {})
+    manifest = artifact.Manifest(config, spec, PrecisionPlan(), task, {})
     files = {artifact.TOKENIZER: tokenizer.to_str().encode()}
     return artifact.write(folder, manifest, random_weights(config, spec, rng), files)
 

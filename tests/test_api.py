@@ -82,3 +82,8 @@ def test_a_profile_predicts_and_is_given_on(inputs: Path, monkeypatch: pytest.Mo
     half = prunetime.ArchSpec.of(found.key.dims, [2, 2], [128, 128])
     assert found.predict(half, budget) < found.predict(whole, budget)
     assert type(found).from_json(found.to_json()) == found
+
+
+def test_a_name_of_the_release_before_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"prunetime\.Plan is now prunetime\.PrecisionPlan"):
+        assert prunetime.Plan is prunetime.PrecisionPlan

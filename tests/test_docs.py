@@ -24,8 +24,7 @@ from tiny import QUICK, bert_folder, write_tsv
 from waiting import PATIENCE, eventually
 
 from prunetime.cli import main
-from prunetime.tasks.synthetic import ad_relevance
-from prunetime.tasks.synthetic_questions import question_answering
+from prunetime.tasks.synthetic import ad_relevance, question_answering
 from prunetime.tasks.table import Table
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +45,7 @@ ELSEWHERE = {
     r"^prunetime (serve|experiment).*(--experiment|--outcomes)": "tests/serve/test_experiments.py and test_replay.py",
     r"^curl [^ ]*/(v1/)?embed": "tests/serve/test_protocols.py",
     r"/experiments/": "tests/serve/test_experiments.py",
-    r"--against openvino": "tests/rivals: it takes long to compile",
+    r"--against openvino": "tests/baselines: it takes long to compile",
 }
 """Commands that other tests run, or that no test can."""
 

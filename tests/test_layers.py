@@ -24,7 +24,7 @@ PACKAGES = [
     "training",
     "search",
     "export",
-    "rivals",
+    "baselines",
     "settings",
     "report",
     "pipeline",

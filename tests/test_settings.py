@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from prunetime.cli import main
 from prunetime.cli.runs import prune
-from prunetime.core.arch import GRAINS
-from prunetime.core.budget import Budget, Condition, Scope, Statistic
+from prunetime.core.arch import BLOCK_SHAPES
+from prunetime.core.budget import Budget, Condition, Statistic, TimingScope
 from prunetime.core.options import every
-from prunetime.core.plan import PRECISIONS
-from prunetime.core.task import Kind
+from prunetime.core.precision import PRECISIONS
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.latency.settings import TimingSettings
 from prunetime.pruning.methods import Criterion, PruningMethod
@@ -35,7 +35,7 @@ BUDGETS = st.builds(
     st.tuples(st.just("us"), st.floats(0.0, exclude_min=True, allow_nan=False, allow_infinity=False))
     | st.tuples(st.just("share"), st.floats(0.0, 1.0, exclude_min=True)),
     statistic=st.sampled_from(get_args(Statistic)),
-    scope=st.sampled_from(get_args(Scope)),
+    scope=st.sampled_from(get_args(TimingScope)),
     condition=st.sampled_from(get_args(Condition)),
     seq_len=st.integers(3, 4096),
     batch=COUNTS,
@@ -46,7 +46,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "budget": BUDGETS,
     **dict.fromkeys(("valid", "test", "label", "group", "metric"), st.none() | NAMES),
     "text": st.none() | st.lists(NAMES, min_size=1, max_size=3).map(tuple),
-    "task": st.none() | st.sampled_from(get_args(Kind)),
+    "task": st.none() | st.sampled_from(get_args(TaskKind)),
     "doc_stride": st.none() | st.integers(0, 4096),
     "slices": st.lists(NAMES, max_size=3).map(tuple),
     **dict.fromkeys(("teacher_ready", "tokens"), st.booleans()),
@@ -55,7 +55,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "precision": st.sampled_from((*PRECISIONS, AUTO)),
     "max_loss": st.floats(0.0, 1.0, exclude_max=True),
     "importance": st.sampled_from(get_args(Criterion)),
-    "blocks": st.none() | st.sampled_from(GRAINS),
+    "blocks": st.none() | st.sampled_from(BLOCK_SHAPES),
     "method": st.sampled_from(get_args(PruningMethod)),
     "timing": st.builds(
         TimingSettings,

@@ -1,5 +1,6 @@
 """Fit a BERT-family encoder into a measured CPU latency budget."""
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ from prunetime._version import __version__
 from prunetime.core.arch import ArchSpec, Dims, LayerSpec
 from prunetime.core.budget import Budget
 from prunetime.core.mask import Mask
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Answer, Span, Tagged
 from prunetime.errors import PrunetimeError
 from prunetime.inference.model import Model, load
@@ -28,7 +29,7 @@ __all__ = [
     "LayerSpec",
     "Mask",
     "Model",
-    "Plan",
+    "PrecisionPlan",
     "Pruned",
     "PrunetimeError",
     "Settings",
@@ -49,7 +50,15 @@ _ELSEWHERE = {
 """Names that need more than running models does: their module, and the extra that installs what it needs."""
 
 
+_RENAMED = {"Plan": "PrecisionPlan"}
+"""Names of the release before, which still work in this one."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        message = f"prunetime.{name} is now prunetime.{_RENAMED[name]}; the old name goes with the next release"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return globals()[_RENAMED[name]]
     if name not in _ELSEWHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, extra = _ELSEWHERE[name]

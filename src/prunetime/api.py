@@ -11,8 +11,8 @@ from typing import Any
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
-from prunetime.core.config import Rows
-from prunetime.core.plan import Plan, Precision
+from prunetime.core.config import LogitRows
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.inference.model import Model, load
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.pipeline import auto
@@ -132,7 +132,7 @@ def pick(
     return _pruned(pipeline.pick(Path(run), budget, Path(out), reporter or _console(), overwrite=overwrite))
 
 
-def profile(model: str, budget: Budget, *, precision: Precision = "fp32", rows: Rows = "pooled") -> LatencyProfile:
+def profile(model: str, budget: Budget, *, precision: Precision = "fp32", rows: LogitRows = "pooled") -> LatencyProfile:
     """Measures the latencies of the sub-layers of a model on this machine.
 
     Args:
@@ -149,7 +149,7 @@ def profile(model: str, budget: Budget, *, precision: Precision = "fp32", rows: 
     Raises:
         InputError: the model cannot be read, or is too short for the budget's sequences.
     """
-    return profile_of(model, budget, Plan.uniform(precision), rows)[1]
+    return profile_of(model, budget, PrecisionPlan.uniform(precision), rows)[1]
 
 
 def _pruned(result: dict[str, Any]) -> Pruned:

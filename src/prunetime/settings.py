@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from prunetime.core.arch import GRAINS, Dims, Grain, strict_keys
+from prunetime.core.arch import BLOCK_SHAPES, BlockShape, Dims, strict_keys
 from prunetime.core.budget import Budget
 from prunetime.core.options import arguments, check, made, option
-from prunetime.core.plan import Precision
-from prunetime.core.task import Kind
+from prunetime.core.precision import Precision
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.latency.settings import TimingSettings
 from prunetime.pruning.methods import LEARNED, Criterion, PruningMethod
@@ -21,7 +21,7 @@ from prunetime.tasks.table import join_columns, split_columns
 
 AUTO: Final = "auto"
 
-LEARNED_GRAIN: Grain = (32, 32)
+LEARNED_GRAIN: BlockShape = (32, 32)
 """The shape of the blocks that are learned, where none is asked for."""
 
 
@@ -103,7 +103,7 @@ class Settings:
     )
     label: str | None = option("Label column; guessed where there is no doubt.", "data", None)
     group: str | None = option("Column whose equal values stay together when data is split.", "data", None)
-    task: Kind | None = option(
+    task: TaskKind | None = option(
         "Kind of task; by default what the labels say. similarity: pairs whose texts are embedded apart.", "data", None
     )
     doc_stride: int | None = option(
@@ -144,12 +144,12 @@ class Settings:
     tokens: bool = option(
         "Let the search drop tokens after a layer, too; such a model has no ONNX export.", "structure", False
     )
-    blocks: Grain | None = option(
+    blocks: BlockShape | None = option(
         "Keep only blocks of this shape in matrices, too: the largest (search), or learned ones (32x32 by default).",
         "structure",
         None,
-        choices={f"{rows}x{columns}": (rows, columns) for rows, columns in GRAINS},
-        write=lambda grain: "x".join(map(str, grain)),
+        choices={f"{rows}x{columns}": (rows, columns) for rows, columns in BLOCK_SHAPES},
+        write=lambda block_shape: "x".join(map(str, block_shape)),
     )
     method: PruningMethod = option(
         "How the structure is found. search: evolutionary search. multilevel: learned masks of heads and FFN neurons, "
@@ -171,7 +171,7 @@ class Settings:
             raise InputError(f"--blocks is of no use to --method {self.method}, which learns {learned.of}")
 
     @property
-    def grain(self) -> Grain | None:
+    def block_shape(self) -> BlockShape | None:
         """The shape of the blocks that the pruned model may have."""
         learned = LEARNED.get(self.method)
         return self.blocks or (LEARNED_GRAIN if learned and "blocks" in learned.levels else None)

@@ -14,18 +14,18 @@ from click.testing import CliRunner, Result
 from tiny import bert_folder, write_tsv
 
 import prunetime
+from prunetime.baselines import bench
 from prunetime.cli import main
 from prunetime.cli.runs import emit_result
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec, KeptBlocks
 from prunetime.core.artifact import Manifest
-from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.core.task import Task
 from prunetime.latency import measure, profiling, recording
 from prunetime.latency.synthetic import random_weights
 from prunetime.models import families
 from prunetime.models.hf import config_json
-from prunetime.rivals import bench
 from prunetime.tasks.synthetic import ad_relevance
 
 
@@ -42,7 +42,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokenizer.json": (folder / "bert" / "tokenizer.json").read_bytes(),
         "config.json": config_json(config, spec, task),
     }
-    artifact.write(folder / "model", Manifest(config, spec, Plan(), task, {}), random_weights(config, spec), files)
+    artifact.write(
+        folder / "model", Manifest(config, spec, PrecisionPlan(), task, {}), random_weights(config, spec), files
+    )
     return folder
 
 
@@ -135,7 +137,9 @@ def test_inspect_of_every_kind_reads_well(task: Task, said: str, inputs: Path, t
     config = replace(before, outputs=task.outputs or before.dims.hidden, rows=task.rows)
     config = replace(config, pooling="mean") if task.kind == "similarity" else config
     spec = ArchSpec.full(config.dims)
-    plan = replace(Plan.uniform("int8"), exceptions=((0, "ffn_input", MatrixPlan("bf16")),), quality_loss=0.00123)
+    plan = replace(
+        PrecisionPlan.uniform("int8"), exceptions=((0, "ffn_input", MatrixPlan("bf16")),), quality_loss=0.00123
+    )
     manifest = Manifest(config, spec, plan, task, {})
     artifact.write(tmp_path / "model", manifest, random_weights(config, spec), {"tokenizer.json": made.tokenizer})
     lines = run("inspect", tmp_path / "model").stdout.splitlines()
@@ -203,7 +207,7 @@ def test_profile_reports_its_error(inputs: Path, tmp_path: Path, monkeypatch: py
     assert profile["noisy"] == result["noisy"]
 
 
-def test_bench_times_every_precision_and_checks_rivals(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_times_every_precision_and_checks_baselines(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
     rows = answer("bench", inputs / "model", "--seq-len", "16", "--against", "pytorch,onnxruntime")["rows"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
 from prunetime.core.artifact import MANIFEST, WEIGHTS, Manifest
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Task
 from prunetime.errors import ArtifactError, InputError
 
@@ -28,7 +28,9 @@ def make(folder: Path, seed: int = 0) -> tuple[Manifest, dict[str, np.ndarray]]:
     config = random_config(rng, outputs=2)
     spec = ArchSpec.full(config.dims).with_layer(0, heads=1)
     weights = random_weights(config, spec, rng)
-    manifest = Manifest(config, spec, Plan(), Task("classification", ("0", "1"), ("a", "b"), 8), {"model": "made"})
+    manifest = Manifest(
+        config, spec, PrecisionPlan(), Task("classification", ("0", "1"), ("a", "b"), 8), {"model": "made"}
+    )
     artifact.write(folder, manifest, weights, {"tokenizer.json": TOKENIZER})
     return manifest, weights
 

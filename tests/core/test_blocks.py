@@ -9,35 +9,35 @@ from cases import random_config, random_weights
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetime.core.arch import GRAINS, ArchSpec, KeptBlocks, block_grid
+from prunetime.core.arch import BLOCK_SHAPES, ArchSpec, KeptBlocks, block_grid
 from prunetime.core.artifact import Manifest, check_weights, read, weight_shapes, write
 from prunetime.core.blocks import expand, to_blocks, to_dense
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Task
 from prunetime.errors import InputError
 
 SHAPES = st.tuples(st.integers(1, 100), st.integers(1, 100))
 
 
-def cut(seed: int, shape: tuple[int, int], grain: tuple[int, int], share: float):
+def cut(seed: int, shape: tuple[int, int], block_shape: tuple[int, int], share: float):
     """A random matrix, and which of its blocks are kept."""
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal(shape).astype(np.float32)
-    return weight, rng.random(block_grid(shape, *grain)) < share
+    return weight, rng.random(block_grid(shape, *block_shape)) < share
 
 
-@given(st.integers(0, 2**32 - 1), SHAPES, st.sampled_from(GRAINS), st.sampled_from([0.0, 0.3, 1.0]))
-def test_kept_blocks_come_back_and_the_others_are_zero(seed, shape, grain, share) -> None:
-    weight, kept = cut(seed, shape, grain, share)
-    blocks, index = to_blocks(weight, kept, *grain)
-    assert blocks.shape == (kept.sum(), *grain)
+@given(st.integers(0, 2**32 - 1), SHAPES, st.sampled_from(BLOCK_SHAPES), st.sampled_from([0.0, 0.3, 1.0]))
+def test_kept_blocks_come_back_and_the_others_are_zero(seed, shape, block_shape, share) -> None:
+    weight, kept = cut(seed, shape, block_shape, share)
+    blocks, index = to_blocks(weight, kept, *block_shape)
+    assert blocks.shape == (kept.sum(), *block_shape)
     assert (blocks.dtype, index.dtype) == (np.float32, np.int32)
     dense = to_dense(blocks, index, shape)
     for row in range(shape[0]):
         for column in range(shape[1]):
-            held = kept[row // grain[0], column // grain[1]]
+            held = kept[row // block_shape[0], column // block_shape[1]]
             assert dense[row, column] == (weight[row, column] if held else 0.0)
-    again = to_blocks(dense, kept, *grain)
+    again = to_blocks(dense, kept, *block_shape)
     np.testing.assert_array_equal(again[0], blocks)
     np.testing.assert_array_equal(again[1], index)
 
@@ -75,7 +75,7 @@ def model(kept: int | None = None):
 @pytest.mark.parametrize("kept", [0, 4, None])
 def test_blocks_are_what_an_artifact_holds(tmp_path, kept) -> None:
     config, spec, weights, weight = model(kept)
-    manifest = Manifest(config, spec, Plan.uniform("bf16"), Task("classification", ("0", "1"), ("a",), 8))
+    manifest = Manifest(config, spec, PrecisionPlan.uniform("bf16"), Task("classification", ("0", "1"), ("a",), 8))
     found = read(write(tmp_path / "model", manifest, weights, {"tokenizer.json": b"{}"}))
     assert found.manifest == manifest
     assert {name: array.shape for name, array in found.weights.items()} == weight_shapes(config, spec)
@@ -110,7 +110,7 @@ HOSTILE = {
     "too few": (lambda b, i: (b, i[1:]), "block_index is int32 (5,)"),
     "of doubles": (lambda b, i: (b.astype(np.float64), i), "blocks is float64"),
     "of longs": (lambda b, i: (b, i.astype(np.int64)), "block_index is int64"),
-    "of another grain": (lambda b, i: (b.reshape(6, 16, 64), i), "(6, 16, 64)"),
+    "of another shape": (lambda b, i: (b.reshape(6, 16, 64), i), "(6, 16, 64)"),
 }
 
 

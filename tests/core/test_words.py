@@ -9,11 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetime.core.arch import FFN_MATRICES, GRAINS, MATRICES, TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arch import (
+    BLOCK_SHAPES,
+    FFN_MATRICES,
+    MATRICES,
+    TILE,
+    ArchSpec,
+    Dims,
+    KeptBlocks,
+    LayerSpec,
+    block_grid,
+)
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig, HeadLayer
 from prunetime.core.mask import PARTS, BlockMask, LayerMask, Mask, rank
-from prunetime.core.plan import PLANNED, MatrixPlan, Plan
+from prunetime.core.precision import PLANNED, MatrixPlan, PrecisionPlan
 from prunetime.core.task import Task
 from prunetime.errors import InputError
 
@@ -40,8 +50,10 @@ def layers_with_blocks(draw: st.DrawFn) -> LayerSpec:
     blocks = []
     for matrix, shape in spec.matrix_shapes(DIMS).items():
         if draw(st.booleans()):
-            grain = draw(st.sampled_from(GRAINS))
-            blocks.append(KeptBlocks(matrix, *grain, draw(st.integers(0, math.prod(block_grid(shape, *grain))))))
+            block_shape = draw(st.sampled_from(BLOCK_SHAPES))
+            blocks.append(
+                KeptBlocks(matrix, *block_shape, draw(st.integers(0, math.prod(block_grid(shape, *block_shape)))))
+            )
     return replace(spec, blocks=tuple(draw(st.permutations(blocks))))
 
 
@@ -201,7 +213,7 @@ def test_a_mask_of_another_encoder_is_refused() -> None:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw: st.DrawFn) -> PrecisionPlan:
     how = st.builds(MatrixPlan, st.sampled_from(["fp32", "bf16", "int8"]), st.booleans())
     exceptions: list[tuple[int, str, MatrixPlan]] = []
     for layer in draw(st.sets(st.integers(0, 2))):
@@ -209,12 +221,12 @@ def plans(draw: st.DrawFn) -> Plan:
             together = draw(how)
             exceptions += [(layer, name, replace(together, sparse=draw(st.booleans()))) for name in MATRICES[:3]]
         exceptions += [(layer, name, draw(how)) for name in draw(st.sets(st.sampled_from(PLANNED[3:])))]
-    return Plan(draw(how), tuple(draw(st.permutations(exceptions))), draw(st.none() | st.floats(0, 1)))
+    return PrecisionPlan(draw(how), tuple(draw(st.permutations(exceptions))), draw(st.none() | st.floats(0, 1)))
 
 
 @given(plans())
-def test_a_plan_survives_json(plan: Plan) -> None:
-    assert Plan.from_json(again(plan.to_json())) == plan
+def test_a_plan_survives_json(plan: PrecisionPlan) -> None:
+    assert PrecisionPlan.from_json(again(plan.to_json())) == plan
     for layer, matrix, how in plan.exceptions:
         assert plan.of(layer, matrix) == how
     assert plan.of(7, "query") == plan.default
@@ -222,19 +234,19 @@ def test_a_plan_survives_json(plan: Plan) -> None:
 
 def test_a_plan_that_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="query int8, key fp32, value fp32 in layer 1: the three must have one"):
-        Plan(exceptions=((1, "query", MatrixPlan("int8")),))
+        PrecisionPlan(exceptions=((1, "query", MatrixPlan("int8")),))
     with pytest.raises(InputError, match="precision is 'fp8'"):
-        Plan.uniform("fp8")  # type: ignore[arg-type]
+        PrecisionPlan.uniform("fp8")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="sparse is 1"):
         MatrixPlan("int8", 1)  # type: ignore[arg-type]
-    plan = Plan(exceptions=((3, "ffn_input", MatrixPlan("bf16")),))
+    plan = PrecisionPlan(exceptions=((3, "ffn_input", MatrixPlan("bf16")),))
     with pytest.raises(InputError, match="plan names layer 3; the encoder has 3 layers"):
         plan.check(ArchSpec.full(DIMS))
     plan.check(ArchSpec.full(replace(DIMS, layers=4)))
 
 
 def test_a_uniform_plan_runs_every_matrix_alike() -> None:
-    assert Plan.uniform("bf16").of(5, "ffn_output") == MatrixPlan("bf16", sparse=True)
+    assert PrecisionPlan.uniform("bf16").of(5, "ffn_output") == MatrixPlan("bf16", sparse=True)
 
 
 CONFIG = EncoderConfig("bert", DIMS, 96, 2, 1e-12, 2)

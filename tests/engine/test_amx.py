@@ -16,7 +16,7 @@ from prunetime import _engine
 from prunetime._engine import testing
 from prunetime.core.arch import ArchSpec, LayerSpec
 from prunetime.core.blocks import to_blocks, to_dense
-from prunetime.core.plan import PLANNED, MatrixPlan, Plan
+from prunetime.core.precision import PLANNED, MatrixPlan, PrecisionPlan
 from prunetime.inference.engine import Engine
 
 EMULATED = testing.emulated_isas()
@@ -26,7 +26,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 AVX512 = "avx512_vnni"
 """The table that shares all but the tiles: int8 is the same there, and bf16 in blocks too narrow for tiles."""
-GRAINS = [(32, 32), (32, 16), (16, 16), (32, 1)]
+BLOCK_SHAPES = [(32, 32), (32, 16), (16, 16), (32, 1)]
 
 
 def test_amx_is_there_where_the_cpu_has_it():
@@ -45,16 +45,16 @@ def test_emulated_tables_are_chosen_by_name_only():
 
 @st.composite
 def products(draw):
-    """(x [m, k], w [n, k], w as it is stored, bias [n], grain or None, how much of k is used)."""
+    """(x [m, k], w [n, k], w as it is stored, bias [n], block_shape or None, how much of k is used)."""
     rng = np.random.default_rng(draw(seeds))
     m, k, n = draw(st.integers(1, 70)), draw(st.integers(1, 200)), draw(st.integers(1, 100))
-    grain = draw(st.sampled_from([None, *GRAINS]))
+    block_shape = draw(st.sampled_from([None, *BLOCK_SHAPES]))
     x, w, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, k), (n, k), (n,)))
-    if grain is None:
-        return x, w, w, bias, grain, draw(st.sampled_from([k, *range(4, k, 4)]))
-    kept = rng.random((-(-n // grain[0]), -(-k // grain[1]))) < draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
-    stored = to_blocks(w, kept, *grain)
-    return x, to_dense(*stored, w.shape), stored, bias, grain, draw(st.sampled_from([k, *range(32, k, 32)]))
+    if block_shape is None:
+        return x, w, w, bias, block_shape, draw(st.sampled_from([k, *range(4, k, 4)]))
+    kept = rng.random((-(-n // block_shape[0]), -(-k // block_shape[1]))) < draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+    stored = to_blocks(w, kept, *block_shape)
+    return x, to_dense(*stored, w.shape), stored, bias, block_shape, draw(st.sampled_from([k, *range(32, k, 32)]))
 
 
 def to_bf16(x):
@@ -79,12 +79,12 @@ def product_on_tiles(x, w, bias, columns):
 @settings(max_examples=150)
 @given(product=products())
 def test_bf16_is_what_the_instructions_add_up(isa, product):
-    x, w, stored, bias, grain, used = product
+    x, w, stored, bias, block_shape, used = product
     result = testing.gemm(isa, x, stored, bias, precision="bf16", used_inner=used)
-    if grain == (32, 1):
+    if block_shape == (32, 1):
         expected = testing.gemm(AVX512, x, stored, bias, precision="bf16", used_inner=used)
     else:
-        expected = product_on_tiles(x[:, :used], w[:, :used], bias, grain[1] if grain else 32)
+        expected = product_on_tiles(x[:, :used], w[:, :used], bias, block_shape[1] if block_shape else 32)
     assert np.array_equal(result, expected)
 
 
@@ -102,11 +102,11 @@ def test_int8_and_fp32_are_those_of_avx512(isa, product, activation, written):
 
 @isas
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-@pytest.mark.parametrize("grain", [None, (16, 16)])
-def test_a_row_is_the_same_bits_in_any_number_of_rows(isa, precision, grain):
+@pytest.mark.parametrize("block_shape", [None, (16, 16)])
+def test_a_row_is_the_same_bits_in_any_number_of_rows(isa, precision, block_shape):
     rng = np.random.default_rng(0)
     x, w, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((131, 96), (64, 96), (64,)))
-    stored = to_blocks(w, rng.random((4, 6)) < 0.5, 16, 16) if grain else w
+    stored = to_blocks(w, rng.random((4, 6)) < 0.5, 16, 16) if block_shape else w
     together = testing.gemm(isa, x, stored, bias, precision=precision)
     for rows in range(1, 131):
         part = testing.gemm(isa, x[131 - rows :], stored, bias, precision=precision)
@@ -130,13 +130,13 @@ def encoder(seed, precision):
     for matrix in (f"layers.{layer}.{matrix}" for layer in range(2) for matrix in matrices):
         if rng.random() < 0.5:
             weight = weights.pop(f"{matrix}.weight")
-            rows, columns = GRAINS[rng.integers(len(GRAINS))]
+            rows, columns = BLOCK_SHAPES[rng.integers(len(BLOCK_SHAPES))]
             kept = rng.random((-(-weight.shape[0] // rows), -(-weight.shape[1] // columns))) < 0.5
             blocks = to_blocks(weight, kept, rows, columns)
             weights[f"{matrix}.blocks"], weights[f"{matrix}.block_index"] = blocks
             dense[f"{matrix}.weight"] = to_dense(*blocks, weight.shape)
     exceptions = tuple((layer, matrix, MatrixPlan(precision)) for layer in range(2) for matrix in PLANNED)
-    return config, weights, dense, Plan(exceptions=exceptions), random_ragged(config, rng, [1, 40, 7, 23, 64])
+    return config, weights, dense, PrecisionPlan(exceptions=exceptions), random_ragged(config, rng, [1, 40, 7, 23, 64])
 
 
 @isas

@@ -15,7 +15,7 @@ from reference import reference_logits
 
 import prunetime
 from prunetime.core.arch import ArchSpec
-from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.inference import engine as runtime
 from prunetime.inference.engine import Engine
 
@@ -54,7 +54,7 @@ def case():
 @pytest.mark.parametrize(("cpu", "isas"), [("Nehalem", ["portable"]), ("Haswell", ["portable", "avx2"])])
 def test_an_older_cpu_runs_its_own_kernels_with_the_same_bits(case, cpu, isas):
     config, spec, weights, batch = case
-    plans = {name: Plan(MatrixPlan(name)) for name in PRECISIONS}
+    plans = {name: PrecisionPlan(MatrixPlan(name)) for name in PRECISIONS}
     ran = subprocess.run(
         ["qemu-x86_64", "-cpu", cpu, sys.executable, "-c", ANSWER],
         input=pickle.dumps((*case, plans)),
@@ -91,7 +91,7 @@ def aarch64_driver(tmp_path_factory):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_aarch64_has_the_bits_of_the_portable_kernels(case, aarch64_driver, precision):
     config, spec, weights, batch = case
-    plan = Plan(MatrixPlan(precision))
+    plan = PrecisionPlan(MatrixPlan(precision))
     fields = fields_of(runtime.forward_config(config))
     settings = {name: value for name, value in fields.items() if not isinstance(value, (str, list))}
     precisions = runtime.forward_plan(config, spec, plan).precision

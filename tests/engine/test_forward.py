@@ -27,7 +27,7 @@ from prunetime import _engine
 from prunetime._engine import testing
 from prunetime.core.arch import TILE, ArchSpec, LayerSpec
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import MatrixPlan, Plan, Precision
+from prunetime.core.precision import MatrixPlan, Precision, PrecisionPlan
 from prunetime.errors import EngineError
 from prunetime.inference.engine import Engine, supported_isas
 from prunetime.inference.ragged import Ragged
@@ -41,7 +41,7 @@ ODD = {"hidden": 48, "heads": 3, "head_dim": 24, "ffn": 40, "positions": 70}
 
 
 PRECISIONS = get_args(Precision)
-FLOAT32 = Plan()
+FLOAT32 = PrecisionPlan()
 OF_TOKENS = ("tokens", "token_embeddings")
 EMBEDDINGS = ("embedding", "token_embeddings")
 HEAD_ROWS = st.sampled_from(["pooled", "embedding", *OF_TOKENS])
@@ -55,7 +55,7 @@ class Case:
     spec: ArchSpec
     weights: Weights
     ragged: Ragged
-    plan: Plan = FLOAT32
+    plan: PrecisionPlan = FLOAT32
 
     def __repr__(self) -> str:
         return f"Case({self.config}, {self.spec}, lengths {self.ragged.lengths.tolist()}, {self.plan})"
@@ -71,7 +71,7 @@ def random_plan(config, rng):
     for layer, matrices in itertools.product(range(config.dims.layers), groups):
         plan = MatrixPlan(str(rng.choice(PRECISIONS)), sparse=bool(rng.integers(2)))
         exceptions += [(layer, matrix, plan) for matrix in matrices]
-    return Plan(MatrixPlan(str(rng.choice(PRECISIONS))), tuple(exceptions))
+    return PrecisionPlan(MatrixPlan(str(rng.choice(PRECISIONS))), tuple(exceptions))
 
 
 @st.composite
@@ -99,7 +99,11 @@ def cases(draw, longest=64, head_rows=HEAD_ROWS):
         counts = st.tuples(*(st.integers(0, top) for top in (dims.heads, dims.hidden, dims.ffn, dims.hidden)))
         spec = ArchSpec(tuple(LayerSpec(*draw(counts)) for _ in range(dims.layers)))
     lengths = draw(st.lists(st.integers(1, longest), min_size=1, max_size=9))
-    plan = draw(st.sampled_from([Plan(), *(Plan(MatrixPlan(p)) for p in PRECISIONS), random_plan(config, rng)]))
+    plan = draw(
+        st.sampled_from(
+            [PrecisionPlan(), *(PrecisionPlan(MatrixPlan(p)) for p in PRECISIONS), random_plan(config, rng)]
+        )
+    )
     ragged = random_ragged(config, rng, lengths)
     if rows not in OF_TOKENS and not any(layer.tokens < 1.0 for layer in spec.layers) and draw(st.booleans()):
         ragged = replace(ragged, skipped=rng.integers(0, 6, len(lengths)).astype(np.int32))
@@ -233,7 +237,7 @@ def test_forward_of_long_and_many_sequences(precision, lengths):
     config = random_config(rng, layers=2, positions=512, vocabulary=50)
     spec = random_spec(config, rng, blocks=True, tokens=True)
     ragged = random_ragged(config, rng, lengths)
-    check_every_isa(Case(config, spec, random_weights(config, spec, rng), ragged, Plan(MatrixPlan(precision))))
+    check_every_isa(Case(config, spec, random_weights(config, spec, rng), ragged, PrecisionPlan(MatrixPlan(precision))))
 
 
 @pytest.mark.parametrize("wrong", ["ffn_output", "attention_output", "query", "head.dense"])
@@ -243,7 +247,7 @@ def test_forgotten_weight_columns_are_outside_the_bound(wrong, precision):
     config = random_config(rng, layers=2)
     spec = ArchSpec.full(config.dims)
     weights = random_weights(config, spec, rng)
-    case = Case(config, spec, weights, random_ragged(config, rng, [5, 30]), Plan(MatrixPlan(precision)))
+    case = Case(config, spec, weights, random_ragged(config, rng, [5, 30]), PrecisionPlan(MatrixPlan(precision)))
     name = next(name for name in weights if name.endswith(f"{wrong}.weight"))
     faulty = {**weights, name: weights[name].copy()}
     faulty[name][:, -{"fp32": 1, "bf16": 8, "int8": 24}[precision] :] = 0
@@ -257,7 +261,7 @@ def test_forgotten_weight_columns_are_outside_the_bound(wrong, precision):
 @examples(60)
 @given(case=cases(head_rows=st.just("pooled")))
 def test_the_most_attended_tokens_are_kept(isa, case):
-    case = replace(case, plan=Plan())
+    case = replace(case, plan=PrecisionPlan())
     kept = kept_by_sequence(case, case.engine(isa=isa))
     right = reference(case.config, case.weights, case.ragged, case.spec, kept)
     last = max((i for i, layer in enumerate(case.spec.layers) if layer.has_attention), default=-1)
@@ -300,7 +304,7 @@ def test_bits_do_not_depend_on_chunks(isa, precision):
     config = random_config(rng, layers=2, positions=512, vocabulary=50, **{"heads": 2, "head_dim": 16})
     spec = ArchSpec.full(config.dims).with_layer(0, tokens=0.6)
     ragged = random_ragged(config, rng, [*rng.integers(1, 90, 60), 512, 300, 1, 1])
-    case = Case(config, spec, random_weights(config, spec, rng), ragged, Plan(MatrixPlan(precision)))
+    case = Case(config, spec, random_weights(config, spec, rng), ragged, PrecisionPlan(MatrixPlan(precision)))
     engine = case.engine(isa=isa)
     alone = np.concatenate([engine.logits(ragged.select([row])) for row in range(len(ragged))])
     for threads in (1, 2, 3, 4):
@@ -318,7 +322,7 @@ def test_a_selected_part_equals_the_encoder_of_only_that_part(isa, precision, se
     dims = config.dims
     whole = random_weights(config, ArchSpec.full(dims), rng)
     ragged = random_ragged(config, rng, [1, 9, 30])
-    engine = Engine(config, whole, isa=isa, plan=Plan(MatrixPlan(precision)))
+    engine = Engine(config, whole, isa=isa, plan=PrecisionPlan(MatrixPlan(precision)))
     everything = engine.logits(ragged)
     for _ in range(2):
         heads = [data.draw(st.integers(0, dims.heads)) for _ in range(dims.layers)]
@@ -331,10 +335,10 @@ def test_a_selected_part_equals_the_encoder_of_only_that_part(isa, precision, se
         found = engine.logits(ragged)
         if precision == "int8":
             scales = {name: int8_scales(array) for name, array in whole.items() if array.ndim == 2}
-            case = Case(config, spec, part, ragged, Plan(MatrixPlan(precision)))
+            case = Case(config, spec, part, ragged, PrecisionPlan(MatrixPlan(precision)))
             assert_within(found, *expected(case, scales=scales, attention=_engine.narrow_attention(isa)))
         else:
-            alone = Engine(config, part, isa=isa, plan=Plan(MatrixPlan(precision)), spec=spec)
+            alone = Engine(config, part, isa=isa, plan=PrecisionPlan(MatrixPlan(precision)), spec=spec)
             assert np.array_equal(found, alone.logits(ragged))
     engine.select(ArchSpec.full(dims))
     assert np.array_equal(engine.logits(ragged), everything)
@@ -350,7 +354,7 @@ def test_a_pass_that_goes_on_from_a_state_ends_in_the_same_bits(isa, precision, 
     dims, last = config.dims, config.dims.layers - 1
     ragged = random_ragged(config, rng, rng.integers(1, 30, data.draw(st.sampled_from([3, 36]))))  # 36: two chunks
     weights = random_weights(config, ArchSpec.full(dims), rng)
-    engine = Engine(config, weights, threads, isa, plan=Plan(MatrixPlan(precision)))
+    engine = Engine(config, weights, threads, isa, plan=PrecisionPlan(MatrixPlan(precision)))
     states = {layer: np.full((ragged.ids.size, dims.hidden), np.nan, np.float32) for layer in range(dims.layers)}
     whole = ArchSpec.full(dims).with_layer(1, heads=data.draw(st.integers(0, dims.heads)))
     engine.select(whole)
@@ -425,7 +429,7 @@ def test_a_part_that_is_not_there_is_refused_and_nothing_changes(spec_of):
     config = random_config(rng, layers=2, ffn=96)
     ragged = random_ragged(config, rng, [5])
     weights = random_weights(config, ArchSpec.full(config.dims), rng)
-    engine = Engine(config, weights, plan=Plan(MatrixPlan("int8")))
+    engine = Engine(config, weights, plan=PrecisionPlan(MatrixPlan("int8")))
     before = engine.logits(ragged)
     with pytest.raises(EngineError, match=r"select|prefix"):
         engine.select(spec_of(config.dims))

@@ -83,7 +83,7 @@ def test_gemm_without_its_last_product_is_rejected(isa):
 
 
 precisions = pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-GRAINS = [(32, 32), (32, 16), (16, 16), (32, 1)]
+BLOCK_SHAPES = [(32, 32), (32, 16), (16, 16), (32, 1)]
 
 
 def check_in_precision(isa, precision, x, w, bias, stored=None, **options):
@@ -109,9 +109,9 @@ def test_gemm_in_every_precision(isa, precision, seed, m, k, n):
 
 @st.composite
 def sparse_matrices(draw):
-    """(dense weights [n, k] with zeros, the same as (blocks, block_index)): any grain, sizes that fit no grain."""
+    """(dense weights [n, k] with zeros, the same as (blocks, block_index)): any block shape, sizes that fit none."""
     rng = np.random.default_rng(draw(seeds))
-    rows, columns = draw(st.sampled_from(GRAINS))
+    rows, columns = draw(st.sampled_from(BLOCK_SHAPES))
     n, k = draw(st.integers(1, 150)), draw(st.integers(1, 200))
     kept = rng.random((-(-n // rows), -(-k // columns))) < draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
     stored = to_blocks(normals(rng, n, k), kept, rows, columns)
@@ -130,28 +130,28 @@ def test_gemm_of_kept_blocks(isa, precision, seed, m, matrix):
 
 @isas
 @precisions
-@pytest.mark.parametrize("grain", [None, *GRAINS])
+@pytest.mark.parametrize("block_shape", [None, *BLOCK_SHAPES])
 @pytest.mark.parametrize("used", [32, 96, 160])
-def test_gemm_of_a_prefix_of_the_inner_dimension(isa, precision, grain, used):
+def test_gemm_of_a_prefix_of_the_inner_dimension(isa, precision, block_shape, used):
     rng = np.random.default_rng(used)
     w, stored, m = normals(rng, 70, 160), None, 13
-    if grain:
-        kept = rng.random((-(-70 // grain[0]), 160 // grain[1])) < 0.5
-        stored = to_blocks(w, kept, *grain)
+    if block_shape:
+        kept = rng.random((-(-70 // block_shape[0]), 160 // block_shape[1])) < 0.5
+        stored = to_blocks(w, kept, *block_shape)
         w = to_dense(*stored, w.shape)
     check_in_precision(isa, precision, normals(rng, m, 160), w, normals(rng, 70), stored, used_inner=used)
 
 
 @isas
 @precisions
-@pytest.mark.parametrize("grain", [None, *GRAINS])
+@pytest.mark.parametrize("block_shape", [None, *BLOCK_SHAPES])
 @pytest.mark.parametrize("k", [512, 1090])
-def test_gemm_of_more_than_a_table_multiplies_by_at_a_time(isa, precision, grain, k):
+def test_gemm_of_more_than_a_table_multiplies_by_at_a_time(isa, precision, block_shape, k):
     rng = np.random.default_rng(k)
     x, w, bias = normals(rng, 17, k), normals(rng, 70, k), normals(rng, 70)
     stored = w
-    if grain:
-        stored = to_blocks(w, rng.random((-(-70 // grain[0]), -(-k // grain[1]))) < 0.6, *grain)
+    if block_shape:
+        stored = to_blocks(w, rng.random((-(-70 // block_shape[0]), -(-k // block_shape[1]))) < 0.6, *block_shape)
         w = to_dense(*stored, w.shape)
     check_in_precision(isa, precision, x, w, bias, stored)
     together = testing.gemm(isa, x, stored, bias, precision=precision)

@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from prunetime import _engine
 from prunetime.core.arch import ArchSpec, KeptBlocks
 from prunetime.core.config import Pooling
-from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.errors import EngineError
 from prunetime.inference import engine as runtime
 from prunetime.inference.engine import Engine, supported_isas
@@ -28,7 +28,7 @@ CONFIG = random_config(RNG, layers=2, heads=2, head_dim=16, ffn=64, vocabulary=5
 SPEC = ArchSpec.full(CONFIG.dims).with_layer(0, attention_rows=0).with_layer(1, ffn_rows=8)
 WEIGHTS = random_weights(CONFIG, SPEC, RNG)
 SETTINGS = runtime.forward_config(CONFIG)
-PLAN = runtime.forward_plan(CONFIG, None, Plan())
+PLAN = runtime.forward_plan(CONFIG, None, PrecisionPlan())
 ENGINE = Engine(CONFIG, WEIGHTS)
 
 
@@ -70,7 +70,7 @@ def test_arrays_of_rotary_and_gated_encoders_are_needed_and_checked():
     ):
         with pytest.raises(ValueError, match=message):
             _engine.SharedEncoder(changed(runtime.forward_config(config), **changes), PLAN, weights, 1)
-    dropping = runtime.forward_plan(config, ArchSpec.full(config.dims).with_layer(0, tokens=0.5), Plan())
+    dropping = runtime.forward_plan(config, ArchSpec.full(config.dims).with_layer(0, tokens=0.5), PrecisionPlan())
     with pytest.raises(ValueError, match="none can be dropped"):
         _engine.SharedEncoder(runtime.forward_config(config), dropping, weights, 1)
 
@@ -165,7 +165,7 @@ def test_a_spec_has_the_layers_of_the_encoder(layers):
 def test_blocks_need_all_their_arrays(name, sparse):
     block = KeptBlocks("ffn_output", 32, 32, 1)
     weights = random_weights(CONFIG, ArchSpec.full(CONFIG.dims).with_layer(0, blocks=(block,)), RNG)
-    plan = Plan(MatrixPlan(sparse=sparse))
+    plan = PrecisionPlan(MatrixPlan(sparse=sparse))
     wrong = weights[f"layers.0.{name}"].astype(np.float64)
     with pytest.raises(EngineError, match=f"{name} is "):
         Engine(CONFIG, {**weights, f"layers.0.{name}": wrong}, plan=plan)

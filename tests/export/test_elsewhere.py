@@ -27,7 +27,7 @@ from prunetime.cli import main
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec, KeptBlocks, LayerSpec
 from prunetime.core.embedding import EmbeddingSettings
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.prompts import Prompts
 from prunetime.errors import InputError
 from prunetime.export.card import artifact_card, examples_of, transformers_card
@@ -68,7 +68,7 @@ def uneven(folder: Path, name: str, family: str = "bert") -> Path:
         "model_card.md": b"# A model\n",
         **sentence_files(config, task, weights),
     }
-    return artifact.write(folder, artifact.Manifest(config, spec, Plan(), task, {}), weights, files)
+    return artifact.write(folder, artifact.Manifest(config, spec, PrecisionPlan(), task, {}), weights, files)
 
 
 REMOTE = """

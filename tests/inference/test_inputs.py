@@ -16,7 +16,7 @@ from prunetime.errors import InputError
 from prunetime.inference.reading import read
 from prunetime.inference.tokenize import Tokenizer
 from prunetime.inference.windows import LONGEST_ANSWER, Windows, best_spans
-from prunetime.tasks.synthetic_questions import question_answering
+from prunetime.tasks.synthetic import question_answering
 
 TABLE = question_answering(60, 0).columns
 QUESTIONS, CONTEXTS = TABLE["question"], TABLE["context"]

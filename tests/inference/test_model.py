@@ -10,7 +10,7 @@ from tiny import wordpiece
 
 import prunetime
 from prunetime.core import artifact
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Task
 from prunetime.errors import ArtifactError, EngineError
 
@@ -25,7 +25,7 @@ def contents() -> tuple[artifact.Manifest, dict[str, np.ndarray], dict[str, byte
     config = random_config(rng, outputs=2)
     config = replace(config, dims=replace(config.dims, vocabulary=tokenizer.get_vocab_size()))
     spec = random_spec(config, rng)
-    manifest = artifact.Manifest(config, spec, Plan(), Task("classification", ("a", "b"), ("text",), 16), {})
+    manifest = artifact.Manifest(config, spec, PrecisionPlan(), Task("classification", ("a", "b"), ("text",), 16), {})
     return manifest, random_weights(config, spec, rng), {artifact.TOKENIZER: tokenizer.to_str().encode()}
 
 

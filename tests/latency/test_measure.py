@@ -9,7 +9,7 @@ from counted_time import READING_US, CountedTime
 
 from prunetime.latency import measure
 from prunetime.latency.measure import (
-    Latency,
+    LatencySummary,
     calls_within,
     interleave,
     pinned,
@@ -35,7 +35,7 @@ def samples(medians: list[float], spread: float = 0.01, calls: int = 40) -> np.n
 def test_the_interval_comes_from_rounds_and_not_from_single_samples() -> None:
     medians = np.linspace(90.0, 110.0, 12)
     drifting = summarise(samples(medians.tolist(), spread=0.001))
-    low, high = drifting.p50_ci95_us
+    low, high = drifting.p50.ci95
     error_of_12_rounds, error_of_480_samples = (1.25 * medians.std() / np.sqrt(n) for n in (12, 480))
     assert low < drifting.p50_us < high
     assert high - low > 2 * error_of_12_rounds > 3.92 * error_of_480_samples
@@ -48,8 +48,8 @@ def test_a_steady_call_is_not_noisy_and_its_statistics_are_those_of_the_pool() -
     assert latency.p50_us == pytest.approx(np.median(steady))
     assert latency.p99_us == pytest.approx(np.percentile(steady, 99))
     assert not latency.noisy
-    assert Latency.from_json(latency.to_json()) == latency
-    assert latency.of("p99") == (latency.p99_us, latency.p99_ci95_us)
+    assert LatencySummary.from_json(latency.to_json()) == latency
+    assert latency.of("p99") == latency.p99
 
 
 def test_a_call_whose_tail_is_several_times_its_median_is_disturbed() -> None:
@@ -65,7 +65,8 @@ def test_a_call_whose_tail_is_several_times_its_median_is_disturbed() -> None:
 
 def test_a_drift_that_both_share_cancels_out_of_the_ratio() -> None:
     clock = [100.0, 150.0, 90.0, 130.0] * 6
-    value, (low, high) = ratio(samples([0.4 * c for c in clock]), samples(clock))
+    found = ratio(samples([0.4 * c for c in clock]), samples(clock))
+    value, (low, high) = found.value, found.ci95
     assert value == pytest.approx(0.4, rel=0.02)
     assert high - low < 0.02
 

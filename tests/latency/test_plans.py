@@ -5,15 +5,15 @@ import pytest
 from cases import random_config, random_ragged, random_spec, random_weights
 
 from prunetime.core.arch import ArchSpec
-from prunetime.core.plan import MatrixPlan, Plan
-from prunetime.latency.plans import Model, Option, _row_of_plans, choose, logit_error
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
+from prunetime.latency.plans import EngineArguments, Option, _row_of_plans, choose, logit_error
 
 RNG = np.random.default_rng(0)
 CONFIG = random_config(RNG, layers=2, heads=4, head_dim=32, ffn=256, outputs=2)
 
 
 def model_of(spec):
-    return Model(CONFIG, random_weights(CONFIG, spec, RNG), spec)
+    return EngineArguments(CONFIG, random_weights(CONFIG, spec, RNG), spec)
 
 
 @pytest.mark.parametrize("limit", [0.0, 1e-3, 1e-2, 1e9])
@@ -37,10 +37,10 @@ def test_the_fastest_option_of_every_sublayer_is_first_and_float32_last():
     assert first.of(0, "query") == MatrixPlan("bf16")
     assert first.of(0, "attention_output") == MatrixPlan("int8")
     assert first.of(0, "ffn_input") == first.of(0, "ffn_output") == MatrixPlan("int8", sparse=False)
-    assert last == Plan()
+    assert last == PrecisionPlan()
 
 
 def test_a_loss_that_no_narrow_plan_stays_inside_leaves_float32():
     model = model_of(ArchSpec.full(CONFIG.dims))
-    plan = choose(model, random_ragged(CONFIG, RNG, [8]), lambda engine: float(engine.plan != Plan()), 0.5)
-    assert plan == Plan()
+    plan = choose(model, random_ragged(CONFIG, RNG, [8]), lambda engine: float(engine.plan != PrecisionPlan()), 0.5)
+    assert plan == PrecisionPlan()

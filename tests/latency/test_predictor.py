@@ -20,16 +20,16 @@ from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec, Dims
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.errors import ProfileError
-from prunetime.latency import profiling, recording
-from prunetime.latency.predictor import ROWS_SAVE, BlockCosts, LatencyProfile, TokenShares
-from prunetime.latency.sublayers import ProfileKey, ffn_level, level_rows, precision_name, sublayers
+from prunetime.latency import predictor, profiling, recording
+from prunetime.latency.predictor import CHANNELS_SAVE, BlockCosts, LatencyProfile, TokenShares
+from prunetime.latency.sublayers import ProfileKey, ffn_level, level_neurons, precision_name, sublayers
 from prunetime.latency.synthetic import random_weights
 
 CONFIG = random_config(np.random.default_rng(0), layers=3, heads=4, head_dim=32, ffn=232, outputs=2)
 DIMS = CONFIG.dims
-GRAIN = (32, 16)
+BLOCK_SHAPE = (32, 16)
 LENGTH = 24
 BUDGET = Budget(share=0.5, seq_len=LENGTH)
 EVERYWHERE = ("attention", "ffn", "pooled_attention", "pooled_ffn")
@@ -55,7 +55,7 @@ def made_profile(config: EncoderConfig = CONFIG, **parts: Any) -> LatencyProfile
 
 
 BLOCKS = BlockCosts(
-    *GRAIN,
+    *BLOCK_SHAPE,
     densities=recording.DENSITIES,
     each={
         kind: tuple(dense - saved * (1.0 - density) for density in recording.DENSITIES)
@@ -90,14 +90,14 @@ def counted() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def recorded() -> LatencyProfile:
-    key = ProfileKey.here(CONFIG, threads=1, batch=2, tokens=LENGTH, plan=Plan.uniform("bf16"))
-    return recording.record(key, CONFIG, plan=Plan.uniform("bf16"), blocks=GRAIN, tokens=True)
+    key = ProfileKey.here(CONFIG, threads=1, batch=2, tokens=LENGTH, plan=PrecisionPlan.uniform("bf16"))
+    return recording.record(key, CONFIG, plan=PrecisionPlan.uniform("bf16"), blocks=BLOCK_SHAPE, tokens=True)
 
 
 def test_a_recorded_profile_has_every_level_and_survives_json(recorded: LatencyProfile) -> None:
     assert len(recorded.attention) == len(recorded.pooled_attention) == DIMS.heads + 1
     assert len(recorded.ffn) == len(recorded.pooled_ffn) == ffn_level(DIMS.ffn) + 1 == 9
-    assert recorded.near_attention == ()
+    assert recorded.sliding_window_attention == ()
     for kind in EVERYWHERE:
         table = getattr(recorded, kind)
         assert table[0] == 0.0
@@ -124,7 +124,7 @@ def test_a_larger_encoder_is_predicted_slower(recorded: LatencyProfile) -> None:
 
 def test_fewer_blocks_and_fewer_tokens_are_predicted_faster(recorded: LatencyProfile) -> None:
     full = ArchSpec.full(DIMS)
-    few = ArchSpec(tuple(layer.in_blocks(DIMS, GRAIN, lambda _: 0.1) for layer in full.layers))
+    few = ArchSpec(tuple(layer.in_blocks(DIMS, BLOCK_SHAPE, lambda _: 0.1) for layer in full.layers))
     assert recorded.units(few) < recorded.units(full)
     assert recorded.units(full.with_layer(0, tokens=0.25)) < recorded.units(full)
 
@@ -164,25 +164,27 @@ def test_blocks_take_their_time_per_level_and_tokens_take_their_share() -> None:
 def test_output_rows_save_their_part_of_the_products() -> None:
     profile, full = made_profile(blocks=BLOCKS), ArchSpec.full(DIMS)
     dense = profile.units(full)
-    assert profile.units(full.with_layer(0, ffn_rows=DIMS.hidden // 2)) == pytest.approx(dense - ROWS_SAVE * 0.25 * 8)
+    assert profile.units(full.with_layer(0, ffn_rows=DIMS.hidden // 2)) == pytest.approx(
+        dense - CHANNELS_SAVE * 0.25 * 8
+    )
     rows = DIMS.hidden - DIMS.hidden // 2
     products = 4 * DIMS.hidden + 2 * LENGTH  # of a head: four matrices, scores and what they weigh
     assert profile.units(full.with_layer(0, attention_rows=DIMS.hidden // 2)) == pytest.approx(
-        dense - ROWS_SAVE * rows / products * 2.0 * DIMS.heads
+        dense - CHANNELS_SAVE * rows / products * 2.0 * DIMS.heads
     )
     pooled = full.with_layer(2, attention_rows=DIMS.hidden // 2)
     assert profile.units(pooled) == dense
-    layer = replace(full.layers[0], ffn_rows=DIMS.hidden // 2).in_blocks(DIMS, GRAIN, lambda _: 0.5)
+    layer = replace(full.layers[0], ffn_rows=DIMS.hidden // 2).in_blocks(DIMS, BLOCK_SHAPE, lambda _: 0.5)
     in_blocks = full.with_layer(0, ffn_rows=DIMS.hidden // 2, blocks=[b for b in layer.blocks if "ffn" in b.matrix])
-    assert profile.units(in_blocks) == pytest.approx(dense - ROWS_SAVE * 0.25 * 8 - 0.75 * (9.0 - 8 * 0.625))
+    assert profile.units(in_blocks) == pytest.approx(dense - CHANNELS_SAVE * 0.25 * 8 - 0.75 * (9.0 - 8 * 0.625))
 
 
 def test_a_model_that_fills_the_caches_is_slower_than_its_parts() -> None:
     profile, half = made_profile(), ArchSpec.of(DIMS, [2] * 3, [128] * 3)
-    crowded = replace(profile, rest=(0.25, 0.5), crowding=0.125)
+    slower = replace(profile, fixed_overhead=(0.25, 0.5), cache_pressure=0.125)
     share = half.weights(DIMS) / ArchSpec.full(DIMS).weights(DIMS)
     parts = profile.units(half) - 0.25
-    assert crowded.units(half) == pytest.approx(0.25 + 0.25 * share + parts * (1.0 + 0.125 * share))
+    assert slower.units(half) == pytest.approx(0.25 + 0.25 * share + parts * (1.0 + 0.125 * share))
 
 
 @pytest.mark.parametrize("rows", ["pooled", "tokens"])
@@ -190,22 +192,24 @@ def test_a_fit_gives_back_the_profile_that_passes_were_made_by(rows: str) -> Non
     """Exactly: tables, what is saved and shared, what dropping costs, and what the caches do."""
     config, pooled = replace(CONFIG, rows=rows), rows == "pooled"
     true = replace(
-        made_profile(config, blocks=BLOCKS, tokens=TOKENS if pooled else None), rest=(0.2, 0.4), crowding=0.07
+        made_profile(config, blocks=BLOCKS, tokens=TOKENS if pooled else None),
+        fixed_overhead=(0.2, 0.4),
+        cache_pressure=0.07,
     )
     rng, key = np.random.default_rng(0), true.key
-    specs = recording.dense_specs(key, rng) + recording.block_specs(key, GRAIN, rng)
+    specs = recording.dense_specs(key, rng) + recording.block_specs(key, BLOCK_SHAPE, rng)
     specs += recording.token_specs(key, rng) if pooled else []
     passes = []
     for spec in specs:
         units = np.zeros(2 * DIMS.layers + 1)
         units[0] = 0.2 + 0.2 * true.weights_share(spec)
         for part in sublayers(spec, key):
-            units[part.slot] = true.crowded(spec) * true.units_of(part)
+            units[part.slot] = true.slowdown(spec) * true.units_of(part)
         passes.append(units)
-    found = recording.fit(key, specs, passes, GRAIN, pooled)
-    for spec in (*specs, *profiling.random_specs(DIMS, 50, blocks=GRAIN, tokens=pooled)):
+    found = predictor.fit(key, specs, passes, BLOCK_SHAPE, pooled)
+    for spec in (*specs, *profiling.random_specs(DIMS, 50, blocks=BLOCK_SHAPE, tokens=pooled)):
         assert found.units(spec) == pytest.approx(true.units(spec), rel=1e-3)
-    assert found.crowding == pytest.approx(0.07, abs=1e-3)
+    assert found.cache_pressure == pytest.approx(0.07, abs=1e-3)
 
 
 def test_floor_and_dense_are_predicted_as_measured_in_every_setting() -> None:
@@ -221,7 +225,7 @@ def test_the_parts_of_a_prediction_add_up() -> None:
     for spec in (
         ArchSpec.floor(DIMS),
         ArchSpec.full(DIMS),
-        *profiling.random_specs(DIMS, 9, blocks=GRAIN, tokens=True),
+        *profiling.random_specs(DIMS, 9, blocks=BLOCK_SHAPE, tokens=True),
     ):
         parts = profile.parts(spec, BUDGET)
         assert sum(parts.values()) == pytest.approx(profile.predict(spec, BUDGET))
@@ -245,13 +249,13 @@ def test_what_a_profile_was_not_recorded_for_is_refused() -> None:
 
 def test_a_plan_names_the_precision_where_all_layers_are_alike() -> None:
     int8 = MatrixPlan("int8")
-    assert precision_name(Plan.uniform("bf16"), 3) == "bf16"
-    assert precision_name(replace(Plan.uniform("int8"), quality_loss=0.1), 3) == "int8"
-    mixed = Plan(exceptions=tuple((layer, "ffn_input", int8) for layer in range(3)))
-    names = {precision_name(plan, 3) for plan in (mixed, Plan(MatrixPlan(sparse=False)), Plan())}
+    assert precision_name(PrecisionPlan.uniform("bf16"), 3) == "bf16"
+    assert precision_name(replace(PrecisionPlan.uniform("int8"), quality_loss=0.1), 3) == "int8"
+    mixed = PrecisionPlan(exceptions=tuple((layer, "ffn_input", int8) for layer in range(3)))
+    names = {precision_name(plan, 3) for plan in (mixed, PrecisionPlan(MatrixPlan(sparse=False)), PrecisionPlan())}
     assert len(names) == 3
     with pytest.raises(ProfileError, match="layer 1 unlike layer 0"):
-        precision_name(Plan(exceptions=((1, "ffn_input", int8),)), 3)
+        precision_name(PrecisionPlan(exceptions=((1, "ffn_input", int8),)), 3)
 
 
 @settings(max_examples=25)
@@ -261,19 +265,19 @@ def test_the_specs_that_are_timed_cover_every_level_three_times(
 ) -> None:
     dims = Dims(layers, 32 * heads, heads, 32, ffn, 100, 64)
     near = tuple(LENGTH if layer % 3 == 0 else 13 for layer in range(layers)) if windows else ()
-    key = ProfileKey("", "", "", "bert", dims, 1, 1, LENGTH, pooled_row=pooled, near=near)
+    key = ProfileKey("", "", "", "bert", dims, 1, 1, LENGTH, pooled_row=pooled, attention_spans=near)
     rng = np.random.default_rng(seed)
-    dense, blocks = recording.dense_specs(key, rng), recording.block_specs(key, GRAIN, rng)
+    dense, blocks = recording.dense_specs(key, rng), recording.block_specs(key, BLOCK_SHAPE, rng)
     tokens = recording.token_specs(key, rng) if pooled else []
     for spec in (*dense, *blocks, *tokens):
         spec.check(dims)
     parts = [part for spec in dense for part in sublayers(spec, key)]
     occur = Counter((part.kind, part.level) for part in parts)
     whole = [] if pooled and layers == 1 else ["attention", "ffn"]
-    whole += ["near_attention"] if windows and layers > (2 if pooled else 1) else []
-    levels = {"attention": heads, "near_attention": heads, "ffn": ffn_level(ffn)}
+    whole += ["sliding_window_attention"] if windows and layers > (2 if pooled else 1) else []
+    levels = {"attention": heads, "sliding_window_attention": heads, "ffn": ffn_level(ffn)}
     assert all(occur[kind, level] >= 3 for kind in whole for level in range(1, levels[kind] + 1))
-    assert all(ffn_level(level_rows(level, dims)) == level for level in range(1, levels["ffn"] + 1))
+    assert all(ffn_level(level_neurons(level, dims)) == level for level in range(1, levels["ffn"] + 1))
     for kind in ("attention", "ffn"):
         ends = occur["pooled_" + kind, 1], occur["pooled_" + kind, levels[kind]]
         assert (min(ends) >= 3) == pooled
@@ -288,10 +292,10 @@ def test_the_specs_that_are_timed_cover_every_level_three_times(
 def test_attention_to_a_window_is_timed_by_itself() -> None:
     config = random_config(np.random.default_rng(0), layers=4, heads=2, head_dim=32, positions=512, family="modernbert")
     key = ProfileKey.here(config, 1, 1, 512)
-    assert key.near == (512, 13, 3, 512)
-    assert ProfileKey.here(config, 1, 1, 2).near == ()
+    assert key.attention_spans == (512, 13, 3, 512)
+    assert ProfileKey.here(config, 1, 1, 2).attention_spans == ()
     found = recording.record(key, config)
-    assert found.near_attention[2] < 0.8 * found.attention[2]
+    assert found.sliding_window_attention[2] < 0.8 * found.attention[2]
     assert LatencyProfile.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
@@ -303,7 +307,7 @@ def test_only_what_disagrees_with_itself_is_measured_again(clock: CountedTime) -
         clock.sleep(0.002)
         return np.array([1.0 + index + 9.0 * (index == 2 and calls[index] == 1)])
 
-    passes, noisy = recording.settle(measure, 4, seconds=10.0)
+    passes, noisy = recording.measure_until_conclusive(measure, 4, seconds=10.0)
     assert not noisy
     assert [len(taken) for taken in passes] == [3, 3, calls[2], 3]
     assert np.median(passes[2]) == 3.0
@@ -317,7 +321,7 @@ def test_a_machine_that_never_agrees_is_called_noisy_in_bounded_time(clock: Coun
         clock.sleep(0.01)
         return rng.uniform(0.5, 1.5, 3)
 
-    _, noisy = recording.settle(measure, 20, seconds)
+    _, noisy = recording.measure_until_conclusive(measure, 20, seconds)
     assert noisy
     assert clock.monotonic() == pytest.approx(three_passes + min(seconds, three_passes), abs=0.02)
 
@@ -353,6 +357,8 @@ def test_an_error_is_of_what_was_measured() -> None:
 
 def test_the_error_of_a_perfect_profile_is_small_and_of_a_wrong_one_large(recorded: LatencyProfile) -> None:
     specs = profiling.random_specs(DIMS, 6)
-    wrong = replace(recorded, rest=(100 * recorded.units(ArchSpec.full(DIMS)),) * 2)
-    error, large = (profiling.prediction_error(p, CONFIG, specs, plan=Plan.uniform("bf16")) for p in (recorded, wrong))
+    wrong = replace(recorded, fixed_overhead=(100 * recorded.units(ArchSpec.full(DIMS)),) * 2)
+    error, large = (
+        profiling.prediction_error(p, CONFIG, specs, plan=PrecisionPlan.uniform("bf16")) for p in (recorded, wrong)
+    )
     assert error.mape < large.mape

@@ -5,9 +5,9 @@ import pytest
 from cases import random_config, random_ragged, random_weights
 
 from prunetime.core.arch import ArchSpec
-from prunetime.core.plan import PRECISIONS, Plan
+from prunetime.core.precision import PRECISIONS, PrecisionPlan
 from prunetime.inference.engine import Engine, supported_isas
-from prunetime.latency.roofline import Level, Peaks, caches, measure_peaks, roofline, time_passes
+from prunetime.latency.roofline import CacheLevel, Peaks, caches, measure_peaks, roofline, time_passes
 from prunetime.latency.work import work
 
 NUMBERS = dict.fromkeys(("gelu_fp32", "gelu_bf16", "softmax", "norm", "encode_bf16", "encode_int8"), 1e6)
@@ -16,7 +16,10 @@ FAST = {"fp32": 1e12, "bf16": 2e12, "int8": 4e12}
 
 def peaks(operations=FAST, near: float = 1e12, far: float = 1e12, size: int = 1 << 40) -> Peaks:
     return Peaks(
-        "test", operations, NUMBERS, (Level("L1", 1, 1e15), Level("L2", size, near), Level("memory", None, far))
+        "test",
+        operations,
+        NUMBERS,
+        (CacheLevel("L1", 1, 1e15), CacheLevel("L2", size, near), CacheLevel("memory", None, far)),
     )
 
 
@@ -25,7 +28,7 @@ def case():
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=2, heads=4, head_dim=16, ffn=96)
     weights = random_weights(config, ArchSpec.full(config.dims), rng)
-    return Engine(config, weights, plan=Plan.uniform("int8")), random_ragged(config, rng, [7, 12])
+    return Engine(config, weights, plan=PrecisionPlan.uniform("int8")), random_ragged(config, rng, [7, 12])
 
 
 def table(case, given: Peaks):

@@ -8,15 +8,15 @@ from cases import family_fields, random_config, random_ragged, random_spec, rand
 
 from prunetime._engine import number_bytes
 from prunetime.core.arch import ArchSpec, KeptBlocks
-from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
-from prunetime.latency.work import Sublayer, work
+from prunetime.latency.work import SublayerWork, work
 
 LENGTHS = [9, 1, 30]
 
 
-def case(seed: int, plan: Plan = Plan(), **options) -> tuple[Engine, Ragged]:
+def case(seed: int, plan: PrecisionPlan = PrecisionPlan(), **options) -> tuple[Engine, Ragged]:
     rng = np.random.default_rng(seed)
     config = random_config(rng, rows=options.pop("rows", "pooled"))
     spec = random_spec(config, rng, **options)
@@ -24,7 +24,7 @@ def case(seed: int, plan: Plan = Plan(), **options) -> tuple[Engine, Ragged]:
     return Engine(config, weights, spec=spec, plan=plan), random_ragged(config, rng, LENGTHS)
 
 
-def by_name(engine: Engine, batch: Ragged, **options) -> dict[str, Sublayer]:
+def by_name(engine: Engine, batch: Ragged, **options) -> dict[str, SublayerWork]:
     return {part.name: part for part in work(engine, batch, **options)}
 
 
@@ -67,7 +67,7 @@ def test_tokens_are_counted_where_the_engine_keeps_them(seed: int) -> None:
             assert parts[f"ffn {i}"].numbers["gelu_fp32"] == left[i] * layer.ffn
 
 
-def small(plan: Plan, **changes) -> dict[str, Sublayer]:
+def small(plan: PrecisionPlan, **changes) -> dict[str, SublayerWork]:
     """Two layers of 4 heads of 16, hidden 64, FFN 96, one of them changed; sequences of 5 and 3 tokens."""
     rng = np.random.default_rng(0)
     config = random_config(rng, layers=2, heads=4, head_dim=16, hidden=64, ffn=96, outputs=3)
@@ -77,7 +77,7 @@ def small(plan: Plan, **changes) -> dict[str, Sublayer]:
 
 
 def test_the_last_attention_has_one_query_a_sequence() -> None:
-    parts = small(Plan())
+    parts = small(PrecisionPlan())
     assert list(parts) == ["embedding", "attention 0", "ffn 0", "attention 1", "ffn 1", "head"]
     square = 2 * 64 * 64
     assert [p.operations for p in parts["attention 0"].products] == [8 * square] * 4
@@ -87,7 +87,7 @@ def test_the_last_attention_has_one_query_a_sequence() -> None:
     assert parts["attention 0"].numbers == {"softmax": 4 * (25 + 9), "norm": 8 * 64}
     assert parts["attention 1"].numbers == {"softmax": 4 * 8, "norm": 2 * 64}
     assert (parts["ffn 0"].operations, parts["ffn 1"].operations) == (8 * 4 * 64 * 96, 2 * 4 * 64 * 96)
-    assert parts["embedding"] == Sublayer("embedding", 0, numbers={"norm": 8 * 64})
+    assert parts["embedding"] == SublayerWork("embedding", 0, numbers={"norm": 8 * 64})
     assert parts["head"].operations == 2 * (square + 2 * 3 * 64)
 
 
@@ -107,7 +107,7 @@ def test_rounding_is_counted_where_a_matrix_reads_narrow_numbers() -> None:
     def matrix(layer: int, name: str, precision) -> tuple:
         return layer, name, MatrixPlan(precision)
 
-    plan = Plan(
+    plan = PrecisionPlan(
         MatrixPlan("bf16"),
         (matrix(0, "attention_output", "int8"), matrix(0, "ffn_output", "int8"), matrix(1, "ffn_input", "fp32")),
     )
@@ -124,7 +124,7 @@ def test_rounding_is_counted_where_a_matrix_reads_narrow_numbers() -> None:
 
 @pytest.mark.parametrize("sparse", [True, False])
 def test_blocks_count_where_they_are_run_as_blocks(sparse: bool) -> None:
-    plan = Plan(MatrixPlan("bf16", sparse))
+    plan = PrecisionPlan(MatrixPlan("bf16", sparse))
     part = small(plan, blocks=(KeptBlocks("ffn_input", 32, 32, 2),))["ffn 1"]
     weights = 2 * 32 * 32 if sparse else 64 * 96
     assert part.products[0].operations == 2 * 2 * weights
@@ -133,7 +133,7 @@ def test_blocks_count_where_they_are_run_as_blocks(sparse: bool) -> None:
 
 def test_sub_layers_that_are_gone_have_no_work_and_the_next_reads_what_they_would() -> None:
     exceptions = tuple((1, name, MatrixPlan("int8")) for name in ("query", "key", "value"))
-    parts = small(Plan(MatrixPlan("bf16"), exceptions), heads=0)
+    parts = small(PrecisionPlan(MatrixPlan("bf16"), exceptions), heads=0)
     assert list(parts) == ["embedding", "attention 0", "ffn 0", "ffn 1", "head"]
     assert parts["ffn 0"].numbers["encode_bf16"] == 2 * 64
     assert "encode_int8" not in parts["ffn 0"].numbers
@@ -143,7 +143,7 @@ def test_without_attention_only_first_tokens_go_on() -> None:
     rng = np.random.default_rng(1)
     config = random_config(rng, layers=1)
     spec = ArchSpec.full(config.dims).with_layer(0, heads=0)
-    engine = Engine(config, random_weights(config, spec, rng), plan=Plan.uniform("bf16"))
+    engine = Engine(config, random_weights(config, spec, rng), plan=PrecisionPlan.uniform("bf16"))
     parts = by_name(engine, random_ragged(config, rng, LENGTHS))
     hidden = config.dims.hidden
     assert parts["embedding"].numbers == {"norm": sum(LENGTHS) * hidden, "encode_bf16": len(LENGTHS) * hidden}

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.utils import logging
 
 from prunetime.core.config import FAMILIES
-from prunetime.core.task import Kind
+from prunetime.core.task_kind import TaskKind
 from prunetime.models.families import load
 from prunetime.models.names import NAMES
 
@@ -45,7 +45,7 @@ TINY = {
     "token_types": 2,
 }
 
-HEADS: dict[Kind, Any] = {
+HEADS: dict[TaskKind, Any] = {
     "classification": AutoModelForSequenceClassification,
     "question-answering": AutoModelForQuestionAnswering,
     "token-classification": AutoModelForTokenClassification,
@@ -136,7 +136,7 @@ def made(auto: Any, config: PreTrainedConfig, state: dict[str, torch.Tensor] | N
     return model.eval()
 
 
-def their_logits(model: PreTrainedModel, kind: Kind, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def their_logits(model: PreTrainedModel, kind: TaskKind, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
         found = model(**inputs, return_dict=True)
     if kind == "question-answering":
@@ -146,7 +146,7 @@ def their_logits(model: PreTrainedModel, kind: Kind, inputs: dict[str, torch.Ten
     return found.logits
 
 
-def our_logits(folder: Path, kind: Kind, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def our_logits(folder: Path, kind: TaskKind, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     outputs = None if kind == "similarity" else 2
     loaded = load(str(folder), outputs, kind=kind)
     assert loaded.has_head

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from prunetime.core.arch import GRAINS, KeptBlocks, block_grid
+from prunetime.core.arch import BLOCK_SHAPES, KeptBlocks, block_grid
 from prunetime.core.blocks import check_blocks, to_dense
 from prunetime.models.sparse import BlockLinear
 
 
-def layer(rng, shape, grain):
-    count = math.prod(block_grid(shape, *grain))
+def layer(rng, shape, block_shape):
+    count = math.prod(block_grid(shape, *block_shape))
     kept = int(rng.integers(0, count + 1))
-    linear = BlockLinear(shape[1], shape[0], KeptBlocks("query", *grain, kept))
+    linear = BlockLinear(shape[1], shape[0], KeptBlocks("query", *block_shape, kept))
     index = np.sort(rng.choice(count, kept, replace=False)).astype(np.int32)
     linear.block_index.copy_(torch.from_numpy(index))
     linear.blocks.data = linear.fresh_blocks(0.5)
@@ -24,11 +24,11 @@ def layer(rng, shape, grain):
 
 
 @settings(max_examples=40)
-@given(st.integers(0, 2**32 - 1), st.tuples(st.integers(1, 70), st.integers(1, 70)), st.sampled_from(GRAINS))
-def test_it_is_the_dense_layer_with_zeros(seed, shape, grain):
+@given(st.integers(0, 2**32 - 1), st.tuples(st.integers(1, 70), st.integers(1, 70)), st.sampled_from(BLOCK_SHAPES))
+def test_it_is_the_dense_layer_with_zeros(seed, shape, block_shape):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    linear = layer(rng, shape, grain)
+    linear = layer(rng, shape, block_shape)
     stored = linear.blocks.detach().numpy(), linear.block_index.numpy()
     check_blocks("fresh", *stored, shape)
     dense = torch.from_numpy(to_dense(*stored, shape)).requires_grad_()

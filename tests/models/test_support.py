@@ -29,7 +29,7 @@ from reference import reference_logits
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec, LayerSpec
 from prunetime.core.config import FAMILIES, EncoderConfig, HeadLayer, Pooling
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Task
 from prunetime.export.onnx import export_onnx
 from prunetime.export.openvino import export_openvino
@@ -159,7 +159,7 @@ def each(run: Callable[[Case], Logits]) -> Callable[[Sequence[Case]], list[Logit
 
 
 def in_engine(precision: str) -> Callable[[Sequence[Case]], list[Logits]]:
-    plan = Plan.uniform(precision)
+    plan = PrecisionPlan.uniform(precision)
     return each(lambda case: Engine(case.config, case.weights, spec=case.spec, plan=plan).logits(case.ragged))
 
 
@@ -198,7 +198,7 @@ def case_of(family: str, task: Task, folder: Path, **head: Any) -> Case:
     spec = uneven(config)
     weights, ragged = random_weights(config, spec, rng), random_ragged(config, rng, [24, 3, 11, 17, 9, 20])
     files = {"config.json": config_json(config, spec, task), artifact.TOKENIZER: b"{}"}
-    artifact.write(folder, artifact.Manifest(config, spec, Plan(), task, {}), weights, files)
+    artifact.write(folder, artifact.Manifest(config, spec, PrecisionPlan(), task, {}), weights, files)
     return Case(config, spec, weights, ragged, task, folder)
 
 

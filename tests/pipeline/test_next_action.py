@@ -2,6 +2,7 @@
 
 import pytest
 
+from prunetime.core.estimate import Estimate
 from prunetime.pipeline.next_action import Attempt, after_precheck, after_verify, correction
 from prunetime.pipeline.verdict import Verdict
 
@@ -11,7 +12,7 @@ INSIDE = Attempt(0.8, None)
 
 def verdict(measured: float, low: float, high: float, noisy: bool = False) -> Verdict:
     """Of a budget of 100 us."""
-    return Verdict(high <= 100.0, noisy, measured, (low, high), 100.0, share=False)
+    return Verdict(high <= 100.0, noisy, Estimate(measured, low, high), 100.0, share=False)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ from prunetime.core.task import Tagged
 from prunetime.errors import InputError
 from prunetime.pipeline.source import load_source
 from prunetime.settings import Settings
-from prunetime.tasks.synthetic import ad_relevance
-from prunetime.tasks.synthetic_entities import product_entities
+from prunetime.tasks.synthetic import ad_relevance, product_entities
 
 
 def prune(model: Path, data: str, out: Path, *more: str) -> dict[str, Any]:

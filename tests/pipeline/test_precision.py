@@ -9,7 +9,7 @@ from tiny import last_object, prune_command
 
 import prunetime
 from prunetime.core import artifact
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 
 
 @pytest.mark.parametrize("precision", ["int8", "auto"])
@@ -21,7 +21,7 @@ def test_a_narrow_precision_is_frozen_in_the_artifact_with_what_it_loses(
     assert ran.returncode == 0, ran.stderr
     found = artifact.read(last_object(ran.stdout)["artifact"]).manifest.plan
     if precision == "int8":  # whatever it loses
-        assert found == replace(Plan.uniform("int8"), quality_loss=found.quality_loss)
+        assert found == replace(PrecisionPlan.uniform("int8"), quality_loss=found.quality_loss)
         assert found.quality_loss is not None
     else:
         assert found.quality_loss is None or found.quality_loss <= 0.05

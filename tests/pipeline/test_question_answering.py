@@ -14,7 +14,7 @@ from tiny import bert_folder, last_object
 import prunetime
 from prunetime.cli import main
 from prunetime.tasks.answers import exact_match, f1, gold_answers
-from prunetime.tasks.synthetic_questions import question_answering
+from prunetime.tasks.synthetic import question_answering
 from prunetime.tasks.table import Table
 
 SEQ_LEN = 96

@@ -13,7 +13,7 @@ from forked import Ran, run
 from tiny import QUICK_PRUNETIME, prune_command, write_tsv
 
 from prunetime.core.budget import Budget
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, ProfileError
 from prunetime.latency import profiling
 from prunetime.pipeline.auto import prune_all_ways
@@ -202,7 +202,7 @@ def test_a_p99_is_measured_before_anything_is_trained_where_it_can_matter(
     _, dense_us = profiling.parse(profile).floor_and_dense(Budget(share=1.0, statistic="p99", seq_len=24))
     run, source, timed = Run(tmp_path, REPORTER), load_source(settings, print), []
     run.write("profile.json", recorded)
-    run.write("plan.json", Plan().to_json())
+    run.write("plan.json", PrecisionPlan().to_json())
     time_budget = measure.time_budget
     monkeypatch.setattr(measure, "time_budget", lambda *given: timed.append(time_budget(*given)) or timed[-1])
     for budget in (Budget(us=3 * dense_us, statistic="p99", seq_len=24), Budget(share=0.5, seq_len=24)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prunetime.core.budget import Budget
-from prunetime.latency.timing import SETTINGS, Job, Timed
+from prunetime.latency.timing import SETTINGS, Job, SamplesBySetting
 from prunetime.pipeline.stages import measure, verify
 from prunetime.pipeline.verdict import Verdict, judge
 
@@ -12,7 +12,7 @@ BUDGET = Budget(share=0.5)
 DENSE_US = 100.0
 
 
-def measurement(share: float, spread: float, seed: int) -> Timed:
+def measurement(share: float, spread: float, seed: int) -> SamplesBySetting:
     """24 rounds in which the pruned model takes about `share` of the dense one, as far off as `spread` says."""
     rng = np.random.default_rng(seed)
     rounds = share * DENSE_US * np.exp(spread * rng.standard_normal((24, 1)))
@@ -20,7 +20,7 @@ def measurement(share: float, spread: float, seed: int) -> Timed:
     return dict.fromkeys(SETTINGS, samples)
 
 
-def settle(monkeypatch: pytest.MonkeyPatch, *measurements: Timed) -> tuple[Timed, Verdict]:
+def settle(monkeypatch: pytest.MonkeyPatch, *measurements: SamplesBySetting) -> tuple[SamplesBySetting, Verdict]:
     left = list(measurements)
     monkeypatch.setattr(verify, "time_artifacts", lambda *_: left.pop(0))
     found = verify.measure_until_decided(Job({}, BUDGET, 24, 40, 0.0), lambda *_: None)
@@ -41,7 +41,7 @@ def test_what_noise_leaves_open_is_measured_again_until_it_is_decided(monkeypatc
     timed, verdict = settle(monkeypatch, noisy, quiet)
     assert verdict.met
     assert len(timed["ids", "hot"]["pruned"]) == 48
-    assert verdict.ci95[1] - verdict.ci95[0] < first.ci95[1] - first.ci95[0]
+    assert verdict.measured.width < first.measured.width
 
 
 def test_what_a_steady_machine_leaves_open_is_measured_again_too(monkeypatch: pytest.MonkeyPatch) -> None:

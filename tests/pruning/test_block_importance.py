@@ -14,7 +14,7 @@ from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.models.losses import task_losses
 from prunetime.pruning.block_importance import measure_block_importance
 
-GRAIN = (16, 16)
+BLOCK_SHAPE = (16, 16)
 ROWS = 6
 TASK = Task("classification", ("a", "b", "c"), ("text",), 32)
 
@@ -39,7 +39,7 @@ def loss_of(model: SequenceClassifier, data: TrainingData, row: int) -> float:
 def test_it_is_the_mean_over_samples_of_what_scaling_a_block_does_to_the_loss(criterion: str) -> None:
     model, data = made()
     model.double()
-    found = measure_block_importance(model, data, GRAIN, criterion, threads=1)
+    found = measure_block_importance(model, data, BLOCK_SHAPE, criterion, threads=1)
     assert [set(layer) for layer in found] == [set(model.layers[0].spec.matrix_shapes(model.config.dims))] * 2
     for layer, matrix, block in ((0, "ffn_input", (2, 1)), (1, "query", (1, 3)), (1, "ffn_output", (3, 2))):
         weight = getattr(model.layers[layer], matrix).weight
@@ -56,10 +56,12 @@ def test_it_is_the_mean_over_samples_of_what_scaling_a_block_does_to_the_loss(cr
 def test_without_data_blocks_go_by_their_magnitudes_or_by_nothing() -> None:
     model, data = made()
     weight = model.layers[1].ffn_input.weight.detach().numpy()
-    found = measure_block_importance(model, data, GRAIN, "magnitude")
-    np.testing.assert_allclose(found[1]["ffn_input"], block_norms(weight, *GRAIN), rtol=1e-5)
+    found = measure_block_importance(model, data, BLOCK_SHAPE, "magnitude")
+    np.testing.assert_allclose(found[1]["ffn_input"], block_norms(weight, *BLOCK_SHAPE), rtol=1e-5)
     assert not any(
-        values.any() for layer in measure_block_importance(model, data, GRAIN, "movement") for values in layer.values()
+        values.any()
+        for layer in measure_block_importance(model, data, BLOCK_SHAPE, "movement")
+        for values in layer.values()
     )
 
 

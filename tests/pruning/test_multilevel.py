@@ -28,7 +28,7 @@ SIZES = {"layers": 2, "hidden": 64, "heads": 4, "head_dim": 16, "ffn": 256, "voc
 CONFIG = random_config(np.random.default_rng(0), **SIZES, outputs=2)
 DIMS = CONFIG.dims
 COST = WeightsKept(DIMS)
-GRAIN = (16, 16)
+BLOCK_SHAPE = (16, 16)
 Stop = Callable[[int, int], None]
 MINILM = Dims(6, 384, 12, 32, 1536, 100, 64)
 
@@ -43,7 +43,7 @@ def rows_step(share: float = 0.5, **changes: object) -> MaskStep:
 
 
 def blocks_step(base: ArchSpec, share: float = 0.3, **changes: object) -> MaskStep:
-    return MaskStep(DIMS, base, COST, share * COST.dense, GRAIN, **changes)
+    return MaskStep(DIMS, base, COST, share * COST.dense, BLOCK_SHAPE, **changes)
 
 
 def linears(dims: Dims) -> list[dict[str, nn.Linear]]:
@@ -104,9 +104,9 @@ def test_training_walks_to_the_target_by_itself() -> None:
 
 @given(st.integers(0, 2**16), st.sampled_from([0.2, 0.35, 0.5, 0.8]), st.sampled_from([None, (32, 32), (16, 16)]))
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_masks_freeze_at_the_target(seed: int, share: float, grain: tuple[int, int] | None) -> None:
+def test_masks_freeze_at_the_target(seed: int, share: float, block_shape: tuple[int, int] | None) -> None:
     rng, cost = np.random.default_rng(seed), WeightsKept(MINILM)
-    step = MaskStep(MINILM, ArchSpec.full(MINILM), cost, share * cost.dense, grain)
+    step = MaskStep(MINILM, ArchSpec.full(MINILM), cost, share * cost.dense, block_shape)
     masks = masks_on(step, linears(MINILM))
     for learned_ones in (masks.thresholds, masks.scores):
         learned_ones.data.copy_(torch.from_numpy(rng.normal(size=len(learned_ones))))

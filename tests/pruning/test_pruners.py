@@ -45,8 +45,10 @@ def dense() -> SequenceClassifier:
     return SequenceClassifier(CONFIG)
 
 
-def step_of(pruner: Pruner, grain: tuple[int, int] | None = None, share: float = TARGET, **changes: object) -> MaskStep:
-    return MaskStep(DIMS, ArchSpec.full(DIMS), COST, share * COST.dense, grain, pruner=pruner, **changes)
+def step_of(
+    pruner: Pruner, block_shape: tuple[int, int] | None = None, share: float = TARGET, **changes: object
+) -> MaskStep:
+    return MaskStep(DIMS, ArchSpec.full(DIMS), COST, share * COST.dense, block_shape, pruner=pruner, **changes)
 
 
 def logits(model: SequenceClassifier, **masked: object) -> torch.Tensor:
@@ -56,17 +58,17 @@ def logits(model: SequenceClassifier, **masked: object) -> torch.Tensor:
         return model.eval()(**batch, **masked).logits
 
 
-@pytest.mark.parametrize(("pruner", "grain"), WAYS)
+@pytest.mark.parametrize(("pruner", "block_shape"), WAYS)
 def test_what_is_learned_computes_the_same_pruned_as_masked_and_is_at_the_target(
-    pruner: Pruner, grain: tuple[int, int] | None, tmp_path: Path
+    pruner: Pruner, block_shape: tuple[int, int] | None, tmp_path: Path
 ) -> None:
-    model, step = dense(), step_of(pruner, grain, learning_rate=0.1)
+    model, step = dense(), step_of(pruner, block_shape, learning_rate=0.1)
     learned = fit(model, data(), SETTINGS, tmp_path, dense(), mask_step=step)
     mask = mask_of(step, learned.kept, Mask.full(DIMS))
     within = 1.0 / (2 * DIMS.layers) if pruner == "identity-priors" else 0.02  # whole sub-layers are not so fine
     assert TARGET - within * 2 <= COST(mask.spec()) / COST.dense <= TARGET
     weights = weights_of(model)
-    pruned = in_blocks(weights, mask) if grain else compact(weights, mask, DIMS)
+    pruned = in_blocks(weights, mask) if block_shape else compact(weights, mask, DIMS)
     fixed = masks_on(step, linears_of(dense().layers))
     fixed.fixed.copy_(torch.from_numpy(np.concatenate([k.ravel() for layer in learned.kept for k in layer.values()])))
     fixed.settled.fill_(True)
@@ -75,15 +77,15 @@ def test_what_is_learned_computes_the_same_pruned_as_masked_and_is_at_the_target
     torch.testing.assert_close(logits(from_weights(CONFIG, pruned)), masked, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("pruner", "grain"), WAYS)
+@pytest.mark.parametrize(("pruner", "block_shape"), WAYS)
 def test_a_killed_training_ends_in_the_same_masks_and_weights(
-    pruner: Pruner, grain: tuple[int, int] | None, tmp_path: Path
+    pruner: Pruner, block_shape: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     def stop(done: int, _: int) -> None:
         if done == 15:  # before masks freeze, at step 20
             raise KeyboardInterrupt
 
-    step = step_of(pruner, grain, learning_rate=0.1)
+    step = step_of(pruner, block_shape, learning_rate=0.1)
     whole, model = dense(), dense()
     want = fit(whole, data(), SETTINGS, tmp_path / "whole", dense(), mask_step=step)
     with pytest.raises(KeyboardInterrupt):
@@ -96,9 +98,11 @@ def test_a_killed_training_ends_in_the_same_masks_and_weights(
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("pruner", "grain"), WAYS)
-def test_settling_keeps_what_comes_first_in_the_pruners_order(pruner: Pruner, grain: tuple[int, int] | None) -> None:
-    masks = masks_on(step_of(pruner, grain), linears_of(dense().layers))
+@pytest.mark.parametrize(("pruner", "block_shape"), WAYS)
+def test_settling_keeps_what_comes_first_in_the_pruners_order(
+    pruner: Pruner, block_shape: tuple[int, int] | None
+) -> None:
+    masks = masks_on(step_of(pruner, block_shape), linears_of(dense().layers))
     with torch.no_grad():
         for learned in masks.parameters():
             learned.copy_(torch.rand_like(learned))
@@ -175,9 +179,11 @@ def test_few_steps_have_a_higher_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pruner", "grain", "message"),
+    ("pruner", "block_shape", "message"),
     [("group-lasso", None, "of blocks"), ("identity-priors", (16, 16), "whole sub-layers")],
 )
-def test_steps_that_make_no_sense_are_refused(pruner: Pruner, grain: tuple[int, int] | None, message: str) -> None:
+def test_steps_that_make_no_sense_are_refused(
+    pruner: Pruner, block_shape: tuple[int, int] | None, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
-        step_of(pruner, grain)
+        step_of(pruner, block_shape)

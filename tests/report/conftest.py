@@ -22,7 +22,7 @@ from prunetime.core.task import Task
 from prunetime.latency.measure import summarise
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.latency.sublayers import ProfileKey, ffn_level
-from prunetime.latency.timing import SETTINGS, Timed
+from prunetime.latency.timing import SETTINGS, SamplesBySetting
 from prunetime.pipeline.stages.front import POINTS, front_json, name_of
 from prunetime.pipeline.stages.verify import summaries
 from prunetime.pipeline.verdict import judge
@@ -102,7 +102,7 @@ def write_run(
     if attempts:
         write_json(run / "attempts.json", [{"measured_over_predicted": over} for over in attempts])
     gate = made_times(profile, spec, budget, 1.01)
-    write_json(run / "gate.json", asdict(judge(budget, gate)))
+    write_json(run / "gate.json", judge(budget, gate).to_json())
     write_json(run / "verify.json", made_verification(profile, spec, budget, chosen.predicted_us, slices))
     return run
 
@@ -148,10 +148,10 @@ def made_profile(dims: Dims, budget: Budget) -> LatencyProfile:
     return LatencyProfile(key, 310.0, (0.4, 0.4), 0.0, attention, ffn, *pooled, measured_us=measured)
 
 
-def made_times(profile: LatencyProfile, spec: ArchSpec, budget: Budget, off: float) -> Timed:
+def made_times(profile: LatencyProfile, spec: ArchSpec, budget: Budget, off: float) -> SamplesBySetting:
     """Samples around what the profile predicts, `off` times that for the pruned model."""
     rng = np.random.default_rng(1)
-    timed: Timed = {}
+    timed: SamplesBySetting = {}
     for scope, condition in SETTINGS:
         setting = Budget(share=1.0, scope=scope, condition=condition, seq_len=budget.seq_len)
         middle = {
@@ -195,7 +195,7 @@ def made_verification(
         name: {
             "p50_us": latency[name].p50_us,
             "p99_us": latency[name].p99_us,
-            "ci95_us": list(latency[name].of(budget.statistic)[1]),
+            "ci95_us": list(latency[name].of(budget.statistic).ci95),
             "metric": "auc",
             "value": quality["all"][name]["value"],
             "ci95": quality["all"][name]["ci95"],
@@ -205,8 +205,8 @@ def made_verification(
     }
     return {
         "budget": budget.to_json(),
-        "budget_us": budget.resolve(latency["dense"].of(budget.statistic)[0]),
-        "verdict": asdict(judge(budget, timed)),
+        "budget_us": budget.resolve(latency["dense"].of(budget.statistic).value),
+        "verdict": judge(budget, timed).to_json(),
         **rows_of,
         "latency": summaries(timed, budget.statistic),
         "quality": quality,

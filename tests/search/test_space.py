@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetime.core.arch import GRAINS, ArchSpec, Dims
+from prunetime.core.arch import BLOCK_SHAPES, ArchSpec, Dims
 from prunetime.errors import InputError
 from prunetime.search.space import Space
 
@@ -16,7 +16,7 @@ def dims(layers: int = 3, heads: int = 4, ffn: int = 128) -> Dims:
 
 
 sizes = st.builds(dims, st.integers(1, 5), st.integers(1, 6), st.integers(1, 200))
-spaces = st.builds(Space, sizes, st.booleans(), st.sampled_from([None, *GRAINS]))
+spaces = st.builds(Space, sizes, st.booleans(), st.sampled_from([None, *BLOCK_SHAPES]))
 
 
 @given(spaces, st.integers(0, 2**32 - 1))

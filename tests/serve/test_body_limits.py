@@ -17,7 +17,7 @@ from served import Served, ask, make_artifact
 from waiting import PATIENCE
 
 from prunetime.inference.inputs import Inputs
-from prunetime.inference.twins import Singles
+from prunetime.inference.pairs import SingleInputs
 from prunetime.serve.app import App
 from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.errors import RefusedError
@@ -253,7 +253,7 @@ def test_answers_of_many_rows_are_made_beside_the_event_loop(
         monkeypatch.setattr(of, function, noted)
 
     note(Inputs, "scores")
-    note(Singles, "scores")
+    note(SingleInputs, "scores")
     for module, function in ((tei, "encoded_list"), (openai, "encoded_list"), (tei, "_predictions")):
         note(module, function)
     assert asyncio.run(ask(app, content, path)) == 200

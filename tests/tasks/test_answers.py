@@ -19,7 +19,7 @@ from prunetime.tasks.data import Examples, examples, guess_columns, task_of
 from prunetime.tasks.metrics import default_metric, evaluate, metric
 from prunetime.tasks.roles import split_roles
 from prunetime.tasks.sources import read_table
-from prunetime.tasks.synthetic_questions import question_answering
+from prunetime.tasks.synthetic import question_answering
 
 CONTEXT = "The Broncos, of Denver, beat a team from the Carolinas 24–10."
 SQUAD = {

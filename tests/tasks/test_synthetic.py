@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from prunetime.tasks.catalogue import KINDS, UNITS
 from prunetime.tasks.data import examples, guess_columns, task_of
 from prunetime.tasks.metrics import metric
 from prunetime.tasks.roles import parse_slice, split_roles
 from prunetime.tasks.sources import read_table
 from prunetime.tasks.synthetic import ad_relevance
+from prunetime.tasks.synthetic.vocabulary import KINDS, UNITS
 
 DIGEST = "568f3a852e703843f12cd46a505416f8ccd8f74d14316f1502c270930659de33"
 

@@ -24,9 +24,10 @@ from prunetime.cli.options import (
 )
 from prunetime.core import artifact as artifacts
 from prunetime.core.budget import Budget
-from prunetime.core.config import RowsOfTasks
-from prunetime.core.plan import PRECISIONS, Plan, Precision
-from prunetime.core.task import Answer, Kind, Tagged, Task
+from prunetime.core.config import TaskLogitRows
+from prunetime.core.precision import PRECISIONS, Precision, PrecisionPlan
+from prunetime.core.task import Answer, Tagged, Task
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.latency.settings import TimingSettings
 from prunetime.settings import Settings
@@ -136,14 +137,9 @@ def inspect(artifact: Path, as_json: bool) -> None:
 
 def described(task: Task, hidden: int) -> list[str]:
     """Lines on what a model reads and gives, none longer than `INSPECT_WIDTH`."""
-    gives = {
-        "classification": f"one of {len(task.labels)} classes",
-        "relevance": "a relevance from 0 to 1",
-        "regression": "a number",
-        "question-answering": f"a part of {task.text[-1]}{', or nothing' * task.unanswerable}",
-        "token-classification": f"of every word one of {len(task.labels)} labels",
-        "similarity": f"a cosine, of embeddings of {hidden} numbers",
-    }[task.kind]
+    gives = task.traits.gives.format(
+        classes=len(task.labels), text=task.text[-1], or_nothing=", or nothing" * task.unanswerable, hidden=hidden
+    )
     shared = f" in windows that share {task.doc_stride}" if task.doc_stride is not None else ""
     lines = [f"{task.kind}: {gives}, from {' and '.join(task.text)}; at most {task.max_length} tokens{shared}"]
     if task.labels:
@@ -152,7 +148,7 @@ def described(task: Task, hidden: int) -> list[str]:
     return lines
 
 
-def precision_of(plan: Plan) -> str:
+def precision_of(plan: PrecisionPlan) -> str:
     """A line on how matrices are run."""
     others = Counter(each.precision for _, _, each in plan.exceptions)
     named = "".join(
@@ -173,7 +169,7 @@ def precision_of(plan: Plan) -> str:
 @timing_options
 @click.option(
     "--rows",
-    type=click.Choice(get_args(RowsOfTasks)),
+    type=click.Choice(get_args(TaskLogitRows)),
     default="pooled",
     show_default=True,
     help="What the head reads: the pooled row, or every token's (question answering, words); or no head.",
@@ -181,7 +177,7 @@ def precision_of(plan: Plan) -> str:
 @overwrite_file_option
 @json_option
 def profile(
-    model: str, out: Path, specs: int, precision: Precision, rows: RowsOfTasks, as_json: bool, **options: Any
+    model: str, out: Path, specs: int, precision: Precision, rows: TaskLogitRows, as_json: bool, **options: Any
 ) -> None:
     """Measure this machine's latency profile for a model, and how far its predictions are off."""
     check_new(out, overwrite=options.pop("overwrite"))
@@ -189,7 +185,7 @@ def profile(
     from prunetime.pipeline.progress import ConsoleReporter
     from prunetime.pipeline.source import profile_of
 
-    plan, covered = Plan.uniform(precision), {name: options.pop(name) for name in ("blocks", "tokens")}
+    plan, covered = PrecisionPlan.uniform(precision), {name: options.pop(name) for name in ("blocks", "tokens")}
     timing = TimingSettings(**{name: options.pop(name) for name in ("profile_calls", "retry_seconds")})
     budget, reporter = Budget(share=1.0, **options), ConsoleReporter()
     with reporter.stage("Measure sub-layers") as progress:
@@ -220,7 +216,7 @@ def profile(
 @click.option(
     "--against",
     default="",
-    help="Rivals beside it, comma-separated: openvino, onnxruntime, ctranslate2, pytorch, pytorch-compiled.",
+    help="Baselines beside it, comma-separated: openvino, onnxruntime, ctranslate2, pytorch, pytorch-compiled.",
 )
 @click.option(
     "--precision",
@@ -239,16 +235,16 @@ def bench(
     as_json: bool,
     **setting: Any,
 ) -> None:
-    """Time encoders, interleaved with rivals that run the first of them (its matrices dense).
+    """Time encoders, interleaved with baselines that run the first of them (its matrices dense).
 
     MODEL is an artifact, a transformers folder or hub id, or a shape with drawn weights: mini, minilm, base,
     base@blocks=0.2 (that share of 32x32 blocks kept), base@blocks=0.2:32x16, minilm@heads=0.5,ffn=0.5.
     """
-    from prunetime.rivals import bench as benching
-    from prunetime.rivals.subject import subject
+    from prunetime.baselines import bench as benching
+    from prunetime.baselines.case import benchmark_case
 
     names = [name.strip() for name in against.split(",") if name.strip()]
-    subjects, budget = [subject(model) for model in models], Budget(share=1.0, **setting)
+    cases, budget = [benchmark_case(model) for model in models], Budget(share=1.0, **setting)
     precisions = (precision,) if precision else PRECISIONS
     if roofline:
         if names or budget.threads > 1 or precision == "auto":
@@ -256,10 +252,10 @@ def bench(
         from prunetime.cli.roofline import measure
 
         uniform = tuple(each for each in PRECISIONS if each in precisions)
-        measured = [measure(each, budget, uniform) for each in subjects]
+        measured = [measure(each, budget, uniform) for each in cases]
         emit({"models": [result for result, _ in measured]}, as_json, "\n\n".join(text for _, text in measured))
         return
-    rows = benching.rows(subjects, budget, names, precisions, max_error)
+    rows = benching.rows(cases, budget, names, precisions, max_error)
     width = max(len(row["model"]) for row in rows)
     header = (
         f"{'model':{width}}  {'engine':18}{'precision':10}{'p50 us':>10}{'p99 us':>10}{'idle us':>10}{'max error':>12}"
@@ -282,7 +278,10 @@ def bench(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the artifact, which is made.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="Of every matrix.")
 @click.option(
-    "--task", "kind", type=click.Choice(get_args(Kind)), help="Kind of task; by default what the model's head is for."
+    "--task",
+    "kind",
+    type=click.Choice(get_args(TaskKind)),
+    help="Kind of task; by default what the model's head is for.",
 )
 @settings_options(Settings, ("text",), plain=True)
 @click.option(

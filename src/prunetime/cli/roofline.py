@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from prunetime.baselines.case import BenchmarkCase
 from prunetime.core.budget import Budget
-from prunetime.core.plan import Plan, Precision
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.latency.measure import pinned
-from prunetime.latency.roofline import Peaks, Roofline, Row, measure_peaks, roofline, time_passes
+from prunetime.latency.roofline import Peaks, Roofline, RooflineRow, measure_peaks, roofline, time_passes
 from prunetime.latency.synthetic import random_batch
-from prunetime.rivals.subject import Subject
 
 _WORK = {
     "gelu_fp32": "GELU",
@@ -23,11 +23,11 @@ _WORK = {
 }
 
 
-def measure(subject: Subject, budget: Budget, precisions: Sequence[Precision]) -> tuple[dict[str, Any], str]:
-    """This core's peaks, and the table of `subject` in each of `precisions`: as one object, and as text."""
-    batch = random_batch(subject.config, budget.batch, budget.seq_len)
+def measure(case: BenchmarkCase, budget: Budget, precisions: Sequence[Precision]) -> tuple[dict[str, Any], str]:
+    """This core's peaks, and the table of `case` in each of `precisions`: as one object, and as text."""
+    batch = random_batch(case.config, budget.batch, budget.seq_len)
     engines = {
-        precision: Engine(subject.config, subject.weights, spec=subject.spec, plan=Plan.uniform(precision))
+        precision: Engine(case.config, case.weights, spec=case.spec, plan=PrecisionPlan.uniform(precision))
         for precision in precisions
     }
     with pinned(1):
@@ -37,12 +37,12 @@ def measure(subject: Subject, budget: Budget, precisions: Sequence[Precision]) -
         precision: roofline(engine, batch, times, peaks)
         for (precision, engine), times in zip(engines.items(), passes, strict=True)
     }
-    setting = {"model": subject.name, "batch": budget.batch, "seq_len": budget.seq_len}
+    setting = {"model": case.name, "batch": budget.batch, "seq_len": budget.seq_len}
     result = setting | {
         "peaks": peaks.to_json(),
         "tables": {precision: table.to_json() for precision, table in tables.items()},
     }
-    title = f"{subject.name}, {budget.batch}x{budget.seq_len}"
+    title = f"{case.name}, {budget.batch}x{budget.seq_len}"
     texts = [
         _table(f"{title}, {precision}{' (noisy)' if table.noisy else ''}", table) for precision, table in tables.items()
     ]
@@ -64,7 +64,7 @@ def _table(title: str, table: Roofline) -> str:
     return "\n".join([header, *(_line(row) for row in (*table.rows, table.total, table.every_token))])
 
 
-def _line(row: Row) -> str:
+def _line(row: RooflineRow) -> str:
     ratio = f"{row.ratio:7.2f}" if row.ratio else f"{'':7}"
     return (
         f"{row.name:14}{row.us:9.1f}{row.products_us:10.1f}{row.core_us:8.1f}{row.floor_us:9.1f}{ratio}"

@@ -17,10 +17,10 @@ MATRICES = ("query", "key", "value", "attention_output", "ffn_input", "ffn_gate"
 
 ATTENTION_MATRICES, FFN_MATRICES = MATRICES[:4], MATRICES[4:]
 
-Grain = tuple[int, int]
+BlockShape = tuple[int, int]
 """The (rows, columns) of a block of weights."""
 
-GRAINS: tuple[Grain, ...] = ((32, 32), (32, 16), (16, 16), (32, 1))
+BLOCK_SHAPES: tuple[BlockShape, ...] = ((32, 32), (32, 16), (16, 16), (32, 1))
 """Those that blocks may have."""
 
 
@@ -133,15 +133,14 @@ class LayerSpec:
         return next((block for block in self.blocks if block.matrix == matrix), None)
 
     def in_blocks(
-        self, dims: Dims, grain: Grain, share: Callable[[str], float], matrices: Iterable[str] = MATRICES
+        self, dims: Dims, block_shape: BlockShape, share: Callable[[str], float], matrices: Iterable[str] = MATRICES
     ) -> LayerSpec:
-        """This layer with a `share` (of a matrix, by name) of the blocks of `grain` kept in those of `matrices` that
-        it has."""
+        """The layer that keeps a `share` (of a matrix, by name) of the blocks, in those of `matrices` that it has."""
         blocks = {block.matrix: block for block in self.blocks}
         for matrix, shape in self.matrix_shapes(dims).items():
             if matrix in matrices:
-                count = math.prod(block_grid(shape, *grain))
-                blocks[matrix] = KeptBlocks(matrix, *grain, round(share(matrix) * count))
+                count = math.prod(block_grid(shape, *block_shape))
+                blocks[matrix] = KeptBlocks(matrix, *block_shape, round(share(matrix) * count))
         return replace(self, blocks=tuple(blocks.values()))
 
     def describe_blocks(self, dims: Dims, matrices: Iterable[str] = MATRICES) -> str:
@@ -202,9 +201,11 @@ class LayerSpec:
                 raise InputError(f"{where}: blocks of {block.matrix}, which this layer does not have")
             if index and self.blocks[index - 1].matrix == block.matrix:
                 raise InputError(f"{where}: blocks of {block.matrix} are given twice")
-            if (block.rows, block.columns) not in GRAINS:
-                grains = ", ".join(f"{rows}x{columns}" for rows, columns in GRAINS)
-                raise InputError(f"{where}: {block.matrix} has blocks of {block.rows}x{block.columns}; use {grains}")
+            if (block.rows, block.columns) not in BLOCK_SHAPES:
+                block_shapes = ", ".join(f"{rows}x{columns}" for rows, columns in BLOCK_SHAPES)
+                raise InputError(
+                    f"{where}: {block.matrix} has blocks of {block.rows}x{block.columns}; use {block_shapes}"
+                )
             limit = math.prod(block.grid(shapes[block.matrix]))
             if block.kept > limit:
                 raise InputError(f"{where}: {block.kept} blocks kept in {block.matrix}; there are {limit}")

@@ -31,12 +31,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_safetensors
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Weights
 from prunetime.core.blocks import INDEX_ARRAYS, check_blocks
 from prunetime.core.config import FAMILIES, EncoderConfig
-from prunetime.core.plan import Plan
 from prunetime.core.positions import BUCKETS
+from prunetime.core.precision import PrecisionPlan
+from prunetime.core.safetensors import parse
 from prunetime.core.task import Task
-from prunetime.core.tensors import parse
 from prunetime.errors import ArtifactError, InputError
 
 FORMAT = 2
@@ -54,8 +55,6 @@ _MAX_MANIFEST_BYTES = 16 * 2**20
 _READERS, _PIECE_BYTES = 2, 8 * 2**20
 """One thread copies from the page cache at 1.5 GB/s, far below what memory gives."""
 
-Weights = Mapping[str, NDArray[Any]]
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -63,7 +62,7 @@ class Manifest:
 
     config: EncoderConfig
     spec: ArchSpec
-    plan: Plan
+    plan: PrecisionPlan
     task: Task
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -90,13 +89,13 @@ class Manifest:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
         config, task = EncoderConfig.from_json(data["config"]), Task.from_json(data["task"])
-        if task.kind == "similarity" and "embedding" not in data["task"]:
+        if task.rows == "embedding" and "embedding" not in data["task"]:
             # Written before manifests said how embeddings are used: they were all scaled to length 1.
             config = replace(config, normalize=True)
         return cls(
             config,
             ArchSpec.from_json(data["spec"]),
-            Plan.from_json(data["plan"]) if data["format"] > 1 else Plan(),
+            PrecisionPlan.from_json(data["plan"]) if data["format"] > 1 else PrecisionPlan(),
             task,
             data["provenance"],
         )

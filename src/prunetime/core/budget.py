@@ -13,7 +13,7 @@ from prunetime.core.options import check, option
 from prunetime.errors import InputError
 
 Statistic = Literal["p50", "p99"]
-Scope = Literal["ids", "text"]
+TimingScope = Literal["ids", "text"]
 Condition = Literal["hot", "idle"]
 
 _AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(us|ms|s|%)\s*")
@@ -31,7 +31,7 @@ class Budget:
     us: float | None = None
     share: float | None = None
     statistic: Statistic = option("The statistic of the latency of a call.", "budget", "p50")
-    scope: Scope = option("What a call begins with: token ids, or text, which it tokenises.", "budget", "ids")
+    scope: TimingScope = option("What a call begins with: token ids, or text, which it tokenises.", "budget", "ids")
     condition: Condition = option("Calls back to back (hot), or each after a pause (idle).", "budget", "hot")
     seq_len: int = option("Tokens of a sequence.", "budget", 128, least=3)
     batch: int = option("Sequences in a call.", "budget", 1, least=1)

@@ -66,9 +66,9 @@ FAMILIES = {
     )
 }
 
-RowsOfTasks = Literal["pooled", "tokens", "embedding"]
-Rows = Literal[RowsOfTasks, "token_embeddings"]
-EMBEDDINGS: tuple[Rows, ...] = ("embedding", "token_embeddings")
+TaskLogitRows = Literal["pooled", "tokens", "embedding"]
+LogitRows = Literal[TaskLogitRows, "token_embeddings"]
+EMBEDDINGS: tuple[LogitRows, ...] = ("embedding", "token_embeddings")
 """Rows that no head of the family follows."""
 
 Pooling = Literal["first", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
@@ -152,7 +152,7 @@ class EncoderConfig:
     layer_norm_eps: float
     outputs: int
     separator: int | None = None
-    rows: Rows = "pooled"
+    rows: LogitRows = "pooled"
     pooling: Pooling = "first"
     rotary: tuple[Rotary, ...] = ()
     head: tuple[HeadLayer, ...] | None = None
@@ -169,8 +169,8 @@ class EncoderConfig:
             raise InputError(f"layer_norm_eps is {self.layer_norm_eps}: it must be above 0 and below 1")
         if self.token_types < 1 or self.embedding < 1:
             raise InputError(f"token_types {self.token_types} and embedding {self.embedding} must be at least 1")
-        if self.rows not in get_args(Rows):
-            raise InputError(f"rows is {self.rows!r}; use one of {', '.join(get_args(Rows))}")
+        if self.rows not in get_args(LogitRows):
+            raise InputError(f"rows is {self.rows!r}; use one of {', '.join(get_args(LogitRows))}")
         if self.pooling not in get_args(Pooling):
             raise InputError(f"pooling is {self.pooling!r}; use one of {', '.join(get_args(Pooling))}")
         family = FAMILIES[self.family]

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import strict_keys
+from prunetime.core.arrays import Float32Array
 from prunetime.errors import InputError
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 """The names of sentence-transformers for what compares two embeddings; a distance counts as its negative."""
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,11 @@ class EmbeddingSettings:
                 f"similarity_fn_name is {self.similarity_fn_name!r}; use one of {', '.join(get_args(Similarity))}"
             )
 
-    def kept(self, embeddings: Floats) -> Floats:
+    def kept(self, embeddings: Float32Array) -> Float32Array:
         """The numbers that are kept of `embeddings` [rows, width]."""
         return embeddings[:, : self.truncate_dim]
 
-    def similarities(self, left: Floats, right: Floats) -> Floats:
+    def similarities(self, left: Float32Array, right: Float32Array) -> Float32Array:
         """Scores [rows] of pairs of embeddings [rows, width], the higher the more alike."""
         if self.similarity_fn_name == "euclidean":
             return np.asarray(-np.linalg.norm(left - right, axis=1), np.float32)
@@ -54,7 +52,7 @@ class EmbeddingSettings:
             left, right = unit(left), unit(right)
         return np.asarray(np.einsum("ij,ij->i", left, right), np.float32)
 
-    def similarity_matrix(self, left: Floats, right: Floats) -> Floats:
+    def similarity_matrix(self, left: Float32Array, right: Float32Array) -> Float32Array:
         """Scores [rows, columns] of each embedding of `left` [rows, width] with each of `right` [columns, width]."""
         if self.similarity_fn_name in ("euclidean", "manhattan"):
             return np.stack([self.similarities(row[None], right) for row in left])
@@ -73,7 +71,7 @@ class EmbeddingSettings:
         return cls(**strict_keys(cls, data))
 
 
-def unit(embeddings: Floats) -> Floats:
+def unit(embeddings: Float32Array) -> Float32Array:
     """`embeddings` [rows, width] scaled to a length of 1."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)

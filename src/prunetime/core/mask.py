@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.core.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid, strict_keys
+from prunetime.core.arrays import BoolArray, Float64Array
 from prunetime.errors import InputError
-
-Bools = NDArray[np.bool_]
 
 PARTS = ("heads", "attention_rows", "ffn", "ffn_rows")
 
@@ -28,7 +27,7 @@ class BlockMask:
 
     rows: int
     columns: int
-    kept: Bools
+    kept: BoolArray
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kept", _read_only(self.kept, 2, "blocks"))
@@ -50,10 +49,10 @@ class LayerMask:
     `blocks` maps a matrix name to the blocks kept of what heads and rows leave of it.
     """
 
-    heads: Bools
-    attention_rows: Bools
-    ffn: Bools
-    ffn_rows: Bools
+    heads: BoolArray
+    attention_rows: BoolArray
+    ffn: BoolArray
+    ffn_rows: BoolArray
     blocks: Mapping[str, BlockMask] = field(default_factory=dict)
     tokens: float = 1.0
 
@@ -133,23 +132,23 @@ def rank(scores: Scores, spec: ArchSpec) -> Mask:
     return Mask(tuple(layers))
 
 
-Scores = list[dict[str, NDArray[np.float64]]]
+Scores = list[dict[str, Float64Array]]
 """Importance of every part: for each layer, a score per head and row under the names of `PARTS` and, where the spec
 keeps blocks of a matrix, a score per block [row blocks, column blocks] under the matrix's name."""
 
 
-def by_importance(scores: NDArray[np.float64]) -> NDArray[np.intp]:
+def by_importance(scores: Float64Array) -> NDArray[np.intp]:
     """Indices of `scores` [n], the highest first; ties to the lower index."""
     return np.argsort(-scores, kind="stable")
 
 
-def largest_blocks(scores: NDArray[np.float64], block: KeptBlocks) -> BlockMask:
+def largest_blocks(scores: Float64Array, block: KeptBlocks) -> BlockMask:
     """Those of the highest `scores` [row blocks, column blocks], as many as `block` says."""
     kept = _top(scores.ravel(), block.kept, f"blocks of {block.matrix}").reshape(scores.shape)
     return BlockMask(block.rows, block.columns, kept)
 
 
-def _read_only(kept: Any, dimensions: int, name: str) -> Bools:
+def _read_only(kept: Any, dimensions: int, name: str) -> BoolArray:
     array = np.array(kept, dtype=np.bool_)
     if array.ndim != dimensions:
         raise InputError(f"mask of {name} has shape {array.shape}; it must have {dimensions} dimensions")
@@ -157,7 +156,7 @@ def _read_only(kept: Any, dimensions: int, name: str) -> Bools:
     return array
 
 
-def _top(scores: NDArray[np.float64], count: int, name: str) -> Bools:
+def _top(scores: Float64Array, count: int, name: str) -> BoolArray:
     if not 0 <= count <= len(scores):
         raise InputError(f"cannot keep {count} of {len(scores)} {name}")
     kept = np.zeros(len(scores), np.bool_)
@@ -184,11 +183,11 @@ def _layer_from_json(data: Mapping[str, Any]) -> LayerMask:
     return LayerMask(heads, attention_rows, ffn, ffn_rows, blocks, values.get("tokens", 1.0))
 
 
-def _bools_to_json(array: Bools) -> dict[str, Any]:
+def _bools_to_json(array: BoolArray) -> dict[str, Any]:
     return {"of": len(array), "kept": np.flatnonzero(array).tolist()}
 
 
-def _bools_from_json(data: Mapping[str, Any]) -> Bools:
+def _bools_from_json(data: Mapping[str, Any]) -> BoolArray:
     kept = np.asarray(data["kept"], dtype=np.int64)
     width = int(data["of"])
     if kept.size and not (kept.min() >= 0 and kept.max() < width):

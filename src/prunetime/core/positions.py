@@ -8,7 +8,8 @@ and a key, for the bucket that their distance falls in. Rotary ones, as ModernBE
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from prunetime.core.arrays import Float32Array, Int64Array
 
 BUCKETS = 32
 """Half of them for keys that come before the query (or are it), half for those after it."""
@@ -17,17 +18,17 @@ EXACT = BUCKETS // 4
 """Distances below it have buckets of their own; each one beyond is wider than the last by the square root of 2."""
 
 
-def buckets(longest: int) -> NDArray[np.int64]:
+def buckets(longest: int) -> Int64Array:
     """[2 longest - 1], for every distance (key - query) from 1 - longest to longest - 1."""
     return np.array([_bucket(key_less_query) for key_less_query in range(1 - longest, longest)], np.int64)
 
 
-def by_distance(bias: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
+def by_distance(bias: Float32Array, longest: int) -> Float32Array:
     """[heads, 2 longest - 1]: what heads add for every distance, of `bias` [heads, BUCKETS]."""
     return np.ascontiguousarray(bias[:, buckets(longest)])
 
 
-def angles(theta: float, head_dim: int, longest: int) -> NDArray[np.float32]:
+def angles(theta: float, head_dim: int, longest: int) -> Float32Array:
     """[longest, head_dim / 2], by which the numbers j and j + head_dim / 2 of a head turn at every position: position /
     theta^(2 j / head_dim), rounded as transformers does."""
     slowing = (1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)

@@ -7,16 +7,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import strict_keys
-from prunetime.core.config import Rows
+from prunetime.core.arrays import Float32Array
+from prunetime.core.config import LogitRows
 from prunetime.core.embedding import EmbeddingSettings
 from prunetime.core.prompts import Prompts
 from prunetime.core.tag_scheme import TagScheme, scheme_of
+from prunetime.core.task_kind import TASK_KINDS, TaskKind, TaskTraits
 from prunetime.errors import InputError
-
-Kind = Literal["classification", "relevance", "regression", "question-answering", "token-classification", "similarity"]
 
 ScoreActivation = Literal["identity", "sigmoid"]
 """What a CrossEncoder of sentence-transformers does to logits."""
@@ -85,7 +84,7 @@ class Task:
     `activation` is for `predictions` (None: they are the scores).
     """
 
-    kind: Kind
+    kind: TaskKind
     labels: tuple[str, ...]
     text: tuple[str, ...]
     max_length: int
@@ -96,9 +95,9 @@ class Task:
     activation: ScoreActivation | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise InputError(f"task kind is {self.kind!r}; the kinds are {', '.join(get_args(Kind))}")
-        has_labels = self.kind in ("classification", "token-classification")
+        if self.kind not in TASK_KINDS:
+            raise InputError(f"task kind is {self.kind!r}; the kinds are {', '.join(TASK_KINDS)}")
+        has_labels, counts = self.traits.has_labels, self.traits.text_counts
         if has_labels and len(self.labels) < 2:
             raise InputError(f"{self.kind} needs at least two labels, got {list(self.labels)}")
         if len(set(self.labels)) != len(self.labels):
@@ -107,25 +106,27 @@ class Task:
             raise InputError(f"{self.kind} has no label names, got {list(self.labels)}")
         if len(self.text) not in (1, 2):
             raise InputError(f"a task has one or two text columns, got {list(self.text)}")
-        wanted = {"question-answering": 2, "token-classification": 1, "similarity": 2}.get(self.kind, len(self.text))
-        if len(self.text) != wanted:
-            raise InputError(f"{self.kind} has {('one text', 'two texts')[wanted - 1]}; got {list(self.text)}")
+        if len(self.text) not in counts:
+            raise InputError(f"{self.kind} has {('one text', 'two texts')[counts[0] - 1]}; got {list(self.text)}")
         if self.max_length < 3:
             raise InputError(f"max_length is {self.max_length}: a sequence has at least 3 tokens")
         self._check_windows()
         self._check_sentence_settings()
 
     @property
-    def outputs(self) -> int | None:
-        """Number of logits; None where the model gives an embedding, which is as wide as it is."""
-        if self.kind == "similarity":
-            return None
-        return len(self.labels) or (2 if self.kind == "question-answering" else 1)
+    def traits(self) -> TaskTraits:
+        """In what tasks of this kind differ from others."""
+        return TASK_KINDS[self.kind]
 
     @property
-    def rows(self) -> Rows:
+    def outputs(self) -> int | None:
+        """Number of logits; None where the model gives an embedding, which is as wide as it is."""
+        return len(self.labels) or self.traits.outputs
+
+    @property
+    def rows(self) -> LogitRows:
         """What the head reads, as in `EncoderConfig`."""
-        return rows_of(self.kind)
+        return self.traits.rows
 
     @property
     def tag_scheme(self) -> TagScheme:
@@ -139,30 +140,28 @@ class Task:
     @property
     def read_together(self) -> bool:
         """Whether a sequence of the model is a pair of texts."""
-        return self.pair and self.kind != "similarity"
+        return self.pair and not self.traits.reads_apart
 
     @property
     def is_ranking(self) -> bool:
         """Whether the score of a pair is one number, the higher the better."""
-        return self.pair and (self.kind in ("relevance", "regression", "similarity") or len(self.labels) == 2)
+        return self.pair and (self.traits.is_ranking or len(self.labels) == 2)
 
-    def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, logits: Float32Array) -> Float32Array:
         """Scores of `logits` [rows, outputs]: [rows], or [rows, classes] with more than two classes.
 
         Raises InputError where what logits say depends on the texts (`inference.inputs`).
         """
         if self.rows != "pooled":
             raise InputError(f"logits of {self.kind} are no scores: those are made from texts")
-        if self.kind == "regression":
-            return logits[:, 0]
-        if self.kind == "relevance":
-            return sigmoid(logits[:, 0])
-        if len(self.labels) == 2:
+        if self.outputs == 1:
+            return sigmoid(logits[:, 0]) if self.traits.score == "sigmoid" else logits[:, 0]
+        if self.outputs == 2:
             return sigmoid(logits[:, 1] - logits[:, 0])
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
-    def predictions(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predictions(self, logits: Float32Array) -> Float32Array:
         """What `CrossEncoder.predict` of sentence-transformers makes of `logits` [rows, outputs]: each under
         `activation`, [rows] of one output, else [rows, outputs].
 
@@ -186,7 +185,7 @@ class Task:
             raise InputError(f"{self.embedding} is of embeddings, which {self.kind} has not: leave it out")
 
     def _check_windows(self) -> None:
-        if self.kind != "question-answering":
+        if not self.traits.reads_windows:
             if self.unanswerable:
                 raise InputError(f"{self.kind} has no questions: unanswerable is of question-answering")
             if self.doc_stride is not None:
@@ -209,17 +208,7 @@ class Task:
         return cls(**{**values, **nested, "labels": tuple(values["labels"]), "text": tuple(values["text"])})
 
 
-def rows_of(kind: Kind) -> Rows:
-    """What the head of a model for such tasks reads, as in `EncoderConfig`."""
-    of_kind: dict[Kind, Rows] = {
-        "question-answering": "tokens",
-        "token-classification": "tokens",
-        "similarity": "embedding",
-    }
-    return of_kind.get(kind, "pooled")
-
-
-def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def sigmoid(x: Float32Array) -> Float32Array:
     """1 / (1 + exp(-x)) without overflow."""
     e = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0, 1 / (1 + e), e / (1 + e)), dtype=np.float32)

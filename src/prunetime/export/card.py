@@ -52,10 +52,8 @@ def code_of_prunetime(task: Task) -> list[str]:
     """Lines of Python that run the artifact in the working directory."""
     texts = [f'"{text}"' for text in examples_of(task)]
     given = ", ".join(texts)
-    if task.kind == "similarity":
-        call = f"embed([{given}])"
-    else:
-        call = f"score([{given if len(texts) == 1 else f'({given})'}])"
+    of_example = given if len(texts) == 1 else f"({given})"
+    call = f"embed([{given}])" if task.traits.reads_apart else f"score([{of_example}])"
     return ["import prunetime", "", 'model = prunetime.load(".")  # this folder', f"print(model.{call})"]
 
 
@@ -85,7 +83,7 @@ def code_of_transformers(task: Task, name: str) -> list[str]:
 
 def examples_of(task: Task) -> tuple[str, ...]:
     """One text or two that a model of the task reads."""
-    if task.kind == "question-answering":
+    if task.traits.reads_windows:
         return QUESTION
     return PAIR if task.pair else ONE_TEXT
 
@@ -142,8 +140,4 @@ def _layers(manifest: Manifest) -> list[str]:
 
 def _pipeline_tag(task: Task) -> str:
     """The name of the task on the Hugging Face hub."""
-    if task.kind in ("question-answering", "token-classification"):
-        return task.kind
-    if task.kind == "similarity":
-        return "sentence-similarity"
-    return "text-ranking" if task.pair else "text-classification"
+    return task.traits.pipeline_tag or ("text-ranking" if task.pair else "text-classification")

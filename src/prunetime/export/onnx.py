@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from prunetime.core.arch import ArchSpec, LayerSpec
+from prunetime.core.arrays import Float64Array, Weights
 from prunetime.core.artifact import write_bytes
 from prunetime.core.blocks import expand
 from prunetime.core.config import FAMILIES, LEAST_COUNT, LEAST_LENGTH, Activation, EncoderConfig
@@ -35,7 +35,7 @@ MASKED = float(np.finfo(np.float32).min)
 
 def export_onnx(
     config: EncoderConfig,
-    weights: Mapping[str, NDArray[Any]],
+    weights: Weights,
     path: Path,
     opset: int = OLDEST_OPSET,
     spec: ArchSpec | None = None,
@@ -85,7 +85,7 @@ def output_name(config: EncoderConfig) -> str:
 class _Graph:
     """The nodes and tensors of the forward pass, in order. Methods take and return names of tensors."""
 
-    def __init__(self, config: EncoderConfig, spec: ArchSpec, weights: Mapping[str, NDArray[Any]], opset: int) -> None:
+    def __init__(self, config: EncoderConfig, spec: ArchSpec, weights: Weights, opset: int) -> None:
         self.config = config
         self.opset = opset
         self.spec = spec
@@ -216,7 +216,7 @@ class _Graph:
         """Queries or keys `x` [batch, heads, tokens, head_dim] at their positions."""
         turns = angles(theta, self.config.dims.head_dim, self.config.longest).astype(np.float64)
 
-        def of_positions(name: str, of_angles: NDArray[np.float64]) -> str:
+        def of_positions(name: str, of_angles: Float64Array) -> str:
             table = self._tensor(f"{name} {theta!r}", of_angles.astype(np.float32))
             return self._once(f"{name} {theta!r}", lambda: self._add("Gather", table, self._positions()))
 

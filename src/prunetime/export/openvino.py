@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import openvino
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
 from prunetime.export.onnx import export_onnx
@@ -22,9 +20,7 @@ PRECISION_NOTE = (
 """What a user of the file has to know: the property is one of compiling, and no file can hold it (OpenVINO 2026.4)."""
 
 
-def export_openvino(
-    config: EncoderConfig, weights: Mapping[str, NDArray[Any]], path: Path, spec: ArchSpec | None = None
-) -> None:
+def export_openvino(config: EncoderConfig, weights: Weights, path: Path, spec: ArchSpec | None = None) -> None:
     """Write the encoder to `path`, which ends in .xml, in float32: inputs and output are those of the ONNX file.
 
     In which precision OpenVINO runs it is said when it is compiled (`PRECISION_NOTE`).

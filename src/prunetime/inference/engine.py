@@ -14,8 +14,8 @@ from prunetime.core.arch import MATRICES, ArchSpec, LayerSpec
 from prunetime.core.arrays import BoolArray, Float32Array, Float64Array, Weights
 from prunetime.core.blocks import kept_blocks
 from prunetime.core.config import FAMILIES, EncoderConfig
-from prunetime.core.plan import Plan, Precision
 from prunetime.core.positions import BUCKETS, by_distance
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.errors import EngineError, InputError
 from prunetime.inference.ragged import Ragged
 
@@ -47,7 +47,7 @@ class Engine:
         isa: str | None = None,
         *,
         spec: ArchSpec | None = None,
-        plan: Plan = Plan(),
+        plan: PrecisionPlan = PrecisionPlan(),
     ) -> None:
         try:
             stored = {name: np.require(array, requirements=["C", "A", "E"]) for name, array in weights.items()}
@@ -182,7 +182,7 @@ def forward_config(config: EncoderConfig) -> ForwardConfig:
     )
 
 
-def forward_plan(config: EncoderConfig, spec: ArchSpec | None, plan: Plan) -> ForwardPlan:
+def forward_plan(config: EncoderConfig, spec: ArchSpec | None, plan: PrecisionPlan) -> ForwardPlan:
     """`plan` as the engine takes it: by the names of the matrices, with those of the head, and with the fraction of the
     tokens that every layer of `spec` keeps.
 

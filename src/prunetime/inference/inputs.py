@@ -1,21 +1,16 @@
 """What a model reads of a task's texts: rows of tokens, and what its logits on them say of each example.
 
 A row is an example, except where the task has a class of its own: windows of a context (`windows`), words with labels
-(`tagging`), two texts that are read apart (`twins`). `reading` chooses.
+(`tagging`), two texts that are read apart (`pairs`). `reading` chooses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from prunetime.core.arrays import Array, Float32Array, Int64Array
 from prunetime.core.task import Task
 from prunetime.inference.ragged import Ragged
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -25,14 +20,14 @@ class Inputs:
     task: Task
     tokens: Ragged
 
-    def select(self, examples: Ints) -> Inputs:
+    def select(self, examples: Int64Array) -> Inputs:
         """Those of the examples at these indices, in that order."""
         return replace(self, tokens=self.tokens.select(examples))
 
-    def targets(self, labels: NDArray[Any]) -> NDArray[Any]:
+    def targets(self, labels: Array) -> Array:
         """What training has every row say, [rows, ..], from the `labels` of the examples."""
         return labels
 
-    def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+    def scores(self, logits: Float32Array) -> Array:
         """The score of every example, from the logits of the rows; see `Task.scores`."""
         return self.task.scores(logits)

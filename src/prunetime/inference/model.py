@@ -22,10 +22,10 @@ from prunetime.core.task import Answer, Task
 from prunetime.errors import ArtifactError, InputError
 from prunetime.inference.engine import Engine
 from prunetime.inference.inputs import Inputs
+from prunetime.inference.pairs import SingleInputs, single_inputs
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.reading import prompted, read
 from prunetime.inference.tokenize import Texts, Tokenizer
-from prunetime.inference.twins import Singles, singles
 from prunetime.inference.windows import Windows
 
 LOG = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Model:
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         check_not_empty(texts)
         parts = [
-            settings.kept(self.engine.logits(singles(self.tokenizer, task, batch, prompt).tokens))
+            settings.kept(self.engine.logits(single_inputs(self.tokenizer, task, batch, prompt).tokens))
             for batch in _batches(texts, batch_size, show_progress_bar)
         ]
         embeddings = np.concatenate(parts)
@@ -182,13 +182,15 @@ class Model:
         does."""
         return read(self.tokenizer, self.manifest.task, self.checked(texts), prompt)
 
-    def read_single(self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None) -> Singles:
+    def read_single(
+        self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None
+    ) -> SingleInputs:
         """The rows that the model reads of texts to be embedded; raises InputError as `embed` does."""
         task = self.check_embeds()
         check_not_empty(texts)
-        return singles(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
+        return single_inputs(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
 
-    def read_single_ids(self, rows: Sequence[Sequence[int]], prompt_name: str | None = None) -> Singles:
+    def read_single_ids(self, rows: Sequence[Sequence[int]], prompt_name: str | None = None) -> SingleInputs:
         """The rows that the model reads of texts to be embedded that are token ids already, special tokens included.
 
         Raises InputError as `Tokenizer.encode_ids`, and where the model would put a prompt before them.
@@ -196,7 +198,7 @@ class Model:
         task = self.check_embeds()
         if prompt := task.prompts.resolve(prompt_name):
             raise InputError(f"the prompt {prompt[:80]!r} goes before texts, not before token ids: give texts")
-        return Singles(task, self.tokenizer.encode_ids(rows))
+        return SingleInputs(task, self.tokenizer.encode_ids(rows))
 
     def check_lengths(self, texts: Sequence[str | Texts], prompt_name: str | None = None) -> None:
         """Raises InputError where a text or pair, its prompt before it, has more tokens than the model reads.
@@ -204,12 +206,12 @@ class Model:
         A context to answer questions from never has: it is read in windows.
         """
         task = self.manifest.task
-        if task.kind == "question-answering":
+        if task.traits.reads_windows:
             return
         prompt = task.prompts.resolve(prompt_name)
         for number, text in enumerate(texts):
             row = (text,) if isinstance(text, str) else text
-            sequences = [(part,) for part in row] if task.kind == "similarity" else [row]
+            sequences = [(part,) for part in row] if task.traits.reads_apart else [row]
             if not all(self.tokenizer.fits(*sequence) for sequence in prompted(sequences, prompt)):
                 raise InputError(
                     f"text {number} has more tokens than the {task.max_length} that the model reads: have it cut "
@@ -219,7 +221,7 @@ class Model:
     def check_embeds(self) -> Task:
         """The task; raises InputError where the model has no embeddings."""
         task = self.manifest.task
-        if task.kind != "similarity":
+        if task.rows != "embedding":
             raise InputError(f"a model of {task.kind} has no embeddings; one that is made with --task similarity has")
         return task
 

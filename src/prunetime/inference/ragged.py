@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int32]
+from prunetime.core.arrays import Int32Array
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Ragged:
     pooling leaves out (those of a prompt that is no part of the embedding); None: it leaves out no token.
     """
 
-    ids: Ints
-    types: Ints
-    offsets: Ints
-    skipped: Ints | None = None
+    ids: Int32Array
+    types: Int32Array
+    offsets: Int32Array
+    skipped: Int32Array | None = None
 
     @classmethod
     def of(cls, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None) -> Ragged:
@@ -52,7 +52,7 @@ class Ragged:
         return len(self.offsets) - 1
 
     @property
-    def lengths(self) -> Ints:
+    def lengths(self) -> Int32Array:
         """Tokens of each sequence, [rows]."""
         return np.diff(self.offsets)
 
@@ -60,7 +60,7 @@ class Ragged:
         """The sequences `rows`, in that order."""
         return self.select_tokens(rows)[0]
 
-    def select_tokens(self, rows: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, Ints]:
+    def select_tokens(self, rows: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, Int32Array]:
         """The sequences `rows`, in that order, and where their tokens are in `ids`."""
         rows = np.asarray(rows, np.int64)
         lengths = self.lengths[rows]
@@ -86,7 +86,7 @@ class Ragged:
         skipped = None if self.skipped is None else self.skipped[start:stop]
         return Ragged(self.ids[first:last], self.types[first:last], self.offsets[start : stop + 1] - first, skipped)
 
-    def padded(self, pad_id: int) -> tuple[Ints, Ints, Ints]:
+    def padded(self, pad_id: int) -> tuple[Int32Array, Int32Array, Int32Array]:
         """(ids, attention mask, types), each [rows, longest]; one column where there are no rows."""
         longest = int(self.lengths.max(initial=1))
         mask = (np.arange(longest)[None, :] < self.lengths[:, None]).astype(np.int32)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prunetime.core.task import Task
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.inference.inputs import Inputs
+from prunetime.inference.pairs import pair_inputs
 from prunetime.inference.tagging import words
 from prunetime.inference.tokenize import Texts, Tokenizer
-from prunetime.inference.twins import twins
 from prunetime.inference.windows import windows
 
 
@@ -23,13 +24,22 @@ def read(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts], prompt: str |
         raise InputError(f"a model of {task.kind} takes no prompt, but got {prompt[:80]!r}")
     if prompt is None:
         prompt = task.prompts.resolve()
-    if task.kind == "question-answering":
-        return windows(tokenizer, task, texts)
-    if task.kind == "token-classification":
-        return words(tokenizer, task, [text for (text,) in texts])
-    if task.kind == "similarity":
-        return twins(tokenizer, task, texts, prompt)
+    return READERS[task.kind](tokenizer, task, texts, prompt)
+
+
+def _sequences(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts], prompt: str) -> Inputs:
     return Inputs(task, tokenizer.encode(prompted(texts, prompt)))
+
+
+READERS: dict[TaskKind, Callable[[Tokenizer, Task, Sequence[Texts], str], Inputs]] = {
+    "classification": _sequences,
+    "relevance": _sequences,
+    "regression": _sequences,
+    "question-answering": lambda tokenizer, task, texts, _: windows(tokenizer, task, texts),
+    "token-classification": lambda tokenizer, task, texts, _: words(tokenizer, task, [text for (text,) in texts]),
+    "similarity": pair_inputs,
+}
+"""From the texts of examples, and a prompt where the kind takes one, to the inputs of a model."""
 
 
 def prompted(texts: Sequence[Texts], prompt: str) -> Sequence[Texts]:

@@ -10,13 +10,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array, Float32Array, Int32Array, Int64Array
 from prunetime.core.task import Tagged, Task
-from prunetime.inference.inputs import Inputs, Ints
+from prunetime.inference.inputs import Inputs
 from prunetime.inference.tokenize import Tokenizer
 
 NO_LABEL = -100
@@ -35,14 +34,14 @@ class Words(Inputs):
 
     texts: Sequence[str]
     words: Sequence[tuple[tuple[int, int], ...]]
-    word: NDArray[np.int32]
+    word: Int32Array
 
-    def select(self, examples: Ints) -> Words:
+    def select(self, examples: Int64Array) -> Words:
         tokens, source = self.tokens.select_tokens(examples)
         texts, words = ([values[example] for example in examples] for values in (self.texts, self.words))
         return replace(self, tokens=tokens, texts=texts, words=words, word=self.word[source])
 
-    def targets(self, labels: NDArray[Any]) -> Ints:
+    def targets(self, labels: Array) -> Int64Array:
         """The label of every token [tokens], an index, from those of the words (tuples of names); `NO_LABEL` for tokens
         that are not the first of a word."""
         index = {label: number for number, label in enumerate(self.task.labels)}
@@ -52,7 +51,7 @@ class Words(Inputs):
             targets[at] = [index[names[number]] for number in word]
         return targets
 
-    def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+    def scores(self, logits: Float32Array) -> Array:
         """A `Tagged` of every text (objects, [texts]), from `logits` [tokens, labels]. A word without a token gets the
         first label, with a probability of 0."""
         found = np.empty(len(self.texts), object)
@@ -67,7 +66,7 @@ class Words(Inputs):
             found[row] = Tagged(text, words, tuple(labels), tuple(probabilities), self.task.tag_scheme)
         return found
 
-    def _firsts(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def _firsts(self, row: int) -> tuple[Int64Array, Int32Array]:
         """Which tokens of a row are the first of words, and of which."""
         start, stop = self.tokens.offsets[row : row + 2]
         (at,) = np.nonzero(self.word[start:stop] >= 0)

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 import tokenizers
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Int32Array
 from prunetime.errors import InputError
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.splitting import boundary_of, end_of, pieces, start_of
@@ -52,7 +52,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _TokenRun:
     """Tokens of a sequence one after another: those of the first or the second `text`, or (None) the special `ids`."""
 
     text: int | None
@@ -119,7 +119,7 @@ class Tokenizer:
         last = self._tokenizer.get_added_tokens_decoder().get(int(ids[-1])) if len(ids) else None
         return len(ids) - (last is not None and last.special)
 
-    def encode_spans(self, texts: Sequence[str]) -> tuple[Ragged, NDArray[np.int32]]:
+    def encode_spans(self, texts: Sequence[str]) -> tuple[Ragged, Int32Array]:
         """As `encode`, and the characters (first, one past the last) of its text that each token stands for,
         [tokens, 2]; nothing, (0, 0), for special tokens."""
         template, room = self._template(1), self._room(1)
@@ -278,11 +278,11 @@ class Tokenizer:
             )
         return self.max_length - special
 
-    def _template(self, texts: int) -> tuple[_Run, ...]:
+    def _template(self, texts: int) -> tuple[_TokenRun, ...]:
         return self._templates[texts - 1]
 
     @cached_property
-    def _templates(self) -> tuple[tuple[_Run, ...], tuple[_Run, ...]]:
+    def _templates(self) -> tuple[tuple[_TokenRun, ...], tuple[_TokenRun, ...]]:
         """What sequences of one text and of two are made of, in order: as the tokenizer puts any text into them."""
         words = ("a", *(token.content for token in self._tokenizer.get_added_tokens_decoder().values()))
         word = next((word for word in words if len(self._tokenizer.encode(word, add_special_tokens=False))), None)
@@ -318,16 +318,16 @@ def digest_of(content: bytes, max_length: int) -> str:
     return sha256(content + str(max_length).encode()).hexdigest()
 
 
-def _runs(encoding: tokenizers.Encoding) -> tuple[_Run, ...]:
+def _runs(encoding: tokenizers.Encoding) -> tuple[_TokenRun, ...]:
     tokens = zip(encoding.sequence_ids, encoding.type_ids, encoding.ids, strict=True)
     grouped = groupby(tokens, key=lambda token: token[:2])
-    return tuple(_Run(text, [number for _, _, number in run], type_) for (text, type_), run in grouped)
+    return tuple(_TokenRun(text, [number for _, _, number in run], type_) for (text, type_), run in grouped)
 
 
-def _filled(template: Sequence[_Run], kept: Sequence[list[int]]) -> list[int]:
+def _filled(template: Sequence[_TokenRun], kept: Sequence[list[int]]) -> list[int]:
     """The ids of a sequence of texts of which those of `kept` are left."""
     return [number for run in template for number in (run.ids if run.text is None else kept[run.text])]
 
 
-def _types(template: Sequence[_Run], kept: Sequence[list[int]]) -> list[int]:
+def _types(template: Sequence[_TokenRun], kept: Sequence[list[int]]) -> list[int]:
     return [run.type for run in template for _ in (run.ids if run.text is None else kept[run.text])]

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import tokenizers
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array, Float32Array, Float64Array, Int32Array, Int64Array
 from prunetime.core.task import Answer, Task
 from prunetime.errors import InputError
-from prunetime.inference.inputs import Inputs, Ints
+from prunetime.inference.inputs import Inputs
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.tokenize import Texts, Tokenizer
 
@@ -39,11 +38,11 @@ class Windows(Inputs):
     - `contexts`: of the examples
     """
 
-    owner: Ints
-    characters: NDArray[np.int32]
+    owner: Int64Array
+    characters: Int32Array
     contexts: Sequence[str]
 
-    def select(self, examples: Ints) -> Windows:
+    def select(self, examples: Int64Array) -> Windows:
         first, stop = (np.searchsorted(self.owner, examples, side) for side in ("left", "right"))
         rows = np.concatenate([np.arange(*span) for span in zip(first, stop, strict=True)])
         tokens, source = self.tokens.select_tokens(rows)
@@ -51,7 +50,7 @@ class Windows(Inputs):
         contexts = [self.contexts[example] for example in examples]
         return replace(self, tokens=tokens, owner=owner, characters=self.characters[source], contexts=contexts)
 
-    def targets(self, labels: NDArray[Any]) -> Ints:
+    def targets(self, labels: Array) -> Int64Array:
         """The tokens at which the first answer of `labels` (tuples of `Answer`) starts and ends, [windows, 2].
 
         Tokens are counted from the window's first; where the window lacks a part of the answer, both are 0.
@@ -63,11 +62,11 @@ class Windows(Inputs):
                 found[row] = _positions(self._of_window(self.characters, row), context_at, gold[0])
         return found
 
-    def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+    def scores(self, logits: Float32Array) -> Array:
         """The best `Answer` to every question, an object each [examples]; see `best`."""
         return np.fromiter((answers[0] for answers in self.best(logits, 1)), object, len(self.contexts))
 
-    def best(self, logits: NDArray[np.float32], count: int) -> list[list[Answer]]:
+    def best(self, logits: Float32Array, count: int) -> list[list[Answer]]:
         """Up to `count` answers to every question, the best first; `logits` [tokens, 2] are of starts and ends.
 
         They are the spans of context, of at most `LONGEST_ANSWER` tokens, whose two logits have the largest sum, of all
@@ -95,7 +94,7 @@ class Windows(Inputs):
                 answers.append(nothing)
         return [_distinct(answers)[:count] for answers in found]
 
-    def _of_window(self, values: NDArray[Any], row: int) -> NDArray[Any]:
+    def _of_window(self, values: Array, row: int) -> Array:
         """Those of `values` [tokens, ..] that are of the window `row`."""
         return values[self.tokens.offsets[row] : self.tokens.offsets[row + 1]]
 
@@ -123,7 +122,7 @@ def windows(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts]) -> Windows
     return Windows(task, tokens, owner, characters, [context for _, context in texts])
 
 
-def best_spans(logits: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
+def best_spans(logits: Float64Array, count: int) -> list[tuple[int, int]]:
     """The first and the last token of up to `count` spans of at most `LONGEST_ANSWER` whose `logits` [tokens, 2], of
     starting at its first and of ending at its last, have the largest sums; of equal ones the earlier first."""
     ends = np.concatenate((logits[:, 1], np.full(LONGEST_ANSWER - 1, -np.inf)))
@@ -144,7 +143,7 @@ def _distinct(answers: list[tuple[float, Answer]]) -> list[Answer]:
 class _Window:
     ids: list[int]
     types: list[int]
-    characters: NDArray[np.int32]
+    characters: Int32Array
 
 
 def _cut(encoding: tokenizers.Encoding, texts: Texts, task: Task, left: bool) -> list[_Window]:
@@ -176,7 +175,7 @@ def _cut(encoding: tokenizers.Encoding, texts: Texts, task: Task, left: bool) ->
     return windows
 
 
-def _positions(characters: NDArray[np.int32], context_at: slice, answer: Answer) -> tuple[int, int]:
+def _positions(characters: Int32Array, context_at: slice, answer: Answer) -> tuple[int, int]:
     """The tokens of a window at which `answer` starts and ends; (0, 0) where the window lacks a part of it."""
     text = answer.text.rstrip()
     stop = answer.start + len(text)

@@ -59,10 +59,9 @@ def checkup() -> Checkup:
     seconds, own = time.monotonic() - began, time.process_time() - own
     busy, stolen = (after - earlier for after, earlier in zip(_ticks(), before, strict=True))
     latency = summarise(samples)
-    low, high = latency.p50_ci95_us
     found = {
         "unsteady": latency.p99_us / latency.p50_us,
-        "interval": (high - low) / latency.p50_us,
+        "interval": latency.p50.width,
         "stolen": stolen / (seconds * (os.cpu_count() or 1)),
         "others": max(0.0, busy - own) / seconds,
     }

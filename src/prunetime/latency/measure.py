@@ -9,14 +9,16 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Call = Callable[[], object]
-Samples = NDArray[np.float64]
+from prunetime.core.arrays import Float64Array, Int64Array
+from prunetime.core.estimate import Estimate
+
+TimedCall = Callable[[], object]
+Samples = Float64Array
 """Microseconds, [rounds, calls]."""
 
 NOISY = 0.10
@@ -30,19 +32,26 @@ _RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Latency of one call in microseconds; the intervals are 95 %, by a bootstrap over `rounds` rounds."""
+class LatencySummary:
+    """The latency of one call in microseconds: median and 99th percentile, with intervals by a bootstrap over `rounds`
+    rounds."""
 
-    p50_us: float
-    p99_us: float
-    p50_ci95_us: tuple[float, float]
-    p99_ci95_us: tuple[float, float]
+    p50: Estimate
+    p99: Estimate
     rounds: int
     noisy: bool
 
-    def of(self, statistic: str) -> tuple[float, tuple[float, float]]:
-        """Value and interval of `p50` or `p99`."""
-        return (self.p50_us, self.p50_ci95_us) if statistic == "p50" else (self.p99_us, self.p99_ci95_us)
+    @property
+    def p50_us(self) -> float:
+        return self.p50.value
+
+    @property
+    def p99_us(self) -> float:
+        return self.p99.value
+
+    def of(self, statistic: str) -> Estimate:
+        """The estimate of `p50` or `p99`."""
+        return self.p50 if statistic == "p50" else self.p99
 
     @property
     def disturbed(self) -> bool:
@@ -50,11 +59,13 @@ class Latency:
         return self.noisy or self.p99_us > SEVERAL * self.p50_us
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"p50_ci95_us": list(self.p50_ci95_us), "p99_ci95_us": list(self.p99_ci95_us)}
+        estimates = self.p50.to_json("p50_us", "p50_ci95_us") | self.p99.to_json("p99_us", "p99_ci95_us")
+        return estimates | {"rounds": self.rounds, "noisy": self.noisy}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Latency:
-        return cls(**{**data, "p50_ci95_us": tuple(data["p50_ci95_us"]), "p99_ci95_us": tuple(data["p99_ci95_us"])})
+    def from_json(cls, data: Mapping[str, Any]) -> LatencySummary:
+        p50, p99 = (Estimate.from_json(data, f"{name}_us", f"{name}_ci95_us") for name in ("p50", "p99"))
+        return cls(p50, p99, data["rounds"], data["noisy"])
 
 
 @contextmanager
@@ -68,7 +79,7 @@ def pinned(threads: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def time_calls(call: Call, calls: int, idle_us: float = 0.0) -> NDArray[np.float64]:
+def time_calls(call: TimedCall, calls: int, idle_us: float = 0.0) -> Float64Array:
     """Microseconds of each of `calls` calls, back to back or after a pause of `idle_us` before each."""
     clock = time.perf_counter_ns
     samples = np.empty(calls)
@@ -82,7 +93,7 @@ def time_calls(call: Call, calls: int, idle_us: float = 0.0) -> NDArray[np.float
 
 
 def one_round(
-    named: Mapping[str, Call], calls: int | Mapping[str, int], number: int, idle_us: float = 0.0
+    named: Mapping[str, TimedCall], calls: int | Mapping[str, int], number: int, idle_us: float = 0.0
 ) -> dict[str, Samples]:
     """One round: every call in turn (a different one first each round), warmed up, then timed `calls` times.
 
@@ -99,7 +110,7 @@ def one_round(
 
 
 def run_rounds(
-    named: Mapping[str, Call], rounds: int, calls: int | Mapping[str, int], first: int = 0, idle_us: float = 0.0
+    named: Mapping[str, TimedCall], rounds: int, calls: int | Mapping[str, int], first: int = 0, idle_us: float = 0.0
 ) -> dict[str, Samples]:
     """Samples of every call over `rounds` interleaved rounds, the first of which has the number `first`."""
     done = [one_round(named, calls, first + number, idle_us) for number in range(rounds)]
@@ -107,7 +118,7 @@ def run_rounds(
 
 
 def interleave(
-    named: Mapping[str, Call],
+    named: Mapping[str, TimedCall],
     rounds: int = 12,
     calls: int | Mapping[str, int] = 20,
     retry_seconds: float = RETRY_SECONDS,
@@ -122,42 +133,39 @@ def interleave(
     return result
 
 
-def calls_within(call: Call, seconds: float, most: int) -> int:
+def calls_within(call: TimedCall, seconds: float, most: int) -> int:
     """How many calls take about `seconds`: at least 1, and at most `most`."""
     time_calls(call, 1)
     return int(np.clip(seconds * 1e6 / time_calls(call, 1)[0], 1, most))
 
 
-def summarise(samples: Samples, statistic: str = "p50") -> Latency:
+def summarise(samples: Samples, statistic: str = "p50") -> LatencySummary:
     """Median, 99th percentile and their intervals; `noisy` judges the interval of `statistic`."""
-    p50, p99 = _bootstrap(samples, 50.0), _bootstrap(samples, 99.0)
-    value, interval = (p50, p99)[statistic == "p99"]
-    noisy = interval[1] - interval[0] > NOISY * value
-    return Latency(p50[0], p99[0], p50[1], p99[1], len(samples), noisy)
+    p50, p99 = (_estimate(samples, percent) for percent in _PERCENT.values())
+    judged = p99 if statistic == "p99" else p50
+    return LatencySummary(p50, p99, len(samples), judged.is_wider_than(NOISY))
 
 
-def ratio(numerator: Samples, denominator: Samples, statistic: str = "p50") -> tuple[float, tuple[float, float]]:
-    """Ratio of a statistic of two calls of the same rounds, and its 95 % interval by a paired bootstrap."""
+def ratio(numerator: Samples, denominator: Samples, statistic: str = "p50") -> Estimate:
+    """Ratio of a statistic of two calls of the same rounds, with its interval by a paired bootstrap."""
     percent = _PERCENT[statistic]
     draws = _draws(len(numerator))
     ratios = _resampled(numerator, draws, percent) / _resampled(denominator, draws, percent)
-    low, high = np.percentile(ratios, (2.5, 97.5))
-    return float(np.percentile(numerator, percent) / np.percentile(denominator, percent)), (float(low), float(high))
+    return Estimate.of_resamples(np.percentile(numerator, percent) / np.percentile(denominator, percent), ratios)
 
 
 _PERCENT = {"p50": 50.0, "p99": 99.0}
 
 
-def _bootstrap(samples: Samples, percent: float) -> tuple[float, tuple[float, float]]:
-    resampled = _resampled(samples, _draws(len(samples)), percent)
-    low, high = np.percentile(resampled, (2.5, 97.5))
-    return float(np.percentile(samples, percent)), (float(low), float(high))
+def _estimate(samples: Samples, percent: float) -> Estimate:
+    resamples = _resampled(samples, _draws(len(samples)), percent)
+    return Estimate.of_resamples(np.percentile(samples, percent), resamples)
 
 
-def _draws(rounds: int) -> NDArray[np.int64]:
+def _draws(rounds: int) -> Int64Array:
     return np.random.default_rng(0).integers(0, rounds, (_RESAMPLES, rounds))
 
 
-def _resampled(samples: Samples, draws: NDArray[np.int64], percent: float) -> NDArray[np.float64]:
+def _resampled(samples: Samples, draws: Int64Array, percent: float) -> Float64Array:
     pooled = samples[draws].reshape(len(draws), -1)
     return np.asarray(np.percentile(pooled, percent, axis=1))

@@ -1,4 +1,5 @@
-"""Choosing a `Plan` by measurement: for every sub-layer what runs fastest here, inside a stated loss of quality."""
+"""Chooses a `PrecisionPlan` by measurement: of every sub-layer the option that is fastest here, inside a stated loss of
+quality."""
 
 from __future__ import annotations
 
@@ -6,19 +7,19 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Float64Array, Weights
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import MatrixPlan, Plan, Precision
+from prunetime.core.precision import MatrixPlan, Precision, PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.inference.engine import Engine, ReferenceKernel
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.measure import pinned, time_calls
 
-Progress = Callable[[int, int], None]
 Loss = Callable[[Engine], float]
 
 PAIRS = ((("query", "key", "value"), ("attention_output",)), (("ffn_input",), ("ffn_output",)))
@@ -41,21 +42,21 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Model:
+class EngineArguments:
     """An encoder as `Engine` takes it, and where it runs."""
 
     config: EncoderConfig
-    weights: Mapping[str, NDArray[Any]]
+    weights: Weights
     spec: ArchSpec
     threads: int = 1
 
-    def engine(self, plan: Plan) -> Engine:
+    def engine(self, plan: PrecisionPlan) -> Engine:
         return Engine(self.config, self.weights, self.threads, spec=self.spec, plan=plan)
 
 
-def logit_error(model: Model, batches: Sequence[Ragged]) -> Loss:
+def logit_error(model: EngineArguments, batches: Sequence[Ragged]) -> Loss:
     """The loss of a model without a task: the largest difference of a logit of `batches` to float32."""
-    float32 = model.engine(Plan())
+    float32 = model.engine(PrecisionPlan())
     exact = [float32.logits(batch) for batch in batches]
 
     def loss(engine: Engine) -> float:
@@ -65,7 +66,9 @@ def logit_error(model: Model, batches: Sequence[Ragged]) -> Loss:
     return loss
 
 
-def choose(model: Model, batch: Ragged, loss: Loss, limit: float, on_progress: Progress | None = None) -> Plan:
+def choose(
+    model: EngineArguments, batch: Ragged, loss: Loss, limit: float, on_progress: Progress | None = None
+) -> PrecisionPlan:
     """The fastest plan for passes of `batch` of those whose `loss` is at most `limit`.
 
     Every sub-layer is timed in every option, inside whole passes. How much an option harms is measured on a few rows:
@@ -85,7 +88,7 @@ def choose(model: Model, batch: Ragged, loss: Loss, limit: float, on_progress: P
             times[index] = _time_sublayers(model.engine(plan), batch, reference)
             report(index + 1, steps)
     few = batch.select(range(min(len(batch), _CALIBRATION_ROWS)))
-    exact = model.engine(Plan()).logits(few)
+    exact = model.engine(PrecisionPlan()).logits(few)
     harm = {}
     for index, (kind, precision) in enumerate(itertools.product(kinds, NARROW)):
         logits = model.engine(_one_kind(model.spec, kind, precision)).logits(few)
@@ -94,9 +97,9 @@ def choose(model: Model, batch: Ragged, loss: Loss, limit: float, on_progress: P
     return _first_inside(model, _row_of_plans(times, options, harm), loss, limit)
 
 
-def fastest_uniform(model: Model, batch: Ragged) -> Plan:
+def fastest_uniform(model: EngineArguments, batch: Ragged) -> PrecisionPlan:
     """The fastest plan for passes of `batch` of those with one precision for every matrix."""
-    plans = [Plan.uniform(precision) for precision in get_args(Precision)]
+    plans = [PrecisionPlan.uniform(precision) for precision in get_args(Precision)]
     with pinned(model.threads):
         reference = ReferenceKernel()
         times = [_time_sublayers(model.engine(plan), batch, reference).sum() for plan in plans]
@@ -109,7 +112,7 @@ def _options(spec: ArchSpec) -> list[Option]:
     return [Option(first, last, sparse) for sparse in ways for first in precisions for last in precisions]
 
 
-def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> NDArray[np.float64]:
+def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> Float64Array:
     """Medians [2 * layers], in units of the reference kernel timed beside them."""
     time_calls(partial(engine.timed, batch), 2)
     before = time_calls(reference.run, 4)
@@ -119,8 +122,8 @@ def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -
 
 
 def _row_of_plans(
-    times: NDArray[np.float64], options: list[Option], harm: Mapping[tuple[tuple[int, int], Precision], float]
-) -> list[Plan]:
+    times: Float64Array, options: list[Option], harm: Mapping[tuple[tuple[int, int], Precision], float]
+) -> list[PrecisionPlan]:
     """Different plans, each less harmful than the one before; the last is float32."""
     sublayers = times.shape[1]
     harms = np.zeros_like(times)
@@ -133,16 +136,16 @@ def _row_of_plans(
                 if precision in NARROW
             )
     scale = times.mean() / max(harms.mean(), np.finfo(np.float64).tiny)
-    plans: list[Plan] = []
+    plans: list[PrecisionPlan] = []
     for weight in _WEIGHTS_OF_LOSS:
         best = np.argmin(times + weight * scale * harms, axis=0)
         plan = _plan_of([options[index] for index in best])
         if plan not in plans:
             plans.append(plan)
-    return [*(plan for plan in plans if plan != Plan()), Plan()]
+    return [*(plan for plan in plans if plan != PrecisionPlan()), PrecisionPlan()]
 
 
-def _plan_of(chosen: list[Option]) -> Plan:
+def _plan_of(chosen: list[Option]) -> PrecisionPlan:
     """The plan of one option for each sub-layer; the commonest matrix plan is the default."""
     places = []
     for sublayer, option in enumerate(chosen):
@@ -150,17 +153,19 @@ def _plan_of(chosen: list[Option]) -> Plan:
             places += [(sublayer // 2, matrix, MatrixPlan(precision, option.sparse)) for matrix in matrices]
     plans = [plan for _, _, plan in places]
     default = max(plans, key=plans.count)
-    return Plan(default, tuple(place for place in places if place[2] != default))
+    return PrecisionPlan(default, tuple(place for place in places if place[2] != default))
 
 
-def _one_kind(spec: ArchSpec, kind: tuple[int, int], precision: Precision) -> Plan:
+def _one_kind(spec: ArchSpec, kind: tuple[int, int], precision: Precision) -> PrecisionPlan:
     """float32, but one kind of matrix of all layers in `precision`."""
     sub, end = kind
     layers = range(len(spec.layers))
-    return Plan(exceptions=tuple((i, matrix, MatrixPlan(precision)) for i in layers for matrix in PAIRS[sub][end]))
+    return PrecisionPlan(
+        exceptions=tuple((i, matrix, MatrixPlan(precision)) for i in layers for matrix in PAIRS[sub][end])
+    )
 
 
-def _first_inside(model: Model, plans: list[Plan], loss: Loss, limit: float) -> Plan:
+def _first_inside(model: EngineArguments, plans: list[PrecisionPlan], loss: Loss, limit: float) -> PrecisionPlan:
     """The first plan whose loss is inside, by bisection: the last one, float32, is taken to lose nothing."""
     low, high, losses = 0, len(plans) - 1, {len(plans) - 1: 0.0}
     while low < high:

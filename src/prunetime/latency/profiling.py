@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,22 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from prunetime.core.arch import ArchSpec, Dims, Grain
+from prunetime.core.arch import ArchSpec, BlockShape, Dims
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import Plan
+from prunetime.core.estimate import Ranking, spearman
+from prunetime.core.precision import PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError, ProfileError
 from prunetime.inference.engine import Engine
 from prunetime.inference.tokenize import Tokenizer
 from prunetime.latency import predictor, recording
-from prunetime.latency.measure import Call, pinned, run_rounds, summarise
+from prunetime.latency.measure import TimedCall, pinned, run_rounds, summarise
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.latency.settings import TimingSettings
-from prunetime.latency.sublayers import ProfileKey, ffn_level, level_rows
+from prunetime.latency.sublayers import ProfileKey, ffn_level, level_neurons
 from prunetime.latency.synthetic import random_batch, random_weights
-from prunetime.latency.timing import Job, Timed, calls_of_specs, time_budget, time_settings
-
-Progress = Callable[[int, int], None]
+from prunetime.latency.timing import Job, SamplesBySetting, calls_of_specs, time_budget, time_settings
 
 _ROUNDS = 16
 _ERROR_ROUNDS = 5
@@ -53,10 +53,11 @@ class PredictionError:
     def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> PredictionError:
         """From two or more specs' shares of dense, in the same order."""
         errors = 100 * np.abs(np.array(predicted) / np.array(measured) - 1.0)
-        ranks = [np.argsort(np.argsort(values)) for values in (measured, predicted)]
-        spearman = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
         found = (float(errors.mean()), float(np.median(errors)), float(errors.max()))
-        return cls(len(errors), *found, spearman, float((errors <= 5.0).mean()))
+        correlation = float(
+            spearman(Ranking(np.array(measured)), Ranking(np.array(predicted)), np.ones((1, len(errors))))[0]
+        )
+        return cls(len(errors), *found, correlation, float((errors <= 5.0).mean()))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,8 +69,8 @@ def record(
     pair: bool,
     budget: Budget,
     *,
-    plan: Plan = Plan(),
-    blocks: Grain | None = None,
+    plan: PrecisionPlan = PrecisionPlan(),
+    blocks: BlockShape | None = None,
     tokens: bool = False,
     timing: TimingSettings = TimingSettings(),
     on_progress: Progress | None = None,
@@ -89,12 +90,12 @@ def record(
     specs = {"floor": ArchSpec.floor(config.dims), "dense": ArchSpec.full(config.dims)}
     with pinned(budget.threads):
         calls = calls_of_specs(specs, config, tokenizer, pair, budget, plan)
-        timed, noisy = _time_until_settled(calls, budget, timing)
+        timed, noisy = _time_until_conclusive(calls, budget, timing)
     measured = {}
     for (scope, condition), samples in timed.items():
         floor, dense = summarise(samples["floor"]), summarise(samples["dense"])
         for statistic in ("p50", "p99"):
-            pair_us = (floor.of(statistic)[0], dense.of(statistic)[0])
+            pair_us = (floor.of(statistic).value, dense.of(statistic).value)
             measured[predictor.setting_name(scope, condition, statistic)] = pair_us
     return replace(table, measured_us=measured, noisy=table.noisy or noisy)
 
@@ -119,7 +120,7 @@ def prediction_error(
     config: EncoderConfig,
     specs: Sequence[ArchSpec],
     *,
-    plan: Plan = Plan(),
+    plan: PrecisionPlan = PrecisionPlan(),
     on_progress: Progress | None = None,
 ) -> PredictionError:
     """Error of `profile`, recorded for `plan`, on `specs`, each timed in turn with the dense encoder."""
@@ -137,12 +138,12 @@ def shares_of_dense(
     config: EncoderConfig,
     specs: Sequence[ArchSpec],
     *,
-    plan: Plan = Plan(),
+    plan: PrecisionPlan = PrecisionPlan(),
 ) -> Iterator[float]:
     """Measured latency of each of `specs` in the setting of `key`, as a share of dense timed in turn with it."""
     batch = random_batch(config, key.batch, key.tokens)
 
-    def call_of(spec: ArchSpec) -> Call:
+    def call_of(spec: ArchSpec) -> TimedCall:
         return partial(Engine(config, random_weights(config, spec), key.threads, spec=spec, plan=plan).logits, batch)
 
     with pinned(key.threads):  # the threads of an engine stay where it was made
@@ -155,7 +156,7 @@ def shares_of_dense(
 
 
 def random_specs(
-    dims: Dims, count: int, seed: int = 0, *, blocks: Grain | None = None, tokens: bool = False
+    dims: Dims, count: int, seed: int = 0, *, blocks: BlockShape | None = None, tokens: bool = False
 ) -> list[ArchSpec]:
     """Specs with heads and FFN tiles drawn uniformly, layer by layer.
 
@@ -167,7 +168,7 @@ def random_specs(
     specs = []
     for _ in range(count):
         heads = rng.integers(0, dims.heads + 1, dims.layers).tolist()
-        rows = [level_rows(int(t), dims) for t in rng.integers(0, levels + 1, dims.layers)]
+        rows = [level_neurons(int(t), dims) for t in rng.integers(0, levels + 1, dims.layers)]
         spec = ArchSpec.of(dims, heads, rows)
         for index, layer in enumerate(spec.layers):
             if tokens and layer.has_attention and rng.random() < 0.5:
@@ -179,9 +180,9 @@ def random_specs(
     return specs
 
 
-def _time_until_settled(
-    calls: Mapping[str, Mapping[str, Call]], budget: Budget, timing: TimingSettings
-) -> tuple[Timed, bool]:
+def _time_until_conclusive(
+    calls: Mapping[str, Mapping[str, TimedCall]], budget: Budget, timing: TimingSettings
+) -> tuple[SamplesBySetting, bool]:
     """Samples of every setting, and whether those of the setting that `budget` is about stayed noisy."""
     start = time.monotonic()
     timed = time_settings(calls, Job({}, budget, _ROUNDS, timing.profile_calls, seconds=0.0))

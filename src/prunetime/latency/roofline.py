@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import prunetime._engine as _engine
-from prunetime.core.plan import PRECISIONS
+from prunetime.core.arrays import Float64Array
+from prunetime.core.precision import PRECISIONS
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.measure import calls_within, summarise, time_calls
-from prunetime.latency.work import Sublayer, work
+from prunetime.latency.work import SublayerWork, work
 
 _MEMORY_BYTES = 256 << 20
 _ROUNDS, _SECONDS, _MOST_CALLS = 16, 0.1, 50
 
 
 @dataclass(frozen=True)
-class Level:
+class CacheLevel:
     """A cache of `size` bytes, or the memory (None), and the bytes per second at which it is read."""
 
     name: str
@@ -42,16 +42,16 @@ class Level:
 class Peaks:
     """The most that one core does in a second.
 
-    `operations` are multiplications and additions by precision, `numbers` vector work by kind (as in `Sublayer`), and
-    `levels` the caches, smallest first, and the memory.
+    `operations` are multiplications and additions by precision, `numbers` vector work by kind (as in `SublayerWork`),
+    and `levels` the caches, smallest first, and the memory.
     """
 
     isa: str
     operations: Mapping[str, float]
     numbers: Mapping[str, float]
-    levels: tuple[Level, ...]
+    levels: tuple[CacheLevel, ...]
 
-    def level(self, size: int) -> Level:
+    def level(self, size: int) -> CacheLevel:
         """The first level that holds `size` bytes."""
         return next(level for level in self.levels if level.size is None or size <= level.size)
 
@@ -60,7 +60,7 @@ class Peaks:
 
 
 @dataclass(frozen=True)
-class Row:
+class RooflineRow:
     """Microseconds of a sub-layer, and the floors of its products with weights, of attention's core and of vector work.
 
     `bound` is what limits the products most: a precision, or the level from which weights are read.
@@ -94,16 +94,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Roofline:
-    """A row for each sub-layer that is there, and their `total`; `noisy` is as in `Latency`, of whole passes.
+    """A row for each sub-layer that is there, and their `total`; `noisy` is as in `LatencySummary`, of whole passes.
 
     `every_token` is the total's time beside a floor that knows nothing of sub-layers: all tokens in all layers, and the
     larger of all their operations and all their weights, with the same vector floor. Attention's core counts there in
     the faster of fp32 and bf16, unless all matrices are fp32.
     """
 
-    rows: tuple[Row, ...]
-    total: Row
-    every_token: Row
+    rows: tuple[RooflineRow, ...]
+    total: RooflineRow
+    every_token: RooflineRow
     noisy: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -123,8 +123,8 @@ def measure_peaks(isa: str) -> Peaks:
     found = caches()
     largest = max(found.values(), default=_MEMORY_BYTES // 4)
     beyond = max(2 * largest, min(4 * largest, _MEMORY_BYTES))
-    levels = [Level(name, size, _engine.read_peak(isa, size // 2)) for name, size in found.items()]
-    return Peaks(isa, operations, numbers, (*levels, Level("memory", None, _engine.read_peak(isa, beyond))))
+    levels = [CacheLevel(name, size, _engine.read_peak(isa, size // 2)) for name, size in found.items()]
+    return Peaks(isa, operations, numbers, (*levels, CacheLevel("memory", None, _engine.read_peak(isa, beyond))))
 
 
 def caches() -> dict[str, int]:
@@ -138,11 +138,11 @@ def caches() -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def time_passes(engines: Sequence[Engine], batch: Ragged) -> list[NDArray[np.float64]]:
+def time_passes(engines: Sequence[Engine], batch: Ragged) -> list[Float64Array]:
     """Microseconds of every sub-layer, [rounds, passes, 2 * layers + 2] of each engine, in interleaved rounds."""
     calls = [partial(engine.timed, batch) for engine in engines]
     counts = [calls_within(call, _SECONDS, _MOST_CALLS) for call in calls]
-    samples: list[list[list[NDArray[np.float64]]]] = [[] for _ in engines]
+    samples: list[list[list[Float64Array]]] = [[] for _ in engines]
     for _ in range(_ROUNDS):
         for call, count, rounds in zip(calls, counts, samples, strict=True):
             time_calls(call, 2)
@@ -150,13 +150,13 @@ def time_passes(engines: Sequence[Engine], batch: Ragged) -> list[NDArray[np.flo
     return [np.array(rounds) for rounds in samples]
 
 
-def roofline(engine: Engine, batch: Ragged, passes: NDArray[np.float64], peaks: Peaks) -> Roofline:
+def roofline(engine: Engine, batch: Ragged, passes: Float64Array, peaks: Peaks) -> Roofline:
     """The table of `engine` for medians of `passes` of `batch`, which are as `time_passes` gives them."""
     parts = work(engine, batch)
     level = peaks.level(sum(part.weight_bytes for part in parts))
     medians = np.median(passes, axis=(0, 1))
     rows = tuple(_row(part, float(medians[part.slot]), peaks, level) for part in parts)
-    total = Row(
+    total = RooflineRow(
         "total",
         sum(row.us for row in rows),
         sum(row.products_us for row in rows),
@@ -167,7 +167,7 @@ def roofline(engine: Engine, batch: Ragged, passes: NDArray[np.float64], peaks: 
     return Roofline(rows, total, _every_token(engine, batch, total, peaks), summarise(passes.sum(axis=2)).noisy)
 
 
-def _row(part: Sublayer, us: float, peaks: Peaks, level: Level) -> Row:
+def _row(part: SublayerWork, us: float, peaks: Peaks, level: CacheLevel) -> RooflineRow:
     limits: dict[str, float] = {}
     for product in part.products:
         computed = product.operations / peaks.operations[product.precision]
@@ -176,10 +176,12 @@ def _row(part: Sublayer, us: float, peaks: Peaks, level: Level) -> Row:
         limits[limit] = limits.get(limit, 0.0) + 1e6 * max(computed, read)
     core_us = 1e6 * part.core / peaks.operations[part.core_precision]
     vector_us = sum(1e6 * count / peaks.numbers[kind] for kind, count in part.numbers.items())
-    return Row(part.name, us, sum(limits.values()), core_us, vector_us, max(limits, key=limits.__getitem__, default=""))
+    return RooflineRow(
+        part.name, us, sum(limits.values()), core_us, vector_us, max(limits, key=limits.__getitem__, default="")
+    )
 
 
-def _every_token(engine: Engine, batch: Ragged, total: Row, peaks: Peaks) -> Row:
+def _every_token(engine: Engine, batch: Ragged, total: RooflineRow, peaks: Peaks) -> RooflineRow:
     layers = work(engine, batch, every_token=True)[1:-1]
     level = peaks.level(sum(part.weight_bytes for part in layers))
     products = [product for part in layers for product in part.products]
@@ -189,4 +191,4 @@ def _every_token(engine: Engine, batch: Ragged, total: Row, peaks: Peaks) -> Row
     computed += sum(part.core for part in layers) / core
     read = sum(part.weight_bytes for part in layers) / level.bytes_per_second
     bound = "operations" if computed > read else level.name
-    return Row("every token", total.us, 1e6 * max(computed, read), 0.0, total.vector_us, bound)
+    return RooflineRow("every token", total.us, 1e6 * max(computed, read), 0.0, total.vector_us, bound)

@@ -20,16 +20,24 @@ from prunetime.core.arch import (
 )
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import this_machine
-from prunetime.core.plan import MatrixPlan, Plan
+from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.errors import ProfileError
 from prunetime.inference.engine import Engine, engine_build
 from prunetime.latency.synthetic import random_weights
 
-Kind = Literal["attention", "near_attention", "ffn", "pooled_attention", "pooled_ffn"]
-"""Of a sub-layer. Near: attention to the tokens in a window only. The pooled ones: the last attention, of which only
-the first token's row is computed, and every feed-forward sub-layer from there on, which runs on that row alone."""
+SublayerKind = Literal["attention", "sliding_window_attention", "ffn", "pooled_attention", "pooled_ffn"]
+"""The kinds of sub-layers. The pooled ones are the last attention, of which only the first token's row is computed, and
+every feed-forward sub-layer from there on, which runs on that row alone."""
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+SUBLAYER_KINDS: tuple[SublayerKind, ...] = get_args(SublayerKind)
+
+FILE_NAMES = {
+    "fixed_overhead": "rest",
+    "cache_pressure": "crowding",
+    "sliding_window_attention": "near_attention",
+    "attention_spans": "near",
+}
+"""Fields of a latency profile whose names in files are older."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class ProfileKey:
     """What a latency table holds for: it is refused anywhere else.
 
     `tokens` is the length of each sequence, `precision` what `precision_name` says of the plan, `pooled_row` whether
-    the head reads only the first token's row. `near` are the tokens to which one attends, layer by layer, where that
-    is not always all of them.
+    the head reads only the first token's row. `attention_spans` has the most tokens that one attends to, layer by
+    layer, where some layer has sliding-window attention; else it is empty.
     """
 
     machine: str
@@ -51,7 +59,7 @@ class ProfileKey:
     tokens: int
     precision: str = "fp32"
     pooled_row: bool = True
-    near: tuple[int, ...] = ()
+    attention_spans: tuple[int, ...] = ()
 
     @classmethod
     def here(
@@ -60,7 +68,7 @@ class ProfileKey:
         threads: int,
         batch: int,
         tokens: int,
-        plan: Plan = Plan(),
+        plan: PrecisionPlan = PrecisionPlan(),
     ) -> ProfileKey:
         """The key of a profile recorded now, on this machine, of encoders run by `plan`.
 
@@ -70,19 +78,24 @@ class ProfileKey:
         isa = Engine(config, random_weights(config, ArchSpec.floor(config.dims)), threads).isa
         setting = (config.family, config.dims, threads, batch, tokens)
         precision = precision_name(plan, config.dims.layers)
-        pooled, near = config.reads_one_token, tokens_attended(config, tokens)
-        return cls(this_machine().id, engine_build(), isa, *setting, precision, pooled, near)
+        pooled, spans = config.reads_one_token, tokens_attended(config, tokens)
+        return cls(this_machine().id, engine_build(), isa, *setting, precision, pooled, spans)
 
-    def attention_of(self, layer: int, pools: bool) -> Kind:
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = renamed(asdict(self), FILE_NAMES)
+        return data
+
+    def attention_of(self, layer: int, pools: bool) -> SublayerKind:
         """The kind of a layer's attention, of which with `pools` only the first token's row is computed."""
         if pools:
             return "pooled_attention"
-        return "near_attention" if self.near and self.near[layer] < self.tokens else "attention"
+        slides = self.attention_spans and self.attention_spans[layer] < self.tokens
+        return "sliding_window_attention" if slides else "attention"
 
     def check_is(self, expected: ProfileKey) -> None:
         """Raises ProfileError naming the first field in which this profile is not what is `expected`."""
-        for name, value in asdict(expected).items():
-            found = asdict(self)[name]
+        for name, value in expected.to_json().items():
+            found = self.to_json()[name]
             if found != value:
                 option = _OPTIONS.get(name, lambda _: "")(value)
                 raise ProfileError(
@@ -104,17 +117,17 @@ _OPTIONS: Mapping[str, Callable[[Any], str]] = {
 class Sublayer:
     """One sub-layer of a spec, as far as its time depends on it.
 
-    `slot` is its place in `Engine.timed`, `level` its heads or its tiles of FFN rows, `density` the share of its
+    `slot` is its place in `Engine.timed`, `level` its heads or its tiles of FFN neurons, `density` the share of its
     weights in kept blocks (None: no matrix of it is in blocks); of a pooled attention those of key and value, which
-    alone are multiplied by every token. `rows` is the share of its products that the output rows kept leave. `tokens`
-    of each sequence come in and `kept` are left.
+    alone are multiplied by every token. `channels` is the share of its products that the output channels kept leave.
+    `tokens` of each sequence come in and `kept` are left.
     """
 
     slot: int
-    kind: Kind
+    kind: SublayerKind
     level: int
     density: float | None
-    rows: float
+    channels: float
     tokens: int
     kept: int
 
@@ -136,15 +149,17 @@ def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
             kept = 1 if pools else layer.tokens_kept(tokens)
             kind = key.attention_of(index, pools)
             density = _density(layer, ("key", "value") if pools else ATTENTION_MATRICES, key.dims)
-            # Beside the four matrices, of `hidden` columns a head's row each, there are scores and what they weigh.
-            products = 4.0 * key.dims.hidden + 2.0 * (min(tokens, key.near[index]) if key.near else tokens)
-            rows = 1.0 if pools else 1.0 - (key.dims.hidden - layer.attention_rows) / products
-            yield Sublayer(1 + 2 * index, kind, layer.heads, density, rows, tokens, kept)
+            # Beside the four matrices, `hidden` weights wide for every channel of a head, there are scores and values.
+            products = 4.0 * key.dims.hidden + 2.0 * (
+                min(tokens, key.attention_spans[index]) if key.attention_spans else tokens
+            )
+            channels = 1.0 if pools else 1.0 - (key.dims.hidden - layer.attention_rows) / products
+            yield Sublayer(1 + 2 * index, kind, layer.heads, density, channels, tokens, kept)
             tokens = kept
         if layer.has_ffn:
             density = _density(layer, FFN_MATRICES, key.dims)
-            kind, rows = "ffn" if index < last else "pooled_ffn", (1.0 + layer.ffn_rows / key.dims.hidden) / 2.0
-            yield Sublayer(2 + 2 * index, kind, ffn_level(layer.ffn), density, rows, tokens, tokens)
+            kind, channels = "ffn" if index < last else "pooled_ffn", (1.0 + layer.ffn_rows / key.dims.hidden) / 2.0
+            yield Sublayer(2 + 2 * index, kind, ffn_level(layer.ffn), density, channels, tokens, tokens)
 
 
 def tokens_attended(config: EncoderConfig, tokens: int) -> tuple[int, ...]:
@@ -154,7 +169,7 @@ def tokens_attended(config: EncoderConfig, tokens: int) -> tuple[int, ...]:
     return attended if set(attended) - {tokens} else ()
 
 
-def precision_name(plan: Plan, layers: int) -> str:
+def precision_name(plan: PrecisionPlan, layers: int) -> str:
     """`fp32`, `bf16` or `int8` where every matrix of the `layers` is run so, block by block; else a digest of `plan`.
 
     Raises:
@@ -173,14 +188,23 @@ def precision_name(plan: Plan, layers: int) -> str:
     return hashlib.sha256(json.dumps([matrix.to_json() for matrix in run]).encode()).hexdigest()[:12]
 
 
-def ffn_level(rows: int) -> int:
-    """Level of a number of FFN rows: whole tiles, a last part of one counting as a tile."""
-    return -(-rows // TILE)
+def ffn_level(neurons: int) -> int:
+    """Level of a number of FFN neurons: whole tiles, a last part of one counting as a tile."""
+    return -(-neurons // TILE)
 
 
-def level_rows(level: int, dims: Dims) -> int:
-    """FFN rows of a level."""
+def level_neurons(level: int, dims: Dims) -> int:
+    """FFN neurons of a level."""
     return min(level * TILE, dims.ffn)
+
+
+def renamed(data: Any, names: Mapping[str, str]) -> Any:
+    """`data` whose objects have other keys for those in `names`, however deep."""
+    return (
+        {names.get(key, key): renamed(value, names) for key, value in data.items()}
+        if isinstance(data, Mapping)
+        else data
+    )
 
 
 def _density(layer: LayerSpec, matrices: tuple[str, ...], dims: Dims) -> float | None:
@@ -193,3 +217,8 @@ def _density(layer: LayerSpec, matrices: tuple[str, ...], dims: Dims) -> float |
         block = layer.blocks_of(name)
         kept += math.prod(shape) * (1.0 if block is None else block.kept / math.prod(block.grid(shape)))
     return kept / sum(math.prod(shape) for shape in shapes.values())
+
+
+def levels_of(kind: SublayerKind, key: ProfileKey) -> range:
+    """Every level that sub-layers of a kind can have but 0, at which they are gone."""
+    return range(1, 1 + (ffn_level(key.dims.ffn) if kind.endswith("ffn") else key.dims.heads))

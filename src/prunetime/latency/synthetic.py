@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Array, Float32Array
 from prunetime.core.artifact import weight_shapes
 from prunetime.core.blocks import put_in_blocks
 from prunetime.core.config import EncoderConfig
 from prunetime.inference.ragged import Ragged
 
 
-def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[Any]]:
+def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, Array]:
     """Weights of the right shapes and ordinary size, for timing: speed does not depend on the values.
 
     The kept blocks of a matrix are drawn uniformly.
@@ -24,7 +23,7 @@ def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, NDArray[A
     shapes = weight_shapes(config, ArchSpec(tuple(replace(layer, blocks=()) for layer in spec.layers)))
     largest = max(int(np.prod(shape)) for shape in shapes.values())
     values = _noise(largest)
-    weights: dict[str, NDArray[Any]] = {}
+    weights: dict[str, Array] = {}
     for name, shape in shapes.items():
         if name.endswith("_rows"):
             weights[name] = np.arange(shape[0], dtype=np.int32)
@@ -48,7 +47,7 @@ def random_batch(config: EncoderConfig, batch: int, tokens: int) -> Ragged:
     return Ragged.of(ids.tolist())
 
 
-def _noise(count: int) -> NDArray[np.float32]:
+def _noise(count: int) -> Float32Array:
     """`count` values of the size that trained weights have, from a short stretch of random ones."""
     stretch = np.random.default_rng(0).normal(0.0, 0.05, 65_521).astype(np.float32)
     return np.resize(stretch, count)

@@ -20,21 +20,23 @@ import numpy as np
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import DefectError, PrunetimeError
 from prunetime.inference.engine import Engine
 from prunetime.inference.model import load
 from prunetime.inference.tokenize import Texts, Tokenizer
-from prunetime.latency.measure import Call, Samples, one_round, pinned, run_rounds
+from prunetime.latency.measure import Samples, TimedCall, one_round, pinned, run_rounds
 from prunetime.latency.synthetic import random_batch, random_weights
 
-Setting = tuple[str, str]
+TimingSetting = tuple[str, str]
 """Scope and condition, as in `Budget`."""
 
-SETTINGS: tuple[Setting, ...] = tuple((scope, condition) for scope in ("ids", "text") for condition in ("hot", "idle"))
+SETTINGS: tuple[TimingSetting, ...] = tuple(
+    (scope, condition) for scope in ("ids", "text") for condition in ("hot", "idle")
+)
 IDLE_US = 20_000.0
 
-Timed = dict[Setting, dict[str, Samples]]
+SamplesBySetting = dict[TimingSetting, dict[str, Samples]]
 
 _WORDS = "a light blue cotton shirt for men with long sleeves and two small pockets in size large by the old mill"
 
@@ -50,7 +52,7 @@ class Job:
     seconds: float
 
 
-def time_artifacts(job: Job, on_round: Callable[[int, int], None] | None = None) -> Timed:
+def time_artifacts(job: Job, on_round: Callable[[int, int], None] | None = None) -> SamplesBySetting:
     """Runs `job` in a fresh process and returns its samples.
 
     Raises PrunetimeError where that process is killed, and DefectError where it fails.
@@ -80,12 +82,12 @@ def time_artifacts(job: Job, on_round: Callable[[int, int], None] | None = None)
 
 
 def time_settings(
-    calls: Mapping[str, Mapping[str, Call]],
+    calls: Mapping[str, Mapping[str, TimedCall]],
     job: Job,
     on_round: Callable[[int, int], None] | None = None,
-) -> Timed:
+) -> SamplesBySetting:
     """Samples of every setting for `calls` (by name, then by scope); the budget's own setting gets the most."""
-    collected: dict[Setting, dict[str, list[Any]]] = {s: {name: [] for name in calls} for s in SETTINGS}
+    collected: dict[TimingSetting, dict[str, list[Any]]] = {s: {name: [] for name in calls} for s in SETTINGS}
     start = time.monotonic()
     for number in range(job.rounds):
         time.sleep(max(0.0, start + number * job.seconds / max(1, job.rounds - 1) - time.monotonic()))
@@ -101,7 +103,9 @@ def time_settings(
     return {s: {name: np.stack(rows) for name, rows in by_name.items()} for s, by_name in collected.items()}
 
 
-def time_budget(calls: Mapping[str, Mapping[str, Call]], budget: Budget, rounds: int, count: int) -> dict[str, Samples]:
+def time_budget(
+    calls: Mapping[str, Mapping[str, TimedCall]], budget: Budget, rounds: int, count: int
+) -> dict[str, Samples]:
     """Samples of `calls` (by name, then by scope) in the setting of `budget` alone, `count` calls a round."""
     named = {name: by_scope[budget.scope] for name, by_scope in calls.items()}
     return run_rounds(named, rounds, count, idle_us=IDLE_US if budget.condition == "idle" else 0.0)
@@ -109,7 +113,7 @@ def time_budget(calls: Mapping[str, Mapping[str, Call]], budget: Budget, rounds:
 
 def calls_of(
     engine: Engine, config: EncoderConfig, tokenizer: Tokenizer, pair: bool, budget: Budget
-) -> dict[str, Call]:
+) -> dict[str, TimedCall]:
     """What is timed of a model, by scope: token ids to logits, and texts to logits."""
     batch = random_batch(config, budget.batch, budget.seq_len)
     texts = [text_of(tokenizer, pair, budget.seq_len)] * budget.batch
@@ -122,8 +126,8 @@ def calls_of_specs(
     tokenizer: Tokenizer,
     pair: bool,
     budget: Budget,
-    plan: Plan,
-) -> dict[str, dict[str, Call]]:
+    plan: PrecisionPlan,
+) -> dict[str, dict[str, TimedCall]]:
     """What is timed of encoders with random weights, by name of their spec, then by scope."""
     calls = {}
     for name, spec in specs.items():

@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunetime._engine import narrow_attention, number_bytes
 from prunetime.core.arch import FFN_MATRICES
-from prunetime.core.plan import ONE_PRECISION, Precision
+from prunetime.core.arrays import Int64Array
+from prunetime.core.precision import ONE_PRECISION, Precision
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 
-Lengths = NDArray[np.int64]
+Lengths = Int64Array
 
 
 @dataclass(frozen=True)
-class Product:
+class MatrixProduct:
     """A matrix product: multiplications and additions, bytes of weights, and the precision in which it is done."""
 
     operations: int
@@ -29,7 +29,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Sublayer:
+class SublayerWork:
     """The work of one sub-layer, that at `slot` of `Engine.timed`.
 
     `core` are the multiplications and additions of queries with keys and of probabilities with values, in
@@ -40,7 +40,7 @@ class Sublayer:
 
     name: str
     slot: int
-    products: tuple[Product, ...] = ()
+    products: tuple[MatrixProduct, ...] = ()
     core: int = 0
     core_precision: Precision = "fp32"
     numbers: Mapping[str, int] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Sublayer:
         return sum(product.weight_bytes for product in self.products)
 
 
-def work(engine: Engine, batch: Ragged, every_token: bool = False) -> list[Sublayer]:
+def work(engine: Engine, batch: Ragged, every_token: bool = False) -> list[SublayerWork]:
     """The work of `engine` for `batch`; sub-layers that are gone are left out.
 
     Of a matrix that is run block by block its kept blocks count. From the last attention on, a head that reads only
@@ -88,11 +88,11 @@ class _Count:
         self._layers = engine.spec.layers
         self._number_bytes = number_bytes(engine.isa)
 
-    def embedding(self, lengths: Lengths, left: Lengths) -> Sublayer:
+    def embedding(self, lengths: Lengths, left: Lengths) -> SublayerWork:
         numbers = Counter(norm=int(lengths.sum()) * self._dims.hidden)
-        return Sublayer("embedding", 0, numbers=numbers + self._hidden_for(self._next(0), left))
+        return SublayerWork("embedding", 0, numbers=numbers + self._hidden_for(self._next(0), left))
 
-    def attention(self, i: int, lengths: Lengths, queries: Lengths, left: Lengths) -> Sublayer:
+    def attention(self, i: int, lengths: Lengths, queries: Lengths, left: Lengths) -> SublayerWork:
         """Of `queries` tokens `left` stay: the others are dropped before the output matrix."""
         width = self._layers[i].heads * self._dims.head_dim
         pairs = self._pairs(i, queries, lengths)
@@ -104,7 +104,7 @@ class _Count:
         )
         narrow = self._engine.precision[self._name(i, "query")] != "fp32" and not self._engine.config.rotary
         core: Precision = "bf16" if narrow and narrow_attention(self._engine.isa) == "bf16" else "fp32"
-        return Sublayer(f"attention {i}", 1 + 2 * i, self._products(i, tokens), 4 * pairs * width, core, numbers)
+        return SublayerWork(f"attention {i}", 1 + 2 * i, self._products(i, tokens), 4 * pairs * width, core, numbers)
 
     def _pairs(self, i: int, queries: Lengths, lengths: Lengths) -> int:
         """Of queries and the keys that they attend to; `queries` are the first ones of every sequence, but for a last
@@ -119,7 +119,7 @@ class _Count:
             pairs += int((np.minimum(place + window + 1, length) - np.maximum(place - window, 0)).sum())
         return pairs
 
-    def ffn(self, i: int, lengths: Lengths) -> Sublayer:
+    def ffn(self, i: int, lengths: Lengths) -> SublayerWork:
         output, tokens = self._name(i, "ffn_output"), int(lengths.sum())
         in_bf16 = self._engine.precision[output] == "bf16"  # then GELU writes it
         numbers = Counter({"gelu_bf16" if in_bf16 else "gelu_fp32": tokens * self._layers[i].ffn})
@@ -127,9 +127,9 @@ class _Count:
             numbers += self._encode(output, lengths, self._layers[i].ffn)
         numbers += Counter(norm=tokens * self._dims.hidden) + self._hidden_for(self._next(i + 1), lengths)
         matrices = [name for name in FFN_MATRICES if name in self._layers[i].matrix_shapes(self._dims)]
-        return Sublayer(f"ffn {i}", 2 + 2 * i, self._products(i, dict.fromkeys(matrices, lengths)), numbers=numbers)
+        return SublayerWork(f"ffn {i}", 2 + 2 * i, self._products(i, dict.fromkeys(matrices, lengths)), numbers=numbers)
 
-    def head(self, lengths: Lengths) -> Sublayer:
+    def head(self, lengths: Lengths) -> SublayerWork:
         config, tokens = self._engine.config, int(lengths.sum())
         read, is_encoded = self._dims.hidden, self._head_reads_hidden_rows
         products, numbers = [], Counter[str]()
@@ -140,7 +140,7 @@ class _Count:
             else:
                 numbers += Counter(norm=tokens * layer.width)
             read, is_encoded = layer.width, False
-        return Sublayer("head", 1 + 2 * len(self._layers), tuple(products), numbers=numbers)
+        return SublayerWork("head", 1 + 2 * len(self._layers), tuple(products), numbers=numbers)
 
     @property
     def _head_reads_hidden_rows(self) -> bool:
@@ -150,16 +150,16 @@ class _Count:
         layers = config.head_layers
         return bool(layers) and layers[0][1].kind == "dense" and (config.reads_every_token or config.reads_one_token)
 
-    def _products(self, i: int, tokens: Mapping[str, Lengths]) -> tuple[Product, ...]:
+    def _products(self, i: int, tokens: Mapping[str, Lengths]) -> tuple[MatrixProduct, ...]:
         layer, plan = self._layers[i], self._engine.plan
         kept = layer.matrix_weights(self._dims)
         dense = {name: math.prod(shape) for name, shape in layer.matrix_shapes(self._dims).items()}
         weights = {name: (kept if plan.of(i, name).sparse else dense)[name] for name in tokens}
         return tuple(self._product(self._name(i, name), weights[name], tokens[name]) for name in tokens)
 
-    def _product(self, name: str, weights: int, lengths: Lengths) -> Product:
+    def _product(self, name: str, weights: int, lengths: Lengths) -> MatrixProduct:
         precision = self._engine.precision[name]
-        return Product(2 * weights * int(lengths.sum()), weights * self._number_bytes[precision], precision)
+        return MatrixProduct(2 * weights * int(lengths.sum()), weights * self._number_bytes[precision], precision)
 
     def _hidden_for(self, name: str | None, lengths: Lengths) -> Counter[str]:
         return Counter() if name is None else self._encode(name, lengths, self._dims.hidden)

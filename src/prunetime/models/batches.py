@@ -16,9 +16,9 @@ from torch.utils.data import Dataset, Sampler
 from prunetime.core.arrays import Array, Int32Array
 from prunetime.core.task import Task
 from prunetime.errors import InputError
+from prunetime.inference.pairs import sequences_of_pairs
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.tagging import NO_LABEL
-from prunetime.inference.twins import both
 
 TrainingBatch = dict[str, Tensor]
 """`input_ids`, `attention_mask` and `token_type_ids` [rows, tokens], `labels` [rows] ([rows, 2] of answers,
@@ -54,7 +54,7 @@ class TrainingData:
             classes = np.append(classes, NO_LABEL)
         if self.task.labels and not np.all(np.isin(self.labels, classes)):
             raise InputError(f"labels of a {self.task.kind} are class indices from 0 to {len(self.task.labels) - 1}")
-        if self.task.kind == "question-answering":
+        if self.task.traits.reads_windows:
             self._check_positions()
 
     def __len__(self) -> int:
@@ -77,8 +77,7 @@ class TrainingData:
         if self._of_words:
             flat, labels = labels, np.full(mask.shape, NO_LABEL)
             labels[mask == 1] = flat
-        of_choices = self.task.labels or self.task.kind == "question-answering"
-        labels = labels.astype(np.int64 if of_choices else np.float32)
+        labels = labels.astype(np.int64 if self.task.traits.integer_labels else np.float32)
         names = ("input_ids", "attention_mask", "token_type_ids")
         arrays = {name: array.astype(np.int64) for name, array in zip(names, (ids, mask, types), strict=True)}
         arrays["labels"] = labels
@@ -88,15 +87,15 @@ class TrainingData:
 
     @property
     def _of_words(self) -> bool:
-        return self.task.kind == "token-classification"
+        return self.task.traits.labels_words
 
     @property
     def _rows_each(self) -> int:
-        return 2 if self.task.kind == "similarity" else 1
+        return 2 if self.task.traits.reads_apart else 1
 
     def _of(self, examples: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, Array]:
         chosen = np.asarray(examples, np.int64)
-        tokens, source = self.tokens.select_tokens(chosen if self._rows_each == 1 else both(chosen))
+        tokens, source = self.tokens.select_tokens(chosen if self._rows_each == 1 else sequences_of_pairs(chosen))
         return tokens, self.labels[source if self._of_words else chosen]
 
     def _check_positions(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prunetime.core.task import Kind, Task
+from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.distributed import all_reduce_mean
 from prunetime.models.encoder import Output
@@ -96,8 +96,7 @@ def logits_distance(
 
 def choice_of(task: Task) -> Choice:
     """What the logits of a task are."""
-    of_kind: dict[Kind, Choice] = {"question-answering": "tokens", "similarity": "embedding"}
-    return of_kind.get(task.kind, "outputs")
+    return task.traits.choice
 
 
 def hidden_distance(

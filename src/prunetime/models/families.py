@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from prunetime.core.arch import ArchSpec, Dims
-from prunetime.core.config import FAMILIES, EncoderConfig, Rotary, Rows
-from prunetime.core.task import Kind, rows_of
+from prunetime.core.config import FAMILIES, EncoderConfig, LogitRows, Rotary
+from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import folder_of, read_json, read_tensors
 from prunetime.models.encoder import SequenceClassifier, load_tensors
@@ -39,14 +39,9 @@ DEFAULT_LAYER_NORM_EPS = 1e-12
 """Where config.json does not say (the first BERT releases do not)."""
 
 
-def head_of(kind: Kind) -> HeadKind:
+def head_of(kind: TaskKind) -> HeadKind:
     """That of a kind of task."""
-    of_kind: dict[Kind, HeadKind] = {
-        "question-answering": "answers",
-        "token-classification": "tags",
-        "similarity": "embedding",
-    }
-    return of_kind.get(kind, "pooled")
+    return TASK_KINDS[kind].head
 
 
 ADAPTER = "adapter_config.json"
@@ -74,7 +69,7 @@ class Pretrained:
     problem_type: str | None = None
 
 
-def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classification") -> Pretrained:
+def load(model: str, outputs: int | None, seed: int = 0, kind: TaskKind = "classification") -> Pretrained:
     """Load `model`, a folder written by `save_pretrained`, sentence-transformers or prunetime, or a hub id, with
     `outputs` logits (None: it gives an embedding), for tasks of a `kind`.
 
@@ -89,7 +84,7 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
     folder = sentence.folder
     settings = read_json(folder / "config.json")
     family, head = settings.get("model_type"), head_of(kind)
-    rows = rows_of(kind)
+    rows = TASK_KINDS[kind].rows
     spec: ArchSpec | None = None
     unused: tuple[str, ...] = ()
     other_head = _is_for_another(settings, head)
@@ -138,7 +133,7 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: Kind = "classific
     )
 
 
-def _with_head(config: EncoderConfig, sentence: SentenceFolder, rows: Rows, outputs: int | None) -> EncoderConfig:
+def _with_head(config: EncoderConfig, sentence: SentenceFolder, rows: LogitRows, outputs: int | None) -> EncoderConfig:
     """`config` with the head that a folder of sentence-transformers says, where it fits `outputs` (None: those of its
     embeddings), else with its own or the family's."""
     if rows == "embedding":

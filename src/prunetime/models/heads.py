@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from prunetime.core.task import Kind
+from prunetime.core.task_kind import TASK_KINDS, TaskKind
 
 OWN_MODEL_TYPE = "prunetime"
 """`model_type` in the config.json of the folders that prunetime writes."""
@@ -20,12 +20,10 @@ CLASSES: Mapping[HeadKind, str] = {
 }
 """How transformers' classes of models with these heads end."""
 
-PROBLEM_TYPES: Mapping[Kind, str] = {
-    "classification": "single_label_classification",
-    "relevance": "multi_label_classification",
-    "regression": "regression",
+PROBLEM_TYPES: Mapping[TaskKind, str] = {
+    kind: traits.problem_type for kind, traits in TASK_KINDS.items() if traits.problem_type
 }
-"""What transformers calls our kinds of task. Relevance is one label with a logit of its own, scored by a sigmoid."""
+"""What transformers calls our kinds of task."""
 
 
 def heads_of(classes: Iterable[str]) -> tuple[HeadKind, ...]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor
 from torch.nn import functional
 
 from prunetime.core.task import Task
+from prunetime.core.task_kind import TaskKind
 from prunetime.inference.tagging import NO_LABEL
 from prunetime.models.distributed import all_reduce_mean
 
@@ -18,24 +22,34 @@ def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     those of words [rows, tokens] the mean over the words that have one; for those of pairs [rows / 2] the squared error
     of the cosine of every two rows.
     """
-    if task.kind == "token-classification":
-        of_words = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=NO_LABEL, reduction="none")
-        return of_words.sum(1) / (labels != NO_LABEL).sum(1).clamp(min=1)
-    if task.kind == "similarity":
-        kept = kept_of(logits, task)
-        return (functional.cosine_similarity(kept[0::2], kept[1::2]) - labels).square()
-    if task.kind == "question-answering":
-        return functional.cross_entropy(logits, labels, reduction="none").mean(1)
-    if task.kind == "classification":
-        return functional.cross_entropy(logits, labels, reduction="none")
-    if task.kind == "relevance":
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
-    return functional.mse_loss(logits[:, 0], labels, reduction="none")
+    return LOSSES[task.kind](kept_of(logits, task), labels)
+
+
+def _of_words(logits: Tensor, labels: Tensor) -> Tensor:
+    losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=NO_LABEL, reduction="none")
+    return losses.sum(1) / (labels != NO_LABEL).sum(1).clamp(min=1)
+
+
+def _of_cosines(embeddings: Tensor, labels: Tensor) -> Tensor:
+    return (functional.cosine_similarity(embeddings[0::2], embeddings[1::2]) - labels).square()
+
+
+LOSSES: dict[TaskKind, Callable[[Tensor, Tensor], Tensor]] = {
+    "classification": partial(functional.cross_entropy, reduction="none"),
+    "relevance": lambda logits, labels: functional.binary_cross_entropy_with_logits(
+        logits[:, 0], labels, reduction="none"
+    ),
+    "regression": lambda logits, labels: functional.mse_loss(logits[:, 0], labels, reduction="none"),
+    "question-answering": lambda logits, labels: functional.cross_entropy(logits, labels, reduction="none").mean(1),
+    "token-classification": _of_words,
+    "similarity": _of_cosines,
+}
+"""The loss of every example, from logits (what is kept of embeddings) and labels."""
 
 
 def kept_of(embeddings: Tensor, task: Task) -> Tensor:
-    """The numbers that the task keeps of `embeddings` [rows, width]."""
-    return embeddings[:, : task.embedding.truncate_dim]
+    """The numbers that the task keeps of `embeddings` [rows, width]; logits of other tasks as they are."""
+    return embeddings[:, : task.embedding.truncate_dim] if task.traits.reads_apart else embeddings
 
 
 def mean_over_rows(losses: Tensor) -> Tensor:

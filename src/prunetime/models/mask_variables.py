@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prunetime.core.arch import Dims, Grain, block_grid
+from prunetime.core.arch import BlockShape, Dims, block_grid
 from prunetime.core.mask import PARTS, BlockMask, Mask, part_widths
 from prunetime.errors import InputError
 
@@ -44,10 +44,10 @@ class BlockMaskVariables:
         return each[: shape[0], : shape[1]]
 
 
-def block_sums(values: Tensor, grain: Grain) -> Tensor:
-    """Sums [row blocks, column blocks] over the blocks of `grain` of `values` [out, in]."""
-    (high, wide), (rows, columns) = values.shape, grain
-    grid = block_grid((high, wide), *grain)
+def block_sums(values: Tensor, block_shape: BlockShape) -> Tensor:
+    """Sums [row blocks, column blocks] over the blocks of `block_shape` of `values` [out, in]."""
+    (high, wide), (rows, columns) = values.shape, block_shape
+    grid = block_grid((high, wide), *block_shape)
     over = (0, grid[1] * columns - wide, 0, grid[0] * rows - high)
     whole = functional.pad(values, over) if any(over) else values
     return whole.reshape(grid[0], rows, grid[1], columns).sum((1, 3))

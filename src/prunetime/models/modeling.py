@@ -21,7 +21,7 @@ from transformers.modeling_outputs import (
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.blocks import INDEX_ARRAYS
-from prunetime.core.config import EncoderConfig, Rows
+from prunetime.core.config import EncoderConfig, LogitRows
 from prunetime.errors import InputError
 from prunetime.models.encoder import INITIAL_DEVIATION, Output, Parts, encode, parts
 from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES, HeadKind
@@ -80,7 +80,7 @@ class PrunetimePreTrainedModel(PreTrainedModel):
 
     config_class = PrunetimeConfig
     accepts_loss_kwargs = False
-    rows: ClassVar[Rows]
+    rows: ClassVar[LogitRows]
     _supports_sdpa = True
 
     def __init__(self, config: PrunetimeConfig) -> None:

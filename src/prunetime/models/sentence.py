@@ -17,7 +17,8 @@ from torch import Tensor
 from prunetime.core.config import HeadLayer, Pooling
 from prunetime.core.embedding import EmbeddingSettings
 from prunetime.core.prompts import Prompts
-from prunetime.core.task import Kind, ScoreActivation, Task, rows_of
+from prunetime.core.task import ScoreActivation, Task
+from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.models import sentence_modules
 from prunetime.models.checkpoint import read_tensors
@@ -92,8 +93,8 @@ class SentenceFolder:
             return task
         if task.rows == "embedding":
             return replace(task, prompts=self.prompts, embedding=self.embedding)
-        activation: ScoreActivation = "sigmoid" if task.kind == "relevance" else "identity"
-        if has_head and not (task.kind == "regression" and is_trained):
+        activation: ScoreActivation = task.traits.activation
+        if has_head and not (task.traits.score == "identity" and is_trained):
             activation = self.activation or ("sigmoid" if task.outputs == 1 else "identity")
         return replace(task, prompts=self.prompts, activation=activation)
 
@@ -112,7 +113,7 @@ def transformer_folder(root: Path) -> Path:
     return root / next((each.path for each in _modules(root) if each.kind == "Transformer"), "")
 
 
-def read_folder(root: Path, kind: Kind) -> SentenceFolder:
+def read_folder(root: Path, kind: TaskKind) -> SentenceFolder:
     """What the model folder `root` says for tasks of a `kind`.
 
     A CrossEncoder is for tasks with pooled rows, a SentenceTransformer for those of embeddings. Of another model, as of
@@ -120,7 +121,7 @@ def read_folder(root: Path, kind: Kind) -> SentenceFolder:
 
     Raises InputError for a module or a setting that is not supported.
     """
-    modules, rows, folder = _modules(root), rows_of(kind), transformer_folder(root)
+    modules, rows, folder = _modules(root), TASK_KINDS[kind].rows, transformer_folder(root)
     encoder = SentenceFolder(folder, root)
     if rows == "embedding":
         encoder = replace(encoder, normalize=True, prompts=Prompts(ALWAYS_PROMPTS))

@@ -65,7 +65,7 @@ def sentence_files(config: EncoderConfig, task: Task, weights: Weights) -> Files
 
 def activation_fn(task: Task) -> str:
     """The class of torch that a CrossEncoder applies to the logits of a task."""
-    return SCORE_ACTIVATIONS[task.activation or ("sigmoid" if task.kind == "relevance" else "identity")]
+    return SCORE_ACTIVATIONS[task.activation or task.traits.activation]
 
 
 def _modules(config: EncoderConfig, task: Task, weights: Weights) -> list[tuple[str, Files]]:

@@ -89,7 +89,7 @@ def prune_all_ways(
         }
         if profile:
             for own in runs.values():
-                profiling.parse(profile).check_covers(own.grain, own.tokens)
+                profiling.parse(profile).check_covers(own.block_shape, own.tokens)
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, float] = {}
         failures = []

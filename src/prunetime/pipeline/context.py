@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prunetime.core import artifact
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.pipeline.run import Run, digest_of
@@ -70,9 +70,9 @@ class Context:
         return self.settings.space(self.config.dims)
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> PrecisionPlan:
         """The precisions that latencies are predicted for."""
-        return Plan.from_json(self.run.read("plan.json"))
+        return PrecisionPlan.from_json(self.run.read("plan.json"))
 
     @cached_property
     def latency(self) -> LatencyProfile:

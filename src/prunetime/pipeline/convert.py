@@ -9,8 +9,9 @@ from typing import Any
 
 from prunetime._version import __version__
 from prunetime.core import artifact
-from prunetime.core.plan import Plan, Precision
-from prunetime.core.task import DOC_STRIDE, Kind, Task
+from prunetime.core.precision import Precision, PrecisionPlan
+from prunetime.core.task import DOC_STRIDE, Task
+from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.export.card import artifact_card
 from prunetime.models import families
@@ -25,20 +26,13 @@ from prunetime.pipeline.pretrained import artifact_files, hub_id, load, tokenize
 QUESTION_WINDOW = 384
 """Tokens of a question with a part of its context, by default: those of transformers' pipeline and `run_qa` example."""
 
-TEXTS: Mapping[Kind, tuple[str, ...]] = {
-    "question-answering": ("question", "context"),
-    "token-classification": ("text",),
-    "similarity": ("text", "other"),
-}
-"""Names of the texts of a task, where only one set of them is possible."""
-
 
 @dataclass(frozen=True)
 class Found:
     """What a model folder says that its head is for: a `kind` of task with so many `outputs` (None: embeddings), of
     which each has a name in `labels`; `pairs` where the texts of a pair are read together."""
 
-    kind: Kind
+    kind: TaskKind
     outputs: int | None
     labels: tuple[str, ...] = ()
     pairs: bool = False
@@ -49,7 +43,7 @@ def convert(
     out: Path,
     say: Callable[[str], None],
     *,
-    kind: Kind | None = None,
+    kind: TaskKind | None = None,
     text: tuple[str, ...] | None = None,
     seq_len: int | None = None,
     precision: Precision = "fp32",
@@ -74,14 +68,15 @@ def convert(
     if not pretrained.has_head:
         raise InputError(f"{folder} has no trained head of {found.outputs} outputs for {found.kind}: train one first")
     max_length = seq_len or longest(pretrained)
-    if seq_len is None and found.kind == "question-answering":
+    traits = TASK_KINDS[found.kind]
+    if seq_len is None and traits.reads_windows:
         max_length = min(max_length, QUESTION_WINDOW)
     task = Task(
         found.kind,
         found.labels,
-        text or TEXTS.get(found.kind) or (("query", "text") if found.pairs else ("text",)),
+        text or traits.text_names or (("query", "text") if found.pairs else ("text",)),
         max_length,
-        doc_stride=min(DOC_STRIDE, max_length // 2) if found.kind == "question-answering" else None,
+        doc_stride=min(DOC_STRIDE, max_length // 2) if traits.reads_windows else None,
     )
     task = pretrained.sentence.applied(task, has_head=True, is_trained=False)
     base = hub_id(model)
@@ -89,7 +84,7 @@ def convert(
     manifest = artifact.Manifest(
         pretrained.config,
         pretrained.model.spec,
-        Plan.uniform(precision),
+        PrecisionPlan.uniform(precision),
         task,
         {"prunetime": __version__, "role": "converted", "model": model, **({"base_model": base} if base else {})},
     )
@@ -108,7 +103,7 @@ def longest(pretrained: families.Pretrained) -> int:
     return min([pretrained.config.longest, *(limit[0] for limit in said if limit)])
 
 
-def found_in(folder: Path, kind: Kind | None) -> Found:
+def found_in(folder: Path, kind: TaskKind | None) -> Found:
     """What the model `folder` says that its head is for, where `kind` is None; else what it has for such tasks.
 
     Raises InputError where it says nothing, or two things.
@@ -117,27 +112,26 @@ def found_in(folder: Path, kind: Kind | None) -> Found:
         made_for = optional(folder / MODEL_SETTINGS).get("model_type", SENTENCE_TRANSFORMER)
         if kind is None and made_for == SENTENCE_TRANSFORMER:
             return Found("similarity", None)
-        if made_for == CROSS_ENCODER and kind != "similarity":
+        if made_for == CROSS_ENCODER and not (kind and TASK_KINDS[kind].reads_apart):
             return _of_pooled_rows(read_folder(folder, kind or "relevance"), kind, pairs=True)
-    if kind == "similarity":
+    if kind and TASK_KINDS[kind].reads_apart:
         return Found(kind, None)
     sentence = read_folder(folder, kind or "classification")
     settings = read_json(sentence.folder / "config.json")
     head = next(iter(heads_of(settings.get("architectures") or ())), None)
-    if head == "answers" and kind in (None, "question-answering"):
-        return Found("question-answering", 2)
-    if head == "tags" and kind in (None, "token-classification"):
-        names = _labels(sentence.folder, settings)
-        return Found("token-classification", len(names), names)
-    if head == "pooled" and kind in (None, "classification", "relevance", "regression"):
-        return _of_pooled_rows(sentence, kind)
+    fitting = [each for each, traits in TASK_KINDS.items() if traits.head == head]
+    if fitting and kind in (None, *fitting):
+        if head == "pooled":
+            return _of_pooled_rows(sentence, kind)
+        names = _labels(sentence.folder, settings) if TASK_KINDS[fitting[0]].has_labels else ()
+        return Found(fitting[0], TASK_KINDS[fitting[0]].outputs or len(names), names)
     raise InputError(
         f"{folder} has no head for {kind or 'a task'} (architectures: {settings.get('architectures')}): train one "
         "first, or take its embeddings with --task similarity"
     )
 
 
-def _of_pooled_rows(sentence: SentenceFolder, kind: Kind | None, pairs: bool = False) -> Found:
+def _of_pooled_rows(sentence: SentenceFolder, kind: TaskKind | None, pairs: bool = False) -> Found:
     settings = read_json(sentence.folder / "config.json")
     names = _labels(sentence.folder, settings)
     outputs = sentence.head[-1].width if sentence.head else len(names)

@@ -55,12 +55,12 @@ def after_precheck(attempts: Sequence[Attempt], verdict: Verdict, predicted: flo
         verdict: What the timing says.
         predicted: The predicted time as a share of the budget.
     """
-    if not attempts and (over := verdict.ci95[1] / verdict.limit / predicted) < LOOSE:
+    if not attempts and (over := verdict.measured.high / verdict.limit / predicted) < LOOSE:
         return "loosen", over
-    may_fit = is_last(attempts) and verdict.ci95[0] <= verdict.limit
-    if may_fit or verdict.measured <= SURE * verdict.limit:
+    may_fit = is_last(attempts) and verdict.measured.low <= verdict.limit
+    if may_fit or verdict.measured.value <= SURE * verdict.limit:
         return "tune", 1.0
-    return _after_a_miss(attempts, is_noisy=False), verdict.measured / verdict.limit / predicted
+    return _after_a_miss(attempts, is_noisy=False), verdict.measured.value / verdict.limit / predicted
 
 
 def after_verify(attempts: Sequence[Attempt], verdict: Verdict, predicted: float) -> tuple[Action, float]:
@@ -71,7 +71,7 @@ def after_verify(attempts: Sequence[Attempt], verdict: Verdict, predicted: float
     """
     if verdict.met:
         return "finish", 1.0
-    return _after_a_miss(attempts, verdict.noisy), verdict.ci95[1] / verdict.limit / predicted
+    return _after_a_miss(attempts, verdict.noisy), verdict.measured.high / verdict.limit / predicted
 
 
 def is_last(attempts: Sequence[Attempt]) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prunetime.core.artifact import Manifest, Weights
+from prunetime.core.arrays import Weights
+from prunetime.core.artifact import Manifest
 from prunetime.core.config import FAMILIES, EncoderConfig
-from prunetime.core.task import Kind, Task
+from prunetime.core.task import Task
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.inference.tokenize import Tokenizer
 from prunetime.models import families
@@ -19,7 +21,7 @@ MOST_NAMES = 5
 """Of tensors, in a message."""
 
 
-def load(model: str, outputs: int | None, kind: Kind, say: Say, seed: int = 0) -> families.Pretrained:
+def load(model: str, outputs: int | None, kind: TaskKind, say: Say, seed: int = 0) -> families.Pretrained:
     """The pretrained `model`, as `families.load` gives it; `say` is told which of its tensors are left out."""
     pretrained = families.load(model, outputs, seed, kind)
     if pretrained.unused:

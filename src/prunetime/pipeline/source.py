@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.core.arch import Grain
+from prunetime.core.arch import BlockShape
 from prunetime.core.budget import Budget
-from prunetime.core.config import EncoderConfig, Rows
-from prunetime.core.plan import Plan
-from prunetime.core.task import Kind, Task
+from prunetime.core.config import EncoderConfig, LogitRows
+from prunetime.core.precision import PrecisionPlan
+from prunetime.core.task import Task
+from prunetime.core.task_kind import TASK_KINDS
 from prunetime.errors import InputError
 from prunetime.inference.inputs import Inputs
 from prunetime.inference.reading import read
@@ -78,7 +79,7 @@ class Source:
 
 def scaled(task: Task, labels: NDArray[Any]) -> NDArray[Any]:
     """Those of similarity as a cosine can be: from 0 to 1, where any lies outside of -1 to 1."""
-    if task.kind != "similarity" or float(np.abs(labels).max()) <= 1.0:
+    if not task.traits.reads_apart or float(np.abs(labels).max()) <= 1.0:
         return labels
     low, high = labels.min(), labels.max()
     return np.asarray((labels - low) / (high - low))
@@ -119,7 +120,7 @@ def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
     task = model.sentence.applied(task, model.has_head, is_trained=not settings.teacher_ready)
     tokenizer, files = pretrained_models.tokenizer_for(task, model, settings.model, say)
     source = Source(model, tokenizer, files, task, chosen, columns, roles, parsed)
-    if task.kind == "question-answering":
+    if task.traits.reads_windows:
         # A question that fits no window is refused here: hours later would be too late.
         _ = source.train, source.valid, source.test
     return source
@@ -162,10 +163,10 @@ def with_figures(
 def profile_of(
     model: str,
     budget: Budget,
-    plan: Plan,
-    rows: Rows = "pooled",
+    plan: PrecisionPlan,
+    rows: LogitRows = "pooled",
     *,
-    blocks: Grain | None = None,
+    blocks: BlockShape | None = None,
     tokens: bool = False,
     timing: TimingSettings = TimingSettings(),
     on_progress: Callable[[int, int], None] | None = None,
@@ -174,8 +175,8 @@ def profile_of(
 
     Raises InputError where the model cannot be read, or is too short for the budget's sequences.
     """
-    kinds: dict[Rows, Kind] = {"tokens": "question-answering", "embedding": "similarity"}
-    pretrained = families.load(model, None if rows == "embedding" else 2, kind=kinds.get(rows, "classification"))
+    kind = next(kind for kind, traits in TASK_KINDS.items() if traits.rows == rows)
+    pretrained = families.load(model, None if rows == "embedding" else 2, kind=kind)
     pretrained_models.check_length(budget.seq_len, pretrained)
     tokenizer = Tokenizer(pretrained_models.tokenizer_of(pretrained, budget.seq_len).content, budget.seq_len)
     covered: Any = {"blocks": blocks, "tokens": tokens}
@@ -188,7 +189,7 @@ def profile_of(
 def check_trainable(source: Source, settings: Settings) -> None:
     """Raises InputError where texts are embedded in a way that training does not know."""
     config, embedding = source.pretrained.config, source.task.embedding
-    if source.task.kind != "similarity":
+    if not source.task.traits.reads_apart:
         return
     if not embedding.orders_as_cosine(config.normalize):
         raise InputError(

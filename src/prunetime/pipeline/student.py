@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from prunetime._version import __version__
 from prunetime.core import artifact
+from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import compact
 from prunetime.models.encoder import SequenceClassifier, from_weights
@@ -69,7 +70,7 @@ def distil(context: Context, student: SequenceClassifier, folder: Path, progress
     fit_on_every_rank(student, data, training, folder, teacher=teacher_model, on_progress=progress)
 
 
-def kept_of(elastic: artifact.Artifact, mask: Mask) -> artifact.Weights:
+def kept_of(elastic: artifact.Artifact, mask: Mask) -> Weights:
     """The weights of what `mask` keeps of the elastic encoder."""
     return compact(elastic.weights, mask, elastic.manifest.config.dims)
 
@@ -78,12 +79,12 @@ def engine_of(unpruned: artifact.Artifact) -> Engine:
     return Engine(unpruned.manifest.config, unpruned.weights, THREADS, plan=unpruned.manifest.plan)
 
 
-def manifest_of(source: Source, model: SequenceClassifier, plan: Plan, provenance: Any) -> artifact.Manifest:
+def manifest_of(source: Source, model: SequenceClassifier, plan: PrecisionPlan, provenance: Any) -> artifact.Manifest:
     """The manifest of an artifact of `model` for the run's task."""
     return artifact.Manifest(model.config, model.spec, plan, source.task, {"prunetime": __version__, **provenance})
 
 
-def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: artifact.Weights) -> None:
+def write_artifact(folder: Path, source: Source, manifest: artifact.Manifest, weights: Weights) -> None:
     """Writes an artifact of the run's task, in place of what was there."""
     files = artifact_files(manifest, weights, source.tokenizer_files)
     shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from prunetime.core.task import Task
+from prunetime.core.task_kind import TASK_KINDS
 from prunetime.errors import InputError
 from prunetime.models.families import Pretrained, with_outputs
 from prunetime.models.heads import PROBLEM_TYPES
@@ -65,7 +66,9 @@ def check_problem_type(task: Task, pretrained: Pretrained, model: str) -> None:
     kinds = {name: kind for kind, name in PROBLEM_TYPES.items()} if task.outputs == 1 else {}
     kind = kinds.get(pretrained.problem_type)
     hint = (
-        f"give --task {kind}, or" if kind and kind != "classification" else "no task of ours has several such outputs:"
+        f"give --task {kind}, or"
+        if kind and TASK_KINDS[kind].outputs == 1
+        else "no task of ours has several such outputs:"
     )
     raise InputError(
         f"{model} is no teacher for {task.kind}: problem_type of its config.json is {pretrained.problem_type!r}, and "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from prunetime.core.arch import Grain, block_grid
+from prunetime.core.arch import BlockShape, block_grid
 from prunetime.core.mask import Scores
 from prunetime.core.progress import Progress
 from prunetime.models.batches import TrainingBatch, TrainingData
@@ -22,7 +22,7 @@ from prunetime.pruning.methods import Criterion
 def measure_block_importance(
     model: SequenceClassifier,
     data: TrainingData,
-    grain: Grain,
+    block_shape: BlockShape,
     criterion: Criterion = "fisher",
     rows: int = 512,
     seed: int = 0,
@@ -30,16 +30,19 @@ def measure_block_importance(
     threads: int = 1,
     on_progress: Progress | None = None,
 ) -> Scores:
-    """Measures how much each block of `grain` in the dense matrices of `model`, pruned or not, matters to the loss.
+    """Measures how much each block of the dense matrices of `model`, pruned or not, matters to the loss.
 
     The scores are as in `measure_importance`, by matrix [row blocks, column blocks]. The gradient of a mask variable is
     the sum of weight x dLoss/dweight over its block, for one sample at a time.
     """
     weights = [{name: linear.weight for name, linear in layer.items()} for layer in linears_of(model.layers)]
     if criterion == "magnitude":
-        return _arrays(weights, lambda weight: block_sums(weight.square(), grain))
+        return _arrays(weights, lambda weight: block_sums(weight.square(), block_shape))
     totals = [
-        {name: torch.zeros(block_grid((len(weight), len(weight.T)), *grain)).double() for name, weight in layer.items()}
+        {
+            name: torch.zeros(block_grid((len(weight), len(weight.T)), *block_shape)).double()
+            for name, weight in layer.items()
+        }
         for layer in weights
     ]
 
@@ -49,7 +52,7 @@ def measure_block_importance(
         gradients = iter(torch.autograd.grad(loss, [weight for layer in weights for weight in layer.values()]))
         for total, layer in zip(totals, weights, strict=True):
             for name, weight in layer.items():
-                total[name] += OF_GRADIENT[criterion](block_sums(weight.detach() * next(gradients), grain))
+                total[name] += OF_GRADIENT[criterion](block_sums(weight.detach() * next(gradients), block_shape))
 
     seen = 1
     if criterion != "movement":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prunetime.core.arch import Grain
+from prunetime.core.arch import BlockShape
 from prunetime.core.mask import Mask, Scores
 from prunetime.errors import InputError
 from prunetime.models.compact import compact, in_blocks
@@ -38,8 +38,8 @@ class MultilevelPruning(TrainerCallback):
         trainer.train()
         pruning.compact().save_pretrained("pruned")
 
-    `weights` is the share of the dense encoder's layer weights to be kept: in heads and rows, or, with `grain`, in
-    blocks of that size. Whatever loss `Trainer` computes from the model's outputs gets the regularisation, and
+    `weights` is the share of the dense encoder's layer weights to be kept: in heads and rows or, with `block_shape`,
+    in blocks of it. Whatever loss `Trainer` computes from the model's outputs gets the regularisation, and
     `distillation` from `teacher` where there is one. `scores` say what is kept first, as in `MaskStep`, and `changes`
     are its other settings. What masks learn is stepped by an AdamW of its own, at the step's learning rate times the
     schedule of the weights' optimizer.
@@ -49,7 +49,7 @@ class MultilevelPruning(TrainerCallback):
         self,
         model: PreTrainedModel,
         weights: float,
-        grain: Grain | None = None,
+        block_shape: BlockShape | None = None,
         teacher: PreTrainedModel | None = None,
         distillation: Distillation = Distillation(),  # noqa: B008 (immutable)
         scores: Scores | None = None,
@@ -61,7 +61,7 @@ class MultilevelPruning(TrainerCallback):
         self._model, self._encoder = model, encoder_of(model)
         config, base = self._encoder.config, self._encoder.spec
         cost = WeightsKept(config.dims)
-        self._step = MaskStep(config.dims, base, cost, weights * cost.dense, grain, scores, **changes)
+        self._step = MaskStep(config.dims, base, cost, weights * cost.dense, block_shape, scores, **changes)
         self._masks = TopK(self._step, self._encoder.linears)
         self._optimizer = MaskOptimizer(self._masks)
         model.add_module("multilevel", self._masks)  # for checkpoints, and for gradients over ranks
@@ -118,7 +118,7 @@ class MultilevelPruning(TrainerCallback):
         config, spec = self._encoder.config, self._masks.spec()
         mask = mask_of(self._step, self._masks.learned().kept, Mask.full(config.dims))
         weights = weights_from(self._model, config)
-        of_blocks = self._step.grain is not None
+        of_blocks = self._step.block_shape is not None
         kept = in_blocks(weights, mask) if of_blocks else compact(weights, mask, config.dims)
         return model_of(config, spec, kept, self._model)
 

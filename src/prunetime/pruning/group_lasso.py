@@ -28,8 +28,8 @@ class GroupLasso(LearnedMasks):
             self._first = [norms.mean() for norms in self._norms()]
 
     def _norms(self) -> list[Tensor]:
-        assert self.step.grain is not None
-        sums = [block_sums(weight.square(), self.step.grain) for weight in self._weights]
+        assert self.step.block_shape is not None
+        sums = [block_sums(weight.square(), self.step.block_shape) for weight in self._weights]
         return [squares.clamp(min=1e-12).sqrt() for squares in sums]
 
     def saliencies(self) -> list[Tensor]:

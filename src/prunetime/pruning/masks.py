@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prunetime.core.arch import TILE, ArchSpec, Dims, Grain, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arch import TILE, ArchSpec, BlockShape, Dims, KeptBlocks, LayerSpec, block_grid
 from prunetime.core.arrays import BoolArray, Float32Array
 from prunetime.core.mask import PARTS, BlockMask, LayerMask, Mask, Scores, part_widths
 from prunetime.errors import InputError
@@ -40,7 +40,7 @@ MOMENTS = 60
 
 @dataclass(frozen=True)
 class MaskStep:
-    """Masks to be learned of heads and rows or, with `grain`, of the blocks of that size in all matrices.
+    """Masks to be learned of heads and rows or, with `block_shape`, of the blocks of that size in all matrices.
 
     They are learned by `pruner` until `cost` is down to `target` (in the same units), from `scores`, which say what is
     kept first, or from zeros; after `learning` of the steps the masks stay as they are, at the target, and the weights
@@ -52,22 +52,22 @@ class MaskStep:
     base: ArchSpec
     cost: Cost
     target: float
-    grain: Grain | None = None
+    block_shape: BlockShape | None = None
     scores: Scores | None = None
     learning: float = 0.4
     learning_rate: float = 1e-2
     pruner: Pruner = "top-k"
 
     def __post_init__(self) -> None:
-        if self.grain is None and self.base != ArchSpec.full(self.dims):
+        if self.block_shape is None and self.base != ArchSpec.full(self.dims):
             raise InputError("heads and rows are learned of an unpruned encoder; this one is compact")
-        if self.grain is not None and any(layer.blocks for layer in self.base.layers):
+        if self.block_shape is not None and any(layer.blocks for layer in self.base.layers):
             raise InputError("blocks are learned of dense matrices; this encoder has blocks already")
         if not 0.0 < self.learning <= 1.0 or not self.learning_rate > 0.0:
             raise InputError(f"learning is {self.learning} and its rate {self.learning_rate}: 0..1, and above 0")
-        if self.pruner == "group-lasso" and self.grain is None:
+        if self.pruner == "group-lasso" and self.block_shape is None:
             raise InputError("group-lasso is of blocks: give their size")
-        if self.pruner == "identity-priors" and self.grain is not None:
+        if self.pruner == "identity-priors" and self.block_shape is not None:
             raise InputError("identity-priors drops whole sub-layers: it has no blocks")
 
     def last_learning_step(self, of: int) -> int:
@@ -76,7 +76,7 @@ class MaskStep:
 
     def digest(self) -> str:
         """Of everything in it."""
-        total = hashlib.sha256(f"{self.dims} {self.base} {self.cost} {self.target} {self.grain}".encode())
+        total = hashlib.sha256(f"{self.dims} {self.base} {self.cost} {self.target} {self.block_shape}".encode())
         total.update(f"{self.learning} {self.learning_rate} {self.pruner}".encode())
         for layer in self.scores or ():
             for name, scores in layer.items():
@@ -86,21 +86,23 @@ class MaskStep:
     @property
     def parameters(self) -> tuple[str, ...]:
         """What is masked of a matrix."""
-        return ("weight", "bias") if self.grain is None else ("weight",)
+        return ("weight", "bias") if self.block_shape is None else ("weight",)
 
     def masks_of(self, layer: LayerSpec) -> dict[str, tuple[int, ...]]:
         """The shapes of the masks of a layer of `base`."""
-        if self.grain is None:
+        if self.block_shape is None:
             return {part: (width,) for part, width in part_widths(self.dims).items()}
-        return {matrix: block_grid(shape, *self.grain) for matrix, shape in layer.matrix_shapes(self.dims).items()}
+        return {
+            matrix: block_grid(shape, *self.block_shape) for matrix, shape in layer.matrix_shapes(self.dims).items()
+        }
 
     def spec(self, counts: Sequence[Mapping[str, int]]) -> ArchSpec:
         """The structure in which every mask keeps so many."""
-        if self.grain is None:
+        if self.block_shape is None:
             widths: list[Any] = [[each[part] for part in PARTS] for each in counts]
             return ArchSpec(tuple(LayerSpec(*layer) for layer in widths))
-        grain, layers = self.grain, zip(self.base.layers, counts, strict=True)
-        blocks = ((layer, (KeptBlocks(m, *grain, n) for m, n in each.items())) for layer, each in layers)
+        block_shape, layers = self.block_shape, zip(self.base.layers, counts, strict=True)
+        blocks = ((layer, (KeptBlocks(m, *block_shape, n) for m, n in each.items())) for layer, each in layers)
         return ArchSpec(tuple(replace(layer, blocks=tuple(kept)) for layer, kept in blocks))
 
 
@@ -189,9 +191,9 @@ class LearnedMasks(nn.Module, ABC):
 
     def masked(self, layer: int, matrix: str, parameter: Tensor) -> Tensor:
         """A weight or bias of a matrix times its mask."""
-        grain = self.step.grain
-        if grain is not None:
-            return parameter * BlockMaskVariables(self._now[layer][matrix], *grain).spread(
+        block_shape = self.step.block_shape
+        if block_shape is not None:
+            return parameter * BlockMaskVariables(self._now[layer][matrix], *block_shape).spread(
                 (len(parameter), len(parameter.T))
             )
         part, _ = SIDES[matrix]
@@ -205,7 +207,7 @@ class LearnedMasks(nn.Module, ABC):
     def mask_variables(self) -> list[MaskVariables] | None:
         """Returns the mask variables that take the LayerNorm of a sub-layer that is gone with it; None where none is
         gone."""
-        if self.step.grain is not None or not self.frozen:
+        if self.step.block_shape is not None or not self.frozen:
             return None
         there = torch.stack([mask.any() for layer in self._now for mask in layer.values()])
         if bool(there.all()):
@@ -334,9 +336,9 @@ def highest(scores: Tensor, kept: int) -> Tensor:
 
 def mask_of(step: MaskStep, kept: Kept, base: Mask) -> Mask:
     """What a step kept, as a mask of the unpruned encoder; `base` is what the encoder that it trained was."""
-    if step.grain is None:
+    if step.block_shape is None:
         parts: list[Any] = [[layer[part] for part in PARTS] for layer in kept]
         return Mask(tuple(LayerMask(*layer) for layer in parts))
-    grain, layers = step.grain, zip(base.layers, kept, strict=True)
-    blocks = ((layer, {matrix: BlockMask(*grain, k) for matrix, k in own.items()}) for layer, own in layers)
+    block_shape, layers = step.block_shape, zip(base.layers, kept, strict=True)
+    blocks = ((layer, {matrix: BlockMask(*block_shape, k) for matrix, k in own.items()}) for layer, own in layers)
     return Mask(tuple(replace(layer, blocks=own) for layer, own in blocks))

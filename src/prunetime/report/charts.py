@@ -12,7 +12,8 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from prunetime.core.arch import LayerSpec
-from prunetime.core.mask import Bools, LayerMask
+from prunetime.core.arrays import BoolArray
+from prunetime.core.mask import LayerMask
 from prunetime.report.structures import Evaluated, LearnedLevel, Preferences, TimedPoint
 from prunetime.report.svg import (
     Scale,
@@ -382,5 +383,5 @@ def _describe_timed(point: TimedPoint) -> str:
     return f"predicted {point.predicted_us:,.0f} µs, measured {it.value:,.0f} µs ({it.low:,.0f}–{it.high:,.0f})"
 
 
-def _numbers(kept: Bools) -> str:
+def _numbers(kept: BoolArray) -> str:
     return "kept: " + (", ".join(str(index) for index in kept.nonzero()[0].tolist()) or "none")

@@ -13,7 +13,7 @@ from prunetime.core.budget import Budget
 from prunetime.core.mask import Mask
 from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.latency.measure import Latency
+from prunetime.latency.measure import LatencySummary
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.report.structures import Evaluated, Front, LearnedLevel, Preferences, Search, TrustInScores, policy_of
 from prunetime.report.values import Interval, Json, latency_of, number
@@ -60,8 +60,8 @@ class Setting:
 
     scope: str
     condition: str
-    dense: Latency
-    pruned: Latency
+    dense: LatencySummary
+    pruned: LatencySummary
 
     @classmethod
     def of(cls, name: str, data: Json) -> Setting:

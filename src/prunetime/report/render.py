@@ -16,7 +16,7 @@ from markupsafe import Markup
 from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Dims
 from prunetime.core.artifact import write_text
 from prunetime.core.mask import LayerMask
-from prunetime.latency.measure import Latency
+from prunetime.latency.measure import LatencySummary
 from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
 from prunetime.report.charts import Line, Part, SearchPlot
@@ -193,9 +193,9 @@ def _effort(effort: dict[str, Any]) -> str:
     return f"{effort['name']}: {', '.join(details)}"
 
 
-def interval_of(latency: Latency, statistic: str) -> Interval:
-    value, (low, high) = latency.of(statistic)
-    return Interval(value, low, high)
+def interval_of(latency: LatencySummary, statistic: str) -> Interval:
+    estimate = latency.of(statistic)
+    return Interval(estimate.value, *estimate.ci95)
 
 
 def _amount(share: bool, value: float) -> str:

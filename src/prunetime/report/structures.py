@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from prunetime.core.arch import ArchSpec
-from prunetime.latency.measure import Latency
+from prunetime.latency.measure import LatencySummary
 from prunetime.report.values import Interval, Json, latency_of, number
 from prunetime.search.space import Space
 
@@ -78,7 +78,7 @@ class TimedPoint:
 class Front:
     """`points` were timed in rounds with the dense encoder, which took `dense` in them."""
 
-    dense: Latency
+    dense: LatencySummary
     points: tuple[TimedPoint, ...]
 
     @classmethod

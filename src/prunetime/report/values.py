@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from prunetime.latency.measure import Latency
+from prunetime.latency.measure import LatencySummary
 
 Json = dict[str, Any]
 
@@ -32,9 +32,9 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def latency_of(data: Json) -> Latency:
+def latency_of(data: Json) -> LatencySummary:
     """A latency of finite microseconds."""
-    latency = Latency.from_json(data)
-    for value in (latency.p50_us, latency.p99_us, *latency.p50_ci95_us, *latency.p99_ci95_us):
+    latency = LatencySummary.from_json(data)
+    for value in (latency.p50_us, latency.p99_us, *latency.p50.ci95, *latency.p99.ci95):
         number(value)
     return latency

@@ -17,7 +17,7 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.arrays import Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import memory_bytes
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, PrunetimeError, first_line
 from prunetime.inference.engine import ReferenceKernel, engine_build
 from prunetime.search.evaluate import CACHE_SHARE, Elastic, ElasticScorer, ScorerFor, ScoringRows
@@ -64,7 +64,7 @@ class Workers:
             _check_builds(_value([ray.remote(engine_build).remote()]))
 
     @contextmanager
-    def scoring(self, config: EncoderConfig, weights: Weights, plan: Plan) -> Iterator[ScorerFor]:
+    def scoring(self, config: EncoderConfig, weights: Weights, plan: PrecisionPlan) -> Iterator[ScorerFor]:
         """Within, the actors score sub-networks of an elastic encoder, as `ElasticScorer` does in this process.
 
         A scorer raises what an engine raises, and PrunetimeError where workers die again and again.

@@ -18,7 +18,7 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.arrays import Float32Array, Float64Array, Int32Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import memory_bytes
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import compact, prefix_mask
@@ -88,7 +88,7 @@ class Elastic:
     config: EncoderConfig
     weights: Weights
     threads: int = 1
-    plan: Plan = field(default_factory=Plan)
+    plan: PrecisionPlan = field(default_factory=PrecisionPlan)
     isa: str | None = None
 
     @cached_property

@@ -10,7 +10,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, TILE, ArchSpec, Dims, Grain, LayerSpec
+from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, TILE, ArchSpec, BlockShape, Dims, LayerSpec
 from prunetime.core.arrays import Float64Array
 from prunetime.core.mask import Scores
 from prunetime.errors import InputError
@@ -62,7 +62,7 @@ class Space:
 
     dims: Dims
     tokens: bool = False
-    blocks: Grain | None = None
+    blocks: BlockShape | None = None
 
     @cached_property
     def levels(self) -> Genome:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array
 from prunetime.core.task import Answer
 from prunetime.errors import InputError
 from prunetime.tasks.table import Table
@@ -78,9 +78,7 @@ def is_squad(table: Table) -> bool:
     return set(COLUMNS[2:]) <= table.columns.keys() and table.columns["answers"][0].lstrip().startswith("{")
 
 
-def gold_answers(
-    where: str, values: Sequence[str], contexts: Sequence[str], unanswerable: bool = False
-) -> NDArray[Any]:
+def gold_answers(where: str, values: Sequence[str], contexts: Sequence[str], unanswerable: bool = False) -> Array:
     """The answers to each question, tuples of `Answer`, [questions] of objects, from `answers` as in `COLUMNS`. Those
     of a question without any are empty.
 

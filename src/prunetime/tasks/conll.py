@@ -17,7 +17,7 @@ DOCUMENT = "-DOCSTART-"
 """The word of a line between documents; it is part of no sentence."""
 
 
-class Line(NamedTuple):
+class ConllLine(NamedTuple):
     """A line with its number (from 1) and its columns."""
 
     number: int
@@ -35,7 +35,7 @@ def parse_conll(lines: Sequence[str], name: str) -> Table:
     Raises InputError for a line that lacks a label or has another number of columns than the first, and where the
     first column counts words, as CoNLL-U does.
     """
-    numbered = [Line(number, line, _columns(line)) for number, line in enumerate(lines, start=1)]
+    numbered = [ConllLine(number, line, _columns(line)) for number, line in enumerate(lines, start=1)]
     certain = [line for line in numbered if line.columns and not line.text.startswith("#") and not _is_document(line)]
     width = len(certain[0].columns) if certain else 0
     labels = Counter(line.columns[-1] for line in certain)
@@ -56,17 +56,17 @@ def _columns(line: str) -> list[str]:
     return re.split("[ \t]+", bare) if bare else []
 
 
-def _is_document(line: Line) -> bool:
+def _is_document(line: ConllLine) -> bool:
     return line.columns[0] == DOCUMENT
 
 
-def _counting(words: Sequence[Line]) -> list[str]:
+def _counting(words: Sequence[ConllLine]) -> list[str]:
     return [str(number) for number in range(1, len(words) + 1)]
 
 
-def _sentences(lines: Sequence[Line], width: int, labels: Counter[str], name: str) -> Iterator[list[Line]]:
+def _sentences(lines: Sequence[ConllLine], width: int, labels: Counter[str], name: str) -> Iterator[list[ConllLine]]:
     """The lines of every sentence; each has `width` columns."""
-    words: list[Line] = []
+    words: list[ConllLine] = []
     for line in lines:
         if not line.columns or _is_document(line):
             if words:
@@ -79,7 +79,7 @@ def _sentences(lines: Sequence[Line], width: int, labels: Counter[str], name: st
         yield words
 
 
-def _check_columns(line: Line, width: int, name: str) -> None:
+def _check_columns(line: ConllLine, width: int, name: str) -> None:
     count = len(line.columns)
     if count < 2:
         raise InputError(f"{name}, line {line.number}: {line.text[:40]!r} has no label; give a word and its label")

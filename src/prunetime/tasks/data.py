@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunetime.core.task import DOC_STRIDE, Kind, Task
+from prunetime.core.arrays import Array, Int64Array
+from prunetime.core.task import DOC_STRIDE, Task
+from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.tasks.answers import gold_answers, is_squad, lacks_answers
 from prunetime.tasks.labels import (
@@ -58,15 +59,15 @@ class Examples:
 
     table: Table
     texts: list[tuple[str, ...]]
-    labels: NDArray[Any]
-    groups: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    labels: Array
+    groups: Int64Array
+    rows: Int64Array
     group: str | None
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def select(self, rows: NDArray[Any] | Sequence[int]) -> Examples:
+    def select(self, rows: Array | Sequence[int]) -> Examples:
         """The examples at `rows` (indices or booleans), in that order."""
         chosen = np.arange(len(self))[np.asarray(rows)]
         return replace(
@@ -115,7 +116,7 @@ def guess_columns(
 
 
 def task_of(
-    table: Table, columns: Columns, max_length: int, kind: Kind | None = None, *, doc_stride: int | None = None
+    table: Table, columns: Columns, max_length: int, kind: TaskKind | None = None, *, doc_stride: int | None = None
 ) -> Task:
     """The task that the labels of `table`, the training data, are of.
 
@@ -124,27 +125,16 @@ def task_of(
     question answering share `doc_stride` of them, by default 128 or half of `max_length`. Raises InputError for empty,
     NaN or infinite labels, for one class only, and for labels that are not of `kind`.
     """
-    texts = label_texts(table, columns.label)
-    where = f"{table.name}, column {columns.label!r}"
-    numbers = numbers_of(where, texts)
-    if kind is None:
-        kind = kind_of(table, columns.label, texts)
-    if kind == "question-answering":
-        shared = min(DOC_STRIDE, max_length // 2) if doc_stride is None else doc_stride
-        return Task(kind, (), columns.text, max_length, shared, lacks_answers(texts))
-    if kind == "token-classification":
-        names = table.class_names.get(columns.label, ())
-        return Task(kind, tag_names(where, gold_tags(where, texts, names), names), columns.text, max_length)
-    if doc_stride is not None:
-        raise InputError(f"{where}: a task of {kind} reads no windows; leave --doc-stride out")
-    if kind == "classification":
-        return Task("classification", classes_of(table, columns.label, texts), columns.text, max_length)
-    if numbers is None:
-        bad = first_row(texts, lambda text: number_of(text) is None)
-        raise InputError(f"{where}: {bad} is no number, as {kind} needs")
-    if kind == "relevance":
-        check_relevance(where, numbers)
-    return Task(kind, (), columns.text, max_length)
+    column = LabelColumn(table, columns.label, label_texts(table, columns.label))
+    numbers_of(column.where, column.texts)
+    kind = kind or kind_of(table, column.name, column.texts)
+    windows = TASK_KINDS[kind].reads_windows
+    if windows and doc_stride is None:
+        doc_stride = min(DOC_STRIDE, max_length // 2)
+    elif doc_stride is not None and not windows:
+        raise InputError(f"{column.where}: a task of {kind} reads no windows; leave --doc-stride out")
+    names = LABELS[kind].names(column, kind)
+    return Task(kind, names, columns.text, max_length, doc_stride, windows and lacks_answers(column.texts))
 
 
 def examples(table: Table, columns: Columns, task: Task) -> Examples:
@@ -154,47 +144,103 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
     not one of the task's, where all rows have the same label, and for answers as `gold_answers` does.
     """
     texts = list(zip(*(_texts(table, name) for name in columns.text), strict=True))
-    where = f"{table.name}, column {columns.label!r}"
-    if task.kind == "token-classification":
+    if task.traits.labels_words:
         texts = [(text,) for text in sentences(f"{table.name}, column {columns.text[0]!r}", [row[0] for row in texts])]
-    values = label_texts(table, columns.label)
-    labels: NDArray[Any]
-    if task.kind == "classification":
-        labels = _class_indices(table, columns.label, values, task)
-    elif task.kind == "question-answering":
-        labels = gold_answers(where, values, [context for _, context in texts], task.unanswerable)
-    elif task.kind == "token-classification":
-        labels = gold_tags(where, values, table.class_names.get(columns.label, ()), [row[0] for row in texts])
-        strange = sorted({tag for of_row in labels for tag in of_row} - set(task.labels))
-        if strange:
-            raise InputError(f"{where}: label {strange[0]!r} is not one of the task's: {', '.join(task.labels)}")
-    else:
-        numbers = numbers_of(where, values)
-        if numbers is None:
-            bad = first_row(values, lambda text: number_of(text) is None)
-            raise InputError(f"{where}: {bad} is no number, as {task.kind} needs")
-        if task.kind == "relevance":
-            check_relevance(where, numbers)
-        labels = np.array(numbers, np.float32)
+    column = LabelColumn(table, columns.label, label_texts(table, columns.label))
+    labels = LABELS[task.kind].values(column, task, texts)
     if labels.dtype != object and len(np.unique(labels)) < 2:
-        raise InputError(f"{where}: one class only, every label is {values[0]!r}; give rows of at least two")
+        raise InputError(
+            f"{column.where}: one class only, every label is {column.texts[0]!r}; give rows of at least two"
+        )
     groups = _texts(table, columns.group) if columns.group else [row[0] for row in texts]
     return Examples(table, texts, labels, group_ids(groups), np.arange(len(texts), dtype=np.int64), columns.group)
 
 
-def _class_indices(table: Table, column: str, texts: Sequence[str], task: Task) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class LabelColumn:
+    """The column `name` of a table, which has the labels `texts`."""
+
+    table: Table
+    name: str
+    texts: Sequence[str]
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.table.name}, column {self.name!r}"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.table.class_names.get(self.name, ())
+
+    def numbers(self, kind: TaskKind) -> list[float]:
+        """The labels of a task of `kind` as numbers; raises InputError where one is none that the kind takes."""
+        numbers = numbers_of(self.where, self.texts)
+        if numbers is None:
+            bad = first_row(self.texts, lambda text: number_of(text) is None)
+            raise InputError(f"{self.where}: {bad} is no number, as {kind} needs")
+        if TASK_KINDS[kind].score == "sigmoid":
+            check_relevance(self.where, numbers)
+        return numbers
+
+
+def _class_indices(column: LabelColumn, task: Task, _: Sequence[tuple[str, ...]]) -> Int64Array:
     """The class of every label, [rows]. A number whose name is none of the task's may be the name of a class itself:
     artifacts from before class names were read have the numbers."""
     index = {name: number for number, name in enumerate(task.labels)}
-    names = class_labels(table, column, texts)
-    found = [index.get(name, index.get(text)) for name, text in zip(names, texts, strict=True)]
+    names = class_labels(column.table, column.name, column.texts)
+    found = [index.get(name, index.get(text)) for name, text in zip(names, column.texts, strict=True)]
     unknown = [row for row, number in enumerate(found) if number is None]
     if unknown:
         raise InputError(
-            f"{table.name}, column {column!r}: label {names[unknown[0]]!r} ({row_numbers(unknown)}) is not one of the "
+            f"{column.where}: label {names[unknown[0]]!r} ({row_numbers(unknown)}) is not one of the "
             f"task's: {', '.join(task.labels)}"
         )
     return np.array(found, np.int64)
+
+
+def _answers(column: LabelColumn, task: Task, texts: Sequence[tuple[str, ...]]) -> Array:
+    return gold_answers(column.where, column.texts, [context for _, context in texts], task.unanswerable)
+
+
+def _tags(column: LabelColumn, task: Task, texts: Sequence[tuple[str, ...]]) -> Array:
+    labels = gold_tags(column.where, column.texts, column.class_names, [row[0] for row in texts])
+    strange = sorted({tag for of_row in labels for tag in of_row} - set(task.labels))
+    if strange:
+        raise InputError(f"{column.where}: label {strange[0]!r} is not one of the task's: {', '.join(task.labels)}")
+    return labels
+
+
+def _tag_names(column: LabelColumn, _: TaskKind) -> tuple[str, ...]:
+    names = column.class_names
+    return tag_names(column.where, gold_tags(column.where, column.texts, names), names)
+
+
+class LabelReader(NamedTuple):
+    """How the labels of a kind of task are read: the `names` of the task's labels, none where they are numbers or
+    answers, and the `values` [examples] that metrics and training take. Both raise InputError for a bad label."""
+
+    names: Callable[[LabelColumn, TaskKind], tuple[str, ...]]
+    values: Callable[[LabelColumn, Task, Sequence[tuple[str, ...]]], Array]
+
+
+def _no_names(column: LabelColumn, kind: TaskKind) -> tuple[str, ...]:
+    column.numbers(kind)
+    return ()
+
+
+_NUMBERS = LabelReader(_no_names, lambda column, task, _: np.array(column.numbers(task.kind), np.float32))
+
+LABELS: dict[TaskKind, LabelReader] = {
+    "classification": LabelReader(
+        lambda column, _: classes_of(column.table, column.name, column.texts), _class_indices
+    ),
+    "relevance": _NUMBERS,
+    "regression": _NUMBERS,
+    "question-answering": LabelReader(lambda *_: (), _answers),
+    "token-classification": LabelReader(_tag_names, _tags),
+    "similarity": _NUMBERS,
+}
 
 
 def normalized(text: str) -> str:
@@ -202,7 +248,7 @@ def normalized(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def group_ids(texts: Sequence[str]) -> NDArray[np.int64]:
+def group_ids(texts: Sequence[str]) -> Int64Array:
     """An id of each normalised text that depends on nothing else, [rows]."""
     ids = {text: stable_hash(normalized(text)) >> 1 for text in set(texts)}
     return np.array([ids[text] for text in texts], np.int64)

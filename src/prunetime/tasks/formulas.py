@@ -4,92 +4,81 @@ value, a draw of the bootstrap is a resample."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array, BoolArray, Float64Array, Int64Array
+from prunetime.core.estimate import Ranking, divided, spearman
 from prunetime.core.task import Answer, Tagged
 from prunetime.errors import InputError
 from prunetime.tasks.answers import f1 as f1_of_answer
 from prunetime.tasks.tags import span_counts, word_counts
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Scores = NDArray[Any]
-Labels = NDArray[Any]
-
-Statistic = Callable[[Floats], Floats]
+ResampledMetric = Callable[[Float64Array], Float64Array]
 """From how often each group is counted, [resamples, groups], to the metric of each resample, [resamples]; NaN where
 the metric is not defined (one class only)."""
 
-Prepare = Callable[[Scores, Labels, Ints], Statistic]
+Prepare = Callable[[Array, Array, Int64Array], ResampledMetric]
 """From scores, labels and each row's group as an index 0..groups-1."""
 
 
-def _good(labels: Labels) -> NDArray[np.bool_]:
+def _good(labels: Array) -> BoolArray:
     """Which rows are labelled good: class 1, or graded at least 0.5."""
     if labels.min() < 0 or labels.max() > 1:
         raise InputError(f"a metric of good and bad rows got the label {labels.max()}; labels must lie in 0..1")
     return np.asarray(labels >= 0.5)
 
 
-class _Ranked:
-    """Rows in the order of `scores`, with equal scores as one step."""
+class _Ranked(Ranking):
+    """Rows in the order of `scores`, each with its group."""
 
-    def __init__(self, scores: Scores, inverse: Ints, *, descending: bool) -> None:
-        self.order = np.argsort(-scores if descending else scores, kind="stable")
-        ordered = scores[self.order]
-        self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    def __init__(self, scores: Array, inverse: Int64Array, *, descending: bool) -> None:
+        super().__init__(scores, descending=descending)
         self.inverse = inverse[self.order]
 
-    def weights(self, counts: Floats) -> Floats:
+    def weights(self, counts: Float64Array) -> Float64Array:
         """How often each row is counted, in ranked order, [resamples, rows]."""
         return counts[:, self.inverse]
 
-    def steps(self, weights: Floats) -> Floats:
-        """`weights` summed over equal scores, [resamples, steps]."""
-        return np.add.reduceat(weights, self.starts, axis=1)
 
-
-def auc(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def auc(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
     if scores.ndim == 1:
         return _binary_auc(scores, _good(labels), inverse)
     classes = [_binary_auc(scores[:, c], labels == c, inverse) for c in range(scores.shape[1])]
     return lambda counts: _mean_of_defined(np.array([one(counts) for one in classes]))
 
 
-def _binary_auc(scores: Scores, good: NDArray[np.bool_], inverse: Ints) -> Statistic:
+def _binary_auc(scores: Array, good: BoolArray, inverse: Int64Array) -> ResampledMetric:
     """Mann-Whitney: the share of (good, bad) pairs in order, ties as half."""
     ranked = _Ranked(scores, inverse, descending=False)
     good = good[ranked.order]
 
-    def statistic(counts: Floats) -> Floats:
+    def statistic(counts: Float64Array) -> Float64Array:
         weights = ranked.weights(counts)
         positive, all_rows = ranked.steps(weights * good), ranked.steps(weights)
         negative = all_rows - positive
         below = np.cumsum(negative, axis=1) - negative / 2
-        return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+        return divided((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
     return statistic
 
 
-def pr_auc(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def pr_auc(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
     """Average precision: precision at each step of recall, without interpolation."""
     ranked = _Ranked(scores, inverse, descending=True)
     good = _good(labels)[ranked.order]
 
-    def statistic(counts: Floats) -> Floats:
+    def statistic(counts: Float64Array) -> Float64Array:
         weights = ranked.weights(counts)
         positive = ranked.steps(weights * good)
         shown = np.cumsum(ranked.steps(weights), axis=1)
         precision = np.cumsum(positive, axis=1) / np.maximum(shown, 1)
-        return _ratio((positive * precision).sum(axis=1), positive.sum(axis=1))
+        return divided((positive * precision).sum(axis=1), positive.sum(axis=1))
 
     return statistic
 
 
-def _confusion(scores: Scores, labels: Labels, inverse: Ints, groups: int) -> tuple[Floats, int]:
+def _confusion(scores: Array, labels: Array, inverse: Int64Array, groups: int) -> tuple[Float64Array, int]:
     """Rows of each (label, predicted class) in each group, [groups, classes * classes], and the number of classes."""
     if scores.ndim == 1:
         label, predicted, classes = _good(labels).astype(np.int64), (scores > 0.5).astype(np.int64), 2
@@ -100,38 +89,38 @@ def _confusion(scores: Scores, labels: Labels, inverse: Ints, groups: int) -> tu
     return flat.reshape(groups, cells).astype(np.float64), classes
 
 
-def of_confusion(formula: Callable[[Floats], Floats]) -> Prepare:
+def of_confusion(formula: Callable[[Float64Array], Float64Array]) -> Prepare:
     """A metric of the confusion matrices [resamples, classes (label), classes (predicted)]."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
         by_group, classes = _confusion(scores, labels, inverse, int(inverse.max()) + 1)
         return lambda counts: formula((counts @ by_group).reshape(-1, classes, classes))
 
     return prepare
 
 
-def _accuracy(confusion: Floats) -> Floats:
+def _accuracy(confusion: Float64Array) -> Float64Array:
     return np.asarray(np.trace(confusion, axis1=1, axis2=2) / confusion.sum(axis=(1, 2)))
 
 
-def f1(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def f1(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
     if scores.dtype != object:
         return of_confusion(_class_f1)(scores, labels, inverse)
     prepare = mean_of(f1_of_answer) if isinstance(scores[0], Answer) else _of_counts(span_counts, _span_f1)
     return prepare(scores, labels, inverse)
 
 
-def any_accuracy(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-    words = _of_counts(word_counts, lambda counts: _ratio(counts[:, 0], counts[:, 1]))
+def any_accuracy(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
+    words = _of_counts(word_counts, lambda counts: divided(counts[:, 0], counts[:, 1]))
     return (words if scores.dtype == object else of_confusion(_accuracy))(scores, labels, inverse)
 
 
 def _of_counts(
-    of_row: Callable[[Tagged, Sequence[str]], tuple[int, ...]], formula: Callable[[Floats], Floats]
+    of_row: Callable[[Tagged, Sequence[str]], tuple[int, ...]], formula: Callable[[Float64Array], Float64Array]
 ) -> Prepare:
     """A metric of sums [resamples, counts] over rows."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
         rows = np.array([of_row(tagged, gold) for tagged, gold in zip(scores, labels, strict=True)], np.float64)
         by_group = np.stack([np.bincount(inverse, weights=column) for column in rows.T], axis=1)
         return lambda counts: formula(counts @ by_group)
@@ -139,50 +128,34 @@ def _of_counts(
     return prepare
 
 
-def _span_f1(counts: Floats) -> Floats:
+def _span_f1(counts: Float64Array) -> Float64Array:
     """Of spans that are right, said, and there (CoNLL-2003); 0 where there are none."""
     right, said, there = counts.T
-    return np.nan_to_num(_ratio(2 * right, said + there))
+    return np.nan_to_num(divided(2 * right, said + there))
 
 
-def _class_f1(confusion: Floats) -> Floats:
+def _class_f1(confusion: Float64Array) -> Float64Array:
     """Of class 1 with two classes; with more, the mean over classes that occur."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
-    by_class = _ratio(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
+    by_class = divided(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
     return np.asarray(np.nan_to_num(by_class[:, 1])) if by_class.shape[1] == 2 else _mean_of_defined(by_class.T)
 
 
-def mcc(confusion: Floats) -> Floats:
+def mcc(confusion: Float64Array) -> Float64Array:
     """Matthews correlation in Gorodkin's form for any number of classes; 0 where a margin is empty."""
     total = confusion.sum(axis=(1, 2))
     true, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     covariance = np.trace(confusion, axis1=1, axis2=2) * total - (true * predicted).sum(axis=1)
     spread = (total**2 - (true**2).sum(axis=1)) * (total**2 - (predicted**2).sum(axis=1))
-    return np.nan_to_num(_ratio(covariance, np.sqrt(spread)))
+    return np.nan_to_num(divided(covariance, np.sqrt(spread)))
 
 
-def spearman(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
-    """Pearson's correlation of the mid-ranks."""
-    rankings = [_Ranked(values, inverse, descending=False) for values in (scores, labels)]
-
-    def centered_ranks(ranked: _Ranked, weights: Floats, by_rank: Floats) -> Floats:
-        step = ranked.steps(by_rank)
-        middle = np.cumsum(step, axis=1) - step / 2
-        ranks = np.empty_like(weights)
-        ranks[:, ranked.order] = np.repeat(middle, np.diff(np.r_[ranked.starts, weights.shape[1]]), axis=1)
-        # weighted mid-ranks have this mean, whatever the ties
-        return np.asarray(ranks - weights.sum(axis=1, keepdims=True) / 2)
-
-    def statistic(counts: Floats) -> Floats:
-        weights = counts[:, inverse]
-        a, b = (centered_ranks(ranked, weights, ranked.weights(counts)) for ranked in rankings)
-        covariance, spread_a, spread_b = ((weights * x).sum(axis=1) for x in (a * b, a * a, b * b))
-        return _ratio(covariance, np.sqrt(spread_a * spread_b))
-
-    return statistic
+def rank_correlation(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
+    one, other = Ranking(scores), Ranking(labels)
+    return lambda counts: spearman(one, other, counts[:, inverse])
 
 
-def rmse(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+def rmse(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
     squares = np.bincount(inverse, weights=(scores.astype(np.float64) - labels) ** 2)
     rows = np.bincount(inverse).astype(np.float64)
     return lambda counts: np.sqrt((counts @ squares) / (counts @ rows))
@@ -191,7 +164,7 @@ def rmse(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
 def mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
     """The mean over questions of a value of the answer and the gold ones."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
         values = [of_answer(answer, gold) for answer, gold in zip(scores, labels, strict=True)]
         totals = np.bincount(inverse, weights=values)
         rows = np.bincount(inverse).astype(np.float64)
@@ -200,10 +173,10 @@ def mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
     return prepare
 
 
-def per_group(of_group: Callable[[Floats, Floats], float]) -> Prepare:
+def per_group(of_group: Callable[[Float64Array, Float64Array], float]) -> Prepare:
     """The mean over groups of a value of their rows' scores and labels; NaN leaves a group out."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
         _good(labels)
         order = np.argsort(inverse, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
@@ -211,29 +184,29 @@ def per_group(of_group: Callable[[Floats, Floats], float]) -> Prepare:
             [of_group(scores[rows].astype(np.float64), labels[rows].astype(np.float64)) for rows in parts]
         )
         defined = np.isfinite(values).astype(np.float64)
-        return lambda counts: _ratio(counts @ np.nan_to_num(values), counts @ defined)
+        return lambda counts: divided(counts @ np.nan_to_num(values), counts @ defined)
 
     return prepare
 
 
-def ndcg_at(k: int) -> Callable[[Floats, Floats], float]:
+def ndcg_at(k: int) -> Callable[[Float64Array, Float64Array], float]:
     """Of a group: the discounted gain of the first `k`, as a share of the best order's."""
 
-    def gain(scores: Floats, labels: Floats) -> float:
+    def gain(scores: Float64Array, labels: Float64Array) -> float:
         """Discounted gain of the first k, where rows of equal score share their places' discounts."""
         discounts = np.where(np.arange(len(scores)) < k, 1 / np.log2(np.arange(len(scores)) + 2), 0.0)
         _, place, size = np.unique(-scores, return_inverse=True, return_counts=True)
         shared = np.add.reduceat(discounts, np.r_[0, np.cumsum(size)[:-1]]) / size
         return float((labels * shared[place]).sum())
 
-    def ndcg(scores: Floats, labels: Floats) -> float:
+    def ndcg(scores: Float64Array, labels: Float64Array) -> float:
         best = gain(labels, labels)
         return gain(scores, labels) / best if best else float("nan")
 
     return ndcg
 
 
-def reciprocal_rank(scores: Floats, labels: Floats) -> float:
+def reciprocal_rank(scores: Float64Array, labels: Float64Array) -> float:
     """1 / place of the first good row, behind the bad ones of equal score."""
     good = labels >= 0.5
     if not good.any():
@@ -244,31 +217,25 @@ def reciprocal_rank(scores: Floats, labels: Floats) -> float:
 def defect_rate_at(coverage: float) -> Prepare:
     """Of the `coverage` of the rows that score highest, the share that is bad."""
 
-    def prepare(scores: Scores, labels: Labels, inverse: Ints) -> Statistic:
+    def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
         ranked = _Ranked(scores, inverse, descending=True)
         bad = ~_good(labels)[ranked.order]
 
-        def statistic(counts: Floats) -> Floats:
+        def statistic(counts: Float64Array) -> Float64Array:
             weights = ranked.weights(counts)
             step, bad_step = ranked.steps(weights), ranked.steps(weights * bad)
             before = np.cumsum(step, axis=1) - step
             room = coverage * weights.sum(axis=1, keepdims=True)
             # of rows that tie at the cut, the share that fits is shown
             shown = np.clip(room - before, 0, step) / np.maximum(step, 1)
-            return _ratio((bad_step * shown).sum(axis=1), room[:, 0])
+            return divided((bad_step * shown).sum(axis=1), room[:, 0])
 
         return statistic
 
     return prepare
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """numerator / denominator, NaN where the denominator is 0."""
-    nan = np.full(np.shape(numerator), np.nan)
-    return np.asarray(np.divide(numerator, denominator, out=nan, where=denominator != 0))
-
-
-def _mean_of_defined(values: Floats) -> Floats:
+def _mean_of_defined(values: Float64Array) -> Float64Array:
     """Means over the first axis without NaN."""
     defined = np.isfinite(values)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
+    return divided(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))

@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from prunetime.core.task import Kind, Task
+from prunetime.core.task import Task
+from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.tasks.table import Table
 from prunetime.tasks.tags import is_list
@@ -72,7 +73,7 @@ def classes_of(table: Table, column: str, texts: Sequence[str]) -> tuple[str, ..
     return tuple(table.class_names.get(column, occurring))
 
 
-def kind_of(table: Table, column: str, texts: Sequence[str]) -> Kind:
+def kind_of(table: Table, column: str, texts: Sequence[str]) -> TaskKind:
     """The kind of task that labels are of; see `tasks.data.task_of`."""
     if texts[0].startswith("{"):
         return "question-answering"
@@ -92,11 +93,11 @@ def label_notes(table: Table, column: str, task: Task) -> list[str]:
     where = f"Labels of {table.name}, column {column!r}:"
     names = table.class_names.get(column)
     notes = []
-    if task.kind == "token-classification":
+    if task.traits.labels_words:
         if names and re.match(r"\[\s*[0-9]", texts[0]):
             notes.append(f"{where} numbers are {_numbered(names)}, by {table.names_from}.")
         return [*notes, f"{where} the scheme is {task.tag_scheme}."]
-    if task.kind != "classification":
+    if task.traits.score != "softmax":
         return []
     integers = [text for text in texts if _INTEGER.fullmatch(text)]
     if names and any(text not in names for text in texts):

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array, Float64Array, Int64Array
+from prunetime.core.estimate import Estimate
 from prunetime.core.task import Answer, Tagged, Task
 from prunetime.errors import InputError
 from prunetime.tasks.answers import exact_match
 from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.formulas import (
-    Floats,
-    Ints,
-    Labels,
     Prepare,
-    Scores,
-    Statistic,
+    ResampledMetric,
     any_accuracy,
     auc,
     defect_rate_at,
@@ -31,9 +27,9 @@ from prunetime.tasks.formulas import (
     of_confusion,
     per_group,
     pr_auc,
+    rank_correlation,
     reciprocal_rank,
     rmse,
-    spearman,
 )
 
 CELLS = 2**20
@@ -41,11 +37,9 @@ CELLS = 2**20
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MetricEstimate(Estimate):
     """A metric on `rows` rows, with the 95 % interval over resampled groups."""
 
-    value: float
-    ci95: tuple[float, float]
     rows: int
 
 
@@ -62,7 +56,7 @@ class Metric:
     tasks: tuple[str, ...]
     prepare: Prepare
 
-    def value(self, scores: Scores, labels: Labels, groups: NDArray[Any]) -> float:
+    def value(self, scores: Array, labels: Array, groups: Array) -> float:
         """The metric of all rows; InputError where it is not defined."""
         inverse, count = _checked(scores, labels, groups)
         return self._plain_value(self.prepare(scores, labels, inverse), count)
@@ -73,7 +67,7 @@ class Metric:
             fitting = ", ".join(name for name, m in _METRICS.items() if _situation(task) in m.tasks)
             raise InputError(f"metric {self.name} does not fit a {_situation(task)} task; these do: {fitting}")
 
-    def _plain_value(self, statistic: Statistic, groups: int) -> float:
+    def _plain_value(self, statistic: ResampledMetric, groups: int) -> float:
         value = float(statistic(np.ones((1, groups)))[0])
         if not np.isfinite(value):
             raise InputError(f"{self.name} is not defined on these rows: they need both good and bad labels")
@@ -102,13 +96,13 @@ def default_metric(task: Task, data: str = "") -> Metric:
     spans, Spearman for what is a number."""
     if data in BENCHMARKS:
         return metric(BENCHMARKS[data].metric)
-    usual = {"binary": "auc", "multiclass": "accuracy", _ANSWERS: "f1", _TAGS: "f1"}
-    return metric(usual.get(_situation(task), "spearman"))
+    traits = task.traits
+    return metric((len(task.labels) == 2 and traits.default_metric_of_two) or traits.default_metric)
 
 
 def evaluate(
-    metric: Metric, scores: Scores, labels: Labels, groups: NDArray[Any], *, resamples: int = 1000, seed: int = 0
-) -> Estimate:
+    metric: Metric, scores: Array, labels: Array, groups: Array, *, resamples: int = 1000, seed: int = 0
+) -> MetricEstimate:
     """`metric` of all rows and the 2.5 and 97.5 percentiles over `resamples` draws of as many groups as there are.
 
     Deterministic by `seed`. Raises InputError where the metric is not defined, and for rows of one group only.
@@ -117,35 +111,35 @@ def evaluate(
     statistic = metric.prepare(scores, labels, inverse)
     value = metric._plain_value(statistic, count)
     draws = [statistic(counts) for counts in _draws(count, len(inverse), resamples, seed)]
-    return Estimate(value, _interval(metric, np.concatenate(draws)), len(inverse))
+    return _estimate(metric, value, draws, len(inverse))
 
 
 def evaluate_difference(
     metric: Metric,
-    scores: Scores,
-    other_scores: Scores,
-    labels: Labels,
-    groups: NDArray[Any],
+    scores: Array,
+    other_scores: Array,
+    labels: Array,
+    groups: Array,
     *,
     resamples: int = 1000,
     seed: int = 0,
-) -> Estimate:
+) -> MetricEstimate:
     """`metric` of `scores` less that of `other_scores` on the same rows, both on the same resamples."""
     inverse, count = _checked(scores, labels, groups)
     _checked(other_scores, labels, groups)
     one, other = (metric.prepare(s, labels, inverse) for s in (scores, other_scores))
     value = metric._plain_value(one, count) - metric._plain_value(other, count)
     draws = [one(counts) - other(counts) for counts in _draws(count, len(inverse), resamples, seed)]
-    return Estimate(value, _interval(metric, np.concatenate(draws)), len(inverse))
+    return _estimate(metric, value, draws, len(inverse))
 
 
 def _situation(task: Task) -> str:
-    if task.kind != "classification":
+    if task.traits.score != "softmax":
         return task.kind
     return "binary" if len(task.labels) == 2 else "multiclass"
 
 
-def _checked(scores: Scores, labels: Labels, groups: NDArray[Any]) -> tuple[Ints, int]:
+def _checked(scores: Array, labels: Array, groups: Array) -> tuple[Int64Array, int]:
     """Each row's group as an index, and the number of groups."""
     if not len(scores) == len(labels) == len(groups) or not len(labels):
         raise InputError(f"{len(scores)} scores, {len(labels)} labels, {len(groups)} groups: one of each per row")
@@ -157,7 +151,7 @@ def _checked(scores: Scores, labels: Labels, groups: NDArray[Any]) -> tuple[Ints
     return inverse.astype(np.int64), len(unique)
 
 
-def _draws(groups: int, rows: int, resamples: int, seed: int) -> Iterator[Floats]:
+def _draws(groups: int, rows: int, resamples: int, seed: int) -> Iterator[Float64Array]:
     """How often each group was drawn, [part of the resamples, groups]."""
     if groups < 2:
         raise InputError("all rows are of one group: an interval over groups needs two; choose another group column")
@@ -168,12 +162,12 @@ def _draws(groups: int, rows: int, resamples: int, seed: int) -> Iterator[Floats
         yield np.array([np.bincount(d, minlength=groups) for d in drawn], np.float64)
 
 
-def _interval(metric: Metric, draws: Floats) -> tuple[float, float]:
-    defined = draws[np.isfinite(draws)]
+def _estimate(metric: Metric, value: float, draws: Sequence[Float64Array], rows: int) -> MetricEstimate:
+    resamples = np.concatenate(draws)
+    defined = resamples[np.isfinite(resamples)]
     if not len(defined):
         raise InputError(f"{metric.name} is not defined on any resample of these rows; give more groups")
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return float(low), float(high)
+    return MetricEstimate.of_resamples(value, defined, rows=rows)
 
 
 def _surest(score: Answer | Tagged) -> float:
@@ -200,7 +194,7 @@ _METRICS = {
         Metric("f1", True, (*_CLASSES, _ANSWERS, _TAGS), f1),
         Metric("exact", True, (_ANSWERS,), mean_of(exact_match)),
         Metric("mcc", True, _CLASSES, of_confusion(mcc)),
-        Metric("spearman", True, ("binary", "relevance", "regression", _SIMILAR), spearman),
+        Metric("spearman", True, ("binary", "relevance", "regression", _SIMILAR), rank_correlation),
         Metric("rmse", False, ("binary", "relevance", "regression"), rmse),
         Metric("mrr", True, _BINARY, per_group(reciprocal_rank)),
         _ndcg_at(10),

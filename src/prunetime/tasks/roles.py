@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import BoolArray, Float64Array, Int64Array
 from prunetime.errors import InputError
 from prunetime.tasks.data import Examples, normalized, stable_hash
 
@@ -56,7 +56,7 @@ def parse_slice(text: str) -> Slice:
     return Slice(text, column, value)
 
 
-def group_hash_split(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+def group_hash_split(groups: Int64Array, share: float, seed: int) -> BoolArray:
     """True for the rows, [rows], of about `share` of the groups.
 
     Whether a group is chosen depends on its id, `share` and `seed` alone: not on the order nor on other rows. What
@@ -92,7 +92,7 @@ def _split_train(train: Examples, test: Examples | None, seed: int) -> tuple[Exa
     return train.select(position >= 0.2), valid, train.select(position < 0.1)
 
 
-def _positions(groups: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def _positions(groups: Int64Array, seed: int) -> Float64Array:
     """Where each row's group lies between 0 and 1, [rows]."""
     unique, inverse = np.unique(groups, return_inverse=True)
     return np.array([stable_hash(f"{seed} {group}") / 2**64 for group in unique])[inverse]

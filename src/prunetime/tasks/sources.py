@@ -19,17 +19,8 @@ from prunetime.tasks.answers import parse_squad
 from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.class_names import class_names_beside, class_names_of_schema
 from prunetime.tasks.conll import parse_conll
-from prunetime.tasks.synthetic import ad_relevance
-from prunetime.tasks.synthetic_entities import product_entities
-from prunetime.tasks.synthetic_questions import question_answering
+from prunetime.tasks.synthetic import GENERATORS
 from prunetime.tasks.table import Table
-
-SYNTHETIC = {
-    "ad-relevance": ad_relevance,
-    "question-answering": question_answering,
-    "product-entities": product_entities,
-}
-"""The generated tasks: tables from a number of rows and a seed."""
 
 SYNTHETIC_ROWS = 24_000
 """Enough for a test part (a tenth) of 2,000 rows."""
@@ -249,8 +240,8 @@ def _joined(name: str, tables: list[Table]) -> Table:
 
 def _synthetic(source: str) -> Table:
     name, _, query = source.removeprefix("synthetic:").partition("?")
-    if name not in SYNTHETIC:
-        there_are = ", ".join(f"synthetic:{known}" for known in SYNTHETIC)
+    if name not in GENERATORS:
+        there_are = ", ".join(f"synthetic:{known}" for known in GENERATORS)
         raise InputError(f"{source}: no such generated task; there are {there_are}")
     options = {"rows": SYNTHETIC_ROWS, "seed": 0}
     for key, value in parse_qsl(query, keep_blank_values=True):
@@ -259,4 +250,4 @@ def _synthetic(source: str) -> Table:
         if not re.fullmatch(r"[0-9]{1,12}", value):
             raise InputError(f"{source}: {key} is {value!r}; it must be a whole number of at least 0")
         options[key] = int(value)
-    return SYNTHETIC[name](options["rows"], options["seed"])
+    return GENERATORS[name](options["rows"], options["seed"])

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array
 from prunetime.core.tag_scheme import FORMS, OUTSIDE, ROLES, scheme_of
 from prunetime.core.task import Tagged
 from prunetime.errors import InputError
@@ -56,7 +56,7 @@ def sentences(where: str, values: Sequence[str]) -> list[str]:
 
 def gold_tags(
     where: str, values: Sequence[str], class_names: Sequence[str] = (), texts: Sequence[str] | None = None
-) -> NDArray[Any]:
+) -> Array:
     """The labels of every row's words, tuples of names (objects, [rows]); whole numbers are indices into `class_names`.
 
     Raises InputError, naming rows, where they are no list, not as many as the words of the row's text, or where one is
@@ -95,7 +95,7 @@ def _tag_name(at: str, tag: object, class_names: Sequence[str]) -> str:
     return class_names[int(name)]
 
 
-def tag_names(where: str, tags: NDArray[Any], class_names: Sequence[str] = ()) -> tuple[str, ...]:
+def tag_names(where: str, tags: Array, class_names: Sequence[str] = ()) -> tuple[str, ...]:
     """All labels: `O` first, then in the order of `class_names`, or of the alphabet without them.
 
     Raises InputError as `check_scheme` does.

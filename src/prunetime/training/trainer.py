@@ -132,8 +132,7 @@ class _Objective(nn.Module):
             if target is None:
                 return loss
             heads = self.masks.heads() if self.masks else None
-            if self._task.kind == "similarity":
-                output, target = (each._replace(logits=kept_of(each.logits, self._task)) for each in (output, target))
+            output, target = (each._replace(logits=kept_of(each.logits, self._task)) for each in (output, target))
             return distilled_loss(
                 loss, output, target, attention_mask, distillation, heads=heads, choice=choice_of(self._task)
             )

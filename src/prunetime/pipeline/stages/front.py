@@ -54,15 +54,14 @@ def front_json(
     """
     found = []
     for point in points:
-        share, interval = ratio(samples[name_of(point)], samples["dense"], statistic)
+        measured = ratio(samples[name_of(point)], samples["dense"], statistic).scaled(dense_us)
         found.append(
             {
                 "genome": point.genome,
                 "predicted_us": point.predicted_us,
                 "score": point.score,
-                "measured_us": share * dense_us,
-                "ci95_us": [end * dense_us for end in interval],
             }
+            | measured.to_json("measured_us", "ci95_us")
         )
     return {"dense": summarise(samples["dense"], statistic).to_json(), "points": found}
 

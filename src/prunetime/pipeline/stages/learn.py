@@ -9,6 +9,7 @@ from typing import Any
 
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask, Scores
 from prunetime.errors import BudgetError
 from prunetime.models.compact import compact, in_blocks, prefix_mask
@@ -94,7 +95,7 @@ def learn_structure(context: Context, target_us: float, other: Path | None) -> N
     leave_chosen(context.run, _digest(context, start.name, target_us), predicted_us)
 
 
-def learned_weights(context: Context) -> artifact.Weights:
+def learned_weights(context: Context) -> Weights:
     return dict(artifact.read(context.run.path(LAST.artifact)).weights)
 
 
@@ -112,7 +113,7 @@ def _rows_us(context: Context) -> float:
 def _digest(context: Context, start: str, target_us: float) -> str:
     manifest = context.run.path(f"{start}/manifest.json").read_text()
     settings = context.settings
-    return digest_of([manifest, target_us, settings.grain, asdict(context.effort), settings.seed])
+    return digest_of([manifest, target_us, settings.block_shape, asdict(context.effort), settings.seed])
 
 
 def _learn_inputs(context: Context, start: Start, target_us: float, **_: Any) -> str:
@@ -126,12 +127,12 @@ def _learn(
     config, run, pruner = start.model.manifest.config, context.run, method_of(context).pruner
     model = from_weights(config, start.model.weights, spec=start.mask.spec())
     scores = rank_transform(_first_scores(context, level, model))
-    grain = context.settings.grain if level == "blocks" else None
-    step = MaskStep(config.dims, start.mask.spec(), _cost(context), target_us, grain, scores, pruner=pruner)
+    block_shape = context.settings.block_shape if level == "blocks" else None
+    step = MaskStep(config.dims, start.mask.spec(), _cost(context), target_us, block_shape, scores, pruner=pruner)
     learned = _train(context, model, start, step, progress)
     mask = mask_of(step, learned.kept, start.mask)
     weights = weights_of(model)
-    kept = in_blocks(weights, mask) if grain else compact(weights, mask, config.dims)
+    kept = in_blocks(weights, mask) if block_shape else compact(weights, mask, config.dims)
     run.write(left.mask, mask.to_json())
     names = [f"{layer} {name.replace('_', ' ')}" for layer, own in enumerate(learned.kept) for name in own]
     ratios = learned.ratios.astype(float).round(4).tolist()
@@ -187,11 +188,11 @@ def _first_scores(context: Context, level: Granularity, model: SequenceClassifie
     settings = context.settings
     if level == "rows":
         return load_scores(context.run.path("importance.safetensors"), model.config.dims)
-    assert settings.grain is not None
+    assert settings.block_shape is not None
     rows = context.effort.importance_rows
     data = context.source.training_data(rows, settings.seed)
     return measure_block_importance(
-        model, data, settings.grain, settings.importance, rows, settings.seed, threads=THREADS
+        model, data, settings.block_shape, settings.importance, rows, settings.seed, threads=THREADS
     )
 
 
@@ -201,7 +202,7 @@ def _train(context: Context, model: SequenceClassifier, start: Start, step: Mask
     training = training_settings(context, EPOCHS * effort.tune_epochs, effort.tune_learning_rate)
     training = replace(training, distillation=Distillation(attention=1.0))
     step = replace(step, learning_rate=learning_rate(training.steps(len(data)), step.pruner))
-    folder = context.run.path(f"work/learn-{'blocks' if step.grain else 'rows'}")
+    folder = context.run.path(f"work/learn-{'blocks' if step.block_shape else 'rows'}")
     manifest = start.model.manifest
     teacher = from_weights(manifest.config, start.model.weights, spec=manifest.spec)
     learned = fit_on_every_rank(model, data, training, folder, teacher, progress, mask_step=step)
@@ -210,7 +211,7 @@ def _train(context: Context, model: SequenceClassifier, start: Start, step: Mask
     return learned
 
 
-def _leave(context: Context, name: str, teacher: artifact.Artifact, weights: artifact.Weights, spec: ArchSpec) -> None:
+def _leave(context: Context, name: str, teacher: artifact.Artifact, weights: Weights, spec: ArchSpec) -> None:
     model = from_weights(teacher.manifest.config, weights, spec=spec)
     provenance = {"role": name, "model": context.settings.model}
     manifest = manifest_of(context.source, model, teacher.manifest.plan, provenance)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 import numpy as np
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.mask import Mask
-from prunetime.latency.measure import Call, Samples, pinned, summarise
+from prunetime.latency.measure import Samples, TimedCall, pinned, summarise
 from prunetime.latency.timing import Job, calls_of_specs, time_budget, time_settings
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.run import Progress
@@ -22,7 +21,7 @@ MEASUREMENTS = 3
 """At most, while noise keeps the interval on both sides of the limit."""
 
 
-def _calls(context: Context, specs: Mapping[str, ArchSpec]) -> dict[str, dict[str, Call]]:
+def _calls(context: Context, specs: Mapping[str, ArchSpec]) -> dict[str, dict[str, TimedCall]]:
     source = context.source
     return calls_of_specs(
         specs, context.config, source.tokenizer, source.task.read_together, context.budget, context.plan
@@ -81,7 +80,7 @@ def time_chosen(context: Context, progress: Progress) -> None:
     with pinned(budget.threads):
         calls = _calls(context, {"dense": ArchSpec.full(context.config.dims), "pruned": _chosen(context)})
         timed = time_settings(calls, half, progress)
-    context.run.write("gate.json", asdict(judge(budget, timed)))
+    context.run.write("gate.json", judge(budget, timed).to_json())
 
 
 def precheck(context: Context) -> Verdict:

@@ -7,7 +7,7 @@ from typing import Any
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError
 from prunetime.latency import plans, profiling
 from prunetime.latency.predictor import LatencyProfile
@@ -29,13 +29,13 @@ MARGIN = 0.97
 )
 def choose_plan(context: Context, _: Progress) -> None:
     """Chooses the precision that latencies are predicted for: the one asked for or, for `auto`, the fastest one."""
-    budget, config, plan = context.budget, context.config, Plan()
+    budget, config, plan = context.budget, context.config, PrecisionPlan()
     if context.settings.precision == AUTO:
         dense = ArchSpec.full(config.dims)
-        model = plans.Model(config, random_weights(config, dense), dense, budget.threads)
+        model = plans.EngineArguments(config, random_weights(config, dense), dense, budget.threads)
         plan = plans.fastest_uniform(model, random_batch(config, budget.batch, budget.seq_len))
     else:
-        plan = Plan.uniform(context.settings.precision)
+        plan = PrecisionPlan.uniform(context.settings.precision)
     context.run.write("plan.json", plan.to_json())
 
 
@@ -45,7 +45,7 @@ def _key(context: Context) -> ProfileKey:
 
 
 def _covered(context: Context) -> dict[str, Any]:
-    return {"blocks": context.settings.grain, "tokens": context.settings.tokens}
+    return {"blocks": context.settings.block_shape, "tokens": context.settings.tokens}
 
 
 def _profile_inputs(context: Context) -> dict[str, Any]:

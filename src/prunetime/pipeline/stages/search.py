@@ -156,4 +156,4 @@ def scoring_rows(context: Context, rows: int) -> ScoringRows:
     """Up to `rows` valid rows, whole groups, drawn by the seed, and the teacher's logits for them."""
     source = context.source
     tokens = source.valid.select(whole_groups(source.roles.valid.groups, rows, context.settings.seed)).tokens
-    return ScoringRows(tokens, engine_of(context.teacher).logits(tokens), source.task.kind == "question-answering")
+    return ScoringRows(tokens, engine_of(context.teacher).logits(tokens), source.task.traits.choice == "tokens")

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from prunetime.core import artifact
+from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
-from prunetime.core.plan import Plan
+from prunetime.core.precision import PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.latency import plans
 from prunetime.latency.synthetic import random_batch
@@ -20,7 +21,7 @@ from prunetime.pipeline.student import THREADS, distil, manifest_of, write_artif
 from prunetime.settings import AUTO
 from prunetime.training.checkpoints import discard_checkpoints
 
-Begin = Callable[[Mask], artifact.Weights]
+Begin = Callable[[Mask], Weights]
 """Gives the weights of what a mask keeps, before they are tuned."""
 
 
@@ -50,19 +51,19 @@ def tune(context: Context, progress: Progress, begin: Begin) -> None:
     discard_checkpoints(run.path("work/tune"))
 
 
-def final_plan(context: Context, manifest: artifact.Manifest, weights: artifact.Weights) -> Plan:
+def final_plan(context: Context, manifest: artifact.Manifest, weights: Weights) -> PrecisionPlan:
     """How the candidate is run, with the metric on valid rows that this was measured to lose against fp32."""
     settings, budget, config, value = context.settings, context.budget, manifest.config, context.metric_on_valid
     if settings.precision == "fp32":
-        return Plan()
-    quick = plans.Model(config, weights, manifest.spec, THREADS)
-    exact = value(quick.engine(Plan()))
+        return PrecisionPlan()
+    quick = plans.EngineArguments(config, weights, manifest.spec, THREADS)
+    exact = value(quick.engine(PrecisionPlan()))
 
     def loss(engine: Engine) -> float:
         return context.better(exact - value(engine))
 
     if settings.precision != AUTO:
-        plan = Plan.uniform(settings.precision)
+        plan = PrecisionPlan.uniform(settings.precision)
         return replace(plan, quality_loss=loss(quick.engine(plan)))
     model = replace(quick, threads=budget.threads)
     return plans.choose(model, random_batch(config, budget.batch, budget.seq_len), loss, settings.max_loss)

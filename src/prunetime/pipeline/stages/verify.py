@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
 from prunetime.core import artifact
+from prunetime.core.arrays import Weights
 from prunetime.core.budget import Budget
 from prunetime.core.machine import this_machine
 from prunetime.errors import DefectError
 from prunetime.inference.engine import Engine
 from prunetime.inference.model import Model
 from prunetime.inference.ragged import Ragged
-from prunetime.latency.measure import Latency, summarise
+from prunetime.latency.measure import LatencySummary, summarise
 from prunetime.latency.predictor import setting_name
-from prunetime.latency.timing import Job, Timed, time_artifacts
+from prunetime.latency.timing import Job, SamplesBySetting, time_artifacts
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.run import Progress
@@ -27,7 +27,7 @@ from prunetime.pipeline.stages.measure import MEASUREMENTS, calls_each_round
 from prunetime.pipeline.student import THREADS
 from prunetime.pipeline.verdict import Verdict, judge
 from prunetime.tasks.data import Examples
-from prunetime.tasks.metrics import Estimate, evaluate, evaluate_difference
+from prunetime.tasks.metrics import evaluate, evaluate_difference
 
 PARITY_ROWS = 128
 PARITY_TOLERANCE = 1e-3
@@ -81,7 +81,7 @@ def quality(source: Source, models: dict[str, Model]) -> dict[str, Any]:
         chosen = {model: scores[model][at] for model in scores}
         estimates = {m: evaluate(source.metric, s, part.labels, part.groups) for m, s in chosen.items()}
         difference = evaluate_difference(source.metric, chosen["pruned"], chosen["dense"], part.labels, part.groups)
-        report[name] = {m: _estimate(e) for m, e in (*estimates.items(), ("difference", difference))}
+        report[name] = {m: e.to_json() | {"rows": e.rows} for m, e in (*estimates.items(), ("difference", difference))}
     return report
 
 
@@ -103,8 +103,8 @@ def measure_candidate(context: Context, progress: Progress) -> None:
     latency = {name: summarise(values, budget.statistic) for name, values in samples.items()}
     found = {
         "budget": budget.to_json(),
-        "budget_us": budget.resolve(latency["dense"].of(budget.statistic)[0]),
-        "verdict": asdict(verdict),
+        "budget_us": budget.resolve(latency["dense"].of(budget.statistic).value),
+        "verdict": verdict.to_json(),
         "latency": summaries(timed, budget.statistic),
         "parity": difference,
         "predicted_us": run.read("chosen.json")["predicted_us"],
@@ -127,7 +127,7 @@ def verify(context: Context) -> Verdict:
     return Verdict.from_json(context.run.read("verify.json")["verdict"])
 
 
-def measure_until_decided(job: Job, on_round: Callable[[int, int], None]) -> tuple[Timed, Verdict]:
+def measure_until_decided(job: Job, on_round: Callable[[int, int], None]) -> tuple[SamplesBySetting, Verdict]:
     """Samples of `job`, measured again in another process while they leave it undecided, and the verdict on them."""
     timed = time_artifacts(job, on_round)
     verdict = judge(job.budget, timed)
@@ -143,7 +143,7 @@ def measure_until_decided(job: Job, on_round: Callable[[int, int], None]) -> tup
     return timed, verdict
 
 
-def summaries(timed: Timed, statistic: str) -> dict[str, dict[str, Any]]:
+def summaries(timed: SamplesBySetting, statistic: str) -> dict[str, dict[str, Any]]:
     """Latency of both models in every setting, as JSON."""
     return {
         setting_name(scope, condition, statistic).rsplit("/", 1)[0]: {
@@ -154,19 +154,15 @@ def summaries(timed: Timed, statistic: str) -> dict[str, dict[str, Any]]:
 
 
 def row(
-    source: Source, budget: Budget, latency: Latency, estimate: dict[str, Any], weights: artifact.Weights
+    source: Source, budget: Budget, latency: LatencySummary, estimate: dict[str, Any], weights: Weights
 ) -> dict[str, Any]:
     """What the result says of one model."""
     return {
         "p50_us": latency.p50_us,
         "p99_us": latency.p99_us,
-        "ci95_us": list(latency.of(budget.statistic)[1]),
+        "ci95_us": list(latency.of(budget.statistic).ci95),
         "metric": source.metric.name,
         "value": estimate["value"],
         "ci95": estimate["ci95"],
         "params": int(sum(array.size for name, array in weights.items() if not name.endswith("_rows"))),
     }
-
-
-def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.value, "ci95": list(estimate.ci95), "rows": estimate.rows}

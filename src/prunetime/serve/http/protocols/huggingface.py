@@ -121,13 +121,13 @@ class InferenceClientRoute:
 
     async def infer(self, request: Request) -> Response:
         task = self._service.named(None).model.manifest.task
-        if task.kind == "similarity":
-            return await self._embeddings(request)
-        if task.kind == "question-answering":
-            return await self._answers(request)
-        if task.kind == "token-classification":
-            return await self._entities(request)
-        return await self._labels(request)
+        by_head = {
+            "pooled": self._labels,
+            "answers": self._answers,
+            "tags": self._entities,
+            "embedding": self._embeddings,
+        }
+        return await by_head[task.traits.head](request)
 
     async def _embeddings(self, request: Request) -> Response:
         body = await request.body()

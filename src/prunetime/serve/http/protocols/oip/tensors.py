@@ -70,11 +70,8 @@ def inputs_of(task: Task) -> list[TensorMetadata]:
 
 def outputs_of(task: Task) -> list[TensorMetadata]:
     """The tensors that a model of `task` answers with."""
-    if task.kind == "question-answering":
-        return [TensorMetadata(*each, [-1]) for each in (("answer", "BYTES"), ("start", "INT64"), ("score", "FP32"))]
-    if task.kind == "token-classification":
-        return [TensorMetadata("spans", "BYTES", [-1])]
-    return [TensorMetadata("score", "FP32", [-1, len(task.labels)] if len(task.labels) > 2 else [-1])]
+    shape = [-1, len(task.labels)] if len(task.labels) > 2 and not task.traits.labels_words else [-1]
+    return [TensorMetadata(*each, shape) for each in task.traits.tensors]
 
 
 def check_wanted(wanted: Sequence[WantedTensor], task: Task) -> None:
@@ -106,7 +103,7 @@ def output_tensors(scored: Scored, wanted: Sequence[WantedTensor] | None = None)
 
 def _all_outputs(scored: Scored) -> list[OutputTensor]:
     scores, task = scored.scores, scored.inputs.task
-    if task.kind == "question-answering":
+    if task.traits.reads_windows:
         answers: list[Answer] = list(scores)
         shape = [len(answers)]
         return [
@@ -114,7 +111,7 @@ def _all_outputs(scored: Scored) -> list[OutputTensor]:
             OutputTensor("start", shape, "INT64", [each.start for each in answers]),
             OutputTensor("score", shape, "FP32", [each.score for each in answers]),
         ]
-    if task.kind == "token-classification":
+    if task.traits.labels_words:
         spans: list[Any] = [
             json.dumps([span._asdict() for span in tagged.spans], ensure_ascii=False) for tagged in scores
         ]

@@ -14,8 +14,8 @@ from prunetime._version import __version__
 from prunetime.core.embedding import unit
 from prunetime.core.task import Task
 from prunetime.errors import InputError
+from prunetime.inference.pairs import TokenInputs
 from prunetime.inference.tokenize import Texts, Tokenizer
-from prunetime.inference.twins import EveryToken
 from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Scored, Service
 from prunetime.serve.errors import RefusedError
@@ -267,9 +267,9 @@ async def compare(service: Service, request: Request, asked: SimilarityRequest) 
 
 def _read_every_token(
     loaded: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
-) -> EveryToken:
+) -> TokenInputs:
     """Reads texts whose tokens are to be embedded. Raises RefusedError where the answer would be too large."""
-    inputs = EveryToken.of(read_to_embed(loaded, rows, prompt_name, cut))
+    inputs = TokenInputs.of(read_to_embed(loaded, rows, prompt_name, cut))
     tokens, width = len(inputs.tokens.ids), loaded.model.manifest.config.dims.hidden
     if tokens * width > EMBEDDED_NUMBERS:
         raise RefusedError(
@@ -296,9 +296,9 @@ def _rows_of(inputs: str | list[str | list[str]]) -> tuple[list[str | Texts], bo
 def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
     """The labels of each text, the likeliest first."""
     task, scores = scored.inputs.task, scored.scores
-    if task.kind == "question-answering":
+    if task.traits.reads_windows:
         return [[Prediction(answer.text, answer.score)] for answer in scores]
-    if task.kind == "token-classification":
+    if task.traits.labels_words:
         raise RefusedError("unusable", "the model labels words: ask /v2/models/{model}/infer for the spans of a text")
     labels, table = labelled(scored, raw)
     rows = ([Prediction(*each) for each in zip(labels, row, strict=True)] for row in table.tolist())
@@ -330,7 +330,7 @@ def _token(text: str, number: int, name: str, special: int, characters: tuple[in
 
 def _model_type(task: Task, pooling: str) -> dict[str, dict[str, Any]]:
     """The kind of a model in the words of text-embeddings-inference; ours where it has none."""
-    if task.kind == "similarity":
+    if task.traits.reads_apart:
         return {"embedding": {"pooling": pooling}}
     labels = task.labels or (task.kind,)
     names = {

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import openvino
-from numpy.typing import NDArray
 
+from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall, inputs_of
+from prunetime.core.arrays import Float32Array
 from prunetime.export.onnx import export_onnx
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.measure import time_calls
-from prunetime.rivals.cell import Bind, Cell, Logits, inputs_of
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -28,30 +28,30 @@ def precisions() -> tuple[str, ...]:
     return ("fp32", *(["bf16"] if "BF16" in capabilities else []), "int8")
 
 
-def prepare(cell: Cell, precision: str) -> Bind:
+def prepare(setting: BenchmarkSetting, precision: str) -> Bind:
     """The compiled model; of int8, the fastest of both presets of NNCF and both precisions of what stays float."""
-    model = _model(cell)
+    model = _model(setting)
     if precision in HINTS:
-        return _compiled(cell, model, HINTS[precision])
+        return _compiled(setting, model, HINTS[precision])
     hints = [HINTS[name] for name in precisions() if name in HINTS]
-    binds = [_compiled(cell, quantised, hint) for quantised in _quantised(cell, model) for hint in hints]
-    return min(binds, key=lambda bind: float(np.median(time_calls(bind(cell.checked[0]), 5)[1:])))
+    binds = [_compiled(setting, quantised, hint) for quantised in _quantised(setting, model) for hint in hints]
+    return min(binds, key=lambda bind: float(np.median(time_calls(bind(setting.checked[0]), 5)[1:])))
 
 
-def _model(cell: Cell) -> Any:
+def _model(setting: BenchmarkSetting) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(cell.config, cell.weights, path)
+        export_onnx(setting.config, setting.weights, path)
         model = openvino.Core().read_model(path.read_bytes())
-    model.reshape({item: [cell.batch, cell.seq_len] for item in model.inputs})
+    model.reshape({item: [setting.batch, setting.seq_len] for item in model.inputs})
     return model
 
 
-def _quantised(cell: Cell, model: Any) -> Iterator[Any]:
+def _quantised(setting: BenchmarkSetting, model: Any) -> Iterator[Any]:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    calibration = [inputs_of(batch) for batch in cell.calibration]
+    calibration = [inputs_of(batch) for batch in setting.calibration]
     for preset in (nncf.QuantizationPreset.PERFORMANCE, nncf.QuantizationPreset.MIXED):
         with redirect_stdout(sys.stderr):  # where its progress bars may go: standard output is for results
             yield nncf.quantize(
@@ -63,26 +63,26 @@ def _quantised(cell: Cell, model: Any) -> Iterator[Any]:
             )
 
 
-def _compiled(cell: Cell, model: Any, hint: str) -> Bind:
+def _compiled(setting: BenchmarkSetting, model: Any, hint: str) -> Bind:
     settings = {
         "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": cell.threads,
+        "INFERENCE_NUM_THREADS": setting.threads,
         "ENABLE_CPU_PINNING": True,
     }
     compiled = openvino.Core().compile_model(model, "CPU", settings)
     wanted = {item.any_name for item in compiled.inputs}
 
-    def bind(batch: Ragged) -> Logits:
+    def bind(batch: Ragged) -> LogitsCall:
         request = compiled.create_infer_request()
         tensors = {name: openvino.Tensor(array) for name, array in inputs_of(batch).items() if name in wanted}
         request.set_tensors(tensors)
         output = request.get_output_tensor(0)
 
-        def logits() -> NDArray[np.float32]:
+        def logits() -> Float32Array:
             request.infer()
-            found: NDArray[np.float32] = output.data
+            found: Float32Array = output.data
             return found
 
         return logits

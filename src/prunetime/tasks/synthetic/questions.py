@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from prunetime.errors import InputError
 from prunetime.tasks.answers import COLUMNS
-from prunetime.tasks.catalogue import BRANDS, COLORS, KINDS, UNITS, Kind
-from prunetime.tasks.synthetic import Choices
+from prunetime.tasks.synthetic.relevance import RandomChoices
+from prunetime.tasks.synthetic.vocabulary import BRANDS, COLORS, KINDS, UNITS, ProductKind
 from prunetime.tasks.table import Table
 
 PRODUCTS = (3, 9)
@@ -61,7 +61,7 @@ QUESTIONS_ON = {
 class Fact:
     """The value of an attribute of a product, which the context calls `name`."""
 
-    kind: Kind
+    kind: ProductKind
     name: str
     attribute: str
     value: str
@@ -74,7 +74,7 @@ def question_answering(rows: int, seed: int) -> Table:
     """
     if rows < 1:
         raise InputError(f"synthetic:question-answering with rows={rows}: give at least 1")
-    choices = Choices(seed)
+    choices = RandomChoices(seed)
     found: list[tuple[str, ...]] = []
     while len(found) < rows:
         facts = choices.shuffled(_facts(choices))
@@ -95,7 +95,7 @@ def question_answering(rows: int, seed: int) -> Table:
     return Table.of_rows(f"synthetic:question-answering?rows={rows}&seed={seed}", COLUMNS, found[:rows])
 
 
-def _facts(choices: Choices) -> list[Fact]:
+def _facts(choices: RandomChoices) -> list[Fact]:
     """All that a context tells."""
     low, high = PRODUCTS
     facts = []

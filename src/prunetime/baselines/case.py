@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
+from prunetime.baselines import shapes
+from prunetime.baselines.setting import BenchmarkSetting
 from prunetime.core import artifact as artifacts
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Weights
 from prunetime.core.artifact import Artifact
 from prunetime.core.blocks import expand
 from prunetime.core.config import EncoderConfig
-from prunetime.rivals import shapes
-from prunetime.rivals.cell import Cell
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchmarkCase:
     """An encoder by `name`, as our engine runs it."""
 
     name: str
     config: EncoderConfig
     spec: ArchSpec
-    weights: Mapping[str, NDArray[Any]]
+    weights: Weights
 
     @classmethod
-    def of_artifact(cls, artifact: Artifact) -> Subject:
+    def of_artifact(cls, artifact: Artifact) -> BenchmarkCase:
         manifest = artifact.manifest
         return cls(str(artifact.folder), manifest.config, manifest.spec, artifact.weights)
 
@@ -38,24 +35,24 @@ class Subject:
         layers = tuple(replace(layer, blocks=()) for layer in self.spec.layers)
         return ArchSpec(layers) if any(layer.tokens < 1.0 for layer in layers) else None
 
-    def cell(self, batch: int, seq_len: int, threads: int) -> Cell:
-        """The setting in which rivals run it: matrices in blocks are expanded."""
+    def setting(self, batch: int, seq_len: int, threads: int) -> BenchmarkSetting:
+        """The setting in which baselines run it: matrices in blocks are expanded."""
         dense = expand(self.weights, self.config, self.spec)
-        return Cell(self.config, dense, batch, seq_len, threads)
+        return BenchmarkSetting(self.config, dense, batch, seq_len, threads)
 
 
-def subject(model: str) -> Subject:
+def benchmark_case(model: str) -> BenchmarkCase:
     """`model`, read or drawn; a transformers model without a classifier of two outputs gets a fresh one.
 
     Raises InputError where it is none of the three, or is damaged.
     """
     if shapes.is_shape(model):
-        return Subject(model, *shapes.encoder(model))
+        return BenchmarkCase(model, *shapes.encoder(model))
     folder = Path(model)
     if (folder / artifacts.MANIFEST).is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
-        return Subject.of_artifact(artifacts.read(model))
+        return BenchmarkCase.of_artifact(artifacts.read(model))
     from prunetime.models import families
     from prunetime.models.encoder import weights_of
 
     pretrained = families.load(model, outputs=shapes.OUTPUTS)
-    return Subject(model, pretrained.config, pretrained.model.spec, weights_of(pretrained.model))
+    return BenchmarkCase(model, pretrained.config, pretrained.model.spec, weights_of(pretrained.model))

@@ -11,35 +11,35 @@ import torch
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor import config as inductor
 
+from prunetime.baselines.pytorch import DTYPES, binding, precisions
+from prunetime.baselines.setting import BenchmarkSetting, Bind
 from prunetime.errors import InputError, first_line
 from prunetime.models.encoder import from_weights
-from prunetime.rivals.cell import Bind, Cell
-from prunetime.rivals.pytorch import DTYPES, binding, precisions
 
 __all__ = ["precisions", "prepare"]
 
 
-def prepare(cell: Cell, precision: str) -> Bind:
+def prepare(setting: BenchmarkSetting, precision: str) -> Bind:
     """The compiled encoder. Threads are set for the whole process; raises InputError where it cannot be compiled."""
-    torch.set_num_threads(cell.threads)
+    torch.set_num_threads(setting.threads)
     try:
-        return _compiled(cell, precision, cpp_wrapper=True)
+        return _compiled(setting, precision, cpp_wrapper=True)
     except BackendCompilerFailed as error:
         warnings.warn(f"torch.compile goes on without its C++ wrapper: {first_line(error)}", stacklevel=2)
     try:
-        return _compiled(cell, precision, cpp_wrapper=False)
+        return _compiled(setting, precision, cpp_wrapper=False)
     except BackendCompilerFailed as error:
         raise InputError(
-            f"the rival pytorch-compiled cannot be had here: {first_line(error)}; it needs a C++ compiler: "
+            f"the baseline pytorch-compiled cannot be had here: {first_line(error)}; it needs a C++ compiler: "
             "apt-get install g++, or leave it out of --against"
         ) from error
 
 
-def _compiled(cell: Cell, precision: str, cpp_wrapper: bool) -> Bind:
+def _compiled(setting: BenchmarkSetting, precision: str, cpp_wrapper: bool) -> Bind:
     torch._dynamo.reset()
-    encoder = from_weights(cell.config, cell.weights).eval().to(DTYPES[precision])
+    encoder = from_weights(setting.config, setting.weights).eval().to(DTYPES[precision])
     bind = binding(torch.compile(encoder, dynamic=False, fullgraph=True))
     # Patched here and not as `options` of torch.compile: there, freezing comes too late to have an effect (torch 2.13).
     with inductor.patch(freezing=True, max_autotune=True, cpp_wrapper=cpp_wrapper, autotune_num_choices_displayed=0):
-        bind(cell.checked[0])()
+        bind(setting.checked[0])()
     return bind

@@ -10,41 +10,40 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall, inputs_of
+from prunetime.core.arrays import Float32Array
 from prunetime.core.machine import this_machine
 from prunetime.export.onnx import export_onnx
 from prunetime.inference.ragged import Ragged
-from prunetime.rivals.cell import Bind, Cell, Logits, inputs_of
 
 
 def precisions() -> tuple[str, ...]:
     return ("fp32", "int8")
 
 
-def prepare(cell: Cell, precision: str) -> Bind:
+def prepare(setting: BenchmarkSetting, precision: str) -> Bind:
     """A session of the exported encoder."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cell.threads
+    options.intra_op_num_threads = setting.threads
     options.inter_op_num_threads = 1
-    options.add_free_dimension_override_by_name("batch", cell.batch)
-    options.add_free_dimension_override_by_name("tokens", cell.seq_len)
+    options.add_free_dimension_override_by_name("batch", setting.batch)
+    options.add_free_dimension_override_by_name("tokens", setting.seq_len)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(cell.config, cell.weights, path)
+        export_onnx(setting.config, setting.weights, path)
         if precision == "int8":
             path = _quantised(path)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     wanted = {item.name for item in session.get_inputs()}
 
-    def bind(batch: Ragged) -> Logits:
+    def bind(batch: Ragged) -> LogitsCall:
         inputs = {name: array for name, array in inputs_of(batch).items() if name in wanted}
 
-        def logits() -> NDArray[np.float32]:
-            found: NDArray[np.float32] = session.run(None, inputs)[0]
+        def logits() -> Float32Array:
+            found: Float32Array = session.run(None, inputs)[0]
             return found
 
         return logits

@@ -16,7 +16,7 @@ from random import Random
 from typing import TypeVar
 
 from prunetime.errors import InputError
-from prunetime.tasks.catalogue import BRANDS, COLORS, ENDINGS, KINDS, QUALITIES, UNITS, Kind
+from prunetime.tasks.synthetic.vocabulary import BRANDS, COLORS, ENDINGS, KINDS, QUALITIES, UNITS, ProductKind
 from prunetime.tasks.table import Table
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Attributes:
 class Wanted:
     """A kind, or its `part`, with the attributes that are named."""
 
-    kind: Kind
+    kind: ProductKind
     part: str | None
     attributes: Attributes
 
@@ -71,7 +71,7 @@ class Product:
     title: str
 
 
-class Choices:
+class RandomChoices:
     """Random choices made from `Random.random()` alone: the one method Python promises never to change."""
 
     def __init__(self, seed: int) -> None:
@@ -101,8 +101,8 @@ def ad_relevance(rows: int, seed: int) -> Table:
     """
     if rows < 1:
         raise InputError(f"synthetic:ad-relevance with rows={rows}: give at least 1")
-    choices = Choices(seed)
-    catalogue = Catalogue(choices)
+    choices = RandomChoices(seed)
+    catalogue = ProductCatalogue(choices)
     columns: dict[str, list[str]] = {name: [] for name in ("query", "title", "product_uid", "label")}
     asked: set[str] = set()
     while len(columns["label"]) < rows:
@@ -125,12 +125,12 @@ def ad_relevance(rows: int, seed: int) -> Table:
     return Table(f"synthetic:ad-relevance?rows={rows}&seed={seed}", {n: c[:rows] for n, c in columns.items()})
 
 
-class Catalogue:
+class ProductCatalogue:
     """The products made so far; a title is made once, so that no two products look the same."""
 
-    def __init__(self, choices: Choices) -> None:
+    def __init__(self, choices: RandomChoices) -> None:
         self._choices = choices
-        self._products: dict[tuple[Kind, str | None], list[Product]] = defaultdict(list)
+        self._products: dict[tuple[ProductKind, str | None], list[Product]] = defaultdict(list)
         self._by_title: dict[str, Product] = {}
 
     def product(self, wanted: Wanted, avoid: str | None, prefer: str | None) -> Product:
@@ -166,7 +166,7 @@ class Catalogue:
         return product
 
 
-def _wanted(choices: Choices) -> tuple[Wanted, str]:
+def _wanted(choices: RandomChoices) -> tuple[Wanted, str]:
     """What a query asks for, and what it calls it."""
     kind = choices.one_of(KINDS)
     part = choices.one_of(kind.parts) if choices.chance(0.3) else None
@@ -179,7 +179,7 @@ def _wanted(choices: Choices) -> tuple[Wanted, str]:
     return Wanted(kind, part, attributes), choices.one_of(kind.names)
 
 
-def _ad(wanted: Wanted, name: str, catalogue: Catalogue, choices: Choices) -> tuple[Product, bool]:
+def _ad(wanted: Wanted, name: str, catalogue: ProductCatalogue, choices: RandomChoices) -> tuple[Product, bool]:
     """A product for the query and whether it answers it."""
     if choices.chance(RELEVANT):
         other_word = choices.chance(0.6)
@@ -189,7 +189,7 @@ def _ad(wanted: Wanted, name: str, catalogue: Catalogue, choices: Choices) -> tu
     return catalogue.product(near, None, name if same_word else None), False
 
 
-def _near_miss(wanted: Wanted, choices: Choices) -> Wanted:
+def _near_miss(wanted: Wanted, choices: RandomChoices) -> Wanted:
     kind, part, attributes = wanted.kind, wanted.part, wanted.attributes
     draw = choices.below(100)
     if attributes.named() and draw < 55:
@@ -207,7 +207,7 @@ def _near_miss(wanted: Wanted, choices: Choices) -> Wanted:
     return Wanted(sibling, choices.one_of(sibling.parts) if part else None, fitting)
 
 
-def _one_differs(attributes: Attributes, kind: Kind, choices: Choices) -> Attributes:
+def _one_differs(attributes: Attributes, kind: ProductKind, choices: RandomChoices) -> Attributes:
     values = {f.name: getattr(attributes, f.name) for f in fields(attributes)}
     changed = choices.one_of(attributes.named())
     all_values: dict[str, Sequence[object]] = {
@@ -220,7 +220,7 @@ def _one_differs(attributes: Attributes, kind: Kind, choices: Choices) -> Attrib
     return Attributes(**values)
 
 
-def _title(kind: Kind, name: str, part: str | None, attributes: Attributes, choices: Choices) -> str:
+def _title(kind: ProductKind, name: str, part: str | None, attributes: Attributes, choices: RandomChoices) -> str:
     brand, color, material, size = (getattr(attributes, f.name) for f in fields(attributes))
     written_size = choices.one_of(UNITS[kind.unit][0]).format(size.title())
     thing = name if part is None else choices.one_of((f"{name} {part}", f"{part} for {name}"))
@@ -237,7 +237,7 @@ def _title(kind: Kind, name: str, part: str | None, attributes: Attributes, choi
     return " ".join(words)
 
 
-def _query_text(wanted: Wanted, name: str, choices: Choices) -> str:
+def _query_text(wanted: Wanted, name: str, choices: RandomChoices) -> str:
     attributes = wanted.attributes
     before = [attributes.brand.lower()] if attributes.brand else []
     if attributes.color is not None:
@@ -257,7 +257,7 @@ def _query_text(wanted: Wanted, name: str, choices: Choices) -> str:
     return _misspelled(text, choices) if choices.chance(MISSPELLED) else text
 
 
-def _misspelled(text: str, choices: Choices) -> str:
+def _misspelled(text: str, choices: RandomChoices) -> str:
     words = text.split()
     long_words = [i for i, word in enumerate(words) if len(word) >= 5]
     if not long_words:

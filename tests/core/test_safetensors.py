@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from prunetime.core.tensors import parse
+from prunetime.core.safetensors import parse
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -4,60 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array, Float32Array, Int64Array
 from prunetime.core.task import Task
-from prunetime.inference.inputs import Inputs, Ints
+from prunetime.inference.inputs import Inputs
 from prunetime.inference.ragged import Ragged
 from prunetime.inference.tokenize import Texts, Tokenizer
 
 
 @dataclass(frozen=True)
-class Twins(Inputs):
+class PairInputs(Inputs):
     """Rows of `tokens`, two of each example, one after the other."""
 
-    def select(self, examples: Ints) -> Twins:
-        return replace(self, tokens=self.tokens.select(both(examples)))
+    def select(self, examples: Int64Array) -> PairInputs:
+        return replace(self, tokens=self.tokens.select(sequences_of_pairs(examples)))
 
-    def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+    def scores(self, logits: Float32Array) -> Array:
         """How alike [examples], float32, the embeddings `logits` [2 x examples, width] of the pairs are."""
         settings = self.task.embedding
         embeddings = settings.kept(logits)
         return settings.similarities(embeddings[0::2], embeddings[1::2])
 
 
-class Singles(Inputs):
+class SingleInputs(Inputs):
     """Rows of `tokens`, each a text by itself."""
 
-    def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+    def scores(self, logits: Float32Array) -> Array:
         """Embeddings [texts, width], float32."""
         return self.task.embedding.kept(logits)
 
 
-class EveryToken(Inputs):
+class TokenInputs(Inputs):
     """Rows of `tokens`, each a text by itself, of which every token has an embedding."""
 
     @classmethod
-    def of(cls, inputs: Inputs) -> EveryToken:
+    def of(cls, inputs: Inputs) -> TokenInputs:
         """The rows of `inputs`; the tokens of prompts that pooling would leave out are tokens as others are."""
         return cls(inputs.task, replace(inputs.tokens, skipped=None))
 
-    def scores(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+    def scores(self, logits: Float32Array) -> Array:
         """Of every text the embeddings [tokens, width] of its tokens, special ones included."""
         return np.fromiter(np.split(logits, self.tokens.offsets[1:-1]), object, len(self.tokens))
 
 
-def twins(tokenizer: Tokenizer, task: Task, pairs: Sequence[Texts], prompt: str) -> Twins:
+def pair_inputs(tokenizer: Tokenizer, task: Task, pairs: Sequence[Texts], prompt: str) -> PairInputs:
     """The rows that a model reads of pairs of texts, each text after `prompt`."""
-    return Twins(task, _tokens(tokenizer, task, [text for pair in pairs for text in pair], prompt))
+    return PairInputs(task, _tokens(tokenizer, task, [text for pair in pairs for text in pair], prompt))
 
 
-def singles(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str) -> Singles:
+def single_inputs(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str) -> SingleInputs:
     """The rows that a model reads of texts to be embedded, each after `prompt`."""
-    return Singles(task, _tokens(tokenizer, task, texts, prompt))
+    return SingleInputs(task, _tokens(tokenizer, task, texts, prompt))
 
 
 def _tokens(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str) -> Ragged:
@@ -67,7 +67,7 @@ def _tokens(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str)
     return replace(tokens, skipped=np.full(len(texts), tokenizer.prompt_length(prompt), np.int32))
 
 
-def both(examples: Sequence[int] | NDArray[np.integer]) -> Ints:
+def sequences_of_pairs(examples: Sequence[int] | NDArray[np.integer]) -> Int64Array:
     """The two rows of every example."""
     first = 2 * np.asarray(examples, np.int64)
     return np.stack((first, first + 1), axis=1).ravel()

@@ -12,7 +12,7 @@ import json
 import numpy as np
 
 from prunetime.errors import InputError
-from prunetime.tasks.catalogue import BRANDS, COLORS, KINDS, QUALITIES
+from prunetime.tasks.synthetic.vocabulary import BRANDS, COLORS, KINDS, QUALITIES
 from prunetime.tasks.table import Table
 
 COLUMNS = ("tokens", "tags")

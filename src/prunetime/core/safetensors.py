@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prunetime.core.arrays import Array
+
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 _LENGTH_BYTES = 8
 
 
-def parse(content: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+def parse(content: NDArray[np.uint8]) -> dict[str, Array]:
     """The float32 and int32 arrays of a safetensors file, by name, as views of its bytes `content` [size].
 
     Raises ValueError where it is none, or has numbers of another type.
@@ -36,7 +38,7 @@ def parse(content: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         raise ValueError(f"its header is damaged: {error!r}") from error
 
 
-def _view(name: str, entry: dict[str, Any], data: NDArray[np.uint8]) -> NDArray[Any]:
+def _view(name: str, entry: dict[str, Any], data: NDArray[np.uint8]) -> Array:
     begin, end = entry["data_offsets"]
     shape, dtype = entry["shape"], _DTYPES.get(entry["dtype"])
     if dtype is None:

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 import ctranslate2
 import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
-from numpy.typing import NDArray
 
+from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Float32Array, Weights
 from prunetime.errors import InputError
 from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import spec_of
-from prunetime.rivals.cell import Bind, Cell, Logits
 
 COMPUTE_TYPES = {"int8": "int8", "fp32": "float32"}
-
-Weights = Mapping[str, NDArray[Any]]
 
 
 def precisions() -> tuple[str, ...]:
     return ("int8",)
 
 
-def prepare(cell: Cell, precision: str) -> Bind:
+def prepare(setting: BenchmarkSetting, precision: str) -> Bind:
     """The converted encoder; raises InputError where CTranslate2 cannot express it."""
-    config = cell.config
-    unpruned = spec_of(cell.weights, config.dims) == ArchSpec.full(config.dims)
+    config = setting.config
+    unpruned = spec_of(setting.weights, config.dims) == ArchSpec.full(config.dims)
     own_head = config.head is None and config.pooling == "first"
     if not unpruned or config.family != "bert" or config.rows != "pooled" or not own_head:
         raise InputError(
@@ -38,19 +35,19 @@ def prepare(cell: Cell, precision: str) -> Bind:
         )
     compute_type = COMPUTE_TYPES[precision]
     with tempfile.TemporaryDirectory() as folder:
-        spec = _spec(cell)
+        spec = _spec(setting)
         spec.validate()
         spec.optimize(quantization=compute_type)
         spec.save(folder)
-        encoder = ctranslate2.Encoder(folder, compute_type=compute_type, inter_threads=1, intra_threads=cell.threads)
-    weight, bias = cell.weights["head.output.weight"].T, cell.weights["head.output.bias"]
+        encoder = ctranslate2.Encoder(folder, compute_type=compute_type, inter_threads=1, intra_threads=setting.threads)
+    weight, bias = setting.weights["head.output.weight"].T, setting.weights["head.output.bias"]
 
-    def bind(batch: Ragged) -> Logits:
+    def bind(batch: Ragged) -> LogitsCall:
         ids, _, types = batch.padded(0)
         arrays = ctranslate2.StorageView.from_array(ids), ctranslate2.StorageView.from_array(batch.lengths)
         token_types = types.tolist()
 
-        def logits() -> NDArray[np.float32]:
+        def logits() -> Float32Array:
             pooled = np.asarray(encoder.forward_batch(*arrays, token_types).pooler_output)
             return np.asarray(pooled @ weight + bias, np.float32)
 
@@ -59,10 +56,10 @@ def prepare(cell: Cell, precision: str) -> Bind:
     return bind
 
 
-def _spec(cell: Cell) -> Any:
+def _spec(setting: BenchmarkSetting) -> Any:
     """The encoder as CTranslate2's converter for transformers' BERT writes it."""
-    config = cell.config
-    weights = {name: array.copy() for name, array in cell.weights.items()}  # it quantises in place
+    config = setting.config
+    weights = {name: array.copy() for name, array in setting.weights.items()}  # it quantises in place
     encoder = transformer_spec.TransformerEncoderSpec(
         config.dims.layers,
         config.dims.heads,

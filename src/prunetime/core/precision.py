@@ -45,7 +45,7 @@ class MatrixPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PrecisionPlan:
     """The plan of every matrix: `default`, but for those named in `exceptions` as (layer, matrix, plan).
 
     Query, key and value of a layer have one precision. `quality_loss` is what the plan was measured to lose against
@@ -70,7 +70,7 @@ class Plan:
                 raise InputError(f"plan has {found} in layer {layer}: the three must have one precision")
 
     @classmethod
-    def uniform(cls, precision: Precision) -> Plan:
+    def uniform(cls, precision: Precision) -> PrecisionPlan:
         """Every matrix in one precision, block by block where it is stored in blocks."""
         return cls(MatrixPlan(precision))
 
@@ -97,7 +97,7 @@ class Plan:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+    def from_json(cls, data: Mapping[str, Any]) -> PrecisionPlan:
         values = strict_keys(cls, data)
         exceptions = tuple(
             (int(e["layer"]), str(e["matrix"]), MatrixPlan.from_json(e["plan"])) for e in values.get("exceptions", ())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProductKind:
     """A kind of product: `names` mean the same, `parts` are accessories of it, `sizes` are counted in `unit`."""
 
     category: str
@@ -159,11 +159,11 @@ UNITS = {
 """How a size is written in a title and in a query."""
 
 
-def _kind(line: str) -> Kind:
+def _kind(line: str) -> ProductKind:
     category, _, rest = line.partition(": ")
     names, parts, materials, measure = rest.split("; ")
     unit, *sizes = measure.split()
-    return Kind(category, _listed(names), _listed(parts), _listed(materials), unit, tuple(sizes))
+    return ProductKind(category, _listed(names), _listed(parts), _listed(materials), unit, tuple(sizes))
 
 
 def _listed(text: str) -> tuple[str, ...]:

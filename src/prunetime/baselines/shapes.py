@@ -2,7 +2,7 @@
 
 mini, minilm, base               dense
 base@blocks=0.2                  20 % of the 32x32 blocks kept, drawn uniformly in every matrix of the encoder
-base@blocks=0.2:32x16            in blocks of another grain
+base@blocks=0.2:32x16            in blocks of another shape
 minilm@heads=0.5,ffn=0.5         half the heads and half the FFN rows of every layer
 """
 
@@ -11,24 +11,21 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunetime.core.arch import TILE, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arch import TILE, ArchSpec, BlockShape, Dims, KeptBlocks, LayerSpec, block_grid
+from prunetime.core.arrays import Array
 from prunetime.core.artifact import weight_shapes
 from prunetime.core.blocks import put_in_blocks
 from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
 
-Weights = dict[str, NDArray[Any]]
-
 SIZES = {"mini": (4, 256, 4, 1024), "minilm": (6, 384, 12, 1536), "base": (12, 768, 12, 3072)}
 """Layers, hidden, heads, FFN rows."""
 
 VOCABULARY, POSITIONS, OUTPUTS = 30_522, 512, 2
-GRAIN = (32, 32)
+BLOCK_SHAPE = (32, 32)
 
 _BLOCKS = re.compile(r"([0-9.]+)(?::([0-9]+)x([0-9]+))?")
 
@@ -38,7 +35,7 @@ def is_shape(name: str) -> bool:
     return name.partition("@")[0] in SIZES
 
 
-def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, Weights]:
+def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, dict[str, Array]]:
     """Config, spec and weights of the shape `name`; a matrix in blocks has `.blocks` and `.block_index`.
 
     Raises InputError where a share is not above 0 and at most 1, or a word of the name is unknown.
@@ -64,27 +61,29 @@ def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, Weights]
         return config, ArchSpec((layer,) * layers), weights
     match = _BLOCKS.fullmatch(options["blocks"])
     if match is None:
-        raise InputError(f"{name}: blocks={options['blocks']} is no share and grain; write blocks=0.2 or 0.2:32x16")
-    grain = (int(match[2]), int(match[3])) if match[2] else GRAIN
+        raise InputError(
+            f"{name}: blocks={options['blocks']} is no share and block shape; write blocks=0.2 or 0.2:32x16"
+        )
+    block_shape = (int(match[2]), int(match[3])) if match[2] else BLOCK_SHAPE
     blocks = tuple(
-        _draw_blocks(weights, matrix, layers, grain, _share(name, match[1]), rng)
+        _draw_blocks(weights, matrix, layers, block_shape, _share(name, match[1]), rng)
         for matrix in layer.matrix_shapes(dims)
     )
     return config, ArchSpec((replace(layer, blocks=blocks),) * layers), weights
 
 
-def bert_like(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -> Weights:
-    """Weights of the size that trained BERTs have: activations, attention scores and logits are of order one.
+def bert_like(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -> dict[str, Array]:
+    """dict[str, Array] of the size that trained BERTs have: activations, attention scores and logits are of order one.
 
     Matrices have deviation 1 / sqrt(inputs) (0.036 at 768 inputs; the trained ones of bert-base have 0.04), which
     leaves the variance of what passes through as it is; embeddings, biases and LayerNorms are about those of bert-base.
     The output layer is wide enough for logits of random sequences to have a deviation of about one, as those of trained
     classifiers have: an error in a logit says how much of what the logits vary by is lost.
     """
-    weights: Weights = {}
+    weights: dict[str, Array] = {}
     for name, shape in weight_shapes(config, spec).items():
         if name.endswith("norm.weight"):
-            array: NDArray[Any] = rng.uniform(0.7, 1.1, shape)
+            array: Array = rng.uniform(0.7, 1.1, shape)
         elif name.endswith("bias"):
             array = rng.normal(0.0, 0.02, shape)
         elif name.startswith("embeddings."):
@@ -97,19 +96,19 @@ def bert_like(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -
 
 
 def _draw_blocks(
-    weights: Weights, matrix: str, layers: int, grain: tuple[int, int], share: float, rng: np.random.Generator
+    weights: dict[str, Array], matrix: str, layers: int, block_shape: BlockShape, share: float, rng: np.random.Generator
 ) -> KeptBlocks:
     """Puts `matrix` of every layer in blocks, and scales what is kept so that its output varies as before."""
     kept = 0
     for index in range(layers):
         name = f"layers.{index}.{matrix}"
-        grid = block_grid(weights[f"{name}.weight"].shape, *grain)
+        grid = block_grid(weights[f"{name}.weight"].shape, *block_shape)
         kept = max(1, round(share * math.prod(grid)))
         chosen = np.zeros(math.prod(grid), np.bool_)
         chosen[rng.choice(len(chosen), kept, replace=False)] = True
         weights[f"{name}.weight"] = weights[f"{name}.weight"] * np.float32(math.sqrt(len(chosen) / kept))
-        put_in_blocks(weights, name, chosen.reshape(grid), *grain)
-    return KeptBlocks(matrix, *grain, kept)
+        put_in_blocks(weights, name, chosen.reshape(grid), *block_shape)
+    return KeptBlocks(matrix, *block_shape, kept)
 
 
 def _share(name: str, text: str) -> float:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall, inputs_of
 from prunetime.core.arch import ArchSpec
+from prunetime.core.arrays import Float32Array
 from prunetime.inference.ragged import Ragged
 from prunetime.models.encoder import from_weights
-from prunetime.rivals.cell import Bind, Cell, Logits, inputs_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -21,21 +20,21 @@ def precisions() -> tuple[str, ...]:
     return tuple(DTYPES)
 
 
-def prepare(cell: Cell, precision: str, spec: ArchSpec | None = None) -> Bind:
+def prepare(setting: BenchmarkSetting, precision: str, spec: ArchSpec | None = None) -> Bind:
     """The encoder in torch, dropping tokens where `spec` says so. Threads are set for the whole process."""
-    torch.set_num_threads(cell.threads)
-    return binding(from_weights(cell.config, cell.weights, spec=spec).eval().to(DTYPES[precision]))
+    torch.set_num_threads(setting.threads)
+    return binding(from_weights(setting.config, setting.weights, spec=spec).eval().to(DTYPES[precision]))
 
 
 def binding(encoder: Callable[..., Any]) -> Bind:
     """Batches for `encoder`, which is called as `SequenceClassifier` is."""
 
-    def bind(batch: Ragged) -> Logits:
+    def bind(batch: Ragged) -> LogitsCall:
         inputs = tuple(torch.from_numpy(array) for array in inputs_of(batch).values())
 
-        def logits() -> NDArray[np.float32]:
+        def logits() -> Float32Array:
             with torch.inference_mode():
-                found: NDArray[np.float32] = encoder(*inputs).logits.float().numpy()
+                found: Float32Array = encoder(*inputs).logits.float().numpy()
             return found
 
         return logits

@@ -1,14 +1,13 @@
-"""What a rival is built for: one encoder, and batches of one shape."""
+"""What a baseline is built for: one encoder, and batches of one shape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.core.arrays import Float32Array, Int64Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.synthetic import random_batch
@@ -19,18 +18,18 @@ CHECKED = 32
 CALIBRATED = 64
 """Sequences, at least, for engines that need to see activations before they quantise them."""
 
-Logits = Callable[[], NDArray[np.float32]]
+LogitsCall = Callable[[], Float32Array]
 
-Bind = Callable[[Ragged], Logits]
-"""Takes a batch of the cell's shape in; the call that it returns gives the logits, [rows, outputs]."""
+Bind = Callable[[Ragged], LogitsCall]
+"""Takes a batch of the setting's shape in; the call that it returns gives the logits, [rows, outputs]."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class BenchmarkSetting:
     """An encoder of dense matrices, and the setting: `batch` sequences of `seq_len` tokens on `threads` threads."""
 
     config: EncoderConfig
-    weights: Mapping[str, NDArray[Any]]
+    weights: Weights
     batch: int
     seq_len: int
     threads: int
@@ -54,7 +53,7 @@ class Cell:
         return list(drawn.batches(self.batch * self.seq_len))
 
 
-def inputs_of(batch: Ragged) -> dict[str, NDArray[np.int64]]:
+def inputs_of(batch: Ragged) -> dict[str, Int64Array]:
     """The inputs of an exported encoder by name, [rows, longest] each."""
     names = ("input_ids", "attention_mask", "token_type_ids")
     return {name: array.astype(np.int64) for name, array in zip(names, batch.padded(0), strict=True)}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny import bert_folder
 
+from prunetime.baselines import shapes
+from prunetime.baselines.case import benchmark_case
+from prunetime.baselines.pytorch import prepare
 from prunetime.errors import InputError
 from prunetime.inference.engine import Engine
-from prunetime.rivals import shapes
-from prunetime.rivals.pytorch import prepare
-from prunetime.rivals.subject import subject
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def small_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dense_shape() -> None:
-    found = subject("minilm")
+    found = benchmark_case("minilm")
     dims = found.config.dims
     assert (dims.layers, dims.hidden, dims.heads, dims.head_dim, dims.ffn) == (6, 384, 12, 32, 1536)
     assert (dims.positions, found.config.outputs, found.config.token_types) == (512, 2, 2)
@@ -30,32 +30,34 @@ def test_a_dense_shape() -> None:
 
 def test_logits_of_drawn_weights_are_of_order_one() -> None:
     for name in ("mini", "mini@blocks=0.2", "mini@heads=0.5,ffn=0.5"):
-        cell = subject(name).cell(batch=32, seq_len=32, threads=1)
-        deviation = prepare(cell, "fp32")(cell.checked[0])().std(axis=0)
+        setting = benchmark_case(name).setting(batch=32, seq_len=32, threads=1)
+        deviation = prepare(setting, "fp32")(setting.checked[0])().std(axis=0)
         assert (deviation > 0.3).all(), name
         assert (deviation < 5.0).all(), name
 
 
-@pytest.mark.parametrize(("name", "grain"), [("mini@blocks=0.2", (32, 32)), ("mini@blocks=0.2:32x16", (32, 16))])
-def test_blocks_are_drawn_uniformly_in_every_matrix_and_panels_are_unequal(name: str, grain: tuple[int, int]) -> None:
-    found = subject(name)
-    cell = found.cell(batch=1, seq_len=8, threads=1)
+@pytest.mark.parametrize(("name", "block_shape"), [("mini@blocks=0.2", (32, 32)), ("mini@blocks=0.2:32x16", (32, 16))])
+def test_blocks_are_drawn_uniformly_in_every_matrix_and_panels_are_unequal(
+    name: str, block_shape: tuple[int, int]
+) -> None:
+    found = benchmark_case(name)
+    setting = found.setting(batch=1, seq_len=8, threads=1)
     for index, layer in enumerate(found.spec.layers):
-        assert [block.matrix for block in layer.blocks] == list(layer.matrix_shapes(cell.config.dims))
+        assert [block.matrix for block in layer.blocks] == list(layer.matrix_shapes(setting.config.dims))
         for block in layer.blocks:
             array = f"layers.{index}.{block.matrix}"
-            assert found.weights[f"{array}.blocks"].shape == (block.kept, *grain)
-            dense = cell.weights[f"{array}.weight"]
+            assert found.weights[f"{array}.blocks"].shape == (block.kept, *block_shape)
+            dense = setting.weights[f"{array}.weight"]
             assert np.count_nonzero(dense) / dense.size == pytest.approx(0.2, abs=0.01)
-            panels = np.count_nonzero(dense.reshape(-1, grain[0], dense.shape[1]), axis=(1, 2))
+            panels = np.count_nonzero(dense.reshape(-1, block_shape[0], dense.shape[1]), axis=(1, 2))
             assert len(set(panels)) > 1
-    batch = cell.checked[0]
+    batch = setting.checked[0]
     ours = Engine(found.config, found.weights, spec=found.spec).logits(batch)
-    np.testing.assert_allclose(ours, prepare(cell, "fp32")(batch)(), atol=1e-4)
+    np.testing.assert_allclose(ours, prepare(setting, "fp32")(batch)(), atol=1e-4)
 
 
 def test_half_the_heads_and_half_the_ffn_rows() -> None:
-    found = subject("mini@heads=0.5,ffn=0.5")
+    found = benchmark_case("mini@heads=0.5,ffn=0.5")
     assert {(layer.heads, layer.ffn) for layer in found.spec.layers} == {(2, 512)}
     assert found.weights["layers.0.attention_output.weight"].shape == (256, 128)
 
@@ -72,15 +74,15 @@ def test_half_the_heads_and_half_the_ffn_rows() -> None:
 )
 def test_names_that_mean_nothing(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        subject(name)
+        benchmark_case(name)
 
 
 def test_a_transformers_folder(tmp_path: Path) -> None:
-    found = subject(str(bert_folder(tmp_path / "bert")))
+    found = benchmark_case(str(bert_folder(tmp_path / "bert")))
     assert (found.config.dims.hidden, found.config.outputs) == (64, 2)
     assert Engine(found.config, found.weights, spec=found.spec).spec == found.spec
 
 
 def test_no_such_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no artifact"):
-        subject(str(tmp_path))
+        benchmark_case(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Timing encoders on this engine and on rivals: every answer is checked first, then all are timed in turn."""
+"""Timing encoders on this engine and on baselines: every answer is checked first, then all are timed in turn."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunetime.baselines.case import BenchmarkCase
+from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall
+from prunetime.core.arrays import Float32Array
 from prunetime.core.budget import Budget
-from prunetime.core.plan import PRECISIONS, Plan
+from prunetime.core.precision import PRECISIONS, PrecisionPlan
 from prunetime.errors import InputError, PrunetimeError, first_line
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.latency import plans
 from prunetime.latency.measure import calls_within, interleave, pinned, run_rounds, summarise
 from prunetime.latency.timing import IDLE_US
-from prunetime.rivals.cell import Bind, Cell, Logits
-from prunetime.rivals.subject import Subject
 
-RIVALS = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "ctranslate2")
-"""Modules of this package with `precisions()` and `prepare(cell, precision)`."""
+BASELINES = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "ctranslate2")
+"""Modules of this package with `precisions()` and `prepare(setting, precision)`."""
 
 OURS = "prunetime"
 
@@ -37,8 +37,8 @@ REFERENCE = "pytorch"
 LARGEST_ERROR = {"fp32": 1e-3, "bf16": 0.2, "int8": 0.5}
 """Largest root mean square of the errors of the logits, as a share of their standard deviation over sequences.
 
-Logits of another model are off by about 1.4 of it, and a constant answer by 1. Of mini, minilm and base at 1x64 the
-rivals' bf16 is off by 0.02 to 0.07 of it, and their int8 by 0.06 to 0.17.
+LogitsCall of another model are off by about 1.4 of it, and a constant answer by 1. Of mini, minilm and base at 1x64 the
+baselines' bf16 is off by 0.02 to 0.07 of it, and their int8 by 0.06 to 0.17.
 """
 
 MEASURED = ("p50_us", "p99_us", "noisy", "idle_p50_us", "max_logit_error")
@@ -49,37 +49,35 @@ _IDLE_CALLS, _IDLE_ROUNDS = 5, 8
 
 
 def rows(
-    subjects: Sequence[Subject],
+    cases: Sequence[BenchmarkCase],
     budget: Budget,
-    rivals: Sequence[str],
+    baselines: Sequence[str],
     precisions: Sequence[str] = PRECISIONS,
     auto_error: float = AUTO_ERROR,
 ) -> list[dict[str, Any]]:
-    """A row for each of `precisions` of our engine on each of `subjects`, then for each precision of each of `rivals`.
+    """A row for each of `precisions` of our engine on each of `cases`, then for each precision of each of `baselines`.
 
     The precision `auto` is the fastest plan that is off by at most `auto_error` in a logit.
 
     All take turns at `budget.batch` random sequences of `budget.seq_len` tokens on `budget.threads` threads, from
-    token ids to logits. The rivals run the first of `subjects`, its matrices dense and no token dropped. A row:
+    token ids to logits. The baselines run the first of `cases`, its matrices dense and no token dropped. A row:
     `model`, `engine`, `precision`, `batch`, `seq_len`, `threads`, `p50_us`, `p99_us`, `noisy` (the interval of the
     median is wide, or the p99 several times the median), `idle_p50_us` (after a pause of 20 ms), `max_logit_error` (the
     largest absolute difference to float32 torch of the same weights) and, of ours, `isa`. What cannot run the model, or
     whose logits are wrong, is not timed: its row says why in `refused`, and its numbers are None.
 
     Raises:
-        InputError: a rival is unknown or not installed, or the sequences are too long for a model.
+        InputError: a baseline is unknown or not installed, or the sequences are too long for a model.
     """
-    _check(subjects, budget, rivals)
-    setting = {"batch": budget.batch, "seq_len": budget.seq_len, "threads": budget.threads}
+    _check(cases, budget, baselines)
+    shape = {"batch": budget.batch, "seq_len": budget.seq_len, "threads": budget.threads}
     found: dict[str, dict[str, Any]] = {}
-    calls: dict[str, Logits] = {}
+    calls: dict[str, LogitsCall] = {}
 
-    def add(
-        row: dict[str, Any], make: Callable[[], Bind], batches: Sequence[Ragged], expected: NDArray[np.float32]
-    ) -> None:
+    def add(row: dict[str, Any], make: Callable[[], Bind], batches: Sequence[Ragged], expected: Float32Array) -> None:
         name = " ".join((row["engine"], row["precision"], row["model"]))
         key = f"{len(found)} {name}"  # of two equal models, both are timed
-        found[key] = row | setting
+        found[key] = row | shape
         try:
             bind = make()
             found[key] |= {"max_logit_error": error_of(name, row["precision"], _logits(bind, batches), expected)}
@@ -87,7 +85,7 @@ def rows(
             raise
         except PrunetimeError as wrong:
             found[key] |= dict.fromkeys(MEASURED) | {"refused": str(wrong)}
-        except Exception as error:  # of the rival's own kind
+        except Exception as error:  # of the baseline's own kind
             if row["engine"] == OURS:
                 raise
             said = first_line(error)
@@ -96,21 +94,21 @@ def rows(
             calls[key] = bind(batches[0])
 
     with pinned(budget.threads):  # before thread pools start, because threads inherit where they may run
-        for number, subject in enumerate(subjects):
-            cell = subject.cell(**setting)
-            batches = cell.checked
-            exact = _logits(_module(REFERENCE).prepare(cell, "fp32", subject.token_spec), batches)
+        for number, case in enumerate(cases):
+            setting = case.setting(**shape)
+            batches = setting.checked
+            exact = _logits(_module(REFERENCE).prepare(setting, "fp32", case.token_spec), batches)
             for precision in precisions:
-                engine = _engine(subject, cell, precision, auto_error)
-                row = {"model": subject.name, "engine": OURS, "precision": precision, "isa": engine.isa}
+                engine = _engine(case, setting, precision, auto_error)
+                row = {"model": case.name, "engine": OURS, "precision": precision, "isa": engine.isa}
                 add(row, partial(partial, _bind, engine), batches, exact)
-            if number or not rivals:
+            if number or not baselines:
                 continue
-            expected = exact if subject.token_spec is None else _logits(_prepare(REFERENCE, cell, "fp32"), batches)
-            for name in rivals:
+            expected = exact if case.token_spec is None else _logits(_prepare(REFERENCE, setting, "fp32"), batches)
+            for name in baselines:
                 for precision in _module(name).precisions():
-                    row = {"model": subject.name, "engine": name, "precision": precision}
-                    add(row, partial(_prepare, name, cell, precision), batches, expected)
+                    row = {"model": case.name, "engine": name, "precision": precision}
+                    add(row, partial(_prepare, name, setting, precision), batches, expected)
         if not calls:
             return list(found.values())
         counts = {name: calls_within(call, _SECONDS, _CALLS) for name, call in calls.items()}
@@ -124,7 +122,7 @@ def rows(
     return list(found.values())
 
 
-def error_of(name: str, precision: str, logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def error_of(name: str, precision: str, logits: Float32Array, expected: Float32Array) -> float:
     """Largest absolute difference of the engine `name`; raises PrunetimeError where logits are further off than
     `LARGEST_ERROR`."""
     difference = logits - expected if logits.shape == expected.shape else np.full_like(expected, np.inf)
@@ -139,55 +137,55 @@ def error_of(name: str, precision: str, logits: NDArray[np.float32], expected: N
     return float(np.abs(difference).max())
 
 
-def _check(subjects: Sequence[Subject], budget: Budget, rivals: Sequence[str]) -> None:
-    for name in rivals:
-        if name not in RIVALS:
-            raise InputError(f"unknown rival {name!r}; known are {', '.join(RIVALS)}")
-    for subject in subjects:
-        longest = subject.config.longest
+def _check(cases: Sequence[BenchmarkCase], budget: Budget, baselines: Sequence[str]) -> None:
+    for name in baselines:
+        if name not in BASELINES:
+            raise InputError(f"unknown baseline {name!r}; known are {', '.join(BASELINES)}")
+    for case in cases:
+        longest = case.config.longest
         if budget.seq_len > longest:
-            raise InputError(f"--seq-len {budget.seq_len} is longer than the {longest} positions of {subject.name}")
+            raise InputError(f"--seq-len {budget.seq_len} is longer than the {longest} positions of {case.name}")
 
 
-def _engine(subject: Subject, cell: Cell, precision: Any, auto_error: float) -> Engine:
-    model = plans.Model(subject.config, subject.weights, subject.spec, cell.threads)
+def _engine(case: BenchmarkCase, setting: BenchmarkSetting, precision: Any, auto_error: float) -> Engine:
+    model = plans.EngineArguments(case.config, case.weights, case.spec, setting.threads)
     if precision != AUTO:
-        return model.engine(Plan.uniform(precision))
-    loss = plans.logit_error(model, cell.calibration[: -(-AUTO_ROWS // cell.batch)])
-    return model.engine(plans.choose(model, cell.checked[0], loss, auto_error))
+        return model.engine(PrecisionPlan.uniform(precision))
+    loss = plans.logit_error(model, setting.calibration[: -(-AUTO_ROWS // setting.batch)])
+    return model.engine(plans.choose(model, setting.checked[0], loss, auto_error))
 
 
-def _logits(bind: Bind, batches: Sequence[Ragged]) -> NDArray[np.float32]:
+def _logits(bind: Bind, batches: Sequence[Ragged]) -> Float32Array:
     """The logits of all `batches`, [rows, outputs]."""
     logits = np.concatenate([bind(batch)() for batch in batches])
     return logits.reshape(-1, logits.shape[-1])
 
 
-def _bind(engine: Engine, batch: Ragged) -> Logits:
+def _bind(engine: Engine, batch: Ragged) -> LogitsCall:
     return partial(engine.logits, batch)
 
 
 def _module(name: str) -> ModuleType:
     try:
-        return importlib.import_module(f"prunetime.rivals.{name.replace('-', '_')}")
+        return importlib.import_module(f"prunetime.baselines.{name.replace('-', '_')}")
     except ModuleNotFoundError as error:
         raise _not_installed(name, error) from error
 
 
-def _prepare(name: str, cell: Cell, precision: str) -> Bind:
+def _prepare(name: str, setting: BenchmarkSetting, precision: str) -> Bind:
     try:
-        bind: Bind = _module(name).prepare(cell, precision)
+        bind: Bind = _module(name).prepare(setting, precision)
     except ModuleNotFoundError as error:
         raise _not_installed(name, error) from error
     return bind
 
 
 class NotInstalledError(InputError):
-    """The package of a rival is missing."""
+    """The package of a baseline is missing."""
 
 
 def _not_installed(name: str, error: ModuleNotFoundError) -> NotInstalledError:
     return NotInstalledError(
-        f"the rival {name} needs {error.name}, which is not installed: pip install {error.name} "
-        f"(known rivals: {', '.join(RIVALS)})"
+        f"the baseline {name} needs {error.name}, which is not installed: pip install {error.name} "
+        f"(known baselines: {', '.join(BASELINES)})"
     )
