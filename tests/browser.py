@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -49,6 +50,11 @@ class Browser:
     def run(self, script: str) -> Any:
         """The value of an expression of JavaScript."""
         return self._call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def screenshot(self, height: int) -> bytes:
+        """A PNG file of the upper `height` pixels of the page."""
+        clip = {"x": 0, "y": 0, "width": self.run("innerWidth"), "height": height, "scale": 1}
+        return base64.b64decode(self._call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"])
 
     def press(self, *keys: str) -> None:
         for key in keys:

@@ -81,6 +81,7 @@ class SearchPlot:
     finalists: Sequence[Evaluated]
     timed: Sequence[TimedPoint]
     chosen: Evaluated
+    budget: str
     budget_us: float
     target_us: float
 
@@ -91,8 +92,8 @@ def intervals(
     """One row per interval: a mark at the value, whiskers to its ends, its text; named vertical lines at `limits`."""
     narrow = width < NARROW
     beside = 24.0 + max(width_of(one.value) for one in lines)
-    before = min(150.0, 24.0 + max(width_of(one.label) for one in lines))
-    left, right, row, top = (12.0, 12.0, 44.0, 26.0) if narrow else (before, beside, 32.0, 26.0)
+    before = min(width / 3, 24.0 + max(width_of(one.label) for one in lines))
+    left, right, row, top = (20.0, 20.0, 44.0, 26.0) if narrow else (before, beside, 32.0, 26.0)
     bottom = top + row * len(lines)
     values = [v for one in lines for v in (one.interval.low, one.interval.high, one.interval.value)]
     scale = Scale.around([*values, *limits.values()], left, width - right)
@@ -103,14 +104,16 @@ def intervals(
         x = scale(value)
         reach = width_of(name) / 2
         anchor = "start" if x < reach else "end" if x > width - reach else "middle"
-        content += [line(x, top - 8, x, bottom, "limit"), text(x, top - 12, name, anchor, "limit-name")]
+        above = 20.0 if narrow else 0.0  # there labels stand
+        content += [line(x, top + row * i + above, x, top + row * (i + 1), "limit") for i in range(len(lines))]
+        content.append(text(x, top - 12, name, anchor, "limit-name"))
     for index, one in enumerate(lines):
         base = top + row * index
         y = base + (30.0 if narrow else row / 2)
         low, value, high = (scale(v) for v in (one.interval.low, one.interval.value, one.interval.high))
         if narrow:
-            label = shortened(one.label, width - left - beside)
-            content += [text(left, base + 16, label), text(width - 4, base + 16, one.value, "end", "value")]
+            label = shortened(one.label, width - beside)
+            content += [text(4, base + 16, label), text(width - 4, base + 16, one.value, "end", "value")]
         else:
             label = shortened(one.label, left - 12)
             content += [
@@ -146,8 +149,8 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
     content = [
         *x_axis(x, top, bottom, "latency, µs: predicted; a diamond, measured"),
         *y_axis(y, left, right, AGREEMENT),
-        *_limit(x, plot.target_us, (top - 2, bottom), "target", "target"),
-        *_limit(x, plot.budget_us, (top - 16, bottom), "limit", "budget"),
+        *_limit(x, plot.target_us, (top - 2, bottom), "target", "aim"),
+        *_limit(x, plot.budget_us, (top - 16, bottom), "limit", plot.budget),
     ]
     last = max((one.generation for one in plot.points), default=0)
     for one in sorted(plot.points, key=lambda e: (e.kind != "evolution", e.generation)):
@@ -189,7 +192,7 @@ _MARKS = (
     ("square", "uniform", "uniform: all layers equal"),
     ("triangle", "depth", "depth: whole layers"),
     ("circle", "evolution g0", "evolution: first population"),
-    *(("circle", f"evolution g{shade}", f"quarter {shade} of the children") for shade in range(1, GENERATIONS + 1)),
+    *(("circle", f"evolution g{shade}", f"evolution: quarter {shade} of it") for shade in range(1, GENERATIONS + 1)),
     ("circle", "finalist", "finalist"),
     ("star", "chosen", "chosen"),
     ("diamond", "timed", "measured"),
@@ -197,7 +200,7 @@ _MARKS = (
 
 
 def best_so_far(plot: SearchPlot, width: float) -> Markup:
-    """Quality of the best structure inside the target after each evaluation."""
+    """Quality of the best structure inside the aim after each evaluation."""
     height = 260.0
     left, right, top, bottom = 52.0, width - 14, 26.0, height - 42
     best: list[tuple[int, Evaluated]] = []
@@ -215,15 +218,16 @@ def best_so_far(plot: SearchPlot, width: float) -> Markup:
     steps = [(x(index), min(edge, y(one.score))) for index, one in best]
     content.append(polyline(_staircase([*steps, *((right, at) for _, at in steps[-1:])]), "front"))
     summary = [f"{AGREEMENT} {one.score:.4f} after {index}" for index, one in best]
-    return figure("Best structure inside the target so far", "; ".join(summary), (width, height), content)
+    return figure("Best structure inside the aim so far", "; ".join(summary), (width, height), content)
 
 
 def preferences(policy: Sequence[Preferences], names: Sequence[str], width: float) -> Markup:
     """A square for every gene and generation, darker where the policy prefers to change it: its left half to lower it,
     its right half to raise it."""
-    shown = [policy[round(i * (len(policy) - 1) / max(1, SHOWN - 1))] for i in range(min(SHOWN, len(policy)))]
+    count = min(SHOWN, len(policy))
+    shown = [policy[round(i * (len(policy) - 1) / max(1, count - 1))] for i in range(count)]
     genes = len(names)
-    row, top, left = 14.0, 8.0, 96.0
+    row, top, left = 14.0, 8.0, 12.0 + max(map(width_of, names))
     column, bottom = (width - left - 14) / len(shown), top + row * genes
     most = max(max(pair) for one in shown for pair in one.shares) or 1.0
     content = []
@@ -254,7 +258,7 @@ def preferences(policy: Sequence[Preferences], names: Sequence[str], width: floa
 
 def keep_ratios(level: LearnedLevel, width: float) -> Markup:
     """A line of squares for every mask, the fainter the less it kept at that moment; its last keep ratio beside it."""
-    row, top, left, right = 14.0, 8.0, 124.0, 56.0
+    row, top, left, right = 14.0, 8.0, 12.0 + max(map(width_of, level.masks)), 56.0
     column, bottom = (width - left - right) / len(level.ratios), top + row * len(level.masks)
     content = []
     for index, name in enumerate(level.masks):
@@ -359,8 +363,7 @@ def _limit(x: Scale, us: float, span: tuple[float, float], class_: str, name: st
     """A labelled vertical line at `us` microseconds, from the first to the second y of `span`."""
     at, (top, bottom) = x(us), span
     anchor = "end" if at > (x.start + x.end) / 2 else "start"
-    label = text(at, top - 2, f"{name} {us:,.0f} µs", anchor, f"{class_}-name")
-    return [line(at, top, at, bottom, class_), label]
+    return [line(at, top, at, bottom, class_), text(at, top - 2, name, anchor, f"{class_}-name")]
 
 
 def _describe(one: Evaluated) -> str:

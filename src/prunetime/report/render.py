@@ -100,11 +100,10 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Other:
-    """What `times` the target would have bought: the best that was scored within it, or None, and the command that
-    takes it."""
+    """What another `budget` (microseconds or a share) would have bought: the best structure that was scored within it,
+    or None, and the command that makes a model of it; none for the budget of the run."""
 
-    times: float
-    target_us: float
+    budget: float
     best: Evaluated | None
     command: str
 
@@ -150,6 +149,8 @@ def _context(found: Findings) -> dict[str, Any]:
         "verified": verified,
         "verdict": verdict,
         "interval_of": interval_of,
+        "improved": _improved(verified.quality[0].difference, record.higher_is_better),
+        "predicted_budget_us": verified.budget.resolve(found.profile.floor_and_dense(verified.budget)[1]),
         "us": us,
         "quality": quality,
         "signed": signed,
@@ -173,7 +174,6 @@ def _context(found: Findings) -> dict[str, Any]:
         if found.policy
         else "",
         "prediction_chart": _sized(_prediction_chart(found), HALF),
-        "profiled_dense_us": found.profile.floor_and_dense(verified.budget)[1],
         "verified_over_predicted": verdict.measured.value / _predicted(found),
         "overs": ", ".join(f"{over:.3f}" for over in found.overs),
         "effort": _effort(record.settings["effort"]),
@@ -191,6 +191,11 @@ def _effort(effort: dict[str, Any]) -> str:
     """The name of an effort and what it stands for."""
     details = (f"{name.replace('_', ' ')} {value:,}" for name, value in effort.items() if name != "name")
     return f"{effort['name']}: {', '.join(details)}"
+
+
+def _improved(difference: Interval, higher_is_better: bool) -> bool:
+    """Whether all of the interval says that the pruned model is better."""
+    return difference.low > 0 if higher_is_better else difference.high < 0
 
 
 def interval_of(latency: Latency, statistic: str) -> Interval:
@@ -216,14 +221,16 @@ def _sized(draw: Callable[[float], Markup], width: float) -> Markup:
     )
 
 
-def _us_line(label: str, interval: Interval, class_: str) -> Line:
-    return Line(label, interval, f"{us(interval.value)} µs ({us(interval.low)}–{us(interval.high)})", class_)
+def _budget_name(found: Findings) -> str:
+    """The budget as every chart calls it."""
+    return f"budget {_amount(found.verified.verdict.share, found.verified.verdict.limit)}"
 
 
 def _latency_chart(found: Findings, dense: Interval, pruned: Interval) -> Callable[[float], Markup]:
     statistic = found.verified.budget.statistic
-    lines = [_us_line("dense", dense, "dense"), _us_line("pruned", pruned, "pruned")]
-    limits = {f"budget {us(found.verified.budget_us)} µs": found.verified.budget_us}
+    models = {"dense": dense, "pruned": pruned}
+    lines = [Line(name, latency, f"{us(latency.value)} µs", name) for name, latency in models.items()]
+    limits = {_budget_name(found): found.verified.budget_us}
     title = f"Latency ({statistic}) against the budget"
     return partial(charts.intervals, title, lines, f"{statistic}, µs", limits, from_zero=True)
 
@@ -231,9 +238,8 @@ def _latency_chart(found: Findings, dense: Interval, pruned: Interval) -> Callab
 def _quality_chart(found: Findings) -> Callable[[float], Markup]:
     lines = []
     for part in found.verified.quality:
-        d = part.difference
         name = "all test rows" if part.name == "all" else part.name
-        lines.append(Line(name, d, f"{signed(d.value)} ({signed(d.low)} to {signed(d.high)})", "pruned"))
+        lines.append(Line(name, part.difference, signed(part.difference.value), "pruned"))
     axis = f"{found.record.metric}, pruned minus dense"
     return partial(charts.intervals, "What pruning changed", lines, axis, {"no change": 0.0})
 
@@ -246,7 +252,7 @@ def _prediction_chart(found: Findings) -> Callable[[float], Markup]:
     for name, it in ({"predicted": Interval(predicted, predicted, predicted)} | measured).items():
         shown = Interval(scale * it.value, scale * it.low, scale * it.high)
         lines.append(Line(name, shown, _amount(verdict.share, it.value), "pruned" if name in measured else "other"))
-    limits = {f"budget {_amount(verdict.share, verdict.limit)}": scale * verdict.limit}
+    limits = {_budget_name(found): scale * verdict.limit}
     return partial(charts.intervals, "Predicted against measured latency", lines, axis, limits)
 
 
@@ -267,6 +273,7 @@ def _of_search(found: Findings, search: Search) -> dict[str, Any]:
         "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
         "legend": charts.search_legend(plot),
         "others": _others(found, plot),
+        "aim": plot.target_us / plot.budget_us - 1.0,
     }
 
 
@@ -286,31 +293,28 @@ def _search_plot(found: Findings, search: Search) -> SearchPlot:
         finalists=[scored[one.spec] for one in search.finalists if one.spec in scored],
         timed=found.front.points if found.front else (),
         chosen=scored[search.chosen.spec],
+        budget=_budget_name(found),
         budget_us=budget.resolve(dense_us),
         target_us=search.target_us,
     )
 
 
 def _others(found: Findings, plot: SearchPlot) -> list[Other]:
-    """Of targets around the one that was searched for, which is among them."""
+    """What budgets around that of the run would have bought; its own is among them."""
+    budget = found.verified.budget
+    amount = budget.share or plot.budget_us
 
-    def within(times: float) -> Other:
-        target = times * plot.target_us
-        inside = [one for one in plot.points if one.predicted_us <= target]
-        _, dense_us = found.profile.floor_and_dense(found.verified.budget)
-        latency = f"{100 * times * plot.budget_us / dense_us:.0f}%"
-        words = [
-            "prunetime",
-            "pick",
-            str(found.folder),
-            "--latency",
-            latency,
-            "--out",
-            f"{found.folder}-{latency[:-1]}",
-        ]
-        return Other(times, target, max(inside, key=lambda one: one.score, default=None), shlex.join(words))
+    def within(other: float) -> Other:
+        target_us = other / amount * plot.target_us
+        inside = [one for one in plot.points if one.predicted_us <= target_us]
+        latency = (replace(budget, share=other) if budget.share else replace(budget, us=other)).amount
+        words = ["prunetime", "pick", str(found.folder), "--latency", latency, "--out"]
+        words.append(f"{found.folder}-{latency.rstrip('%')}")
+        best = max(inside, key=lambda one: one.score, default=None)
+        return Other(other, best, shlex.join(words) if other != amount else "")
 
-    return [within(times) for times in (0.8, 0.9, 1.0, 1.1, 1.25)]
+    amounts = [amount if times == 1.0 else float(f"{times * amount:.2g}") for times in (0.8, 0.9, 1.0, 1.1, 1.25)]
+    return [within(other) for other in amounts if not budget.share or other <= 1.0]
 
 
 def _ranked(found: Findings, search: Search) -> list[Ranked]:
