@@ -426,3 +426,19 @@ def test_a_cell_says_the_name_of_its_column(make_run: MakeRun) -> None:
             assert [html.unescape(name) for name in cells] == names[1:]
             assert len(cells) == row.count("<td")
     assert len(tables) == 7
+
+
+def test_a_run_that_learned_masks_has_links_and_charts_of_its_own(make_run: MakeRun) -> None:
+    run = make_run(evaluations=20)
+    record = json.loads((run / "run.json").read_text())
+    record["settings"]["method"] = "multilevel"
+    (run / "run.json").write_text(json.dumps(record))
+    names, target_us = ["0 heads", "0 ffn"], json.loads((run / "search.json").read_text())["target_us"]
+    level = {"of": "blocks", "target_us": target_us, "masks": names, "ratios": [[1.0, 1.0], [0.5, 0.25]]}
+    (run / "learned-ratios.json").write_text(json.dumps(level))
+    page = page_of(run)
+    assert "until the latency was predicted at 97.0 % of the budget" in page.text
+    assert page.children("figure", "figcaption") == len(page.all("figure")) == 5
+    targets = {attributes["href"] for attributes in page.all("a")}
+    assert targets <= {f"#{attributes.get('id')}" for _, attributes in page.elements}
+    assert "aim" not in page.text.split("Reproduce and use")[0]
