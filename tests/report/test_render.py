@@ -441,4 +441,4 @@ def test_a_run_that_learned_masks_has_links_and_charts_of_its_own(make_run: Make
     assert page.children("figure", "figcaption") == len(page.all("figure")) == 5
     targets = {attributes["href"] for attributes in page.all("a")}
     assert targets <= {f"#{attributes.get('id')}" for _, attributes in page.elements}
-    assert "aim" not in page.text.split("Reproduce and use")[0]
+    assert "The search aimed" not in page.text
