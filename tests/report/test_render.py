@@ -211,7 +211,7 @@ def test_blocks_and_dropped_tokens_are_in_the_words_of_a_layer() -> None:
     kept = {"value": BlockMask(32, 32, np.eye(12)), "ffn_output": BlockMask(32, 16, np.zeros((12, 96)))}
     drawn = LayerDrawing.of(replace(full, blocks=kept, tokens=0.25), MINILM)
     assert drawn.heads_text == "12 of 12, then 25% of the tokens; blocks: value 12 of 144 32x32"
-    assert drawn.rows_text == "1,536 of 1,536; blocks: ffn_output 0 of 1152 32x16"
+    assert drawn.ffn_text == "1,536 of 1,536; blocks: ffn_output 0 of 1152 32x16"
     assert LayerDrawing.of(full, MINILM).heads_text == "12 of 12"
 
 
