@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -20,8 +19,8 @@ from prunetime.report.svg import (
     figure,
     line,
     mark,
-    polyline,
     shortened,
+    staircase,
     tag,
     text,
     width_of,
@@ -137,7 +136,7 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
     """
     height = 400.0 if width >= NARROW else 330.0
     left, right, top, bottom = 52.0, width - 20, 44.0, height - 42
-    y = _quality_scale(plot, top, bottom)
+    y = _agreement_scale(plot, top, bottom)
     predicted = (one.predicted_us for one in plot.points)
     measured = (end for one in plot.timed for end in (one.measured.low, one.measured.high))
     x = Scale.around([*predicted, *measured, plot.budget_us, plot.target_us], left, right, 0.04)
@@ -156,8 +155,7 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
     for one in sorted(plot.points, key=lambda e: (e.kind != "evolution", e.generation)):
         shade = "" if one.kind != "evolution" else f" g{_shade(one.generation, last)}"
         content.append(mark(SHAPES[one.kind], *at(one), 4.0, one.kind + shade, _describe(one)))
-    steps = [at(one) for one in plot.front]
-    content.append(polyline(_staircase(steps), "front"))
+    content.append(staircase([at(one) for one in plot.front], "front"))
     content += [mark("circle", *at(one), 7.5, "finalist") for one in plot.finalists]
     content.append(mark("star", *at(plot.chosen), 10.0, "chosen", "Chosen. " + _describe(plot.chosen)))
     for point in plot.timed:
@@ -169,9 +167,7 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
         ]
     description = (
         f"{len(plot.points)} structures scored; {len(plot.front)} are on the Pareto front; the chosen one: "
-        + _describe(plot.chosen)
-        + "; timed: "
-        + "; ".join(map(_describe_timed, plot.timed))
+        f"{_describe(plot.chosen)}; timed: {'; '.join(map(_describe_timed, plot.timed))}"
     )
     return figure("Every structure the search scored", description, (width, height), content)
 
@@ -179,12 +175,11 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
 def search_legend(plot: SearchPlot) -> Markup:
     """Returns a list of what the marks of `search_points` mean."""
     kinds = {one.kind for one in plot.points}
-    items = []
-    for shape, class_, name in _MARKS:
-        if shape == SHAPES.get(class_.split()[0]) and class_.split()[0] not in kinds:
-            continue
-        drawn = tag("svg", mark(shape, 9.0, 9.0, 6.0, class_), viewBox="0 0 18 18", aria_hidden="true")
-        items.append(tag("li", drawn, name))
+    items = (
+        tag("li", tag("svg", mark(shape, 9.0, 9.0, 6.0, class_), viewBox="0 0 18 18", aria_hidden="true"), name)
+        for shape, class_, name in _MARKS
+        if (kind := class_.split()[0]) not in SHAPES or kind in kinds
+    )
     return tag("ul", *items, class_="legend")
 
 
@@ -207,7 +202,7 @@ def best_so_far(plot: SearchPlot, width: float) -> Markup:
     for index, one in enumerate(plot.points, start=1):
         if one.predicted_us <= plot.target_us and (not best or one.score > best[-1][1].score):
             best.append((index, one))
-    y = _quality_scale(plot, top, bottom)
+    y = _agreement_scale(plot, top, bottom)
     x = Scale(0.0, 1.0 + len(plot.points), left, right)
     edge = bottom - 4
     content = [*x_axis(x, top, bottom, "structures scored"), *y_axis(y, left, right, AGREEMENT)]
@@ -216,7 +211,7 @@ def best_so_far(plot: SearchPlot, width: float) -> Markup:
         at = min(edge, y(one.score))
         content.append(mark(SHAPES[one.kind], x(index), at, 2.5, inside, _describe(one)))
     steps = [(x(index), min(edge, y(one.score))) for index, one in best]
-    content.append(polyline(_staircase([*steps, *((right, at) for _, at in steps[-1:])]), "front"))
+    content.append(staircase([*steps, *((right, at) for _, at in steps[-1:])], "front"))
     summary = [f"{AGREEMENT} {one.score:.4f} after {index}" for index, one in best]
     return figure("Best structure inside the aim so far", "; ".join(summary), (width, height), content)
 
@@ -269,9 +264,8 @@ def _heat_map(
     content = []
     for index, (label, cells, value) in enumerate(rows):
         y = top + height * index
-        content.append(text(left - 8, y + 11, label, "end"))
-        if value:
-            content.append(text(width - right + 8, y + 11, value, class_="value"))
+        beside = [text(width - right + 8, y + 11, value, class_="value")] if value else []
+        content += [text(left - 8, y + 11, label, "end"), *beside]
         for at, (class_, opacity, title) in enumerate(cells):
             gap = at % 2 if halves else -0.3
             box = {"x": left + column * at, "y": y, "width": column - gap, "height": height - 1}
@@ -300,23 +294,17 @@ def microseconds(parts: Sequence[SublayerLatency], width: float) -> Markup:
     return figure("Where the microseconds go", description, (width, bottom + 42), content)
 
 
-def _staircase(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """`points` from left to right, with a corner between each two: level up to the next, then up to it."""
-    corners = [corner for a, b in pairwise(points) for corner in (a, (b[0], a[1]))]
-    return [*corners, *points[-1:]]
-
-
 def _shape(class_: str) -> str:
     return {"dense": "square", "pruned": "circle"}.get(class_, "triangle")
 
 
 def _shade(generation: int, last: int) -> int:
-    """0 for the initial population, then the quarter of the evolution, from 1 on."""
+    """Returns 0 for the first population, and from 1 on the quarter of the evolution."""
     return 0 if generation == 0 else 1 + min(GENERATIONS - 1, GENERATIONS * (generation - 1) // max(1, last))
 
 
-def _quality_scale(plot: SearchPlot, top: float, bottom: float) -> Scale:
-    """Better is higher. Scores below Tukey's lower fence are left out, so that a failure does not hide the rest."""
+def _agreement_scale(plot: SearchPlot, top: float, bottom: float) -> Scale:
+    """Returns the vertical axis of agreement, from Tukey's lower fence on, lest a failure hides the rest."""
     scores = sorted(one.score for one in plot.points)
     quarter, three = scores[len(scores) // 4], scores[3 * len(scores) // 4]
     held = [score for score in scores if score >= quarter - 1.5 * (three - quarter)]
@@ -324,7 +312,7 @@ def _quality_scale(plot: SearchPlot, top: float, bottom: float) -> Scale:
 
 
 def _limit(x: Scale, us: float, span: tuple[float, float], class_: str, name: str) -> list[Markup]:
-    """A labelled vertical line at `us` microseconds, from the first to the second y of `span`."""
+    """Draws a labelled vertical line at `us` microseconds, from the first to the second y of `span`."""
     at, (top, bottom) = x(us), span
     anchor = "end" if at > (x.start + x.end) / 2 else "start"
     return [line(at, top, at, bottom, class_), text(at, top - 2, name, anchor, f"{class_}-name")]
@@ -337,7 +325,7 @@ def _describe(one: ScoredStructure) -> str:
 
 
 def _describe_layer(layer: LayerSpec) -> str:
-    """Heads and FFN rows; and of what is left of them the weights in kept blocks, and the tokens."""
+    """Returns how many heads and FFN rows are kept, weights in the blocks of those, and which share of the tokens."""
     found = f"{layer.heads}h+{layer.ffn}"
     if layer.blocks:
         found += f" ({sum(block.kept * block.rows * block.columns for block in layer.blocks):,} weights in blocks)"

@@ -177,9 +177,6 @@ def _context(run: RunRecord) -> dict[str, Any]:
         "latency_chart": _sized(_latency_chart(run, dense, pruned), WIDE),
         "quality_chart": _sized(_quality_chart(run), WIDE),
         "sublayers_chart": _sized(partial(charts.microseconds, sublayers), HALF),
-        "policy_chart": _sized(partial(charts.preferences, run.policy, metadata.space.names), WIDE)
-        if run.policy
-        else "",
         "prediction_chart": _sized(_prediction_chart(run), HALF),
         "verified_over_predicted": verdict.measured.value / _predicted(run),
         "effort": _effort(metadata.settings["effort"]),
@@ -221,9 +218,7 @@ def _predicted(run: RunRecord) -> float:
 
 def _sized(draw: Callable[[float], Markup], width: float) -> Markup:
     """Draws a chart twice, for the page and for a phone; the style shows one of them."""
-    return Markup("").join(
-        (tag("div", draw(width), class_="chart wide"), tag("div", draw(PHONE), class_="chart phone"))
-    )
+    return tag("div", draw(width), class_="chart wide") + tag("div", draw(PHONE), class_="chart phone")
 
 
 def _budget_name(run: RunRecord) -> str:
@@ -241,13 +236,9 @@ def _latency_chart(run: RunRecord, dense: Interval, pruned: Interval) -> Callabl
 
 
 def _quality_chart(run: RunRecord) -> Callable[[float], Markup]:
+    names = {"all": "all test rows"}
     rows = [
-        IntervalRow(
-            "all test rows" if part.name == "all" else part.name,
-            part.difference,
-            signed(part.difference.value),
-            "pruned",
-        )
+        IntervalRow(names.get(part.name, part.name), part.difference, signed(part.difference.value), "pruned")
         for part in run.verification.quality
     ]
     axis = f"{run.metadata.metric}, pruned minus dense"
@@ -287,6 +278,7 @@ def _of_search(run: RunRecord, search: SearchResult) -> dict[str, Any]:
         "search_chart": _sized(partial(charts.search_points, plot), WIDE),
         "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
         "legend": charts.search_legend(plot),
+        "policy_chart": run.policy and _sized(partial(charts.preferences, run.policy, run.metadata.space.names), WIDE),
         "alternatives": _alternatives(run, plot),
         "aim": plot.target_us / plot.budget_us - 1.0,
     }
@@ -355,7 +347,5 @@ def _kept_by_layer(spec: ArchSpec, space: Space) -> dict[str, list[str]]:
 
 
 def _score_command(run: RunRecord) -> str:
-    words = ["prunetime", "score", str(run.folder / "artifact"), "--text", "a text"]
-    if run.metadata.task.pair:
-        words += ["--pair", "another text"]
-    return shlex.join(words)
+    pair = ["--pair", "another text"] if run.metadata.task.pair else []
+    return shlex.join(["prunetime", "score", str(run.folder / "artifact"), "--text", "a text", *pair])
