@@ -42,6 +42,10 @@ class Browser:
         """Of the window, in pixels."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
 
+    def show_as(self, media: str) -> None:
+        """The style of `media`: `screen` or `print`."""
+        self._call("Emulation.setEmulatedMedia", media=media)
+
     def open(self, url: str) -> None:
         self.run("window.isLeft = true")
         self._call("Page.navigate", url=url)
