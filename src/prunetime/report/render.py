@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -26,7 +26,6 @@ from prunetime.report.schema import Interval
 from prunetime.report.search_record import ScoredStructure, SearchResult
 from prunetime.report.svg import tag
 from prunetime.search.space import Space
-from prunetime.settings import Settings
 
 PAGE = "report.html"
 
@@ -161,7 +160,7 @@ def _context(run: RunRecord) -> dict[str, Any]:
         "verification": verification,
         "verdict": verdict,
         "interval_of": interval_of,
-        "model_name": "/".join(Path(metadata.settings["model"]).parts[-2:]).lstrip("/"),
+        "model_name": "/".join(Path(metadata.settings.model).parts[-2:]).lstrip("/"),
         "amount": partial(_amount, verdict.share),
         "spare": 1.0 - verdict.measured.value / verdict.limit,
         "dense": dense,
@@ -179,8 +178,8 @@ def _context(run: RunRecord) -> dict[str, Any]:
         "sublayers_chart": _sized(partial(charts.microseconds, sublayers), HALF),
         "prediction_chart": _sized(_prediction_chart(run), HALF),
         "verified_over_predicted": verdict.measured.value / _predicted(run),
-        "effort": _effort(metadata.settings["effort"]),
-        "command": Settings.from_json(metadata.settings).command(str(run.folder)),
+        "effort": _effort(asdict(metadata.settings.effort)),
+        "command": metadata.settings.command(str(run.folder)),
         "score_command": _score_command(run),
         "trust_command": shlex.join(["prunetime", "trust", str(run.folder)]),
         "profile_path": shlex.quote(str(run.folder / "profile.json")),
@@ -287,7 +286,7 @@ def _of_search(run: RunRecord, search: SearchResult) -> dict[str, Any]:
 def _of_learning(run: RunRecord) -> dict[str, Any]:
     """Returns the template's variables that only learned masks have."""
     drawn = [(_sized(partial(charts.keep_ratios, level), WIDE), level) for level in run.learned]
-    return {"learned": LEARNED[run.metadata.settings["method"]], "learned_charts": drawn}
+    return {"learned": LEARNED[run.metadata.settings.method], "learned_charts": drawn}
 
 
 def _search_plot(run: RunRecord, search: SearchResult) -> SearchPlot:

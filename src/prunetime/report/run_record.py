@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from prunetime.report.search_record import (
     TimedFront,
 )
 from prunetime.search.space import Space
+from prunetime.settings import Settings
 
 Parsed = TypeVar("Parsed")
 
@@ -80,7 +81,7 @@ class LatencyComparison:
 class RunMetadata:
     """What was asked of a run, about which data, on which machine (`run.json`)."""
 
-    settings: Json
+    settings: Settings
     task: Task
     columns: Json
     metric: str
@@ -94,21 +95,19 @@ class RunMetadata:
 
     @classmethod
     def from_json(cls, data: Json) -> RunMetadata:
-        settings = data["settings"]
-        for value in settings["effort"].values():
-            if not isinstance(value, str):
-                number(value)
+        settings = Settings.from_json(data["settings"])
+        for value in astuple(settings.effort)[1:]:
+            number(value)
         rows, groups = ({role: int(data[of][role]) for role in ("train", "valid", "test")} for of in ("rows", "groups"))
-        blocks = tuple(settings["blocks"]) if settings["blocks"] else None
         return cls(
-            {**settings},
+            settings,
             Task.from_json(data["task"]),
             {**data["columns"]},
             str(data["metric"]),
             bool(data["higher_is_better"]),
             rows,
             groups,
-            Space(Dims.from_json(data["dims"]), bool(settings["tokens"]), blocks),
+            settings.space(Dims.from_json(data["dims"])),
             tuple(str(warning) for warning in data["warnings"]),
             {**data["machine"]},
             {str(name): str(version) for name, version in data["versions"].items()},
@@ -204,7 +203,7 @@ def read(folder: Path) -> RunRecord:
         )
     search, front = None, None
     scored: tuple[ScoredStructure, ...] = ()
-    if metadata.settings["method"] == "search":
+    if metadata.settings.method == "search":
         search = _read(folder / "search.json", lambda data: SearchResult.from_json(data, space))
         front = _read(folder / "front.json", lambda data: TimedFront.from_json(data, space))
         scored = _read_scored(folder / "evaluations.jsonl", space)
