@@ -124,12 +124,12 @@ def test_page_holds_the_figures(make_run: MakeRun) -> None:
                 assert f"{low:,.0f} to {high:,.0f}" in text
     assert f"{verified['dense']['p50_us'] / verified['pruned']['p50_us']:.2f}×" in text
     for name, part in verified["quality"].items():
-        assert (name if name != "all" else "all test rows") in text
+        assert (name if name != "all" else "all test examples") in text
         assert f"{part['difference']['value']:+.4f}".replace("-", "−") in text
     assert f"{search['chosen']['predicted_us']:,.0f}" in text
     for layer in verified["spec"]:
         assert f"{layer['heads']} of 12 heads kept" in text
-        assert f"{layer['ffn']} of 1536 FFN rows kept" in text
+        assert f"{layer['ffn']} of 1536 FFN neurons kept" in text
     record = json.loads((run / "run.json").read_text())
     assert record["warnings"][0] in text
     assert f"{record['rows']['train']:,}" in text
@@ -220,7 +220,7 @@ def test_every_layer_gone_and_nothing_pruned(make_run: MakeRun, tmp_path: Path) 
     assert "0 of 2 heads kept" in page_of(make_run(dims=TINY, budget=budget, genome=(0, 0, 0, 0), evaluations=10)).text
     (tmp_path / "run").rename(tmp_path / "floor")
     text = page_of(make_run(dims=TINY, budget=budget, genome=(2, 4, 2, 4), evaluations=10)).text
-    assert "100 of 100 FFN rows kept" in text
+    assert "100 of 100 FFN neurons kept" in text
     assert "2 2 100 100" in text
 
 

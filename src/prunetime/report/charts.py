@@ -325,7 +325,7 @@ def _describe(one: ScoredStructure) -> str:
 
 
 def _describe_layer(layer: LayerSpec) -> str:
-    """Returns how many heads and FFN rows are kept, weights in the blocks of those, and which share of the tokens."""
+    """Returns how many heads and FFN neurons are kept, weights in their blocks, and which share of the tokens."""
     found = f"{layer.heads}h+{layer.ffn}"
     if layer.blocks:
         found += f" ({sum(block.kept * block.rows * block.columns for block in layer.blocks):,} weights in blocks)"

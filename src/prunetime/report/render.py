@@ -89,7 +89,7 @@ percent, signed_percent = map(_formatter, ("{:.1%}", "{:+.1%}"))
 class StructureRow:
     """A row of the table of structures.
 
-    `score` is the agreement while searching, `rescored` that on the finalists' rows of data, and `kept` what is kept in
+    `score` is the agreement while searching, `rescored` that on the finalists' data, and `kept` what is kept in
     each layer, by column of the table.
     """
 
@@ -116,8 +116,8 @@ class AlternativeBudget:
 class LayerDrawing:
     """Both sub-layers of one layer, as data of a drawing and in words.
 
-    `heads` says of each head whether it is kept, `ffn` how many rows of the FFN are, and `stripes` which share of each
-    of its parts.
+    `heads` says of each head whether it is kept, `ffn` how many neurons of the FFN are, and `stripes` which share of
+    each of its parts.
     """
 
     heads: list[bool]
@@ -235,7 +235,7 @@ def _latency_chart(run: RunRecord, dense: Interval, pruned: Interval) -> Callabl
 
 
 def _quality_chart(run: RunRecord) -> Callable[[float], Markup]:
-    names = {"all": "all test rows"}
+    names = {"all": "all test examples"}
     rows = [
         IntervalRow(names.get(part.name, part.name), part.difference, signed(part.difference.value), "pruned")
         for part in run.verification.quality
@@ -335,7 +335,10 @@ def _structures(run: RunRecord, search: SearchResult) -> list[StructureRow]:
 
 def _kept_by_layer(spec: ArchSpec, space: Space) -> dict[str, list[str]]:
     """Returns what a structure of `space` keeps in each layer, by column of the table of structures."""
-    kept = {"Heads": [f"{layer.heads}" for layer in spec.layers], "FFN rows": [f"{layer.ffn}" for layer in spec.layers]}
+    kept = {
+        "Heads": [f"{layer.heads}" for layer in spec.layers],
+        "FFN neurons": [f"{layer.ffn}" for layer in spec.layers],
+    }
     if space.tokens:
         kept["Tokens"] = [f"{layer.tokens:.0%}" for layer in spec.layers]
     if space.blocks:

@@ -48,10 +48,10 @@ class LatencyVerdict:
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """The metric of both models on the test `rows` of one slice; `difference` is pruned less dense, resampled alike."""
+    """The metric of both models on the `examples` of one slice of test; `difference` is pruned less dense, paired."""
 
     name: str
-    rows: int
+    examples: int
     dense: Interval
     pruned: Interval
     difference: Interval
@@ -86,7 +86,7 @@ class RunMetadata:
     columns: Json
     metric: str
     higher_is_better: bool
-    rows: Mapping[str, int]
+    examples: Mapping[str, int]
     groups: Mapping[str, int]
     space: Space
     warnings: tuple[str, ...]
@@ -98,14 +98,16 @@ class RunMetadata:
         settings = Settings.from_json(data["settings"])
         for value in astuple(settings.effort)[1:]:
             number(value)
-        rows, groups = ({role: int(data[of][role]) for role in ("train", "valid", "test")} for of in ("rows", "groups"))
+        examples, groups = (
+            {role: int(data[of][role]) for role in ("train", "valid", "test")} for of in ("rows", "groups")
+        )
         return cls(
             settings,
             Task.from_json(data["task"]),
             {**data["columns"]},
             str(data["metric"]),
             bool(data["higher_is_better"]),
-            rows,
+            examples,
             groups,
             settings.space(Dims.from_json(data["dims"])),
             tuple(str(warning) for warning in data["warnings"]),
@@ -142,7 +144,7 @@ class Verification:
             ArchSpec.from_json(data["spec"]),
         )
         if not found.quality or found.quality[0].name != "all":
-            raise ValueError("the quality on all rows is missing")
+            raise ValueError("the quality on all examples is missing")
         if not any(map(found.is_judged, found.latency)):
             raise ValueError("the latency in the budget's own setting is missing")
         return found
