@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -29,14 +28,23 @@ ReferenceKernel = _engine.ReferenceKernel
 class Engine:
     """An encoder ready to run. Calls from several Python threads take turns.
 
-    `weights` are the arrays of an encoder of `config` by name; a sub-layer without arrays is gone. They are copied.
-    `threads` includes the calling thread. `isa` is one of `supported_isas()`; without it the environment variable
-    PRUNETIME_ISA decides, and without that the CPU. `spec` is needed for what arrays cannot say: the fraction of the
-    tokens that every layer keeps. `plan` says the precision of every matrix.
+    Args:
+        config: the encoder's config.
+        weights: its arrays by name (`core.artifact.weight_shapes`), which are copied; a sub-layer without arrays is
+            gone.
+        threads: how many threads run it, 1 to 256, with the calling one.
+        isa: one of `supported_isas()`; without it the environment variable PRUNETIME_ISA decides, and without that the
+            CPU.
+        spec: the encoder's spec, needed for what arrays cannot say: the fraction of the tokens that every layer keeps.
+        plan: the precision of every matrix, and whether one that is stored in blocks is multiplied by them.
 
     Raises:
         EngineError: an array is missing, unexpected, of another shape or type, or not finite; `isa` or `threads`
             cannot be had.
+
+    Example:
+        engine = Engine(config, weights, threads=2, plan=Plan.uniform("bf16"))
+        engine.logits(Ragged.of([[101, 2023, 102], [101, 102]]))  # [2, outputs]
     """
 
     def __init__(
@@ -142,8 +150,15 @@ def engine_build() -> str:
 
 
 def chosen_isa() -> str:
-    """The one that an engine takes that is told none."""
-    return os.environ.get("PRUNETIME_ISA") or supported_isas()[-1]
+    """The instruction set of an engine that is told none.
+
+    Raises:
+        EngineError: PRUNETIME_ISA names one that this CPU does not run.
+    """
+    try:
+        return _engine.chosen_isa()
+    except ValueError as error:
+        raise EngineError(str(error)) from None
 
 
 def supported_isas() -> list[str]:
