@@ -1,15 +1,21 @@
 """Which kernels run: what docs/reference/instruction-sets.md says of them is what the tables say."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from sanitizers import run_tool
 
 from prunetime import _engine
 from prunetime.errors import EngineError
 from prunetime.inference.engine import chosen_isa, supported_isas
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "instruction-sets.md"
+ROOT = Path(__file__).parents[2]
+ENGINE = ROOT / "engine"
+PAGE = ROOT / "docs" / "reference" / "instruction-sets.md"
 
 
 def test_the_page_has_every_table() -> None:
@@ -33,3 +39,15 @@ def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNETIME_ISA", "sse9")
     with pytest.raises(EngineError, match="PRUNETIME_ISA is 'sse9'; this CPU runs portable"):
         chosen_isa()
+
+
+@pytest.mark.full
+def test_no_table_has_a_function_that_others_might_be_linked_to(tmp_path: Path) -> None:
+    """A weak symbol of an object compiled for some CPUs could be the copy that the linker keeps for all of them."""
+    run_tool("cmake", "-S", str(ENGINE), "-B", str(tmp_path), f"-DPython_EXECUTABLE={sys.executable}")
+    run_tool("cmake", "--build", str(tmp_path), "--target", "engine", "--parallel", str(os.cpu_count()))
+    objects = [path for path in tmp_path.rglob("kernels/*.o") if path.stem != "dispatch.cpp"]
+    assert len(objects) >= len(_engine.isa_tables())
+    for path in objects:
+        symbols = subprocess.run(["nm", path], capture_output=True, text=True, check=True).stdout
+        assert not re.findall(r" [uVvWw] \w+", symbols), path
