@@ -95,7 +95,7 @@ class Engine:
         """Computes the logits, and measures every sub-layer as the calling thread sees it.
 
         Returns:
-            The logits; and microseconds [2 * layers + 2] of the embedding, attention 0, ffn 0, attention 1, ..., head. A
+            The logits; and microseconds [2 * layers + 2] of embedding, attention 0, ffn 0, attention 1, ..., head; a
             sub-layer that is gone has 0.
         """
         logits, nanoseconds = _answer(self._encoder.forward_timed, batch.ids, batch.types, batch.offsets, batch.skipped)

@@ -51,11 +51,7 @@ class Checkup:
 
 
 def checkup() -> Checkup:
-    """Measures for about a second.
-
-    Raises:
-        EngineError: PRUNETIME_ISA names an instruction set that this CPU does not run.
-    """
+    """Measures for about a second. Raises EngineError where PRUNETIME_ISA names what this CPU does not run."""
     isa = chosen_isa()
     before = _ticks()
     began, own = time.monotonic(), time.process_time()
