@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prunetime.cli.main import emit, main
-from prunetime.cli.options import Command, json_option
+from prunetime.cli.options import Decorator, json_option
 from prunetime.errors import InputError
 from prunetime.serve.settings import ServeSettings
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COUNT, PORT, PATH = click.IntRange(1), click.IntRange(0, 65535), click.Path(path_type=Path)
 
 
-def _serve_option(flag: str, help: str, field: str | None = None, **attributes: Any) -> Callable[[Command], Command]:
+def _serve_option(flag: str, help: str, field: str | None = None, **attributes: Any) -> Decorator[Any]:
     """An option whose default is that of the field of `ServeSettings`, and which its environment variable sets, too."""
     name = field or flag.removeprefix("--").replace("-", "_")
     envvar = f"PRUNETIME_SERVE_{flag.removeprefix('--').replace('-', '_').upper()}"
