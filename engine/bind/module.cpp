@@ -228,6 +228,14 @@ class SharedEncoder {
   std::vector<std::int32_t> ids_, types_, offsets_, skipped_;
 };
 
+std::vector<std::tuple<std::string, std::string, std::vector<std::string>>> isa_tables() {
+  std::vector<std::tuple<std::string, std::string, std::vector<std::string>>> tables;
+  for (const Kernels* kernels : all_kernels()) {
+    tables.emplace_back(kernels->isa, kernels->description, names_of(kernels->required));
+  }
+  return tables;
+}
+
 std::vector<std::string> supported_isas() {
   std::vector<std::string> names;
   for (const Kernels* kernels : supported_kernels()) names.emplace_back(kernels->isa);
@@ -240,7 +248,9 @@ std::vector<std::string> supported_isas() {
 NB_MODULE(_engine, m) {
   using namespace prunetime;
   m.attr("BUILD") = PRUNETIME_BUILD;
-  m.def("supported_isas", &supported_isas);
+  m.def("isa_tables", &isa_tables, "Name, description and required instruction sets of each table of this build.");
+  m.def("supported_isas", &supported_isas, "The names of those that this CPU runs, slowest first.");
+  m.def("chosen_isa", [] { return choose_kernels("").isa; }, "The one that runs where none is named.");
   m.def("narrow_attention", [](const std::string& isa) { return choose_kernels(isa).narrow_attention; });
 
   m.def("number_bytes", [](const std::string& isa) {

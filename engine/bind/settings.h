@@ -57,6 +57,9 @@ struct Field {
   }
 };
 
+template <class Struct, class Value>
+Field(const char*, Value Struct::*) -> Field<Struct, Value>;
+
 // The class `name` of Python; `where` is what errors begin with.
 template <class Struct, class... Values>
 void bind_settings(nanobind::module_& m, const char* name, const char* where, const char* doc,

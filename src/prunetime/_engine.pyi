@@ -7,7 +7,16 @@ from numpy.typing import NDArray
 
 BUILD: str = ...
 
-def supported_isas() -> list[str]: ...
+def isa_tables() -> list[tuple[str, str, list[str]]]:
+    """
+    Name, description and required instruction sets of each table of this build.
+    """
+
+def supported_isas() -> list[str]:
+    """The names of those that this CPU runs, slowest first."""
+
+def chosen_isa() -> str:
+    """The one that runs where none is named."""
 
 def narrow_attention(arg: str, /) -> Literal['fp32', 'bf16', 'int8']: ...
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.errors import EngineError, InputError
 from prunetime.inference.ragged import Ragged
 
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+
 HiddenStates = Float32Array
 """The hidden rows [tokens, hidden] of a batch that come into a layer."""
 
@@ -29,14 +32,25 @@ ReferenceKernel = _engine.ReferenceKernel
 class Engine:
     """An encoder ready to run. Calls from several Python threads take turns.
 
-    `weights` are the arrays of an encoder of `config` by name; a sub-layer without arrays is gone. They are copied.
-    `threads` includes the calling thread. `isa` is one of `supported_isas()`; without it the environment variable
-    PRUNETIME_ISA decides, and without that the CPU. `spec` is needed for what arrays cannot say: the fraction of the
-    tokens that every layer keeps. `plan` says the precision of every matrix.
+    Args:
+        config: the encoder's config.
+        weights: its arrays by name (`core.artifact.weight_shapes`), which are copied; a sub-layer without arrays is
+            gone.
+        threads: how many threads run it, 1 to 256, with the calling one.
+        isa: one of `supported_isas()`; without it the environment variable PRUNETIME_ISA decides, and without that the
+            CPU.
+        spec: the encoder's spec, needed for what arrays cannot say: the fraction of the tokens that every layer keeps.
+        plan: the precision of every matrix, and whether one that is stored in blocks is multiplied by them.
 
     Raises:
         EngineError: an array is missing, unexpected, of another shape or type, or not finite; `isa` or `threads`
             cannot be had.
+
+    Example:
+        ```python
+        engine = Engine(config, weights, threads=2, plan=Plan.uniform("bf16"))
+        logits = engine.logits(Ragged.of([[101, 2023, 102], [101, 102]]))  # [2, outputs]
+        ```
     """
 
     def __init__(
@@ -66,30 +80,29 @@ class Engine:
         self.weight_bytes: int = self._encoder.weight_bytes
 
     def logits(self, batch: Ragged) -> Float32Array:
-        """Logits of any number of sequences, [rows, outputs].
+        """Computes the logits of any number of sequences.
+
+        Returns:
+            [rows, outputs], where the head reads every token [tokens, outputs].
 
         Raises:
             EngineError: an id, type or length is out of range, numbers overflowed inside the encoder, or tokens are
                 skipped by an encoder that pools none, or drops tokens.
         """
-        try:
-            return self._encoder.forward(batch.ids, batch.types, batch.offsets, batch.skipped)
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        return _answer(self._encoder.forward, batch.ids, batch.types, batch.offsets, batch.skipped)
 
     def timed(self, batch: Ragged) -> tuple[Float32Array, Float64Array]:
-        """Logits, and the microseconds of every sub-layer [2 * layers + 2], as the calling thread saw them.
+        """Computes the logits, and measures every sub-layer as the calling thread sees it.
 
-        In the order embedding, attention 0, ffn 0, attention 1, ..., head; a sub-layer that is gone has 0.
+        Returns:
+            The logits; and microseconds [2 * layers + 2] of embedding, attention 0, ffn 0, attention 1, ..., head; a
+            sub-layer that is gone has 0.
         """
-        try:
-            logits, nanoseconds = self._encoder.forward_timed(batch.ids, batch.types, batch.offsets, batch.skipped)
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        logits, nanoseconds = _answer(self._encoder.forward_timed, batch.ids, batch.types, batch.offsets, batch.skipped)
         return logits, nanoseconds / 1e3
 
     def select(self, spec: ArchSpec) -> None:
-        """Runs only the first heads and FFN rows of every layer, and keeps as many tokens, as `spec` says, until the
+        """Runs only the first heads and FFN neurons of every layer, and keeps as many tokens, as `spec` says, until the
         next call.
 
         Raises:
@@ -97,43 +110,44 @@ class Engine:
                 to choose them by, or of a head that reads every token's row.
         """
         heads, ffn, tokens = ([getattr(layer, name) for layer in spec.layers] for name in ("heads", "ffn", "tokens"))
-        try:
-            self._encoder.select(heads, ffn, tokens)
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        _answer(self._encoder.select, heads, ffn, tokens)
 
     def logits_between(
         self, batch: Ragged, start: tuple[int, HiddenStates] | None, leave: Mapping[int, HiddenStates]
     ) -> Float32Array:
-        """Logits, the same bits as from `logits`, of a pass that begins and leaves states in between.
+        """Computes the logits, the same bits as `logits`, in a pass that begins and leaves hidden states in between.
 
-        It begins at the layer `start` with the state that an earlier pass over `batch` left there, with the same layers
-        before it; or at the embedding, where `start` is None. The states that come into the layers of `leave` are
-        written to the arrays there.
+        Args:
+            batch: the sequences.
+            start: the layer at which the pass begins, and the states that an earlier pass over `batch` left there with
+                the same layers before it; None: the embedding.
+            leave: arrays that the states which come into these layers are written to.
 
         Raises:
-            EngineError: as `logits`; or a state is of another shape or type, or of a layer into which not all tokens
+            EngineError: as `logits`; or states are of another shape or type, or of a layer into which not all tokens
                 come.
         """
-        first, state = start or (0, None)
-        try:
-            return self._encoder.forward_between(
-                batch.ids, batch.types, batch.offsets, first, state, dict(leave), batch.skipped
-            )
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        first, states = start or (0, None)
+        tokens = batch.ids, batch.types, batch.offsets
+        return _answer(self._encoder.forward_between, *tokens, first, states, dict(leave), batch.skipped)
 
     def kept(self, batch: Ragged) -> tuple[Float32Array, BoolArray]:
-        """Logits, and [layers, tokens] which tokens are left after each layer.
+        """Computes the logits, and says which tokens are left after each layer.
 
-        From the last attention on, only the token of each sequence is left whose row the head reads, if it reads no
-        other.
+        Returns:
+            The logits; and [layers, tokens] whether a token is left. From the last attention on it is only the one of
+            each sequence whose row the head reads, if it reads no other.
         """
-        try:
-            logits, kept = self._encoder.forward_kept(batch.ids, batch.types, batch.offsets, batch.skipped)
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        logits, kept = _answer(self._encoder.forward_kept, batch.ids, batch.types, batch.offsets, batch.skipped)
         return logits, kept.astype(np.bool_)
+
+
+def _answer(function: Callable[Arguments, Returned], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
+    """What a function of the binding returns; raises its errors as EngineError."""
+    try:
+        return function(*args, **kwargs)
+    except (ValueError, TypeError) as error:
+        raise EngineError(str(error)) from None
 
 
 def engine_build() -> str:
@@ -142,8 +156,12 @@ def engine_build() -> str:
 
 
 def chosen_isa() -> str:
-    """The one that an engine takes that is told none."""
-    return os.environ.get("PRUNETIME_ISA") or supported_isas()[-1]
+    """The instruction set of an engine that is told none.
+
+    Raises:
+        EngineError: PRUNETIME_ISA names one that this CPU does not run.
+    """
+    return _answer(_engine.chosen_isa)
 
 
 def supported_isas() -> list[str]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.core import artifact
+from prunetime.core.deprecation import renamed_arguments, warn_renamed
 from prunetime.core.embedding import unit
 from prunetime.core.task import Answer, Task
 from prunetime.errors import ArtifactError, InputError
@@ -30,7 +29,6 @@ from prunetime.inference.windows import Windows
 
 LOG = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -42,30 +40,13 @@ class RankedDocument(dict[str, Any]):
 
     @property
     def index(self) -> int:
-        _warn_renamed("index", '["corpus_id"]')
+        warn_renamed("index", '["corpus_id"]')
         return int(self["corpus_id"])
 
     @property
     def score(self) -> float:
-        _warn_renamed("score", '["score"]')
+        warn_renamed("score", '["score"]')
         return float(self["score"])
-
-
-def _warn_renamed(old: str, new: str) -> None:
-    warnings.warn(f"{old} will go in the next release: use {new}", DeprecationWarning, stacklevel=3)
-
-
-def _takes_inputs(method: Callable[P, T]) -> Callable[P, T]:
-    """Lets callers of before this release give `inputs` by its earlier name, `texts`."""
-
-    @wraps(method)
-    def renamed(*args: P.args, **kwargs: P.kwargs) -> T:
-        if "texts" in kwargs:
-            _warn_renamed("texts", "inputs")
-            kwargs["inputs"] = kwargs.pop("texts")
-        return method(*args, **kwargs)
-
-    return renamed
 
 
 class Model:
@@ -107,7 +88,7 @@ class Model:
             raise InputError(f"a model of {self.manifest.task.kind} answers no questions")
         return inputs.best(self.engine.logits(inputs.tokens), count)
 
-    @_takes_inputs
+    @renamed_arguments(texts="inputs")
     def embed(
         self,
         inputs: str | Sequence[str],
@@ -239,7 +220,7 @@ class Model:
                 raise InputError(f"text {number} is empty: every one of {', '.join(expected)} needs some text")
         return rows
 
-    @_takes_inputs
+    @renamed_arguments(texts="inputs")
     def predict(
         self,
         inputs: Sequence[str | Texts],

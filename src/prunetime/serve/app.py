@@ -136,7 +136,7 @@ class App:
                 check_media_type(request.headers)
             if not route.open:
                 self.keys.check(request.headers.get("authorization"))
-            answer = await route.answer(request)
+            answer = await route.endpoint(request)
         except RefusedError as error:
             answer = _refusal(error, request.id, failure)
         except Exception:

@@ -24,7 +24,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments.experiment import ARM, KEY, Arm, Experiment, Experiments
 from prunetime.serve.settings import ServeSettings
 
-AT_ONCE_ROWS, AT_ONCE_CHARACTERS = 2, 2_000
+AT_ONCE_TEXTS, AT_ONCE_CHARACTERS = 2, 2_000
 """Requests of up to this size are tokenised on the event loop: a hand-over to another thread takes longer."""
 
 CHARACTERS_PER_TOKEN = 4
@@ -97,7 +97,7 @@ class Service:
     async def score(
         self,
         request: ServiceRequest,
-        rows: Sequence[TextInput],
+        texts: Sequence[TextInput],
         name: str | None = None,
         version: str | None = None,
         read: Read = LoadedModel.read,
@@ -111,14 +111,14 @@ class Service:
         """
         self._under_way += 1
         try:
-            return await self._score(request, rows, name, version, read, of_tokens)
+            return await self._score(request, texts, name, version, read, of_tokens)
         finally:
             self._under_way -= 1
 
     async def _score(
         self,
         request: ServiceRequest,
-        rows: Sequence[TextInput],
+        texts: Sequence[TextInput],
         name: str | None,
         version: str | None,
         read: Read,
@@ -126,19 +126,19 @@ class Service:
     ) -> Scored:
         began = time.monotonic()
         deadline = request.began + request.seconds(self.settings.timeout)
-        if len(rows) > self.settings.max_client_batch_size:
+        if len(texts) > self.settings.max_client_batch_size:
             raise RefusedError(
-                "too_large", f"{len(rows)} rows are more than the {self.settings.max_client_batch_size} of a request"
+                "too_large", f"{len(texts)} rows are more than the {self.settings.max_client_batch_size} of a request"
             )
         assigned = self._assigned(request, name) if version is None else None
         if assigned:
             name = assigned[1].model
         members = self.cascades.get(name or "", ())
         loaded = self.named(name, version)
-        if not len(rows):
+        if not len(texts):
             raise RefusedError("unusable", "there is no text to score")
-        self._check_whole(loaded, rows)
-        inputs = await self._inputs(partial(read, loaded), rows)
+        self._check_whole(loaded, texts)
+        inputs = await self._inputs(partial(read, loaded), texts)
         tokenised = time.monotonic()
         if members:
             loaded = self._fast_enough(loaded, members[1:], len(inputs.tokens.ids), deadline)
@@ -157,7 +157,7 @@ class Service:
 
     async def beside(self, scored: Scored, work: Callable[[], T]) -> T:
         """Runs `work` on scores: in another thread where they are many, so that other requests do not wait."""
-        if len(scored.inputs.tokens) <= AT_ONCE_ROWS:
+        if len(scored.inputs.tokens) <= AT_ONCE_TEXTS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
@@ -180,22 +180,22 @@ class Service:
         self.scheduler.stop(self.settings.stop_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _check_whole(self, loaded: LoadedModel, rows: Sequence[TextInput]) -> None:
+    def _check_whole(self, loaded: LoadedModel, texts: Sequence[TextInput]) -> None:
         """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more
         characters than the queue has room for."""
         limit = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
-        if loaded.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, rows))) > limit:
+        if loaded.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, texts))) > limit:
             raise RefusedError(
                 "too_large",
                 f"{found} characters are more than the {limit} that {loaded.name} reads for one request: send fewer "
                 "at a time, or raise --queue-tokens",
             )
 
-    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[TextInput]) -> Inputs:
+    async def _inputs(self, read: Callable[..., Inputs], texts: Sequence[TextInput]) -> Inputs:
         try:
-            if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
-                return read(rows)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, read, rows)
+            if len(texts) <= AT_ONCE_TEXTS and sum(map(_characters, texts)) <= AT_ONCE_CHARACTERS:
+                return read(texts)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, read, texts)
         except InputError as error:
             raise RefusedError("unusable", str(error)) from None
 

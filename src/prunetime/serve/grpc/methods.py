@@ -40,7 +40,7 @@ class GrpcMethod:
     """A gRPC method: it `takes` a type of message; an `open` one answers without a key."""
 
     takes: Any
-    answer: Callable[[ServiceRequest, Any], Awaitable[GrpcReply]]
+    handler: Callable[[ServiceRequest, Any], Awaitable[GrpcReply]]
     open: bool = False
 
 

@@ -111,7 +111,7 @@ class GrpcServer:
             if not method.open:
                 self._keys.check(call.headers.get("authorization"))
             asked = await self._read(call, method.takes) if method.takes else None
-            answer, metadata = await method.answer(call, asked)
+            answer, metadata = await method.handler(call, asked)
             context.set_trailing_metadata(_metadata({"x-request-id": call.id, **metadata}))
             return bytes(answer.SerializeToString())
         except RefusedError as error:  # another, for the traceback of this one holds a model

@@ -98,12 +98,12 @@ class Request(ServiceRequest):
             pass
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A route: a method, a path with named parts in braces, and the handler that answers there.
+    """A route: a method, a path with named parts in braces, and the endpoint that answers there.
 
     An `open` route answers without a key; one that `changes` something takes no body that a form could send
     (`origins`).
@@ -111,7 +111,7 @@ class Route:
 
     method: str
     path: str
-    answer: Handler
+    endpoint: Endpoint
     open: bool = False
     summary: str = ""
     takes: Any = None

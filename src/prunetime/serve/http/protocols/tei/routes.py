@@ -18,7 +18,7 @@ from prunetime.inference.pairs import TokenInputs
 from prunetime.inference.tokenize import Texts, Tokenizer
 from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Scored, Service
-from prunetime.serve.errors import RefusedError
+from prunetime.serve.errors import Code, RefusedError
 from prunetime.serve.http.bodies import converted
 from prunetime.serve.http.protocols.cohere import DocumentRerankAnswer, DocumentRerankRequest, rerank_documents
 from prunetime.serve.http.protocols.common import (
@@ -46,7 +46,7 @@ from prunetime.serve.http.protocols.tei.messages import (
     Token,
     TokenizeRequest,
 )
-from prunetime.serve.http.routing import Request, Response, Route, encoded_list
+from prunetime.serve.http.routing import Endpoint, Request, Response, Route, encoded_list
 
 EMBEDDED_NUMBERS = 1 << 20
 """The most numbers in an answer with token embeddings: it takes some 20 bytes a number."""
@@ -67,88 +67,40 @@ class TextEmbeddingsInference:
         self._service = service
 
     def routes(self) -> list[Route]:
+        summary = "The default model and the limits of requests, as text-embeddings-inference has it."
+        not_here = "Not here: the answer says why."
         return [
-            Route(
-                "POST",
-                "/predict",
-                self.predict,
-                takes=PredictRequest,
-                gives=list[Prediction | list[Prediction]],
-                refuses=SCORING_REFUSALS,
-                summary="Labels of texts, as text-embeddings-inference has it.",
-            ),
-            Route(
-                "POST",
+            _post("/predict", self.predict, PredictRequest, list[Prediction | list[Prediction]], "Labels of texts"),
+            _post(
                 "/rerank",
                 self.rerank,
-                takes=RerankRequest,
-                gives=list[Rank] | DocumentRerankAnswer,
-                refuses=SCORING_REFUSALS,
-                summary="Texts by how well they go with a query, as text-embeddings-inference has it.",
+                RerankRequest,
+                list[Rank] | DocumentRerankAnswer,
+                "Texts by how well they go with a query",
             ),
-            Route(
-                "POST",
-                "/embed",
-                self.embed,
-                takes=EmbedRequest,
-                gives=list[list[float]],
-                refuses=SCORING_REFUSALS,
-                summary="Embeddings of texts, as text-embeddings-inference has it.",
-            ),
-            Route(
-                "POST",
+            _post("/embed", self.embed, EmbedRequest, list[list[float]], "Embeddings of texts"),
+            _post(
                 "/embed_all",
                 self.embed_all,
-                takes=EmbedAllRequest,
-                gives=list[list[list[float]]],
-                refuses=SCORING_REFUSALS,
-                summary="Embeddings of every token of texts, as text-embeddings-inference has it.",
+                EmbedAllRequest,
+                list[list[list[float]]],
+                "Embeddings of every token of texts",
             ),
             *(
-                Route(
-                    "POST",
-                    path,
-                    partial(_refuse, why),
-                    refuses=("unusable",),
-                    summary="Not here: the answer says why.",
-                )
+                Route("POST", path, partial(_refuse, why), refuses=("unusable",), summary=not_here)
                 for path, why in NOT_HERE.items()
             ),
-            Route(
-                "POST",
-                "/similarity",
-                self.similarity,
-                takes=SimilarityRequest,
-                gives=list[float],
-                refuses=SCORING_REFUSALS,
-                summary="How alike a text is to others, as text-embeddings-inference has it.",
-            ),
-            Route(
-                "POST",
+            _post("/similarity", self.similarity, SimilarityRequest, list[float], "How alike a text is to others"),
+            _post(
                 "/tokenize",
                 self.tokenize,
-                takes=TokenizeRequest,
-                gives=list[list[Token]],
-                refuses=("not_found", "too_large", "unusable"),
-                summary="The tokens of texts, as text-embeddings-inference has it.",
+                TokenizeRequest,
+                list[list[Token]],
+                "The tokens of texts",
+                ("not_found", "too_large", "unusable"),
             ),
-            Route(
-                "POST",
-                "/decode",
-                self.decode,
-                takes=DecodeRequest,
-                gives=list[str],
-                refuses=("not_found", "unusable"),
-                summary="The texts of tokens, as text-embeddings-inference has it.",
-            ),
-            Route(
-                "GET",
-                "/info",
-                self.info,
-                gives=Info,
-                refuses=("not_found", "not_ready"),
-                summary="The default model and the limits of requests, as text-embeddings-inference has it.",
-            ),
+            _post("/decode", self.decode, DecodeRequest, list[str], "The texts of tokens", ("not_found", "unusable")),
+            Route("GET", "/info", self.info, gives=Info, refuses=("not_found", "not_ready"), summary=summary),
         ]
 
     async def predict(self, request: Request) -> Response:
@@ -241,6 +193,13 @@ class TextEmbeddingsInference:
                 version=__version__,
             )
         )
+
+
+def _post(
+    path: str, endpoint: Endpoint, takes: Any, gives: Any, what: str, refuses: tuple[Code, ...] = SCORING_REFUSALS
+) -> Route:
+    summary = f"{what}, as text-embeddings-inference has it."
+    return Route("POST", path, endpoint, takes=takes, gives=gives, refuses=refuses, summary=summary)
 
 
 async def embed(service: Service, request: Request, asked: EmbedRequest) -> Response:
