@@ -13,7 +13,7 @@ from prunetime.inference import tokenize
 from prunetime.latency import measure, predictor
 from prunetime.latency.sublayers import ProfileKey
 from prunetime.models import compact as compacting
-from prunetime.models import encoder
+from prunetime.models import layers
 from prunetime.pruning import topk
 from prunetime.tasks import roles
 
@@ -56,7 +56,7 @@ def cut_the_first_text() -> None:
 
 
 def let_padding_be_an_answer() -> None:
-    encoder.NO_CHOICE = 0.0
+    layers.NO_CHOICE = 0.0
 
 
 def turn_the_gradient_of_masks_around() -> None:
