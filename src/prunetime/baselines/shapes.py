@@ -73,7 +73,7 @@ def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, dict[str
 
 
 def bert_like(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generator) -> dict[str, Array]:
-    """dict[str, Array] of the size that trained BERTs have: activations, attention scores and logits are of order one.
+    """Weights of the size that trained BERTs have: activations, attention scores and logits are of order one.
 
     Matrices have deviation 1 / sqrt(inputs) (0.036 at 768 inputs; the trained ones of bert-base have 0.04), which
     leaves the variance of what passes through as it is; embeddings, biases and LayerNorms are about those of bert-base.

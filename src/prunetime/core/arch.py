@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
+from prunetime.core.checks import true_or_false, whole_number
 from prunetime.errors import InputError
 
 TILE = 32
@@ -43,13 +44,9 @@ class Dims:
     gated: bool = False
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name == "gated":
-                if type(value) is not bool:
-                    raise InputError(f"dims.gated is {value!r}: it must be true or false")
-            elif type(value) is not int or value < 1:
-                raise InputError(f"dims.{item.name} is {value!r}: it must be a whole number of at least 1")
+        true_or_false("dims.gated", self.gated)
+        for item in fields(self)[:-1]:
+            whole_number(f"dims.{item.name}", getattr(self, item.name))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from prunetime.core.arch import ArchSpec, Dims, strict_keys
+from prunetime.core.checks import one_of, whole_number
 from prunetime.errors import InputError
 
 Activation = Literal["identity", "tanh", "relu", "gelu"]
@@ -122,8 +123,7 @@ class Rotary:
     def __post_init__(self) -> None:
         if not (isinstance(self.theta, float) and 1.0 < self.theta < math.inf):
             raise InputError(f"rotary theta is {self.theta!r}; it must be a number above 1")
-        if self.window is not None and (type(self.window) is not int or self.window < 1):
-            raise InputError(f"rotary window is {self.window!r}; it must be a whole number of at least 1, or none")
+        whole_number("rotary window", self.window, or_none=True)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Rotary:
@@ -169,10 +169,8 @@ class EncoderConfig:
             raise InputError(f"layer_norm_eps is {self.layer_norm_eps}: it must be above 0 and below 1")
         if self.token_types < 1 or self.embedding < 1:
             raise InputError(f"token_types {self.token_types} and embedding {self.embedding} must be at least 1")
-        if self.rows not in get_args(LogitRows):
-            raise InputError(f"rows is {self.rows!r}; use one of {', '.join(get_args(LogitRows))}")
-        if self.pooling not in get_args(Pooling):
-            raise InputError(f"pooling is {self.pooling!r}; use one of {', '.join(get_args(Pooling))}")
+        one_of("rows", self.rows, get_args(LogitRows))
+        one_of("pooling", self.pooling, get_args(Pooling))
         family = FAMILIES[self.family]
         if len(self.rotary) != (self.dims.layers if family.rotary else 0):
             raise InputError(f"rotary has {len(self.rotary)} layers; {self.family} of {self.dims.layers} layers")

@@ -10,7 +10,7 @@ import numpy as np
 
 from prunetime.core.arch import strict_keys
 from prunetime.core.arrays import Float32Array
-from prunetime.errors import InputError
+from prunetime.core.checks import one_of, true_or_false, whole_number
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 """The names of sentence-transformers for what compares two embeddings; a distance counts as its negative."""
@@ -29,14 +29,9 @@ class EmbeddingSettings:
     similarity_fn_name: Similarity = "cosine"
 
     def __post_init__(self) -> None:
-        if type(self.include_prompt) is not bool:
-            raise InputError(f"include_prompt is {self.include_prompt!r}; it must be true or false")
-        if self.truncate_dim is not None and (type(self.truncate_dim) is not int or self.truncate_dim < 1):
-            raise InputError(f"truncate_dim is {self.truncate_dim!r}; it must be a whole number of at least 1, or none")
-        if self.similarity_fn_name not in get_args(Similarity):
-            raise InputError(
-                f"similarity_fn_name is {self.similarity_fn_name!r}; use one of {', '.join(get_args(Similarity))}"
-            )
+        true_or_false("include_prompt", self.include_prompt)
+        whole_number("truncate_dim", self.truncate_dim, or_none=True)
+        one_of("similarity_fn_name", self.similarity_fn_name, get_args(Similarity))
 
     def kept(self, embeddings: Float32Array) -> Float32Array:
         """The numbers that are kept of `embeddings` [rows, width]."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from prunetime.core.arch import MATRICES, ArchSpec, strict_keys
+from prunetime.core.checks import true_or_false
 from prunetime.errors import InputError
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -33,8 +34,7 @@ class MatrixPlan:
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise InputError(f"precision is {self.precision!r}; the precisions are {', '.join(get_args(Precision))}")
-        if type(self.sparse) is not bool:
-            raise InputError(f"sparse is {self.sparse!r}; it must be true or false")
+        true_or_false("sparse", self.sparse)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

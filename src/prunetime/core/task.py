@@ -10,6 +10,7 @@ import numpy as np
 
 from prunetime.core.arch import strict_keys
 from prunetime.core.arrays import Float32Array
+from prunetime.core.checks import one_of
 from prunetime.core.config import LogitRows
 from prunetime.core.embedding import EmbeddingSettings
 from prunetime.core.prompts import Prompts
@@ -173,8 +174,7 @@ class Task:
         return predicted[:, 0] if self.outputs == 1 else predicted
 
     def _check_sentence_settings(self) -> None:
-        if self.activation not in (None, *get_args(ScoreActivation)):
-            raise InputError(f"activation is {self.activation!r}; use one of {', '.join(get_args(ScoreActivation))}")
+        one_of("activation", self.activation, (None, *get_args(ScoreActivation)))
         if self.activation is not None and self.rows != "pooled":
             raise InputError(
                 f"activation is {self.activation!r}, but {self.kind} has no scores of logits: leave it out"
