@@ -50,8 +50,8 @@ FILES_FOR_PICK = ("plan.json", "profile.json", EVALUATIONS)
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way of finding a structure.
+class Strategy:
+    """A strategy finds a structure.
 
     `choose` leaves the best that is predicted to take so many microseconds as `mask.json`, with `chosen.json`; `begin`
     gives its weights, to be tuned; `searched` says whether it leaves an archive of others, too.
@@ -96,13 +96,13 @@ def prune(
         importance(context)
         if settings.method in LEARNED:
             learn = partial(learn_structure, context, other=other)
-            return _into_budget(context, Way(learn, lambda _: learned_weights(context), searched=False))
+            return _into_budget(context, Strategy(learn, lambda _: learned_weights(context), searched=False))
         elastic(context)
         seeds = []
         if other:
             learned = Mask.from_json(Run(other, reporter).read("rows.json"))
             seeds = [context.space.widened(learned.spec())]
-        return _into_budget(context, _search_way(context, partial(_search, context, seeds)))
+        return _into_budget(context, _search_strategy(context, partial(_search, context, seeds)))
 
 
 def pick(
@@ -145,7 +145,7 @@ def pick(
                 artifact.copy_folder(before.path(name), run.path(name))
         _check_machine(context)
         _measure_machine(context)
-        return _into_budget(context, _search_way(context, partial(_pick, context)))
+        return _into_budget(context, _search_strategy(context, partial(_pick, context)))
 
 
 def _search(context: Context, seeds: list[Any], target_us: float) -> None:
@@ -157,8 +157,8 @@ def _pick(context: Context, target_us: float) -> None:
     pick_structure(context, target_us=target_us)
 
 
-def _search_way(context: Context, choose: Callable[[float], None]) -> Way:
-    return Way(choose, lambda mask: kept_of(context.elastic, mask), searched=True)
+def _search_strategy(context: Context, choose: Callable[[float], None]) -> Strategy:
+    return Strategy(choose, lambda mask: kept_of(context.elastic, mask), searched=True)
 
 
 def _check_machine(context: Context) -> None:
@@ -243,7 +243,7 @@ def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> Context:
     return Context(run, settings, source, inputs)
 
 
-def _into_budget(context: Context, way: Way) -> dict[str, Any]:
+def _into_budget(context: Context, strategy: Strategy) -> dict[str, Any]:
     """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats.
 
     `attempts.json` keeps what was measured over what was predicted, and the failure where it was over the budget.
@@ -255,14 +255,14 @@ def _into_budget(context: Context, way: Way) -> dict[str, Any]:
         failures = [attempt.failure for attempt in attempts if attempt.failure]
         if failures and target_us <= context.floor_us:
             raise BudgetError(f"{failures[-1]}; tightened by that, the prediction leaves no model at all")
-        way.choose(target_us)
+        strategy.choose(target_us)
         predicted = run.read("chosen.json")["predicted_us"] / budget_us
         verdict = precheck(context)
         action, over = next_action.after_precheck(attempts, verdict, predicted)
         if action == "tune":
-            if way.searched:
+            if strategy.searched:
                 measure_front(context)
-            tune(context, begin=way.begin)
+            tune(context, begin=strategy.begin)
             verdict = verify(context)
             action, over = next_action.after_verify(attempts, verdict, predicted)
         if action == "finish":

@@ -15,9 +15,8 @@ from typing import Any, Protocol
 from safetensors import SafetensorError
 
 from prunetime.core.artifact import write_json
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError
-
-Progress = Callable[[int, int], None]
 
 RECORD = "run.json"
 

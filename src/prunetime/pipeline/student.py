@@ -12,12 +12,13 @@ from prunetime.core import artifact
 from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import compact
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pipeline.context import Context
 from prunetime.pipeline.pretrained import artifact_files
-from prunetime.pipeline.run import Progress, Run
+from prunetime.pipeline.run import Run
 from prunetime.pipeline.source import Source
 from prunetime.training.distributed import fit_on_every_rank
 

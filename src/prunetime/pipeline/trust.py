@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import prefix_mask
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.prune import begin, settings_of_search
-from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
+from prunetime.pipeline.run import Reporter, Run, digest_of
 from prunetime.pipeline.stages.search import EVALUATIONS, scoring, scoring_rows
 from prunetime.pipeline.student import THREADS, distil, kept_of
 from prunetime.report.render import render

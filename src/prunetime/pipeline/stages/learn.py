@@ -11,12 +11,13 @@ from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
 from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask, Scores
+from prunetime.core.progress import Progress
 from prunetime.errors import BudgetError
 from prunetime.models.compact import compact, in_blocks, prefix_mask
 from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
-from prunetime.pipeline.run import Progress, Run, digest_of
+from prunetime.pipeline.run import Run, digest_of
 from prunetime.pipeline.stages.profile import MARGIN
 from prunetime.pipeline.stages.search import leave_chosen
 from prunetime.pipeline.student import THREADS, distil, kept_of, manifest_of, training_settings, write_artifact

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from prunetime.core import artifact
+from prunetime.core.progress import Progress
 from prunetime.models.compact import ordered
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
-from prunetime.pipeline.run import Progress, digest_of_files
+from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.student import THREADS, engine_of, manifest_of, training_settings, write_artifact
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
 from prunetime.search.elastic import Sandwich

@@ -10,13 +10,13 @@ from prunetime.core import artifact
 from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.inference.engine import Engine
 from prunetime.latency import plans
 from prunetime.latency.synthetic import random_batch
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.pretrained import hub_id
-from prunetime.pipeline.run import Progress
 from prunetime.pipeline.student import THREADS, distil, manifest_of, write_artifact
 from prunetime.settings import AUTO
 from prunetime.training.checkpoints import discard_checkpoints
