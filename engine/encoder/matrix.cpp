@@ -24,7 +24,7 @@ struct Pattern {
   std::vector<std::vector<std::int32_t>> starts;  // of every strip's blocks
 };
 
-// A grain that cuts through a group is coarsened to whole groups.
+// Blocks that cut through a group are coarsened to whole groups.
 Pattern pattern_of(const std::vector<Source>& sources, int group_size, int groups_multiple) {
   Pattern pattern;
   const int inner_groups = groups_of(sources[0].inner, group_size);
