@@ -35,7 +35,7 @@ std::string shown(nb::handle value) { return nb::cast<std::string>(nb::repr(valu
 
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
-// Weights from Python: views of the arrays of numbers, copies of those of indices. Another Python thread could write to
+// Weights from Python: views of the arrays of numbers, copies of the arrays of indices. Another Python thread could write to
 // an array while it is packed, and an index must still be the one that was checked.
 struct Weights {
   Arrays arrays;
@@ -249,8 +249,8 @@ NB_MODULE(_engine, m) {
   using namespace prunetime;
   m.attr("BUILD") = PRUNETIME_BUILD;
   m.def("isa_tables", &isa_tables, "Name, description and required instruction sets of each table of this build.");
-  m.def("supported_isas", &supported_isas, "The names of those that this CPU runs, slowest first.");
-  m.def("chosen_isa", [] { return choose_kernels("").isa; }, "The one that runs where none is named.");
+  m.def("supported_isas", &supported_isas, "The names of the tables that this CPU runs, slowest first.");
+  m.def("chosen_isa", [] { return choose_kernels("").isa; }, "The name of the table that runs where none is named.");
   m.def("narrow_attention", [](const std::string& isa) { return choose_kernels(isa).narrow_attention; });
 
   m.def("number_bytes", [](const std::string& isa) {

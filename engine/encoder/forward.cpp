@@ -121,7 +121,7 @@ void ForwardPass::embed_sequence(int token, int end, float* output) {
   }
 }
 
-// The hidden states are those that came into a layer in an earlier pass.
+// Takes the hidden states that came into a layer in an earlier pass.
 void ForwardPass::resume(const Start& start) {
   const auto share = team_.share(tokens_);
   const std::ptrdiff_t stride = row_stride(config_.hidden);

@@ -115,7 +115,7 @@ const std::int32_t* WeightReader::indices(const std::string& name, int count, in
   return values;
 }
 
-void WeightReader::finish() const {
+void WeightReader::check_all_read() const {
   for (const auto& [name, array] : arrays_) {
     if (used_.count(name) == 0) throw Error("weights: " + name + " is not part of this encoder");
   }
