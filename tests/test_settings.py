@@ -149,6 +149,7 @@ verify_rounds = 8
         ("seqlen = 48", r"unknown seqlen; known are .*seq-len"),
         ("seq-len =", "cannot read the configuration"),
         ("seq-len = 'long'", "'long' is not a valid integer range"),
+        ("model = ['a', 'b']", "--model is .* in the configuration: it takes one value"),
         ("precision = 'fp8'", "'fp8' is not one of 'fp32'"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,6 +16,7 @@ from prunetime.core.options import Declared, Group, every
 from prunetime.errors import InputError
 from prunetime.latency.settings import TimingSettings
 from prunetime.settings import Settings
+from prunetime.tasks.table import join_columns
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -139,11 +140,12 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
 
 
 def _as_given(value: Any, parameter: click.Parameter) -> Any:
-    """A value of TOML as the command line would have it: a list of columns is one text."""
-    if isinstance(value, list) and not parameter.multiple:
-        writers: Mapping[str, Callable[[Any], str]] = {each.name: each.option.write for each in every(Settings)}
-        return writers[str(parameter.name)](value)
-    return value
+    """A value of TOML as the command line would have it: the list of text columns is one text."""
+    if not isinstance(value, list) or parameter.multiple:
+        return value
+    if parameter.name != "text":
+        raise InputError(f"{parameter.opts[0]} is {value!r} in the configuration: it takes one value, and no list")
+    return join_columns(value)
 
 
 config_option = grouped(
