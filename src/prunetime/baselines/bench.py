@@ -156,7 +156,7 @@ def _engine(case: BenchmarkCase, setting: BenchmarkSetting, precision: Any, auto
 
 
 def _logits(bind: Bind, batches: Sequence[Ragged]) -> Float32Array:
-    """The logits of all `batches`, [rows, outputs]."""
+    """The logits of all `batches`, [sequences, outputs]."""
     logits = np.concatenate([bind(batch)() for batch in batches])
     return logits.reshape(-1, logits.shape[-1])
 

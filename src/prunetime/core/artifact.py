@@ -202,7 +202,7 @@ def other_files(folder: Path) -> dict[str, bytes]:
 
 
 def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every array of a compact model. Matrices are [output rows, input columns].
+    """Name and shape of every array of a compact model. Matrices are [output channels, inputs].
 
     One that is pruned in blocks has the arrays of `prunetime.core.blocks` in place of its weight.
     """

@@ -161,7 +161,7 @@ class _Graph:
         return total if before else self._norm(norm, total)
 
     def _inner(self, name: str, x: str) -> str:
-        """The FFN rows."""
+        """The activations of the FFN neurons."""
         rows = self._gelu(self._linear(f"{name}.ffn_input", x))
         return self._add("Mul", rows, self._linear(f"{name}.ffn_gate", x)) if self.family.gated else rows
 

@@ -20,7 +20,7 @@ from prunetime.errors import EngineError, InputError
 from prunetime.inference.ragged import Ragged
 
 HiddenState = Float32Array
-"""The hidden rows [tokens, hidden] of a batch that come into a layer."""
+"""The hidden states [tokens, hidden] of a batch that come into a layer."""
 
 ReferenceKernel = _engine.ReferenceKernel
 """A unit of time: `ReferenceKernel(isa="").run()` does a fixed piece of work on one thread, some 300 us with AVX2."""
@@ -66,7 +66,7 @@ class Engine:
         self.weight_bytes: int = self._encoder.weight_bytes
 
     def logits(self, batch: Ragged) -> Float32Array:
-        """Logits of any number of sequences, [rows, outputs].
+        """Logits of any number of sequences, [sequences, outputs].
 
         Raises:
             EngineError: an id, type or length is out of range, numbers overflowed inside the encoder, or tokens are
@@ -89,12 +89,12 @@ class Engine:
         return logits, nanoseconds / 1e3
 
     def select(self, spec: ArchSpec) -> None:
-        """Runs only the first heads and FFN rows of every layer, and keeps as many tokens, as `spec` says, until the
+        """Runs only the first heads and FFN neurons of every layer, and keeps as many tokens, as `spec` says, until the
         next call.
 
         Raises:
             EngineError: `spec` has more of them than this encoder, cuts a block apart, or drops tokens without a head
-                to choose them by, or of a head that reads every token's row.
+                to choose them by, or of a head that reads every token's hidden state.
         """
         heads, ffn, tokens = ([getattr(layer, name) for layer in spec.layers] for name in ("heads", "ffn", "tokens"))
         try:
@@ -126,8 +126,8 @@ class Engine:
     def kept(self, batch: Ragged) -> tuple[Float32Array, BoolArray]:
         """Logits, and [layers, tokens] which tokens are left after each layer.
 
-        From the last attention on, only the token of each sequence is left whose row the head reads, if it reads no
-        other.
+        From the last attention on, only the token of each sequence is left whose hidden state the head reads, if it
+        reads no other.
         """
         try:
             logits, kept = self._encoder.forward_kept(batch.ids, batch.types, batch.offsets, batch.skipped)

@@ -42,7 +42,7 @@ class TokenInputs(Inputs):
 
     @classmethod
     def of(cls, inputs: Inputs) -> TokenInputs:
-        """The rows of `inputs`; the tokens of prompts that pooling would leave out are tokens as others are."""
+        """The sequences of `inputs`; the tokens of prompts that pooling would leave out are tokens as others are."""
         return cls(inputs.task, replace(inputs.tokens, skipped=None))
 
     def scores(self, logits: Float32Array) -> Array:
@@ -51,12 +51,12 @@ class TokenInputs(Inputs):
 
 
 def pair_inputs(tokenizer: Tokenizer, task: Task, pairs: Sequence[Texts], prompt: str) -> PairInputs:
-    """The rows that a model reads of pairs of texts, each text after `prompt`."""
+    """The sequences that a model reads of pairs of texts, each text after `prompt`."""
     return PairInputs(task, _tokens(tokenizer, task, [text for pair in pairs for text in pair], prompt))
 
 
 def single_inputs(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str) -> SingleInputs:
-    """The rows that a model reads of texts to be embedded, each after `prompt`."""
+    """The sequences that a model reads of texts to be embedded, each after `prompt`."""
     return SingleInputs(task, _tokens(tokenizer, task, texts, prompt))
 
 
@@ -68,6 +68,6 @@ def _tokens(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str)
 
 
 def sequences_of_pairs(examples: Sequence[int] | NDArray[np.integer]) -> Int64Array:
-    """The two rows of every example."""
+    """The two sequences of every example."""
     first = 2 * np.asarray(examples, np.int64)
     return np.stack((first, first + 1), axis=1).ravel()
