@@ -33,7 +33,7 @@ _WEIGHTS_OF_LOSS = (0.0, *np.geomspace(1e-4, 1e4, 41))
 
 
 @dataclass(frozen=True)
-class Option:
+class PrecisionOption:
     """One way to run a sub-layer: the precision of its first and of its last matrix, and whether blocks are used."""
 
     first: Precision
@@ -106,10 +106,10 @@ def fastest_uniform(model: EngineArguments, batch: Ragged) -> PrecisionPlan:
     return plans[int(np.argmin(times))]
 
 
-def _options(spec: ArchSpec) -> list[Option]:
+def _options(spec: ArchSpec) -> list[PrecisionOption]:
     precisions = get_args(Precision)
     ways = (True, False) if any(layer.blocks for layer in spec.layers) else (True,)
-    return [Option(first, last, sparse) for sparse in ways for first in precisions for last in precisions]
+    return [PrecisionOption(first, last, sparse) for sparse in ways for first in precisions for last in precisions]
 
 
 def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> Float64Array:
@@ -122,7 +122,7 @@ def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -
 
 
 def _row_of_plans(
-    times: Float64Array, options: list[Option], harm: Mapping[tuple[tuple[int, int], Precision], float]
+    times: Float64Array, options: list[PrecisionOption], harm: Mapping[tuple[tuple[int, int], Precision], float]
 ) -> list[PrecisionPlan]:
     """Different plans, each less harmful than the one before; the last is float32."""
     sublayers = times.shape[1]
@@ -145,7 +145,7 @@ def _row_of_plans(
     return [*(plan for plan in plans if plan != PrecisionPlan()), PrecisionPlan()]
 
 
-def _plan_of(chosen: list[Option]) -> PrecisionPlan:
+def _plan_of(chosen: list[PrecisionOption]) -> PrecisionPlan:
     """The plan of one option for each sub-layer; the commonest matrix plan is the default."""
     places = []
     for sublayer, option in enumerate(chosen):
