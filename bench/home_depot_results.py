@@ -23,9 +23,9 @@ from home_depot_scoring import AUC, EVERY_ROW
 from numpy.typing import NDArray
 from provenance import provenance
 
-from prunetime.core.estimate import Estimate
 from prunetime.core.arch import ArchSpec
 from prunetime.core.artifact import write_json
+from prunetime.core.estimate import Estimate
 from prunetime.latency import profiling
 from prunetime.search.proxy_validation import ProxyValidation
 
