@@ -1,4 +1,4 @@
-"""What a baseline is built for: one encoder, and batches of one shape."""
+"""The setting that a baseline is built for: one encoder, and batches of one shape."""
 
 from __future__ import annotations
 

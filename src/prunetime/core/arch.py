@@ -141,7 +141,7 @@ class LayerSpec:
         return tokens_kept(self.tokens, length)
 
     def blocks_of(self, matrix: str) -> KeptBlocks | None:
-        """What is kept of `matrix`, or None where it is dense."""
+        """The blocks kept of `matrix`, or None where it is dense."""
         return next((block for block in self.blocks if block.matrix == matrix), None)
 
     def in_blocks(

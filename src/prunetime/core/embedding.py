@@ -1,4 +1,4 @@
-"""What is done with embeddings: how much of them is kept, and how two are compared (as sentence-transformers does)."""
+"""Settings of embeddings: how much of them is kept, and how two are compared, as in sentence-transformers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EmbeddingSettings:
         one_of("similarity_fn_name", self.similarity_fn_name, get_args(Similarity))
 
     def kept(self, embeddings: Float32Array) -> Float32Array:
-        """The numbers that are kept of `embeddings` [texts, width]."""
+        """The first `truncate_dim` numbers of `embeddings` [texts, width]."""
         return embeddings[:, : self.truncate_dim]
 
     def similarities(self, left: Float32Array, right: Float32Array) -> Float32Array:

@@ -155,7 +155,7 @@ def by_importance(scores: Float64Array) -> NDArray[np.intp]:
 
 
 def largest_blocks(scores: Float64Array, block: KeptBlocks) -> BlockMask:
-    """Those of the highest `scores` [row blocks, column blocks], as many as `block` says."""
+    """The mask that keeps the blocks of the highest `scores` [row blocks, column blocks], as many as `block` says."""
     kept = _top(scores.ravel(), block.kept, f"blocks of {block.matrix}").reshape(scores.shape)
     return BlockMask(block.rows, block.columns, kept)
 

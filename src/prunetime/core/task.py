@@ -19,7 +19,7 @@ from prunetime.core.task_kind import TASK_KINDS, TaskKind, TaskTraits
 from prunetime.errors import InputError
 
 ScoreActivation = Literal["identity", "sigmoid"]
-"""What a CrossEncoder of sentence-transformers does to logits."""
+"""The activations that a CrossEncoder of sentence-transformers may have."""
 
 DOC_STRIDE = 128
 """As in the `run_qa` example of transformers and its pipeline: at most half of a window."""
@@ -145,7 +145,7 @@ class Task:
 
     @property
     def rows(self) -> LogitRows:
-        """What the head reads, as in `EncoderConfig`."""
+        """The rows that the head reads, as in `EncoderConfig`."""
         return self.traits.rows
 
     @property
@@ -182,8 +182,8 @@ class Task:
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
     def predictions(self, logits: Float32Array) -> Float32Array:
-        """What `CrossEncoder.predict` of sentence-transformers makes of `logits` [examples, outputs]: each under
-        `activation`, [examples] of one output, else [examples, outputs].
+        """The predictions of `CrossEncoder.predict` of sentence-transformers: `logits` [examples, outputs] under
+        `activation`, as [examples] where there is one output.
 
         Raises InputError as `scores` does.
         """

@@ -59,7 +59,7 @@ class Engine:
         self.config = config
         self.plan = plan
         self.precision: Mapping[str, Precision] = run_plan["precision"]
-        """Of every matrix by name (`layers.0.query`, `head.dense`)."""
+        """The precision of every matrix by name (`layers.0.query`, `head.dense`)."""
         self.spec = _spec_of(self._encoder.layer_counts, stored, spec)
         self.isa: str = self._encoder.isa
         self.threads: int = self._encoder.threads

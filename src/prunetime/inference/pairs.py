@@ -17,7 +17,7 @@ from prunetime.inference.tokenize import Texts, Tokenizer
 
 @dataclass(frozen=True)
 class PairInputs(Inputs):
-    """Rows of `tokens`, two of each example, one after the other."""
+    """Sequences of `tokens`, two of each example, one after the other."""
 
     def select(self, examples: Int64Array) -> PairInputs:
         return replace(self, tokens=self.tokens.select(sequences_of_pairs(examples)))
@@ -30,7 +30,7 @@ class PairInputs(Inputs):
 
 
 class SingleInputs(Inputs):
-    """Rows of `tokens`, each a text by itself."""
+    """Sequences of `tokens`, each a text by itself."""
 
     def scores(self, logits: Float32Array) -> Array:
         """Embeddings [texts, width], float32."""
@@ -38,7 +38,7 @@ class SingleInputs(Inputs):
 
 
 class TokenInputs(Inputs):
-    """Rows of `tokens`, each a text by itself, of which every token has an embedding."""
+    """Sequences of `tokens`, each a text by itself, of which every token has an embedding."""
 
     @classmethod
     def of(cls, inputs: Inputs) -> TokenInputs:
@@ -46,7 +46,7 @@ class TokenInputs(Inputs):
         return cls(inputs.task, replace(inputs.tokens, skipped=None))
 
     def scores(self, logits: Float32Array) -> Array:
-        """Of every text the embeddings [tokens, width] of its tokens, special ones included."""
+        """The embeddings [tokens, width] of every text's tokens, special ones included."""
         return np.fromiter(np.split(logits, self.tokens.offsets[1:-1]), object, len(self.tokens))
 
 

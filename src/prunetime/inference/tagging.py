@@ -19,12 +19,12 @@ from prunetime.inference.inputs import Inputs
 from prunetime.inference.tokenize import Tokenizer
 
 NO_LABEL = -100
-"""Of tokens that are not the first of a word: the loss leaves them out, as transformers' does."""
+"""The label of tokens that are not the first of a word: the loss leaves them out, as transformers' does."""
 
 
 @dataclass(frozen=True)
 class Words(Inputs):
-    """Rows of `tokens`, a text each.
+    """Sequences of `tokens`, a text each.
 
     - `texts`: of the sequences
     - `words`: of every text, each (first, one past the last) of its characters
@@ -74,7 +74,7 @@ class Words(Inputs):
 
 
 def words(tokenizer: Tokenizer, task: Task, texts: Sequence[str]) -> Words:
-    """What a model reads of texts to label the words of."""
+    """The inputs of a model that labels the words of texts."""
     tokens, spans = tokenizer.encode_spans(texts)
     parts = [words_of(text) for text in texts]
     word = np.full(len(spans), -1, np.int32)

@@ -283,7 +283,7 @@ class Tokenizer:
 
     @cached_property
     def _templates(self) -> tuple[tuple[_TokenRun, ...], tuple[_TokenRun, ...]]:
-        """What sequences of one text and of two are made of, in order: as the tokenizer puts any text into them."""
+        """The templates of sequences of one text and of two: their parts in order, read off the tokenizer."""
         words = ("a", *(token.content for token in self._tokenizer.get_added_tokens_decoder().values()))
         word = next((word for word in words if len(self._tokenizer.encode(word, add_special_tokens=False))), None)
         if word is None:
@@ -314,7 +314,7 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def digest_of(content: bytes, max_length: int) -> str:
-    """Of the `Tokenizer` that is made of these: sha256."""
+    """The sha256 that identifies the `Tokenizer` made of these."""
     return sha256(content + str(max_length).encode()).hexdigest()
 
 

@@ -27,7 +27,7 @@ NOT_CONTEXT = (-1, -1)
 
 @dataclass(frozen=True)
 class Windows(Inputs):
-    """Rows of `tokens`, each a question with a part of its context.
+    """Sequences of `tokens`, each a question with a part of its context.
 
     Where the task has questions without an answer, the first token of a window stands for that: (0, 0) is what training
     has windows say that lack it.
@@ -95,7 +95,7 @@ class Windows(Inputs):
         return [_distinct(answers)[:count] for answers in found]
 
     def _of_window(self, values: Array, window: int) -> Array:
-        """Those of `values` [tokens, ..] that are of the window `window`."""
+        """The part of `values` [tokens, ..] that belongs to one window."""
         return values[self.tokens.offsets[window] : self.tokens.offsets[window + 1]]
 
     def _context_tokens(self) -> list[slice]:
@@ -108,7 +108,7 @@ class Windows(Inputs):
 
 
 def windows(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts]) -> Windows:
-    """Of pairs of a question and a context.
+    """Makes the windows of pairs of a question and a context.
 
     Raises InputError for a context without a token, and for a question that leaves a window no more room than what
     windows share.

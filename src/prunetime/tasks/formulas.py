@@ -129,13 +129,13 @@ def _of_counts(
 
 
 def _span_f1(counts: Float64Array) -> Float64Array:
-    """Of spans that are right, said, and there (CoNLL-2003); 0 where there are none."""
+    """F1 from counts of right, predicted and gold spans (CoNLL-2003); 0 where there are none."""
     right, said, there = counts.T
     return np.nan_to_num(divided(2 * right, said + there))
 
 
 def _class_f1(confusion: Float64Array) -> Float64Array:
-    """Of class 1 with two classes; with more, the mean over classes that occur."""
+    """F1 of class 1 of two classes; of more, the mean over classes that occur."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     by_class = divided(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
     return np.asarray(np.nan_to_num(by_class[:, 1])) if by_class.shape[1] == 2 else _mean_of_defined(by_class.T)
@@ -190,7 +190,7 @@ def per_group(of_group: Callable[[Float64Array, Float64Array], float]) -> Prepar
 
 
 def ndcg_at(k: int) -> Callable[[Float64Array, Float64Array], float]:
-    """Of a group: the discounted gain of the first `k`, as a share of the best order's."""
+    """nDCG of a group: the discounted gain of the first `k`, as a share of the best order's."""
 
     def gain(scores: Float64Array, labels: Float64Array) -> float:
         """Discounted gain of the first k, where examples of equal score share their places' discounts."""
@@ -215,7 +215,7 @@ def reciprocal_rank(scores: Float64Array, labels: Float64Array) -> float:
 
 
 def defect_rate_at(coverage: float) -> Prepare:
-    """Of the `coverage` of the examples that score highest, the share that is bad."""
+    """The share of bad examples among the `coverage` of examples that score highest."""
 
     def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
         ranked = _Ranked(scores, inverse, descending=True)

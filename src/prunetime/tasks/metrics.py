@@ -92,7 +92,7 @@ def metric(name: str) -> Metric:
 
 
 def default_metric(task: Task, data: str = "") -> Metric:
-    """Of a benchmark named as `data`, its own; else ROC AUC for two classes, accuracy for more, F1 for answers and
+    """The metric of the benchmark `data`; for other data ROC AUC for two classes, accuracy for more, F1 for answers and
     spans, Spearman for what is a number."""
     if data in BENCHMARKS:
         return metric(BENCHMARKS[data].metric)
