@@ -1,6 +1,6 @@
-"""The minimax polynomials of the engine's exp2 and GELU: prints engine/kernels/fits.inl.h.
+"""The minimax polynomials of the engine's exp2 and GELU: prints engine/kernels/polynomials.inl.h.
 
-    python bench/fit_kernels.py > engine/kernels/fits.inl.h
+    python bench/fit_kernels.py > engine/kernels/polynomials.inl.h
 
 Coefficients are rounded to float32 one by one from the highest power on, the others fitted again after each.
 """

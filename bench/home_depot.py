@@ -40,7 +40,9 @@ from prunetime.search.archive import Evaluation, preference
 from prunetime.search.elastic import Sandwich
 from prunetime.search.evolution import depth_baselines, uniform_baselines
 from prunetime.search.space import Genome, fit_to
-from prunetime.training.trainer import TrainingSettings, best_device, discard_checkpoints, fit
+from prunetime.training.checkpoints import discard_checkpoints
+from prunetime.training.settings import TrainingSettings, best_device
+from prunetime.training.trainer import fit
 
 BATCH, LEARNING_RATE = {"teacher": 64, "elastic": 64, "tune": 128}, 1e-4
 EPOCHS = {"teacher": 2.0, "elastic": 2.0, "tune": 1.0}

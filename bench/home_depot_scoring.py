@@ -17,7 +17,7 @@ from prunetime.models.prefix import EncoderInputs, run_prefix
 from prunetime.search.evaluate import agreement
 from prunetime.search.space import Genome
 from prunetime.tasks.metrics import metric
-from prunetime.training.trainer import best_device
+from prunetime.training.settings import best_device
 
 EVERY_ROW = 10**9
 AUC = metric("auc")

@@ -47,7 +47,8 @@ from prunetime.pruning.importance import measure_importance, rank_transform, sav
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import WeightsKept
-from prunetime.training.trainer import discard_checkpoints, fit
+from prunetime.training.checkpoints import discard_checkpoints
+from prunetime.training.trainer import fit
 
 FULL, ENDS = ("home_depot", "qqp"), ("mnli", "squad")
 """Sets of the whole grid, and those of which only the smallest target is learned."""

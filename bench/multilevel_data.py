@@ -28,7 +28,7 @@ from prunetime.pipeline.source import load_source
 from prunetime.pruning.importance import load_scores
 from prunetime.settings import Settings
 from prunetime.tasks.metrics import evaluate, metric
-from prunetime.training.trainer import TrainingSettings, best_device, best_precision
+from prunetime.training.settings import TrainingSettings, best_device, best_precision
 
 
 @dataclass(frozen=True)

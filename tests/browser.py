@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -41,6 +42,10 @@ class Browser:
         """Of the window, in pixels."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
 
+    def show_as(self, media: str) -> None:
+        """The style of `media`: `screen` or `print`."""
+        self._call("Emulation.setEmulatedMedia", media=media)
+
     def open(self, url: str) -> None:
         self.run("window.isLeft = true")
         self._call("Page.navigate", url=url)
@@ -49,6 +54,11 @@ class Browser:
     def run(self, script: str) -> Any:
         """The value of an expression of JavaScript."""
         return self._call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def screenshot(self, height: int) -> bytes:
+        """A PNG file of the upper `height` pixels of the page."""
+        clip = {"x": 0, "y": 0, "width": self.run("innerWidth"), "height": height, "scale": 1}
+        return base64.b64decode(self._call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"])
 
     def press(self, *keys: str) -> None:
         for key in keys:

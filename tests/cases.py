@@ -219,6 +219,16 @@ def random_weights(config: EncoderConfig, spec: ArchSpec, rng: np.random.Generat
     return weights
 
 
+def fields_of(settings: Any) -> dict[str, Any]:
+    """The fields of one of the engine's classes of settings (`ForwardConfig`), as its arguments."""
+    return {name: getattr(settings, name) for name in vars(type(settings)) if not name.startswith("__")}
+
+
+def changed(settings: Any, **fields: Any) -> Any:
+    """The same settings with other values in some fields."""
+    return type(settings)(**{**fields_of(settings), **fields})
+
+
 def random_ragged(config: EncoderConfig, rng: np.random.Generator, lengths: Iterable[int]) -> Ragged:
     """Sequences of these lengths with random token ids and types."""
     ids: Sequence[list[int]] = [rng.integers(0, config.dims.vocabulary, length).tolist() for length in lengths]

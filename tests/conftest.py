@@ -18,7 +18,14 @@ collect_ignore = ["clients"]
 
 
 LONGEST = (
-    *("test_prune.py", "test_trainer.py", "test_precision.py", "test_multilevel.py", "test_cluster.py"),
+    *(
+        "test_prune.py",
+        "test_trainer.py",
+        "test_checkpoints.py",
+        "test_precision.py",
+        "test_multilevel.py",
+        "test_cluster.py",
+    ),
     *("test_samplers.py", "test_distributed.py", "test_forward.py", "test_support.py", "test_docs.py"),
 )
 """Files that take half a minute or more, which come first: no worker is left alone with one in the end."""

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from prunetime.core import blocks
 from prunetime.inference import tokenize
 from prunetime.latency import measure, predictor
 from prunetime.latency.sublayers import ProfileKey
 from prunetime.models import compact as compacting
-from prunetime.models import encoder
+from prunetime.models import layers
 from prunetime.pruning import topk
 from prunetime.tasks import roles
 
@@ -55,7 +56,7 @@ def cut_the_first_text() -> None:
 
 
 def let_padding_be_an_answer() -> None:
-    encoder.NO_CHOICE = 0.0
+    layers.NO_CHOICE = 0.0
 
 
 def turn_the_gradient_of_masks_around() -> None:
@@ -68,8 +69,8 @@ def keep_parts_of_tiles() -> None:
 
 
 def pack_the_wrong_blocks() -> None:
-    whole = compacting.to_blocks
-    compacting.to_blocks = lambda weight, kept, *block_shape: whole(weight, np.roll(kept, 1, axis=1), *block_shape)
+    whole = blocks.to_blocks
+    blocks.to_blocks = lambda weight, kept, *grain: whole(weight, np.roll(kept, 1, axis=1), *grain)
 
 
 FAULTS: dict[str, tuple[Callable[[], None], str]] = {

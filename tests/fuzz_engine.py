@@ -19,7 +19,7 @@ from typing import Any
 
 import atheris
 import numpy as np
-from cases import POOLINGS, random_config, random_head, random_spec, random_weights
+from cases import POOLINGS, fields_of, random_config, random_head, random_spec, random_weights
 from numpy.typing import NDArray
 from reference import Weights
 
@@ -180,7 +180,8 @@ def change_entry(entries: dict[str, Any], choices: Choices) -> None:
 
 
 def change_plan(plan: dict[str, Any], choices: Choices) -> None:
-    """As the binding takes it: precisions by matrix, and the fraction of its tokens that every layer keeps."""
+    """As the binding takes it: precisions by matrix, those that run dense, and the fraction of the tokens that a layer
+    keeps."""
     match choices.index(4):
         case 0:
             plan["precision"][choices.of(sorted(plan["precision"]))] = choices.of((*PRECISIONS, "fp64", "", None))
@@ -224,15 +225,20 @@ def encoder_of(case: Case, choices: Choices) -> Any:
         spec = changed_spec(case.spec, choices) if choices.index(4) == 3 else case.spec
         plan = PrecisionPlan(MatrixPlan(precision, sparse=choices.ConsumeBool()))
         return Engine(case.config, weights, threads, isa, spec=spec, plan=plan)._encoder
-    settings = runtime._settings(case.config)
-    plan = runtime._run_plan(case.config, case.spec, PrecisionPlan(MatrixPlan(precision)))
+    sparse = choices.ConsumeBool()
+    settings = fields_of(runtime.forward_config(case.config))
+    plan = fields_of(runtime.forward_plan(case.config, case.spec, PrecisionPlan(MatrixPlan(precision, sparse=sparse))))
     if choices.index(8) == 7:
         change_entry(settings, choices)
-    if settings.get("head") and choices.index(16) == 15:
-        change_entry(choices.of(settings["head"]), choices)
+    if settings.get("head") and isinstance(settings["head"], list) and choices.index(16) == 15:
+        place = choices.index(len(settings["head"]))
+        layer = fields_of(settings["head"][place])
+        change_entry(layer, choices)
+        settings["head"][place] = _engine.HeadLayerConfig(**layer)
     if choices.index(8) == 7:
         change_plan(plan, choices)
-    return _engine.Encoder(settings, plan, weights, threads, isa)
+    config = _engine.ForwardConfig(**settings)
+    return _engine.SharedEncoder(config, _engine.ForwardPlan(**plan), weights, threads, isa)
 
 
 def select(encoder: Any, choices: Choices) -> None:

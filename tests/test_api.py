@@ -71,7 +71,7 @@ def test_the_example_of_asking_a_server_runs(tmp_path: Path) -> None:
         server.stop()
     assert ran.returncode == 0, ran.stderr
     expected = prunetime.load(artifact).rank("red sofa", ["velvet couch in red", "garden hose"])
-    assert [line.split()[0] for line in ran.stdout.splitlines()] == [str(each.index) for each in expected]
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == [str(each["corpus_id"]) for each in expected]
 
 
 def test_a_profile_predicts_and_is_given_on(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from prunetime import Client
 def main(url: str) -> None:
     with Client(url) as client:
         for ranked in client.rank("red sofa", ["velvet couch in red", "garden hose"], timeout=0.5):
-            print(ranked.index, f"{ranked.score:.3f}")
+            print(ranked["corpus_id"], f"{ranked['score']:.3f}")
 
 
 if __name__ == "__main__":

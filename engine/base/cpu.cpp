@@ -1,5 +1,7 @@
 #include "base/cpu.h"
 
+#include <utility>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -42,23 +44,25 @@ bool may_use_tiles() {
 
 }  // namespace
 
-bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-
-bool cpu_has_avx2_vnni() { return cpu_has_avx2() && bit(features().leaf7_1_eax, 4); }
-
-bool cpu_has_avx512() {
-  return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-
-bool cpu_has_avx512_vnni() { return cpu_has_avx512() && bit(features().leaf7_0_ecx, 11); }
-
-bool cpu_has_avx512_bf16() { return cpu_has_avx512_vnni() && bit(features().leaf7_1_eax, 5); }
-
-bool cpu_has_amx() {
-  const unsigned edx = features().leaf7_0_edx;
-  const bool tiles = bit(edx, 24) && bit(edx, 22) && bit(edx, 25);  // AMX-TILE, AMX-BF16, AMX-INT8
-  return tiles && cpu_has_avx512_bf16() && may_use_tiles();
+InstructionSets detect_instruction_sets() {
+  InstructionSets found = 0;
+  const auto add = [&](bool has, InstructionSets set) { found |= has ? set : 0; };
+  add(__builtin_cpu_supports("avx2"), kAvx2);
+  add(__builtin_cpu_supports("fma"), kFma);
+  add(__builtin_cpu_supports("avx512f"), kAvx512F);
+  add(__builtin_cpu_supports("avx512bw"), kAvx512Bw);
+  add(__builtin_cpu_supports("avx512dq"), kAvx512Dq);
+  add(__builtin_cpu_supports("avx512vl"), kAvx512Vl);
+  const Features leaves = features();
+  add(bit(leaves.leaf7_1_eax, 4), kAvxVnni);
+  add(bit(leaves.leaf7_0_ecx, 11), kAvx512Vnni);
+  add(bit(leaves.leaf7_1_eax, 5), kAvx512Bf16);
+  if (bit(leaves.leaf7_0_edx, 24) && may_use_tiles()) {
+    add(true, kAmxTile);
+    add(bit(leaves.leaf7_0_edx, 22), kAmxBf16);
+    add(bit(leaves.leaf7_0_edx, 25), kAmxInt8);
+  }
+  return found;
 }
 
 void spin_pause() { __builtin_ia32_pause(); }
@@ -70,6 +74,8 @@ void set_float_mode(std::uint64_t mode) { __builtin_ia32_ldmxcsr(static_cast<uns
 }  // namespace
 
 #elif defined(__aarch64__)
+
+InstructionSets detect_instruction_sets() { return 0; }
 
 void spin_pause() { asm volatile("yield"); }
 
@@ -85,6 +91,8 @@ void set_float_mode(std::uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mo
 
 #else
 
+InstructionSets detect_instruction_sets() { return 0; }
+
 void spin_pause() {}
 
 namespace {
@@ -94,6 +102,18 @@ void set_float_mode(std::uint64_t) {}
 }  // namespace
 
 #endif
+
+std::vector<std::string> names_of(InstructionSets sets) {
+  constexpr std::pair<InstructionSet, const char*> kNames[] = {
+      {kAvx2, "avx2"},           {kFma, "fma"},                 {kAvxVnni, "avx_vnni"},       {kAvx512F, "avx512f"},
+      {kAvx512Bw, "avx512bw"},   {kAvx512Dq, "avx512dq"},       {kAvx512Vl, "avx512vl"},      {kAvx512Vnni, "avx512_vnni"},
+      {kAvx512Bf16, "avx512_bf16"}, {kAmxTile, "amx_tile"},     {kAmxBf16, "amx_bf16"},       {kAmxInt8, "amx_int8"}};
+  std::vector<std::string> names;
+  for (const auto& [set, name] : kNames) {
+    if ((sets & set) != 0) names.emplace_back(name);
+  }
+  return names;
+}
 
 FlushDenormals::FlushDenormals() : before_(float_mode()) { set_float_mode(before_ | kFlush); }
 FlushDenormals::~FlushDenormals() { set_float_mode(before_); }

@@ -2,18 +2,33 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace prunetime {
 
-#if defined(__x86_64__)
-bool cpu_has_avx2();  // AVX2 and FMA
-bool cpu_has_avx2_vnni();
-bool cpu_has_avx512();  // AVX-512 F, BW, DQ and VL
-bool cpu_has_avx512_vnni();
-bool cpu_has_avx512_bf16();  // and VNNI
-// AMX's tiles, BF16 and INT8, and the AVX-512 of above. The first call asks Linux to let this process use tiles.
-bool cpu_has_amx();
-#endif
+// Instruction sets that some CPUs have and others lack, a bit each.
+enum InstructionSet : std::uint32_t {
+  kAvx2 = 1U << 0,
+  kFma = 1U << 1,
+  kAvxVnni = 1U << 2,
+  kAvx512F = 1U << 3,
+  kAvx512Bw = 1U << 4,
+  kAvx512Dq = 1U << 5,
+  kAvx512Vl = 1U << 6,
+  kAvx512Vnni = 1U << 7,
+  kAvx512Bf16 = 1U << 8,
+  kAmxTile = 1U << 9,
+  kAmxBf16 = 1U << 10,
+  kAmxInt8 = 1U << 11
+};
+using InstructionSets = std::uint32_t;  // several of them
+
+// Those that this process may use. The first call on a CPU with AMX asks Linux to let the process use tiles.
+InstructionSets detect_instruction_sets();
+
+// Their names, as Linux has them in /proc/cpuinfo.
+std::vector<std::string> names_of(InstructionSets sets);
 
 // Tells the core that this thread is spinning.
 void spin_pause();

@@ -35,7 +35,7 @@ void wait_for_change(const std::atomic<std::uint32_t>& value, std::uint32_t old,
 
 }  // namespace
 
-void Barrier::meet() {
+void Barrier::arrive_and_wait() {
   const std::uint32_t phase = phase_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
     arrived_.store(0, std::memory_order_relaxed);
@@ -84,7 +84,7 @@ void ThreadPool::run_on_all(Function function, const void* context) {
   const FlushDenormals flush;
   const Team team(0, size_, &barrier_);
   function(context, team);
-  team.meet();
+  team.sync();
 }
 
 void ThreadPool::work_until_stopped(int index) {
@@ -94,7 +94,7 @@ void ThreadPool::work_until_stopped(int index) {
     if (stopping_.load(std::memory_order_relaxed)) return;
     const Team team(index, size_, &barrier_);
     function_(context_, team);
-    team.meet();
+    team.sync();
   }
 }
 

@@ -11,11 +11,11 @@
 
 namespace prunetime {
 
-// A meeting point: nobody leaves before everybody has arrived. Waits asleep, or by spinning a while first.
+// Nobody leaves before everybody has arrived. Waits asleep, or by spinning a while first.
 class Barrier {
  public:
   Barrier(int size, bool spins) : size_(static_cast<std::uint32_t>(size)), spins_(spins) {}
-  void meet();
+  void arrive_and_wait();
 
  private:
   const std::uint32_t size_;
@@ -39,8 +39,8 @@ class Team {
     return {cut(index_), cut(index_ + 1)};
   }
   // Everything the team did before is visible to all of it afterwards.
-  void meet() const {
-    if (size_ > 1) barrier_->meet();
+  void sync() const {
+    if (size_ > 1) barrier_->arrive_and_wait();
   }
   int index() const { return index_; }
 

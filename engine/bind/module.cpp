@@ -17,6 +17,8 @@
 
 #include "base/error.h"
 #include "bind/arrays.h"
+#include "bind/config.h"
+#include "bind/names.h"
 #include "bind/peaks.h"
 #include "bind/testing.h"
 #include "encoder/encoder.h"
@@ -30,94 +32,6 @@ namespace {
 
 // `value` as Python shows it, for messages.
 std::string shown(nb::handle value) { return nb::cast<std::string>(nb::repr(value)); }
-
-template <class T>
-T setting(const nb::dict& config, const char* name) {
-  if (!config.contains(name)) throw Error("config: " + std::string(name) + " is missing");
-  T value{};
-  if (!nb::try_cast<T>(config[name], value, false)) {
-    throw Error("config: " + std::string(name) + " is " + shown(config[name]) + "; its type or range is wrong");
-  }
-  return value;
-}
-
-Activation activation_of(const std::string& name) {
-  if (name == "identity") return Activation::identity;
-  if (name == "tanh") return Activation::tanh;
-  if (name == "relu") return Activation::relu;
-  if (name == "gelu") return Activation::gelu;
-  throw Error("config: the activation of a head layer is '" + name + "'; it must be identity, tanh, relu or gelu");
-}
-
-Rows rows_of(const std::string& name) {
-  if (name == "first") return Rows::first;
-  if (name == "lasttoken") return Rows::last;
-  if (name == "mean") return Rows::mean;
-  if (name == "max") return Rows::max;
-  if (name == "mean_sqrt_len") return Rows::mean_sqrt_len;
-  if (name == "weightedmean") return Rows::weighted_mean;
-  if (name == "all") return Rows::all;
-  throw Error("config: rows is '" + name +
-              "'; it must be first, lasttoken, mean, max, mean_sqrt_len, weightedmean or all");
-}
-
-bool is_norm(const std::string& kind) {
-  if (kind != "dense" && kind != "norm") throw Error("config: a head layer is '" + kind + "'; it must be dense or norm");
-  return kind == "norm";
-}
-
-HeadLayerConfig head_layer_of(const nb::dict& layer) {
-  return {.name = setting<std::string>(layer, "name"),
-          .is_norm = is_norm(setting<std::string>(layer, "kind")),
-          .width = setting<int>(layer, "width"),
-          .activation = activation_of(setting<std::string>(layer, "activation")),
-          .eps = static_cast<float>(setting<double>(layer, "eps"))};
-}
-
-std::vector<HeadLayerConfig> head_of(const nb::dict& config) {
-  std::vector<HeadLayerConfig> layers;
-  for (const nb::dict& layer : setting<std::vector<nb::dict>>(config, "head")) layers.push_back(head_layer_of(layer));
-  return layers;
-}
-
-EncoderConfig config_of(const nb::dict& config) {
-  return {.layers = setting<int>(config, "layers"),
-          .embedding = setting<int>(config, "embedding"),
-          .hidden = setting<int>(config, "hidden"),
-          .heads = setting<int>(config, "heads"),
-          .head_dim = setting<int>(config, "head_dim"),
-          .ffn = setting<int>(config, "ffn"),
-          .vocabulary = setting<int>(config, "vocabulary"),
-          .positions = setting<int>(config, "positions"),
-          .position_offset = setting<int>(config, "position_offset"),
-          .token_types = setting<int>(config, "token_types"),
-          .outputs = setting<int>(config, "outputs"),
-          .layer_norm_eps = static_cast<float>(setting<double>(config, "layer_norm_eps")),
-          .relative_positions = setting<bool>(config, "relative_positions"),
-          .rotary_theta = setting<std::vector<double>>(config, "rotary_theta"),
-          .rotary_window = setting<std::vector<int>>(config, "rotary_window"),
-          .pre_norm = setting<bool>(config, "pre_norm"),
-          .gated = setting<bool>(config, "gated"),
-          .rows = rows_of(setting<std::string>(config, "rows")),
-          .head = head_of(config),
-          .normalize = setting<bool>(config, "normalize"),
-          .separator = setting<int>(config, "separator")};
-}
-
-Precision precision_of(const std::string& matrix, const std::string& name) {
-  if (name == "fp32") return Precision::fp32;
-  if (name == "bf16") return Precision::bf16;
-  if (name == "int8") return Precision::int8;
-  throw Error("plan: the precision of " + matrix + " is '" + name + "'; it must be fp32, bf16 or int8");
-}
-
-Plan plan_of(const nb::dict& plan) {
-  Plan result{.precision = {}, .tokens = setting<std::vector<double>>(plan, "tokens")};
-  for (const auto& [matrix, name] : setting<std::map<std::string, std::string>>(plan, "precision")) {
-    result.precision[matrix] = precision_of(matrix, name);
-  }
-  return result;
-}
 
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
@@ -200,14 +114,12 @@ struct Request {
 // An encoder that any number of Python threads may call; they take turns.
 class SharedEncoder {
  public:
-  SharedEncoder(const nb::dict& config, const nb::dict& plan, const nb::dict& weights, int threads,
+  SharedEncoder(const ForwardConfig& config, const ForwardPlan& plan, const nb::dict& weights, int threads,
                 const std::string& isa) {
-    const EncoderConfig encoder_config = config_of(config);
     const Kernels& kernels = choose_kernels(isa);
-    const Plan run_plan = plan_of(plan);
     const Weights given = weights_of(weights);
     const nb::gil_scoped_release release;
-    encoder_ = std::make_unique<Encoder>(encoder_config, run_plan, given.arrays, threads, kernels);
+    encoder_ = std::make_unique<Encoder>(config, plan, given.arrays, threads, kernels);
   }
 
   void select(const std::vector<int>& heads, const std::vector<int>& ffn, const std::vector<double>& tokens) {
@@ -251,7 +163,7 @@ class SharedEncoder {
     const auto state = [&](int layer, nb::handle value) {
       return owners.emplace_back(state_of(layer, value, request.ids.size())).data();
     };
-    const Encoder::Start from{start.is_none() ? 0 : first, start.is_none() ? nullptr : state(first, start)};
+    const Start from{start.is_none() ? 0 : first, start.is_none() ? nullptr : state(first, start)};
     std::vector<float*> states(layers());
     for (const auto& [layer, value] : leave) {
       float* data = state(layer, value);
@@ -260,13 +172,13 @@ class SharedEncoder {
     return to_numpy(run(request, {.states = states.data()}, from), {logit_rows(request), outputs()});
   }
 
-  // Heads, attention output rows, FFN rows and FFN output rows stored of each layer.
+  // Heads, attention output rows, FFN neurons and FFN output rows stored of each layer.
   std::vector<std::tuple<int, int, int, int>> layer_counts() const {
     std::vector<std::tuple<int, int, int, int>> counts;
     for (const Layer& layer : encoder_->layers()) {
       counts.push_back({layer.attention ? layer.attention->heads : 0,
-                        layer.attention ? layer.attention->end.output.matrix.outputs : 0,
-                        layer.ffn ? layer.ffn->rows : 0, layer.ffn ? layer.ffn->end.output.matrix.outputs : 0});
+                        layer.attention ? layer.attention->output.projection.matrix.outputs : 0,
+                        layer.ffn ? layer.ffn->neurons : 0, layer.ffn ? layer.ffn->output.projection.matrix.outputs : 0});
     }
     return counts;
   }
@@ -295,7 +207,7 @@ class SharedEncoder {
     return array;
   }
 
-  std::unique_ptr<float[]> run(const Request& request, const Encoder::Trace& trace, const Encoder::Start& start) {
+  std::unique_ptr<float[]> run(const Request& request, const Trace& trace, const Start& start) {
     auto logits = std::make_unique<float[]>(logit_rows(request) * outputs());
     const nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
@@ -316,6 +228,14 @@ class SharedEncoder {
   std::vector<std::int32_t> ids_, types_, offsets_, skipped_;
 };
 
+std::vector<std::tuple<std::string, std::string, std::vector<std::string>>> isa_tables() {
+  std::vector<std::tuple<std::string, std::string, std::vector<std::string>>> tables;
+  for (const Kernels* kernels : all_kernels()) {
+    tables.emplace_back(kernels->isa, kernels->description, names_of(kernels->required));
+  }
+  return tables;
+}
+
 std::vector<std::string> supported_isas() {
   std::vector<std::string> names;
   for (const Kernels* kernels : supported_kernels()) names.emplace_back(kernels->isa);
@@ -328,20 +248,22 @@ std::vector<std::string> supported_isas() {
 NB_MODULE(_engine, m) {
   using namespace prunetime;
   m.attr("BUILD") = PRUNETIME_BUILD;
-  m.def("supported_isas", &supported_isas);
-  m.def("narrow_attention", [](const std::string& isa) {
-    return choose_kernels(isa).narrow_attention == Precision::bf16 ? "bf16" : "fp32";
-  });
+  m.def("isa_tables", &isa_tables, "Name, description and required instruction sets of each table of this build.");
+  m.def("supported_isas", &supported_isas, "The names of those that this CPU runs, slowest first.");
+  m.def("chosen_isa", [] { return choose_kernels("").isa; }, "The one that runs where none is named.");
+  m.def("narrow_attention", [](const std::string& isa) { return choose_kernels(isa).narrow_attention; });
 
   m.def("number_bytes", [](const std::string& isa) {
     const Kernels& kernels = choose_kernels(isa);
-    return std::map<std::string, int>{{"fp32", kernels.bytes(Precision::fp32)},
-                                      {"bf16", kernels.bytes(Precision::bf16)},
-                                      {"int8", kernels.bytes(Precision::int8)}};
+    std::map<std::string, int> bytes;
+    for (const auto& [name, precision] : Names<Precision>::values) bytes[name] = kernels.bytes(precision);
+    return bytes;
   });
 
-  nb::class_<SharedEncoder>(m, "Encoder")
-      .def(nb::init<const nb::dict&, const nb::dict&, const nb::dict&, int, const std::string&>(), nb::arg("config"),
+  bind_config(m);
+
+  nb::class_<SharedEncoder>(m, "SharedEncoder")
+      .def(nb::init<const ForwardConfig&, const ForwardPlan&, const nb::dict&, int, const std::string&>(), nb::arg("config"),
            nb::arg("plan"), nb::arg("weights"), nb::arg("threads"), nb::arg("isa") = "")
       .def("select", &SharedEncoder::select, nb::arg("heads"), nb::arg("ffn"), nb::arg("tokens"))
       .def("forward", &SharedEncoder::forward, nb::arg("ids").none(), nb::arg("types").none(),

@@ -26,8 +26,8 @@ constexpr std::pair<const char*, Work> kWorks[] = {
     {"multiply_fp32", Work::multiply_fp32}, {"multiply_bf16", Work::multiply_bf16},
     {"multiply_int8", Work::multiply_int8}, {"gelu_fp32", Work::gelu_fp32},
     {"gelu_bf16", Work::gelu_bf16},         {"softmax", Work::softmax},
-    {"norm", Work::norm},                   {"encode_bf16", Work::encode_bf16},
-    {"encode_int8", Work::encode_int8}};
+    {"norm", Work::norm},                   {"encode_bf16", Work::quantise_bf16},
+    {"encode_int8", Work::quantise_int8}};
 
 // What run(rounds), which returns how much it did, does in a second: the fastest of many short goes, because a
 // neighbour or an interrupt only ever takes time.
@@ -59,7 +59,7 @@ std::map<std::string, double> peaks(const std::string& isa) {
   for (const auto& [name, work] : kWorks) {
     found[name] = per_second([&, work = work](int rounds) { return kernels.peak(work, rounds); });
   }
-  kernels.leave();
+  kernels.release();
   return found;
 }
 

@@ -17,6 +17,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "bind/arrays.h"
+#include "bind/names.h"
 #include "encoder/matrix.h"
 #include "kernels/dispatch.h"
 
@@ -70,32 +71,25 @@ Activation activation_of(const std::string& name) {
   throw Error("testing: no activation '" + name + "'");
 }
 
-Precision precision_of(const std::string& name) {
-  if (name == "fp32") return Precision::fp32;
-  if (name == "bf16") return Precision::bf16;
-  if (name == "int8") return Precision::int8;
-  throw Error("testing: no precision '" + name + "'");
-}
-
 std::vector<std::string> emulated_isas() {
   std::vector<std::string> names;
   for (const Kernels* kernels : emulated_kernels()) names.emplace_back(kernels->isa);
   return names;
 }
 
-// Rows as the table encodes them, with what they need around them.
-struct EncodedRows {
-  EncodedRows(const Kernels& kernels, const std::vector<float>& from, int rows, int width, Precision precision)
+// Rows in the numbers of a table, with what they need around them.
+struct QuantisedRows {
+  QuantisedRows(const Kernels& kernels, const std::vector<float>& from, int rows, int width, Precision precision)
       : bytes(static_cast<std::size_t>(rows * kernels.row_bytes(width, precision))),
         scale(static_cast<std::size_t>(rows)),
-        zero(static_cast<std::size_t>(rows)),
-        encoded{precision, bytes.data(), width, scale.data(), zero.data()} {
-    kernels.encode({from.data(), nullptr, width, 0, rows}, encoded);
+        zero_point(static_cast<std::size_t>(rows)),
+        tensor{precision, bytes.data(), width, scale.data(), zero_point.data()} {
+    kernels.quantise({from.data(), nullptr, width, 0, rows}, tensor);
   }
   std::vector<std::byte> bytes;
   std::vector<float> scale;
-  std::vector<std::int32_t> zero;
-  Encoded encoded;
+  std::vector<std::int32_t> zero_point;
+  Tensor tensor;
 };
 
 // Number `column` of a row as a table stores it; of int8, what has to be scaled once the zero point is subtracted.
@@ -111,10 +105,9 @@ float number_at(const Kernels& kernels, Precision precision, const std::byte* ro
 
 using Blocks = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
-// `weight` is a matrix, or a pair of kept blocks and their indices; as `output_precision` bf16, the result is rounded.
+// `weight` is a matrix, or a pair of kept blocks and their indices; `written` as bf16, the result is rounded.
 auto gemm(const std::string& isa, const Floats2& input, const nb::object& weight, const Floats1& bias,
-          const std::string& activation, const std::string& precision, const std::string& output_precision,
-          int used_inner) {
+          const std::string& activation, Precision precision, Precision written, int used_inner) {
   const Kernels& kernels = choose_kernels(isa);
   const int tokens = size_of(input.shape(0)), inner = size_of(input.shape(1)), outputs = size_of(bias.size());
   Source source{.outputs = outputs, .inner = inner, .bias = bias.data()};
@@ -125,6 +118,7 @@ auto gemm(const std::string& isa, const Floats2& input, const nb::object& weight
     source.weight = matrix.data();
   } else {
     blocks = nb::cast<std::pair<Blocks, Ints1>>(weight);
+    source.sparse = true;
     source.blocks = blocks.first.data();
     source.block_index = blocks.second.data();
     source.kept = static_cast<int>(blocks.second.size());
@@ -133,18 +127,17 @@ auto gemm(const std::string& isa, const Floats2& input, const nb::object& weight
     check(blocks.first.shape(0) == blocks.second.size(), "blocks and indices of gemm do not fit");
   }
   const FlushDenormals flush;
-  const EncodedRows rows(kernels, padded_rows(input), tokens, inner, precision_of(precision));
+  const QuantisedRows rows(kernels, padded_rows(input), tokens, inner, precision);
   Arena arena;
-  pack(arena, {source}, precision_of(precision), kernels);
+  pack(arena, {source}, precision, kernels);
   arena.commit();
-  Linear linear = pack(arena, {source}, precision_of(precision), kernels);
+  Linear linear = pack(arena, {source}, precision, kernels);
   if (used_inner > 0) {
     linear.check_inner(used_inner);
     linear.use_inner(used_inner);
   }
-  const Precision written = precision_of(output_precision);
   std::vector<float> output(static_cast<std::size_t>(tokens * row_stride(outputs)));
-  kernels.gemm({.input = rows.encoded,
+  kernels.gemm({.input = rows.tensor,
                 .tokens = tokens,
                 .matrix = linear.matrix,
                 .output = output.data(),
@@ -153,7 +146,7 @@ auto gemm(const std::string& isa, const Floats2& input, const nb::object& weight
                 .activation = activation_of(activation),
                 .first_strip = 0,
                 .end_strip = linear.matrix.strips()});
-  kernels.leave();
+  kernels.release();
   if (written == Precision::bf16) {
     std::vector<float> floats(output.size());
     for (int row = 0; row < tokens; ++row) {
@@ -167,21 +160,21 @@ auto gemm(const std::string& isa, const Floats2& input, const nb::object& weight
   return to_array(output, tokens, outputs);
 }
 
-// The numbers that a table's encoding of `rows` stands for.
-auto encode(const std::string& isa, const Floats2& rows, const std::string& precision) {
+// The numbers that `rows` are once a table has quantised them.
+auto quantise(const std::string& isa, const Floats2& rows, Precision precision) {
   const Kernels& kernels = choose_kernels(isa);
   const int count = size_of(rows.shape(0)), width = size_of(rows.shape(1));
   const FlushDenormals flush;
-  const EncodedRows encoded(kernels, padded_rows(rows), count, width, precision_of(precision));
+  const QuantisedRows quantised(kernels, padded_rows(rows), count, width, precision);
   std::vector<float> numbers(static_cast<std::size_t>(count * row_stride(width)));
   for (int row = 0; row < count; ++row) {
-    const Precision written = encoded.encoded.precision;
-    const std::byte* from = encoded.bytes.data() + row * kernels.row_bytes(width, written);
+    const Precision written = quantised.tensor.precision;
+    const std::byte* from = quantised.bytes.data() + row * kernels.row_bytes(width, written);
     const auto index = static_cast<std::size_t>(row);
     for (int column = 0; column < width; ++column) {
       float& number = numbers[static_cast<std::size_t>(row * row_stride(width) + column)];
       number = number_at(kernels, written, from, column);
-      if (written == Precision::int8) number = encoded.scale[index] * (number - static_cast<float>(encoded.zero[index]));
+      if (written == Precision::int8) number = quantised.scale[index] * (number - static_cast<float>(quantised.zero_point[index]));
     }
   }
   return to_array(numbers, count, width);
@@ -195,9 +188,9 @@ auto attention(const std::string& isa, const Floats2& query, const Floats2& key,
   for (const Floats2* other : {&key, &value}) {
     check(size_of(other->shape(0)) == length && size_of(other->shape(1)) == head_dim, "shapes of attention differ");
   }
-  const EncodedRows q(kernels, padded_rows(query, kJunk), length, head_dim, precision);
-  const EncodedRows k(kernels, padded_rows(key, kJunk), length, head_dim, precision);
-  const EncodedRows v(kernels, padded_rows(value, kJunk), length, head_dim, precision);
+  const QuantisedRows q(kernels, padded_rows(query, kJunk), length, head_dim, precision);
+  const QuantisedRows k(kernels, padded_rows(key, kJunk), length, head_dim, precision);
+  const QuantisedRows v(kernels, padded_rows(value, kJunk), length, head_dim, precision);
   std::vector<float> context(static_cast<std::size_t>(length * row_stride(head_dim)));
   std::vector<float> scratch(kernels.attention_scratch_floats(length, head_dim), kJunk);
   auto received = std::make_unique<float[]>(query.shape(0));
@@ -277,9 +270,9 @@ auto embed(const std::string& isa, const Ints1& ids, const Floats2& word, const 
 void bind_testing(nb::module_& m) {
   m.def("emulated_isas", &emulated_isas, "What tests name as an isa beyond those that are supported.");
   m.def("gemm", &gemm, nb::arg("isa"), nb::arg("input"), nb::arg("weight"), nb::arg("bias"),
-        nb::arg("activation") = "identity", nb::arg("precision") = "fp32", nb::arg("output_precision") = "fp32",
+        nb::arg("activation") = "identity", nb::arg("precision") = Precision::fp32, nb::arg("output_precision") = Precision::fp32,
         nb::arg("used_inner") = 0);
-  m.def("encode", &encode, nb::arg("isa"), nb::arg("rows"), nb::arg("precision"));
+  m.def("quantise", &quantise, nb::arg("isa"), nb::arg("rows"), nb::arg("precision"));
   m.def("attention", &attention, nb::arg("isa"), nb::arg("query"), nb::arg("key"), nb::arg("value"),
         nb::arg("narrow") = false,
         "The context, and what every key received.");

@@ -18,6 +18,9 @@ void check_size(const char* name, int value, int least) {
   }
 }
 
+// Above 0 as a float, which it is added to, and below 1.
+bool is_eps(double eps) { return eps < 1.0 && static_cast<float>(eps) > 0.0F; }
+
 // Throws Error where values[0..count) has one outside 0..limit - 1.
 void check_indices(const char* name, const std::int32_t* values, int count, int limit) {
   for (int i = 0; i < count; ++i) {
@@ -28,15 +31,15 @@ void check_indices(const char* name, const std::int32_t* values, int count, int 
   }
 }
 
-void check_head(const EncoderConfig& config) {
+void check_head(const ForwardConfig& config) {
   int read = config.hidden;
   for (const HeadLayerConfig& layer : config.head) {
     check_size("width of a head layer", layer.width, 1);
-    if (layer.is_norm && layer.width != read) {
+    if (layer.is_norm() && layer.width != read) {
       throw Error("config: " + layer.name + " is a norm of " + std::to_string(layer.width) + " numbers; it reads " +
                   std::to_string(read));
     }
-    if (layer.is_norm && !(layer.eps > 0.0F && layer.eps < 1.0F)) {
+    if (layer.is_norm() && !is_eps(layer.eps)) {
       throw Error("config: eps of " + layer.name + " is " + std::to_string(layer.eps) +
                   "; it must be above 0 and below 1");
     }
@@ -49,7 +52,7 @@ void check_head(const EncoderConfig& config) {
 
 }  // namespace
 
-void EncoderConfig::check() const {
+void ForwardConfig::check() const {
   check_size("layers", layers, 1);
   check_size("embedding", embedding, 1);
   check_size("hidden", hidden, 1);
@@ -94,12 +97,12 @@ void EncoderConfig::check() const {
     }
   }
   for (const int window : rotary_window) check_size("rotary_window", window, 0);
-  if (!(layer_norm_eps > 0.0F && layer_norm_eps < 1.0F)) {
+  if (!is_eps(layer_norm_eps)) {
     throw Error("config: layer_norm_eps is " + std::to_string(layer_norm_eps) + "; it must be above 0 and below 1");
   }
 }
 
-void Plan::check(const EncoderConfig& config) const {
+void ForwardPlan::check(const ForwardConfig& config) const {
   if (tokens.size() != static_cast<std::size_t>(config.layers)) {
     throw Error("plan: tokens has " + std::to_string(tokens.size()) + " layers, the encoder " +
                 std::to_string(config.layers));
@@ -116,16 +119,20 @@ void Plan::check(const EncoderConfig& config) const {
   if (drops() && !config.drops_tokens()) throw Error("plan: distances between tokens are learned, and none can be dropped");
 }
 
-Precision Plan::of(const std::string& matrix) const {
+Precision ForwardPlan::of(const std::string& matrix) const {
   const auto found = precision.find(matrix);
   return found == precision.end() ? Precision::fp32 : found->second;
 }
 
-bool Plan::drops() const {
+bool ForwardPlan::is_dense(const std::string& matrix) const {
+  return std::find(dense.begin(), dense.end(), matrix) != dense.end();
+}
+
+bool ForwardPlan::drops() const {
   return std::any_of(tokens.begin(), tokens.end(), [](double fraction) { return fraction < 1.0; });
 }
 
-int Plan::tokens_kept(int layer, int length) const {
+int ForwardPlan::tokens_kept(int layer, int length) const {
   return std::max(1, static_cast<int>(std::ceil(tokens[static_cast<std::size_t>(layer)] * length)));
 }
 
@@ -135,7 +142,7 @@ int Batch::end_of_chunk(int first_row, int tokens) const {
   return end;
 }
 
-void Batch::check(const EncoderConfig& config, std::int64_t tokens_given) const {
+void Batch::check(const ForwardConfig& config, std::int64_t tokens_given) const {
   if (offsets[0] != 0) throw Error("offsets start at " + std::to_string(offsets[0]) + "; they must start at 0");
   for (int row = 0; row < rows; ++row) {
     const std::int64_t count = static_cast<std::int64_t>(offsets[row + 1]) - offsets[row];

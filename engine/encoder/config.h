@@ -15,16 +15,20 @@ namespace prunetime {
 enum class Rows { first, last, mean, max, mean_sqrt_len, weighted_mean, all };
 
 // A layer of the head: a matrix with a bias and an activation, or LayerNorm.
+enum class HeadLayerKind { dense, norm };
+
 struct HeadLayerConfig {
   std::string name;  // of its arrays, but for .weight and .bias
-  bool is_norm;
+  HeadLayerKind kind;
   int width;  // numbers that come out
   Activation activation;
-  float eps;
+  double eps;
+
+  bool is_norm() const { return kind == HeadLayerKind::norm; }
 };
 
 // Sizes, and the closed set of differences between the families of the BERT family.
-struct EncoderConfig {
+struct ForwardConfig {
   int layers;
   int embedding;  // width of the tables; where it is not `hidden`, a matrix projects it there
   int hidden;
@@ -36,12 +40,12 @@ struct EncoderConfig {
   int position_offset;  // position of a sequence's first token
   int token_types;      // 0: the family has none
   int outputs;
-  float layer_norm_eps;
+  double layer_norm_eps;
   bool relative_positions;  // every head adds to its scores what it has learned of the distance
   std::vector<double> rotary_theta;  // of every layer the base of its angles; empty: positions are a table
   std::vector<int> rotary_window;    // of every layer how far away a token may be that is attended to; 0: any
   bool pre_norm;   // LayerNorm before every sub-layer but the first, and before the head; otherwise after the residual
-  bool gated;      // FFN rows are multiplied by those of a third matrix
+  bool gated;      // FFN neurons are multiplied by those of a third matrix
   Rows rows;
   std::vector<HeadLayerConfig> head;  // after the last one there are `outputs` numbers; empty: the rows as they are
   bool normalize;                     // what comes out is scaled to length 1
@@ -58,12 +62,14 @@ struct EncoderConfig {
 };
 
 // How the weights are run.
-struct Plan {
+struct ForwardPlan {
   std::map<std::string, Precision> precision;  // by matrix ("layers.0.query"); fp32 where it is not named
+  std::vector<std::string> dense;              // matrices that are multiplied dense, also where they are stored in blocks
   std::vector<double> tokens;                  // of every layer: the fraction that it keeps
 
-  void check(const EncoderConfig& config) const;  // throws Error
+  void check(const ForwardConfig& config) const;  // throws Error
   Precision of(const std::string& matrix) const;
+  bool is_dense(const std::string& matrix) const;
   bool drops(int layer) const { return tokens[static_cast<std::size_t>(layer)] < 1.0; }
   bool drops() const;
   // Tokens that `layer` leaves of `length`.
@@ -84,7 +90,7 @@ struct Batch {
   // The row after the last that still fits into `tokens` tokens with `first_row`, which always does.
   int end_of_chunk(int first_row, int tokens) const;
   // `tokens` is how many ids and types there are. Throws Error where the encoder could not run this batch.
-  void check(const EncoderConfig& config, std::int64_t tokens) const;
+  void check(const ForwardConfig& config, std::int64_t tokens) const;
 };
 
 }  // namespace prunetime

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "base/error.h"
-#include "encoder/chunk.h"
 
 namespace prunetime {
 namespace {
@@ -27,7 +26,7 @@ int checked_threads(int threads) {
 
 }  // namespace
 
-Encoder::Encoder(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, int threads,
+Encoder::Encoder(const ForwardConfig& config, const ForwardPlan& plan, const Arrays& arrays, int threads,
                  const Kernels& kernels)
     : kernels_(kernels),
       model_(config, plan, arrays, kernels),
@@ -43,7 +42,7 @@ void Encoder::take_workspaces() {
   scratch_.clear();
   const auto tokens = static_cast<std::size_t>(chunk_tokens_);
   const auto floats = [&](int width) { return arena_.take<float>(tokens * static_cast<std::size_t>(row_stride(width))); };
-  const auto encoded = [&](int width) -> EncodedRows {
+  const auto quantised = [&](int width) -> QuantisedRows {
     return {reinterpret_cast<std::byte*>(floats(width)), arena_.take<float>(tokens), arena_.take<std::int32_t>(tokens)};
   };
   const std::size_t received = config().drops_tokens() ? tokens * static_cast<std::size_t>(config().heads) : 0;
@@ -54,8 +53,8 @@ void Encoder::take_workspaces() {
                            .inner = floats(model_.widest_inner()),
                            .context = floats(model_.widest_input()),
                            .update = floats(model_.widest_head()),
-                           .input = encoded(model_.widest_input()),
-                           .pooled = encoded(config().hidden),
+                           .input = quantised(model_.widest_input()),
+                           .pooled = quantised(config().hidden),
                            .received = arena_.take<float>(received),
                            .kept = arena_.take<std::int32_t>(tokens),
                            .origin = arena_.take<std::int32_t>(2 * tokens)});
@@ -98,18 +97,19 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, con
     pool_.run([&](const Team& team) {
       const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept, trace.states};
       run_chunks_alone(batch, chunk_tokens, team.index(), logits, own, start);
-      kernels_.leave();
+      kernels_.release();
     });
   } else {
     pool_.run([&](const Team& team) {
       const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept, trace.states};
-      Chunk chunk(*this, workspaces_[0], scratch_[static_cast<std::size_t>(team.index())], team);
+      ForwardPass pass(model_, kernels_, chunk_tokens_, workspaces_[0], scratch_[static_cast<std::size_t>(team.index())],
+                       team);
       for (int first = 0, end; first < batch.rows; first = end) {
         end = batch.end_of_chunk(first, chunk_tokens_);
-        chunk.run(batch, first, end, logits, own, start);
-        team.meet();
+        pass.run(batch, first, end, logits, own, start);
+        team.sync();
       }
-      kernels_.leave();
+      kernels_.release();
     });
   }
   const std::ptrdiff_t count = static_cast<std::ptrdiff_t>(logit_rows(batch)) * config().outputs;
@@ -125,12 +125,12 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, con
 void Encoder::run_chunks_alone(const Batch& batch, int chunk_tokens, int worker, float* logits, const Trace& trace,
                                const Start& start) {
   const auto index = static_cast<std::size_t>(worker);
-  Chunk chunk(*this, workspaces_[index], scratch_[index], Team());
+  ForwardPass pass(model_, kernels_, chunk_tokens_, workspaces_[index], scratch_[index], Team());
   int first = next_row_.load();
   while (first < batch.rows) {
     const int end = batch.end_of_chunk(first, chunk_tokens);
     if (!next_row_.compare_exchange_weak(first, end)) continue;  // another worker took it; `first` is now the next
-    chunk.run(batch, first, end, logits, trace, start);
+    pass.run(batch, first, end, logits, trace, start);
     first = next_row_.load();
   }
 }

@@ -30,7 +30,7 @@ Pattern pattern_of(const std::vector<Source>& sources, int group_size, int group
   const int inner_groups = groups_of(sources[0].inner, group_size);
   int columns = kPad;
   for (const Source& source : sources) {
-    if (source.weight != nullptr) continue;
+    if (!source.sparse) continue;
     pattern.dense = false;
     pattern.strip = std::min(pattern.strip, source.block_rows);
     columns = std::min(columns, source.block_columns);
@@ -41,8 +41,8 @@ Pattern pattern_of(const std::vector<Source>& sources, int group_size, int group
   const int unit_columns = pattern.groups * group_size;
   for (const Source& source : sources) {
     for (int first = 0; first < padded(source.outputs); first += pattern.strip) {
-      std::vector<bool> keeps(static_cast<std::size_t>(units), source.weight != nullptr);
-      for (int i = 0; i < source.kept; ++i) {
+      std::vector<bool> keeps(static_cast<std::size_t>(units), !source.sparse);
+      for (int i = 0; source.sparse && i < source.kept; ++i) {
         const int row = source.block_index[i] / source.column_blocks() * source.block_rows;
         if (first < row || first >= row + source.block_rows) continue;
         const int column = source.block_index[i] % source.column_blocks() * source.block_columns;
@@ -60,18 +60,18 @@ Pattern pattern_of(const std::vector<Source>& sources, int group_size, int group
   return pattern;
 }
 
-// The weights of a source as one dense matrix; `room` holds it where the source has blocks.
-const float* dense_weights(const Source& source, std::vector<float>& room) {
-  if (source.weight != nullptr) return source.weight;
-  room.assign(static_cast<std::size_t>(source.outputs) * static_cast<std::size_t>(source.inner), 0.0F);
-  for (int i = 0; i < source.kept; ++i) {
-    const int row = source.block_index[i] / source.column_blocks() * source.block_rows;
-    const int column = source.block_index[i] % source.column_blocks() * source.block_columns;
-    const int width = std::min(source.block_columns, source.inner - column);
-    for (int r = 0; r < std::min(source.block_rows, source.outputs - row); ++r) {
-      std::copy_n(source.blocks + (static_cast<std::ptrdiff_t>(i) * source.block_rows + r) * source.block_columns, width,
-                  room.data() + static_cast<std::ptrdiff_t>(row + r) * source.inner + column);
-    }
+// The weights [inner] of one output of a source; `room` holds them where the source has blocks.
+const float* weights_of(const Source& source, int output, std::vector<float>& room) {
+  if (source.weight != nullptr) return source.weight + static_cast<std::ptrdiff_t>(output) * source.inner;
+  room.assign(static_cast<std::size_t>(source.inner), 0.0F);
+  const int column_blocks = source.column_blocks(), row_block = output / source.block_rows;
+  const std::int32_t* end = source.block_index + source.kept;
+  const std::int32_t* block = std::lower_bound(source.block_index, end, row_block * column_blocks);
+  for (; block < end && *block / column_blocks == row_block; ++block) {
+    const int column = *block % column_blocks * source.block_columns;
+    const std::ptrdiff_t row = (block - source.block_index) * source.block_rows + output % source.block_rows;
+    std::copy_n(source.blocks + row * source.block_columns, std::min(source.block_columns, source.inner - column),
+                room.data() + column);
   }
   return room.data();
 }
@@ -214,14 +214,13 @@ Linear pack(Arena& arena, const std::vector<Source>& sources, Precision precisio
   std::vector<float> room;
   std::size_t strip = 0;
   for (const Source& source : sources) {
-    const float* weights = dense_weights(source, room);
     std::copy_n(source.bias, source.outputs, bias + strip * static_cast<std::size_t>(pattern.strip));
     for (int first = 0; first < padded(source.outputs); first += pattern.strip, ++strip) {
       const auto& kept = pattern.starts[strip];
       first_block[strip + 1] = first_block[strip] + static_cast<std::int32_t>(kept.size());
       std::copy(kept.begin(), kept.end(), starts + first_block[strip]);
       for (int lane = 0; lane < pattern.strip && first + lane < source.outputs; ++lane) {
-        const float* row = weights + static_cast<std::ptrdiff_t>(first + lane) * inner;
+        const float* row = weights_of(source, first + lane, room);
         float inverse_scale = 0.0F;
         if (bytes) {
           const float largest = largest_magnitude(row, inner);

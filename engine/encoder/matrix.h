@@ -10,7 +10,8 @@
 namespace prunetime {
 
 // One matrix [outputs, inner] with its bias [outputs], as somebody else stores it: dense, or as the `kept` blocks of
-// `block_rows` x `block_columns` weights, in ascending order of row block * column blocks + column block.
+// `block_rows` x `block_columns` weights, in ascending order of row block * column blocks + column block. One in blocks is
+// packed block by block where it is `sparse`, and otherwise with its zeros.
 struct Source {
   int outputs;
   int inner;
@@ -21,6 +22,7 @@ struct Source {
   int kept = 0;
   int block_rows = 0;
   int block_columns = 0;
+  bool sparse = false;
 
   int column_blocks() const { return (inner + block_columns - 1) / block_columns; }
 };

@@ -19,7 +19,7 @@ class Placer {
       : model_(model), reader_(reader), kernels_(kernels), hidden_(model.config.hidden) {}
 
   void place() {
-    const EncoderConfig& config = model_.config;
+    const ForwardConfig& config = model_.config;
     model_.word = table("embeddings.word.weight", config.vocabulary);
     if (!config.rotary()) model_.position = table("embeddings.position.weight", config.positions);
     if (config.token_types > 0) model_.token_type = table("embeddings.token_type.weight", config.token_types);
@@ -44,7 +44,7 @@ class Placer {
     model_.head.clear();
     for (const HeadLayerConfig& layer : model_.config.head) {
       HeadLayer& placed = model_.head.emplace_back();
-      if (layer.is_norm) {
+      if (layer.is_norm()) {
         placed.norm = norm(layer.name, layer.width, layer.eps);
       } else {
         placed.dense = linear({layer.name}, layer.width, read);
@@ -55,14 +55,14 @@ class Placer {
   }
 
   AttentionLayer attention(int index, const std::string& name) {
-    const EncoderConfig& config = model_.config;
+    const ForwardConfig& config = model_.config;
     const int inner = reader_.size(name + "query.bias", config.heads * config.head_dim);
     const int heads = std::max(1, inner / config.head_dim);  // whole heads: any other number of rows is refused just below
     AttentionLayer layer{
         .heads = heads,
         .used_heads = heads,
         .query_key_value = linear({name + "query", name + "key", name + "value"}, heads * config.head_dim, hidden_),
-        .end = end(name + "attention", heads * config.head_dim, !config.pre_norm || index > 0)};
+        .output = output(name + "attention", heads * config.head_dim, !config.pre_norm || index > 0)};
     const std::ptrdiff_t distances = 2 * config.longest() + kMostQueries;  // some are read and not used
     if (config.relative_positions) {
       layer.position_bias = position_bias(name + "position_bias", heads, distances);
@@ -71,7 +71,7 @@ class Placer {
     if (config.rotary()) {
       layer.rotation = rotation(config.rotary_theta[static_cast<std::size_t>(index)]);
       layer.window = config.rotary_window[static_cast<std::size_t>(index)];
-      if (layer.window > 0) layer.position_bias = only_near(layer.window, distances);
+      if (layer.window > 0) layer.position_bias = window_bias(layer.window, distances);
     }
     return layer;
   }
@@ -90,7 +90,7 @@ class Placer {
   }
 
   // Takes from the scores of tokens that are further apart than `window` so much that nothing is left of them.
-  const float* only_near(int window, std::ptrdiff_t distances) {
+  const float* window_bias(int window, std::ptrdiff_t distances) {
     constexpr float kNothingLeft = -1e30F;
     const int longest = model_.config.longest();
     auto* table = model_.arena.take<float>(static_cast<std::size_t>(distances));
@@ -123,12 +123,12 @@ class Placer {
     const int inner = reader_.size(name + "ffn_input.bias", model_.config.ffn);
     std::vector<std::string> matrices{name + "ffn_input"};
     if (model_.config.gated) matrices.push_back(name + "ffn_gate");
-    return {.rows = inner, .used_rows = inner, .input = linear(matrices, inner, hidden_), .end = end(name + "ffn", inner, true)};
+    return {.neurons = inner, .used_neurons = inner, .input = linear(matrices, inner, hidden_), .output = output(name + "ffn", inner, true)};
   }
 
-  SublayerEnd end(const std::string& name, int inner, bool has_norm) {
+  SublayerOutput output(const std::string& name, int inner, bool has_norm) {
     const int rows = reader_.size(name + "_output.bias", hidden_);
-    SublayerEnd result{.output = linear({name + "_output"}, rows, inner)};
+    SublayerOutput result{.projection = linear({name + "_output"}, rows, inner)};
     if (has_norm) result.norm = norm(name + "_norm", hidden_);
     if (rows < hidden_ || reader_.has(name + "_rows")) {
       const std::int32_t* indices = reader_.indices(name + "_rows", rows, hidden_);
@@ -143,7 +143,7 @@ class Placer {
   Linear linear(const std::vector<std::string>& names, int outputs, int inner) {
     std::vector<Source> sources;
     for (const std::string& name : names) {
-      sources.push_back(reader_.source(name, outputs, inner));
+      sources.push_back(reader_.source(name, outputs, inner, !model_.plan.is_dense(name)));
       if (model_.plan.of(name) != model_.plan.of(names[0])) {
         throw Error("plan: " + name + " and " + names[0] + " are multiplied together and need one precision");
       }
@@ -153,10 +153,10 @@ class Placer {
 
   LayerNorm norm(const std::string& name, int width) { return norm(name, width, model_.config.layer_norm_eps); }
 
-  LayerNorm norm(const std::string& name, int width, float eps) {
+  LayerNorm norm(const std::string& name, int width, double eps) {
     const float* weight = padded_vector(name + ".weight", width);
     const float* bias = padded_vector(name + ".bias", width);
-    return {weight, bias, width, eps};
+    return {weight, bias, width, static_cast<float>(eps)};
   }
 
   const float* padded_vector(const std::string& name, int width) {
@@ -187,7 +187,7 @@ class Placer {
 
 }  // namespace
 
-Model::Model(const EncoderConfig& encoder_config, const Plan& run_plan, const Arrays& arrays, const Kernels& kernels)
+Model::Model(const ForwardConfig& encoder_config, const ForwardPlan& run_plan, const Arrays& arrays, const Kernels& kernels)
     : config(encoder_config), plan(run_plan) {
   config.check();
   plan.check(config);
@@ -213,13 +213,13 @@ void Model::use(const std::vector<int>& heads, const std::vector<int>& ffn, cons
                   ", which has " + std::to_string(stored));
     }
   };
-  Plan wanted{.precision = plan.precision, .tokens = tokens};
+  ForwardPlan wanted{.precision = plan.precision, .dense = plan.dense, .tokens = tokens};
   wanted.check(config);
   for (std::size_t i = 0; i < layers.size(); ++i) {
     check("heads", i, heads[i], layers[i].attention ? layers[i].attention->heads : 0);
-    check("FFN rows", i, ffn[i], layers[i].ffn ? layers[i].ffn->rows : 0);
-    if (layers[i].attention) layers[i].attention->end.output.check_inner(heads[i] * config.head_dim);
-    if (layers[i].ffn) layers[i].ffn->end.output.check_inner(ffn[i]);
+    check("FFN rows", i, ffn[i], layers[i].ffn ? layers[i].ffn->neurons : 0);
+    if (layers[i].attention) layers[i].attention->output.projection.check_inner(heads[i] * config.head_dim);
+    if (layers[i].ffn) layers[i].ffn->output.projection.check_inner(ffn[i]);
     if (wanted.drops(static_cast<int>(i)) && heads[i] == 0) {
       throw Error("select: layer " + std::to_string(i) + " drops tokens and needs a head to choose them by");
     }
@@ -227,26 +227,26 @@ void Model::use(const std::vector<int>& heads, const std::vector<int>& ffn, cons
   for (std::size_t i = 0; i < layers.size(); ++i) {
     if (layers[i].attention) {
       AttentionLayer& layer = *layers[i].attention;
-      layer.end.output.use_inner(heads[i] * config.head_dim);
+      layer.output.projection.use_inner(heads[i] * config.head_dim);
       layer.used_heads = heads[i];
     }
     if (layers[i].ffn) {
       FfnLayer& layer = *layers[i].ffn;
-      layer.end.output.use_inner(ffn[i]);
-      layer.used_rows = ffn[i];
+      layer.output.projection.use_inner(ffn[i]);
+      layer.used_neurons = ffn[i];
     }
   }
   plan = std::move(wanted);
 }
 
 Model::Reader Model::reader_after(int layer, bool after_ffn) const {
-  const auto of = [](const Linear& first, const SublayerEnd& end) {
-    return Reader{first.matrix.precision, end.norm.weight == nullptr ? nullptr : &end.norm};
+  const auto of = [](const Linear& first, const SublayerOutput& output) {
+    return Reader{first.matrix.precision, output.norm.weight == nullptr ? nullptr : &output.norm};
   };
   for (auto i = static_cast<std::size_t>(after_ffn ? layer + 1 : layer); i < layers.size(); ++i) {
     const bool attention_done = !after_ffn && i == static_cast<std::size_t>(layer);
-    if (layers[i].has_attention() && !attention_done) return of(layers[i].attention->query_key_value, layers[i].attention->end);
-    if (layers[i].has_ffn()) return of(layers[i].ffn->input, layers[i].ffn->end);
+    if (layers[i].has_attention() && !attention_done) return of(layers[i].attention->query_key_value, layers[i].attention->output);
+    if (layers[i].has_ffn()) return of(layers[i].ffn->input, layers[i].ffn->output);
   }
   const bool head_reads_rows = !config.pools() && !head.empty() && head[0].dense;
   return {head_reads_rows ? head[0].dense->matrix.precision : Precision::fp32, &final_norm};
@@ -263,7 +263,7 @@ int Model::widest_inner() const {
   int widest = widest_head();
   for (const Layer& layer : layers) {
     if (layer.attention) widest = std::max(widest, layer.attention->query_key_value.matrix.outputs);
-    if (layer.ffn) widest = std::max(widest, config.gated ? layer.ffn->input.matrix.outputs : layer.ffn->rows);
+    if (layer.ffn) widest = std::max(widest, config.gated ? layer.ffn->input.matrix.outputs : layer.ffn->neurons);
   }
   return widest;
 }
@@ -271,8 +271,8 @@ int Model::widest_inner() const {
 int Model::widest_input() const {
   int widest = std::max(widest_head(), config.embedding);
   for (const Layer& layer : layers) {
-    if (layer.attention) widest = std::max(widest, layer.attention->end.output.matrix.inner);
-    if (layer.ffn) widest = std::max(widest, layer.ffn->rows);
+    if (layer.attention) widest = std::max(widest, layer.attention->output.projection.matrix.inner);
+    if (layer.ffn) widest = std::max(widest, layer.ffn->neurons);
   }
   return widest;
 }

@@ -13,15 +13,16 @@
 
 namespace prunetime {
 
-// The last step of a sub-layer: hidden + output(...), with the hidden indices that are kept of the output, and the
-// sub-layer's LayerNorm. That comes after this step or, where config.pre_norm, before the first.
-struct SublayerEnd {
-  Linear output;
+// What ends a sub-layer: hidden + projection(...), with the hidden indices that are kept of the output, and the sub-layer's
+// LayerNorm. That comes after this step or, where config.pre_norm, before the first.
+struct SublayerOutput {
+  Linear projection;
   const std::uint32_t* kept = nullptr;  // as Residual::kept
   LayerNorm norm{};                     // without weights where there is none
 };
 
-// `heads` and `rows` are how many are stored, `used_heads` and `used_rows` how many of them are run now, the first ones.
+// `heads` and `neurons` are how many are stored, `used_heads` and `used_neurons` how many of them are run now, the first
+// ones.
 struct AttentionLayer {
   int heads = 0;
   int used_heads = 0;
@@ -29,15 +30,15 @@ struct AttentionLayer {
   const float* position_bias = nullptr;   // of query - key = 0, of the first head; null: none
   std::ptrdiff_t position_bias_stride = 0;  // from one head to the next; 0: all have one
   int window = 0;                           // sequences that are no longer than it and 1 need no bias
-  const float* rotation = nullptr;          // as Rotation::turns of a sequence; null: none
-  SublayerEnd end;
+  const float* rotation = nullptr;          // as Rotation::cos_sin of a sequence; null: none
+  SublayerOutput output;
 };
 
 struct FfnLayer {
-  int rows = 0;
-  int used_rows = 0;
-  Linear input;  // where config.gated, of the rows and of their gates, each padded to whole strips
-  SublayerEnd end;
+  int neurons = 0;
+  int used_neurons = 0;
+  Linear input;  // where config.gated, of the neurons and of their gates, each padded to whole strips
+  SublayerOutput output;
 };
 
 // Either sub-layer may be gone: what came in then passes on.
@@ -46,7 +47,7 @@ struct Layer {
   std::optional<FfnLayer> ffn;
 
   bool has_attention() const { return attention && attention->used_heads > 0; }
-  bool has_ffn() const { return ffn && ffn->used_rows > 0; }
+  bool has_ffn() const { return ffn && ffn->used_neurons > 0; }
 };
 
 // Either a matrix and what follows it, or LayerNorm.
@@ -60,14 +61,14 @@ struct HeadLayer {
 
 struct Model {
   // Throws Error where the arrays are not an encoder of `config`.
-  Model(const EncoderConfig& config, const Plan& plan, const Arrays& arrays, const Kernels& kernels);
+  Model(const ForwardConfig& config, const ForwardPlan& plan, const Arrays& arrays, const Kernels& kernels);
 
-  // Runs only the first heads and FFN rows of every layer from now on, and keeps these fractions of the tokens. Throws
+  // Runs only the first heads and FFN neurons of every layer from now on, and keeps these fractions of the tokens. Throws
   // Error where there are not so many.
   void use(const std::vector<int>& heads, const std::vector<int>& ffn, const std::vector<double>& tokens);
 
-  EncoderConfig config;
-  Plan plan;
+  ForwardConfig config;
+  ForwardPlan plan;
   Arena arena;
   const float* word = nullptr;  // tables: rows of row_stride(embedding)
   const float* position = nullptr;    // null: none

@@ -71,7 +71,7 @@ int WeightReader::size(const std::string& name, int most) const {
   return static_cast<int>(array.shape[0]);
 }
 
-Source WeightReader::source(const std::string& name, int outputs, int inner) {
+Source WeightReader::source(const std::string& name, int outputs, int inner, bool sparse) {
   Source source{.outputs = outputs, .inner = inner, .bias = vector(name + ".bias", outputs)};
   if (!has(name + ".blocks")) {
     source.weight = matrix(name + ".weight", outputs, inner);
@@ -82,6 +82,7 @@ Source WeightReader::source(const std::string& name, int outputs, int inner) {
     throw Error("weights: " + name + ".blocks has shape " + text_of(shape) +
                 "; it must be [kept, rows, columns] with blocks of 32x32, 32x16, 16x16 or 32x1");
   }
+  source.sparse = sparse;
   source.block_rows = static_cast<int>(shape[1]);
   source.block_columns = static_cast<int>(shape[2]);
   const int row_blocks = (outputs + source.block_rows - 1) / source.block_rows;

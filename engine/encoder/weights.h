@@ -33,7 +33,8 @@ class WeightReader {
   // A matrix [rows, columns] of finite numbers.
   const float* matrix(const std::string& name, int rows, int columns);
   // The matrix [outputs, inner] that is stored as `name`.weight, or as `name`.blocks and `name`.block_index, and its bias.
-  Source source(const std::string& name, int outputs, int inner);
+  // One in blocks is multiplied by them, where it is to be `sparse`.
+  Source source(const std::string& name, int outputs, int inner, bool sparse);
   // A vector [size] of finite numbers.
   const float* vector(const std::string& name, int size);
   // `count` ascending indices below `limit`.

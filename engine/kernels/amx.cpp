@@ -38,6 +38,9 @@ struct NativeTiles {
 };
 
 }  // namespace
-}  // namespace prunetime
 
-const prunetime::Kernels prunetime::kAmxKernels = prunetime::table_on_tiles<prunetime::NativeTiles>("amx");
+constinit const Kernels kAmxKernels =
+    table_on_tiles<NativeTiles, kAvx512 | kAvx512Vnni | kAvx512Bf16 | kAmxTile | kAmxBf16 | kAmxInt8>(
+        "amx", "Intel servers from Sapphire Rapids");
+
+}  // namespace prunetime

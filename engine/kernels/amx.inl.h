@@ -169,7 +169,7 @@ struct TileBlock {
       for (int row = 0; row < rows; ++row) {
         for (int lane = 0; lane < kColumns; lane += kLanes) {
           const int column = panel.column + lane;
-          const Ints sum = bits_of(load(sums + row * kColumns + lane)) + zero_sum(g, first_row + row, column);
+          const Ints sum = bits_of(load(sums + row * kColumns + lane)) + zero_point_sum(g, first_row + row, column);
           store(to + row * stride + lane, Dequantiser(g.matrix, column)(sum, g.input.scale[first_row + row]));
         }
       }
@@ -214,13 +214,13 @@ void gemm_on_tiles(const Gemm& g) {
   }
 }
 
-template <class Tiles>
-constexpr Kernels table_on_tiles(const char* isa) {
-  Kernels kernels = table(isa);
+template <class Tiles, InstructionSets kRequired>
+constexpr Kernels table_on_tiles(const char* isa, const char* description) {
+  Kernels kernels = table<kRequired>(isa, description);
   kernels.groups_multiple = kTileGroups;
   kernels.narrow_attention = Precision::fp32;  // vdpbf16ps: 109 GFLOPS against 240 (Sapphire Rapids)
   kernels.gemm = gemm_on_tiles<Tiles>;
-  kernels.leave = release_tiles<Tiles>;
+  kernels.release = release_tiles<Tiles>;
   return kernels;
 }
 

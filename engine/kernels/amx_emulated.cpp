@@ -103,7 +103,9 @@ struct EmulatedTiles {
 };
 
 }  // namespace
-}  // namespace prunetime
 
-const prunetime::Kernels prunetime::kAmxEmulatedKernels =
-    prunetime::table_on_tiles<prunetime::EmulatedTiles>("amx_emulated");
+constinit const Kernels kAmxEmulatedKernels =
+    table_on_tiles<EmulatedTiles, kAvx512 | kAvx512Vnni | kAvx512Bf16>(
+        "amx_emulated", "tests of AMX on a CPU without it");
+
+}  // namespace prunetime

@@ -2,7 +2,7 @@
 // with the groups in the lanes of the right operand. Included once by each table, after its vector type, which is:
 // kLanes, kTileRows (rows of a tile of two vectors that fit the registers), kPieceGroups (of a panel that stay in the L1
 // cache while all rows pass by), kPrefetches (whether to ask for the next panel meanwhile), Vec, load, store, broadcast,
-// fma, max, min, sum, expand, multiply_pairs and what encode.inl.h needs.
+// fma, max, min, sum, expand, multiply_pairs and what quantise.inl.h needs.
 //
 // Each arithmetic has the bytes of a number of its operands, the Sum of a lane and multiply_add. Where a CPU has an
 // instruction for a precision, its table brings its own; it names the ones it uses Bf16 and Int8.

@@ -247,7 +247,7 @@ struct Block {
   }
 
   // received[key][lane] += the probability; `begin` makes it start at 0.
-  void receive(const Softmax<Vectors>& lanes, bool begin) const {
+  void add_received(const Softmax<Vectors>& lanes, bool begin) const {
     Vec factor[Vectors];
     for (int v = 0; v < Vectors; ++v) factor[v] = keep_first(lanes.reciprocal[v], queries - v * kLanes);
     float* place = s.received;
@@ -265,7 +265,7 @@ struct Block {
   }
 
   // panel = values^T probabilities
-  void weigh() const {
+  void sum_values() const {
     constexpr bool kCopied = Arithmetic::kPerUnit > 1;
     const Units values{kCopied ? s.values : static_cast<const float*>(a.value), 1, kCopied ? s.width : a.stride};
     for_each_tile<kTileRows>(a.head_dim, [&, scores = s.scores, inner = units<Arithmetic>(a.length)]<int Rows>(int first) {
@@ -288,8 +288,8 @@ struct Block {
     }
     Softmax<Vectors> lanes = score();
     exponentiate(lanes);
-    if (a.received != nullptr) receive(lanes, first);
-    weigh();
+    if (a.received != nullptr) add_received(lanes, first);
+    sum_values();
     for (int v = 0; v < Vectors; ++v) {
       transpose_context(s.panel + v * kLanes, lanes.reciprocal[v], a.context + v * kLanes * a.context_stride,
                         a.context_stride, queries - v * kLanes, a.head_dim);
@@ -310,25 +310,25 @@ inline void sum_rows(const float* from, int rows, float* to) {
 }
 
 template <class Arithmetic>
-struct Near {
+struct Window {
   Attention a;
   AttentionScratch<Arithmetic> s;
 };
 
 // `a` and `s` with only the keys that some of the queries [first, end) may attend to: all others weigh exactly nothing.
 template <class Arithmetic>
-Near<Arithmetic> near_to(const Attention& a, const AttentionScratch<Arithmetic>& s, int first, int end) {
+Window<Arithmetic> window_of(const Attention& a, const AttentionScratch<Arithmetic>& s, int first, int end) {
   using Element = typename Arithmetic::Element;
   const int unit = first > a.window ? (first - a.window) / Arithmetic::kPerUnit : 0;
   const int from = unit * Arithmetic::kPerUnit;
-  Near<Arithmetic> near{a, s};
-  near.a.key = static_cast<const Element*>(a.key) + from * a.stride;
-  near.a.value = static_cast<const Element*>(a.value) + from * a.stride;
-  near.a.bias = a.bias - from;
-  near.a.length = (end + a.window < a.length ? end + a.window : a.length) - from;
-  near.s.keys += static_cast<std::ptrdiff_t>(from) * s.width;
-  near.s.values += static_cast<std::ptrdiff_t>(unit) * s.width;
-  return near;
+  Window<Arithmetic> window{a, s};
+  window.a.key = static_cast<const Element*>(a.key) + from * a.stride;
+  window.a.value = static_cast<const Element*>(a.value) + from * a.stride;
+  window.a.bias = a.bias - from;
+  window.a.length = (end + a.window < a.length ? end + a.window : a.length) - from;
+  window.s.keys += static_cast<std::ptrdiff_t>(from) * s.width;
+  window.s.values += static_cast<std::ptrdiff_t>(unit) * s.width;
+  return window;
 }
 
 template <class Arithmetic>
@@ -341,11 +341,11 @@ void attention_as(const Attention& a, float* scratch) {
     block.query = static_cast<const typename Arithmetic::Element*>(a.query) + first * a.stride;
     block.context = a.context + first * a.context_stride;
     if (a.bias != nullptr) block.bias = a.bias + first;
-    const Near<Arithmetic> near = a.window > 0 ? near_to(block, s, first, first + queries) : Near<Arithmetic>{block, s};
+    const Window<Arithmetic> window = a.window > 0 ? window_of(block, s, first, first + queries) : Window<Arithmetic>{block, s};
     if (queries > kLanes) {
-      Block<Arithmetic, 2>{near.a, near.s, queries}.run(first == 0);
+      Block<Arithmetic, 2>{window.a, window.s, queries}.run(first == 0);
     } else {
-      Block<Arithmetic, 1>{near.a, near.s, queries}.run(first == 0);
+      Block<Arithmetic, 1>{window.a, window.s, queries}.run(first == 0);
     }
   }
   if (a.received != nullptr) sum_rows(s.received, a.length, a.received);

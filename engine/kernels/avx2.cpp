@@ -3,4 +3,8 @@
 
 #include "kernels/table.inl.h"
 
-const prunetime::Kernels prunetime::kAvx2Kernels = prunetime::table("avx2");
+namespace prunetime {
+
+constinit const Kernels kAvx2Kernels = table<kAvx2 | kFma>("avx2", "Intel from Haswell, AMD from Zen");
+
+}  // namespace prunetime

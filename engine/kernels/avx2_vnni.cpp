@@ -3,4 +3,9 @@
 
 #include "kernels/table.inl.h"
 
-const prunetime::Kernels prunetime::kAvx2VnniKernels = prunetime::table("avx2_vnni");
+namespace prunetime {
+
+constinit const Kernels kAvx2VnniKernels =
+    table<kAvx2 | kFma | kAvxVnni>("avx2_vnni", "Intel from Alder Lake, AMD from Zen 5");
+
+}  // namespace prunetime

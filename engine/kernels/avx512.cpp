@@ -3,4 +3,8 @@
 
 #include "kernels/table.inl.h"
 
-const prunetime::Kernels prunetime::kAvx512Kernels = prunetime::table("avx512");
+namespace prunetime {
+
+constinit const Kernels kAvx512Kernels = table<kAvx512>("avx512", "Intel servers from Skylake, AMD from Zen 4");
+
+}  // namespace prunetime

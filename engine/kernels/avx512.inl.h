@@ -8,6 +8,7 @@
 namespace prunetime {
 namespace {
 
+constexpr InstructionSets kAvx512 = kAvx2 | kFma | kAvx512F | kAvx512Bw | kAvx512Dq | kAvx512Vl;
 constexpr int kLanes = 16;
 constexpr int kTileRows = 14;
 constexpr int kPieceGroups = INT32_MAX;  // neither this

@@ -3,4 +3,9 @@
 
 #include "kernels/table.inl.h"
 
-const prunetime::Kernels prunetime::kAvx512Bf16Kernels = prunetime::table("avx512_bf16");
+namespace prunetime {
+
+constinit const Kernels kAvx512Bf16Kernels =
+    table<kAvx512 | kAvx512Vnni | kAvx512Bf16>("avx512_bf16", "Intel servers from Cooper Lake, AMD from Zen 4");
+
+}  // namespace prunetime

@@ -3,4 +3,9 @@
 
 #include "kernels/table.inl.h"
 
-const prunetime::Kernels prunetime::kAvx512VnniKernels = prunetime::table("avx512_vnni");
+namespace prunetime {
+
+constinit const Kernels kAvx512VnniKernels =
+    table<kAvx512 | kAvx512Vnni>("avx512_vnni", "Intel servers from Cascade Lake, AMD from Zen 4");
+
+}  // namespace prunetime

@@ -7,23 +7,36 @@
 
 namespace prunetime {
 
-std::vector<const Kernels*> supported_kernels() {
-  std::vector<const Kernels*> supported{&kPortableKernels};
+namespace {
+
+// Whether this CPU can run a table.
+bool runs(const Kernels* kernels) {
+  static const InstructionSets present = detect_instruction_sets();
+  return (kernels->required & ~present) == 0;
+}
+
+}  // namespace
+
+std::vector<const Kernels*> all_kernels() {
+  return {&kPortableKernels,
 #if defined(PRUNETIME_X86_TABLES)
-  if (cpu_has_avx2()) supported.push_back(&kAvx2Kernels);
-  if (cpu_has_avx2_vnni()) supported.push_back(&kAvx2VnniKernels);
-  if (cpu_has_avx512()) supported.push_back(&kAvx512Kernels);
-  if (cpu_has_avx512_vnni()) supported.push_back(&kAvx512VnniKernels);
-  if (cpu_has_avx512_bf16()) supported.push_back(&kAvx512Bf16Kernels);
-  if (cpu_has_amx()) supported.push_back(&kAmxKernels);
+          &kAvx2Kernels, &kAvx2VnniKernels, &kAvx512Kernels, &kAvx512VnniKernels, &kAvx512Bf16Kernels, &kAmxKernels
 #endif
+  };
+}
+
+std::vector<const Kernels*> supported_kernels() {
+  std::vector<const Kernels*> supported;
+  for (const Kernels* kernels : all_kernels()) {
+    if (runs(kernels)) supported.push_back(kernels);
+  }
   return supported;
 }
 
 std::vector<const Kernels*> emulated_kernels() {
   std::vector<const Kernels*> emulated;
 #if defined(PRUNETIME_X86_TABLES)
-  if (cpu_has_avx512_bf16()) emulated.push_back(&kAmxEmulatedKernels);
+  if (runs(&kAmxEmulatedKernels)) emulated.push_back(&kAmxEmulatedKernels);
 #endif
   return emulated;
 }

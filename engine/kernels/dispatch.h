@@ -9,7 +9,10 @@
 
 namespace prunetime {
 
-// The tables that this CPU can run, slowest first.
+// The tables of this build, slowest first.
+std::vector<const Kernels*> all_kernels();
+
+// Those of them that this CPU can run.
 std::vector<const Kernels*> supported_kernels();
 
 // Tables that stand in for an ISA, for tests: right and slow. Chosen by name only.

@@ -1,5 +1,5 @@
 // The GEMM: tiles of rows x vectors in registers, walked over the kept blocks of a panel. Included once by each table,
-// after arithmetic.inl.h and encode.inl.h.
+// after arithmetic.inl.h and quantise.inl.h.
 
 namespace prunetime {
 namespace {
@@ -63,8 +63,6 @@ inline __attribute__((always_inline)) void for_each_tile(int rows, const Use& us
   }
 }
 
-constexpr NumberBytes kNumberBytes{.bf16 = Bf16::kBytes, .int8 = Int8::kBytes};
-
 // Whether finished sums are the output as they are.
 inline bool is_output(const Gemm& g) {
   return g.activation == Activation::identity && g.output_precision == Precision::fp32;
@@ -75,8 +73,8 @@ inline float* output_at(const Gemm& g, int row, int column) {
 }
 
 // What the zero point of a row adds to its sums of bytes.
-inline Ints zero_sum(const Gemm& g, int row, int column) {
-  return load_groups(reinterpret_cast<const std::uint32_t*>(g.matrix.weight_sum) + column) * -g.input.zero[row];
+inline Ints zero_point_sum(const Gemm& g, int row, int column) {
+  return load_groups(reinterpret_cast<const std::uint32_t*>(g.matrix.weight_sum) + column) * -g.input.zero_point[row];
 }
 
 // What makes outputs of sums of bytes, for a vector of columns.
@@ -207,7 +205,7 @@ void gemm_tile(const Gemm& g, const Panel& panel, std::ptrdiff_t panel_step, int
       } else if constexpr (!Arithmetic::kWholeNumbers) {
         tile.sums[row][v] = load(m.bias + column);
       } else {
-        tile.sums[row][v] = Arithmetic::kBytes == 1 ? zero_sum(g, first_row + row, column) : Ints{};
+        tile.sums[row][v] = Arithmetic::kBytes == 1 ? zero_point_sum(g, first_row + row, column) : Ints{};
       }
     }
   }

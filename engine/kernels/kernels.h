@@ -1,11 +1,14 @@
 // What a table of kernels offers. Each ISA has one table, from one translation unit; all of them run the same
-// templates (*.inl.h) over their own vector type.
+// templates (*.inl.h, one for each operation) over their own vector type. What every operation computes is written out in
+// float64 in tests/reference.py.
 //
 // Every output is summed over its inner dimension in one order, whatever its row, tile or batch: same bits always.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "base/cpu.h"
 
 namespace prunetime {
 
@@ -43,15 +46,15 @@ constexpr std::ptrdiff_t row_stride(int width) { return row_bytes(width) / 4; }
 // rounded_gelu is for results that are rounded to bf16 or to bytes.
 enum class Activation { identity, gelu, rounded_gelu, relu, tanh };
 
-// Rows of numbers, Kernels::row_bytes(width, precision) apart, zeros beyond `width` (int8: anything).
-// int8 numbers are 0..255 with a scale and a zero point of their row: number = scale * (byte - zero). In 16 bits lies
-// byte - zero, and `zero` is 0.
-struct Encoded {
+// Activations: rows of numbers, Kernels::row_bytes(width, precision) apart, zeros beyond `width` (int8: anything).
+// int8 numbers are 0..255 with a scale and a zero point of their row: number = scale * (byte - zero_point). In 16 bits
+// lies byte - zero_point, and `zero_point` is 0.
+struct Tensor {
   Precision precision;
   void* values;
   int width;
-  float* scale;        // int8: [rows]
-  std::int32_t* zero;  // int8: [rows]
+  float* scale;              // int8: [rows]
+  std::int32_t* zero_point;  // int8: [rows]
 };
 
 // Weights [outputs, inner] as the GEMM reads them. Outputs lie in strips of 32 or 16, and every strip has its own list of
@@ -81,7 +84,7 @@ struct Matrix {
 
 // output[tokens, outputs] = activation(input[tokens, inner] weight^T + bias) for the strips [first, end).
 struct Gemm {
-  const Encoded& input;  // in the matrix's precision, `inner` wide
+  const Tensor& input;  // in the matrix's precision, `inner` wide
   int tokens;
   const Matrix& matrix;
   void* output;
@@ -120,14 +123,14 @@ struct LayerNorm {
   float eps;
 };
 
-// Turns the pairs (j, j + head_dim / 2) of every row of queries or keys [count, head_dim] of one head of one sequence by
+// Rotates the pairs (j, j + head_dim / 2) of every row of queries or keys [count, head_dim] of one head of one sequence by
 // the angles of its position.
 struct Rotation {
   float* rows;  // of the first position
   std::ptrdiff_t stride;
   int count;
   int head_dim;
-  const float* turns;  // [positions][head_dim]: the cosines of the angles, then their sines
+  const float* cos_sin;  // [positions][head_dim]: the cosines of the angles, then their sines
 };
 
 // output[i, width] = rows[i, width] * gates[i, width] for i in [first, end), in whole vectors up to padded(width).
@@ -167,7 +170,7 @@ struct Residual {
 
 // to[i] = the first `width` numbers of from[rows[i]], for i in [first, end); without `rows`, of from[i]. As fp32 it is a
 // copy. Beyond `width`, up to padded(width), `from` holds zeros.
-struct Encode {
+struct Quantise {
   const float* from;  // rows of row_stride(to.width)
   const std::int32_t* rows;
   int width;  // at most to.width
@@ -184,12 +187,14 @@ enum class Work {
   gelu_bf16,
   softmax,
   norm,
-  encode_bf16,
-  encode_int8
+  quantise_bf16,
+  quantise_int8
 };
 
 struct Kernels {
-  const char* isa;
+  const char* isa;          // the table's name
+  const char* description;  // of the CPUs that it is for
+  InstructionSets required;
   int panel;            // outputs that are computed together, of a strip of 32; a strip of 16 has min(panel, 16)
   int groups_multiple;  // a dense matrix's groups are padded to a multiple of this
   Precision narrow_attention;  // the faster one where query, key and value need not be fp32
@@ -202,8 +207,8 @@ struct Kernels {
   void (*gate)(const Gate&);
   void (*embed)(const Embedding&, const LayerNorm&);
   void (*add_and_norm)(const Residual&, const LayerNorm&);
-  void (*encode)(const Encode&, const Encoded& to);
-  void (*leave)();  // every thread calls it when its part of a pass is done
+  void (*quantise)(const Quantise&, const Tensor& to);
+  void (*release)();  // every thread calls it when its part of a pass is done
 
   // To be timed: a piece of work on data in the L1 cache, `rounds` times. Returns how many numbers or multiply-adds.
   std::int64_t (*peak)(Work, int rounds);

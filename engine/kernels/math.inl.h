@@ -67,7 +67,7 @@ struct LoadedPiecewise {
 }  // namespace
 }  // namespace prunetime
 
-#include "kernels/fits.inl.h"
+#include "kernels/polynomials.inl.h"
 
 namespace prunetime {
 namespace {

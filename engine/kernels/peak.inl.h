@@ -99,13 +99,13 @@ std::int64_t norm_peak(int rounds) {
   return std::int64_t{rounds} * kPeakRows * kPeakWidth;
 }
 
-std::int64_t encode_peak(Precision precision, int rounds) {
+std::int64_t quantise_peak(Precision precision, int rounds) {
   alignas(Vec) float from[kPeakRows * row_stride(kPeakWidth)] = {};
   alignas(Vec) std::byte to[kPeakRows * row_bytes(kPeakWidth)];
   float scale[kPeakRows];
-  std::int32_t zero[kPeakRows];
+  std::int32_t zero_point[kPeakRows];
   for (int round = 0; round < rounds; ++round) {
-    encode({from, nullptr, kPeakWidth, 0, kPeakRows}, {precision, to, kPeakWidth, scale, zero});
+    quantise({from, nullptr, kPeakWidth, 0, kPeakRows}, {precision, to, kPeakWidth, scale, zero_point});
     touch(to);
   }
   return std::int64_t{rounds} * kPeakRows * kPeakWidth;
@@ -120,8 +120,8 @@ std::int64_t peak(Work work, int rounds) {
     case Work::gelu_bf16: return gelu_peak(Precision::bf16, rounds);
     case Work::softmax: return softmax_peak(rounds);
     case Work::norm: return norm_peak(rounds);
-    case Work::encode_bf16: return encode_peak(Precision::bf16, rounds);
-    case Work::encode_int8: return encode_peak(Precision::int8, rounds);
+    case Work::quantise_bf16: return quantise_peak(Precision::bf16, rounds);
+    case Work::quantise_int8: return quantise_peak(Precision::int8, rounds);
   }
   return 0;
 }

@@ -118,4 +118,8 @@ using Int8 = Int8As16Bits;
 
 #include "kernels/table.inl.h"
 
-const prunetime::Kernels prunetime::kPortableKernels = prunetime::table("portable");
+namespace prunetime {
+
+constinit const Kernels kPortableKernels = table<0>("portable", "any CPU");
+
+}  // namespace prunetime

@@ -59,7 +59,7 @@ void run() {
   const auto offsets = take<std::int32_t>(input.arrays, "run.offsets");
   const auto tokens = take<float>(input.arrays, "run.tokens");
   const int hidden = size("run.hidden"), outputs = size("run.outputs");
-  const EncoderConfig config{.layers = size("run.layers"),
+  const ForwardConfig config{.layers = size("run.layers"),
                              .embedding = size("run.embedding"),
                              .hidden = hidden,
                              .heads = size("run.heads"),
@@ -77,11 +77,11 @@ void run() {
                              .pre_norm = size("run.pre_norm") != 0,
                              .gated = size("run.gated") != 0,
                              .rows = Rows::first,
-                             .head = {{"head.dense", false, hidden, Activation::tanh, 0.0F},
-                                      {"head.output", false, outputs, Activation::identity, 0.0F}},
+                             .head = {{"head.dense", HeadLayerKind::dense, hidden, Activation::tanh, 0.0},
+                                      {"head.output", HeadLayerKind::dense, outputs, Activation::identity, 0.0}},
                              .normalize = size("run.normalize") != 0,
                              .separator = size("run.separator")};
-  Plan plan{.precision = {}, .tokens = {tokens.begin(), tokens.end()}};
+  ForwardPlan plan{.precision = {}, .dense = {}, .tokens = {tokens.begin(), tokens.end()}};
   const std::string prefix = "run.precision.";
   for (auto at = input.arrays.lower_bound(prefix); at != input.arrays.end() && at->first.starts_with(prefix);) {
     const std::string name = (at++)->first;

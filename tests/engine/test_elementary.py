@@ -79,7 +79,7 @@ def test_bytes_are_the_same_on_every_table_and_in_numpy(seed, width, kind):
     }[kind].astype(np.float32)
     expected = as_bytes(rows)
     for isa in ISAS:
-        assert np.array_equal(testing.encode(isa, rows, "int8"), expected), isa
+        assert np.array_equal(testing.quantise(isa, rows, "int8"), expected), isa
 
 
 @isas
@@ -87,7 +87,7 @@ def test_bytes_are_the_same_on_every_table_and_in_numpy(seed, width, kind):
 @given(pattern=bits)
 def test_bf16_of_any_bits(isa, pattern):
     rows = np.array([pattern], np.uint32).view(np.float32)
-    result = testing.encode(isa, rows, "bf16")
+    result = testing.quantise(isa, rows, "bf16")
     assert np.array_equal(np.isnan(result), np.isnan(rows))
     numbers = ~np.isnan(rows)
     assert np.array_equal(result[numbers], to_bf16(np.where(numbers, rows, np.float32(0)))[numbers])
@@ -100,7 +100,7 @@ def test_bytes_do_not_hide_a_number_that_overflowed(isa, bad, width):
     for column in {0, width // 2, width - 1}:
         row = np.linspace(-1, 1, width, dtype=np.float32)[None]
         row[0, column] = bad
-        assert np.isnan(testing.encode(isa, row, "int8")).all()
+        assert np.isnan(testing.quantise(isa, row, "int8")).all()
 
 
 @isas

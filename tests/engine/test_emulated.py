@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import random_config, random_ragged, random_spec, random_weights
+from cases import fields_of, random_config, random_ragged, random_spec, random_weights
 from reference import reference_logits
 
 import prunetime
@@ -92,8 +92,9 @@ def aarch64_driver(tmp_path_factory):
 def test_aarch64_has_the_bits_of_the_portable_kernels(case, aarch64_driver, precision):
     config, spec, weights, batch = case
     plan = PrecisionPlan(MatrixPlan(precision))
-    settings = {name: value for name, value in runtime._settings(config).items() if not isinstance(value, (str, list))}
-    precisions = runtime._run_plan(config, spec, plan)["precision"]
+    fields = fields_of(runtime.forward_config(config))
+    settings = {name: value for name, value in fields.items() if not isinstance(value, (str, list))}
+    precisions = runtime.forward_plan(config, spec, plan).precision
     arrays = {
         **{f"run.{name}": np.array([value], DTYPES[type(value)]) for name, value in settings.items()},
         "run.tokens": np.float32([layer.tokens for layer in spec.layers]),

@@ -90,7 +90,7 @@ def check_in_precision(isa, precision, x, w, bias, stored=None, **options):
     """The product of `x` and `w`, stored as `stored`, in a precision, against float64 of what the numbers round to."""
     result = testing.gemm(isa, x, w if stored is None else stored, bias, precision=precision, **options)
     inner = options.get("used_inner") or x.shape[1]
-    read = testing.encode(isa, x, precision).astype(np.float64)[:, :inner]
+    read = testing.quantise(isa, x, precision).astype(np.float64)[:, :inner]
     if precision == "fp32":
         check_gemm(lambda *_: result, np.ascontiguousarray(x[:, :inner]), w[:, :inner], bias)
     else:
@@ -198,7 +198,7 @@ def test_a_narrow_gemm_without_its_last_product_is_rejected(isa, precision):
     result = testing.gemm(isa, x, cut, bias, precision=precision)
     rounded = to_bf16(w) if precision == "bf16" else to_int8_weights(w)
     with pytest.raises(AssertionError, match="times the bound"):
-        check_narrow_gemm(result, testing.encode(isa, x, precision).astype(np.float64), rounded, bias, precision)
+        check_narrow_gemm(result, testing.quantise(isa, x, precision).astype(np.float64), rounded, bias, precision)
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
-from cases import family_fields, random_config, random_ragged, random_weights
+from cases import changed, family_fields, fields_of, random_config, random_ragged, random_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -27,8 +27,8 @@ RNG = np.random.default_rng(0)
 CONFIG = random_config(RNG, layers=2, heads=2, head_dim=16, ffn=64, vocabulary=50, positions=20, outputs=2)
 SPEC = ArchSpec.full(CONFIG.dims).with_layer(0, attention_rows=0).with_layer(1, ffn_rows=8)
 WEIGHTS = random_weights(CONFIG, SPEC, RNG)
-SETTINGS = runtime._settings(CONFIG)
-PLAN = runtime._run_plan(CONFIG, None, PrecisionPlan())
+SETTINGS = runtime.forward_config(CONFIG)
+PLAN = runtime.forward_plan(CONFIG, None, PrecisionPlan())
 ENGINE = Engine(CONFIG, WEIGHTS)
 
 
@@ -69,10 +69,10 @@ def test_arrays_of_rotary_and_gated_encoders_are_needed_and_checked():
         ({"rows": "second"}, "rows is 'second'; it must be first, lasttoken, mean, max, "),
     ):
         with pytest.raises(ValueError, match=message):
-            _engine.Encoder({**runtime._settings(config), **changes}, PLAN, weights, 1)
-    dropping = runtime._run_plan(config, ArchSpec.full(config.dims).with_layer(0, tokens=0.5), PrecisionPlan())
+            _engine.SharedEncoder(changed(runtime.forward_config(config), **changes), PLAN, weights, 1)
+    dropping = runtime.forward_plan(config, ArchSpec.full(config.dims).with_layer(0, tokens=0.5), PrecisionPlan())
     with pytest.raises(ValueError, match="none can be dropped"):
-        _engine.Encoder(runtime._settings(config), dropping, weights, 1)
+        _engine.SharedEncoder(runtime.forward_config(config), dropping, weights, 1)
 
 
 @pytest.mark.parametrize("name", sorted(WEIGHTS))
@@ -118,7 +118,7 @@ def test_weights_must_have_names(name):
 @pytest.mark.parametrize("value", [None, "x", 7, [1, 2]])
 def test_weights_must_be_arrays(value):
     with pytest.raises(ValueError, match=r"weights: head.dense.bias is not a C-contiguous"):
-        _engine.Encoder(SETTINGS, PLAN, {**WEIGHTS, "head.dense.bias": value}, 1)
+        _engine.SharedEncoder(SETTINGS, PLAN, {**WEIGHTS, "head.dense.bias": value}, 1)
 
 
 def test_strided_weights_are_copied_by_the_engine_and_refused_below_it():
@@ -127,7 +127,7 @@ def test_strided_weights_are_copied_by_the_engine_and_refused_below_it():
     weights = {**WEIGHTS, "head.dense.weight": strided}
     assert np.array_equal(Engine(CONFIG, weights).logits(batch), ENGINE.logits(batch))
     with pytest.raises(ValueError, match=r"head.dense.weight is not a C-contiguous"):
-        _engine.Encoder(SETTINGS, PLAN, weights, 1)
+        _engine.SharedEncoder(SETTINGS, PLAN, weights, 1)
 
 
 def misaligned(array):
@@ -143,7 +143,7 @@ def test_misaligned_weights_are_copied_by_the_engine_and_refused_below_it(name):
     weights = {**WEIGHTS, name: misaligned(WEIGHTS[name])}
     assert np.array_equal(Engine(CONFIG, weights).logits(batch), ENGINE.logits(batch))
     with pytest.raises(ValueError, match=f"{name} is not aligned"):
-        _engine.Encoder(SETTINGS, PLAN, weights, 1)
+        _engine.SharedEncoder(SETTINGS, PLAN, weights, 1)
 
 
 @pytest.mark.parametrize("place", range(3))
@@ -174,15 +174,17 @@ def test_blocks_need_all_their_arrays(name, sparse):
         Engine(CONFIG, weights, plan=plan)
 
 
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("name", sorted(fields_of(SETTINGS)))
 def test_every_setting_is_needed_and_checked(name):
-    with pytest.raises(ValueError, match=f"config: {name} is missing"):
-        _engine.Encoder({key: value for key, value in SETTINGS.items() if key != name}, PLAN, WEIGHTS, 1)
-    for value in (-2, 2**31 - 1, 2**40, 1e300, "x", None, [1]):
+    others = {key: value for key, value in fields_of(SETTINGS).items() if key != name}
+    for wrong in (others, {**others, name: None}):
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            type(SETTINGS)(**wrong)
+    for value in (-2, 2**31 - 1, 2**40, 1e300, "x", [1]):
         with pytest.raises(
             ValueError, match=f"config: {name} is|embeddings|weights:|config: .* heads of|config: rotary"
         ):
-            _engine.Encoder({**SETTINGS, name: value}, PLAN, WEIGHTS, 1)
+            _engine.SharedEncoder(changed(SETTINGS, **{name: value}), PLAN, WEIGHTS, 1)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257, 2**31 - 1])
@@ -256,31 +258,36 @@ def test_tokens_that_pooling_cannot_leave_out_are_refused():
             call(one)
 
 
-HEAD = [{"name": name, **asdict(layer)} for name, layer in CONFIG.head_layers]
+HEAD = SETTINGS.head
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head": []}, "without a head, rows of 32 outputs come out"),
-        ({"head": HEAD[:1]}, "outputs is 2; the head ends with 32"),
-        ({"head": [*HEAD, {**HEAD[1], "kind": "norm", "width": 3}]}, "head.output is a norm of 3 numbers; it reads 2"),
+        (lambda: {"head": []}, "without a head, rows of 32 outputs come out"),
+        (lambda: {"head": HEAD[:1]}, "outputs is 2; the head ends with 32"),
         (
-            {"head": [{**HEAD[0], "kind": "norm", "eps": 2.0}, HEAD[1]]},
+            lambda: {"head": [*HEAD, changed(HEAD[1], kind="norm", width=3)]},
+            "head.output is a norm of 3 numbers; it reads 2",
+        ),
+        (
+            lambda: {"head": [changed(HEAD[0], kind="norm", eps=2.0), HEAD[1]]},
             "eps of head.dense is 2.0+; it must be",
         ),
-        ({"head": [{**HEAD[0], "width": 0}, HEAD[1]]}, "width of a head layer is 0; it must be from 1"),
-        ({"head": [{**HEAD[0], "kind": "conv"}, HEAD[1]]}, "a head layer is 'conv'; it must be dense or norm"),
-        ({"head": [{**HEAD[0], "activation": "silu"}, HEAD[1]]}, "'silu'; it must be identity, tanh, relu or gelu"),
-        ({"head": [{}]}, "config: name is missing"),
-        ({"head": "dense"}, "head is 'dense'; its type or range is wrong"),
-        ({"head": [3]}, r"head is \[3\]; its type or range is wrong"),
-        ({"rows": "all", "normalize": True}, "normalize scales one row of a sequence, but rows is all"),
+        (lambda: {"head": [changed(HEAD[0], width=0), HEAD[1]]}, "width of a head layer is 0; it must be from 1"),
+        (lambda: {"head": [changed(HEAD[0], kind="conv"), HEAD[1]]}, "kind is 'conv'; it must be dense or norm"),
+        (
+            lambda: {"head": [changed(HEAD[0], activation="silu"), HEAD[1]]},
+            "activation is 'silu'; it must be identity, tanh, relu or gelu",
+        ),
+        (lambda: {"head": "dense"}, "head is 'dense'; its type or range is wrong"),
+        (lambda: {"head": [3]}, r"head is \[3\]; its type or range is wrong"),
+        (lambda: {"rows": "all", "normalize": True}, "normalize scales one row of a sequence, but rows is all"),
     ],
 )
 def test_heads_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        _engine.Encoder({**SETTINGS, **changes}, PLAN, WEIGHTS, 1)
+        _engine.SharedEncoder(changed(SETTINGS, **changes()), PLAN, WEIGHTS, 1)
 
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
@@ -348,7 +355,7 @@ def test_random_batches_give_an_answer_or_an_error(data):
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_random_weights_and_settings_give_an_encoder_or_an_error(data):
-    weights, config = dict(WEIGHTS), dict(SETTINGS)
+    weights, config = dict(WEIGHTS), fields_of(SETTINGS)
     types = st.sampled_from([np.float32, np.int32, np.float64, np.uint8])
     junk = st.one_of(arrays(types, array_shapes(max_dims=3, max_side=70)), st.none(), st.text())
     for name in data.draw(st.lists(st.sampled_from(sorted(WEIGHTS)), max_size=3)):
@@ -362,11 +369,11 @@ def test_random_weights_and_settings_give_an_encoder_or_an_error(data):
                 weights[name] = np.resize(WEIGHTS[name], shape)
             case "extra":
                 weights[data.draw(st.text())] = data.draw(junk)
-    for name in data.draw(st.lists(st.sampled_from(sorted(SETTINGS)), max_size=2)):
+    for name in data.draw(st.lists(st.sampled_from(sorted(config)), max_size=2)):
         config[name] = data.draw(st.one_of(st.integers(-5, 100), st.integers(), st.floats(), st.text(), st.none()))
     try:
-        encoder = _engine.Encoder(config, PLAN, weights, data.draw(st.integers(-1, 3)))
-    except ValueError:
+        encoder = _engine.SharedEncoder(type(SETTINGS)(**config), PLAN, weights, data.draw(st.integers(-1, 3)))
+    except (ValueError, TypeError):
         return
     assert encoder.forward(ids(1), ids(1), np.int32([0, 1])).shape == (1, 2)
 

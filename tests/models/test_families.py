@@ -27,9 +27,9 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.config import FAMILIES
 from prunetime.core.task import Task
 from prunetime.models.checkpoint import SAFETENSORS
-from prunetime.models.encoder import NO_CHOICE
 from prunetime.models.families import load
 from prunetime.models.hf import config_json
+from prunetime.models.layers import NO_CHOICE
 from prunetime.models.names import NAMES
 
 logging.disable_progress_bar()

@@ -83,7 +83,7 @@ def test_texts_are_embedded(tmp_path: Path) -> None:
     np.testing.assert_allclose(embeddings, theirs.encode(texts), rtol=0, atol=1e-5)
     scores = ours.score([(texts[0], text) for text in texts])
     np.testing.assert_allclose(scores, embeddings @ embeddings[0], rtol=1e-5, atol=1e-5)
-    assert ours.rank(texts[0], texts)[0].index == 0
+    assert ours.rank(texts[0], texts)[0]["corpus_id"] == 0
     with pytest.raises(InputError, match="text 1 is empty"):
         ours.embed(["a", " "])
     prunetime_of("export", found["artifact"], "--to", "onnx", "--out", str(tmp_path / "model.onnx"))

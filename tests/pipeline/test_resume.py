@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prunetime.core.budget import Budget
 from prunetime.pipeline import student
 from prunetime.pipeline.run import Run
-from prunetime.settings import Settings
-
-SETTINGS = Settings("model", "data.tsv", Budget(share=0.5))
 
 
 class Said(list[str]):
@@ -29,15 +25,15 @@ def test_another_number_of_cpus_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     said = Said()
     run = Run(tmp_path, said)
     monkeypatch.setattr(student, "THREADS", 2)
-    student.note_computer(run, SETTINGS)
-    student.note_computer(run, SETTINGS)
+    student.note_computer(run)
+    student.note_computer(run)
     assert not said
     monkeypatch.setattr(student, "THREADS", 1)
-    student.note_computer(run, SETTINGS)
+    student.note_computer(run)
     (line,) = said
     assert line.startswith("this run began with CPUs 2, now 1: it goes on")
     assert "not the same to the byte" in line
     monkeypatch.setattr(student, "THREADS", 2)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    student.note_computer(run, SETTINGS)
+    student.note_computer(run)
     assert "processes 1, now 2" in said[1]

@@ -14,7 +14,7 @@ from tiny import bert_folder, write_tsv
 from prunetime.cli import main
 from prunetime.core.budget import Budget
 from prunetime.errors import InputError
-from prunetime.pipeline.auto import WAYS
+from prunetime.pipeline.auto import METHODS
 from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.prune import begin, pick
 from prunetime.pipeline.run import WRITTEN, Run
@@ -118,7 +118,7 @@ def test_the_runs_of_auto_go_with_it_and_a_folder_of_that_name_does_not(settings
         *(".lock", "log.txt", "notes/mine.txt"),
         *("search/notes/mine.txt", "joined/teacher/mine"),
     }
-    assert not any(name in WRITTEN for name in WAYS)
+    assert not any(name in WRITTEN for name in METHODS)
 
 
 def test_the_demo_goes_on_or_refuses_and_deletes_nothing(settings: Settings, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from prunetime.core.budget import Budget
 from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, ProfileError
 from prunetime.latency import profiling
-from prunetime.pipeline.auto import prune_all_ways
+from prunetime.pipeline.auto import prune_by_all_methods
 from prunetime.pipeline.context import Context
 from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.prune import prune
@@ -80,7 +80,7 @@ def test_all_runs_of_auto_ask_for_what_they_need_of_the_profile_at_first(
     data["blocks"] = {"rows": 32, "columns": 32, "densities": [0.0, 1.0], "each": {}}
     (tmp_path / "blocks.json").write_text(json.dumps(data))
     with pytest.raises(ProfileError, match="tokens are dropped"):
-        prune_all_ways(
+        prune_by_all_methods(
             settings_of(inputs, method="auto", tokens=True), tmp_path / "run", REPORTER, tmp_path / "blocks.json"
         )
     assert not (tmp_path / "run" / "multilevel").exists()
@@ -170,7 +170,7 @@ def test_tokens_of_a_head_that_reads_every_row_are_refused(inputs: Path, tmp_pat
 def test_ray_that_does_not_start(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")  # the cluster of this machine, which is none
     said = r"Ray does not start \(RAY_ADDRESS is auto\): Could not find any running Ray instance.*leave --workers out"
-    for method, into in (("search", prune), ("auto", prune_all_ways)):
+    for method, into in (("search", prune), ("auto", prune_by_all_methods)):
         out = tmp_path / method
         with pytest.raises(InputError, match=said):
             into(settings_of(inputs, method=method), out, REPORTER, workers=Workers(2))

@@ -21,7 +21,8 @@ from prunetime.pruning.importance import rank_transform
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate, masks_on
 from prunetime.pruning.regularise import LEAST, STRENGTH, WeightsKept, regularisation, share_of
-from prunetime.training.trainer import TrainingSettings, fit
+from prunetime.training.settings import TrainingSettings
+from prunetime.training.trainer import fit
 
 SIZES = {"layers": 2, "hidden": 64, "heads": 4, "head_dim": 16, "ffn": 256, "vocabulary": 60, "positions": 16}
 CONFIG = random_config(np.random.default_rng(0), **SIZES, outputs=2)

@@ -19,7 +19,8 @@ from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.methods import Pruner
 from prunetime.pruning.pruners import PRUNERS, learning_rate, masks_on
 from prunetime.pruning.regularise import WeightsKept
-from prunetime.training.trainer import TrainingSettings, fit
+from prunetime.training.settings import TrainingSettings
+from prunetime.training.trainer import fit
 
 SIZES = {"layers": 3, "hidden": 64, "heads": 4, "head_dim": 16, "ffn": 256, "vocabulary": 60, "positions": 16}
 CONFIG = random_config(np.random.default_rng(0), **SIZES, outputs=2)
@@ -108,7 +109,7 @@ def test_settling_keeps_what_comes_first_in_the_pruners_order(
         if pruner == "identity-priors":
             masks.norms.copy_(torch.rand_like(masks.norms))
     masks.freeze()
-    for kept, scores in zip(masks.views(masks.fixed), masks.order(), strict=True):
+    for kept, scores in zip(masks.views(masks.fixed), masks.saliencies(), strict=True):
         if 0 < kept.sum() < kept.numel():
             assert scores[kept > 0].min() >= scores[kept == 0].max()
     assert masks.penalty().item() == 0.0
@@ -128,7 +129,7 @@ def test_the_lasso_penalises_small_blocks_most() -> None:
     weight = model.layers[0].ffn_input.weight
     weight.data[:16, :16] *= 0.1
     masks = masks_on(step_of("group-lasso", (16, 16)), linears_of(model.layers))
-    masks.pressure().backward()
+    masks.sparsity_loss().backward()
     original = model.layers[0].ffn_input.parametrizations.weight.original
     pulls = original.grad.reshape(16, 16, 4, 16).square().sum((1, 3)).sqrt()
     assert pulls.argmax() == 0

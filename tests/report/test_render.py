@@ -1,5 +1,6 @@
 """The page: whole, self-contained, true to the run folder, and safe with hostile names."""
 
+import html
 import json
 import re
 import shlex
@@ -32,6 +33,7 @@ FILES = (
     "front.json",
     "verify.json",
 )
+BUDGET = Budget(share=0.45, seq_len=48)
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
 
 
@@ -99,6 +101,7 @@ def test_page_is_accessible(make_run: MakeRun) -> None:
     assert all(a.get("role") == "img" or a.get("aria-hidden") == "true" for a in page.all("svg"))
     assert page.children("svg", "title") == len(drawings)
     assert page.children("table", "caption") == len(page.all("table")) > 3
+    assert page.children("figure", "figcaption") == len(page.all("figure")) == 7
     assert page.all("html")[0]["lang"] == "en"
 
 
@@ -121,12 +124,12 @@ def test_page_holds_the_figures(make_run: MakeRun) -> None:
                 assert f"{low:,.0f} to {high:,.0f}" in text
     assert f"{verified['dense']['p50_us'] / verified['pruned']['p50_us']:.2f}×" in text
     for name, part in verified["quality"].items():
-        assert (name if name != "all" else "all test rows") in text
+        assert (name if name != "all" else "all test examples") in text
         assert f"{part['difference']['value']:+.4f}".replace("-", "−") in text
     assert f"{search['chosen']['predicted_us']:,.0f}" in text
     for layer in verified["spec"]:
         assert f"{layer['heads']} of 12 heads kept" in text
-        assert f"{layer['ffn']} of 1536 FFN rows kept" in text
+        assert f"{layer['ffn']} of 1536 FFN neurons kept" in text
     record = json.loads((run / "run.json").read_text())
     assert record["warnings"][0] in text
     assert f"{record['rows']['train']:,}" in text
@@ -208,7 +211,7 @@ def test_blocks_and_dropped_tokens_are_in_the_words_of_a_layer() -> None:
     kept = {"value": BlockMask(32, 32, np.eye(12)), "ffn_output": BlockMask(32, 16, np.zeros((12, 96)))}
     drawn = LayerDrawing.of(replace(full, blocks=kept, tokens=0.25), MINILM)
     assert drawn.heads_text == "12 of 12, then 25% of the tokens; blocks: value 12 of 144 32x32"
-    assert drawn.rows_text == "1,536 of 1,536; blocks: ffn_output 0 of 1152 32x16"
+    assert drawn.ffn_text == "1,536 of 1,536; blocks: ffn_output 0 of 1152 32x16"
     assert LayerDrawing.of(full, MINILM).heads_text == "12 of 12"
 
 
@@ -217,7 +220,7 @@ def test_every_layer_gone_and_nothing_pruned(make_run: MakeRun, tmp_path: Path) 
     assert "0 of 2 heads kept" in page_of(make_run(dims=TINY, budget=budget, genome=(0, 0, 0, 0), evaluations=10)).text
     (tmp_path / "run").rename(tmp_path / "floor")
     text = page_of(make_run(dims=TINY, budget=budget, genome=(2, 4, 2, 4), evaluations=10)).text
-    assert "100 of 100 FFN rows kept" in text
+    assert "100 of 100 FFN neurons kept" in text
     assert "2 2 100 100" in text
 
 
@@ -266,15 +269,55 @@ def test_the_command_makes_the_same_settings(make_run: MakeRun, monkeypatch: pyt
     assert received == [(json.loads((run / "run.json").read_text())["settings"], run)]
 
 
-def test_what_other_budgets_would_have_bought_is_said(make_run: MakeRun) -> None:
-    folder = make_run()
+@pytest.mark.parametrize(
+    ("budget", "amounts"),
+    [
+        (BUDGET, ["36.0 %", "41.0 %", "45.0 %", "50.0 %", "56.0 %"]),
+        (Budget(share=0.955, seq_len=48), ["76.0 %", "86.0 %", "95.5 %"]),
+        (Budget(us=1900.0, seq_len=48), ["1,500 µs", "1,700 µs", "1,900 µs", "2,100 µs", "2,400 µs"]),
+    ],
+)
+def test_what_other_budgets_would_have_bought_is_said(make_run: MakeRun, budget: Budget, amounts: list[str]) -> None:
+    folder = make_run(budget=budget)
     content = render(folder).read_text(encoding="utf-8")
     section = content[content.index('id="others"') :].partition("</section>")[0]
-    rows = re.findall(r'<th scope="row">([^<]+)</th><td class="number">([^<]+)</td><td class="number">([^<]+)', section)
-    assert [row[0] for row in rows] == ["80.0 %", "90.0 %", "100.0 %", "110.0 %", "125.0 %"]
-    scores = [float(row[2]) for row in rows if row[2] != "\u2013"]
+    rows = re.findall(r'<th scope="row">([^<]+)</th><td[^>]*>([^<]+)</td>', section)
+    assert [row[0] for row in rows] == amounts
+    scores = [float(row[1]) for row in rows if row[1] != "\u2013"]
     assert scores == sorted(scores)
-    assert section.count("prunetime pick") == 4
+    taken = [Budget.parse(amount) for amount in re.findall(r"prunetime pick \S+ --latency (\S+) --out", section)]
+    assert [f"{100 * b.share:.1f} %" if b.share else f"{b.us:,.0f} µs" for b in taken] == [
+        amount for amount in amounts if amount not in ("45.0 %", "95.5 %", "1,900 µs")
+    ]
+
+
+@pytest.mark.parametrize("budget", [BUDGET, Budget(us=1900.0, seq_len=48)])
+def test_the_budget_is_one_number_in_every_chart(make_run: MakeRun, budget: Budget) -> None:
+    content = render(make_run(budget=budget, evaluations=40)).read_text(encoding="utf-8")
+    named = re.findall(r">(budget [\d][^<]*)<", content)
+    assert len(named) == 6  # latency, search and prediction, each for the page and for a phone
+    assert set(named) == {"budget 45.0 %" if budget.share else "budget 1,900 µs"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "interval", "said"),
+    [
+        ("auc", (0.001, 0.009), True),
+        ("auc", (-0.001, 0.009), False),
+        ("auc", (-0.009, -0.001), False),
+        ("rmse", (-0.009, -0.001), True),
+        ("rmse", (0.001, 0.009), False),
+    ],
+)
+def test_why_a_pruned_model_is_better_is_said_only_where_it_is(
+    make_run: MakeRun, metric: str, interval: tuple[float, float], said: bool
+) -> None:
+    run = make_run(evaluations=40)
+    record, verified = (json.loads((run / name).read_text()) for name in ("run.json", "verify.json"))
+    (run / "run.json").write_text(json.dumps(record | {"metric": metric, "higher_is_better": metric == "auc"}))
+    verified["quality"]["all"]["difference"] |= {"value": sum(interval) / 2, "ci95": interval}
+    (run / "verify.json").write_text(json.dumps(verified))
+    assert ("Why the pruned model is better" in page_of(run).text) == said
 
 
 def test_what_the_policy_prefers_is_drawn_and_a_run_without_a_policy_has_no_such_chart(make_run: MakeRun) -> None:
@@ -368,3 +411,34 @@ def test_rendering_again_gives_the_same_page_and_leaves_nothing_else(make_run: M
     first = render(run).read_bytes()
     assert render(run).read_bytes() == first
     assert sorted(path.name for path in run.iterdir()) == sorted([*FILES, "policy.json", "report.html"])
+
+
+def test_a_cell_says_the_name_of_its_column(make_run: MakeRun) -> None:
+    """On a phone the cells of a row stand below each other, without the head of the table."""
+    content = render(make_run(evaluations=20)).read_text(encoding="utf-8")
+    tables = re.findall(r"<table>.*?</table>", content, re.DOTALL)
+    for table in tables:
+        if "Layer</th>" in table:  # it stays a table
+            continue
+        names = [html.unescape(name) for name in re.findall(r'<th scope="col"[^>]*>([^<]*)', table)]
+        for row in re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)[1:]:
+            cells = re.findall(r'<td[^>]* data-column="([^"]*)"', row)
+            assert [html.unescape(name) for name in cells] == names[1:]
+            assert len(cells) == row.count("<td")
+    assert len(tables) == 7
+
+
+def test_a_run_that_learned_masks_has_links_and_charts_of_its_own(make_run: MakeRun) -> None:
+    run = make_run(evaluations=20)
+    record = json.loads((run / "run.json").read_text())
+    record["settings"]["method"] = "multilevel"
+    (run / "run.json").write_text(json.dumps(record))
+    names, target_us = ["0 heads", "0 ffn"], json.loads((run / "search.json").read_text())["target_us"]
+    level = {"of": "blocks", "target_us": target_us, "masks": names, "ratios": [[1.0, 1.0], [0.5, 0.25]]}
+    (run / "learned-ratios.json").write_text(json.dumps(level))
+    page = page_of(run)
+    assert "until the latency was predicted at 97.0 % of the budget" in page.text
+    assert page.children("figure", "figcaption") == len(page.all("figure")) == 5
+    targets = {attributes["href"] for attributes in page.all("a")}
+    assert targets <= {f"#{attributes.get('id')}" for _, attributes in page.elements}
+    assert "The search aimed" not in page.text

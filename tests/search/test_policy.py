@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from landscape import IMPORTANCE, SPACE, latency, reinforced
 
 from prunetime.search.mutate import MOST_EDITS, UniformMutator
-from prunetime.search.policy import Actions, Context, Policy, PolicySettings, Transition, update_policy
+from prunetime.search.policy import Actions, EditContext, Policy, PolicySettings, Transition, update_policy
 from prunetime.search.space import USED, fit_to
 
 GENES = SPACE.genes(latency, IMPORTANCE)
@@ -19,14 +19,14 @@ genomes = st.tuples(*(st.integers(0, level) for level in SPACE.levels))
 def chances(policy: Policy, genome=HALF, target_us=100.0) -> np.ndarray:
     """Of every action on `genome`."""
     with torch.no_grad():
-        return policy.log_probabilities([Context(genome, latency(genome), target_us)])[0].exp().numpy()
+        return policy.log_probabilities([EditContext(genome, latency(genome), target_us)])[0].exp().numpy()
 
 
 def test_costs_and_importance_of_actions_are_those_of_the_genes():
     actions = Actions(GENES, PolicySettings())
     assert len(actions.gene) == sum(level + 1 for level in SPACE.levels)
     us = latency(HALF)
-    free, fitting = (actions.on([Context(HALF, us, us + 3.0, (2,), fits)])[1][0] for fits in (False, True))
+    free, fitting = (actions.on([EditContext(HALF, us, us + 3.0, (2,), fits)])[1][0] for fits in (False, True))
     for action in range(len(actions.gene)):
         gene, level = actions.at(action)
         changed = (*HALF[:gene], level, *HALF[gene + 1 :])
@@ -39,7 +39,7 @@ def test_costs_and_importance_of_actions_are_those_of_the_genes():
 
 def test_before_it_learns_it_prefers_to_give_up_what_matters_least_for_its_time():
     actions = Actions(GENES, PolicySettings(prior=1.0, locality=0.0))
-    prior = actions.on([Context(SPACE.levels, latency(SPACE.levels), 100.0)])[1]
+    prior = actions.on([EditContext(SPACE.levels, latency(SPACE.levels), 100.0)])[1]
     of_heads = [prior[0, (actions.gene == gene) & (actions.level == 7)][0] for gene in (0, 6)]
     assert of_heads[0] > of_heads[1]  # a head of the last layer costs less time, and matters as much
 
@@ -48,7 +48,7 @@ def trained(policy: Policy, good) -> Policy:
     """After generations in which children gained by edits for which `good` holds, and lost by others."""
     rng = np.random.default_rng(1)
     for _ in range(15):
-        edits = policy.choose([Context(HALF, latency(HALF), 100.0)] * 24, rng)
+        edits = policy.choose([EditContext(HALF, latency(HALF), 100.0)] * 24, rng)
         policy = update_policy(policy, [Transition([e], float(good(policy.actions, e.chosen)), True) for e in edits])
     return policy
 
@@ -94,15 +94,15 @@ def test_what_is_not_allowed_is_never_chosen_and_where_nothing_is_there_is_no_ed
     policy = Policy.fresh(GENES, PolicySettings(), 0)
     us = latency(HALF)
     others = tuple(gene for gene in range(8) if gene != 3)
-    edits = policy.choose([Context(HALF, us, 0.9 * us, others, fitting=True)] * 300, np.random.default_rng(0))
+    edits = policy.choose([EditContext(HALF, us, 0.9 * us, others, fitting=True)] * 300, np.random.default_rng(0))
     drawn = {policy.actions.at(edit.chosen) for edit in edits}
     assert drawn == {(3, level) for level in range(HALF[3])}
-    assert policy.choose([Context(HALF, us, us, fitting=True)], np.random.default_rng(0)) == [None]
+    assert policy.choose([EditContext(HALF, us, us, fitting=True)], np.random.default_rng(0)) == [None]
 
 
 def test_actions_are_drawn_as_often_as_their_probability():
     policy = trained(Policy.fresh(GENES, PolicySettings(), 0), lambda actions, chosen: actions.gene[chosen] == 5)
-    edits = policy.choose([Context(HALF, latency(HALF), 100.0)] * 20_000, np.random.default_rng(0))
+    edits = policy.choose([EditContext(HALF, latency(HALF), 100.0)] * 20_000, np.random.default_rng(0))
     found = np.bincount([edit.chosen for edit in edits], minlength=len(policy.actions.gene)) / 20_000
     np.testing.assert_allclose(found, chances(policy), atol=0.012)
     assert all(np.exp(e.log_probability) == pytest.approx(chances(policy)[e.chosen], rel=1e-4) for e in edits[:50])
@@ -140,7 +140,7 @@ def test_preferences_are_the_chances_of_the_first_edit():
     found = mutator.preferences(HALF, 100.0)
     assert found.shape == (8, 2)
     assert found.sum() == pytest.approx(1.0)
-    drawn = mutator.policy.choose([Context(HALF, latency(HALF), 100.0)] * 5000, np.random.default_rng(0))
+    drawn = mutator.policy.choose([EditContext(HALF, latency(HALF), 100.0)] * 5000, np.random.default_rng(0))
     rises = [level > HALF[gene] for gene, level in (mutator.policy.actions.at(edit.chosen) for edit in drawn)]
     assert np.mean(rises) == pytest.approx(found[:, 1].sum(), abs=0.03)
 

@@ -42,4 +42,4 @@ def serve() -> Iterator[Callable[..., Served]]:
 def server(serve: Callable[..., Served], artifacts: Path) -> Served:
     """Of all artifacts, for tests that change nothing."""
     names = ("pairs", "topics", "answers")
-    return serve(*(artifacts / name for name in names), "--family", "either=pairs,pairs")
+    return serve(*(artifacts / name for name in names), "--cascade", "either=pairs,pairs")

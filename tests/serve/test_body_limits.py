@@ -102,7 +102,7 @@ class Reading:
 
 
 def test_all_bodies_together_have_a_limit() -> None:
-    reading = Reading(body_bytes=1_000, held_bytes=1_500)
+    reading = Reading(max_body_size=1_000, max_held_bytes=1_500)
 
     async def run() -> None:
         first = await reading.read(b"a" * 500, b"b" * 400)
@@ -121,7 +121,7 @@ def test_all_bodies_together_have_a_limit() -> None:
 
 
 def test_answered_bodies_are_not_held(artifacts: Path) -> None:
-    app = App(ServeSettings((("pairs", artifacts / "pairs"),), body_bytes=400, held_bytes=400))
+    app = App(ServeSettings((("pairs", artifacts / "pairs"),), max_body_size=400, max_held_bytes=400))
 
     async def run() -> None:
         for content, status in (

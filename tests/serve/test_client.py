@@ -14,7 +14,7 @@ from counted_time import CountedTime
 from served import Served
 from waiting import PATIENCE
 
-import prunetime.client
+import prunetime.client.conversation
 from prunetime import AsyncClient, Client, load
 from prunetime.client import ServerError
 from prunetime.errors import InputError
@@ -32,7 +32,7 @@ def test_it_says_what_the_loaded_model_says(server: Served, artifacts: Path) -> 
         question = [("which legs", "a sofa with red legs")]
         assert client.score(question, "answers")[0][:2] == answers.score(question)[0][:2]
         found, expected = client.rank("red sofa", DOCUMENTS, 2), model.rank("red sofa", DOCUMENTS, 2)
-        assert [each.index for each in found] == [each.index for each in expected]
+        assert [each["corpus_id"] for each in found] == [each["corpus_id"] for each in expected]
         assert client.models() == ["pairs/1", "topics/1", "answers/1"]
 
 
@@ -84,7 +84,8 @@ def test_keys_are_sent(serve: Callable[..., Served], artifacts: Path, tmp_path: 
 def clock(monkeypatch: pytest.MonkeyPatch) -> CountedTime:
     """What the client takes for time: it passes only while the client waits for another try."""
     counted = CountedTime()
-    monkeypatch.setattr(prunetime.client, "time", counted)
+    for module in (prunetime.client, prunetime.client.conversation):
+        monkeypatch.setattr(module, "time", counted)
     return counted
 
 
@@ -149,3 +150,22 @@ def unused_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def test_names_of_before_are_still_taken(server: Served) -> None:
+    async def closed() -> None:
+        with pytest.warns(DeprecationWarning, match="close will go in the next release: use aclose"):
+            await AsyncClient("http://localhost").close()
+
+    asyncio.run(closed())
+    with pytest.warns(DeprecationWarning, match="url will go in the next release: use base_url"):
+        client = Client(url=f"http://127.0.0.1:{server.port}")
+    with client:
+        assert "pairs/1" in client.models()
+
+
+def test_documents_come_back_where_they_are_asked_for(server: Served, artifacts: Path) -> None:
+    with Client(f"http://127.0.0.1:{server.port}") as client:
+        found = client.rank("red sofa", DOCUMENTS, return_documents=True)
+    expected = load(artifacts / "pairs").rank("red sofa", DOCUMENTS, return_documents=True)
+    assert [each | {"score": None} for each in found] == [each | {"score": None} for each in expected]

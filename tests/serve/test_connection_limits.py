@@ -116,7 +116,7 @@ def test_more_requests_at_once_than_wait_end_their_connection(server: Served) ->
 
 
 def test_more_connections_than_the_limit_are_refused(artifacts: Path) -> None:
-    app = App(ServeSettings((("pairs", artifacts / "pairs"),), connections=3))
+    app = App(ServeSettings((("pairs", artifacts / "pairs"),), max_connections=3))
     ask_ = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with running(app) as (port, server), ExitStack() as stack:
         kept = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)) for _ in range(3)]

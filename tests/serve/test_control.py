@@ -13,7 +13,7 @@ from prunetime.errors import InputError
 from prunetime.serve.core.models import Entry
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.workers.control import Catalogue, GoneError, Link, Load, Message, Start
+from prunetime.serve.workers.control import Link, ListModels, Load, Message, StartServing, WorkerExitedError
 
 ENTRIES = [Entry("ads", "1", "/models/ads"), Entry("b\u00e4h", "2", "/models/with a\nline")]
 
@@ -59,10 +59,10 @@ def test_settings_and_models_arrive_as_they_were() -> None:
 
     async def talk() -> None:
         one, _ = await joined(answer)
-        assert await one.ask(Start(settings, ENTRIES, Path("counts"))) == ENTRIES
+        assert await one.ask(StartServing(settings, ENTRIES, Path("counts"))) == ENTRIES
 
     asyncio.run(talk())
-    assert seen == [Start(settings, ENTRIES, Path("counts"))]
+    assert seen == [StartServing(settings, ENTRIES, Path("counts"))]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_errors_are_told(error: Exception, code: str, says: str) -> None:
     async def talk() -> None:
         one, _ = await joined(answer)
         with pytest.raises(RefusedError, match=f"^{says}$") as caught:
-            await one.ask(Catalogue())
+            await one.ask(ListModels())
         assert caught.value.code == code
         assert caught.value.retry_after == getattr(error, "retry_after", None)
 
@@ -94,12 +94,12 @@ def test_who_waits_hears_that_the_other_is_gone() -> None:
 
     async def talk() -> None:
         one, other = await joined(never)
-        waiting = asyncio.ensure_future(one.ask(Catalogue()))
+        waiting = asyncio.ensure_future(one.ask(ListModels()))
         await asyncio.sleep(0.01)
         other.close()
-        with pytest.raises(GoneError):
+        with pytest.raises(WorkerExitedError):
             await waiting
-        with pytest.raises(GoneError):
-            await one.ask(Catalogue())
+        with pytest.raises(WorkerExitedError):
+            await one.ask(ListModels())
 
     asyncio.run(talk())

@@ -9,12 +9,12 @@ import pytest
 
 from prunetime.serve.core import counts
 from prunetime.serve.core.metrics import Metrics
-from prunetime.serve.core.models import LoadedModel, Models
+from prunetime.serve.core.models import LoadedModel, ModelRegistry
 
 
 @pytest.fixture(scope="module")
-def hosted(artifacts: Path) -> LoadedModel:
-    return Models(1, 1 << 20).give("pairs", artifacts / "pairs")
+def loaded(artifacts: Path) -> LoadedModel:
+    return ModelRegistry(1, 1 << 20).register("pairs", artifacts / "pairs")
 
 
 def answer(metrics: Metrics, one: LoadedModel) -> None:
@@ -33,12 +33,12 @@ def lines(metrics: Metrics) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_thousand_swaps_leave_no_more_than_one(hosted: LoadedModel, tmp_path: Path, together: bool) -> None:
+def test_a_thousand_swaps_leave_no_more_than_one(loaded: LoadedModel, tmp_path: Path, together: bool) -> None:
     file = tmp_path / "0.json" if together else None
     metrics = Metrics(file)
     samples, size = 0, 0
     for number in range(1_000):
-        one = replace(hosted, version=str(number))
+        one = replace(loaded, version=str(number))
         answer(metrics, one)
         metrics.flush([one], 0)
         if number == 0:
@@ -50,19 +50,19 @@ def test_a_thousand_swaps_leave_no_more_than_one(hosted: LoadedModel, tmp_path: 
     assert lines(metrics)[f'prunetime_rows_total{{model="{one.label}"}}'] == 1.0
 
 
-def test_processes_add_up_and_those_that_ended_count(hosted: LoadedModel, tmp_path: Path) -> None:
-    gone = replace(hosted, version="0")
+def test_processes_add_up_and_those_that_ended_count(loaded: LoadedModel, tmp_path: Path) -> None:
+    gone = replace(loaded, version="0")
     processes = [Metrics(tmp_path / f"{number}.json") for number in range(4)]
 
     def flush() -> None:
         for number, metrics in enumerate(processes):
             if number not in ended:
-                metrics.flush([hosted], 10)
+                metrics.flush([loaded], 10)
 
     ended: list[int] = []
     for number, metrics in enumerate(processes):
         for _ in range(number + 1):
-            answer(metrics, hosted)
+            answer(metrics, loaded)
         answer(metrics, gone)
     flush()
     expected = lines(processes[0])
@@ -73,7 +73,7 @@ def test_processes_add_up_and_those_that_ended_count(hosted: LoadedModel, tmp_pa
     assert not any(gone.label in name for name in expected)
     for number in (3, 1):
         ended.append(number)
-        counts.retire(tmp_path / f"{number}.json", [hosted.label])
+        counts.retire(tmp_path / f"{number}.json", [loaded.label])
         flush()
         found = lines(processes[0])
         assert found.pop("prunetime_queued_tokens") == 40.0 - 10.0 * len(ended)
@@ -85,19 +85,19 @@ def test_processes_add_up_and_those_that_ended_count(hosted: LoadedModel, tmp_pa
 
 
 def test_a_process_that_ends_while_its_counts_are_read_counts_once(
-    hosted: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = (Metrics(tmp_path / f"{number}.json") for number in range(2))
     for metrics in (one, other):
-        answer(metrics, hosted)
-        metrics.flush([hosted], 0)
+        answer(metrics, loaded)
+        metrics.flush([loaded], 0)
     read = counts._read
 
     def ending(file: Path) -> counts.Counts | None:
         found = read(file)
         if file.name == "1.json":
             monkeypatch.setattr(counts, "_read", read)
-            counts.retire(file, [hosted.label])
+            counts.retire(file, [loaded.label])
         return found
 
     monkeypatch.setattr(counts, "_read", ending)

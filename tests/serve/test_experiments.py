@@ -241,7 +241,7 @@ def test_the_clients_send_keys_and_outcomes(served: Served, artifacts: Path) -> 
             scores.append(client.score([tuple(PAIR)], "pairs", experiment_key=key))
             assert scores[-1] == [pytest.approx(float(model.score([tuple(PAIR)])[0]))]
             ranked = client.rank(PAIR[0], PAIR[1:], model="pairs", experiment_key=key)
-            assert ranked[0].score == pytest.approx(scores[-1][0])
+            assert ranked[0]["score"] == pytest.approx(scores[-1][0])
         assert client.add_outcomes("ads", outcomes) == 12
         report = client.experiment("ads")
         with pytest.raises(ServerError, match="no experiment 'käthe'"):

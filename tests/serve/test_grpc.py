@@ -193,12 +193,12 @@ def test_contents_that_are_no_texts_are_refused_by_name(client: Client) -> None:
 
 
 def test_messages_over_the_limit_are_refused_however_they_are_compressed(served: Served, client: Client) -> None:
-    name = "a" * (ServeSettings(()).body_bytes + 1)
+    name = "a" * (ServeSettings(()).max_body_size + 1)
     for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
         error = client.refused("ModelInfer", messages.ModelInferRequest(model_name=name), compression=compression)
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     many = messages.ModelInferRequest(model_name="pairs")
-    for _ in range(ServeSettings(()).body_values):
+    for _ in range(ServeSettings(()).max_body_values):
         many.inputs.add()
     error = client.refused("ModelInfer", many)
     assert (error.code(), client.metadata["error-type"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_large")

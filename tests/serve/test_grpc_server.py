@@ -225,7 +225,7 @@ def test_messages_count_as_held_until_their_calls_end(artifacts: Path) -> None:
         await come(lambda: app.service.scheduler.queued > queued)
         again.cancel()
 
-    on_held_engine(artifacts, work, held_bytes=len(MESSAGE) + 1)
+    on_held_engine(artifacts, work, max_held_bytes=len(MESSAGE) + 1)
 
 
 class Context:

@@ -15,7 +15,7 @@ from waiting import PATIENCE, eventually
 
 from prunetime.inference.ragged import Ragged
 from prunetime.serve.app import App
-from prunetime.serve.core.models import Models
+from prunetime.serve.core.models import ModelRegistry
 from prunetime.serve.core.scheduler import Work
 from prunetime.serve.core.speed import Speed
 from prunetime.serve.errors import RefusedError
@@ -63,12 +63,12 @@ def test_an_artifact_that_is_refused_leaves_nothing_to_the_garbage_collector(art
     shutil.copytree(artifacts / "pairs", tmp_path / "bad")
     weights = tmp_path / "bad" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    models = Models(1, 0, tmp_path)
+    models = ModelRegistry(1, 0, tmp_path)
     gc.collect()
     gc.disable()
     try:
         with suppress(RefusedError):
-            models.opened("bad", tmp_path / "bad")
+            models.load("bad", tmp_path / "bad")
         assert gc.collect() == 0
     finally:
         gc.enable()

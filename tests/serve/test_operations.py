@@ -201,14 +201,14 @@ def test_keys_are_read_again_before_models(artifacts: Path, tmp_path: Path) -> N
         async def ask(self, message: Message) -> Sequence[Entry]:
             if isinstance(message, Load):
                 seen.append([is_let_in(app.keys, key) for key in ("old", "new")])
-            return await app.here.ask(message)
+            return await app.local_worker.ask(message)
 
     keys.write_text("new\n")
-    pool = LocalPool([Seen()], [hosted.entry for hosted in app.models])
+    pool = LocalPool([Seen()], [loaded.entry for loaded in app.models])
     asyncio.run(pool.reload())
     app.service.stop()
     assert seen == [[False, True]]
-    assert [hosted.label for hosted in app.models] == ["pairs/2"]
+    assert [loaded.label for loaded in app.models] == ["pairs/2"]
 
 
 def is_let_in(keys: Keys, key: str) -> bool:
@@ -278,7 +278,7 @@ def test_a_stop_answers_what_was_taken_on(serve: Serve, root: Path) -> None:
 
 
 def test_under_pressure_the_smaller_one_of_a_family_answers(serve: Serve, root: Path) -> None:
-    words = ("--family", "fast=pairs,other", "--queue-tokens", "4000", "--batch-tokens", "200")
+    words = ("--cascade", "fast=pairs,other", "--queue-tokens", "4000", "--batch-tokens", "200")
     served = serve(root / "pairs", root / "other", *words)
     models = {name: load(root / name) for name in ("pairs", "other")}
     inputs = [{"name": n, "shape": [20], "datatype": "BYTES", "data": ["red sofa"] * 20} for n in ("query", "title")]
@@ -320,8 +320,8 @@ def test_what_cannot_be_served_is_said_at_once(serve: Serve, root: Path, tmp_pat
         ((root / "missing",), "missing"),
         ((root / "pairs", root / "pairs"), "same name"),
         ((root / "pairs", "--host", "0.0.0.0"), "for this machine only"),
-        ((root / "pairs", "--family", "f=pairs,none"), "none is no model"),
-        ((root / "pairs", root / "topics", "--family", "f=pairs,topics"), "another task or tokenizer"),
+        ((root / "pairs", "--cascade", "f=pairs,none"), "none is no model"),
+        ((root / "pairs", root / "topics", "--cascade", "f=pairs,topics"), "another task or tokenizer"),
         ((root / "pairs", "--key-file", tmp_path / "none"), "cannot read the keys"),
     ):
         served = serve(*words)

@@ -21,7 +21,7 @@ from waiting import PATIENCE, eventually
 from prunetime.errors import InputError
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments import databases, experiment, outcomes
-from prunetime.serve.experiments.databases import Outcome
+from prunetime.serve.experiments.databases import StoredOutcome
 from prunetime.serve.experiments.experiment import Experiments, PostedOutcome
 from prunetime.serve.experiments.outcomes import Outcomes, UnavailableError
 from prunetime.serve.experiments.sequential import KeySums
@@ -33,12 +33,12 @@ OLD_TABLE = """create table outcomes (
 )"""
 
 
-def made(numbers: range, name: str = "") -> list[Outcome]:
+def made(numbers: range, name: str = "") -> list[StoredOutcome]:
     """Outcomes of seven keys, each in one of two arms; every third is a defect."""
-    return [Outcome("e", f"{name}{n}", "ab"[n % 7 % 2], f"key {n % 7}", n % 3 == 0) for n in numbers]
+    return [StoredOutcome("e", f"{name}{n}", "ab"[n % 7 % 2], f"key {n % 7}", n % 3 == 0) for n in numbers]
 
 
-def sums_of(outcomes: list[Outcome]) -> dict[str, KeySums]:
+def sums_of(outcomes: list[StoredOutcome]) -> dict[str, KeySums]:
     """The sums of outcomes, each once, counted here."""
     counts, defects = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for each in {each.id: each for each in outcomes}.values():
@@ -68,7 +68,7 @@ def test_outcomes_are_summed_by_key_and_each_counts_once(path: Path) -> None:
 def test_two_processes_keep_outcomes_in_one_file(path: Path) -> None:
     code = (
         "import sys; from prunetime.serve.experiments.outcomes import Outcomes;"
-        "from prunetime.serve.experiments.databases import Outcome as O;"
+        "from prunetime.serve.experiments.databases import StoredOutcome as O;"
         "kept, name = Outcomes(sys.argv[1]), sys.argv[2];"
         "made = lambda n: O('e', f'{name}{n}', 'ab'[n % 7 % 2], f'key {n % 7}', n % 3 == 0);"
         "[kept.add([made(n)]).result() for n in range(100)]; kept.close()"
@@ -91,7 +91,7 @@ def test_a_database_of_an_older_version_is_read(path: Path, caplog: pytest.LogCa
     for _ in range(2):
         with closing(Outcomes(path)) as kept:
             assert kept.sums("e").result() == expected
-            kept.add([Outcome("e", "7", "a", "new", True)]).result()  # known by its id
+            kept.add([StoredOutcome("e", "7", "a", "new", True)]).result()  # known by its id
             assert kept.sums("e").result() == expected
     assert caplog.text.count("50 outcomes of an older version have no key") == 1
 
@@ -182,7 +182,7 @@ def test_who_gives_up_waiting_harms_nobody(path: Path) -> None:
 def test_a_database_that_does_not_answer_holds_up_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits is told to come again, and no more than so many may wait."""
     monkeypatch.setattr(experiment, "ANSWER_SECONDS", 0.05)
-    monkeypatch.setattr(outcomes, "MOST_WAITING", 3)
+    monkeypatch.setattr(outcomes, "MAX_WAITING", 3)
     with closing(Outcomes(path)) as kept, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("begin immediate")
         posted = [PostedOutcome("user", "1", False)]
@@ -265,7 +265,7 @@ def test_postgresql_keeps_outcomes_as_well(postgresql: str, caplog: pytest.LogCa
 def test_sums_are_exact(path: Path) -> None:
     rng = np.random.default_rng(0)
     outcomes = [
-        Outcome("e", str(n), "a", str(key), bool(defect))
+        StoredOutcome("e", str(n), "a", str(key), bool(defect))
         for n, (key, defect) in enumerate(zip(rng.integers(0, 300, 3_000), rng.random(3_000) < 0.3, strict=True))
     ]
     with closing(Outcomes(path)) as kept:

@@ -70,8 +70,8 @@ def test_labels_of_words_and_similarities(serve: Callable[..., Served], tmp_path
         np.testing.assert_allclose(client.score(PAIRS, "twins"), load(twins).score(PAIRS), rtol=1e-6)
         ranked = client.rank("red sofa", [title for _, title in PAIRS], model="twins")
     expected = load(twins).rank("red sofa", [title for _, title in PAIRS])
-    assert [each.index for each in ranked] == [each.index for each in expected]
-    np.testing.assert_allclose([each.score for each in ranked], [each.score for each in expected], rtol=1e-6)
+    assert [each["corpus_id"] for each in ranked] == [each["corpus_id"] for each in expected]
+    np.testing.assert_allclose([each["score"] for each in ranked], [each["score"] for each in expected], rtol=1e-6)
 
 
 def test_embeddings(serve: Callable[..., Served], tmp_path: Path) -> None:
@@ -159,10 +159,14 @@ def test_rerank_orders_texts(server: Served, artifacts: Path) -> None:
     texts = ["lamp", "a sofa with red legs", "sofa"]
     ranked = load(artifacts / "pairs").rank("red sofa", texts)
     found = server.post("/rerank", {"query": "red sofa", "texts": texts, "return_text": True}).json
-    assert [(each["index"], each["text"]) for each in found] == [(each.index, texts[each.index]) for each in ranked]
-    np.testing.assert_allclose([each["score"] for each in found], [each.score for each in ranked], rtol=1e-6)
+    assert [(each["index"], each["text"]) for each in found] == [
+        (each["corpus_id"], texts[each["corpus_id"]]) for each in ranked
+    ]
+    np.testing.assert_allclose([each["score"] for each in found], [each["score"] for each in ranked], rtol=1e-6)
     raw = server.post("/rerank", {"query": "red sofa", "texts": texts, "raw_scores": True}).json
-    np.testing.assert_allclose(1 / (1 + np.exp([-each["score"] for each in raw])), [r.score for r in ranked], rtol=1e-5)
+    np.testing.assert_allclose(
+        1 / (1 + np.exp([-each["score"] for each in raw])), [r["score"] for r in ranked], rtol=1e-5
+    )
     assert server.post("/rerank", {"query": "red sofa", "texts": []}).json == []
 
 
@@ -172,7 +176,7 @@ def test_rerank_of_documents(server: Served, artifacts: Path) -> None:
     found = server.post("/v1/rerank", asked, x_request_id="mine").json
     ranked = load(artifacts / "pairs").rank("red sofa", ["lamp", "a sofa with red legs", "sofa"], 2)
     assert found["id"] == "mine"
-    assert [each["index"] for each in found["results"]] == [each.index for each in ranked]
+    assert [each["index"] for each in found["results"]] == [each["corpus_id"] for each in ranked]
     assert found["results"][0]["document"]["text"] in ("lamp", "a sofa with red legs", "sofa")
     assert server.post("/v1/rerank", asked | {"model": "topics"}).status == 422
 

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import test_trainer
 import torch
-from test_trainer import SETTINGS, SUB_NETWORKS, dense, made
+from trainings import DIMS, SETTINGS, SUB_NETWORKS, dense, half, made
 
 from prunetime.core.arch import ArchSpec
 from prunetime.models.encoder import SequenceClassifier, weights_of
@@ -19,7 +18,6 @@ from prunetime.training.trainer import fit
 ROWS = 57
 """Seven batches of eight rows and one of one, in which the second rank has none."""
 
-DIMS = test_trainer.config().dims
 COST = WeightsKept(DIMS)
 MASKS = MaskStep(DIMS, ArchSpec.full(DIMS), COST, 0.5 * COST.dense, (16, 16), learning_rate=0.3)
 
@@ -44,7 +42,7 @@ def train(name: str, folder: Path, stop_at: int = 0) -> tuple[SequenceClassifier
             raise KeyboardInterrupt
 
     hook = torch.nn.modules.module.register_module_forward_hook(noted)
-    teacher = test_trainer.half() if distilled else None
+    teacher = half() if distilled else None
     try:
         fit(model, made(rows=ROWS), replace(SETTINGS, epochs=2.0), folder / name, teacher, stop, **options)
     except KeyboardInterrupt:

@@ -21,7 +21,8 @@ from prunetime.models.distill import choice_of, logits_distance
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.models.losses import task_losses
 from prunetime.pruning.importance import measure_importance
-from prunetime.training.trainer import TrainingSettings, fit
+from prunetime.training.settings import TrainingSettings
+from prunetime.training.trainer import fit
 
 WORDS = Task("token-classification", ("O", "B-X", "I-X"), ("tokens",), 24)
 TWINS = Task("similarity", (), ("a", "b"), 24)

@@ -23,7 +23,8 @@ from prunetime.models.families import load
 from prunetime.models.losses import task_losses
 from prunetime.pruning.importance import measure_importance
 from prunetime.tasks.metrics import metric
-from prunetime.training.trainer import TrainingSettings, fit
+from prunetime.training.settings import TrainingSettings
+from prunetime.training.trainer import fit
 
 TASK = Task("question-answering", (), ("question", "context"), 24, 8)
 LENGTHS = (9, 4, 12, 6)

@@ -14,8 +14,9 @@ from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.batches import TrainingData
 from prunetime.models.encoder import from_weights, weights_of
+from prunetime.training.settings import TrainingSettings
 from prunetime.training.tracking import reporting
-from prunetime.training.trainer import TrainingSettings, fit
+from prunetime.training.trainer import fit
 
 TASK = Task("classification", ("a", "b"), ("text",), 24)
 

@@ -1,21 +1,29 @@
 import copy
 import dataclasses
-import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from cases import random_config, random_ragged, random_weights
+from trainings import (
+    CLASSES,
+    DIMS,
+    REGRESSION,
+    RELEVANCE,
+    SETTINGS,
+    SIZES,
+    SUB_NETWORKS,
+    config,
+    dense,
+    digest,
+    dropping,
+    half,
+    loss_of,
+    made,
+)
 
-import prunetime
-from prunetime.core.arch import ArchSpec, Dims, KeptBlocks
-from prunetime.core.task import Task
+from prunetime.core.arch import ArchSpec, KeptBlocks
 from prunetime.errors import InputError, PrunetimeError
-from prunetime.inference.ragged import Ragged
 from prunetime.models import encoder
 from prunetime.models.batches import LengthBucketedBatches, TrainingData
 from prunetime.models.distill import Distillation
@@ -23,51 +31,8 @@ from prunetime.models.encoder import SequenceClassifier, from_weights, weights_o
 from prunetime.models.losses import task_losses
 from prunetime.models.prefix import run_prefix
 from prunetime.models.tokens import kinds_of
-from prunetime.search.elastic import Sandwich
-from prunetime.search.space import Space
-from prunetime.training.trainer import TrainingSettings, best_precision, discard_checkpoints, fit
-
-SIZES = {"layers": 2, "hidden": 32, "heads": 2, "head_dim": 16, "ffn": 64, "vocabulary": 60, "positions": 16}
-CLASSES = Task("classification", ("no", "yes"), ("text",), 16)
-RELEVANCE = Task("relevance", (), ("text",), 16)
-REGRESSION = Task("regression", (), ("text",), 16)
-SETTINGS = TrainingSettings(epochs=3.0, batch_size=8, learning_rate=2e-3, checkpoint_steps=5)
-
-
-def config(task: Task = CLASSES):
-    return random_config(np.random.default_rng(0), **SIZES, outputs=task.outputs)
-
-
-def dense(task: Task = CLASSES, dropout: float = 0.1) -> SequenceClassifier:
-    torch.manual_seed(1)
-    return SequenceClassifier(config(task), dropout=dropout)
-
-
-def half(task: Task = CLASSES) -> SequenceClassifier:
-    torch.manual_seed(2)
-    return SequenceClassifier(config(task), ArchSpec.of(config(task).dims, [1, 1], [32, 32]))
-
-
-def made(task: Task = CLASSES, rows: int = 60, seed: int = 0) -> TrainingData:
-    """Rows are good where they have one of the tokens 40 to 44; tokens 50 to 59 never occur."""
-    rng = np.random.default_rng(seed)
-    ids = [rng.integers(3, 40, length) for length in rng.integers(2, 14, rows)]
-    good = rng.random(rows) < 0.5
-    for row in np.flatnonzero(good):
-        ids[row][rng.integers(0, len(ids[row]))] = rng.integers(40, 45)
-    labels = good.astype(np.int64) if task.kind == "classification" else good.astype(np.float32) * 0.8 + 0.1
-    return TrainingData(Ragged.of([row.tolist() for row in ids]), labels, task, 0)
-
-
-def loss_of(model: SequenceClassifier, data: TrainingData) -> float:
-    batch = data.batch(range(len(data)))
-    labels = batch.pop("labels")
-    with torch.no_grad():
-        return task_losses(model.eval()(**batch).logits, labels, data.task).mean().item()
-
-
-def digest(model: SequenceClassifier) -> dict[str, bytes]:
-    return {name: array.tobytes() for name, array in weights_of(model).items()}
+from prunetime.training.settings import best_precision
+from prunetime.training.trainer import fit
 
 
 @pytest.mark.parametrize(
@@ -144,118 +109,6 @@ def test_a_student_comes_closer_to_its_teacher_when_distilled(tmp_path):
     assert digest(teacher) == before
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[SequenceClassifier, Path]:
-    """An uninterrupted run of `SETTINGS`, and its folder with the checkpoints."""
-    model, folder = dense(), tmp_path_factory.mktemp("finished")
-    fit(model, made(), SETTINGS, folder)
-    return model, folder
-
-
-@pytest.mark.parametrize("stopped_at", [1, 4, 5, 6, 13, 24])
-def test_interrupted_at_any_step_it_ends_in_the_same_bytes(tmp_path, finished, stopped_at):
-    def interrupt(done: int, _: int) -> None:
-        if done == stopped_at:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(dense(), made(), SETTINGS, tmp_path / "stopped", on_progress=interrupt)
-    torch.manual_seed(1234)
-    resumed, steps = dense(), []
-    fit(resumed, made(), SETTINGS, tmp_path / "stopped", on_progress=lambda done, of: steps.append((done, of)))
-    assert steps[0] == ((stopped_at - 1) // 5 * 5 + 1, 24)
-    assert digest(resumed) == digest(finished[0])
-
-
-@pytest.mark.parametrize("change", [{"threads": 2}, {"precision": "bf16"}])
-def test_interrupted_it_goes_on_with_other_threads_or_another_precision(tmp_path, finished, change):
-    """What is trained is the same: weights differ by roundings."""
-
-    def interrupt(done: int, _: int) -> None:
-        if done == 13:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(dense(), made(), dataclasses.replace(SETTINGS, **change), tmp_path, on_progress=interrupt)
-    resumed, steps = dense(), []
-    fit(resumed, made(), SETTINGS, tmp_path, on_progress=lambda done, of: steps.append((done, of)))
-    assert steps[0] == (11, 24)
-    for name, array in weights_of(finished[0]).items():
-        np.testing.assert_allclose(weights_of(resumed)[name], array, atol=2e-2, err_msg=name)
-
-
-def distilled(folder: Path, on_progress=None) -> SequenceClassifier:
-    """A run with everything in it: what the killed processes and this one do alike."""
-    student = half()
-    settings = dataclasses.replace(SETTINGS, precision="bf16", seed=7)
-    fit(student, made(), settings, folder, dense(), on_progress)
-    return student
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = {path!r}
-import test_trainer
-
-def watch(event, arguments):
-    if event == {event!r} and str(arguments[0]).endswith({ending!r}):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(watch)
-test_trainer.distilled(Path({folder!r}))
-"""
-
-
-def run_until_killed(folder: Path, event: str, ending: str) -> None:
-    here = Path(__file__).parent
-    path = [str(here), str(here.parent), str(Path(prunetime.__file__).parents[1])]
-    code = KILLED.format(path=path, folder=str(folder), event=event, ending=ending)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert done.stdout == done.stderr == ""
-
-
-def test_killed_again_and_again_it_ends_in_the_same_bytes(tmp_path):
-    """kill -9 while a checkpoint is being written, and while an old one is being removed."""
-    whole = distilled(tmp_path / "whole")
-    folder = tmp_path / "killed"
-    run_until_killed(folder, event="open", ending="checkpoint-10/trainer_state.json")
-    run_until_killed(folder, event="shutil.rmtree", ending="checkpoint-5")
-    steps: list[tuple[int, ...]] = []
-    resumed = distilled(folder, lambda *done: steps.append(done))
-    assert steps[0] == (16, 24)
-    assert digest(resumed) == digest(whole)
-
-
-def test_finished_but_not_saved_it_is_done_at_once(tmp_path, finished):
-    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
-    again, steps = dense(), []
-    fit(again, made(), SETTINGS, tmp_path, on_progress=lambda *done: steps.append(done))
-    assert digest(again) == digest(finished[0])
-    assert len(steps) <= SETTINGS.checkpoint_steps
-    discard_checkpoints(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("change", ["data", "settings", "model", "teacher", "tokens"])
-def test_checkpoints_of_other_inputs_are_refused(tmp_path, finished, change):
-    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
-    data = made(seed=int(change == "data"))
-    settings = dataclasses.replace(SETTINGS, seed=int(change == "settings"))
-    teacher = dense() if change == "teacher" else None
-    student = {"model": half, "tokens": dropping}.get(change, dense)()
-    with pytest.raises(InputError, match="other data, settings or weights"):
-        fit(student, data, settings, tmp_path, teacher)
-
-
-def dropping(blocks: tuple[KeptBlocks, ...] = ()) -> SequenceClassifier:
-    """As `dense`, but half of the tokens leave in the first layer; those of id 40 to go last."""
-    separated = dataclasses.replace(config(), separator=40)
-    torch.manual_seed(1)
-    return SequenceClassifier(separated, ArchSpec.full(separated.dims).with_layer(0, tokens=0.5, blocks=blocks))
-
-
 def test_blocks_and_dropped_tokens_train_and_the_separator_stays_what_it_is(tmp_path, monkeypatch):
     model = dropping((KeptBlocks("ffn_input", 32, 16, 2),))
     data = made(rows=120)
@@ -310,10 +163,6 @@ def test_it_prints_nothing_and_reports_every_step(tmp_path, capfd):
     fit(dense(), made(), SETTINGS, tmp_path, on_progress=lambda *done: steps.append(done))
     assert steps == [(step, 24) for step in range(1, 25)]
     assert capfd.readouterr() == ("", "")
-
-
-def test_at_most_two_checkpoints_are_kept(finished):
-    assert len(list((finished[1] / "checkpoints").glob("checkpoint-*"))) == 2
 
 
 def test_the_number_of_threads_is_as_it_was(tmp_path):
@@ -372,8 +221,6 @@ def test_random_tokens_of_two_texts_train_too(tmp_path):
     assert (weights_of(model)["embeddings.token_type.weight"] != before).any(axis=1).all()
 
 
-DIMS = Dims(**SIZES)
-SUB_NETWORKS = Sandwich(Space(DIMS, tokens=True), 0.3, 12)
 SHALLOW = ArchSpec.of(DIMS, [0, 1], [64, 0])
 
 
@@ -410,24 +257,3 @@ def test_elastic_training_with_a_teacher_stays_nearer_to_what_it_knows(tmp_path,
     fit(alone, wrong, SETTINGS, tmp_path / "alone", sub_networks=SUB_NETWORKS)
     fit(taught, wrong, SETTINGS, tmp_path / "taught", learned, sub_networks=SUB_NETWORKS)
     assert loss_of(taught, fresh) < 0.9 * loss_of(alone, fresh)
-
-
-def test_elastic_training_interrupted_ends_in_the_same_bytes(tmp_path):
-    whole = dense()
-    fit(whole, made(), SETTINGS, tmp_path / "whole", sub_networks=SUB_NETWORKS)
-
-    def interrupt(done: int, _: int) -> None:
-        if done == 13:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(dense(), made(), SETTINGS, tmp_path / "stopped", None, interrupt, sub_networks=SUB_NETWORKS)
-    resumed = dense()
-    fit(resumed, made(), SETTINGS, tmp_path / "stopped", sub_networks=SUB_NETWORKS)
-    assert digest(resumed) == digest(whole)
-
-
-def test_checkpoints_of_other_sub_networks_are_refused(tmp_path):
-    fit(dense(), made(), SETTINGS, tmp_path, sub_networks=SUB_NETWORKS)
-    with pytest.raises(InputError, match="other data, settings or weights"):
-        fit(dense(), made(), SETTINGS, tmp_path, sub_networks=dataclasses.replace(SUB_NETWORKS, smallest=0.5))

@@ -17,7 +17,7 @@ import numpy as np
 from prunetime.core.arch import TILE, ArchSpec, BlockShape, Dims, KeptBlocks, LayerSpec, block_grid
 from prunetime.core.arrays import Array
 from prunetime.core.artifact import weight_shapes
-from prunetime.core.blocks import to_blocks
+from prunetime.core.blocks import put_in_blocks
 from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
 
@@ -102,14 +102,12 @@ def _draw_blocks(
     kept = 0
     for index in range(layers):
         name = f"layers.{index}.{matrix}"
-        weight = weights.pop(f"{name}.weight")
-        grid = block_grid(weight.shape, *block_shape)
+        grid = block_grid(weights[f"{name}.weight"].shape, *block_shape)
         kept = max(1, round(share * math.prod(grid)))
         chosen = np.zeros(math.prod(grid), np.bool_)
         chosen[rng.choice(len(chosen), kept, replace=False)] = True
-        scale = np.float32(math.sqrt(len(chosen) / kept))
-        arrays = to_blocks(weight * scale, chosen.reshape(grid), *block_shape)
-        weights[f"{name}.blocks"], weights[f"{name}.block_index"] = arrays
+        weights[f"{name}.weight"] = weights[f"{name}.weight"] * np.float32(math.sqrt(len(chosen) / kept))
+        put_in_blocks(weights, name, chosen.reshape(grid), *block_shape)
     return KeptBlocks(matrix, *block_shape, kept)
 
 

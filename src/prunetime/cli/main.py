@@ -31,7 +31,7 @@ EXTRAS = {
 """What installs a module that is missing; what is not here, making models does."""
 
 
-class Group(click.Group):
+class ErrorsAsExitCodes(click.Group):
     """Turns errors into one line and an exit code (with `--json`, into one object); a defect keeps its traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -108,7 +108,7 @@ def _error_object(message: str, exit_code: int) -> str:
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "auto_envvar_prefix": "PRUNETIME"}
 
 
-@click.group(cls=Group, context_settings=CONTEXT)
+@click.group(cls=ErrorsAsExitCodes, context_settings=CONTEXT)
 @click.version_option(__version__, package_name="prunetime")
 def main() -> None:
     """Fit a BERT-family encoder into a measured CPU latency budget.

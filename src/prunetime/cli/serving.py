@@ -9,98 +9,153 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunetime.cli.main import emit, main
-from prunetime.cli.options import json_option
+from prunetime.cli.options import Decorator, json_option
 from prunetime.errors import InputError
+from prunetime.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from prunetime.serve.core.models import Entry
 
+COUNT, PORT, PATH = click.IntRange(1), click.IntRange(0, 65535), click.Path(path_type=Path)
+
+
+def _serve_option(flag: str, help: str, field: str | None = None, **attributes: Any) -> Decorator[Any]:
+    """An option whose default is that of the field of `ServeSettings`, and which its environment variable sets, too."""
+    name = field or flag.removeprefix("--").replace("-", "_")
+    envvar = f"PRUNETIME_SERVE_{flag.removeprefix('--').replace('-', '_').upper()}"
+    attributes = {"default": getattr(ServeSettings, name), "show_default": True} | attributes
+    return click.option(flag, name, help=help, envvar=envvar, show_envvar=True, **attributes)
+
 
 @main.command()
-@click.argument("models", nargs=-1, required=True, metavar="[NAME=]ARTIFACT...")
-@click.option(
-    "--family",
-    "families",
+@click.argument("models", nargs=-1, required=True, metavar="[NAME=]ARTIFACT...", envvar="PRUNETIME_SERVE_MODELS")
+@_serve_option(
+    "--cascade",
+    "A NAME for several models of one task, the largest first. The largest that is expected to meet a request's "
+    "deadline answers it. Use it where load has peaks, and then a smaller model's answer is better than none. "
+    "May be repeated.",
+    "cascades",
     multiple=True,
     metavar="NAME=MODEL,MODEL...",
-    help="Models under one name, the largest first: the smaller ones answer under pressure.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any that is free.")
-@click.option("--uds", type=click.Path(path_type=Path), help="A unix socket, in place of host and port.")
-@click.option(
-    "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A name of this server that requests may be for."
+@click.option("--family", "families", multiple=True, hidden=True)
+@_serve_option("--host", "Address to listen on. An address beyond this machine needs --key-file.")
+@_serve_option("--port", "Port to listen on. 0 takes a free one, which is printed.", type=PORT)
+@_serve_option(
+    "--uds",
+    "Unix socket to listen on instead of --host and --port. Use it behind a proxy on this machine.",
+    type=PATH,
 )
-@click.option("--cors", multiple=True, metavar="ORIGIN", help="A site whose pages may ask; '*', with keys: any.")
-@click.option(
+@_serve_option(
+    "--allow-host",
+    "Host name, besides localhost, that requests may be addressed to. Give each name that clients or a proxy use for "
+    "this server. May be repeated.",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+)
+@_serve_option(
+    "--cors",
+    "Origin, such as https://ads.example, whose web pages may call the server from a browser. '*' admits every origin, "
+    "and needs --key-file. By default there is none. May be repeated.",
+    multiple=True,
+    metavar="ORIGIN",
+)
+@_serve_option(
     "--grpc-port",
-    type=click.IntRange(0, 65535),
-    help="Serve the Open Inference Protocol over gRPC, too, on this port of the host; 0 for any that is free.",
+    "Port of --host for the Open Inference Protocol over gRPC. 0 takes a free one. Without it there is no gRPC.",
+    type=PORT,
 )
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="That share the port.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the engine, in each process.")
-@click.option(
-    "--key-file", type=click.Path(path_type=Path), help="Bearer keys, one a line; without it, this machine only."
+@_serve_option(
+    "--processes",
+    "Number of processes that share the port and the limits below. For throughput, set it to the number of cores; each "
+    "process has its own copy of the models.",
+    type=COUNT,
 )
-@click.option("--model-root", type=click.Path(path_type=Path), help="Where models may be loaded from by request.")
-@click.option("--open-metrics", is_flag=True, help="/metrics answers without a key.")
-@click.option("--experiment", "experiments", type=click.Path(path_type=Path), help="TOML file of experiments.")
-@click.option("--outcomes", default="outcomes.sqlite", show_default=True, help="File or postgresql:// URL for theirs.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds a request may take at most.")
-@click.option(
-    "--read-seconds", default=10.0, show_default=True, help="Seconds that a request may take to come, headers and body."
+@_serve_option(
+    "--threads",
+    "Threads that compute one batch, in each process. Raise it where a single request must be faster; for throughput "
+    "raise --processes.",
+    type=COUNT,
 )
-@click.option(
+@_serve_option(
+    "--key-file",
+    "File of bearer keys, one a line; each request must carry one of them. SIGHUP reads it again. Without it the "
+    "server is for this machine only.",
+    type=PATH,
+)
+@_serve_option(
+    "--model-root",
+    "Folder from under which clients may load models. Without it only the models given here can be loaded again.",
+    type=PATH,
+)
+@_serve_option("--open-metrics", "Answer /metrics without a key. Use it where Prometheus has none.", is_flag=True)
+@_serve_option(
+    "--experiment",
+    "TOML file of experiments, which split the requests of a model among several by a key. By default there is none.",
+    "experiments",
+    type=PATH,
+)
+@_serve_option(
+    "--outcomes",
+    "Where the outcomes of experiments are stored: a file, or a postgresql:// URL. Use PostgreSQL where several "
+    "servers run the same experiment.",
+    metavar="FILE|URL",
+)
+@_serve_option(
+    "--timeout",
+    "Seconds after which a request is refused, where its client does not ask for less. Set it to the time after which "
+    "nobody waits for an answer.",
+)
+@_serve_option(
+    "--read-seconds",
+    "Seconds that a client has to send a request, and to finish a TLS handshake. Raise it for slow networks.",
+)
+@_serve_option(
     "--drain-seconds",
-    default=0.0,
-    show_default=True,
-    help="After SIGTERM, seconds in which all is answered while the server says that it is not ready.",
+    "Seconds after SIGTERM in which the server answers on while its readiness check fails. Set it to the time that a "
+    "load balancer takes to notice.",
 )
-@click.option("--queue-tokens", default=65_536, show_default=True, help="Tokens that may wait.")
-@click.option("--batch-tokens", default=2_048, show_default=True, help="Tokens computed at a time.")
-@click.option("--cache-mb", default=64, show_default=True, help="For tokens of texts seen before, each model; 0: none.")
-@click.option("--tls-cert", type=click.Path(path_type=Path))
-@click.option("--tls-key", type=click.Path(path_type=Path))
+@_serve_option(
+    "--queue-tokens",
+    "Tokens that may wait for the engine; requests beyond are refused (429). Raise it for longer bursts, lower it to "
+    "refuse earlier.",
+)
+@_serve_option(
+    "--batch-tokens",
+    "Tokens that are computed in one batch, at most. Lower it where short requests wait too long for large ones.",
+)
+@_serve_option(
+    "--cache-mb",
+    "MiB of memory, for each model, that keep the token ids of texts seen before. Raise it where many texts recur, as "
+    "titles of a catalogue do; 0 keeps none.",
+    "cache_bytes",
+    default=ServeSettings.cache_bytes >> 20,
+    metavar="INTEGER",
+)
+@_serve_option(
+    "--tls-cert",
+    "PEM file of the certificate chain, for HTTPS. Needs --tls-key. SIGHUP reads it again.",
+    "certificate",
+    type=PATH,
+)
+@_serve_option("--tls-key", "PEM file of the private key of --tls-cert.", "private_key", type=PATH)
 def serve(**options: Any) -> None:
     """Serve models over HTTP: Open Inference Protocol v2, /predict, /rerank, /embed, /v1/rerank, /v1/embeddings; the
     first of them over gRPC, too.
 
     It runs until it is stopped (SIGTERM or Ctrl-C), so it prints no result and takes no --json. Logs go to standard
-    error.
+    error. Each option can be given by its environment variable instead, and models by PRUNETIME_SERVE_MODELS; several
+    values are separated by spaces. The command line comes before the environment.
     """
     from prunetime.serve.run import serve as run
-    from prunetime.serve.settings import ServeSettings
 
-    settings = ServeSettings(
-        models=tuple(_named(given) for given in options["models"]),
-        families=tuple(_family(given) for given in options["families"]),
-        cache_bytes=options["cache_mb"] << 20,
-        certificate=options["tls_cert"],
-        private_key=options["tls_key"],
-        **{
-            name: options[name]
-            for name in (
-                "host",
-                "port",
-                "uds",
-                "allow_hosts",
-                "cors",
-                "grpc_port",
-                "processes",
-                "threads",
-                "key_file",
-                "model_root",
-                "open_metrics",
-                "experiments",
-                "outcomes",
-                "timeout",
-                "read_seconds",
-                "drain_seconds",
-                "queue_tokens",
-                "batch_tokens",
-            )
-        },
-    )
+    if old := options.pop("families"):
+        click.echo("--family will go in the next release: it is called --cascade", err=True)
+    options["models"] = tuple(_named(given) for given in options["models"])
+    options["cascades"] = tuple(_cascade(given) for given in (*options["cascades"], *old))
+    options["cache_bytes"] <<= 20
+    settings = ServeSettings(**options)
 
     def ready(entries: Sequence[Entry], port: int | None, grpc_port: int | None) -> None:
         scheme = "https" if settings.certificate else "http"
@@ -167,8 +222,8 @@ def _named(given: str) -> tuple[str, Path]:
     return (path.resolve().parent if path.name == "artifact" else path.resolve()).name, path
 
 
-def _family(given: str) -> tuple[str, tuple[str, ...]]:
+def _cascade(given: str) -> tuple[str, tuple[str, ...]]:
     name, equals, members = given.partition("=")
     if not equals or not members:
-        raise InputError(f"--family {given}: give NAME=MODEL,MODEL...")
+        raise InputError(f"--cascade {given}: give NAME=MODEL,MODEL...")
     return name, tuple(members.split(","))

@@ -1,7 +1,7 @@
 """Block-sparse matrices as they are stored: the kept blocks one after another, and the place of each.
 
 A matrix M of layer i that is pruned in blocks of R x C is the arrays `layers.i.M.blocks`, float32 [kept, R, C], and
-`layers.i.M.block_index`, int32 [kept], in place of `layers.i.M.weight`. Int32Array ascend; that of a block is
+`layers.i.M.block_index`, int32 [kept], in place of `layers.i.M.weight`. Indices ascend; that of a block is
 row_block * column_blocks + column_block. A block that reaches over the matrix's edge holds zeros there.
 """
 
@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from prunetime.core.arch import ArchSpec, block_grid
+from prunetime.core.arch import MATRICES, ArchSpec, KeptBlocks, block_grid
 from prunetime.core.arrays import Array, BoolArray, Float32Array, Float64Array, Int32Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
@@ -31,6 +31,19 @@ def to_blocks(weight: Float32Array, kept: BoolArray, rows: int, columns: int) ->
     over = [(0, blocks * size - width) for blocks, size, width in zip(grid, (rows, columns), weight.shape, strict=True)]
     tiles = np.pad(weight, over).reshape(grid[0], rows, grid[1], columns).swapaxes(1, 2)
     return np.ascontiguousarray(tiles[kept]), np.flatnonzero(kept).astype(np.int32)
+
+
+def put_in_blocks(weights: dict[str, Array], name: str, kept: BoolArray, rows: int, columns: int) -> None:
+    """The matrix `name` of `weights` is stored in its `kept` blocks of `rows` x `columns` from now on (`to_blocks`)."""
+    arrays = to_blocks(weights.pop(f"{name}.weight"), kept, rows, columns)
+    weights[f"{name}.blocks"], weights[f"{name}.block_index"] = arrays
+
+
+def kept_blocks(weights: Weights, layer: int) -> tuple[KeptBlocks, ...]:
+    """The blocks that `weights` keep of those matrices of a layer that they store in blocks."""
+    names = ((matrix, f"layers.{layer}.{matrix}.blocks") for matrix in MATRICES)
+    shapes = ((matrix, weights[name].shape) for matrix, name in names if name in weights)
+    return tuple(KeptBlocks(matrix, rows, columns, kept) for matrix, (kept, rows, columns) in shapes)
 
 
 def block_norms(weight: Float32Array, rows: int, columns: int) -> Float64Array:

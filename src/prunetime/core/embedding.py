@@ -47,6 +47,14 @@ class EmbeddingSettings:
             left, right = unit(left), unit(right)
         return np.asarray(np.einsum("ij,ij->i", left, right), np.float32)
 
+    def similarity_matrix(self, left: Float32Array, right: Float32Array) -> Float32Array:
+        """Scores [rows, columns] of each embedding of `left` [rows, width] with each of `right` [columns, width]."""
+        if self.similarity_fn_name in ("euclidean", "manhattan"):
+            return np.stack([self.similarities(row[None], right) for row in left])
+        if self.similarity_fn_name == "cosine":
+            left, right = unit(left), unit(right)
+        return np.asarray(left @ right.T, np.float32)
+
     def orders_as_cosine(self, normalized: bool) -> bool:
         """Whether pairs are ordered as by the cosine of what is kept of their embeddings, which are `normalized` or
         not."""

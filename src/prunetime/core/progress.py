@@ -4,3 +4,6 @@ from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
 """A callback that gets how much of the work is done, and how much there is in all."""
+
+Say = Callable[[str], None]
+"""A callback that gets one line about what was found or decided."""

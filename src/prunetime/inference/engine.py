@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 import prunetime._engine as _engine
-from prunetime.core.arch import MATRICES, ArchSpec, KeptBlocks, LayerSpec
-from prunetime.core.arrays import Array, BoolArray, Float32Array, Float64Array, Weights
-from prunetime.core.blocks import to_dense
+from prunetime._engine import ForwardConfig, ForwardPlan, HeadLayerConfig, SharedEncoder
+from prunetime.core.arch import MATRICES, ArchSpec, LayerSpec
+from prunetime.core.arrays import BoolArray, Float32Array, Float64Array, Weights
+from prunetime.core.blocks import kept_blocks
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.core.positions import BUCKETS, by_distance
 from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.errors import EngineError, InputError
 from prunetime.inference.ragged import Ragged
 
-HiddenState = Float32Array
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+
+HiddenStates = Float32Array
 """The hidden states [tokens, hidden] of a batch that come into a layer."""
 
 ReferenceKernel = _engine.ReferenceKernel
@@ -29,14 +32,25 @@ ReferenceKernel = _engine.ReferenceKernel
 class Engine:
     """An encoder ready to run. Calls from several Python threads take turns.
 
-    `weights` are the arrays of an encoder of `config` by name; a sub-layer without arrays is gone. They are copied.
-    `threads` includes the calling thread. `isa` is one of `supported_isas()`; without it the environment variable
-    PRUNETIME_ISA decides, and without that the CPU. `spec` is needed for what arrays cannot say: the fraction of the
-    tokens that every layer keeps. `plan` says the precision of every matrix.
+    Args:
+        config: the encoder's config.
+        weights: its arrays by name (`core.artifact.weight_shapes`), which are copied; a sub-layer without arrays is
+            gone.
+        threads: how many threads run it, 1 to 256, with the calling one.
+        isa: one of `supported_isas()`; without it the environment variable PRUNETIME_ISA decides, and without that the
+            CPU.
+        spec: the encoder's spec, needed for what arrays cannot say: the fraction of the tokens that every layer keeps.
+        plan: the precision of every matrix, and whether one that is stored in blocks is multiplied by them.
 
     Raises:
         EngineError: an array is missing, unexpected, of another shape or type, or not finite; `isa` or `threads`
             cannot be had.
+
+    Example:
+        ```python
+        engine = Engine(config, weights, threads=2, plan=Plan.uniform("bf16"))
+        logits = engine.logits(Ragged.of([[101, 2023, 102], [101, 102]]))  # [2, outputs]
+        ```
     """
 
     def __init__(
@@ -51,14 +65,14 @@ class Engine:
     ) -> None:
         try:
             stored = {name: np.require(array, requirements=["C", "A", "E"]) for name, array in weights.items()}
-            run_plan = _run_plan(config, spec, plan)
-            arrays = _as_run(stored, config, plan)
-            self._encoder = _engine.Encoder(_settings(config), run_plan, arrays, threads, isa or "")
+            run_plan = forward_plan(config, spec, plan)
+            arrays = _with_distances(stored, config)
+            self._encoder = SharedEncoder(forward_config(config), run_plan, arrays, threads, isa or "")
         except (ValueError, TypeError, InputError) as error:
             raise EngineError(str(error)) from None
         self.config = config
         self.plan = plan
-        self.precision: Mapping[str, Precision] = run_plan["precision"]
+        self.precision: Mapping[str, Precision] = run_plan.precision
         """The precision of every matrix by name (`layers.0.query`, `head.dense`)."""
         self.spec = _spec_of(self._encoder.layer_counts, stored, spec)
         self.isa: str = self._encoder.isa
@@ -66,26 +80,25 @@ class Engine:
         self.weight_bytes: int = self._encoder.weight_bytes
 
     def logits(self, batch: Ragged) -> Float32Array:
-        """Logits of any number of sequences, [sequences, outputs].
+        """Computes the logits of any number of sequences.
+
+        Returns:
+            [sequences, outputs], where the head reads every token [tokens, outputs].
 
         Raises:
             EngineError: an id, type or length is out of range, numbers overflowed inside the encoder, or tokens are
                 skipped by an encoder that pools none, or drops tokens.
         """
-        try:
-            return self._encoder.forward(batch.ids, batch.types, batch.offsets, batch.skipped)
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        return _answer(self._encoder.forward, batch.ids, batch.types, batch.offsets, batch.skipped)
 
     def timed(self, batch: Ragged) -> tuple[Float32Array, Float64Array]:
-        """Logits, and the microseconds of every sub-layer [2 * layers + 2], as the calling thread saw them.
+        """Computes the logits, and measures every sub-layer as the calling thread sees it.
 
-        In the order embedding, attention 0, ffn 0, attention 1, ..., head; a sub-layer that is gone has 0.
+        Returns:
+            The logits; and microseconds [2 * layers + 2] of embedding, attention 0, ffn 0, attention 1, ..., head; a
+            sub-layer that is gone has 0.
         """
-        try:
-            logits, nanoseconds = self._encoder.forward_timed(batch.ids, batch.types, batch.offsets, batch.skipped)
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        logits, nanoseconds = _answer(self._encoder.forward_timed, batch.ids, batch.types, batch.offsets, batch.skipped)
         return logits, nanoseconds / 1e3
 
     def select(self, spec: ArchSpec) -> None:
@@ -97,43 +110,44 @@ class Engine:
                 to choose them by, or of a head that reads every token's hidden state.
         """
         heads, ffn, tokens = ([getattr(layer, name) for layer in spec.layers] for name in ("heads", "ffn", "tokens"))
-        try:
-            self._encoder.select(heads, ffn, tokens)
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        _answer(self._encoder.select, heads, ffn, tokens)
 
     def logits_between(
-        self, batch: Ragged, start: tuple[int, HiddenState] | None, leave: Mapping[int, HiddenState]
+        self, batch: Ragged, start: tuple[int, HiddenStates] | None, leave: Mapping[int, HiddenStates]
     ) -> Float32Array:
-        """Logits, the same bits as from `logits`, of a pass that begins and leaves states in between.
+        """Computes the logits, the same bits as `logits`, in a pass that begins and leaves hidden states in between.
 
-        It begins at the layer `start` with the state that an earlier pass over `batch` left there, with the same layers
-        before it; or at the embedding, where `start` is None. The states that come into the layers of `leave` are
-        written to the arrays there.
+        Args:
+            batch: the sequences.
+            start: the layer at which the pass begins, and the states that an earlier pass over `batch` left there with
+                the same layers before it; None: the embedding.
+            leave: arrays that the states which come into these layers are written to.
 
         Raises:
-            EngineError: as `logits`; or a state is of another shape or type, or of a layer into which not all tokens
+            EngineError: as `logits`; or states are of another shape or type, or of a layer into which not all tokens
                 come.
         """
-        first, state = start or (0, None)
-        try:
-            return self._encoder.forward_between(
-                batch.ids, batch.types, batch.offsets, first, state, dict(leave), batch.skipped
-            )
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        first, states = start or (0, None)
+        tokens = batch.ids, batch.types, batch.offsets
+        return _answer(self._encoder.forward_between, *tokens, first, states, dict(leave), batch.skipped)
 
     def kept(self, batch: Ragged) -> tuple[Float32Array, BoolArray]:
-        """Logits, and [layers, tokens] which tokens are left after each layer.
+        """Computes the logits, and says which tokens are left after each layer.
 
-        From the last attention on, only the token of each sequence is left whose hidden state the head reads, if it
-        reads no other.
+        Returns:
+            The logits; and [layers, tokens] whether a token is left. From the last attention on it is only the one of
+            each sequence whose row the head reads, if it reads no other.
         """
-        try:
-            logits, kept = self._encoder.forward_kept(batch.ids, batch.types, batch.offsets, batch.skipped)
-        except (ValueError, TypeError) as error:
-            raise EngineError(str(error)) from None
+        logits, kept = _answer(self._encoder.forward_kept, batch.ids, batch.types, batch.offsets, batch.skipped)
         return logits, kept.astype(np.bool_)
+
+
+def _answer(function: Callable[Arguments, Returned], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
+    """What a function of the binding returns; raises its errors as EngineError."""
+    try:
+        return function(*args, **kwargs)
+    except (ValueError, TypeError) as error:
+        raise EngineError(str(error)) from None
 
 
 def engine_build() -> str:
@@ -142,8 +156,12 @@ def engine_build() -> str:
 
 
 def chosen_isa() -> str:
-    """The one that an engine takes that is told none."""
-    return os.environ.get("PRUNETIME_ISA") or supported_isas()[-1]
+    """The instruction set of an engine that is told none.
+
+    Raises:
+        EngineError: PRUNETIME_ISA names one that this CPU does not run.
+    """
+    return _answer(_engine.chosen_isa)
 
 
 def supported_isas() -> list[str]:
@@ -151,90 +169,76 @@ def supported_isas() -> list[str]:
     return _engine.supported_isas()
 
 
-def _settings(config: EncoderConfig) -> dict[str, Any]:
+def forward_config(config: EncoderConfig) -> ForwardConfig:
+    """`config` as the engine takes it: the differences of its family and the layers of its head are written out."""
     dims, family = config.dims, FAMILIES[config.family]
-    return {
-        "layers": dims.layers,
-        "embedding": config.embedding,
-        "hidden": dims.hidden,
-        "heads": dims.heads,
-        "head_dim": dims.head_dim,
-        "ffn": dims.ffn,
-        "vocabulary": dims.vocabulary,
-        "positions": dims.positions,
-        "position_offset": family.position_offset,
-        "token_types": config.token_types if family.token_types else 0,
-        "relative_positions": family.relative_positions,
-        "rotary_theta": [layer.theta for layer in config.rotary],
-        "rotary_window": [layer.window or 0 for layer in config.rotary],
-        "pre_norm": family.pre_norm,
-        "gated": family.gated,
-        "layer_norm_eps": config.layer_norm_eps,
-        "outputs": config.outputs,
-        "rows": "all" if config.reads_every_token else config.pooling,
-        "head": [{"name": name, **asdict(layer)} for name, layer in config.head_layers],
-        "normalize": config.normalize,
-        "separator": -1 if config.separator is None else config.separator,
-    }
+    return ForwardConfig(
+        layers=dims.layers,
+        embedding=config.embedding,
+        hidden=dims.hidden,
+        heads=dims.heads,
+        head_dim=dims.head_dim,
+        ffn=dims.ffn,
+        vocabulary=dims.vocabulary,
+        positions=dims.positions,
+        position_offset=family.position_offset,
+        token_types=config.token_types if family.token_types else 0,
+        relative_positions=family.relative_positions,
+        rotary_theta=[layer.theta for layer in config.rotary],
+        rotary_window=[layer.window or 0 for layer in config.rotary],
+        pre_norm=family.pre_norm,
+        gated=family.gated,
+        layer_norm_eps=config.layer_norm_eps,
+        outputs=config.outputs,
+        rows="all" if config.reads_every_token else config.pooling,
+        head=[
+            HeadLayerConfig(name=name, kind=layer.kind, width=layer.width, activation=layer.activation, eps=layer.eps)
+            for name, layer in config.head_layers
+        ],
+        normalize=config.normalize,
+        separator=-1 if config.separator is None else config.separator,
+    )
 
 
-def _run_plan(config: EncoderConfig, spec: ArchSpec | None, plan: PrecisionPlan) -> dict[str, Any]:
+def forward_plan(config: EncoderConfig, spec: ArchSpec | None, plan: PrecisionPlan) -> ForwardPlan:
+    """`plan` as the engine takes it: by the names of the matrices, with those of the head, and with the fraction of the
+    tokens that every layer of `spec` keeps.
+
+    Raises:
+        EngineError: `spec` has another number of layers.
+    """
     layers = range(config.dims.layers)
     if spec is not None and len(spec.layers) != len(layers):
         raise EngineError(f"a spec of {len(spec.layers)} layers for an encoder of {len(layers)}")
-    precision: dict[str, Precision] = {
-        f"layers.{i}.{matrix}": plan.of(i, matrix).precision for i in layers for matrix in MATRICES
-    }
-    dense = [name for name, layer in config.head_layers if layer.kind == "dense"]
+    plans = {f"layers.{i}.{matrix}": plan.of(i, matrix) for i in layers for matrix in MATRICES}
+    precision: dict[str, Precision] = {name: of.precision for name, of in plans.items()}
+    head = [name for name, layer in config.head_layers if layer.kind == "dense"]
     narrow: Precision = "fp32" if plan.default.precision == "fp32" else "bf16"
-    precision |= {name: "fp32" if name == dense[-1] else narrow for name in dense}
-    return {"precision": precision, "tokens": [1.0 if spec is None else spec.layers[i].tokens for i in layers]}
+    return ForwardPlan(
+        precision=precision | {name: "fp32" if name == head[-1] else narrow for name in head},
+        dense=[name for name, of in plans.items() if not of.sparse],
+        tokens=[1.0 if spec is None else spec.layers[i].tokens for i in layers],
+    )
 
 
-def _as_run(weights: Weights, config: EncoderConfig, plan: PrecisionPlan) -> dict[str, Array]:
-    """`weights` with the matrices dense that are stored in blocks and that `plan` runs dense, and with what heads add
-    to scores for every distance."""
+def _with_distances(weights: Weights, config: EncoderConfig) -> Weights:
+    """`weights` in which the position bias of a head, by buckets, is written out for every distance."""
     arrays = dict(weights)
-    for layer in range(config.dims.layers):
-        prefix = f"layers.{layer}."
-        if (bias := f"{prefix}position_bias") in arrays:
-            shape = arrays[bias].shape
+    for name in (f"layers.{layer}.position_bias" for layer in range(config.dims.layers)):
+        if name in arrays:
+            shape = arrays[name].shape
             if len(shape) != 2 or shape[1] != BUCKETS:
-                raise EngineError(f"weights: {bias} has shape {list(shape)}; it must have [heads, {BUCKETS}]")
-            arrays[bias] = by_distance(arrays[bias], config.longest)
-        for matrix in MATRICES:
-            name = prefix + matrix
-            if f"{name}.blocks" not in arrays or plan.of(layer, matrix).sparse:
-                continue
-            source = {"attention_output": "query", "ffn_output": "ffn_input"}.get(matrix)
-            inner = _array(arrays, f"{prefix}{source}.bias", np.float32).size if source else config.dims.hidden
-            shape = (_array(arrays, f"{name}.bias", np.float32).size, inner)
-            blocks = _array(arrays, f"{name}.blocks", np.float32)
-            block_index = _array(arrays, f"{name}.block_index", np.int32)
-            arrays[f"{name}.weight"] = to_dense(blocks, block_index, shape, name)
-            del arrays[f"{name}.blocks"], arrays[f"{name}.block_index"]
+                raise EngineError(f"weights: {name} has shape {list(shape)}; it must have [heads, {BUCKETS}]")
+            arrays[name] = by_distance(arrays[name], config.longest)
     return arrays
-
-
-def _array(arrays: Weights, name: str, dtype: type) -> Array:
-    if name not in arrays:
-        raise EngineError(f"weights: {name} is missing")
-    if arrays[name].dtype != dtype:
-        raise EngineError(f"weights: {name} is {arrays[name].dtype}; it must be {np.dtype(dtype)}")
-    return arrays[name]
 
 
 def _spec_of(counts: list[tuple[int, int, int, int]], weights: Weights, spec: ArchSpec | None) -> ArchSpec:
     """The spec that the arrays have, with the tokens kept of `spec`; raises EngineError where the rest differs."""
     layers = []
     for index, layer_counts in enumerate(counts):
-        blocks = (
-            KeptBlocks(matrix, array.shape[1], array.shape[2], array.shape[0])
-            for matrix in MATRICES
-            if (array := weights.get(f"layers.{index}.{matrix}.blocks")) is not None
-        )
         tokens = 1.0 if spec is None else spec.layers[index].tokens
-        layers.append(LayerSpec(*layer_counts, blocks=tuple(blocks), tokens=tokens))
+        layers.append(LayerSpec(*layer_counts, blocks=kept_blocks(weights, index), tokens=tokens))
     found = ArchSpec(tuple(layers))
     if spec is not None and _live(found) != _live(spec):
         raise EngineError(f"the arrays are an encoder of {found}, not of {spec}")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
 from prunetime.core import artifact
+from prunetime.core.deprecation import renamed_arguments, warn_renamed
+from prunetime.core.embedding import unit
 from prunetime.core.task import Answer, Task
 from prunetime.errors import ArtifactError, InputError
 from prunetime.inference.engine import Engine
@@ -21,13 +27,26 @@ from prunetime.inference.reading import prompted, read
 from prunetime.inference.tokenize import Texts, Tokenizer
 from prunetime.inference.windows import Windows
 
+LOG = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Ranked:
-    """A document by its `index` among those that were given."""
+T = TypeVar("T")
 
-    index: int
-    score: float
+
+class RankedDocument(dict[str, Any]):
+    """A document of a ranking, with the fields of `CrossEncoder.rank`: `corpus_id`, `score` and, if asked for, `text`.
+
+    `corpus_id` is its index among the documents that were given.
+    """
+
+    @property
+    def index(self) -> int:
+        warn_renamed("index", '["corpus_id"]')
+        return int(self["corpus_id"])
+
+    @property
+    def score(self) -> float:
+        warn_renamed("score", '["score"]')
+        return float(self["score"])
 
 
 class Model:
@@ -69,22 +88,71 @@ class Model:
             raise InputError(f"a model of {self.manifest.task.kind} answers no questions")
         return inputs.best(self.engine.logits(inputs.tokens), count)
 
+    @renamed_arguments(texts="inputs")
     def embed(
-        self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None
+        self,
+        inputs: str | Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
     ) -> NDArray[np.float32]:
-        """Embeddings of texts, [texts, width]: those that `SentenceTransformer.encode` gives for the same folder.
-
-        They are of length 1 where the model ends in Normalize, as one that was made of a plain encoder does.
+        """Embeddings of texts: the numbers that `SentenceTransformer.encode` gives for the same folder.
 
         Args:
+            inputs: texts, or one text.
             prompt_name: the prompt of the model that goes before each text; by default the model's default prompt, if
                 it has one.
             prompt: the text to put there instead.
+            batch_size: how many texts are computed at a time. It bounds memory and changes no number.
+            show_progress_bar: whether to draw progress on standard error; by default where the logger of this module
+                is at INFO or DEBUG.
+            normalize_embeddings: whether to scale each embedding to a length of 1. Those of a model that ends in
+                Normalize, as one made of a plain encoder does, have it already.
+            truncate_dim: how many of the first numbers of each embedding are kept, instead of the model's own setting.
 
-        Raises InputError where the model does not score pairs by similarity, a text is empty, or it has no such prompt.
+        Returns:
+            Embeddings [texts, width], or [width] of one text.
+
+        Raises:
+            InputError: the model does not score pairs by similarity, a text is empty, there is no such prompt, or
+                `batch_size` or `truncate_dim` is below 1.
+
+        Example:
+            >>> model.embed(["red sofa", "garden hose"], prompt_name="query", normalize_embeddings=True)
         """
-        inputs = self.read_single(texts, prompt_name, prompt)
-        return np.asarray(inputs.scores(self.engine.logits(inputs.tokens)))
+        task = self.check_embeds()
+        settings = task.embedding if truncate_dim is None else replace(task.embedding, truncate_dim=truncate_dim)
+        prompt = task.prompts.resolve(prompt_name, prompt)
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        check_not_empty(texts)
+        parts = [
+            settings.kept(self.engine.logits(single_inputs(self.tokenizer, task, batch, prompt).tokens))
+            for batch in _batches(texts, batch_size, show_progress_bar)
+        ]
+        embeddings = np.concatenate(parts)
+        if normalize_embeddings:
+            embeddings = unit(embeddings)
+        return embeddings[0] if isinstance(inputs, str) else embeddings
+
+    def similarity(self, embeddings1: NDArray[np.float32], embeddings2: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How alike each two embeddings are, by the model's `similarity_fn_name`, as `SentenceTransformer.similarity`.
+
+        Args:
+            embeddings1: embeddings [rows, width], or one [width].
+            embeddings2: embeddings [columns, width], or one [width].
+
+        Returns:
+            Similarities [rows, columns], the higher the more alike; a distance counts as its negative.
+
+        Raises:
+            InputError: the model does not score pairs by similarity.
+        """
+        left, right = np.atleast_2d(embeddings1), np.atleast_2d(embeddings2)
+        return self.check_embeds().embedding.similarity_matrix(left, right)
 
     def tokenize(self, texts: Sequence[str | Texts]) -> Ragged:
         """Token ids of `texts` (of pairs of a question and a context, of all windows); raises InputError as `score`."""
@@ -100,8 +168,7 @@ class Model:
     ) -> SingleInputs:
         """The rows that the model reads of texts to be embedded; raises InputError as `embed` does."""
         task = self.check_embeds()
-        if empty := [number for number, text in enumerate(texts) if not text.strip()]:
-            raise InputError(f"text {empty[0]} is empty")
+        check_not_empty(texts)
         return single_inputs(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
 
     def read_single_ids(self, rows: Sequence[Sequence[int]], prompt_name: str | None = None) -> SingleInputs:
@@ -153,44 +220,123 @@ class Model:
                 raise InputError(f"text {number} is empty: every one of {', '.join(expected)} needs some text")
         return rows
 
+    @renamed_arguments(texts="inputs")
     def predict(
-        self, texts: Sequence[str | Texts], prompt_name: str | None = None, prompt: str | None = None
+        self,
+        inputs: Sequence[str | Texts],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
     ) -> NDArray[Any]:
-        """What `CrossEncoder.predict` of sentence-transformers gives for the same folder: [rows] of one logit, else
-        [rows, labels].
+        """The numbers that `CrossEncoder.predict` of sentence-transformers gives for the same folder.
 
-        These are the logits under the model's activation (a sigmoid, or nothing), where `score` is on the scale of the
-        labels. Of a model without such an activation, and of tasks that a CrossEncoder does not know, it is `score`.
+        They are the logits under the model's activation (a sigmoid, or nothing), where `score` is on the scale of the
+        labels. Of a model without such an activation, and of tasks that a CrossEncoder does not know, they are those of
+        `score`.
 
         Args:
+            inputs: pairs of texts, or one pair; for a task of one text, texts or one text.
             prompt_name: as for `embed`; the prompt goes before the first text of a pair.
             prompt: as for `embed`.
+            batch_size: as for `embed`.
+            show_progress_bar: as for `embed`.
 
-        Raises InputError as `score`, and where there is no such prompt.
+        Returns:
+            Predictions: [pairs] of one logit, else [pairs, labels]; without the first axis for one pair.
+
+        Raises:
+            InputError: as `score`; or there is no such prompt, or `batch_size` is below 1.
+
+        Example:
+            >>> model.predict([("red sofa", "velvet couch in red"), ("red sofa", "garden hose")], batch_size=64)
         """
         task = self.manifest.task
-        inputs = self.read(texts, task.prompts.resolve(prompt_name, prompt))
-        logits = self.engine.logits(inputs.tokens)
-        return task.predictions(logits) if task.activation else inputs.scores(logits)
+        single = isinstance(inputs, str) or (task.pair and len(inputs) > 0 and isinstance(inputs[0], str))
+        texts: Any = [inputs if isinstance(inputs, str) else tuple(inputs)] if single else inputs
+        prompt = task.prompts.resolve(prompt_name, prompt)
+        predictions = self._predictions(texts, prompt, batch_size, show_progress_bar, task.activation is not None)
+        return np.asarray(predictions[0]) if single else predictions
 
-    def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[Ranked]:
-        """The `documents`, best first, at most `top_k`; of equal ones the first. Scores are those of `predict`, or
-        the probability of the second of two labels.
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> list[RankedDocument]:
+        """The documents, best first, with the numbers and fields of `CrossEncoder.rank` for the same folder.
 
-        Raises InputError as `score`, and where the model does not score pairs by one number.
+        Args:
+            query: the text that each document is paired with.
+            documents: the texts to rank.
+            top_k: how many to return, at most; by default all.
+            return_documents: whether each result has the document, too, as its `text`.
+            prompt_name: as for `predict`.
+            prompt: as for `predict`.
+            batch_size: as for `embed`.
+            show_progress_bar: as for `embed`.
+
+        Returns:
+            A list of `{"corpus_id": index, "score": number}`, with `"text"` where asked for; of equal ones the first
+            comes first. Scores are those of `predict`, or the probability of the second of two labels.
+
+        Raises:
+            InputError: as `predict`; or the model does not score pairs by one number.
+
+        Example:
+            >>> model.rank("red sofa", ["garden hose", "velvet couch in red"], top_k=1, return_documents=True)
+            [{'corpus_id': 1, 'score': 0.91, 'text': 'velvet couch in red'}]
         """
         task = self.manifest.task
         if not task.is_ranking:
             raise InputError(f"a model of {task.kind} with {len(task.text)} text ranks nothing: it takes pairs to rank")
         pairs = [(query, document) for document in documents]
-        score = self.score if task.labels else self.predict
-        scores = score(pairs) if pairs else np.zeros(0, np.float32)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        return [Ranked(int(index), float(scores[index])) for index in order]
+        prompt, activated = task.prompts.resolve(prompt_name, prompt), task.activation is not None and not task.labels
+        scores = self._predictions(pairs, prompt, batch_size, show_progress_bar, activated)
+        ranked = [RankedDocument(corpus_id=index, score=score) for index, score in enumerate(scores.tolist())]
+        for each in ranked if return_documents else ():
+            each["text"] = documents[each["corpus_id"]]
+        return sorted(ranked, key=lambda each: each["score"], reverse=True)[:top_k]
+
+    def _predictions(
+        self, texts: Sequence[str | Texts], prompt: str, batch_size: int, progress: bool | None, activated: bool
+    ) -> NDArray[Any]:
+        """The logits of `texts` after `prompt` under the task's activation, or else their scores."""
+        task, parts = self.manifest.task, []
+        for batch in _batches(self.checked(texts), batch_size, progress):
+            inputs = read(self.tokenizer, task, batch, prompt)
+            logits = self.engine.logits(inputs.tokens)
+            parts.append(task.predictions(logits) if activated else inputs.scores(logits))
+        return np.concatenate(parts)
 
     def score_tokens(self, tokens: Ragged) -> NDArray[np.float32]:
         """Scores of token ids, as `score` gives for texts; not of question answering, whose answers are of texts."""
         return self.manifest.task.scores(self.engine.logits(tokens))
+
+
+def check_not_empty(texts: Sequence[str]) -> None:
+    """Raises InputError for the first text that is white space only."""
+    if empty := [number for number, text in enumerate(texts) if not text.strip()]:
+        raise InputError(f"text {empty[0]} is empty")
+
+
+def _batches(rows: Sequence[T], size: int, progress: bool | None) -> Iterator[Sequence[T]]:
+    """Yields `rows` in batches of `size`, at least one, and draws progress (None: where the logger is at INFO)."""
+    if size < 1:
+        raise InputError(f"batch_size is {size}; it must be at least 1")
+    if progress is None:
+        progress = LOG.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    starts = range(0, max(len(rows), 1), size)
+    bar = click.progressbar(starts, label="Batches", file=sys.stderr) if progress else nullcontext(starts)
+    with bar as steps:
+        for start in steps:
+            yield rows[start : start + size]
 
 
 def load(folder: str | Path, threads: int = 1, make_tokenizer: Callable[[bytes, int], Tokenizer] = Tokenizer) -> Model:

@@ -51,7 +51,8 @@ class Checkup:
 
 
 def checkup() -> Checkup:
-    """Measures for about a second."""
+    """Measures for about a second. Raises EngineError where PRUNETIME_ISA names what this CPU does not run."""
+    isa = chosen_isa()
     before = _ticks()
     began, own = time.monotonic(), time.process_time()
     with pinned(1):
@@ -67,7 +68,7 @@ def checkup() -> Checkup:
     }
     isas = supported_isas()
     doubts = _doubts(latency.noisy, found)
-    return Checkup(this_machine(), isas, chosen_isa(), memory_bytes(), latency.p50_us, **found, doubts=doubts)
+    return Checkup(this_machine(), isas, isa, memory_bytes(), latency.p50_us, **found, doubts=doubts)
 
 
 def _doubts(noisy: bool, found: dict[str, float]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from prunetime.core.arch import ArchSpec
 from prunetime.core.arrays import Array, Float32Array
 from prunetime.core.artifact import weight_shapes
-from prunetime.core.blocks import to_blocks
+from prunetime.core.blocks import put_in_blocks
 from prunetime.core.config import EncoderConfig
 from prunetime.inference.ragged import Ragged
 
@@ -35,11 +35,9 @@ def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, Array]:
     for index, layer in enumerate(spec.layers):
         for block in layer.blocks:
             name = f"layers.{index}.{block.matrix}"
-            weight = weights.pop(f"{name}.weight")
-            grid = block.grid(weight.shape)
+            grid = block.grid(weights[f"{name}.weight"].shape)
             kept = rng.permutation(math.prod(grid)).reshape(grid) < block.kept
-            arrays = to_blocks(weight, kept, block.rows, block.columns)
-            weights[f"{name}.blocks"], weights[f"{name}.block_index"] = arrays
+            put_in_blocks(weights, name, kept, block.rows, block.columns)
     return weights
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.core.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec
+from prunetime.core.arch import ArchSpec, Dims, LayerSpec
 from prunetime.core.arrays import Array, Float64Array, Weights
-from prunetime.core.blocks import block_norms, to_blocks
+from prunetime.core.blocks import block_norms, kept_blocks, put_in_blocks
 from prunetime.core.mask import LayerMask, Mask, Scores, by_importance, part_widths, rank
 from prunetime.errors import InputError
 
@@ -41,8 +39,7 @@ def in_blocks(weights: Weights, mask: Mask) -> dict[str, Array]:
     stored = dict(weights)
     for index, layer in enumerate(mask.layers):
         for matrix, blocks in layer.blocks.items():
-            name, own = f"layers.{index}.{matrix}", (blocks.kept, blocks.rows, blocks.columns)
-            stored[f"{name}.blocks"], stored[f"{name}.block_index"] = to_blocks(stored.pop(f"{name}.weight"), *own)
+            put_in_blocks(stored, f"layers.{index}.{matrix}", blocks.kept, blocks.rows, blocks.columns)
     return stored
 
 
@@ -134,12 +131,6 @@ def spec_of(weights: Weights, dims: Dims) -> ArchSpec:
             return int(weights[f"{name}.weight"].shape[0])
         return len(weights[f"{name}.bias"]) if f"{name}.blocks" in weights else 0
 
-    def blocks(layer: str) -> Iterator[KeptBlocks]:
-        for matrix in MATRICES:
-            if f"{layer}.{matrix}.blocks" in weights:
-                kept, height, width = weights[f"{layer}.{matrix}.blocks"].shape
-                yield KeptBlocks(matrix, height, width, kept)
-
     return ArchSpec(
         tuple(
             LayerSpec(
@@ -147,8 +138,8 @@ def spec_of(weights: Weights, dims: Dims) -> ArchSpec:
                 attention_rows=rows(f"{layer}.attention_output") or dims.hidden,
                 ffn=rows(f"{layer}.ffn_input"),
                 ffn_rows=rows(f"{layer}.ffn_output") or dims.hidden,
-                blocks=tuple(blocks(layer)),
+                blocks=kept_blocks(weights, index),
             )
-            for layer in (f"layers.{index}" for index in range(dims.layers))
+            for index, layer in ((index, f"layers.{index}") for index in range(dims.layers))
         )
     )

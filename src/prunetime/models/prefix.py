@@ -20,7 +20,8 @@ from prunetime.core.blocks import block_norms
 from prunetime.core.config import EncoderConfig
 from prunetime.core.mask import largest_blocks
 from prunetime.errors import InputError
-from prunetime.models.encoder import EncoderLayer, Output, Parts, SequenceClassifier, encode
+from prunetime.models.encoder import Output, Parts, SequenceClassifier, encode
+from prunetime.models.layers import EncoderLayer
 from prunetime.models.mask_variables import BlockMaskVariables
 
 EncoderInputs = tuple[Tensor, Tensor, Tensor | None]

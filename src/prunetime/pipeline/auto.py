@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Way:
+class SubRun:
     """A run of `method`, that begins with what the run in the folder `other` came to."""
 
     method: PruningMethod
     other: str | None = None
 
 
-WAYS = dict(
-    zip(SUB_RUNS, (Way("multilevel"), Way("search", "multilevel"), Way("multilevel", "search")), strict=True),
+METHODS = dict(
+    zip(SUB_RUNS, (SubRun("multilevel"), SubRun("search", "multilevel"), SubRun("multilevel", "search")), strict=True),
 )
 """By folder, in the order in which they are run."""
 
@@ -52,14 +52,14 @@ def prune_by_method(
     report_to: Sequence[str] = (),
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """`prune`, or `prune_all_ways` where the method is auto; trainings are reported to those trackers (see
+    """`prune`, or `prune_by_all_methods` where the method is auto; trainings are reported to those trackers (see
     `training.tracking`)."""
-    into = prune_all_ways if settings.method == "auto" else prune
+    into = prune_by_all_methods if settings.method == "auto" else prune
     with reporting(report_to, out):
         return into(settings, out, reporter, profile, workers=workers, overwrite=overwrite)
 
 
-def prune_all_ways(
+def prune_by_all_methods(
     settings: Settings,
     out: Path,
     reporter: Reporter,
@@ -68,8 +68,8 @@ def prune_all_ways(
     workers: Workers | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Prunes as `prune` does into a folder of `out` for each of `WAYS`; `out` gets artifact and report of the one whose
-    metric on valid rows is best. Resumable.
+    """Prunes as `prune` does by each of `METHODS`, into a folder of `out` each; the one whose metric on valid rows is
+    best gives `out` its artifact and report. Resumable.
 
     Returns its result, with its `method` and what each has on `valid` rows.
 
@@ -82,10 +82,10 @@ def prune_all_ways(
         context = begin(run, settings, overwrite=overwrite)
         if result := finished(run):
             return result
-        check_workers(settings, workers, reporter)
+        check_workers(settings.method, workers, reporter)
         runs = {
             name: replace(settings, method=way.method, tokens=settings.tokens and way.method == "search")
-            for name, way in WAYS.items()
+            for name, way in METHODS.items()
         }
         if profile:
             for own in runs.values():
@@ -93,7 +93,7 @@ def prune_all_ways(
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, float] = {}
         failures = []
-        for name, way in WAYS.items():
+        for name, way in METHODS.items():
             own = runs[name]
             other = out / way.other if way.other else None
             reporter.say(f"{name}, in {out / name}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from prunetime.core.arrays import Weights
 from prunetime.core.artifact import Manifest
 from prunetime.core.config import FAMILIES, EncoderConfig
+from prunetime.core.progress import Say
 from prunetime.core.task import Task
 from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.inference.tokenize import Tokenizer
 from prunetime.models import families
 from prunetime.models.tokenization import PretrainedTokenizer, load_tokenizer
-
-Say = Callable[[str], None]
 
 MOST_NAMES = 5
 """Of tensors, in a message."""

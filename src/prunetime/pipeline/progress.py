@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from prunetime.pipeline.run import Progress as Callback
+from prunetime.core.progress import Progress as Callback
 
 LOG_SECONDS = 30.0
 """Without a terminal, progress is a line this often."""

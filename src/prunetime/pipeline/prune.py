@@ -34,7 +34,7 @@ from prunetime.pipeline.stages.teacher import elastic, importance, train_teacher
 from prunetime.pipeline.stages.tune import Begin, tune
 from prunetime.pipeline.stages.verify import verify
 from prunetime.pipeline.student import kept_of, note_computer
-from prunetime.pruning.methods import LEARNED
+from prunetime.pruning.methods import LEARNED, PruningMethod
 from prunetime.report.render import render
 from prunetime.settings import Settings
 
@@ -50,8 +50,8 @@ FILES_FOR_PICK = ("plan.json", "profile.json", EVALUATIONS)
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way of finding a structure.
+class Strategy:
+    """A strategy finds a structure.
 
     `choose` leaves the best that is predicted to take so many microseconds as `mask.json`, with `chosen.json`; `begin`
     gives its weights, to be tuned; `searched` says whether it leaves an archive of others, too.
@@ -96,13 +96,13 @@ def prune(
         importance(context)
         if settings.method in LEARNED:
             learn = partial(learn_structure, context, other=other)
-            return _into_budget(context, Way(learn, lambda _: learned_weights(context), searched=False))
+            return _into_budget(context, Strategy(learn, lambda _: learned_weights(context), searched=False))
         elastic(context)
         seeds = []
         if other:
             learned = Mask.from_json(Run(other, reporter).read("rows.json"))
             seeds = [context.space.widened(learned.spec())]
-        return _into_budget(context, _search_way(context, partial(_search, context, seeds)))
+        return _into_budget(context, _search_strategy(context, partial(_search, context, seeds)))
 
 
 def pick(
@@ -124,10 +124,8 @@ def pick(
         BudgetError: no model inside the budget was found in three attempts.
     """
     before = Run(origin, reporter)
-    settings = Settings.from_json(before.read("run.json")["settings"])
-    check_searched(origin, settings)
-    budget = replace(settings.budget, us=amount.us, share=amount.share)
-    settings = settings.with_budget(budget)
+    settings = settings_of_search(before)
+    settings = settings.with_budget(replace(settings.budget, us=amount.us, share=amount.share))
     missing = [name for name in (*FILES_FOR_PICK, *MODELS) if not before.path(name).exists()]
     if missing:
         raise InputError(f"{origin} is no finished run: it lacks {', '.join(missing)}; run `prunetime prune` first")
@@ -147,7 +145,7 @@ def pick(
                 artifact.copy_folder(before.path(name), run.path(name))
         _check_machine(context)
         _measure_machine(context)
-        return _into_budget(context, _search_way(context, partial(_pick, context)))
+        return _into_budget(context, _search_strategy(context, partial(_pick, context)))
 
 
 def _search(context: Context, seeds: list[Any], target_us: float) -> None:
@@ -159,14 +157,14 @@ def _pick(context: Context, target_us: float) -> None:
     pick_structure(context, target_us=target_us)
 
 
-def _search_way(context: Context, choose: Callable[[float], None]) -> Way:
-    return Way(choose, lambda mask: kept_of(context.elastic, mask), searched=True)
+def _search_strategy(context: Context, choose: Callable[[float], None]) -> Strategy:
+    return Strategy(choose, lambda mask: kept_of(context.elastic, mask), searched=True)
 
 
 def _check_machine(context: Context) -> None:
     """Raises InputError where workers that were given do not start, or would have nothing to do."""
-    note_computer(context.run, context.settings)
-    check_workers(context.settings, context.workers, context.run.reporter)
+    note_computer(context.run)
+    check_workers(context.settings.method, context.workers, context.run.reporter)
 
 
 def _measure_machine(context: Context) -> None:
@@ -175,23 +173,25 @@ def _measure_machine(context: Context) -> None:
     check_tail(context)
 
 
-def check_searched(origin: Path, settings: Settings) -> None:
-    """Raises InputError where the run `origin` has no archive, because it did not search."""
+def settings_of_search(run: Run) -> Settings:
+    """The settings of a run that searched; raises InputError where it has no archive, because it did not."""
+    settings = Settings.from_json(run.read("run.json")["settings"])
     if settings.method == "auto":
-        raise InputError(f"{origin} holds several runs, of --method auto: take {origin / 'search'}")
+        raise InputError(f"{run.folder} holds several runs, of --method auto: take {run.path('search')}")
     if settings.method != "search":
         raise InputError(
-            f"{origin} was made with --method {settings.method}, which learns one structure and leaves no archive of "
-            "others: run `prunetime prune` with the other budget"
+            f"{run.folder} was made with --method {settings.method}, which learns one structure and leaves no archive "
+            "of others: run `prunetime prune` with the other budget"
         )
+    return settings
 
 
-def check_workers(settings: Settings, workers: Workers | None, reporter: Reporter) -> None:
+def check_workers(method: PruningMethod, workers: Workers | None, reporter: Reporter) -> None:
     """Raises InputError where `workers` do not start, or there is no search whose candidates they could score."""
     if workers is None:
         return
-    if settings.method in LEARNED:
-        raise InputError(f"--workers score the candidates of a search, and --method {settings.method} has none")
+    if method in LEARNED:
+        raise InputError(f"--workers score the candidates of a search, and --method {method} has none")
     with reporter.stage("Start a worker"):
         workers.check()
 
@@ -243,7 +243,7 @@ def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> Context:
     return Context(run, settings, source, inputs)
 
 
-def _into_budget(context: Context, way: Way) -> dict[str, Any]:
+def _into_budget(context: Context, strategy: Strategy) -> dict[str, Any]:
     """Chooses, tunes and verifies; where the measured latency is over the budget, tightens the target and repeats.
 
     `attempts.json` keeps what was measured over what was predicted, and the failure where it was over the budget.
@@ -255,14 +255,14 @@ def _into_budget(context: Context, way: Way) -> dict[str, Any]:
         failures = [attempt.failure for attempt in attempts if attempt.failure]
         if failures and target_us <= context.floor_us:
             raise BudgetError(f"{failures[-1]}; tightened by that, the prediction leaves no model at all")
-        way.choose(target_us)
+        strategy.choose(target_us)
         predicted = run.read("chosen.json")["predicted_us"] / budget_us
         verdict = precheck(context)
         action, over = next_action.after_precheck(attempts, verdict, predicted)
         if action == "tune":
-            if way.searched:
+            if strategy.searched:
                 measure_front(context)
-            tune(context, begin=way.begin)
+            tune(context, begin=strategy.begin)
             verdict = verify(context)
             action, over = next_action.after_verify(attempts, verdict, predicted)
         if action == "finish":

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -14,9 +15,8 @@ from typing import Any, Protocol
 from safetensors import SafetensorError
 
 from prunetime.core.artifact import write_json
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError
-
-Progress = Callable[[int, int], None]
 
 RECORD = "run.json"
 
@@ -132,9 +132,13 @@ class Run:
         for output in outputs:
             if self.path(output).is_dir():
                 shutil.rmtree(self.path(output))
+        started = time.monotonic()
         with self.reporter.stage(title) as progress, self._naming_a_full_disk():
             work(progress)
-        write_json(done, {"inputs": digest, "outputs": outputs})
+        write_json(
+            done,
+            {"inputs": digest, "outputs": outputs, "title": title, "seconds": round(time.monotonic() - started, 1)},
+        )
 
     def forget(self, name: str) -> None:
         """Has stage `name` done again the next time."""

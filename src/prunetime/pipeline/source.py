@@ -14,6 +14,7 @@ from prunetime.core.arch import BlockShape
 from prunetime.core.budget import Budget
 from prunetime.core.config import EncoderConfig, LogitRows
 from prunetime.core.precision import PrecisionPlan
+from prunetime.core.progress import Say
 from prunetime.core.task import Task
 from prunetime.core.task_kind import TASK_KINDS
 from prunetime.errors import InputError
@@ -85,7 +86,7 @@ def scaled(task: Task, labels: NDArray[Any]) -> NDArray[Any]:
     return np.asarray((labels - low) / (high - low))
 
 
-def load_source(settings: Settings, say: Callable[[str], None]) -> Source:
+def load_source(settings: Settings, say: Say) -> Source:
     """Reads everything a run needs; raises InputError for the first thing that cannot be used."""
     parsed = tuple(parse_slice(text) for text in settings.slices)
     train_table = read_table(settings.data)
@@ -221,7 +222,7 @@ def _check_teacher(settings: Settings, task: Task, pretrained: families.Pretrain
     teacher_labels.check_problem_type(task, pretrained, settings.model)
 
 
-def _given(name: str | None, split: str, columns: Columns, task: Task, say: Callable[[str], None]) -> Examples | None:
+def _given(name: str | None, split: str, columns: Columns, task: Task, say: Say) -> Examples | None:
     if not name:
         return None
     table = read_table(name, split)

@@ -12,43 +12,44 @@ from prunetime.core import artifact
 from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import compact
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pipeline.context import Context
 from prunetime.pipeline.pretrained import artifact_files
-from prunetime.pipeline.run import Progress, Run
+from prunetime.pipeline.run import Run
 from prunetime.pipeline.source import Source
-from prunetime.settings import Settings
 from prunetime.training.distributed import fit_on_every_rank
 
 if TYPE_CHECKING:
-    from prunetime.training.trainer import TrainingSettings
+    from prunetime.training.settings import TrainingSettings
 
 THREADS = len(os.sched_getaffinity(0))
 """Training and scoring use every core; what is timed uses as many threads as the budget says."""
 
 
-def training_settings(settings: Settings, epochs: float, learning_rate: float) -> TrainingSettings:
-    """What teacher and sub-network are trained with."""
-    from prunetime.training.trainer import TrainingSettings, best_device, best_precision
+def training_settings(context: Context, epochs: float, learning_rate: float) -> TrainingSettings:
+    """The settings that teacher and sub-networks are trained with."""
+    from prunetime.training.settings import TrainingSettings, best_device, best_precision
 
     threads = max(1, THREADS // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's ranks of this machine
     return TrainingSettings(
         epochs,
         learning_rate=learning_rate,
-        seed=settings.seed,
+        seed=context.settings.seed,
         threads=threads,
         precision=best_precision(),
         device=best_device(),
     )
 
 
-def note_computer(run: Run, settings: Settings) -> None:
+def note_computer(run: Run) -> None:
     """Leaves what the run's trainings are computed on as `computer.json`; says what of it has changed since then."""
-    training = training_settings(settings, 1.0, 1.0)
+    from prunetime.training.settings import best_device, best_precision
+
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    here = {"CPUs": THREADS, "processes": processes, "device": training.device, "precision": training.precision}
+    here = {"CPUs": THREADS, "processes": processes, "device": best_device(), "precision": best_precision()}
     if not run.path("computer.json").exists():
         run.write("computer.json", here)
         return
@@ -63,9 +64,9 @@ def note_computer(run: Run, settings: Settings) -> None:
 
 def distil(context: Context, student: SequenceClassifier, folder: Path, progress: Progress) -> None:
     """Trains `student`, distilled from the teacher; checkpoints go to `folder`."""
-    effort, settings, dense = context.effort, context.settings, context.teacher
-    training = training_settings(settings, effort.tune_epochs, effort.tune_learning_rate)
-    data = context.source.training_data(effort.tune_rows, settings.seed + 1)
+    effort, dense = context.effort, context.teacher
+    training = training_settings(context, effort.tune_epochs, effort.tune_learning_rate)
+    data = context.source.training_data(effort.tune_rows, context.settings.seed + 1)
     teacher_model = from_weights(dense.manifest.config, dense.weights)
     fit_on_every_rank(student, data, training, folder, teacher=teacher_model, on_progress=progress)
 

@@ -4,16 +4,15 @@ which."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from prunetime.core.progress import Say
 from prunetime.core.task import Task
 from prunetime.core.task_kind import TASK_KINDS
 from prunetime.errors import InputError
 from prunetime.models.families import Pretrained, with_outputs
 from prunetime.models.heads import PROBLEM_TYPES
-
-Say = Callable[[str], None]
 
 
 def with_labels_of_teacher(task: Task, named: Sequence[str], model: str, say: Say) -> Task:

@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import prefix_mask
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
-from prunetime.pipeline.prune import begin, check_searched
-from prunetime.pipeline.run import Progress, Reporter, Run, digest_of
+from prunetime.pipeline.prune import begin, settings_of_search
+from prunetime.pipeline.run import Reporter, Run, digest_of
 from prunetime.pipeline.stages.search import EVALUATIONS, scoring, scoring_rows
 from prunetime.pipeline.student import THREADS, distil, kept_of
 from prunetime.report.render import render
 from prunetime.search.archive import Archive
 from prunetime.search.proxy_validation import ProxyValidation
 from prunetime.search.space import Genome, Space, fit_to
-from prunetime.settings import Settings
-from prunetime.training.trainer import discard_checkpoints
+from prunetime.training.checkpoints import discard_checkpoints
 
 SHARES = (1.0, 0.8, 0.6)
 """The budgets of the sample, of the run's."""
@@ -49,8 +49,7 @@ def trust(origin: Path, reporter: Reporter) -> dict[str, Any]:
     Raises InputError where `origin` is no finished run, or has too few sub-networks near a budget.
     """
     run = Run(origin, reporter)
-    settings = Settings.from_json(run.read("run.json")["settings"])
-    check_searched(origin, settings)
+    settings = settings_of_search(run)
     with run.locked():
         context = begin(run, settings)
         sample = _sample(context)

@@ -17,7 +17,7 @@ from prunetime.models.distill import Distillation, distilled_loss
 from prunetime.models.encoder import Output
 from prunetime.models.modeling import PrunetimePreTrainedModel
 from prunetime.models.transformed import AttentionScores, encoder_of, model_of, weights_from
-from prunetime.pruning.extra_loss import AccumulatedBatches, ExtraLoss
+from prunetime.pruning.auxiliary_loss import AuxiliaryLoss, GradientAccumulation
 from prunetime.pruning.mask_optimizer import MaskOptimizer, schedule_of
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.regularise import WeightsKept
@@ -69,8 +69,8 @@ class MultilevelPruning(TrainerCallback):
         model.accepts_loss_kwargs = False  # type: ignore[assignment]  # so that Trainer averages over what it accumulates
         self._teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self._distillation = distillation
-        self._extra = ExtraLoss()
-        self._batches: AccumulatedBatches | None = None
+        self._auxiliary_loss = AuxiliaryLoss()
+        self._accumulation: GradientAccumulation | None = None
         self._steps = 0, 0
         self._scores: list[AttentionScores | None] = [None, None]
         if self._teacher is not None and distillation.attention:
@@ -151,8 +151,8 @@ class MultilevelPruning(TrainerCallback):
         self._check(args, given["model"])
         if scaler is not None:
             self._check_scaled(optimizer)
-        self._extra.begin(scaler)
-        self._batches = AccumulatedBatches(args, state, given["train_dataloader"])
+        self._auxiliary_loss.begin(scaler)
+        self._accumulation = GradientAccumulation(args, state, given["train_dataloader"])
         last = self._step.last_learning_step(state.max_steps)
         if args.load_best_model_at_end and args.eval_delay < last:
             warnings.warn(
@@ -162,16 +162,16 @@ class MultilevelPruning(TrainerCallback):
             )
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        assert self._batches is not None
-        self._batches.begin_epoch()
+        assert self._accumulation is not None
+        self._accumulation.begin_epoch()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        assert self._batches is not None
-        self._extra.begin_step(self._batches.next_step())
+        assert self._accumulation is not None
+        self._auxiliary_loss.begin_step(self._accumulation.next_step())
 
     def on_pre_optimizer_step(self, *_: Any, **given: Any) -> None:
         """Gradients are whole, clipped and without the scale of a scaler here."""
-        self._extra.check_step()
+        self._auxiliary_loss.check_step()
         if not self._masks.frozen:
             self._optimizer.step(schedule_of(given["optimizer"]))
 
@@ -219,19 +219,19 @@ class MultilevelPruning(TrainerCallback):
         return arguments, {**named, "output_hidden_states": True}
 
     def _after(self, model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-        """The loss hook: the loss and the logits bring the extra loss into the gradient, whichever is used."""
+        """The loss hook: the loss and the logits bring the auxiliary loss into the gradient, whichever is used."""
         if not model.training:
             return output
         if not isinstance(output, dict):
             raise InputError(f"the model returns a {type(output).__name__}: masks need return_dict=True")
-        extra = self._masks.penalty() + self._distilled(arguments, named, output)
+        auxiliary = self._masks.penalty() + self._distilled(arguments, named, output)
         names = [name for name in ("loss", "logits", "start_logits", "end_logits") if output.get(name) is not None]
         weight = 1.0 if self._teacher is None else self._distillation.task
-        added = self._extra.added_to([output[name] for name in names], extra, weight)
+        added = self._auxiliary_loss.added_to([output[name] for name in names], auxiliary, weight)
         for name, tensor in zip(names, added, strict=True):
             output[name] = tensor
         if "loss" in names:
-            output["loss"] = output["loss"] + (weight - 1.0) * output["loss"].detach() + extra.detach()
+            output["loss"] = output["loss"] + (weight - 1.0) * output["loss"].detach() + auxiliary.detach()
         return output
 
     def _distilled(self, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor | float:

@@ -32,9 +32,9 @@ class GroupLasso(LearnedMasks):
         sums = [block_sums(weight.square(), self.step.block_shape) for weight in self._weights]
         return [squares.clamp(min=1e-12).sqrt() for squares in sums]
 
-    def order(self) -> list[Tensor]:
+    def saliencies(self) -> list[Tensor]:
         return [norms / first for norms, first in zip(self._norms(), self._first, strict=True)]
 
-    def pressure(self) -> Tensor:
-        norms = torch.cat([norms.flatten() for norms in self.order()])
+    def sparsity_loss(self) -> Tensor:
+        norms = torch.cat([norms.flatten() for norms in self.saliencies()])
         return STRENGTH * (norms / (norms.detach().square() + SMOOTHING)).mean()

@@ -47,14 +47,14 @@ class IdentityPriors(LearnedMasks):
         super().refresh()
         self._added = []
 
-    def pressure(self) -> Tensor:
+    def sparsity_loss(self) -> Tensor:
         added = torch.stack(self._added)
         with torch.no_grad():
             seen = added.view_as(self.norms)
             self.norms.copy_(torch.where(self.norms > 0, MEMORY * self.norms + (1.0 - MEMORY) * seen, seen))
         return STRENGTH * added.mean()
 
-    def order(self) -> list[Tensor]:
+    def saliencies(self) -> list[Tensor]:
         norms = self.norms / self.norms.mean(0)
         of_masks = [
             {mask: norm for masks, norm in zip(SUB_LAYERS.values(), own, strict=True) for mask in masks}

@@ -120,8 +120,8 @@ class Learned:
 class LearnedMasks(nn.Module, ABC):
     """The masks of one step, on the weights of `linears` until `detach`; `refresh` comes before every forward pass.
 
-    What is learned is a pruner's: it gives `masks` while they are learned, the `pressure` that brings them down, and
-    the `order` in which parts are kept once they are frozen. Here, masks are all ones until then.
+    A pruner says what is learned: it gives the `masks` while they are learned, the `sparsity_loss` that brings them
+    down, and the `saliencies` by which parts are kept once masks are frozen. By default masks are all ones until then.
     """
 
     settled: Tensor  # as old checkpoints call it
@@ -156,21 +156,21 @@ class LearnedMasks(nn.Module, ABC):
         return self.views(self.fixed)
 
     @abstractmethod
-    def pressure(self) -> Tensor:
-        """What is added to the loss while masks are learned."""
+    def sparsity_loss(self) -> Tensor:
+        """The scalar that is added to the loss while masks are learned."""
 
     @abstractmethod
-    def order(self) -> list[Tensor]:
-        """The scores of all parts, comparable between masks: the highest are kept."""
+    def saliencies(self) -> list[Tensor]:
+        """The saliencies of all parts, comparable between masks: the parts with the highest are kept."""
 
     def levels(self) -> tuple[float, float]:
         """At the first everything is kept, and at the last as little as possible."""
-        scores = torch.cat([scores.flatten() for scores in self.order()])
-        return float(scores.min()) - 1.0, float(scores.max()) + 1.0
+        found = torch.cat([each.flatten() for each in self.saliencies()])
+        return float(found.min()) - 1.0, float(found.max()) + 1.0
 
     def counts(self, level: float) -> list[int]:
-        """How much of each mask is kept at a level: what scores above it, in whole tiles."""
-        above = [int((scores > level).sum()) for scores in self.order()]
+        """How much of each mask is kept at a level: the parts of a higher saliency, in whole tiles."""
+        above = [int((each > level).sum()) for each in self.saliencies()]
         return [in_tiles(*each) for each in zip(above, self.sizes, self.tiles, strict=True)]
 
     def views(self, flat: Tensor) -> list[Tensor]:
@@ -233,7 +233,7 @@ class LearnedMasks(nn.Module, ABC):
         """What is added to the loss; zero once the masks are frozen."""
         if self.frozen:  # DDP wants a gradient of every parameter
             return 0.0 * torch.stack([self.fixed.sum(), *(learned.sum() for learned in self.parameters())]).sum()
-        return self.pressure()
+        return self.sparsity_loss()
 
     def regularisation(self, ratios: Tensor, counts: list[int], learned: Tensor) -> Tensor:
         """That of keep `ratios` [masks], at which so many are kept, `learned` being what they are computed from.
@@ -291,8 +291,8 @@ class LearnedMasks(nn.Module, ABC):
             for _ in range(40):
                 middle = (low + high) / 2
                 low, high = (low, middle) if share(middle) <= self._target else (middle, high)
-            for mask, scores, count in zip(self.views(self.fixed), self.order(), self.counts(high), strict=True):
-                mask.copy_(highest(scores, count))
+            for mask, saliency, count in zip(self.views(self.fixed), self.saliencies(), self.counts(high), strict=True):
+                mask.copy_(highest(saliency, count))
         self.settled.fill_(True)
         self.refresh()
 

@@ -34,12 +34,12 @@ class Polarisation(LearnedMasks):
         squares = self.numbers.square()
         return self.views(squares / (squares + self.smoothing))
 
-    def pressure(self) -> Tensor:
+    def sparsity_loss(self) -> Tensor:
         ratios = torch.stack([mask.mean() for mask in self.masks()])
         counts = [kept_of(*each) for each in zip(ratios.tolist(), self.sizes, self.tiles, strict=True)]
         return self.regularisation(ratios, counts, self.numbers)
 
-    def order(self) -> list[Tensor]:
+    def saliencies(self) -> list[Tensor]:
         return self.views(self.numbers.detach().square())
 
     def end_step(self, done: int, of: int) -> None:

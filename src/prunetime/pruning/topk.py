@@ -41,13 +41,13 @@ class TopK(LearnedMasks):
 
     def masks(self) -> list[Tensor]:
         self._counts_now = self.counts(0.0)
-        each = zip(self.order(), self.thresholds.unbind(), self._counts_now, strict=True)
+        each = zip(self.saliencies(), self.thresholds.unbind(), self._counts_now, strict=True)
         return [top_k(scores, threshold, kept) for scores, threshold, kept in each]
 
-    def pressure(self) -> Tensor:
+    def sparsity_loss(self) -> Tensor:
         return self.regularisation(self.thresholds.sigmoid(), self._counts_now, self.thresholds)
 
-    def order(self) -> list[Tensor]:
+    def saliencies(self) -> list[Tensor]:
         return self.views(self.scores)
 
     def levels(self) -> tuple[float, float]:

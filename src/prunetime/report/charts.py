@@ -7,29 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from markupsafe import Markup
 
 from prunetime.core.arch import LayerSpec
-from prunetime.core.arrays import BoolArray
-from prunetime.core.mask import LayerMask
-from prunetime.report.structures import Evaluated, LearnedLevel, Preferences, TimedPoint
+from prunetime.report.schema import Interval
+from prunetime.report.search_record import KeepRatios, PolicyPreferences, ScoredStructure, TimedPoint
 from prunetime.report.svg import (
     Scale,
     bar,
     figure,
     line,
     mark,
-    polyline,
     shortened,
+    staircase,
     tag,
     text,
     width_of,
     x_axis,
     y_axis,
 )
-from prunetime.report.values import Interval
 
 NARROW = 400
 """Below this width labels stand above what they name."""
@@ -39,21 +36,13 @@ GENERATIONS = 4
 
 SHAPES = {"uniform": "square", "depth": "triangle", "evolution": "circle"}
 
-CELL = 12
-"""Pitch of the squares that are heads, in pixels."""
-
 SHOWN = 24
 """Generations that the chart of preferences shows, evenly spread."""
 
-HEADS_A_LINE = 12
-ROWS_WIDTH = 144.0
-STRIPES = 48
-"""Parts into which the FFN rows of a layer are gathered to show where the kept ones are."""
-
 
 @dataclass(frozen=True)
-class Line:
-    """One labelled interval; `class_` (dense, pruned, other) chooses colour and shape, `value` is its text."""
+class IntervalRow:
+    """A labelled interval; `class_` (dense, pruned, other) chooses colour and shape, `value` is its text."""
 
     label: str
     interval: Interval
@@ -62,56 +51,68 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Predicted microseconds of one sub-layer in both models."""
+class SublayerLatency:
+    """The predicted microseconds of one sub-layer in both models."""
 
     label: str
     dense_us: float
     pruned_us: float
 
 
+HeatCell = tuple[str, float, str]
+"""A cell of a heat map: the class that colours it, its opacity and its tooltip."""
+
+HeatRow = tuple[str, Sequence[HeatCell], str]
+"""A row of a heat map: the label before it, its cells, and the text behind it."""
+
 AGREEMENT = "agreement"
 
 
 @dataclass(frozen=True)
 class SearchPlot:
-    """What the search's chart shows; `chosen` and the others are in `points`."""
+    """The structures that the charts of a search show; all others are among `points`.
 
-    points: Sequence[Evaluated]
-    front: Sequence[Evaluated]
-    finalists: Sequence[Evaluated]
+    `budget` is the label of the budget; `target_us` is what predictions had to be inside.
+    """
+
+    points: Sequence[ScoredStructure]
+    front: Sequence[ScoredStructure]
+    finalists: Sequence[ScoredStructure]
     timed: Sequence[TimedPoint]
-    chosen: Evaluated
+    chosen: ScoredStructure
+    budget: str
     budget_us: float
     target_us: float
 
 
 def intervals(
-    title: str, lines: Sequence[Line], axis: str, limits: dict[str, float], width: float, *, from_zero: bool = False
+    title: str, rows: Sequence[IntervalRow], axis: str, limits: dict[str, float], width: float, *, zero: bool = False
 ) -> Markup:
-    """One row per interval: a mark at the value, whiskers to its ends, its text; named vertical lines at `limits`."""
+    """Draws a row for each interval (a mark, whiskers, its text) and named vertical lines at `limits`."""
     narrow = width < NARROW
-    beside = 24.0 + max(width_of(one.value) for one in lines)
-    before = min(150.0, 24.0 + max(width_of(one.label) for one in lines))
-    left, right, row, top = (12.0, 12.0, 44.0, 26.0) if narrow else (before, beside, 32.0, 26.0)
-    bottom = top + row * len(lines)
-    values = [v for one in lines for v in (one.interval.low, one.interval.high, one.interval.value)]
+    beside = 24.0 + max(width_of(one.value) for one in rows)
+    before = min(width / 3, 24.0 + max(width_of(one.label) for one in rows))
+    left, right, height, top = (20.0, 20.0, 44.0, 26.0) if narrow else (before, beside, 32.0, 26.0)
+    bottom = top + height * len(rows)
+    values = [v for one in rows for v in (one.interval.low, one.interval.high, one.interval.value)]
     scale = Scale.around([*values, *limits.values()], left, width - right)
-    if from_zero:
+    if zero:
         scale = replace(scale, low=0.0)
     content = x_axis(scale, top, bottom, axis)
     for name, value in limits.items():
         x = scale(value)
         reach = width_of(name) / 2
         anchor = "start" if x < reach else "end" if x > width - reach else "middle"
-        content += [line(x, top - 8, x, bottom, "limit"), text(x, top - 12, name, anchor, "limit-name")]
-    for index, one in enumerate(lines):
-        base = top + row * index
-        y = base + (30.0 if narrow else row / 2)
+        above = 20.0 if narrow else 0.0  # there labels stand
+        content += [line(x, top + height * i + above, x, top + height * (i + 1), "limit") for i in range(len(rows))]
+        content.append(text(x, top - 12, name, anchor, "limit-name"))
+    for index, one in enumerate(rows):
+        base = top + height * index
+        y = base + (30.0 if narrow else height / 2)
         low, value, high = (scale(v) for v in (one.interval.low, one.interval.value, one.interval.high))
         if narrow:
-            label = shortened(one.label, width - left - beside)
-            content += [text(left, base + 16, label), text(width - 4, base + 16, one.value, "end", "value")]
+            label = shortened(one.label, width - beside)
+            content += [text(4, base + 16, label), text(width - 4, base + 16, one.value, "end", "value")]
         else:
             label = shortened(one.label, left - 12)
             content += [
@@ -124,38 +125,37 @@ def intervals(
             line(high, y - 5, high, y + 5, f"whisker {one.class_}"),
             mark(_shape(one.class_), value, y, 5.5, one.class_, f"{one.label}: {one.value}"),
         ]
-    description = "; ".join(f"{one.label}: {one.value}" for one in lines)
+    description = "; ".join(f"{one.label}: {one.value}" for one in rows)
     return figure(title, description, (width, bottom + 42), content)
 
 
 def search_points(plot: SearchPlot, width: float) -> Markup:
-    """Predicted latency against quality of everything that was scored, the Pareto front and the budget.
+    """Draws the predicted latency against the agreement of every scored structure, the Pareto front and the budget.
 
     A diamond stands at the measured latency of a point, and a line leads to it from where it was predicted.
     """
     height = 400.0 if width >= NARROW else 330.0
     left, right, top, bottom = 52.0, width - 20, 44.0, height - 42
-    y = _quality_scale(plot, top, bottom)
+    y = _agreement_scale(plot, top, bottom)
     predicted = (one.predicted_us for one in plot.points)
     measured = (end for one in plot.timed for end in (one.measured.low, one.measured.high))
     x = Scale.around([*predicted, *measured, plot.budget_us, plot.target_us], left, right, 0.04)
     edge = bottom - 4
 
-    def at(one: Evaluated | TimedPoint) -> tuple[float, float]:
+    def at(one: ScoredStructure | TimedPoint) -> tuple[float, float]:
         return x(one.predicted_us), min(edge, y(one.score))
 
     content = [
         *x_axis(x, top, bottom, "latency, µs: predicted; a diamond, measured"),
         *y_axis(y, left, right, AGREEMENT),
-        *_limit(x, plot.target_us, (top - 2, bottom), "target", "target"),
-        *_limit(x, plot.budget_us, (top - 16, bottom), "limit", "budget"),
+        *_limit(x, plot.target_us, (top - 2, bottom), "target", "aim"),
+        *_limit(x, plot.budget_us, (top - 16, bottom), "limit", plot.budget),
     ]
     last = max((one.generation for one in plot.points), default=0)
     for one in sorted(plot.points, key=lambda e: (e.kind != "evolution", e.generation)):
         shade = "" if one.kind != "evolution" else f" g{_shade(one.generation, last)}"
         content.append(mark(SHAPES[one.kind], *at(one), 4.0, one.kind + shade, _describe(one)))
-    steps = [at(one) for one in plot.front]
-    content.append(polyline(_staircase(steps), "front"))
+    content.append(staircase([at(one) for one in plot.front], "front"))
     content += [mark("circle", *at(one), 7.5, "finalist") for one in plot.finalists]
     content.append(mark("star", *at(plot.chosen), 10.0, "chosen", "Chosen. " + _describe(plot.chosen)))
     for point in plot.timed:
@@ -167,22 +167,19 @@ def search_points(plot: SearchPlot, width: float) -> Markup:
         ]
     description = (
         f"{len(plot.points)} structures scored; {len(plot.front)} are on the Pareto front; the chosen one: "
-        + _describe(plot.chosen)
-        + "; timed: "
-        + "; ".join(map(_describe_timed, plot.timed))
+        f"{_describe(plot.chosen)}; timed: {'; '.join(map(_describe_timed, plot.timed))}"
     )
     return figure("Every structure the search scored", description, (width, height), content)
 
 
 def search_legend(plot: SearchPlot) -> Markup:
-    """What the marks of `search_points` mean."""
+    """Returns a list of what the marks of `search_points` mean."""
     kinds = {one.kind for one in plot.points}
-    items = []
-    for shape, class_, name in _MARKS:
-        if shape == SHAPES.get(class_.split()[0]) and class_.split()[0] not in kinds:
-            continue
-        drawn = tag("svg", mark(shape, 9.0, 9.0, 6.0, class_), viewBox="0 0 18 18", aria_hidden="true")
-        items.append(tag("li", drawn, name))
+    items = (
+        tag("li", tag("svg", mark(shape, 9.0, 9.0, 6.0, class_), viewBox="0 0 18 18", aria_hidden="true"), name)
+        for shape, class_, name in _MARKS
+        if (kind := class_.split()[0]) not in SHAPES or kind in kinds
+    )
     return tag("ul", *items, class_="legend")
 
 
@@ -190,7 +187,7 @@ _MARKS = (
     ("square", "uniform", "uniform: all layers equal"),
     ("triangle", "depth", "depth: whole layers"),
     ("circle", "evolution g0", "evolution: first population"),
-    *(("circle", f"evolution g{shade}", f"quarter {shade} of the children") for shade in range(1, GENERATIONS + 1)),
+    *(("circle", f"evolution g{shade}", f"evolution: quarter {shade} of it") for shade in range(1, GENERATIONS + 1)),
     ("circle", "finalist", "finalist"),
     ("star", "chosen", "chosen"),
     ("diamond", "timed", "measured"),
@@ -198,14 +195,14 @@ _MARKS = (
 
 
 def best_so_far(plot: SearchPlot, width: float) -> Markup:
-    """Quality of the best structure inside the target after each evaluation."""
+    """Draws the agreement of the best structure inside the aim after each evaluation."""
     height = 260.0
     left, right, top, bottom = 52.0, width - 14, 26.0, height - 42
-    best: list[tuple[int, Evaluated]] = []
+    best: list[tuple[int, ScoredStructure]] = []
     for index, one in enumerate(plot.points, start=1):
         if one.predicted_us <= plot.target_us and (not best or one.score > best[-1][1].score):
             best.append((index, one))
-    y = _quality_scale(plot, top, bottom)
+    y = _agreement_scale(plot, top, bottom)
     x = Scale(0.0, 1.0 + len(plot.points), left, right)
     edge = bottom - 4
     content = [*x_axis(x, top, bottom, "structures scored"), *y_axis(y, left, right, AGREEMENT)]
@@ -214,70 +211,71 @@ def best_so_far(plot: SearchPlot, width: float) -> Markup:
         at = min(edge, y(one.score))
         content.append(mark(SHAPES[one.kind], x(index), at, 2.5, inside, _describe(one)))
     steps = [(x(index), min(edge, y(one.score))) for index, one in best]
-    content.append(polyline(_staircase([*steps, *((right, at) for _, at in steps[-1:])]), "front"))
+    content.append(staircase([*steps, *((right, at) for _, at in steps[-1:])], "front"))
     summary = [f"{AGREEMENT} {one.score:.4f} after {index}" for index, one in best]
-    return figure("Best structure inside the target so far", "; ".join(summary), (width, height), content)
+    return figure("Best structure inside the aim so far", "; ".join(summary), (width, height), content)
 
 
-def preferences(policy: Sequence[Preferences], names: Sequence[str], width: float) -> Markup:
-    """A square for every gene and generation, darker where the policy prefers to change it: its left half to lower it,
-    its right half to raise it."""
-    shown = [policy[round(i * (len(policy) - 1) / max(1, SHOWN - 1))] for i in range(min(SHOWN, len(policy)))]
-    genes = len(names)
-    row, top, left = 14.0, 8.0, 96.0
-    column, bottom = (width - left - 14) / len(shown), top + row * genes
+def preferences(policy: Sequence[PolicyPreferences], names: Sequence[str], width: float) -> Markup:
+    """Draws a square for every gene and generation, the darker the likelier the policy changes that gene first.
+
+    The left half of a square is for lowering the gene, the right half for raising it.
+    """
+    count = min(SHOWN, len(policy))
+    shown = [policy[round(i * (len(policy) - 1) / max(1, count - 1))] for i in range(count)]
     most = max(max(pair) for one in shown for pair in one.shares) or 1.0
-    content = []
-    for gene in range(genes):
-        y = top + row * gene
-        name = names[gene]
-        content.append(text(left - 8, y + 11, name, "end"))
-        for index, one in enumerate(shown):
-            said = (
-                f"generation {one.generation}, {name}: fewer {one.shares[gene][0]:.1%}, more {one.shares[gene][1]:.1%}"
-            )
-            for side, share in enumerate(one.shares[gene]):
-                x = left + column * (index + side / 2)
-                shape = {
-                    "x": x,
-                    "y": y,
-                    "width": column / 2 - side,
-                    "height": row - 1,
-                    "class_": ("fewer", "more")[side],
-                }
-                content.append(tag("rect", tag("title", said), fill_opacity=f"{share / most:.2f}", **shape))
-    last = [f"{shown[0].generation}", f"generation {shown[-1].generation}"]
-    content += [text(left, bottom + 16, last[0], "start"), text(width - 14, bottom + 16, last[1], "end")]
-    final = max(range(genes), key=lambda gene: sum(shown[-1].shares[gene]))
+    rows = []
+    for gene, name in enumerate(names):
+        cells = []
+        for one in shown:
+            fewer, more = one.shares[gene]
+            said = f"generation {one.generation}, {name}: fewer {fewer:.1%}, more {more:.1%}"
+            cells += [("fewer", fewer / most, said), ("more", more / most, said)]
+        rows.append((name, cells, ""))
+    final = max(range(len(names)), key=lambda gene: sum(shown[-1].shares[gene]))
     summary = f"in the end most often changed: {names[final]}"
-    return figure("What the policy prefers to change", summary, (width, bottom + 24), content)
+    ends = (f"{shown[0].generation}", f"generation {shown[-1].generation}")
+    return _heat_map("What the policy prefers to change", summary, rows, ends, width, halves=True)
 
 
-def keep_ratios(level: LearnedLevel, width: float) -> Markup:
-    """A line of squares for every mask, the fainter the less it kept at that moment; its last keep ratio beside it."""
-    row, top, left, right = 14.0, 8.0, 124.0, 56.0
-    column, bottom = (width - left - right) / len(level.ratios), top + row * len(level.masks)
-    content = []
-    for index, name in enumerate(level.masks):
-        y = top + row * index
-        kept = [moment[index] for moment in level.ratios]
-        for at, ratio in enumerate(kept):
-            title = tag("title", f"{name}, {(at + 1) / len(kept):.0%} of the steps: {ratio:.1%} kept")
-            box = {"x": left + column * at, "y": y, "width": column + 0.3, "height": row - 1}
-            content.append(tag("rect", title, **box, class_="kept", fill_opacity=f"{ratio:.2f}"))
-        content += [
-            text(left - 8, y + 11, name, "end"),
-            text(width - right + 8, y + 11, f"{kept[-1]:.0%}", "start", "value"),
+def keep_ratios(level: KeepRatios, width: float) -> Markup:
+    """Draws a line of squares for every mask, the fainter the less it kept at that moment of training."""
+    rows = []
+    for name, kept in zip(level.masks, zip(*level.ratios, strict=True), strict=True):
+        cells = [
+            ("kept", ratio, f"{name}, {step / len(kept):.0%} of the steps: {ratio:.1%} kept")
+            for step, ratio in enumerate(kept, start=1)
         ]
-    content += [text(left, bottom + 16, "first step"), text(width - right, bottom + 16, "last step", "end")]
-    summary = "kept in the end: " + ", ".join(
-        f"{n} {r:.0%}" for n, r in zip(level.masks, level.ratios[-1], strict=True)
-    )
-    return figure(f"How much of {level.of} was kept", summary, (width, bottom + 24), content)
+        rows.append((name, cells, f"{kept[-1]:.0%}"))
+    summary = "kept in the end: " + ", ".join(f"{label} {value}" for label, _, value in rows)
+    return _heat_map(f"How much of {level.of} was kept", summary, rows, ("first step", "last step"), width)
 
 
-def microseconds(parts: Sequence[Part], width: float) -> Markup:
-    """Two bars for every sub-layer: the dense model's (outlined) and the pruned model's (filled)."""
+def _heat_map(
+    name: str, summary: str, rows: Sequence[HeatRow], ends: tuple[str, str], width: float, *, halves: bool = False
+) -> Markup:
+    """Draws the cells of each row from left to right; `ends` name the first and the last column.
+
+    With `halves` two cells are one square, and a gap is left between squares.
+    """
+    height, top = 14.0, 8.0
+    left, right = 12.0 + max(width_of(label) for label, *_ in rows), 12.0 + max(width_of(value) for *_, value in rows)
+    column, bottom = (width - left - right) / len(rows[0][1]), top + height * len(rows)
+    content = []
+    for index, (label, cells, value) in enumerate(rows):
+        y = top + height * index
+        beside = [text(width - right + 8, y + 11, value, class_="value")] if value else []
+        content += [text(left - 8, y + 11, label, "end"), *beside]
+        for at, (class_, opacity, title) in enumerate(cells):
+            gap = at % 2 if halves else -0.3
+            box = {"x": left + column * at, "y": y, "width": column - gap, "height": height - 1}
+            content.append(tag("rect", tag("title", title), **box, class_=class_, fill_opacity=f"{opacity:.2f}"))
+    content += [text(left, bottom + 16, ends[0]), text(width - right, bottom + 16, ends[1], "end")]
+    return figure(name, summary, (width, bottom + 24), content)
+
+
+def microseconds(parts: Sequence[SublayerLatency], width: float) -> Markup:
+    """Draws two bars for every sub-layer: the dense model's (outlined) and the pruned model's (filled)."""
     row, top = 24.0, 8.0
     left, right = (88.0, 84.0) if width < NARROW else (118.0, 96.0)
     bottom = top + row * len(parts)
@@ -296,60 +294,17 @@ def microseconds(parts: Sequence[Part], width: float) -> Markup:
     return figure("Where the microseconds go", description, (width, bottom + 42), content)
 
 
-def heads(layer: LayerMask) -> Markup:
-    """A square per head: filled if kept, crossed out if not."""
-    kept = layer.heads if layer.spec().has_attention else layer.heads & False
-    cells = []
-    for index, alive in enumerate(kept.tolist()):
-        x, y = CELL * (index % HEADS_A_LINE) + 1.0, CELL * (index // HEADS_A_LINE) + 1.0
-        size = CELL - 2.0
-        title = tag("title", f"head {index}: {'kept' if alive else 'removed'}")
-        cells.append(tag("rect", title, x=x, y=y, width=size, height=size, rx=2, class_="kept" if alive else "gone"))
-        if not alive:
-            cells.append(line(x + 2, y + size - 2, x + size - 2, y + 2, "cross"))
-    across = min(len(kept), HEADS_A_LINE)
-    box = (float(CELL * across), float(CELL * -(-len(kept) // HEADS_A_LINE)))
-    return figure(f"{int(kept.sum())} of {len(kept)} heads kept", _numbers(kept), box, cells)
-
-
-def rows(layer: LayerMask) -> Markup:
-    """A bar as long as the share of FFN rows kept, and under it a strip of where in the layer they are."""
-    kept = layer.ffn if layer.spec().has_ffn else layer.ffn & False
-    parts = min(STRIPES, len(kept))
-    edges = [len(kept) * i // parts for i in range(parts + 1)]
-    stripe = ROWS_WIDTH / parts
-    content = [
-        tag("rect", x=0.5, y=1.5, width=ROWS_WIDTH - 1, height=11, rx=2, class_="gone"),
-        bar(0.0, 1.0, ROWS_WIDTH * float(kept.mean()), 12.0, "kept"),
-        tag("rect", x=0.5, y=17.5, width=ROWS_WIDTH - 1, height=5, class_="gone"),
-    ]
-    for index in range(parts):
-        share = float(kept[edges[index] : edges[index + 1]].mean())
-        if share:
-            content.append(
-                tag("rect", x=stripe * index, y=17, width=stripe, height=6, class_="kept", fill_opacity=f"{share:.2f}")
-            )
-    title = f"{int(kept.sum())} of {len(kept)} FFN rows kept"
-    return figure(title, "Bar: the share kept. Strip: where in the layer.", (ROWS_WIDTH, 24.0), content)
-
-
-def _staircase(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """`points` from left to right, with a corner between each two: level up to the next, then up to it."""
-    corners = [corner for a, b in pairwise(points) for corner in (a, (b[0], a[1]))]
-    return [*corners, *points[-1:]]
-
-
 def _shape(class_: str) -> str:
     return {"dense": "square", "pruned": "circle"}.get(class_, "triangle")
 
 
 def _shade(generation: int, last: int) -> int:
-    """0 for the initial population, then the quarter of the evolution, from 1 on."""
+    """Returns 0 for the first population, and from 1 on the quarter of the evolution."""
     return 0 if generation == 0 else 1 + min(GENERATIONS - 1, GENERATIONS * (generation - 1) // max(1, last))
 
 
-def _quality_scale(plot: SearchPlot, top: float, bottom: float) -> Scale:
-    """Better is higher. Scores below Tukey's lower fence are left out, so that a failure does not hide the rest."""
+def _agreement_scale(plot: SearchPlot, top: float, bottom: float) -> Scale:
+    """Returns the vertical axis of agreement, from Tukey's lower fence on, lest a failure hides the rest."""
     scores = sorted(one.score for one in plot.points)
     quarter, three = scores[len(scores) // 4], scores[3 * len(scores) // 4]
     held = [score for score in scores if score >= quarter - 1.5 * (three - quarter)]
@@ -357,21 +312,20 @@ def _quality_scale(plot: SearchPlot, top: float, bottom: float) -> Scale:
 
 
 def _limit(x: Scale, us: float, span: tuple[float, float], class_: str, name: str) -> list[Markup]:
-    """A labelled vertical line at `us` microseconds, from the first to the second y of `span`."""
+    """Draws a labelled vertical line at `us` microseconds, from the first to the second y of `span`."""
     at, (top, bottom) = x(us), span
     anchor = "end" if at > (x.start + x.end) / 2 else "start"
-    label = text(at, top - 2, f"{name} {us:,.0f} µs", anchor, f"{class_}-name")
-    return [line(at, top, at, bottom, class_), label]
+    return [line(at, top, at, bottom, class_), text(at, top - 2, name, anchor, f"{class_}-name")]
 
 
-def _describe(one: Evaluated) -> str:
+def _describe(one: ScoredStructure) -> str:
     origin = one.kind if one.kind != "evolution" else f"evolution, generation {one.generation}"
     layers = ", ".join(map(_describe_layer, one.spec.layers))
     return f"{AGREEMENT} {one.score:.4f}, {one.predicted_us:,.0f} µs ({origin}): {layers}"
 
 
 def _describe_layer(layer: LayerSpec) -> str:
-    """Heads and FFN rows; and of what is left of them the weights in kept blocks, and the tokens."""
+    """Returns how many heads and FFN neurons are kept, weights in their blocks, and which share of the tokens."""
     found = f"{layer.heads}h+{layer.ffn}"
     if layer.blocks:
         found += f" ({sum(block.kept * block.rows * block.columns for block in layer.blocks):,} weights in blocks)"
@@ -381,7 +335,3 @@ def _describe_layer(layer: LayerSpec) -> str:
 def _describe_timed(point: TimedPoint) -> str:
     it = point.measured
     return f"predicted {point.predicted_us:,.0f} µs, measured {it.value:,.0f} µs ({it.low:,.0f}–{it.high:,.0f})"
-
-
-def _numbers(kept: BoolArray) -> str:
-    return "kept: " + (", ".join(str(index) for index in kept.nonzero()[0].tolist()) or "none")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -19,35 +20,44 @@ from prunetime.core.mask import LayerMask
 from prunetime.latency.measure import LatencySummary
 from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
-from prunetime.report.charts import Line, Part, SearchPlot
-from prunetime.report.findings import Findings, kept_run, read
-from prunetime.report.structures import Evaluated, Search
+from prunetime.report.charts import IntervalRow, SearchPlot, SublayerLatency
+from prunetime.report.run_record import RunRecord, kept_run, read
+from prunetime.report.schema import Interval
+from prunetime.report.search_record import ScoredStructure, SearchResult
 from prunetime.report.svg import tag
-from prunetime.report.values import Interval
 from prunetime.search.space import Space
-from prunetime.settings import Settings
 
 PAGE = "report.html"
 
 WIDE, HALF, PHONE = 1000.0, 460.0, 318.0
 """Widths in pixels for which charts are drawn: the page, half of it, and a phone."""
 
+STRIPES = 48
+"""Parts of an FFN for each of which the page says how much of it is kept."""
 
-def render(run: Path) -> Path:
-    """Writes `run/report.html` from the files of the run folder, whole or not at all, and returns its path.
+OTHER_BUDGETS = (0.8, 0.9, 1.0, 1.1, 1.25)
+"""Shares of the run's budget for which the page says what a search has found."""
 
-    The page of a run of `--method auto` is that of the run that it kept.
-    Raises InputError naming the file where one is missing or damaged, or the page cannot be written.
+
+def render(folder: Path) -> Path:
+    """Writes `report.html` into a run's folder, whole or not at all, from the folder's other files.
+
+    The page of a run of `--method auto` is that of the method that it kept.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: A file is missing or damaged, or the page cannot be written; the message names the file.
     """
-    page = html(read(kept_run(run)))
-    write_text(run / PAGE, page)
-    return run / PAGE
+    write_text(folder / PAGE, html(read(kept_run(folder))))
+    return folder / PAGE
 
 
-def html(found: Findings) -> str:
-    """The page as text."""
+def html(run: RunRecord) -> str:
+    """Returns the page as text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
+    formats = {
         "us": us,
         "quality": quality,
         "signed": signed,
@@ -55,140 +65,132 @@ def html(found: Findings) -> str:
         "percent": percent,
         "signed_percent": signed_percent,
     }
+    environment.filters |= formats
     folder = files("prunetime.report")
     template = environment.from_string((folder / "template.html.j2").read_text(encoding="utf-8"))
     style = Markup((folder / "style.css").read_text(encoding="utf-8"))
-    return template.render(_context(found) | {"style": style})
+    return template.render(_context(run) | formats | {"style": style})
 
 
 def us(value: float) -> str:
-    """Microseconds, with as many digits as they can be trusted to."""
+    """Formats microseconds with as many digits as they can be trusted to."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
-def quality(value: float) -> str:
-    return f"{value:.4f}".replace("-", "−")
+def _formatter(pattern: str) -> Callable[[float], str]:
+    return lambda value: pattern.format(value).replace("-", "−").replace("%", " %")
 
 
-def signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
-
-
-def tau(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def signed_percent(value: float) -> str:
-    return f"{100 * value:+.1f} %".replace("-", "−")
+quality, signed, tau = map(_formatter, ("{:.4f}", "{:+.4f}", "{:.2f}"))
+percent, signed_percent = map(_formatter, ("{:.1%}", "{:+.1%}"))
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A row of the table of structures: `first` is the score while searching, `again` on the finalists' rows, and
-    `by_layer` what is kept, by column."""
+class StructureRow:
+    """A row of the table of structures.
+
+    `score` is the agreement while searching, `rescored` that on the finalists' data, and `kept` what is kept in
+    each layer, by column of the table.
+    """
 
     name: str
-    found: Evaluated
-    first: float
-    again: float | None
-    by_layer: dict[str, list[str]]
+    structure: ScoredStructure
+    score: float
+    rescored: float | None
+    kept: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
-class Other:
-    """What `times` the target would have bought: the best that was scored within it, or None, and the command that
-    takes it."""
+class AlternativeBudget:
+    """Another budget (microseconds or a share of dense), and what the search found for it.
 
-    times: float
-    target_us: float
-    best: Evaluated | None
+    `best` is the best structure scored within it, if any; `command` makes a model of it (empty for the run's own).
+    """
+
+    budget: float
+    best: ScoredStructure | None
     command: str
 
 
 @dataclass(frozen=True)
 class LayerDrawing:
-    """Both sub-layers of one layer, drawn and in words."""
+    """Both sub-layers of one layer, as data of a drawing and in words.
 
-    heads_chart: Markup
+    `heads` says of each head whether it is kept, `ffn` how many neurons of the FFN are, and `stripes` which share of
+    each of its parts.
+    """
+
+    heads: list[bool]
     heads_text: str
-    rows_chart: Markup
-    rows_text: str
+    ffn: int
+    stripes: list[float]
+    ffn_text: str
 
     @classmethod
     def of(cls, mask: LayerMask, dims: Dims) -> LayerDrawing:
         spec = mask.spec()
+        kept_heads, kept_ffn = mask.heads & spec.has_attention, mask.ffn & spec.has_ffn
         heads = f"{spec.heads} of {dims.heads}" if spec.has_attention else "attention is gone"
-        rows = f"{spec.ffn:,} of {dims.ffn:,}" if spec.has_ffn else "FFN is gone"
+        ffn = f"{spec.ffn:,} of {dims.ffn:,}" if spec.has_ffn else "FFN is gone"
         if spec.has_attention and spec.attention_rows < dims.hidden:
             heads += f", {spec.attention_rows} of {dims.hidden} output rows"
         if spec.has_ffn and spec.ffn_rows < dims.hidden:
-            rows += f", {spec.ffn_rows} of {dims.hidden} output rows"
+            ffn += f", {spec.ffn_rows} of {dims.hidden} output rows"
         if spec.tokens < 1.0:
             heads += f", then {spec.tokens:.0%} of the tokens"
-        heads, rows = (
+        heads, ffn = (
             f"{part}; blocks: {kept}" if (kept := spec.describe_blocks(dims, matrices)) else part
-            for part, matrices in ((heads, ATTENTION_MATRICES), (rows, FFN_MATRICES))
+            for part, matrices in ((heads, ATTENTION_MATRICES), (ffn, FFN_MATRICES))
         )
-        return cls(charts.heads(mask), heads, charts.rows(mask), rows)
+        stripes = [float(part.mean()) for part in np.array_split(kept_ffn, min(STRIPES, dims.ffn))]
+        return cls(kept_heads.tolist(), heads, int(kept_ffn.sum()), stripes, ffn)
 
 
-def _context(found: Findings) -> dict[str, Any]:
-    """What the template reads."""
-    verified, record, dims = found.verified, found.record, found.record.space.dims
-    statistic = verified.budget.statistic
-    dense, pruned = (interval_of(latency, statistic) for latency in (verified.judged.dense, verified.judged.pruned))
-    parts, verdict = _parts(found), verified.verdict
-    specs = {"dense": ArchSpec.full(dims), "pruned": verified.spec}
-    artifact = str(found.folder / "artifact")
+def _context(run: RunRecord) -> dict[str, Any]:
+    """Returns the variables of the template."""
+    verification, metadata, dims = run.verification, run.metadata, run.metadata.space.dims
+    budget, verdict = verification.budget, verification.verdict
+    judged = next(filter(verification.is_judged, verification.latency))
+    dense, pruned = (interval_of(latency, budget.statistic) for latency in (judged.dense, judged.pruned))
+    specs = {"dense": ArchSpec.full(dims), "pruned": verification.spec}
+    sublayers, difference = _sublayers(run, specs), verification.quality[0].difference
     return {
-        "found": found,
-        "record": record,
-        "verified": verified,
+        "run": run,
+        "metadata": metadata,
+        "verification": verification,
         "verdict": verdict,
         "interval_of": interval_of,
-        "us": us,
-        "quality": quality,
-        "signed": signed,
-        "tau": tau,
-        "model_name": "/".join(Path(record.settings["model"]).parts[-2:]).lstrip("/"),
+        "model_name": "/".join(Path(metadata.settings.model).parts[-2:]).lstrip("/"),
         "amount": partial(_amount, verdict.share),
         "spare": 1.0 - verdict.measured.value / verdict.limit,
         "dense": dense,
         "pruned": pruned,
         "speed_up": dense.value / pruned.value,
-        "overall": verified.quality[0],
+        "overall": verification.quality[0],
+        "improved": difference.low > 0 if metadata.higher_is_better else difference.high < 0,
         "weights": {name: spec.weights(dims) for name, spec in specs.items()},
-        "settings": sorted(verified.settings, key=lambda setting: not verified.is_judged(setting)),
-        "layers": [LayerDrawing.of(mask, dims) for mask in found.mask.layers],
-        "dense_predicted_us": sum(part.dense_us for part in parts),
-        "pruned_predicted_us": sum(part.pruned_us for part in parts),
-        "latency_chart": _sized(_latency_chart(found, dense, pruned), WIDE),
-        "quality_chart": _sized(_quality_chart(found), WIDE),
-        "parts_chart": _sized(partial(charts.microseconds, parts), HALF),
-        "policy_chart": _sized(partial(charts.preferences, found.policy, found.record.space.names), WIDE)
-        if found.policy
-        else "",
-        "prediction_chart": _sized(_prediction_chart(found), HALF),
-        "profiled_dense_us": found.profile.floor_and_dense(verified.budget)[1],
-        "verified_over_predicted": verdict.measured.value / _predicted(found),
-        "overs": ", ".join(f"{over:.3f}" for over in found.overs),
-        "effort": _effort(record.settings["effort"]),
-        "command": Settings.from_json(record.settings).command(str(found.folder)),
-        "score_command": _score_command(found),
-        "trust_command": shlex.join(["prunetime", "trust", str(found.folder)]),
-        "profile_path": shlex.quote(str(found.folder / "profile.json")),
-        "artifact_path": repr(artifact),
-        **(_of_search(found, found.search) if found.search else _of_learning(found)),
-        "example": repr(("a text", "another text") if record.task.pair else "a text"),
+        "latency": sorted(verification.latency, key=lambda both: not verification.is_judged(both)),
+        "layers": [LayerDrawing.of(mask, dims) for mask in run.mask.layers],
+        "predicted_us": {model: sum(getattr(one, f"{model}_us") for one in sublayers) for model in specs},
+        "predicted_budget_us": budget.resolve(_profiled_dense_us(run)),
+        "latency_chart": _sized(_latency_chart(run, dense, pruned), WIDE),
+        "quality_chart": _sized(_quality_chart(run), WIDE),
+        "sublayers_chart": _sized(partial(charts.microseconds, sublayers), HALF),
+        "prediction_chart": _sized(_prediction_chart(run), HALF),
+        "verified_over_predicted": verdict.measured.value / _predicted(run),
+        "effort": _effort(asdict(metadata.settings.effort)),
+        "command": metadata.settings.command(str(run.folder)),
+        "score_command": _score_command(run),
+        "trust_command": shlex.join(["prunetime", "trust", str(run.folder)]),
+        "profile_path": shlex.quote(str(run.folder / "profile.json")),
+        "artifact_path": repr(str(run.folder / "artifact")),
+        "example": repr(("a text", "another text") if metadata.task.pair else "a text"),
+        **(_of_search(run, run.search) if run.search else _of_learning(run)),
     }
 
 
 def _effort(effort: dict[str, Any]) -> str:
-    """The name of an effort and what it stands for."""
+    """Returns the name of an effort and what it stands for."""
     details = (f"{name.replace('_', ' ')} {value:,}" for name, value in effort.items() if name != "name")
     return f"{effort['name']}: {', '.join(details)}"
 
@@ -199,146 +201,153 @@ def interval_of(latency: LatencySummary, statistic: str) -> Interval:
 
 
 def _amount(share: bool, value: float) -> str:
-    """A limit or a measurement in the budget's own unit: a share of dense, or microseconds."""
+    """Formats a latency in the budget's own unit: a share of dense, or microseconds."""
     return percent(value) if share else f"{us(value)} µs"
 
 
-def _predicted(found: Findings) -> float:
-    """The prediction for the chosen structure in the budget's own unit: microseconds, or a share of dense."""
-    _, dense_us = found.profile.floor_and_dense(found.verified.budget)
-    return found.verified.predicted_us / (dense_us if found.verified.verdict.share else 1.0)
+def _profiled_dense_us(run: RunRecord) -> float:
+    """Returns the latency of the dense model that the profile has for the budget's setting."""
+    return run.profile.floor_and_dense(run.verification.budget)[1]
+
+
+def _predicted(run: RunRecord) -> float:
+    """Returns the prediction for the chosen structure in the budget's own unit: microseconds, or a share of dense."""
+    return run.verification.predicted_us / (_profiled_dense_us(run) if run.verification.verdict.share else 1.0)
 
 
 def _sized(draw: Callable[[float], Markup], width: float) -> Markup:
-    """A chart twice, for the page and for a phone; the style shows one of them."""
-    return Markup("").join(
-        (tag("div", draw(width), class_="chart wide"), tag("div", draw(PHONE), class_="chart phone"))
-    )
+    """Draws a chart twice, for the page and for a phone; the style shows one of them."""
+    return tag("div", draw(width), class_="chart wide") + tag("div", draw(PHONE), class_="chart phone")
 
 
-def _us_line(label: str, interval: Interval, class_: str) -> Line:
-    return Line(label, interval, f"{us(interval.value)} µs ({us(interval.low)}–{us(interval.high)})", class_)
+def _budget_name(run: RunRecord) -> str:
+    """Returns the label of the budget in every chart."""
+    return f"budget {_amount(run.verification.verdict.share, run.verification.verdict.limit)}"
 
 
-def _latency_chart(found: Findings, dense: Interval, pruned: Interval) -> Callable[[float], Markup]:
-    statistic = found.verified.budget.statistic
-    lines = [_us_line("dense", dense, "dense"), _us_line("pruned", pruned, "pruned")]
-    limits = {f"budget {us(found.verified.budget_us)} µs": found.verified.budget_us}
+def _latency_chart(run: RunRecord, dense: Interval, pruned: Interval) -> Callable[[float], Markup]:
+    statistic = run.verification.budget.statistic
+    models = {"dense": dense, "pruned": pruned}
+    rows = [IntervalRow(name, latency, f"{us(latency.value)} µs", name) for name, latency in models.items()]
+    limits = {_budget_name(run): run.verification.budget_us}
     title = f"Latency ({statistic}) against the budget"
-    return partial(charts.intervals, title, lines, f"{statistic}, µs", limits, from_zero=True)
+    return partial(charts.intervals, title, rows, f"{statistic}, µs", limits, zero=True)
 
 
-def _quality_chart(found: Findings) -> Callable[[float], Markup]:
-    lines = []
-    for part in found.verified.quality:
-        d = part.difference
-        name = "all test rows" if part.name == "all" else part.name
-        lines.append(Line(name, d, f"{signed(d.value)} ({signed(d.low)} to {signed(d.high)})", "pruned"))
-    axis = f"{found.record.metric}, pruned minus dense"
-    return partial(charts.intervals, "What pruning changed", lines, axis, {"no change": 0.0})
+def _quality_chart(run: RunRecord) -> Callable[[float], Markup]:
+    names = {"all": "all test examples"}
+    rows = [
+        IntervalRow(names.get(part.name, part.name), part.difference, signed(part.difference.value), "pruned")
+        for part in run.verification.quality
+    ]
+    axis = f"{run.metadata.metric}, pruned minus dense"
+    return partial(charts.intervals, "What pruning changed", rows, axis, {"no change": 0.0})
 
 
-def _prediction_chart(found: Findings) -> Callable[[float], Markup]:
-    verdict, predicted = found.verified.verdict, _predicted(found)
+def _prediction_chart(run: RunRecord) -> Callable[[float], Markup]:
+    verdict, predicted = run.verification.verdict, _predicted(run)
     scale, axis = (100.0, "% of dense") if verdict.share else (1.0, "µs")
-    measured = {"before tuning": found.gate.measured, "finished": verdict.measured}
-    lines = []
-    for name, it in ({"predicted": Interval(predicted, predicted, predicted)} | measured).items():
-        shown = Interval(scale * it.value, scale * it.low, scale * it.high)
-        lines.append(Line(name, shown, _amount(verdict.share, it.value), "pruned" if name in measured else "other"))
-    limits = {f"budget {_amount(verdict.share, verdict.limit)}": scale * verdict.limit}
-    return partial(charts.intervals, "Predicted against measured latency", lines, axis, limits)
+
+    def row(name: str, it: Interval, class_: str) -> IntervalRow:
+        scaled = Interval(scale * it.value, scale * it.low, scale * it.high)
+        return IntervalRow(name, scaled, _amount(verdict.share, it.value), class_)
+
+    rows = [
+        row("predicted", Interval(predicted, predicted, predicted), "other"),
+        row("before tuning", run.precheck.measured, "pruned"),
+        row("finished", verdict.measured, "pruned"),
+    ]
+    limits = {_budget_name(run): scale * verdict.limit}
+    return partial(charts.intervals, "Predicted against measured latency", rows, axis, limits)
 
 
-def _parts(found: Findings) -> list[Part]:
-    """Predicted microseconds of every sub-layer, dense and pruned."""
-    budget, dims = found.verified.budget, found.record.space.dims
-    dense, pruned = (found.profile.parts(spec, budget) for spec in (ArchSpec.full(dims), found.verified.spec))
-    names = ["embed, head", *(f"{index} {label}" for index in range(dims.layers) for label in ("attention", "FFN"))]
-    return [Part(name, dense.get(slot, 0.0), pruned.get(slot, 0.0)) for slot, name in enumerate(names)]
+def _sublayers(run: RunRecord, specs: dict[str, ArchSpec]) -> list[SublayerLatency]:
+    """Returns the predicted latency of every sub-layer, dense and pruned."""
+    dense, pruned = (run.profile.parts(specs[model], run.verification.budget) for model in ("dense", "pruned"))
+    layers = range(run.metadata.space.dims.layers)
+    names = ["embed, head", *(f"{index} {label}" for index in layers for label in ("attention", "FFN"))]
+    return [SublayerLatency(name, dense.get(slot, 0.0), pruned.get(slot, 0.0)) for slot, name in enumerate(names)]
 
 
-def _of_search(found: Findings, search: Search) -> dict[str, Any]:
-    """What the template reads of a search."""
-    plot = _search_plot(found, search)
+def _of_search(run: RunRecord, search: SearchResult) -> dict[str, Any]:
+    """Returns the template's variables that only a search has."""
+    plot = _search_plot(run, search)
     return {
-        "ranked": _ranked(found, search),
+        "structures": _structures(run, search),
         "search_chart": _sized(partial(charts.search_points, plot), WIDE),
         "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
         "legend": charts.search_legend(plot),
-        "others": _others(found, plot),
+        "policy_chart": run.policy and _sized(partial(charts.preferences, run.policy, run.metadata.space.names), WIDE),
+        "alternatives": _alternatives(run, plot),
+        "aim": plot.target_us / plot.budget_us - 1.0,
     }
 
 
-def _of_learning(found: Findings) -> dict[str, Any]:
-    """What the template reads of learned masks."""
-    charts_of = ((_sized(partial(charts.keep_ratios, level), WIDE), level) for level in found.learned)
-    return {"learned": LEARNED[found.record.settings["method"]], "learned_charts": list(charts_of)}
+def _of_learning(run: RunRecord) -> dict[str, Any]:
+    """Returns the template's variables that only learned masks have."""
+    drawn = [(_sized(partial(charts.keep_ratios, level), WIDE), level) for level in run.learned]
+    return {"learned": LEARNED[run.metadata.settings.method], "learned_charts": drawn}
 
 
-def _search_plot(found: Findings, search: Search) -> SearchPlot:
-    scored = {one.spec: one for one in found.evaluated}
-    budget = found.verified.budget
-    _, dense_us = found.profile.floor_and_dense(budget)
+def _search_plot(run: RunRecord, search: SearchResult) -> SearchPlot:
+    scored = {one.spec: one for one in run.scored}
     return SearchPlot(
-        points=found.evaluated,
+        points=run.scored,
         front=sorted((scored[c] for c in search.front if c in scored), key=lambda one: one.predicted_us),
         finalists=[scored[one.spec] for one in search.finalists if one.spec in scored],
-        timed=found.front.points if found.front else (),
+        timed=run.front.points if run.front else (),
         chosen=scored[search.chosen.spec],
-        budget_us=budget.resolve(dense_us),
+        budget=_budget_name(run),
+        budget_us=run.verification.budget.resolve(_profiled_dense_us(run)),
         target_us=search.target_us,
     )
 
 
-def _others(found: Findings, plot: SearchPlot) -> list[Other]:
-    """Of targets around the one that was searched for, which is among them."""
+def _alternatives(run: RunRecord, plot: SearchPlot) -> list[AlternativeBudget]:
+    """Returns what budgets around that of the run would have bought; its own is among them."""
+    budget = run.verification.budget
+    own = budget.share or plot.budget_us
 
-    def within(times: float) -> Other:
-        target = times * plot.target_us
-        inside = [one for one in plot.points if one.predicted_us <= target]
-        _, dense_us = found.profile.floor_and_dense(found.verified.budget)
-        latency = f"{100 * times * plot.budget_us / dense_us:.0f}%"
-        words = [
-            "prunetime",
-            "pick",
-            str(found.folder),
-            "--latency",
-            latency,
-            "--out",
-            f"{found.folder}-{latency[:-1]}",
-        ]
-        return Other(times, target, max(inside, key=lambda one: one.score, default=None), shlex.join(words))
+    def alternative(amount: float) -> AlternativeBudget:
+        within = [one for one in plot.points if one.predicted_us <= amount / own * plot.target_us]
+        latency = (replace(budget, share=amount) if budget.share else replace(budget, us=amount)).amount
+        words = ["prunetime", "pick", str(run.folder), "--latency", latency]
+        words += ["--out", f"{run.folder}-{latency.rstrip('%')}"]
+        best = max(within, key=lambda one: one.score, default=None)
+        return AlternativeBudget(amount, best, shlex.join(words) if amount != own else "")
 
-    return [within(times) for times in (0.8, 0.9, 1.0, 1.1, 1.25)]
+    amounts = [own if times == 1.0 else float(f"{times * own:.2g}") for times in OTHER_BUDGETS]
+    return [alternative(amount) for amount in amounts if not budget.share or amount <= 1.0]
 
 
-def _ranked(found: Findings, search: Search) -> list[Ranked]:
-    """The finalists, best first, and the best of each kind of baseline."""
-    first = {one.spec: one.score for one in found.evaluated}
-    again = {one.spec: one.score for one in search.finalists}
+def _structures(run: RunRecord, search: SearchResult) -> list[StructureRow]:
+    """Returns the finalists, best first, and the best of each kind of baseline."""
+    score = {one.spec: one.score for one in run.scored}
+    rescored = {one.spec: one.score for one in search.finalists}
     named = [("chosen" if one.spec == search.chosen.spec else "finalist", one) for one in search.finalists]
     named += [(f"best {kind}", one) for kind, one in search.baselines.items() if one]
+    space = run.metadata.space
     return [
-        Ranked(name, one, first.get(one.spec, one.score), again.get(one.spec), _by_layer(one.spec, found.record.space))
+        StructureRow(name, one, score.get(one.spec, one.score), rescored.get(one.spec), _kept_by_layer(one.spec, space))
         for name, one in named
     ]
 
 
-def _by_layer(spec: ArchSpec, space: Space) -> dict[str, list[str]]:
-    """What a structure of `space` keeps in each layer."""
-    kept = {"Heads": [f"{layer.heads}" for layer in spec.layers], "FFN rows": [f"{layer.ffn}" for layer in spec.layers]}
+def _kept_by_layer(spec: ArchSpec, space: Space) -> dict[str, list[str]]:
+    """Returns what a structure of `space` keeps in each layer, by column of the table of structures."""
+    kept = {
+        "Heads": [f"{layer.heads}" for layer in spec.layers],
+        "FFN neurons": [f"{layer.ffn}" for layer in spec.layers],
+    }
     if space.tokens:
         kept["Tokens"] = [f"{layer.tokens:.0%}" for layer in spec.layers]
     if space.blocks:
         whole = [max(1, replace(layer, blocks=()).weights(space.dims)) for layer in spec.layers]
         weights = [layer.weights(space.dims) for layer in spec.layers]
         kept["Weights in blocks"] = [f"{left / of:.0%}" for left, of in zip(weights, whole, strict=True)]
-    return kept
+    return {f"{name} by layer": values for name, values in kept.items()}
 
 
-def _score_command(found: Findings) -> str:
-    words = ["prunetime", "score", str(found.folder / "artifact"), "--text", "a text"]
-    if found.record.task.pair:
-        words += ["--pair", "another text"]
-    return shlex.join(words)
+def _score_command(run: RunRecord) -> str:
+    pair = ["--pair", "another text"] if run.metadata.task.pair else []
+    return shlex.join(["prunetime", "score", str(run.folder / "artifact"), "--text", "a text", *pair])

@@ -1,10 +1,11 @@
-"""Drawing with SVG elements: every text and attribute is escaped, colours come from the classes of the page's style."""
+"""Functions that draw SVG elements. They escape every text and attribute; colours come from the page's style."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -13,7 +14,7 @@ _CHARACTER = 7.0
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """One element. `class_` is class, other underscores are hyphens, None leaves an attribute out."""
+    """Returns an element. `class_` is written class, other underscores hyphens; None leaves an attribute out."""
     pairs = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     head = Markup("").join(Markup(' {}="{}"').format(key, _plain(value)) for key, value in pairs)
     body = Markup("").join(escape(child) for child in children)
@@ -21,7 +22,7 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
 
 
 def figure(title: str, description: str, size: tuple[float, float], content: Iterable[Markup]) -> Markup:
-    """A drawing of `size` (width, height) pixels that shrinks with its box and grows at most by a quarter."""
+    """Returns a drawing of `size` (width, height) pixels that shrinks with its box and grows at most by a quarter."""
     width, height = size
     return tag(
         "svg",
@@ -47,13 +48,13 @@ def bar(x: float, y: float, width: float, height: float, class_: str) -> Markup:
 
 
 def width_of(label: str) -> float:
-    """About how many pixels `label` takes: m, w and capitals are wider than the rest, East Asian characters widest."""
+    """Estimates the pixels that `label` takes: m, w and capitals are wider, East Asian characters widest."""
     wide = sum(1.0 if ord(c) > 0x2E7F else 0.55 if c in "mwMW@%" else 0.2 if c.isupper() else 0.0 for c in label)
     return _CHARACTER * (len(label) + wide)
 
 
 def shortened(label: str, pixels: float) -> str:
-    """`label`, cut with an ellipsis where it would take more than about `pixels`."""
+    """Returns `label`, cut with an ellipsis if it would take more than about `pixels`."""
     if width_of(label) <= pixels:
         return label
     kept = next((n for n in range(len(label), 0, -1) if width_of(label[:n] + "…") <= pixels), 0)
@@ -62,7 +63,7 @@ def shortened(label: str, pixels: float) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """The linear map of values `low`..`high` to pixels `start`..`end`."""
+    """A linear map of values from `low` to `high` to pixels from `start` to `end`."""
 
     low: float
     high: float
@@ -71,7 +72,7 @@ class Scale:
 
     @classmethod
     def around(cls, values: Iterable[float], start: float, end: float, margin: float = 0.06) -> Scale:
-        """A scale that holds all `values`, with a margin on both sides as a share of their range."""
+        """Returns a scale that holds all `values`, with a margin on both sides as a share of their range."""
         held = list(values)
         low, high = min(held), max(held)
         space = margin * (high - low) or 0.05 * abs(high) or 1.0
@@ -81,7 +82,7 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, spacing: float) -> list[tuple[float, str]]:
-        """Round values (1, 2 or 5 times a power of ten apart, at least `spacing` pixels) and their labels."""
+        """Returns round values (1, 2 or 5 times a power of ten apart, at least `spacing` pixels) and their labels."""
         least = (self.high - self.low) * spacing / abs(self.end - self.start)
         power = 10.0 ** math.floor(math.log10(least))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9))
@@ -91,7 +92,7 @@ class Scale:
 
 
 def x_axis(scale: Scale, top: float, bottom: float, name: str) -> list[Markup]:
-    """Vertical grid lines with labels under them, and the axis' name."""
+    """Draws vertical grid lines with labels under them, and the axis' name."""
     parts = []
     for value, label in scale.ticks(52):
         x = scale(value)
@@ -100,7 +101,7 @@ def x_axis(scale: Scale, top: float, bottom: float, name: str) -> list[Markup]:
 
 
 def y_axis(scale: Scale, left: float, right: float, name: str) -> list[Markup]:
-    """Horizontal grid lines with labels left of them, and the axis' name above."""
+    """Draws horizontal grid lines with labels left of them, and the axis' name above."""
     parts = []
     for value, label in scale.ticks(36):
         y = scale(value)
@@ -108,12 +109,14 @@ def y_axis(scale: Scale, left: float, right: float, name: str) -> list[Markup]:
     return [*parts, text(2, 12, name, "start", "axis")]
 
 
-def polyline(points: Iterable[tuple[float, float]], class_: str) -> Markup:
-    return tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), class_=class_)
+def staircase(points: Sequence[tuple[float, float]], class_: str) -> Markup:
+    """Draws a line through `points`, from left to right, that is level up to the next point and then rises to it."""
+    corners = [corner for a, b in pairwise(points) for corner in (a, (b[0], a[1]))]
+    return tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in (*corners, *points[-1:])), class_=class_)
 
 
 def mark(shape: str, x: float, y: float, radius: float, class_: str, title: str | None = None) -> Markup:
-    """A point drawn as a `circle`, `square`, `diamond`, `triangle` or `star`, with a tooltip."""
+    """Draws a point as a `circle`, `square`, `diamond`, `triangle` or `star`, with a tooltip."""
     children = [tag("title", title)] if title else []
     if shape == "circle":
         return tag("circle", *children, cx=x, cy=y, r=radius, class_=class_)

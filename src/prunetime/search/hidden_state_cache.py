@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prunetime.core.arch import ArchSpec, LayerSpec
-from prunetime.inference.engine import HiddenState
+from prunetime.inference.engine import HiddenStates
 
 Prefix = tuple[LayerSpec, ...]
 """The first layers of a structure."""
@@ -33,9 +33,9 @@ class HiddenStateCache:
     def __init__(self, shape: tuple[int, int], max_bytes: int) -> None:
         self._shape = shape
         self._capacity = max_bytes // (4 * math.prod(shape))
-        self._states: OrderedDict[Prefix, HiddenState] = OrderedDict()
+        self._states: OrderedDict[Prefix, HiddenStates] = OrderedDict()
 
-    def reserve(self, prefixes: Sequence[Prefix]) -> tuple[tuple[int, HiddenState] | None, dict[int, HiddenState]]:
+    def reserve(self, prefixes: Sequence[Prefix]) -> tuple[tuple[int, HiddenStates] | None, dict[int, HiddenStates]]:
         """Looks up the longest of `prefixes` (the shortest first), and makes room for the longer ones.
 
         Returns:
@@ -55,6 +55,6 @@ class HiddenStateCache:
         arrays = freed + [np.empty(self._shape, np.float32) for _ in missing[len(freed) :]]
         return start, dict(zip(missing, arrays, strict=True))
 
-    def store(self, prefixes: Sequence[Prefix], states: Mapping[int, HiddenState]) -> None:
+    def store(self, prefixes: Sequence[Prefix], states: Mapping[int, HiddenStates]) -> None:
         """Adds the `states` that `reserve` gave arrays for, once they are written."""
         self._states |= {prefix: states[len(prefix)] for prefix in prefixes if len(prefix) in states}

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from prunetime.core.arrays import Float64Array
-from prunetime.search.policy import Context, Edit, Policy, Transition, update_policy
+from prunetime.search.policy import Edit, EditContext, Policy, Transition, update_policy
 from prunetime.search.space import USED, Genome, fit_to
 
 GenomeLatency = Callable[[Genome], float]
@@ -96,7 +96,8 @@ class ReinforcedMutator:
             if not going:
                 break
             contexts = [
-                Context(genomes[i], us[i], targets_us[i], self._touched(edits[i]), bool(step >= free[i])) for i in going
+                EditContext(genomes[i], us[i], targets_us[i], self._touched(edits[i]), bool(step >= free[i]))
+                for i in going
             ]
             drawn = dict(zip(going, self.policy.choose(contexts, rng), strict=True))
             going = [i for i in going if drawn[i] is not None]
@@ -111,7 +112,7 @@ class ReinforcedMutator:
     def preferences(self, genome: Genome, target_us: float) -> Float64Array:
         """[genes, 2]: how likely the first edit of `genome` is to lower each gene, and to raise it."""
         actions = self.policy.actions
-        (logs,) = self.policy.fixed_log_probabilities([Context(genome, self.latency(genome), target_us)])
+        (logs,) = self.policy.fixed_log_probabilities([EditContext(genome, self.latency(genome), target_us)])
         rises = actions.level > np.array(genome)[actions.gene]
         found = np.zeros((len(genome), 2))
         np.add.at(found, (actions.gene, rises.astype(np.intp)), np.nan_to_num(np.exp(logs)))

@@ -52,7 +52,7 @@ class PolicySettings:
     entropy: float = 0.01
 
 
-class Context(NamedTuple):
+class EditContext(NamedTuple):
     """Where an edit is chosen: on `genome`, predicted to take `us` microseconds where a child may take `target_us`.
 
     Genes in `touched` were changed before. A `fitting` edit must bring the latency nearer to the target: down to it, or
@@ -69,7 +69,7 @@ class Context(NamedTuple):
 class Edit(NamedTuple):
     """The number of the action that was `chosen` in a context, and the logarithm of the probability that it had."""
 
-    context: Context
+    context: EditContext
     chosen: int
     log_probability: float
 
@@ -96,7 +96,7 @@ class Actions:
         """The gene that an action changes, and the level that it gives it."""
         return int(self.gene[action]), int(self.level[action])
 
-    def on(self, contexts: Sequence[Context]) -> tuple[Float32Array, Float32Array]:
+    def on(self, contexts: Sequence[EditContext]) -> tuple[Float32Array, Float32Array]:
         """`features` [n, actions, width] of every action in each of n contexts, and the logits of the prior
         [n, actions], minus infinity where an action changes nothing or is not allowed."""
         genomes = np.array([context.genome for context in contexts])
@@ -156,7 +156,7 @@ class Policy:
         network = nn.Sequential(first, nn.Tanh(), last)
         return cls(actions, settings, seed, network, torch.optim.Adam(network.parameters(), settings.learning_rate))
 
-    def choose(self, contexts: Sequence[Context], rng: np.random.Generator) -> list[Edit | None]:
+    def choose(self, contexts: Sequence[EditContext], rng: np.random.Generator) -> list[Edit | None]:
         """An action in each of n contexts, drawn from the policy, or None where none is allowed."""
         logs = self.fixed_log_probabilities(contexts)
         rising = np.cumsum(np.nan_to_num(np.exp(logs)), axis=1)
@@ -171,12 +171,12 @@ class Policy:
             edits.append(Edit(context, chosen, float(log[chosen])))
         return edits
 
-    def fixed_log_probabilities(self, contexts: Sequence[Context]) -> Float64Array:
+    def fixed_log_probabilities(self, contexts: Sequence[EditContext]) -> Float64Array:
         """`log_probabilities` without gradients, on one thread: an edit must not depend on the number of cores."""
         with training_on(1), torch.no_grad():
             return np.asarray(self.log_probabilities(contexts).double().numpy(), np.float64)
 
-    def log_probabilities(self, contexts: Sequence[Context]) -> Tensor:
+    def log_probabilities(self, contexts: Sequence[EditContext]) -> Tensor:
         """[n, actions]; minus infinity where an action is not allowed, not a number where none is."""
         features, prior = (torch.from_numpy(array) for array in self.actions.on(contexts))
         limit = self.settings.limit

@@ -31,7 +31,7 @@ from prunetime.search.evolution import (
     winners,
 )
 from prunetime.search.mutate import Child, ReinforcedMutator
-from prunetime.search.policy import Context, Edit, Policy, PolicySettings
+from prunetime.search.policy import Edit, EditContext, Policy, PolicySettings
 from prunetime.search.space import Genes, Genome
 from prunetime.search.surrogate import Surrogate
 
@@ -336,7 +336,7 @@ def _from_json(data: Any, evaluation: Evaluation, folded: _Folded) -> Proposal:
     genome: Genome = tuple(data["edited"] or ())
     touched: tuple[int, ...] = ()
     for chosen, log_probability in data["edits"]:
-        edits.append(Edit(Context(genome, ALWAYS_FITS, ALWAYS_FITS, touched), chosen, log_probability))
+        edits.append(Edit(EditContext(genome, ALWAYS_FITS, ALWAYS_FITS, touched), chosen, log_probability))
         gene, level = actions[chosen]
         genome, touched = (*genome[:gene], level, *genome[gene + 1 :]), (*touched, gene)
     return Proposal(child._replace(edits=tuple(edits)), visited[tuple(data["parent"])], ALWAYS_FITS)

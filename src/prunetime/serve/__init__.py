@@ -1,1 +1,1 @@
-"""The server: models behind HTTP, with deadlines."""
+"""The server answers requests over HTTP and gRPC with models, within deadlines."""

@@ -1,4 +1,4 @@
-"""The ASGI application: from a path to an answer, with keys, request ids, logs and counters."""
+"""The ASGI application: it finds the route of a request, checks its key, and records its answer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from prunetime.errors import InputError
 from prunetime.serve.certificate import Certificate
 from prunetime.serve.core.metrics import Metrics
-from prunetime.serve.core.models import Entry, Models
+from prunetime.serve.core.models import Entry, ModelRegistry
 from prunetime.serve.core.records import Records
 from prunetime.serve.core.service import Service
-from prunetime.serve.core.tracing import Span
+from prunetime.serve.core.tracing import RequestSpan
 from prunetime.serve.errors import FailureBody, RefusedError, whole_seconds
 from prunetime.serve.experiments.experiment import Experiment, Experiments, read_experiments
 from prunetime.serve.experiments.outcomes import Outcomes
@@ -22,7 +22,7 @@ from prunetime.serve.http.bodies import Bodies, Receive
 from prunetime.serve.http.operations import Operations, router_of
 from prunetime.serve.http.origins import Origins, check_media_type
 from prunetime.serve.http.protocols import routes_of
-from prunetime.serve.http.routing import ARRIVED, Request, Response, Route, Scope, Send
+from prunetime.serve.http.routing import ARRIVED, AsgiScope, Request, Response, Route, Send
 from prunetime.serve.keys import Keys
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.workers.pool import LocalPool, LocalWorker, WorkerPool
@@ -34,8 +34,10 @@ LOG = logging.getLogger(__name__)
 
 
 class App:
-    """All models of `settings`, behind one ASGI callable; alone, or one of a `pool`. What comes in place of another
-    process has a `catalogue` of the models there are by now. `counts` is the file for what one of several has counted.
+    """The application that serves the models of `settings`, alone or as one worker of a `pool`.
+
+    A worker that replaces another one loads the models of `catalogue` instead. `counts` is the file for a worker's
+    counters.
 
     Raises InputError where a model, the keys or the certificate cannot be used.
     """
@@ -51,14 +53,14 @@ class App:
         self.keys, self.origins = Keys(settings.key_file), Origins(settings)
         self.certificate = Certificate.of(settings)
         default = settings.models[0][0] if settings.models else None
-        self.models = Models(settings.threads, settings.cache_bytes, settings.model_root, default)
+        self.models = ModelRegistry(settings.threads, settings.cache_bytes, settings.model_root, default)
         for name, folder in settings.models:
             self.models.allow(name, folder)
         if catalogue is None:
             self._first_models()
         else:
             for entry in catalogue:
-                self.models.give(entry.name, Path(entry.folder), entry.version)
+                self.models.register(entry.name, Path(entry.folder), entry.version)
         self.metrics = Metrics(counts)
         self.records = Records(self.metrics)
         self.bodies = Bodies(settings)
@@ -67,32 +69,32 @@ class App:
         if settings.experiments:
             known = {each.name: each for each in read_experiments(settings.experiments)}
             for experiment in known.values():
-                experiment.check([*dict(settings.models), *dict(settings.families)])
+                experiment.check([*dict(settings.models), *dict(settings.cascades)])
             self.outcomes = Outcomes(settings.outcomes)
         self.service = Service(settings, self.models, self.metrics, Experiments(known, self.outcomes))
-        self.here = LocalWorker(self.models, self.keys, self.certificate, self.service.flush)
-        self.pool = pool or LocalPool([self.here], [hosted.entry for hosted in self.models])
+        self.local_worker = LocalWorker(self.models, self.keys, self.certificate, self.service.flush)
+        self.pool = pool or LocalPool([self.local_worker], [loaded.entry for loaded in self.models])
         self.grpc = self._grpc()
         self.router = router_of([*routes_of(self.service, self.pool), *Operations(self.service, self.pool).routes()])
 
     def _grpc(self) -> GrpcServer | None:
         if self.settings.grpc_port is None:
             return None
-        from prunetime.serve.grpc.methods import Methods  # an extra
+        from prunetime.serve.grpc.methods import InferenceServicer  # an extra
         from prunetime.serve.grpc.server import GrpcServer
 
-        methods = Methods(self.service, self.pool)
+        methods = InferenceServicer(self.service, self.pool)
         return GrpcServer(methods, self.bodies, self.keys, self.records, self.certificate)
 
     def _first_models(self) -> None:
         for name, folder in self.settings.models:
-            self.models.give(name, folder)
-        for family, (largest, *others) in self.settings.families:
+            self.models.register(name, folder)
+        for cascade, (largest, *others) in self.settings.cascades:
             for name in others:
                 if not self.models.get(name).reads_as(self.models.get(largest)):
-                    raise InputError(f"family {family}: {name} has another task or tokenizer than {largest}")
+                    raise InputError(f"cascade {cascade}: {name} has another task or tokenizer than {largest}")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
@@ -134,7 +136,7 @@ class App:
                 check_media_type(request.headers)
             if not route.open:
                 self.keys.check(request.headers.get("authorization"))
-            answer = await route.answer(request)
+            answer = await route.endpoint(request)
         except RefusedError as error:
             answer = _refusal(error, request.id, failure)
         except Exception:
@@ -149,7 +151,7 @@ class App:
         # Only now: nobody waits for it.
         method, status = scope["method"], answer.status
         about = {"http.request.method": method, "http.route": path, "http.response.status_code": status}
-        self.records.record(request, method, path, status, Span(f"{method} {path}", about, status >= 500))
+        self.records.record(request, method, path, status, RequestSpan(f"{method} {path}", about, status >= 500))
 
     async def _send(self, request: Request, send: Send, answer: Response) -> None:
         of_all = {"x-request-id": request.id, "x-content-type-options": "nosniff"}

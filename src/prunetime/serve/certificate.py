@@ -1,4 +1,4 @@
-"""The certificate of a server, which is read again when it has been renewed."""
+"""The TLS certificate of a server, which is read again after a renewal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from prunetime.serve.settings import ServeSettings
 
 
 class Certificate:
-    """`context` is that of all connections; new ones are made with what was read last. `content` is the same for gRPC,
-    which makes a context of its own: the bytes of the chain and of the private key."""
+    """A certificate with its private key. All HTTPS connections share `context`; new ones use the pair that was read
+    last. `content` has the bytes of chain and key for gRPC, which makes a context of its own."""
 
     def __init__(self, chain: Path, private_key: Path) -> None:
         self._files = chain, private_key
@@ -20,13 +20,14 @@ class Certificate:
 
     @classmethod
     def of(cls, settings: ServeSettings) -> Certificate | None:
-        """None where they have none."""
+        """Reads the certificate of the settings; None where they have none."""
         if settings.certificate is None or settings.private_key is None:
             return None
         return cls(settings.certificate, settings.private_key)
 
     def reload(self) -> None:
-        """Raises InputError where the two files are no certificate and its key, and keeps what there was."""
+        """Reads both files again. Raises InputError, and keeps the old pair, where they are no certificate and its
+        key."""
         try:
             # Elsewhere first: half of a pair that does not fit would stay in the context.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files)

@@ -1,4 +1,4 @@
-"""What the server refuses, and with which status: one table."""
+"""The codes of refusals, with their statuses of HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ STATUS: dict[Code, int] = {
     "stopping": 503,
     "unavailable": 503,
 }
-"""`unusable` is what is well formed and cannot be scored. 499 is never sent: nobody is there to read it."""
+"""The HTTP status of each code. `unusable` is a well-formed request that cannot be scored. 499 is never sent: nobody is
+there to read it."""
 
 GRPC_STATUS: dict[Code, str] = {
     "bad_request": "INVALID_ARGUMENT",
@@ -75,12 +76,12 @@ GRPC_STATUS: dict[Code, str] = {
     "stopping": "UNAVAILABLE",
     "unavailable": "UNAVAILABLE",
 }
-"""The same over gRPC, which has RESOURCE_EXHAUSTED itself for messages that are too large."""
+"""The gRPC status of each code."""
 
 
 class RefusedError(PrunetimeError):
-    """A request that is not answered; `retry_after` seconds, where it makes sense to come again, or with one of the
-    methods that are allowed. `field` is the part of the body that it is about, where one is known."""
+    """A refusal of a request. The client may come again after `retry_after` seconds, or with one of the `allowed`
+    methods, where these are given. `field` is the part of the body that is at fault, where one is known."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class RefusedError(PrunetimeError):
 
 
 class Failure(Struct):
-    """The body of a refusal: `error` is a sentence, `error_type` a word of `STATUS`."""
+    """The body of a refusal: `error` is a sentence, `error_type` a code."""
 
     error: str
     error_type: str
@@ -113,12 +114,12 @@ class Failure(Struct):
 
 
 class FailureBody(Protocol):
-    """The body of a refusal, as the clients of a protocol read it."""
+    """The body of a refusal in the form of a protocol."""
 
     @classmethod
     def of(cls, error: RefusedError, request_id: str) -> Struct: ...
 
 
 def whole_seconds(retry_after: float) -> str:
-    """The header `Retry-After` of so many seconds, at least one."""
+    """The value of the header `Retry-After`: whole seconds, at least one."""
     return str(max(1, round(retry_after)))

@@ -1,4 +1,4 @@
-"""Bearer keys from a UTF-8 file, one a line, white space around it left out; lines that begin with # are comments."""
+"""Bearer keys from a UTF-8 file: one a line, without white space around it; lines that begin with # are comments."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from prunetime.serve.errors import RefusedError
 LOG = logging.getLogger(__name__)
 
 KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
-"""What a header carries the same from every client: printable ASCII."""
+"""A key is printable ASCII, which every client sends unchanged in a header."""
 
 WHITE_SPACE = " \t\r"
 
 
 class Keys:
-    """Digests of the keys of a file. `reload` reads it again: a key that is gone from it is refused from then on."""
+    """The digests of the keys in a file. After `reload`, keys that are no longer in the file are refused."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -29,7 +29,8 @@ class Keys:
         self.reload()
 
     def reload(self) -> None:
-        """Raises InputError where the file has no key, or a line that cannot be one, and keeps those there were."""
+        """Reads the file again. Raises InputError, and keeps the old keys, where it has no key or a line that cannot be
+        one."""
         if self._file is None:
             return
         try:
@@ -51,7 +52,8 @@ class Keys:
         self._digests = tuple(sha256(key.encode()).digest() for key in found.values())
 
     def check(self, authorization: str | None) -> None:
-        """Raises RefusedError where the header `Authorization` has none of the keys, in the same time for each."""
+        """Raises RefusedError where the header `Authorization` carries none of the keys; takes the same time for each
+        key."""
         if self._file is None:
             return
         scheme, _, key = (authorization or "").partition(" ")

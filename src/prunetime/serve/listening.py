@@ -1,4 +1,4 @@
-"""The socket that a server listens on, and how its connections are accepted, to the last one."""
+"""The listening socket of a server, whose connections are accepted to the last one at a stop."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from prunetime.serve.settings import ServeSettings
 LOG = logging.getLogger(__name__)
 
 BACKLOG = 2_048
-"""Connections that wait to be accepted."""
+"""The most connections that wait to be accepted."""
 
 AT_ONCE = 64
-"""Connections that are accepted before the event loop does something else."""
+"""The most connections that are accepted before the event loop does something else."""
 
 PAUSE_SECONDS = 0.02
-"""After which is tried again what there was no descriptor, or no process, for."""
+"""The pause before another try where there was no file descriptor, or no worker, for a connection."""
 
 HANDSHAKE_SECONDS = 0.1
-"""For handshakes that had begun when the last ones were let in."""
+"""The time that TCP handshakes under way get to finish after new ones are dropped."""
 
 SO_ATTACH_FILTER = 26
 DROP_SYN = (
@@ -36,12 +36,13 @@ DROP_SYN = (
     (0x06, 0, 0, 0),  # drop
     (0x06, 0, 0, 0xFFFFFFFF),  # keep
 )
-"""A program of the classic BPF for packets that come to a listening socket: (code, jump if true, if false, operand)."""
+"""A classic BPF program that drops SYN packets to a listening socket: (code, jump if true, if false, operand)."""
 
 
 @contextmanager
 def listening(settings: ServeSettings) -> Iterator[socket.socket]:
-    """Of a port, or of a unix socket, which is taken away at the end; raises InputError where it cannot be had."""
+    """Listens on the port or unix socket of the settings, and removes the socket's file at the end. Raises InputError
+    where it cannot."""
     try:
         made = _unix(settings.uds) if settings.uds else _port(settings.host, settings.port)
     except OSError as error:
@@ -55,12 +56,12 @@ def listening(settings: ServeSettings) -> Iterator[socket.socket]:
 
 
 class Acceptor:
-    """Accepts the connections of a listening socket, and hands each to `take`, which says whether it could."""
+    """An acceptor hands each connection of a listening socket to `take`, which returns whether it took it."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._held: socket.socket | None = None
-        """One that was accepted and not taken yet."""
+        """A connection that was accepted and not taken yet."""
         self._paused: asyncio.TimerHandle | None = None
 
     def start(self, take: Callable[[socket.socket], bool]) -> None:
@@ -69,12 +70,12 @@ class Acceptor:
         self._go_on()
 
     def ended(self) -> None:
-        """A connection that was taken has ended: nobody need know."""
+        """Called when a connection has ended; an acceptor need not know."""
 
     async def close(self, seconds: float) -> None:
-        """Lets no more connections in, and accepts all that are: none is lost between the last one and the end.
+        """Stops new connections, and accepts every one that is established, so that none is lost.
 
-        What cannot be taken within so many seconds is closed.
+        Connections that are not taken within `seconds` are closed.
         """
         _let_none_in(self._listener)
         loop = asyncio.get_running_loop()
@@ -111,7 +112,7 @@ class Acceptor:
             return False
 
     def _accept_some(self) -> bool:
-        """Whether none is left. Raises OSError where no descriptor is."""
+        """Accepts some connections; returns whether none is left. Raises OSError where there is no file descriptor."""
         for _ in range(AT_ONCE):
             if self._held is None:
                 try:
@@ -132,8 +133,8 @@ class Acceptor:
 
 
 def _let_none_in(listener: socket.socket) -> None:
-    """Has new clients not connect, so that those whose connections wait to be accepted can all be accepted: a listening
-    socket that is closed resets what waits. A client that tries again once it is closed is refused, as it should be."""
+    """Drops the SYN packets of new clients, so that all established connections can be accepted: closing a listening
+    socket resets those that wait. A client that tries again after the close is refused, as it should be."""
     if listener.family == socket.AF_UNIX:
         Path(listener.getsockname()).unlink(missing_ok=True)
         return

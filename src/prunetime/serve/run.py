@@ -1,4 +1,4 @@
-"""The server process: uvicorn around the application, and what signals do to it."""
+"""The server process: uvicorn with the application, and its signal handlers."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from prunetime.serve.settings import ServeSettings
 from prunetime.serve.supervisor import supervise
 
 OnReady = Callable[[Sequence[Entry], int | None, int | None], None]
-"""Gets what is served, the port of HTTP (None on a unix socket), and that of gRPC (None without it)."""
+"""A callback with the served models, the HTTP port (None on a unix socket) and the gRPC port (None without gRPC)."""
 
 SWITCH_SECONDS = 0.001
-"""How long a thread that tokenises keeps the interpreter when the event loop wants it. Python's default is 5 ms, for
-which one request can wait several times."""
+"""The interpreter's switch interval: how long a tokenising thread holds the GIL when the event loop wants it. Python's
+default is 5 ms, which a request can wait several times."""
 
 CLOSE_SECONDS = 5.0
-"""In which all connections that came before a stop are taken."""
+"""The time in which all connections from before a stop are accepted."""
 
 QUIET_SECONDS = 1.0
-"""How long a kept connection without a request stays open when the server stops, for one that is on its way."""
+"""How long an idle connection stays open at a stop, for a request that is on its way."""
 
 POLL_SECONDS = 0.02
 
 
-class Source(Protocol):
-    """Where a process has its connections from: an `Acceptor`, or a `Receiver` of what the supervisor has accepted."""
+class ConnectionSource(Protocol):
+    """The source of a process's connections: an `Acceptor`, or a `Receiver` of those that the supervisor accepts."""
 
     def start(self, take: Callable[[socket.socket], bool]) -> None: ...
 
@@ -52,10 +52,10 @@ class Source(Protocol):
 
 
 class Server(uvicorn.Server):
-    """Stops on SIGTERM and SIGINT once what it has taken on is answered, on a second one at once; has all be read again
-    on SIGHUP."""
+    """A server that stops on SIGTERM or SIGINT after answering the requests it has, or at once on a second signal, and
+    that reloads models, keys and certificates on SIGHUP."""
 
-    def __init__(self, app: App, source: Source, on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: App, source: ConnectionSource, on_ready: Callable[[], None]) -> None:
         settings = app.settings
         super().__init__(
             uvicorn.Config(
@@ -71,14 +71,17 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=75,
             )
         )
-        self.connections = self.server_state = Connections(settings.connections, settings.read_seconds, source.ended)
+        self.connections = self.server_state = Connections(
+            settings.max_connections, settings.read_seconds, source.ended
+        )
         self._app, self._source, self._on_ready = app, source, on_ready
         self._arriving: set[asyncio.Task[None]] = set()
         self._signals = 0
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but a server that was told to stop, and did, has not failed: the signal is not raised again."""
+        """Handles signals as uvicorn does, but does not raise them again: a server that was told to stop, and did, has
+        not failed."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -103,12 +106,12 @@ class Server(uvicorn.Server):
         self._on_ready()
 
     def drain(self) -> None:
-        """Has the server say that it is not ready, and every answer end its connection: clients go elsewhere."""
+        """Makes the readiness check fail and every answer close its connection, so that clients go elsewhere."""
         self._app.service.draining = True
         self.connections.drain()
 
     async def shutdown(self, sockets: Any = None) -> None:  # noqa: ARG002
-        """Answers what comes for `drain_seconds`, then what has come by then, and ends."""
+        """Serves on for `drain_seconds`, answers the requests that have come by then, and ends."""
         self.drain()
         await self._while(lambda: True, self._app.settings.drain_seconds)
         if self._app.grpc:  # at the same time as HTTP; the application waits for it
@@ -124,7 +127,7 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
 
     async def _while(self, true: Callable[[], bool], seconds: float) -> None:
-        """Returns once `true()` is not, at the latest after so many seconds, or on a second signal."""
+        """Waits while `true()`, at most `seconds`, or until a second signal."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while loop.time() < until and not self.force_exit and true():
@@ -144,7 +147,7 @@ class Server(uvicorn.Server):
         return True
 
     async def _connect(self, accepted: socket.socket) -> None:
-        """From a connection that was accepted to one that is served: over TLS, once there was a handshake."""
+        """Serves an accepted connection, after its TLS handshake if there is one."""
         certificate = self._app.certificate
         of_tls: dict[str, Any] = {}
         if certificate:
@@ -163,7 +166,7 @@ class Server(uvicorn.Server):
 
 
 def make_ready() -> None:
-    """The process, before anything else: its log, its memory, its descriptors and its threads."""
+    """Sets up the process: its log, memory, file descriptors and threads."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # What no line says is not looked up (https://docs.python.org/3/howto/logging.html#optimization).
     logging._srcfile = None
@@ -171,13 +174,13 @@ def make_ready() -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
     memory.give_back_large_blocks()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def serve(settings: ServeSettings, on_ready: OnReady) -> None:
-    """Serves until told to stop.
+    """Serves until a signal stops it.
 
     Raises InputError where a model, the keys, the certificate or the port cannot be used.
     """
@@ -189,5 +192,5 @@ def serve(settings: ServeSettings, on_ready: OnReady) -> None:
             supervise(settings, listener, lambda entries: on_ready(entries, port, grpc_port))
         else:
             app = App(settings)
-            ready = lambda: on_ready([hosted.entry for hosted in app.models], port, grpc_port)  # noqa: E731
+            ready = lambda: on_ready([loaded.entry for loaded in app.models], port, grpc_port)  # noqa: E731
             Server(app, Acceptor(listener), ready).run()

@@ -1,4 +1,4 @@
-"""What a server is asked to do."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -20,35 +20,29 @@ ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?",
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """One run of `prunetime serve`.
+    """The settings of `prunetime serve`.
 
-    - `models`: (name, artifact) of those that are there from the first
-    - `families`: (name, names of models) of which the first that is fast enough answers, the largest first
-    - `allow_hosts`: names of this server, beside those of loopback, that requests may be for (`serve.origins`)
-    - `cors`: origins of other sites whose pages may ask, as SCHEME://HOST[:PORT]; `*`, with keys only: of any
-    - `processes` share the port, the cores, and the limits of what waits, what is remembered and of connections
-    - `threads`: of the engine, in each process
-    - `batch_tokens` go into a batch at most, `queue_tokens` wait at most
-    - `connections`: at most
-    - `body_bytes`, `body_values`, `most_rows`: of one request, at most; values are strings, numbers, lists and objects
-    - `held_bytes`: of all bodies that are being read and answered, at most
-    - `timeout`: seconds that a request may take where its client does not say less
-    - `read_seconds`: that a request may take to come, headers and body, and a TLS handshake; and, with more time for
-      a larger one, that an answer may take to be taken
-    - `drain_seconds`: after it is told to stop, in which the server answers everything and says that it is not ready
-    - `cache_bytes`: of tokenised texts, for each model; 0 for none
-    - `key_file`: bearer keys, one a line; without it the server is for this machine only
-    - `model_root`: under which models may be loaded by request
-    - `open_metrics`: whether `/metrics` answers without a key
-    - `experiments`: a TOML file of them (`serve.experiments`)
-    - `outcomes`: a file, or a PostgreSQL URL, where those of experiments are kept
-    - `grpc_port`: for the Open Inference Protocol over gRPC, on `host`; 0 for any that is free, None for no gRPC
-    - `stop_seconds`: for what waits when the server is stopped
-    - `cores` that all processes together may use
+    - `models`: (name, artifact) of the models that are loaded at the start - `cascades`: (name, names of models, the
+    largest first); the largest that is fast enough answers - `uds`: a unix socket to listen on instead of `host` and
+    `port` - `allow_hosts`: host names, besides those of loopback, that requests may be for (`serve.http.origins`) -
+    `cors`: origins whose pages may send requests, as SCHEME://HOST[:PORT]; `*`, with keys only, is any - `processes`:
+    workers that share the port, the cores, and the limits on queue, caches and connections - `threads`: threads of the
+    engine in each process - `batch_tokens`, `queue_tokens`: the most tokens in a batch, and in the queue -
+    `max_connections`: the most open connections - `max_body_size` (bytes), `max_body_values` (strings, numbers, lists
+    and objects) and `max_client_batch_size` (texts or pairs) limit one request - `max_held_bytes`: the most bytes of
+    all bodies that are being read and answered - `timeout`: seconds that an answer may take, unless the client asks for
+    less - `read_seconds`: seconds in which a request, head and body, and a TLS handshake must arrive; a client has as
+    long to take an answer, and longer for a large one - `cache_bytes`: bytes of tokenised texts to keep, for each
+    model; 0 for none - `key_file`: bearer keys, one a line; without it the server is for this machine only -
+    `model_root`: the folder from under which requests may load models - `open_metrics`: whether `/metrics` answers
+    without a key - `experiments`: a TOML file of experiments - `outcomes`: a file or a PostgreSQL URL for the outcomes
+    of experiments - `stop_seconds`: seconds that requests may take at a stop - `drain_seconds`: seconds, after the
+    signal to stop, in which the server answers while its readiness check fails - `grpc_port`: the port of `host` for
+    gRPC; 0 for any free one, None for no gRPC - `cores`: the cores that all processes together may use
     """
 
     models: tuple[tuple[str, Path], ...]
-    families: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    cascades: tuple[tuple[str, tuple[str, ...]], ...] = ()
     host: str = "127.0.0.1"
     port: int = 8080
     uds: Path | None = None
@@ -58,11 +52,11 @@ class ServeSettings:
     threads: int = 1
     batch_tokens: int = 2_048
     queue_tokens: int = 65_536
-    connections: int = 4_096
-    body_bytes: int = 4 << 20
-    body_values: int = 65_536
-    held_bytes: int = 64 << 20
-    most_rows: int = 1_024
+    max_connections: int = 4_096
+    max_body_size: int = 4 << 20
+    max_body_values: int = 65_536
+    max_held_bytes: int = 64 << 20
+    max_client_batch_size: int = 1_024
     timeout: float = 10.0
     read_seconds: float = 10.0
     cache_bytes: int = 64 << 20
@@ -84,11 +78,11 @@ class ServeSettings:
             "threads",
             "batch_tokens",
             "queue_tokens",
-            "connections",
-            "body_bytes",
-            "body_values",
-            "held_bytes",
-            "most_rows",
+            "max_connections",
+            "max_body_size",
+            "max_body_values",
+            "max_held_bytes",
+            "max_client_batch_size",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -97,12 +91,12 @@ class ServeSettings:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be above 0")
         if not 0.0 <= self.drain_seconds < math.inf:
             raise InputError(f"drain_seconds is {self.drain_seconds}: it must be at least 0")
-        names = [name for name, _ in (*self.models, *self.families)]
+        names = [name for name, _ in (*self.models, *self.cascades)]
         if len(set(names)) != len(names):
             raise InputError(f"two models have the same name: {', '.join(names)}")
-        for family, members in self.families:
+        for cascade, members in self.cascades:
             if unknown := [name for name in members if name not in dict(self.models)]:
-                raise InputError(f"family {family}: {', '.join(unknown)} is no model that is given")
+                raise InputError(f"cascade {cascade}: {', '.join(unknown)} is no model that is given")
         over_tcp = self.uds is None or self.grpc_port is not None
         if over_tcp and self.key_file is None and self.host not in LOOPBACK:
             raise InputError(
@@ -121,15 +115,15 @@ class ServeSettings:
 
     @property
     def of_each(self) -> ServeSettings:
-        """Those of one of the processes: limits of all are shared evenly."""
+        """The settings of one worker, which gets an even share of the limits."""
         return replace(
             self,
             processes=1,
             cores=self.cores / self.processes,
             queue_tokens=math.ceil(self.queue_tokens / self.processes),
             cache_bytes=math.ceil(self.cache_bytes / self.processes),
-            connections=math.ceil(self.connections / self.processes),
-            held_bytes=max(self.body_bytes, math.ceil(self.held_bytes / self.processes)),
+            max_connections=math.ceil(self.max_connections / self.processes),
+            max_held_bytes=max(self.max_body_size, math.ceil(self.max_held_bytes / self.processes)),
             drain_seconds=0.0,  # the supervisor waits for all
         )
 

@@ -1,4 +1,4 @@
-"""Several processes that serve together (`worker`): one port, one set of models, counters that add up."""
+"""The supervisor of several workers: they share one port and one set of models, and their counters add up."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments.databases import database
 from prunetime.serve.listening import Acceptor
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.workers.control import Flush, GoneError, Link, Load, Message, Reload, Start, Unload
+from prunetime.serve.workers.control import Flush, Link, Load, Message, Reload, StartServing, Unload, WorkerExitedError
 from prunetime.serve.workers.passing import Dealer
 from prunetime.serve.workers.pool import LocalPool
 
 LOG = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""Seconds before a process is started again that could not be; twice as many each time."""
+"""The seconds before a worker that could not start is started again; they double with each failure."""
 
 KILL_AFTER = 5.0
-"""Seconds beyond those that processes have to stop."""
+"""The seconds that workers get beyond `stop_seconds` before they are killed."""
 
 
 class Supervisor:
-    """Starts the processes, again where one ends, and asks them all what one is asked to do."""
+    """The supervisor starts the workers, replaces those that end, and passes on to all what one is asked to do."""
 
     def __init__(self, settings: ServeSettings, listener: socket.socket, counts: Path) -> None:
         self._settings = settings
@@ -48,7 +48,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, on_ready: Callable[[Sequence[Entry]], None]) -> None:
-        """Until SIGTERM or SIGINT; then what was taken on is answered. Raises InputError where none can start."""
+        """Runs until SIGTERM or SIGINT, and until the accepted requests are answered. Raises InputError where a worker
+        cannot start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
@@ -62,14 +63,17 @@ class Supervisor:
                 on_ready(self._pool.entries)
                 await self._stop.wait()
                 await self._drained()
-        except (RefusedError, GoneError) as error:
+        except (RefusedError, WorkerExitedError) as error:
             raise InputError(str(error)) from None
         finally:
             self._stop.set()
             await self._ended()
 
     async def _started(self, catalogue: Sequence[Entry] | None) -> None:
-        """Raises RefusedError where the process says why it cannot serve, GoneError where it ends without a word."""
+        """Starts a worker, and returns once it serves.
+
+        Raises RefusedError where the worker says why it cannot serve, WorkerExitedError where it ends without a word.
+        """
         counted = next(self._files)
         (connections, to_receive), (ours, theirs) = socket.socketpair(), socket.socketpair()
         with to_receive, theirs:
@@ -84,7 +88,7 @@ class Supervisor:
         talking = asyncio.create_task(link.run())
         try:
             known = None if catalogue is None else list(catalogue)
-            entries = await link.ask(Start(self._settings.of_each, known, counted))
+            entries = await link.ask(StartServing(self._settings.of_each, known, counted))
         except BaseException:
             connections.close()
             link.close()
@@ -96,7 +100,7 @@ class Supervisor:
         self._dealer.add(connections)
 
     async def _watch(self, process: Process, link: Link, talking: asyncio.Task[None], counted: Path) -> None:
-        """Until the process ends; then another one takes its place, if it was serving and nobody told it to stop."""
+        """Waits until a worker ends, and replaces it if it was serving and nobody told it to stop."""
         code = await process.wait()
         await talking
         self._running.discard(process)
@@ -111,13 +115,13 @@ class Supervisor:
                 async with self._pool.lock:
                     await self._started(self._pool.entries)
                 return
-            except (RefusedError, GoneError) as error:
+            except (RefusedError, WorkerExitedError) as error:
                 LOG.error("it cannot start; the next try is in %g s: %s", wait, error)
             await self._unless_stopped(asyncio.sleep(wait))
             wait = min(2.0 * wait, LONGEST_WAIT)
 
     async def _drained(self) -> None:
-        """Once the processes have all connections that there will be."""
+        """Drains the workers, and passes on the last connections."""
         await self._pool.drain()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._told_again.wait(), self._settings.drain_seconds)
@@ -125,7 +129,7 @@ class Supervisor:
         self._dealer.close()
 
     async def _ended(self) -> None:
-        """Once all processes have: they answer what they have taken on, unless that takes too long."""
+        """Stops the workers: they answer what they have accepted, and are killed if that takes too long."""
         for process in self._running:
             process.terminate()
         ends = asyncio.gather(*(process.wait() for process in self._running))
@@ -174,7 +178,7 @@ class Supervisor:
 
 
 def supervise(settings: ServeSettings, listener: socket.socket, on_ready: Callable[[Sequence[Entry]], None]) -> None:
-    """Serves until told to stop; raises InputError where a process cannot start."""
+    """Serves until a signal stops it. Raises InputError where a worker cannot start."""
 
     async def run(counts: Path) -> None:
         await Supervisor(settings, listener, counts).run(on_ready)

@@ -1,5 +1,5 @@
-"""One of several processes that serve together: `python -m prunetime.serve.worker CONNECTIONS CONTROL`, two descriptors
-of sockets that lead to the supervisor."""
+"""A worker, run by the supervisor: `python -m prunetime.serve.worker CONNECTIONS CONTROL`, descriptors of two
+sockets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import uvloop
 from prunetime.serve.app import App
 from prunetime.serve.core.models import Entry, Replaced
 from prunetime.serve.run import Server, make_ready
-from prunetime.serve.workers.control import Catalogue, Drain, Flush, Link, Load, Message, Reload, Start, Unload
+from prunetime.serve.workers.control import Drain, Flush, Link, ListModels, Load, Message, Reload, StartServing, Unload
 from prunetime.serve.workers.passing import Receiver
 
 
-class Member:
-    """The pool, as one of its processes sees it: the supervisor asks them all."""
+class SupervisedPool:
+    """The pool as a worker sees it: the supervisor asks all workers."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -37,9 +37,8 @@ class Member:
         await self._link.ask(Flush())
 
 
-class Worker:
-    """Serves what it receives from when it is told to start, until all has come: the supervisor has stopped, or is no
-    more."""
+class WorkerProcess:
+    """A worker serves the connections that it receives until the supervisor stops or ends."""
 
     def __init__(self, connections: socket.socket) -> None:
         self._receiver = Receiver(connections)
@@ -54,12 +53,12 @@ class Worker:
 
     async def _answer(self, message: Message) -> Sequence[Entry]:
         match message:
-            case Start(settings, catalogue, counts):
-                return await self._start(App(settings, catalogue, Member(self._link), counts))
+            case StartServing(settings, catalogue, counts):
+                return await self._start(App(settings, catalogue, SupervisedPool(self._link), counts))
             case Drain():
                 self._server.drain()
                 return []
-        return await self._app.here.ask(message)
+        return await self._app.local_worker.ask(message)
 
     async def _start(self, app: App) -> Sequence[Entry]:
         self._app, ready = app, asyncio.Event()
@@ -68,7 +67,7 @@ class Worker:
         self._serving.add_done_callback(lambda _: self._link.close())
         await ready.wait()
         self._ending = asyncio.create_task(self._end())
-        return await app.here.ask(Catalogue())
+        return await app.local_worker.ask(ListModels())
 
     async def _end(self) -> None:
         await self._receiver.over.wait()
@@ -78,7 +77,7 @@ class Worker:
 def main() -> None:
     connections, control = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:])
     make_ready()
-    uvloop.run(Worker(connections).run(control))
+    uvloop.run(WorkerProcess(connections).run(control))
 
 
 if __name__ == "__main__":

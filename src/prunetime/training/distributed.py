@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from prunetime.models.batches import TrainingData
     from prunetime.models.encoder import SequenceClassifier
     from prunetime.pruning.masks import Learned, MaskStep
-    from prunetime.training.trainer import SubNetworks, TrainingSettings
+    from prunetime.training.settings import TrainingSettings
+    from prunetime.training.trainer import SubNetworks
 
 TIMEOUT = timedelta(days=30)
 """The other ranks wait while the main process searches and measures."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.arrays import Int32Array
 from prunetime.core.progress import Progress
 from prunetime.core.task import Task
-from prunetime.errors import InputError, PrunetimeError
+from prunetime.errors import PrunetimeError
 from prunetime.models.batches import BatchDataset, LengthBucketedBatches, TrainingBatch, TrainingData
 from prunetime.models.distill import Distillation, choice_of, distilled_loss
 from prunetime.models.distributed import DistributedBatchSampler, all_reduce_mean
@@ -31,29 +29,9 @@ from prunetime.models.prefix import run_prefix
 from prunetime.models.threads import training_on
 from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
 from prunetime.pruning.pruners import masks_on
+from prunetime.training.checkpoints import claim, mark_complete, newest, training_digest
+from prunetime.training.settings import Device, TrainingSettings
 from prunetime.training.tracking import tracking
-
-TrainingPrecision = Literal["fp32", "bf16"]
-Device = Literal["cpu", "cuda"]
-
-COMPUTED_ON = ("threads", "precision", "device")
-"""Settings that change how sums are rounded, and not what is trained: checkpoints go on under others."""
-
-COMPLETE = "complete"
-"""Marker file of a checkpoint that is whole; written last."""
-
-
-def best_device() -> Device:
-    """A GPU where torch finds one. Training there is faster but not repeatable to the byte."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def best_precision() -> TrainingPrecision:
-    """bf16 where it is multiplied in hardware (a GPU, AVX-512 BF16 or AMX), fp32 elsewhere."""
-    if best_device() == "cuda":
-        return "bf16"
-    cpu = torch.cpu
-    return "bf16" if cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported() else "fp32"
 
 
 class SubNetworks(Protocol):
@@ -62,40 +40,6 @@ class SubNetworks(Protocol):
     def draw(self, rng: np.random.Generator) -> Sequence[ArchSpec]:
         """The sub-networks of one step."""
         ...
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train. The learning rate rises over the `warmup` share of the steps and then falls to 0, both linearly.
-
-    `threads` are those of the CPU. `checkpoint_steps` is the number of steps between checkpoints. Weight decay is that
-    of AdamW and applies to the matrices only, not to embeddings, biases and norms. `distillation` is used where there
-    is a teacher.
-    """
-
-    epochs: float
-    batch_size: int = 32
-    learning_rate: float = 5e-5
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    seed: int = 0
-    threads: int = 1
-    precision: TrainingPrecision = "fp32"
-    device: Device = "cpu"
-    checkpoint_steps: int = 200
-    distillation: Distillation = field(default_factory=Distillation)
-
-    def __post_init__(self) -> None:
-        if not self.epochs > 0 or self.batch_size < 1 or self.threads < 1 or self.checkpoint_steps < 1:
-            raise InputError(f"{self}: epochs must be above 0; batch_size, threads and checkpoint_steps at least 1")
-        if not self.learning_rate > 0 or not 0 <= self.warmup <= 1 or self.weight_decay < 0:
-            raise InputError(f"{self}: learning_rate must be above 0, warmup in 0..1, weight_decay at least 0")
-        if self.precision not in ("fp32", "bf16"):
-            raise InputError(f"precision is {self.precision!r}: train in fp32 or bf16")
-
-    def steps(self, rows: int) -> int:
-        """Optimizer steps on `rows` rows."""
-        return math.ceil(self.epochs * math.ceil(rows / self.batch_size))
 
 
 def fit(
@@ -129,7 +73,8 @@ def fit(
     the loss is not finite any more.
     """
     checkpoints = folder / "checkpoints"
-    digest = _digest(model, data, settings, teacher, f"{sub_networks!r} {mask_step and mask_step.digest()}")
+    beside = f"{sub_networks!r} {mask_step and mask_step.digest()}"
+    digest = training_digest(model, data, settings, teacher, beside)
     used, data = _with_used_vocabulary(data)
     with (
         _on(settings.device, model, teacher),
@@ -141,16 +86,11 @@ def fit(
         objective = _Objective(model, teacher, data.task, settings, sub_networks, masks)
         trainer = _Loop(objective, data, settings, checkpoints, on_progress)
         with trainer.args.main_process_first(local=False):
-            _claim(checkpoints, digest)
-        newest = _newest(checkpoints)
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+            claim(checkpoints, digest)
+        checkpoint = newest(checkpoints)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
     return masks.learned() if masks else None
-
-
-def discard_checkpoints(folder: Path) -> None:
-    """Frees the disk space once the trained model is saved."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 class _Objective(nn.Module):
@@ -249,9 +189,7 @@ class _Loop(Trainer):
             groups.append(objective.masks.parameter_group())
         optimizer = torch.optim.AdamW(groups, settings.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(settings.warmup, steps))
-        callbacks = [_MarkComplete(), _Progress(on_progress), *tracking().callbacks(checkpoints.parent.name)]
-        if objective.masks:
-            callbacks.append(_EndMaskStep(objective.masks))
+        callbacks = [_Callback(on_progress, objective.masks), *tracking().callbacks(checkpoints.parent.name)]
         super().__init__(objective, arguments, callbacks=callbacks, optimizers=(optimizer, schedule))
         self.remove_callback(PrinterCallback)
 
@@ -262,7 +200,7 @@ class _Loop(Trainer):
         )
         # Accelerate would give each rank whole batches, or drop those that are not full.
         sampler = DistributedBatchSampler(order, self.args.process_index, self.args.world_size)
-        return DataLoader(BatchDataset(self._data), batch_sampler=sampler, collate_fn=_as_it_is)
+        return DataLoader(BatchDataset(self._data), batch_sampler=sampler, collate_fn=lambda batch: batch)
 
     def training_step(
         self, model: nn.Module, inputs: TrainingBatch, num_items_in_batch: Tensor | int | None = None
@@ -280,41 +218,24 @@ class _Loop(Trainer):
         return loss
 
 
-class _MarkComplete(TrainerCallback):
-    """Marks a checkpoint that is whole, and removes all but the newest two."""
+class _Callback(TrainerCallback):
+    def __init__(self, on_progress: Progress | None, masks: LearnedMasks | None) -> None:
+        self._on_progress = on_progress
+        self._masks = masks
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if state.is_world_process_zero:
-            folder = Path(str(args.output_dir))
-            (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-            # Not by Trainer's own `save_total_limit`, which goes by the times of files and warns where they are close.
-            for old in _oldest_first(folder)[:-2]:
-                shutil.rmtree(old)
-
-
-class _Progress(TrainerCallback):
-    def __init__(self, on_progress: Progress | None) -> None:
-        self._on_progress = on_progress
+            mark_complete(Path(str(args.output_dir)), state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if self._on_progress:
             self._on_progress(state.global_step, args.max_steps)
-
-
-class _EndMaskStep(TrainerCallback):
-    def __init__(self, masks: LearnedMasks) -> None:
-        self._masks = masks
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        self._masks.end_step(state.global_step, args.max_steps)
+        if self._masks:
+            self._masks.end_step(state.global_step, args.max_steps)
 
 
 def _seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -392,42 +313,3 @@ def _masked(model: SequenceClassifier, step: MaskStep | None) -> Iterator[Learne
         yield masks
     finally:
         masks.detach()
-
-
-def _digest(
-    model: SequenceClassifier,
-    data: TrainingData,
-    settings: TrainingSettings,
-    teacher: SequenceClassifier | None,
-    beside: str,
-) -> str:
-    trained = {name: value for name, value in asdict(settings).items() if name not in COMPUTED_ON}
-    total = hashlib.sha256(f"{data.digest()} {trained} {beside}".encode())
-    for module in (model, *([teacher] if teacher else [])):
-        total.update(f"{module.config} {module.spec}".encode())
-        for name, tensor in module.state_dict().items():
-            total.update(f"{name} {tuple(tensor.shape)}".encode())
-            total.update(tensor.contiguous().numpy().data)
-    return total.hexdigest()
-
-
-def _claim(checkpoints: Path, digest: str) -> None:
-    """Makes the folder this run's, without the checkpoints that a kill left half-written."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    owner = checkpoints / "inputs.sha256"
-    if owner.exists() and owner.read_text() not in ("", digest):
-        raise InputError(
-            f"{checkpoints} has checkpoints of other data, settings or weights; delete it or choose another folder"
-        )
-    owner.write_text(digest)
-    for checkpoint in checkpoints.glob("checkpoint-*"):
-        if not (checkpoint / COMPLETE).exists():
-            shutil.rmtree(checkpoint)
-
-
-def _newest(checkpoints: Path) -> Path | None:
-    return next(reversed(_oldest_first(checkpoints)), None)
-
-
-def _oldest_first(checkpoints: Path) -> list[Path]:
-    return sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))

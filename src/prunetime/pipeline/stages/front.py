@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.progress import Progress
 from prunetime.latency.measure import Samples, pinned, ratio, summarise
 from prunetime.latency.timing import calls_of_specs, time_budget
 from prunetime.pipeline.context import Context, stage
-from prunetime.pipeline.run import Progress
 from prunetime.search.archive import Archive, Evaluation, spread
 
 POINTS = 6

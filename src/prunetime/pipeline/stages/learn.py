@@ -11,12 +11,13 @@ from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
 from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask, Scores
+from prunetime.core.progress import Progress
 from prunetime.errors import BudgetError
 from prunetime.models.compact import compact, in_blocks, prefix_mask
 from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
-from prunetime.pipeline.run import Progress, Run, digest_of
+from prunetime.pipeline.run import Run, digest_of
 from prunetime.pipeline.stages.profile import MARGIN
 from prunetime.pipeline.stages.search import leave_chosen
 from prunetime.pipeline.student import THREADS, distil, kept_of, manifest_of, training_settings, write_artifact
@@ -28,6 +29,7 @@ from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import Microseconds
 from prunetime.search.archive import Archive
 from prunetime.settings import Settings
+from prunetime.training.checkpoints import discard_checkpoints
 from prunetime.training.distributed import fit_on_every_rank
 
 OF_ROWS = 0.75
@@ -159,8 +161,6 @@ def _searched_inputs(context: Context, theirs: Context, mask: Mask, rows_us: flo
 )
 def tune_rows(context: Context, progress: Progress, theirs: Context, mask: Mask, **_: Any) -> None:
     """Tunes the best heads and FFN neurons of a finished search, for blocks to be learned on."""
-    from prunetime.training.trainer import discard_checkpoints
-
     folder = context.run.path("work/rows")
     student = from_weights(context.teacher.manifest.config, kept_of(theirs.elastic, mask), spec=mask.spec())
     distil(context, student, folder, progress)
@@ -198,11 +198,9 @@ def _first_scores(context: Context, level: Granularity, model: SequenceClassifie
 
 
 def _train(context: Context, model: SequenceClassifier, start: Start, step: MaskStep, progress: Progress) -> Learned:
-    from prunetime.training.trainer import discard_checkpoints
-
     effort, settings = context.effort, context.settings
     data = context.source.training_data(effort.tune_rows, settings.seed + 2)
-    training = training_settings(settings, EPOCHS * effort.tune_epochs, effort.tune_learning_rate)
+    training = training_settings(context, EPOCHS * effort.tune_epochs, effort.tune_learning_rate)
     training = replace(training, distillation=Distillation(attention=1.0))
     step = replace(step, learning_rate=learning_rate(training.steps(len(data)), step.pruner))
     folder = context.run.path(f"work/learn-{'blocks' if step.block_shape else 'rows'}")

@@ -8,10 +8,10 @@ import numpy as np
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.mask import Mask
+from prunetime.core.progress import Progress
 from prunetime.latency.measure import Samples, TimedCall, pinned, summarise
 from prunetime.latency.timing import Job, calls_of_specs, time_budget, time_settings
 from prunetime.pipeline.context import Context, stage
-from prunetime.pipeline.run import Progress
 from prunetime.pipeline.verdict import Verdict, check_judged, judge
 
 CLEAR = 2.0

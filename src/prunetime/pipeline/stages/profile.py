@@ -8,13 +8,14 @@ from typing import Any
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.precision import PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.latency import plans, profiling
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.latency.sublayers import ProfileKey
 from prunetime.latency.synthetic import random_batch, random_weights
 from prunetime.pipeline.context import Context, stage
-from prunetime.pipeline.run import Progress, digest_of
+from prunetime.pipeline.run import digest_of
 from prunetime.settings import AUTO
 
 MARGIN = 0.97

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.models.compact import prefix_mask
 from prunetime.pipeline.context import Context, stage, whole_groups
-from prunetime.pipeline.run import Progress, Run
+from prunetime.pipeline.run import Run
 from prunetime.pipeline.student import THREADS, engine_of
 from prunetime.pruning.importance import load_scores
 from prunetime.search.acquisition import surrogate_proposals

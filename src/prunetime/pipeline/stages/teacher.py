@@ -6,13 +6,15 @@ from dataclasses import asdict
 from typing import Any
 
 from prunetime.core import artifact
+from prunetime.core.progress import Progress
 from prunetime.models.compact import ordered
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
-from prunetime.pipeline.run import Progress, digest_of_files
+from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.student import THREADS, engine_of, manifest_of, training_settings, write_artifact
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
 from prunetime.search.elastic import Sandwich
+from prunetime.training.checkpoints import discard_checkpoints
 from prunetime.training.distributed import fit_on_every_rank
 
 SMALLEST = 0.05
@@ -29,13 +31,11 @@ SMALLEST = 0.05
 )
 def train_teacher(context: Context, progress: Progress) -> None:
     """Fine-tunes the dense model, or takes it as it is."""
-    from prunetime.training.trainer import discard_checkpoints  # only here: transformers is slow to import
-
     run, source, settings, effort = context.run, context.source, context.settings, context.effort
     model = source.pretrained.model
     if not settings.teacher_ready:
         data = source.training_data(effort.teacher_rows, settings.seed)
-        training = training_settings(settings, effort.teacher_epochs, effort.learning_rate)
+        training = training_settings(context, effort.teacher_epochs, effort.learning_rate)
         fit_on_every_rank(model, data, training, run.path("work/teacher"), on_progress=progress)
     provenance = {"role": "teacher", "model": settings.model}
     manifest = manifest_of(source, model, context.plan, provenance)
@@ -78,15 +78,13 @@ def train_elastic(context: Context, progress: Progress) -> None:
     heart (docs/STATUS.md, "Measured"). Leaves in `elastic.json` the metric of teacher, elastic encoder and its smallest
     sub-network.
     """
-    from prunetime.training.trainer import discard_checkpoints
-
     run, source, settings, effort, dense = (
         context.run, context.source, context.settings, context.effort, context.teacher
     )  # fmt: skip
     config, sub_networks = dense.manifest.config, _sandwich(context)
     scores = load_scores(run.path("importance.safetensors"), config.dims)
     model = from_weights(config, ordered(dense.weights, scores, config.dims))
-    training = training_settings(settings, effort.elastic_epochs, effort.elastic_learning_rate)
+    training = training_settings(context, effort.elastic_epochs, effort.elastic_learning_rate)
     data = source.training_data(effort.elastic_rows, settings.seed + 1)
     teacher_model, folder = from_weights(config, dense.weights), run.path("work/elastic")
     fit_on_every_rank(model, data, training, folder, teacher_model, progress, sub_networks=sub_networks)

@@ -10,15 +10,16 @@ from prunetime.core import artifact
 from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
+from prunetime.core.progress import Progress
 from prunetime.inference.engine import Engine
 from prunetime.latency import plans
 from prunetime.latency.synthetic import random_batch
 from prunetime.models.encoder import from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.pretrained import hub_id
-from prunetime.pipeline.run import Progress
 from prunetime.pipeline.student import THREADS, distil, manifest_of, write_artifact
 from prunetime.settings import AUTO
+from prunetime.training.checkpoints import discard_checkpoints
 
 Begin = Callable[[Mask], Weights]
 """Gives the weights of what a mask keeps, before they are tuned."""
@@ -39,8 +40,6 @@ def _tune_inputs(context: Context, **_: Any) -> dict[str, Any]:
 @stage("tune", "Tune the sub-network", ["candidate"], inputs=_tune_inputs)
 def tune(context: Context, progress: Progress, begin: Begin) -> None:
     """Distils the teacher into the chosen sub-network, and chooses the precisions it is run in."""
-    from prunetime.training.trainer import discard_checkpoints
-
     run, source, dense = context.run, context.source, context.teacher
     mask = Mask.from_json(run.read("mask.json"))
     student = from_weights(dense.manifest.config, begin(mask), spec=mask.spec())

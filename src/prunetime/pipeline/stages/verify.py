@@ -12,6 +12,7 @@ from prunetime.core import artifact
 from prunetime.core.arrays import Weights
 from prunetime.core.budget import Budget
 from prunetime.core.machine import this_machine
+from prunetime.core.progress import Progress
 from prunetime.errors import DefectError
 from prunetime.inference.engine import Engine
 from prunetime.inference.model import Model
@@ -21,7 +22,6 @@ from prunetime.latency.predictor import setting_name
 from prunetime.latency.timing import Job, SamplesBySetting, time_artifacts
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.pipeline.context import Context, stage
-from prunetime.pipeline.run import Progress
 from prunetime.pipeline.source import Source
 from prunetime.pipeline.stages.measure import MEASUREMENTS, calls_each_round
 from prunetime.pipeline.student import THREADS

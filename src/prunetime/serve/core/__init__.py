@@ -1,1 +1,1 @@
-"""What answers a request, whichever protocol brought it: models, tokens, the queue, and what is counted."""
+"""The core answers requests of every protocol: it has the models, the queue of the engine, and the counters."""

@@ -1,7 +1,7 @@
-"""The counts of several processes, added up: each writes its own to a file of one folder.
+"""Each process writes its counters to a file; the files of one folder are added up for `/metrics`.
 
-prometheus_client has a way of its own, files that are mapped into memory. Nothing can be taken out of those, so that
-they would grow by every version of a model that was served for a while.
+prometheus_client has a multi-process mode of its own, in memory-mapped files. Nothing can be removed from those, so
+they would grow with every version of a model that was ever served.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Struct
 from prometheus_client import Metric
 
 ENDED = "ended.json"
-"""The file of what was counted by processes that have ended."""
+"""The file with the counters of processes that have ended."""
 
 
 class Sample(Struct, array_like=True, frozen=True):
@@ -24,8 +24,8 @@ class Sample(Struct, array_like=True, frozen=True):
     value: float
 
 
-class Family(Struct):
-    """The samples of one metric, of the `kind` that Prometheus calls its type."""
+class MetricFamily(Struct):
+    """A metric family holds the samples of one metric; `kind` is what Prometheus calls its type."""
 
     name: str
     documentation: str
@@ -34,19 +34,20 @@ class Family(Struct):
 
 
 class Counts(Struct):
-    """Families of metrics; `files` are the names of other files that they are the sum of."""
+    """The content of a file: metric families, and the names of the files whose sum they are."""
 
-    families: list[Family]
+    families: list[MetricFamily]
     files: list[str] = []
 
 
 DECODER = msgspec.json.Decoder(Counts)
 
 
-def families_of(metrics: Iterable[Metric]) -> list[Family]:
-    """What is counted by now. When a counter began is left out: of a sum it would say nothing."""
+def families_of(metrics: Iterable[Metric]) -> list[MetricFamily]:
+    """Converts the metrics of prometheus_client. The time at which a counter was created is left out: it means nothing
+    in a sum."""
     return [
-        Family(
+        MetricFamily(
             metric.name,
             metric.documentation,
             metric.type,
@@ -60,15 +61,16 @@ def families_of(metrics: Iterable[Metric]) -> list[Family]:
     ]
 
 
-def write(file: Path, families: Sequence[Family], files: Sequence[str] = ()) -> None:
-    """Writes a process's counts, whole or not at all; they need not outlive the machine."""
+def write(file: Path, families: Sequence[MetricFamily], files: Sequence[str] = ()) -> None:
+    """Writes a file of counters atomically, without a flush to disk: they need not survive a reboot."""
     whole = file.with_suffix(".tmp")
     whole.write_bytes(msgspec.json.encode(Counts(list(families), list(files))))
     whole.replace(file)
 
 
-def read_sum(folder: Path, models: Collection[str]) -> list[Family]:
-    """What all processes have counted, those that have ended, too, but of models only of those that are served."""
+def read_sum(folder: Path, models: Collection[str]) -> list[MetricFamily]:
+    """Adds up the counters of all processes, ended ones included. Samples of models that are not in `models` are left
+    out."""
     own = {file.name: counts for file in folder.glob("*.json") if (counts := _read(file)) and file.name != ENDED}
     ended = _read(folder / ENDED) or Counts([])  # last: a file that is gone by now is in it
     counted = [ended, *(counts for name, counts in own.items() if name not in ended.files)]
@@ -76,7 +78,7 @@ def read_sum(folder: Path, models: Collection[str]) -> list[Family]:
 
 
 def retire(file: Path, models: Collection[str]) -> None:
-    """Adds what a process had counted when it ended to what others had that have ended, and removes its file."""
+    """Adds the counters of a process that has ended to `ENDED`, and removes its file."""
     counts, ended = _read(file), _read(file.parent / ENDED) or Counts([])
     if counts is None:  # it had not counted anything yet
         return
@@ -86,9 +88,9 @@ def retire(file: Path, models: Collection[str]) -> None:
 
 
 class Collected:
-    """Families as `prometheus_client.generate_latest` takes them."""
+    """A collector, as `prometheus_client.generate_latest` takes it, of metric families."""
 
-    def __init__(self, families: Sequence[Family]) -> None:
+    def __init__(self, families: Sequence[MetricFamily]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
@@ -105,11 +107,11 @@ def _read(file: Path) -> Counts | None:
     return None
 
 
-def _sum(counted: Iterable[Sequence[Family]], models: Collection[str]) -> list[Family]:
-    families: dict[str, Family] = {}
+def _sum(counted: Iterable[Sequence[MetricFamily]], models: Collection[str]) -> list[MetricFamily]:
+    families: dict[str, MetricFamily] = {}
     sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for family in (family for found in counted for family in found):
-        families.setdefault(family.name, Family(family.name, family.documentation, family.kind, []))
+        families.setdefault(family.name, MetricFamily(family.name, family.documentation, family.kind, []))
         of_family = sums.setdefault(family.name, {})
         for sample in family.samples:
             if "model" not in sample.labels or sample.labels["model"] in models:

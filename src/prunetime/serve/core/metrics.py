@@ -1,4 +1,4 @@
-"""What Prometheus reads at `/metrics`."""
+"""The metrics of a server, which Prometheus scrapes at `/metrics`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 
 
 class ByLabels(dict[tuple[str, ...], M], Generic[M]):
-    """What a metric has counted by the values of its labels: `metric.labels` would take 3 us every time."""
+    """A cache of a metric's children by the values of their labels: `metric.labels` takes 3 us a call."""
 
     def __init__(self, metric: M) -> None:
         self.metric: M = metric
@@ -40,8 +40,8 @@ class ByLabels(dict[tuple[str, ...], M], Generic[M]):
 
 
 class Metrics:
-    """Counters of one process. Of several that serve together, each writes its own down to a `file`, and all of one
-    folder are added up. What was counted of a version of a model goes with the version."""
+    """The metrics of one process. Where several processes serve together, each writes its own to `file`, and the files
+    of its folder are added up. The metrics of a version of a model are removed with that version."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
@@ -86,16 +86,16 @@ class Metrics:
         self._counted: dict[tuple[str, str], int] = {}
 
     def of_arm(self, arm: str, seconds: float, scores: NDArray[Any]) -> None:
-        """A request that was answered in an arm of an experiment; `scores` are counted where each is one number."""
+        """Counts a request that an arm of an experiment has answered; `scores` are counted where each is one number."""
         self.arm_seconds[arm,].observe(seconds)
         if scores.ndim == 1 and scores.dtype.kind == "f":
             for score in scores.tolist():
                 self.arm_scores[arm,].observe(score)
 
-    def flush(self, hosted: Iterable[LoadedModel], queued: int) -> None:
-        """Counts what is not counted as it happens, forgets versions that are not served any more, and writes down what
-        other processes are to add up."""
-        models = {one.label: one for one in hosted}
+    def flush(self, loaded: Iterable[LoadedModel], queued: int) -> None:
+        """Updates the gauges and the cache counters, removes the metrics of versions that are no longer served, and
+        writes the file of this process."""
+        models = {one.label: one for one in loaded}
         self.queued.set(queued)
         for label, one in models.items():
             if one.cache is not None:
@@ -113,7 +113,7 @@ class Metrics:
                 LOG.error("what was counted is not written to %s: %s", self._file, error)
 
     def text(self) -> bytes:
-        """Everything that was noted, in Prometheus' text format."""
+        """The metrics of all processes, in Prometheus' text format."""
         if self._file is None:
             return generate_latest(self.registry)
         return generate_latest(counts.Collected(counts.read_sum(self._file.parent, self._served)))

@@ -1,4 +1,4 @@
-"""The models that are served: several by name, each in versions, loaded and unloaded while others answer."""
+"""The registry of models: by name and version, loaded and unloaded while others answer."""
 
 from __future__ import annotations
 
@@ -34,17 +34,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WARM_UPS = 5
 
 CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 16, 64
-"""Of one text that are tokenised at most; the larger one, for each token that the model reads."""
+"""A text is tokenised up to the larger of `CHARACTERS` and `CHARACTERS_PER_TOKEN` for each token that the model
+reads."""
 
 LEAST_US = 1.0
-"""Of what a batch is measured to cost besides its tokens, and for them: what costs nothing could never cost more."""
+"""The least microseconds that a batch, and its tokens, are taken to cost: an estimate of 0 could never be corrected
+upwards."""
 
 Replaced = Literal["all", "newest", "none"]
-"""The versions of a model that a new one takes the place of."""
+"""Which versions of a model a new one replaces."""
 
 
 class Entry(Struct, frozen=True):
-    """Of a catalogue of what is served."""
+    """An entry of the registry's catalogue: a version of a model, and the folder it was loaded from."""
 
     name: str
     version: str
@@ -55,8 +57,8 @@ class Entry(Struct, frozen=True):
         return f"{self.name}/{self.version}"
 
 
-class Timed(NamedTuple):
-    """An engine, and how fast it is."""
+class TimedEngine(NamedTuple):
+    """An engine with the estimate of its speed."""
 
     engine: Engine
     speed: Speed
@@ -64,7 +66,7 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A version of a model, ready to score."""
+    """A version of a model that is ready to score requests."""
 
     name: str
     version: str
@@ -72,18 +74,18 @@ class LoadedModel:
     model: Model
     speed: Speed
     cache: TextCache | None
-    loaded: float = field(default_factory=time.time)
-    _of_tokens: list[Timed] = field(default_factory=list)
+    loaded_at: float = field(default_factory=time.time)
+    _of_tokens: list[TimedEngine] = field(default_factory=list)
     _loading: Lock = field(default_factory=Lock)
 
     @property
-    def timed(self) -> Timed:
-        return Timed(self.model.engine, self.speed)
+    def timed(self) -> TimedEngine:
+        return TimedEngine(self.model.engine, self.speed)
 
-    def timed_of_tokens(self) -> Timed:
-        """The engine that gives every token's last hidden row, which is loaded when it is first asked for.
+    def timed_of_tokens(self) -> TimedEngine:
+        """Returns the engine of token embeddings, [tokens, hidden], and loads it at the first call.
 
-        Raises RefusedError where it cannot be.
+        Raises RefusedError where it cannot be loaded.
         """
         with self._loading:
             if not self._of_tokens:
@@ -93,7 +95,7 @@ class LoadedModel:
                     LOG.error("the engine for single tokens of %s is not loaded: %s", self.label, error)
                     message = _without_folder(str(error), self.folder)
                     raise RefusedError("unusable", f"{self.name} gives no embeddings of tokens: {message}") from None
-                self._of_tokens.append(Timed(engine, measured_speed(engine, self.model.manifest.task.max_length)))
+                self._of_tokens.append(TimedEngine(engine, measured_speed(engine, self.model.manifest.task.max_length)))
             return self._of_tokens[0]
 
     @property
@@ -105,7 +107,7 @@ class LoadedModel:
         return Entry(self.name, self.version, str(self.folder))
 
     def reads_as(self, other: LoadedModel) -> bool:
-        """Whether both make the same tokens of the same texts, for the same task."""
+        """Whether both models have the same task and make the same tokens of a text."""
         own, its = self.model, other.model
         return own.manifest.task == its.manifest.task and own.tokenizer.digest == its.tokenizer.digest
 
@@ -131,10 +133,13 @@ class LoadedModel:
         return self.model.read_single(texts, prompt_name)
 
 
-class Models:
-    """Models by name. Requests without a name are for `default`, or for the model that was given first; while it is not
-    loaded, they are refused. A folder that the operator has not given is loaded from under `root` only. `cache_bytes`
-    are of tokenised texts, for each model. Any thread may read, one at a time may change."""
+class ModelRegistry:
+    """The models that are served, by name and version. Any thread may read it; one thread at a time may change it.
+
+    A request that names no model is for `default`, which is the first one registered unless it is given; while that one
+    is not loaded, such a request is refused. Folders must be under `root`, or have been named by the operator.
+    Each model has a cache of tokenised texts of `cache_bytes`.
+    """
 
     def __init__(self, threads: int, cache_bytes: int, root: Path | None = None, default: str | None = None) -> None:
         self.default = default
@@ -157,7 +162,7 @@ class Models:
         return list(self._versions)
 
     def versions(self, name: str) -> Mapping[str, LoadedModel]:
-        """The oldest first; raises RefusedError where there is none of the name."""
+        """The versions of a model, the oldest first. Raises RefusedError where there is none of the name."""
         found = self._versions.get(name)
         if not found:
             known = ", ".join(self._versions) or "none"
@@ -165,7 +170,7 @@ class Models:
         return found
 
     def get(self, name: str | None = None, version: str | None = None) -> LoadedModel:
-        """The newest version where none is asked for, and the default model where no name is."""
+        """Returns a version of a model: of the default model where no name is given, the newest where no version is."""
         if name is None:
             self.check_ready()
             name = self.default
@@ -186,36 +191,36 @@ class Models:
             raise RefusedError("not_ready", "no model is loaded", 1.0)
 
     def folder(self, name: str) -> Path:
-        """Where the newest version of a model was loaded from, also after it was unloaded; raises RefusedError where no
-        model of the name was ever loaded."""
+        """The folder that the newest version of a model was loaded from, unloaded or not. Raises RefusedError for a
+        name that was never loaded."""
         if name not in self._folders:
             self.versions(name)
         return self._folders[name]
 
     @property
     def unloaded(self) -> list[str]:
-        """The names of models that were there, and that `folder` knows where to load again."""
+        """The names of models that have been unloaded, and can be loaded again from their `folder`."""
         return [name for name in self._folders if name not in self._versions]
 
     def allow(self, name: str, folder: Path) -> None:
-        """Has a model be loaded from a folder that the operator named: it may be anywhere."""
+        """Permits loading from a folder that the operator named, wherever it is."""
         self._given.add(folder.resolve())
         self._folders.setdefault(name, folder)
 
-    def give(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
-        """Loads what the operator named. Raises InputError where it cannot be used."""
+    def register(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
+        """Loads and publishes a model that the operator named. Raises InputError where it cannot be used."""
         self.allow(name, folder)
         self.default = self.default or name
         try:
-            return self.put(self._open(name, folder.resolve(), version), "none")
+            return self.publish(self._open(name, folder.resolve(), version), "none")
         except PrunetimeError as error:
             raise InputError(f"model {name}: {error}") from None
 
-    def opened(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
-        """A new version of `name`, to be `put`; what answers now goes on until then.
+    def load(self, name: str, folder: Path, version: str | None = None) -> LoadedModel:
+        """Loads a version of `name` that answers once it is published; until then the older ones answer.
 
-        Raises RefusedError where the artifact is outside of the root or is refused; the log says where it is, the error
-        does not.
+        Raises RefusedError where the artifact is refused, or is outside of the root. The error does not name the
+        folder; the log does.
         """
         whole = self._checked(folder)
         try:
@@ -227,20 +232,20 @@ class Models:
             traceback.clear_frames(error.__traceback__)  # which hold the files that were read, and one another
             raise RefusedError("unusable", f"{whole.name[:80]}: {_without_folder(str(error), whole)}") from None
 
-    def put(self, hosted: LoadedModel, replaced: Replaced) -> LoadedModel:
-        """Has a version answer from now on, in place of older ones, or beside them. It cannot fail."""
-        older = list(self._versions.get(hosted.name, {}).values())
+    def publish(self, loaded: LoadedModel, replaced: Replaced) -> LoadedModel:
+        """Makes a loaded version answer, in the place of older ones or beside them. This step cannot fail."""
+        older = list(self._versions.get(loaded.name, {}).values())
         kept = {"all": [], "newest": older[:-1], "none": older}[replaced]
-        versions = {each.version: each for each in (*kept, hosted)}
-        self._versions = {**self._versions, hosted.name: versions}
-        self._folders[hosted.name] = hosted.folder
-        return hosted
+        versions = {each.version: each for each in (*kept, loaded)}
+        self._versions = {**self._versions, loaded.name: versions}
+        self._folders[loaded.name] = loaded.folder
+        return loaded
 
     def unload(self, name: str, version: str | None = None) -> list[LoadedModel]:
-        """Takes out a version, or all; who is being answered by it still is."""
+        """Unloads one version of a model, or all of them. Requests that they are answering are still answered."""
         versions = self.versions(name)
         gone = [self.get(name, version)] if version else list(versions.values())
-        left = {key: hosted for key, hosted in versions.items() if hosted not in gone}
+        left = {key: loaded for key, loaded in versions.items() if loaded not in gone}
         every = {key: left if key == name else value for key, value in self._versions.items()}
         self._versions = {key: value for key, value in every.items() if value}
         return gone
@@ -269,7 +274,7 @@ class Models:
         return LoadedModel(name, version, folder, model, speed, cache)
 
     def _tokenizer(self, content: bytes, max_length: int) -> Tokenizer:
-        """One for all models that read alike, such as the versions of one."""
+        """Returns one tokenizer for all models with the same content and length, such as versions of one model."""
         digest = digest_of(content, max_length)
         characters = max(CHARACTERS, CHARACTERS_PER_TOKEN * max_length)
         made = self._tokenizers.get(digest) or Tokenizer(content, max_length, characters)
@@ -278,12 +283,12 @@ class Models:
 
 
 def _without_folder(message: str, folder: Path) -> str:
-    """An error of an artifact, with names of its files in place of their paths."""
+    """Shortens the paths in an artifact's error to the names of files."""
     return message.replace(f"{folder}/", "").replace(str(folder), folder.name)
 
 
 def measured_speed(engine: Engine, max_length: int) -> Speed:
-    """From the fastest of a few batches of one short sequence and of eight long ones."""
+    """Measures an engine: the fastest of `WARM_UPS` batches of one short sequence, and of eight long ones."""
     length = min(max_length, 64)
     times = {}
     for rows, tokens in ((1, 4), (8, length)):

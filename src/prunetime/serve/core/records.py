@@ -1,4 +1,4 @@
-"""What is kept of a request once it is answered: counters, spans and a line of the log."""
+"""What is recorded of each answered request: counters, a span, and a line of the access log."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 
 import msgspec
 
-from prunetime.serve.core.call import Call
 from prunetime.serve.core.metrics import Metrics
-from prunetime.serve.core.tracing import Span, Tracing
+from prunetime.serve.core.request import ServiceRequest
+from prunetime.serve.core.tracing import RequestSpan, Tracing
 
 LOG = logging.getLogger(__name__)
 
 PROCESS = os.getpid()
 
 
-class Line(msgspec.Struct, omit_defaults=True):
-    """A line of the log, as JSON: who answered which request, with which status, and the milliseconds that it took."""
+class AccessLogEntry(msgspec.Struct, omit_defaults=True):
+    """A JSON line of the access log: which process answered which request, its status, and the milliseconds it took."""
 
     id: str
     process: int
@@ -30,18 +30,19 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 class Records:
-    """Counters, spans and the log are the same for every protocol."""
+    """The recorder of answered requests, which is the same for every protocol."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics, self._tracing = metrics, Tracing()
 
-    def record(self, call: Call, method: str, route: str, status: int | str, span: Span) -> None:
-        """A request has just been answered, with `status`: a number of HTTP, or a name of gRPC."""
-        spent = time.monotonic() - call.began
+    def record(self, request: ServiceRequest, method: str, route: str, status: int | str, span: RequestSpan) -> None:
+        """Records a request that has just been answered; `status` is a number of HTTP or a name of gRPC. Runs its
+        background tasks."""
+        spent = time.monotonic() - request.began
         self._metrics.requests[route, str(status)].inc()
-        for work in call.afterwards:
-            work()
-        self._tracing.record(call, span, spent)
+        for task in request.background_tasks:
+            task()
+        self._tracing.record(request, span, spent)
         if LOG.isEnabledFor(logging.INFO):
-            line = Line(call.id, PROCESS, method, route, status, round(1e3 * spent, 3), call.model)
+            line = AccessLogEntry(request.id, PROCESS, method, route, status, round(1e3 * spent, 3), request.model)
             LOG.info("%s", msgspec.json.encode(line).decode())

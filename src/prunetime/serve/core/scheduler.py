@@ -1,9 +1,9 @@
-"""Which rows are computed next: one queue of ragged requests, one thread that runs the engine.
+"""The scheduler chooses which sequences are computed next: one queue of requests, and one thread that runs the engine.
 
-An idle engine takes a request the moment it comes, whatever it is expected to take: how else would a wrong estimate be
-corrected? Behind it requests wait together and share what comes next fairly, so that a long one does not hold up short
-ones. A request that would come too late behind the others is refused at once. Where those that wait can no longer all
-be in time, as many as can be are finished one after another, rather than all of them late together.
+An idle engine takes a request the moment it comes, whatever it is expected to take: a wrong estimate could not be
+corrected otherwise. Requests behind it share each batch evenly, so that a long one does not hold up short ones. A
+request that would be late behind the others is refused at once. When not all waiting requests can be in time any more,
+as many as can be are finished one after another, instead of all of them late.
 """
 
 from __future__ import annotations
@@ -25,52 +25,55 @@ from prunetime.inference.ragged import Ragged
 from prunetime.serve.core.speed import Speed
 from prunetime.serve.errors import RefusedError
 
-Logits = NDArray[np.float32]
-
 LONGEST_SECONDS = 0.02
-"""What a batch is expected to take, at most, unless it is one row: what comes next waits for it."""
+"""The longest that a batch of several sequences is expected to take, in seconds: requests that arrive meanwhile wait
+for it."""
 
 SPARE = 1.5
-"""Requests share the engine while all would be in time if it took so many times longer than expected."""
+"""Requests share batches while all would be in time even if the engine took this many times longer than expected."""
 
 OF_BACKGROUND = 8
-"""A batch of background work is so many times smaller, for what comes next waits for it."""
+"""Background work is computed in batches this many times smaller, because a request that arrives waits for the
+batch."""
 
 
 class Runner(Protocol):
-    """What computes the rows of a model, such as `inference.engine.Engine`."""
+    """An object that computes logits, such as `inference.engine.Engine`."""
 
-    def logits(self, batch: Ragged) -> Logits:
-        """[rows, outputs], or [tokens, outputs] of a model that reads every token's row."""
+    def logits(self, batch: Ragged) -> NDArray[np.float32]:
+        """Logits [sequences, outputs]; or [tokens, outputs] of a model whose head reads every token."""
         ...
+
+
+Done = Callable[["Work", Exception | None], None]
+"""A function that is called once, from the engine's thread, with a work and the error that ended it, if one did."""
 
 
 @dataclass(eq=False)
 class Work:
-    """The rows of one request, and what became of them: `done` is called once, from the engine's thread, with what was
-    computed and an error or None. Times are those of `time.monotonic`."""
+    """The sequences of one request, and their logits as far as they are computed. Times are of `time.monotonic`."""
 
     runner: Runner
     speed: Speed
     tokens: Ragged
     deadline: float
-    done: Callable[[Work, Exception | None], None]
+    done: Done
     entered: float = field(default_factory=time.monotonic)
     started: float = 0.0
     compute: float = 0.0
-    """Seconds in the engine, in batches that had rows of it."""
+    """The seconds that the engine spent on batches with sequences of this work."""
 
     background: bool = False
-    """Whether it is computed only when nothing else waits."""
+    """Whether the work is computed only while no other work waits."""
 
     left: bool = False
-    """Whether the client has gone: what is not computed yet will not be."""
+    """Whether the client has disconnected: the rest is not computed."""
 
     taken: int = 0
-    pieces: list[Logits] = field(default_factory=list)
+    pieces: list[NDArray[np.float32]] = field(default_factory=list)
 
     @property
-    def logits(self) -> Logits:
+    def logits(self) -> NDArray[np.float32]:
         return self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
 
     @property
@@ -80,19 +83,19 @@ class Work:
 
     @property
     def seconds_left(self) -> float:
-        """Expected, for what is left, alone."""
+        """The seconds that the rest of this work is expected to take alone."""
         return self.speed.of(self.tokens_left)
 
     def rows_within(self, tokens: int) -> int:
-        """How many of the next rows have at most so many tokens together; at least one."""
+        """How many of the next sequences have at most `tokens` tokens together; at least one."""
         offsets = self.tokens.offsets
         last = int(np.searchsorted(offsets, offsets[self.taken] + tokens, side="right")) - 1
         return max(1, last - self.taken)
 
 
 @dataclass
-class Batch:
-    """Rows of several works, of one model: (work, first row, row after the last)."""
+class EngineBatch:
+    """A batch for one engine: parts (work, first sequence, sequence after the last) and their tokens."""
 
     parts: list[tuple[Work, int, int]]
     tokens: Ragged
@@ -100,23 +103,23 @@ class Batch:
 
 
 class Scheduler:
-    """Runs works in batches of at most `batch_tokens` (a longer row is a batch of its own), at most `queue_tokens`
-    waiting."""
+    """Runs works in batches of at most `batch_tokens` (a longer sequence is a batch of its own); at most `queue_tokens`
+    wait."""
 
     def __init__(self, batch_tokens: int, queue_tokens: int) -> None:
         self.batch_tokens, self.queue_tokens = batch_tokens, queue_tokens
         self.queued = 0
-        """Tokens that wait."""
+        """The number of tokens that wait."""
         self._works: deque[Work] = deque()
-        self._running: Batch | None = None
+        self._running: EngineBatch | None = None
         self._stopping = False
         self._changed = Condition()
         self._thread = Thread(target=self._run, name="prunetime-engine", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work) -> None:
-        """Takes the work on. Raises RefusedError where the queue is full, or others are before it and its deadline
-        cannot be kept. An idle engine always tries."""
+        """Queues a work. Raises RefusedError where the queue is full, or where works before it would make it late. An
+        idle engine takes any work."""
         size = len(work.tokens.ids)
         with self._changed:
             if self._stopping:
@@ -140,28 +143,29 @@ class Scheduler:
             self._changed.notify()
 
     def run_now(self, work: Work) -> bool:
-        """Runs the work in the calling thread, which is that of `submit`, where the engine has nothing else to do: a
-        handover to its own thread and back takes longer than much of a short request."""
+        """Runs a work in the calling thread if the engine is idle, and returns whether it did. Handing a short work to
+        the engine's thread and back can take longer than computing it. The caller's thread must be that of `submit`."""
         with self._changed:
             if self._works or self._running or self._stopping or time.monotonic() > work.deadline:
                 return False
             work.taken, work.started = len(work.tokens), time.monotonic()
-            batch = self._running = Batch([(work, 0, work.taken)], work.tokens, work.started)
+            batch = self._running = EngineBatch([(work, 0, work.taken)], work.tokens, work.started)
         self._compute(batch)
         return True
 
     def expected(self, speed: Speed, size: int) -> float:
-        """Seconds until a work of `size` tokens that came now would be done."""
+        """The seconds until a work of `size` tokens would be done if it came now."""
         with self._changed:
             return self._expected(speed, size)
 
     def forget(self, work: Work) -> None:
-        """The client of `work` has left."""
+        """Marks a work whose client has disconnected."""
         with self._changed:
             work.left = True
 
     def stop(self, seconds: float) -> None:
-        """Refuses what comes, computes what waits, for at most so many seconds; the rest is refused as well."""
+        """Stops: new works are refused, and waiting ones computed for at most `seconds`, after which the rest is
+        refused."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -173,7 +177,8 @@ class Scheduler:
             work.done(work, RefusedError("stopping", "the server is stopping", 1.0))
 
     def _expected(self, speed: Speed, size: int) -> float:
-        """Works share the engine evenly, so that of each that waits no more is computed first than there is of it."""
+        """As `expected`. Since works share the engine evenly, no more of another work is computed first than there is
+        of the new one."""
         seconds = speed.of(size)
         if self._running:
             first = self._running.parts[0][0]
@@ -193,7 +198,7 @@ class Scheduler:
             pass
 
     def _take_turn(self) -> bool:
-        """Computes the next batch, once there is one; False where there will be none."""
+        """Waits for works and computes one batch; returns False once the scheduler has stopped and nothing waits."""
         late: list[Work] = []
         with self._changed:
             while not (batch := self._compose(late)) and not late:
@@ -206,7 +211,7 @@ class Scheduler:
             self._compute(batch)
         return True
 
-    def _compute(self, batch: Batch) -> None:
+    def _compute(self, batch: EngineBatch) -> None:
         runner, speed = batch.parts[0][0].runner, batch.parts[0][0].speed
         error: Exception | None = None
         logits: Any = None
@@ -236,8 +241,8 @@ class Scheduler:
         for work in finished:
             work.done(work, error)
 
-    def _compose(self, late: list[Work]) -> Batch | None:
-        """The next batch: of the model whose work is first, as much of each of its works as is its share."""
+    def _compose(self, late: list[Work]) -> EngineBatch | None:
+        """Composes the next batch: for the engine whose work is first, an even share of each of its works."""
         now = time.monotonic()
         waiting = self._in_time(now, late)
         if not waiting:
@@ -271,12 +276,12 @@ class Scheduler:
         unfinished = [work for work in waiting if work.runner is mine[0].runner and work.taken < len(work.tokens)]
         touched = {work for work, _, _ in parts}
         self._works = deque([*others, *sorted(unfinished, key=touched.__contains__)])  # each model, each work in turn
-        self._running = Batch(parts, _joined(parts), now)
+        self._running = EngineBatch(parts, _joined(parts), now)
         return self._running
 
     def _in_time(self, now: float, late: list[Work]) -> list[Work]:
-        """The works that can be done before their deadlines. The others go into `late`; but where that is all of them,
-        and only by the estimate, the one that is late by least is tried."""
+        """Returns the works that can meet their deadlines, and moves the others to `late`. If none can, and only by the
+        estimate, the one that would be least late is tried."""
         waiting, too_slow = [], []
         for work in self._works:
             if work.left or now > work.deadline:
@@ -297,7 +302,7 @@ class Scheduler:
 
 
 def _all_in_time(works: Sequence[Work], now: float) -> bool:
-    """Whether every work would be, one after another by deadline, with time to spare."""
+    """Whether every work would be in time, with time to spare, if they ran one after another by deadline."""
     end = 0.0
     for work in sorted(works, key=_deadline):
         end += SPARE * work.seconds_left
@@ -307,11 +312,11 @@ def _all_in_time(works: Sequence[Work], now: float) -> bool:
 
 
 def one_after_another(works: Sequence[Work], now: float) -> list[Work]:
-    """As many works as can be in time, as expected, in an order in which they are; all, where none can be.
+    """Chooses as many works as are expected to be in time, in an order that achieves it; all works where none can be.
 
-    Which these are is found by their deadlines, leaving out the longest whenever one would be late (Moore, "An n job,
-    one machine sequencing algorithm for minimizing the number of late jobs", 1968). The one with least left to do comes
-    first, if those with earlier deadlines can wait for it.
+    The set is found by taking works by deadline and dropping the longest whenever one would be late (Moore, "An n job,
+    one machine sequencing algorithm for minimizing the number of late jobs", 1968). The shortest comes first if those
+    with earlier deadlines can wait for it.
     """
     by_deadline = sorted(works, key=_deadline)
     kept: list[tuple[float, int]] = []  # a heap of the longest, and of equals the last
@@ -334,8 +339,8 @@ def one_after_another(works: Sequence[Work], now: float) -> list[Work]:
 
 
 def _hurried_first(works: list[Work], room: int, now: float) -> tuple[list[Work], int]:
-    """The works of the next batch, the ones that cannot wait for a second one in front, and how many tokens it may have
-    so that the first of them is in time."""
+    """Orders the works of the next batch, with works that cannot wait for a second batch in front, and returns how many
+    tokens the batch may have for the first of them to be in time."""
     speed = works[0].speed
     end = now + SPARE * speed.of(room)
     hurried = sorted((work for work in works if work.deadline < end), key=_deadline)

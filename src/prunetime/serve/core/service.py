@@ -1,4 +1,4 @@
-"""From texts to scores, for every protocol: which model, tokens, the queue, and what it all took."""
+"""The service scores texts for every protocol: it chooses the model, makes tokens, queues them, and counts."""
 
 from __future__ import annotations
 
@@ -16,53 +16,54 @@ from numpy.typing import NDArray
 from prunetime.errors import InputError
 from prunetime.inference.inputs import Inputs
 from prunetime.inference.tokenize import Texts
-from prunetime.serve.core.call import Call
 from prunetime.serve.core.metrics import Metrics
-from prunetime.serve.core.models import LoadedModel, Models, Timed
-from prunetime.serve.core.scheduler import Scheduler, Work
+from prunetime.serve.core.models import LoadedModel, ModelRegistry, TimedEngine
+from prunetime.serve.core.request import ServiceRequest
+from prunetime.serve.core.scheduler import Done, Scheduler, Work
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments.experiment import ARM, KEY, Arm, Experiment, Experiments
 from prunetime.serve.settings import ServeSettings
 
-AT_ONCE_ROWS, AT_ONCE_CHARACTERS = 2, 2_000
-"""Of a request that is tokenised where it arrives: to hand it to another thread would take longer."""
+AT_ONCE_TEXTS, AT_ONCE_CHARACTERS = 2, 2_000
+"""Requests of up to this size are tokenised on the event loop: a hand-over to another thread takes longer."""
 
 CHARACTERS_PER_TOKEN = 4
-"""How many characters a token has at most, on average, of texts that a queue of tokens has room for."""
+"""The characters of an average token, at most: a bound on the texts that the queue of tokens has room for."""
 
 AT_ONCE_SECONDS = 0.005
-"""What a request may be expected to take at most to be computed where it arrives."""
+"""Requests that are expected to take at most this many seconds may be computed on the event loop."""
 
 AT_ONCE_WAITED = 0.1
-"""Seconds that a request may have waited to be computed where it arrives. Beyond them there is too much to do, which is
-the scheduler's to choose from."""
+"""A request that has waited longer, in seconds, goes to the scheduler: there is too much to do to compute it on the
+event loop."""
 
 HALF_FULL = 0.5
-"""A larger model of a family answers only while the queue is emptier."""
+"""Above this share of a full queue, the smallest model of a cascade answers."""
 
 SURE = 1.25
-"""A larger model of a family answers only where it is expected to take so much less than it may."""
+"""A larger model of a cascade answers where it would be in time even if it took this many times longer than
+expected."""
 
 
-Row = str | Texts | Sequence[int]
+TextInput = str | Texts | Sequence[int]
 """A text, a pair, or a text as token ids."""
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 Read = Callable[[LoadedModel, Any], Inputs]
-"""What a model reads of a request's texts; it raises InputError, which the service refuses, where it cannot."""
+"""A function that makes a model's inputs of a request's texts. It raises InputError where it cannot."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model said of rows, and seconds in each stage."""
+    """The logits of a model for a request, and the seconds of each stage."""
 
-    hosted: LoadedModel
+    loaded: LoadedModel
     inputs: Inputs
     logits: NDArray[np.float32]
     seconds: dict[str, float]
     arm: str | None = None
-    """Of the experiment that the request was part of, as EXPERIMENT/ARM."""
+    """The arm of the experiment that the request belongs to, as EXPERIMENT/ARM."""
 
     @cached_property
     def scores(self) -> NDArray[Any]:
@@ -70,139 +71,147 @@ class Scored:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Which model answered, and where the time went (in milliseconds, as `Server-Timing` has it)."""
+        """Response headers: the model that answered, and the milliseconds of each stage (`Server-Timing`)."""
         timing = ", ".join(f"{stage};dur={1e3 * seconds:.3f}" for stage, seconds in self.seconds.items())
-        named = {"x-prunetime-model": self.hosted.label, "server-timing": timing}
+        named = {"x-prunetime-model": self.loaded.label, "server-timing": timing}
         return named if self.arm is None else named | {ARM: self.arm}
 
 
 class Service:
-    """Scores for requests. To be used on one event loop; the engine has a thread of its own."""
+    """The service behind all protocols. Its methods are called on one event loop; the engine has a thread of its
+    own."""
 
     def __init__(
-        self, settings: ServeSettings, models: Models, metrics: Metrics, experiments: Experiments | None = None
+        self, settings: ServeSettings, models: ModelRegistry, metrics: Metrics, experiments: Experiments | None = None
     ) -> None:
         self.settings, self.models, self.metrics = settings, models, metrics
         self.experiments = experiments or Experiments({}, None)
-        self.families = dict(settings.families)
+        self.cascades = dict(settings.cascades)
         self.scheduler = Scheduler(settings.batch_tokens, settings.queue_tokens)
         self.draining = False
-        """Whether the server is about to stop: it answers, and says that it is not ready."""
+        """Whether the server is about to stop: it still answers, but its readiness check fails."""
         self._under_way = 0
         self._spare_core, self._turn = settings.cores > settings.threads, asyncio.Lock()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="prunetime-tokenize")
 
     async def score(
         self,
-        call: Call,
-        rows: Sequence[Row],
+        request: ServiceRequest,
+        texts: Sequence[TextInput],
         name: str | None = None,
         version: str | None = None,
         read: Read = LoadedModel.read,
         *,
         of_tokens: bool = False,
     ) -> Scored:
-        """What a model says of rows; with `of_tokens` of each of their tokens, whose last hidden rows are the logits.
+        """Scores the texts of a request with a model; with `of_tokens`, the logits are the last hidden states of all
+        tokens.
 
         Raises RefusedError where the texts cannot be scored, or not in time.
         """
         self._under_way += 1
         try:
-            return await self._score(call, rows, name, version, read, of_tokens)
+            return await self._score(request, texts, name, version, read, of_tokens)
         finally:
             self._under_way -= 1
 
     async def _score(
-        self, call: Call, rows: Sequence[Row], name: str | None, version: str | None, read: Read, of_tokens: bool
+        self,
+        request: ServiceRequest,
+        texts: Sequence[TextInput],
+        name: str | None,
+        version: str | None,
+        read: Read,
+        of_tokens: bool,
     ) -> Scored:
         began = time.monotonic()
-        deadline = call.began + call.seconds(self.settings.timeout)
-        if len(rows) > self.settings.most_rows:
+        deadline = request.began + request.seconds(self.settings.timeout)
+        if len(texts) > self.settings.max_client_batch_size:
             raise RefusedError(
-                "too_large", f"{len(rows)} rows are more than the {self.settings.most_rows} of a request"
+                "too_large", f"{len(texts)} rows are more than the {self.settings.max_client_batch_size} of a request"
             )
-        placed = self._placed(call, name) if version is None else None
-        if placed:
-            name = placed[1].model
-        members = self.families.get(name or "", ())
-        hosted = self.named(name, version)
-        if not len(rows):
+        assigned = self._assigned(request, name) if version is None else None
+        if assigned:
+            name = assigned[1].model
+        members = self.cascades.get(name or "", ())
+        loaded = self.named(name, version)
+        if not len(texts):
             raise RefusedError("unusable", "there is no text to score")
-        self._check_whole(hosted, rows)
-        inputs = await self._inputs(partial(read, hosted), rows)
+        self._check_whole(loaded, texts)
+        inputs = await self._inputs(partial(read, loaded), texts)
         tokenised = time.monotonic()
         if members:
-            hosted = self._fast_enough(hosted, members[1:], len(inputs.tokens.ids), deadline)
+            loaded = self._fast_enough(loaded, members[1:], len(inputs.tokens.ids), deadline)
         # Not where texts are tokenised: the first time it takes as long as to load the model.
-        timed = await asyncio.to_thread(hosted.timed_of_tokens) if of_tokens else hosted.timed
-        work = await self._computed(call, timed, inputs, deadline)
+        timed = await asyncio.to_thread(loaded.timed_of_tokens) if of_tokens else loaded.timed
+        work = await self._computed(request, timed, inputs, deadline)
         seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
-        scored = Scored(hosted, inputs, work.logits, seconds, placed and f"{placed[0].name}/{placed[1].name}")
+        scored = Scored(loaded, inputs, work.logits, seconds, assigned and f"{assigned[0].name}/{assigned[1].name}")
         await self.beside(scored, lambda: scored.scores)  # which are remembered
-        call.model, call.scored_from, call.stages = hosted.label, began, seconds
-        call.afterwards.append(partial(self._count, scored))
-        if placed:
-            for shadow in placed[0].shadow:
-                call.afterwards.append(partial(self._shadow, placed[0], shadow, scored))
+        request.model, request.scored_from, request.stages = loaded.label, began, seconds
+        request.background_tasks.append(partial(self._count, scored))
+        if assigned:
+            for shadow in assigned[0].shadow:
+                request.background_tasks.append(partial(self._shadow, assigned[0], shadow, scored))
         return scored
 
-    async def beside(self, scored: Scored, work: Callable[[], Result]) -> Result:
-        """What `work` makes of many scores, in another thread, so that nobody waits for it; of few at once."""
-        if len(scored.inputs.tokens) <= AT_ONCE_ROWS:
+    async def beside(self, scored: Scored, work: Callable[[], T]) -> T:
+        """Runs `work` on scores: in another thread where they are many, so that other requests do not wait."""
+        if len(scored.inputs.tokens) <= AT_ONCE_TEXTS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def named(self, name: str | None, version: str | None = None) -> LoadedModel:
-        """The model of that name, or the largest of the family; the first one without a name."""
-        members = self.families.get(name or "")
+        """Returns the model of a name, or the largest model of a cascade; the default model without a name."""
+        members = self.cascades.get(name or "")
         return self.models.get(members[0]) if members else self.models.get(name, version)
 
     def check_ready(self) -> None:
-        """Raises RefusedError where no model is loaded, and while the server stops: it still answers then."""
+        """Raises RefusedError where no model is loaded, and while the server is draining (it still answers then)."""
         if self.draining:
             raise RefusedError("stopping", "the server stops; another one is to be asked", 1.0)
         self.models.check_ready()
 
     def flush(self) -> None:
-        """Has the metrics say what is not counted as it happens."""
+        """Updates the metrics that are not counted as they happen."""
         self.metrics.flush(self.models, self.scheduler.queued)
 
     def stop(self) -> None:
         self.scheduler.stop(self.settings.stop_seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _check_whole(self, hosted: LoadedModel, rows: Sequence[Row]) -> None:
-        """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more of them
-        than could wait."""
-        most = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
-        if hosted.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, rows))) > most:
+    def _check_whole(self, loaded: LoadedModel, texts: Sequence[TextInput]) -> None:
+        """Raises RefusedError where a model that reads whole texts, such as contexts in windows, is given more
+        characters than the queue has room for."""
+        limit = CHARACTERS_PER_TOKEN * self.settings.queue_tokens
+        if loaded.model.manifest.task.rows == "tokens" and (found := sum(map(_characters, texts))) > limit:
             raise RefusedError(
                 "too_large",
-                f"{found} characters are more than the {most} that {hosted.name} reads for one request: send fewer "
+                f"{found} characters are more than the {limit} that {loaded.name} reads for one request: send fewer "
                 "at a time, or raise --queue-tokens",
             )
 
-    async def _inputs(self, read: Callable[..., Inputs], rows: Sequence[Row]) -> Inputs:
+    async def _inputs(self, read: Callable[..., Inputs], texts: Sequence[TextInput]) -> Inputs:
         try:
-            if len(rows) <= AT_ONCE_ROWS and sum(map(_characters, rows)) <= AT_ONCE_CHARACTERS:
-                return read(rows)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, read, rows)
+            if len(texts) <= AT_ONCE_TEXTS and sum(map(_characters, texts)) <= AT_ONCE_CHARACTERS:
+                return read(texts)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, read, texts)
         except InputError as error:
             raise RefusedError("unusable", str(error)) from None
 
     def _fast_enough(self, largest: LoadedModel, others: Sequence[str], tokens: int, deadline: float) -> LoadedModel:
-        """The largest of a family that can be done in time; the smallest where none can. Those that have been swapped
-        for what reads other tokens are passed over."""
+        """Returns the largest model of a cascade that is expected to be in time, or the smallest. Models that were
+        replaced by ones with another task or tokenizer are skipped."""
         left = deadline - time.monotonic()
         full = self.scheduler.queued / self.settings.queue_tokens
-        family = [largest, *(hosted for name in others if (hosted := self.models.get(name)).reads_as(largest))]
-        for hosted in family[:-1]:
-            if full < HALF_FULL and SURE * self.scheduler.expected(hosted.speed, tokens) < left:
-                return hosted
-        return family[-1]
+        cascade = [largest, *(loaded for name in others if (loaded := self.models.get(name)).reads_as(largest))]
+        for loaded in cascade[:-1]:
+            if full < HALF_FULL and SURE * self.scheduler.expected(loaded.speed, tokens) < left:
+                return loaded
+        return cascade[-1]
 
-    async def _computed(self, call: Call, timed: Timed, inputs: Inputs, deadline: float) -> Work:
-        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS and await self._at_once(call):
+    async def _computed(self, request: ServiceRequest, timed: TimedEngine, inputs: Inputs, deadline: float) -> Work:
+        if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS and await self._at_once(request):
             problems: list[Exception | None] = []
             work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
             if self.scheduler.run_now(work):
@@ -218,7 +227,7 @@ class Service:
 
         work = self._work(timed, inputs, deadline, done)
         self.scheduler.submit(work)
-        gone = loop.create_task(call.gone())
+        gone = loop.create_task(request.listen_for_disconnect())
         try:
             await asyncio.wait((over, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -230,50 +239,50 @@ class Service:
         _raise(over.result())
         return work
 
-    async def _at_once(self, call: Call) -> bool:
-        """Whether a short request is to be computed where it arrived, as soon as it is its turn. To hand it to the
-        engine's thread pays only where a core is free for that, and others have arrived meanwhile."""
+    async def _at_once(self, request: ServiceRequest) -> bool:
+        """Waits for its turn, and returns whether a short request should be computed on the event loop. Handing it to
+        the engine's thread pays only where a core is free and other requests have arrived meanwhile."""
         if self._spare_core:
             await asyncio.sleep(0)  # others that have arrived come in
             return self._under_way == 1
         await self._turn.acquire()
         # Not released before this turn of the loop is over: the next one reads, and answers, what has come meanwhile.
         asyncio.get_running_loop().call_soon(self._turn.release)
-        return time.monotonic() - call.began < AT_ONCE_WAITED
+        return time.monotonic() - request.began < AT_ONCE_WAITED
 
     @staticmethod
-    def _work(timed: Timed, inputs: Inputs, deadline: float, done: Callable[[Work, Exception | None], None]) -> Work:
+    def _work(timed: TimedEngine, inputs: Inputs, deadline: float, done: Done) -> Work:
         return Work(timed.engine, timed.speed, inputs.tokens, deadline, done)
 
-    def _placed(self, call: Call, name: str | None) -> tuple[Experiment, Arm] | None:
+    def _assigned(self, request: ServiceRequest, name: str | None) -> tuple[Experiment, Arm] | None:
         if not self.experiments.known:
             return None
-        return self.experiments.on(name or self.models.default, call.headers.get(KEY))
+        return self.experiments.on(name or self.models.default, request.headers.get(KEY))
 
     def _shadow(self, experiment: Experiment, name: str, scored: Scored) -> None:
-        """Has a model compute the same beside, when nothing else waits, only to be counted."""
+        """Scores the same inputs with a shadow model as background work, only to count the result."""
         loop = asyncio.get_running_loop()
         inputs = scored.inputs
         try:
-            hosted = self.models.get(name)
-            if not hosted.reads_as(scored.hosted):
+            loaded = self.models.get(name)
+            if not loaded.reads_as(scored.loaded):
                 return
             deadline = time.monotonic() + self.settings.timeout
 
             def done(work: Work, error: Exception | None) -> None:
                 if error is None:
                     seconds = {"queue": work.started - work.entered, "compute": work.compute}
-                    found = Scored(hosted, inputs, work.logits, seconds, f"{experiment.name}/shadow:{name}")
+                    found = Scored(loaded, inputs, work.logits, seconds, f"{experiment.name}/shadow:{name}")
                     loop.call_soon_threadsafe(self._count, found)
 
-            work = self._work(hosted.timed, inputs, deadline, done)
+            work = self._work(loaded.timed, inputs, deadline, done)
             work.background = True
             self.scheduler.submit(work)
         except RefusedError:  # there is no room for what nobody waits for
             return
 
     def _count(self, scored: Scored) -> None:
-        label, tokens = scored.hosted.label, scored.inputs.tokens
+        label, tokens = scored.loaded.label, scored.inputs.tokens
         self.metrics.rows[label,].inc(len(tokens))
         self.metrics.tokens[label,].inc(len(tokens.ids))
         for stage, spent in scored.seconds.items():
@@ -283,7 +292,7 @@ class Service:
 
 
 def _characters(row: str | Sequence[str | int]) -> int:
-    """Characters that are to be made tokens of, of a text, a pair, or token ids."""
+    """The number of characters to be tokenised in a text or a pair; 0 for token ids."""
     return len(row) if isinstance(row, str) else sum(len(part) for part in row if isinstance(part, str))
 
 
@@ -293,7 +302,7 @@ def _settle(over: asyncio.Future[Exception | None], error: Exception | None) -> 
 
 
 def _raise(error: Exception | None) -> None:
-    """Raises what a work came to, if that is an error, as a RefusedError that nobody else holds."""
+    """Raises the error of a work as a RefusedError of this call, which no other object holds."""
     if isinstance(error, RefusedError):
         raise RefusedError(error.code, str(error), error.retry_after)
     if error is not None:

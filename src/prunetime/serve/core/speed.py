@@ -1,4 +1,4 @@
-"""How long a batch of a model will take, as learned from the batches before it."""
+"""An estimate of how long a batch takes, learned from the batches before it."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import math
 import time
 
 FORGOTTEN_AFTER = 1.0
-"""Seconds after which a batch counts by a factor e less than a new one."""
+"""The weight of a batch falls by a factor e in this many seconds."""
 
 CLIPPED = 3.0
-"""A batch that took longer than so many times what was expected counts as one that took as long: a process that is
-stopped or throttled for a while says nothing about its engine. An engine that has become slower is followed
-nonetheless, by this factor at most for every batch."""
+"""A batch counts as taking at most this many times what was expected: a pause of the process says nothing about its
+engine. An engine that has become slower is still followed, by at most this factor a batch."""
 
 LOADED = 1.0
-"""What was measured as the model was loaded counts like so many new batches, of each kind."""
+"""The measurement at load time weighs as much as this many new batches of each kind."""
 
 LOADED_TOKENS = 64
-"""Tokens of the batch that teaches the cost of tokens."""
+"""The tokens of the load-time batch that the cost of a token is measured on."""
 
-MOST_TOKENS = 1 << 31
-"""Of a batch whose tokens cost nothing."""
+MAX_TOKENS = 1 << 31
+"""The size of a batch whose tokens cost nothing."""
 
 
 class Speed:
-    """An estimate of the time of a batch: `fixed_us`, and `token_us` for every token.
+    """A linear model of a batch's time: `fixed_us`, and `token_us` for each token.
 
-    Both are scaled from what was measured as the model was loaded, by least squares over the batches since. The
-    variance of a batch's time is taken to grow with its size, so that a large batch says more of `token_us`, and a
-    small one of `fixed_us`. Batches are forgotten in time, and what was measured at first is not: without new ones the
-    estimate goes back to it.
+    Both are scaled from the load-time measurement by weighted least squares over recent batches. The variance of a
+    batch's time is taken to grow with its size, so that large batches determine `token_us` and small ones `fixed_us`.
+    Batches are forgotten in time and the load-time measurement is not: without new batches the estimate returns to it.
     """
 
     def __init__(self, fixed_us: float, token_us: float) -> None:
@@ -44,12 +42,12 @@ class Speed:
         return (self.fixed_us + self.token_us * tokens) / 1e6
 
     def tokens_within(self, seconds: float) -> int:
-        """How many tokens a batch can have that takes so long; at least none."""
+        """The tokens of a batch that takes `seconds`; at least 0."""
         us = max(0.0, 1e6 * seconds - self.fixed_us)
-        return int(min(us / self.token_us, MOST_TOKENS)) if self.token_us else MOST_TOKENS
+        return int(min(us / self.token_us, MAX_TOKENS)) if self.token_us else MAX_TOKENS
 
     def learn(self, tokens: int, seconds: float) -> None:
-        """Takes note of a batch that took `seconds`, just now."""
+        """Updates the estimate with a batch that has just taken `seconds`."""
         now = time.monotonic()
         kept = math.exp((self._at - now) / FORGOTTEN_AFTER)
         self._at = now

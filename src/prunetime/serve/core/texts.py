@@ -1,4 +1,4 @@
-"""Texts to token ids, with what was tokenised before remembered: queries and ads come again and again."""
+"""A cache from texts to token ids: queries and documents recur."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from prunetime.inference.ragged import Ragged
 from prunetime.inference.tokenize import Texts, Tokenizer, Tokens
 
 SMALL_INTEGERS = 256
-"""Integers up to it exist once in CPython, for all lists."""
+"""CPython keeps one object for each integer up to this one, which all lists share."""
 
 
 class _Known(NamedTuple):
     tokens: Tokens
     size: int
-    """In bytes, with the text."""
+    """The size of the entry in bytes, its text included."""
 
 
 class TextCache:
-    """The tokens of single texts, without special tokens, of each what a sequence can keep. Where texts, tokens and
-    their table are more than `most_bytes` of memory, those that were used least recently are left out.
+    """An LRU cache of the tokens of single texts, without special tokens and cut to what a sequence can hold. Its
+    texts, tokens and table take at most `max_bytes` of memory. It may be used by several threads.
 
-    Pairs are put together from them, so that a hot query is known beside a new ad. May be used by several threads.
+    Pairs are assembled from it, so that a frequent query is found beside a new document.
     """
 
-    def __init__(self, tokenizer: Tokenizer, most_bytes: int) -> None:
-        self._tokenizer, self._most, self._sizes = tokenizer, most_bytes, 0
+    def __init__(self, tokenizer: Tokenizer, max_bytes: int) -> None:
+        self._tokenizer, self._max_bytes, self._sizes = tokenizer, max_bytes, 0
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = Lock()
         self.hits = self.misses = 0
@@ -39,11 +39,11 @@ class TextCache:
 
     @property
     def bytes(self) -> int:
-        """Of memory."""
+        """The memory that the cache takes, in bytes."""
         return self._sizes + sys.getsizeof(self._known)
 
     def encode(self, rows: Sequence[Texts]) -> Ragged:
-        """As `Tokenizer.encode`."""
+        """Encodes texts or pairs, as `Tokenizer.encode` does."""
         found = [self._tokenizer.joined(*map(self._single, row)) for row in rows]
         return Ragged.of([ids for ids, _ in found], [types for _, types in found])
 
@@ -58,16 +58,16 @@ class TextCache:
         made = self._tokenizer.single(text)
         size = _size(text, made)
         with self._lock:
-            if size <= self._most and text not in self._known:
+            if size <= self._max_bytes and text not in self._known:
                 self._known[text] = _Known(made, size)
                 self._sizes += size
-            while self.bytes > self._most and self._known:
+            while self.bytes > self._max_bytes and self._known:
                 self._sizes -= self._known.popitem(last=False)[1].size
         return made
 
 
 def _size(text: str, tokens: Tokens) -> int:
-    """Bytes of an entry: its text, which is that of the tokens, too, and all objects that are its own."""
+    """The bytes of an entry: its text, its tokens, and the objects that no other entry shares."""
     integers = 1 + sum(map(SMALL_INTEGERS.__lt__, tokens.ids))  # the size is one
     objects = text, tokens, tokens.ids, _Known(tokens, 0)
     return sum(map(sys.getsizeof, objects)) + integers * sys.getsizeof(SMALL_INTEGERS + 1)

@@ -1,1 +1,1 @@
-"""Experiments on models: who gets which, what came of it, and when to stop."""
+"""Experiments on models: assignment of keys to arms, outcomes, and when to stop."""

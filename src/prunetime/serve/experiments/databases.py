@@ -1,8 +1,8 @@
-"""The databases that outcomes of experiments are kept in: a file of SQLite, or PostgreSQL.
+"""The databases of experiments' outcomes: a SQLite file, or PostgreSQL.
 
-There are two tables: `outcomes` has every outcome by its id, so that one which is posted again is known, and
-`outcome_keys` how many outcomes and defects each key of an arm has, which a report sums over. A database of an older
-version has the first table only: its outcomes have no key, and each becomes a key of its own.
+There are two tables: `outcomes` has every outcome by its id, so that one that is posted again is recognised, and
+`outcome_keys` has the numbers of outcomes and defects of each key in an arm, which a report sums. A database of an
+older version has the first table only: its outcomes have no key, and each becomes a key of its own.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from prunetime.serve.experiments.sequential import KeySums
 LOG = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5.0
-"""How long is waited for another process that writes, and for PostgreSQL to take a connection."""
+"""The seconds to wait for another process that writes, and for PostgreSQL to accept a connection."""
 
 LAYOUT_LOCK = 0x70727565
-"""Of PostgreSQL's advisory locks, the one under which processes that start together make the tables in turn."""
+"""The advisory lock of PostgreSQL under which processes that start together create the tables in turn."""
 
 OUTCOMES = """create table if not exists outcomes (
     experiment text not null, id text not null, arm text not null, defect integer not null, primary key (experiment, id)
@@ -52,8 +52,8 @@ class DatabaseError(PrunetimeError):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """An outcome of the `key`'s arm; `id` is its own: posted again, it counts once."""
+class StoredOutcome:
+    """An outcome in the arm of its `key`. An `id` that is posted again counts once."""
 
     experiment: str
     id: str
@@ -65,8 +65,8 @@ class Outcome:
 class Database(Protocol):
     """An open database, used by one thread. Once a call has raised DatabaseError it is to be closed."""
 
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Adds the outcomes whose ids are not there yet; once it returns, they are on the disk."""
+    def add(self, outcomes: Sequence[StoredOutcome]) -> None:
+        """Adds the outcomes whose ids are new; they are on disk when it returns."""
         ...
 
     def sums(self, experiment: str) -> Mapping[str, KeySums]:
@@ -90,7 +90,7 @@ def opened(where: str) -> Database:
 
 
 class Sqlite:
-    """A file of SQLite, made where there is none."""
+    """A SQLite file, created where there is none."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -107,7 +107,7 @@ class Sqlite:
             self._connection.close()
             raise
 
-    def add(self, outcomes: Sequence[Outcome]) -> None:
+    def add(self, outcomes: Sequence[StoredOutcome]) -> None:
         with self._failing(), self._transaction():
             self._check_file()
             new = [each for each in outcomes if self._insert(each)]
@@ -121,8 +121,8 @@ class Sqlite:
     def close(self) -> None:
         self._connection.close()
 
-    def _insert(self, outcome: Outcome) -> bool:
-        """Whether the outcome was not there yet."""
+    def _insert(self, outcome: StoredOutcome) -> bool:
+        """Inserts an outcome, and returns whether it is new."""
         row = (outcome.experiment, outcome.id, outcome.arm, int(outcome.defect))
         return self._connection.execute("insert or ignore into outcomes values (?, ?, ?, ?)", row).rowcount == 1
 
@@ -144,13 +144,13 @@ class Sqlite:
             raise
 
     def _check_file(self) -> None:
-        """Raises where the file is no longer the one that was opened: SQLite would write on to one without a name."""
+        """Raises where the opened file has been moved or removed: SQLite would go on writing to it unseen."""
         if not os.path.samestat(self._path.stat(), self._file):
             raise DatabaseError(f"{self._path}: another file has taken its place")
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Raises DatabaseError for what SQLite or the disk refuses."""
+        """Turns errors of SQLite and the disk into DatabaseError."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -158,7 +158,7 @@ class Sqlite:
 
 
 class Postgres:
-    """A database of PostgreSQL, over one connection."""
+    """A PostgreSQL database over one connection."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -177,7 +177,7 @@ class Postgres:
             self._server.close()
             raise
 
-    def add(self, outcomes: Sequence[Outcome]) -> None:
+    def add(self, outcomes: Sequence[StoredOutcome]) -> None:
         # In one order in every process: two that wait for each other would be a deadlock.
         ordered = sorted({(each.experiment, each.id): each for each in reversed(outcomes)}.items())
         columns = zip(*((each.experiment, each.id, each.arm, int(each.defect)) for _, each in ordered), strict=True)
@@ -209,8 +209,8 @@ class Postgres:
             raise DatabaseError(f"PostgreSQL: {str(error).strip()}") from error
 
 
-def _by_key(outcomes: Iterable[Outcome]) -> list[tuple[Any, ...]]:
-    """Rows of `outcome_keys` to be added, in order."""
+def _by_key(outcomes: Iterable[StoredOutcome]) -> list[tuple[Any, ...]]:
+    """The rows to add to `outcome_keys`, in order."""
     found: dict[tuple[str, str, str], list[int]] = {}
     for each in outcomes:
         row = found.setdefault((each.experiment, each.arm, each.key), [0, 0])

@@ -1,4 +1,4 @@
-"""Experiments: whose traffic goes to which model, what is computed beside it, and what came of it."""
+"""Experiments: which model answers a key, which models shadow it, and the report of outcomes."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from msgspec import Struct
 
 from prunetime.errors import InputError
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.experiments.databases import Outcome
+from prunetime.serve.experiments.databases import StoredOutcome
 from prunetime.serve.experiments.outcomes import Outcomes, UnavailableError
 from prunetime.serve.experiments.sequential import Advice, KeySums, advice, difference
 
 KEY, ARM = "x-experiment-key", "x-prunetime-arm"
 
 BLANKS = " \t"
-"""HTTP takes these off both ends of a header's value."""
+"""The white space that HTTP strips from header values."""
 
-MOST_KEY_BYTES = 512
-"""Keys and ids of outcomes are indexed, and PostgreSQL indexes no more than 2,704 bytes an entry."""
+MAX_KEY_BYTES = 512
+"""The longest key or id of an outcome, in bytes of UTF-8: PostgreSQL indexes at most 2,704 bytes an entry."""
 
 ANSWER_SECONDS = 10.0
-"""A request waits so long for the database of outcomes at most."""
+"""The most seconds that a request waits for the database of outcomes."""
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
 class Arm(Struct, forbid_unknown_fields=True):
-    """`share` of the keys get their answers from `model`."""
+    """An arm: a `share` of the keys is answered by `model`."""
 
     name: str
     model: str
@@ -44,11 +44,11 @@ class Arm(Struct, forbid_unknown_fields=True):
 
 
 class Experiment(Struct, forbid_unknown_fields=True):
-    """Requests `on` a model that have a key are split among `arms`, the first of which is the control.
+    """An experiment splits requests `on` a model, by their key, among `arms`, the first of which is the control.
 
-    `shadow` models are computed beside the one that answers, after it. A key stays in its arm as long as `salt` (the
-    name, if not given), and the order and shares of arms stay. Differences below `margin` do not matter; intervals hold
-    with probability 1 - `alpha`, and are narrowest when a difference of `detect`, if that is given, is to be found.
+    `shadow` models compute the same requests after the answer. A key stays in its arm as long as `salt` (by default the
+    name) and the order and shares of the arms stay. Differences below `margin` do not matter. Intervals hold with
+    probability 1 - `alpha`, and are narrowest when a difference of `detect`, if that is given, is to be found.
     """
 
     name: str
@@ -61,14 +61,14 @@ class Experiment(Struct, forbid_unknown_fields=True):
     detect: float | None = None
 
     def arm_of(self, key: str) -> Arm:
-        """The arm of a key: by the hash of its UTF-8, without blanks at its ends, evenly in the shares."""
+        """Assigns a key to an arm, by the hash of its UTF-8 without blanks at its ends."""
         digest = blake2b(f"{self.salt or self.name}\0{key.strip(BLANKS)}".encode(), digest_size=8).digest()
         point = int.from_bytes(digest, "big") / 2.0**64
         edges = accumulate(arm.share for arm in self.arms)
         return next((arm for arm, edge in zip(self.arms, edges, strict=True) if point < edge), self.arms[-1])
 
     def check(self, models: Sequence[str]) -> None:
-        """Raises InputError where it makes no sense."""
+        """Raises InputError where the experiment is inconsistent, or names a model that is not one of `models`."""
         names = [arm.name for arm in self.arms]
         for name in (self.name, *names):
             if not name.strip(BLANKS) or "/" in name:
@@ -95,7 +95,7 @@ class _File(Struct, forbid_unknown_fields=True):
 
 
 def read_experiments(path: Path) -> list[Experiment]:
-    """Of a TOML file with an `[[experiment]]` for each; raises InputError where it is none."""
+    """Reads a TOML file with an `[[experiment]]` for each. Raises InputError where it is none."""
     try:
         found = msgspec.toml.decode(path.read_bytes(), type=_File).experiment
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -112,8 +112,8 @@ def read_experiments(path: Path) -> list[Experiment]:
 
 
 def key_of_header(value: str) -> str:
-    """The experiment key in a header's value, which HTTP hands over as latin-1: its bytes are UTF-8, as those of a JSON
-    body are, or latin-1 where they are no UTF-8. Raises RefusedError where it is no key."""
+    """Decodes an experiment key from a header's value, which HTTP hands over as latin-1: its bytes are UTF-8, as in a
+    JSON body, or else latin-1. Raises RefusedError where it is no key."""
     given = value.encode("latin-1")
     try:
         return checked_key(given.decode("utf-8"), KEY)
@@ -122,21 +122,21 @@ def key_of_header(value: str) -> str:
 
 
 def checked_key(given: str, where: str) -> str:
-    """A key or the id of an outcome, without blanks at its ends. Raises RefusedError, naming `where` it was given, for
-    what no header could hold or no database would keep."""
+    """Strips a key or an outcome's id. Raises RefusedError, naming `where` it was given, where no header could hold it
+    or no database keep it."""
     key = given.strip(BLANKS)
     if not key:
         raise RefusedError("unusable", f"{where} is empty: say whose request or outcome it is, or leave it out")
     size = len(key.encode())
-    if size > MOST_KEY_BYTES:
-        raise RefusedError("unusable", f"{where} has {size} bytes of UTF-8, and may have {MOST_KEY_BYTES}: send a hash")
+    if size > MAX_KEY_BYTES:
+        raise RefusedError("unusable", f"{where} has {size} bytes of UTF-8, and may have {MAX_KEY_BYTES}: send a hash")
     if any(character < " " or character == "\x7f" for character in key):
         raise RefusedError("unusable", f"{where} {key[:80]!r} has a control character: leave it out")
     return key
 
 
 class PostedOutcome(Struct, forbid_unknown_fields=True):
-    """`id`, of the outcome, makes it count once however often it is posted."""
+    """An outcome as it is posted. An `id` that is posted again counts once."""
 
     key: str
     id: str
@@ -152,7 +152,7 @@ class Accepted(Struct):
 
 
 class ArmReport(Struct):
-    """`rate` is `defects` over `outcomes`, of all `keys` that have any."""
+    """The report of an arm: `rate` is `defects` over `outcomes`, of the `keys` that have any."""
 
     name: str
     model: str
@@ -163,8 +163,8 @@ class ArmReport(Struct):
 
 
 class Comparison(Struct):
-    """An arm compared with the control: the difference of rates, and an interval that holds at all looks at once.
-    `progress` is the share, which may exceed 1, of the information by which a difference of `detect` is found."""
+    """An arm beside the control: the difference of their rates, and an interval that holds at all looks at once.
+    `progress` is the share, which may exceed 1, of the information that finds a difference of `detect`."""
 
     arm: str
     difference: float | None
@@ -180,7 +180,7 @@ class ExperimentReport(Struct):
 
 
 def report_of(experiment: Experiment, sums: Mapping[str, KeySums]) -> ExperimentReport:
-    """The report of an experiment, at any time, from the sums over the keys of each arm."""
+    """Makes the report of an experiment, at any time, from the sums over the keys of each arm."""
     of_arms = [sums.get(arm.name, KeySums.none()) for arm in experiment.arms]
     arms = [
         ArmReport(arm.name, arm.model, int(each.keys), int(each.outcomes), int(each.defects), _known(each.rate))
@@ -210,8 +210,8 @@ class Experiments:
     outcomes: Outcomes | None
 
     def on(self, model: str | None, header: str | None) -> tuple[Experiment, Arm] | None:
-        """The experiment that a request for this model is part of, and the arm of the key in its header, if it has one;
-        raises RefusedError where that is no key."""
+        """The experiment on a model, and the arm of the key in the header, if a request has one. Raises RefusedError
+        where that is no key."""
         found = next((each for each in self.known.values() if each.on == model), None)
         return (found, found.arm_of(key_of_header(header))) if found and header is not None else None
 
@@ -221,19 +221,19 @@ class Experiments:
         return self.known[name]
 
     async def add(self, name: str, posted: Sequence[PostedOutcome]) -> int:
-        """Returns how many outcomes were posted, once they are on the disk. Raises RefusedError where one has no key or
-        no id that can be kept, or nothing can be written now."""
+        """Adds outcomes, and returns how many, once they are on disk. Raises RefusedError where one has no usable key
+        or id, or nothing can be written now."""
         experiment = self.get(name)
         found = []
         for number, each in enumerate(posted):
             key = checked_key(each.key, f"outcomes[{number}].key")
             id_ = checked_key(each.id, f"outcomes[{number}].id")
-            found.append(Outcome(name, id_, experiment.arm_of(key).name, key, each.defect))
+            found.append(StoredOutcome(name, id_, experiment.arm_of(key).name, key, each.defect))
         await self._answer(self._kept.add(found))
         return len(found)
 
     async def report(self, name: str) -> ExperimentReport:
-        """Raises RefusedError where outcomes cannot be read now."""
+        """Makes the report of an experiment. Raises RefusedError where outcomes cannot be read now."""
         experiment = self.get(name)
         return report_of(experiment, await self._answer(self._kept.sums(name)))
 
@@ -243,7 +243,7 @@ class Experiments:
         return self.outcomes
 
     @staticmethod
-    async def _answer(asked: Future[Found]) -> Found:
+    async def _answer(asked: Future[T]) -> T:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(asked), ANSWER_SECONDS)
         except (UnavailableError, TimeoutError, asyncio.TimeoutError) as error:

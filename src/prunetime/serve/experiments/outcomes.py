@@ -1,4 +1,4 @@
-"""Outcomes of experiments, kept by a thread of their own. What was acknowledged survives a kill."""
+"""The store of outcomes, with a thread of its own. Acknowledged outcomes survive a kill."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from threading import Thread
 from typing import Any, Literal
 
 from prunetime.errors import PrunetimeError
-from prunetime.serve.experiments.databases import Database, DatabaseError, Outcome, database, opened
+from prunetime.serve.experiments.databases import Database, DatabaseError, StoredOutcome, database, opened
 from prunetime.serve.experiments.sequential import KeySums
 
 LOG = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 1_000
-"""Posts that are written in one transaction."""
+MAX_BATCH = 1_000
+"""The most posts that are written in one transaction."""
 
-MOST_WAITING = 10_000
-"""Posts that wait while the database does not answer; more are refused."""
+MAX_WAITING = 10_000
+"""The most posts that wait while the database does not answer; more are refused."""
 
 
 class UnavailableError(PrunetimeError):
-    """Outcomes cannot be kept or read now; later they may be."""
+    """Outcomes cannot be stored or read now, and may be later."""
 
 
 class Outcomes:
-    """A database of outcomes with a thread of its own: posts that come together are written together.
+    """A store of outcomes: a database with a thread of its own, which writes posts that come together in one
+    transaction.
 
-    A database that fails (a full disk, a lock of another process, a file or a server that is gone) is closed, and
-    opened again for what is asked next. Raises InputError where it cannot be opened at first.
+    A database that fails (a full disk, a lock of another process, a file or server that is gone) is closed, and opened
+    again for the next post. Raises InputError where it cannot be opened at first.
     """
 
     def __init__(self, where: str | Path) -> None:
@@ -43,24 +44,24 @@ class Outcomes:
         self._thread = Thread(target=self._run, name="prunetime-outcomes", daemon=True)
         self._thread.start()
 
-    def add(self, outcomes: Sequence[Outcome]) -> Future[None]:
-        """A future that is done once they are on the disk, or has UnavailableError."""
+    def add(self, outcomes: Sequence[StoredOutcome]) -> Future[None]:
+        """Adds outcomes; the future is done once they are on disk, or has UnavailableError."""
         return self._ask(list(outcomes))
 
     def sums(self, experiment: str) -> Future[Mapping[str, KeySums]]:
-        """A future of the sums over keys, by arm, of all that was added before, or with UnavailableError."""
+        """Sums over keys, by arm, all that was added before; the future may have UnavailableError."""
         return self._ask(experiment)
 
     def close(self) -> None:
-        """Returns once everything that was asked is done."""
+        """Waits until all posts are written, and closes the database."""
         self._asked.put(None)
         self._thread.join()
         self._close_database()
 
-    def _ask(self, what: list[Outcome] | str) -> Future[Any]:
+    def _ask(self, what: list[StoredOutcome] | str) -> Future[Any]:
         future: Future[Any] = Future()
-        if self._asked.qsize() >= MOST_WAITING:
-            future.set_exception(UnavailableError(f"{MOST_WAITING} posts of outcomes wait already"))
+        if self._asked.qsize() >= MAX_WAITING:
+            future.set_exception(UnavailableError(f"{MAX_WAITING} posts of outcomes wait already"))
         else:
             self._asked.put((what, future))
         return future
@@ -69,7 +70,7 @@ class Outcomes:
         over = False
         while not over:
             asked = [self._asked.get()]
-            while len(asked) < MOST_AT_ONCE and not self._asked.empty():
+            while len(asked) < MAX_BATCH and not self._asked.empty():
                 asked.append(self._asked.get())
             over = None in asked
             jobs = [job for job in asked if job is not None]
@@ -81,7 +82,9 @@ class Outcomes:
                 if isinstance(what, str):
                     self._do("sums", what, [future])
 
-    def _do(self, method: Literal["add", "sums"], what: list[Outcome] | str, futures: Sequence[Future[Any]]) -> None:
+    def _do(
+        self, method: Literal["add", "sums"], what: list[StoredOutcome] | str, futures: Sequence[Future[Any]]
+    ) -> None:
         try:
             if self._database is None:
                 self._database = opened(self._where)
@@ -101,8 +104,7 @@ class Outcomes:
                     future.set_result(found)
 
     def _note(self, error: Exception | None) -> None:
-        """Says in the log that the database fails, and that it does no more: a line each, however many ask
-        meanwhile."""
+        """Logs that the database fails, and that it works again: one line each, however many posts come meanwhile."""
         if error and not self._failing:
             LOG.error("outcomes of experiments cannot be kept or read: %s", error)
         elif not error and self._failing:

@@ -1,4 +1,4 @@
-"""The offline twin of an experiment: a labelled file goes through its arms as its traffic would."""
+"""Replays a labelled file through the arms of an experiment, as its traffic would go."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Judged:
-    """How rows become outcomes: a row whose score is at least `shown_from` is shown, and a defect where its label is
-    one of `defects`. `key` and `label` are columns."""
+    """The rule that makes outcomes of rows: a row with a score of at least `shown_from` is shown, and is a defect where
+    its label is one of `defects`. `key` and `label` are columns."""
 
     key: str
     label: str
@@ -30,7 +30,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Replayed:
-    """`shown` of `rows` in each arm, and the report of what was shown: an interval over keys, as a server's."""
+    """The result of a replay: the numbers of rows and of shown rows in each arm, and the report of the shown ones."""
 
     rows: Mapping[str, int]
     shown: Mapping[str, int]
@@ -44,10 +44,10 @@ def replay(
     judged: Judged,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Replayed:
-    """Scores every row of `table` by the model of its key's arm. `on_progress` gets (rows done, rows in all).
+    """Scores every row of `table` with the model of its key's arm. `on_progress` gets (rows done, rows in all).
 
-    Raises InputError where a column is missing, a row has no label, none has that of one of the defects, or a model
-    does not score by one number.
+    Raises InputError where a column is missing, a row has no label, no row has the label of a defect, or a model does
+    not score by one number.
     """
     keys = [key.strip(BLANKS) for key in table.column(judged.key)]
     labels = class_labels(table, judged.label, label_texts(table, judged.label))

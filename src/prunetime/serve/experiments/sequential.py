@@ -34,7 +34,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Numbers = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 """A number (of shape []), or one for each of several experiments."""
 
 MIXTURE_DEVIATION = 0.1
@@ -53,12 +53,12 @@ Advice = Literal["continue", "stop: better", "stop: worse", "stop: no difference
 class KeySums:
     """Sums over the keys of one arm; each is a number, or an array of one for each of several experiments."""
 
-    keys: Numbers
-    outcomes: Numbers
-    defects: Numbers
-    outcomes_squared: Numbers
-    outcomes_times_defects: Numbers
-    defects_squared: Numbers
+    keys: FloatArray
+    outcomes: FloatArray
+    defects: FloatArray
+    outcomes_squared: FloatArray
+    outcomes_times_defects: FloatArray
+    defects_squared: FloatArray
 
     @classmethod
     def of(cls, outcomes: ArrayLike, defects: ArrayLike) -> KeySums:
@@ -81,18 +81,18 @@ class KeySums:
         return KeySums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
-    def rate(self) -> Numbers:
+    def rate(self) -> FloatArray:
         """Defects over outcomes; NaN without an outcome."""
         with np.errstate(invalid="ignore"):
             return self.defects / self.outcomes
 
     @property
-    def effective_keys(self) -> Numbers:
+    def effective_keys(self) -> FloatArray:
         """Keys that would weigh as much if all had equally many outcomes (Kish's effective sample size)."""
         return _over(self.outcomes**2, self.outcomes_squared)
 
     @property
-    def squared_residuals(self) -> Numbers:
+    def squared_residuals(self) -> FloatArray:
         """The sum over keys of (defects - rate * outcomes)^2, over the sum of outcomes^2: below 1."""
         rate = np.nan_to_num(self.rate)
         found = self.defects_squared - 2.0 * rate * self.outcomes_times_defects + rate**2 * self.outcomes_squared
@@ -105,10 +105,10 @@ class Difference:
     arm has the weight of one key only). `information` is one over the variance of the difference, and `progress` its
     share of the information that finds a difference of `detect` (NaN where none is said)."""
 
-    value: Numbers
-    half_width: Numbers
-    information: Numbers
-    progress: Numbers
+    value: FloatArray
+    half_width: FloatArray
+    information: FloatArray
+    progress: FloatArray
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -144,14 +144,14 @@ def difference(control: KeySums, treatment: KeySums, alpha: float = 0.05, detect
     return Difference(treatment.rate - control.rate, half_width, information, progress)
 
 
-def mixture_quantile(information: Numbers, alpha: float) -> Numbers:
+def mixture_quantile(information: FloatArray, alpha: float) -> FloatArray:
     """The boundary of a normal mixture, in standard errors: a Wiener process ever crosses it with probability alpha."""
     with np.errstate(divide="ignore", invalid="ignore"):
         x = information * MIXTURE_DEVIATION**2
         return np.where(x > 0.0, np.sqrt((1.0 + 1.0 / x) * np.log((1.0 + x) / alpha**2)), np.inf)
 
 
-def planned_quantile(progress: Numbers, alpha: float) -> Numbers:
+def planned_quantile(progress: FloatArray, alpha: float) -> FloatArray:
     """The boundary with a plan, in standard errors, at shares of the planned information.
 
     A Wiener process of [0, 1] leaves -c..c with probability 4 (1 - Phi(c)) at most, by reflection. Once at 1 inside, it
@@ -181,7 +181,7 @@ def planned_information(alpha: float, detect: float) -> float:
     return (high / detect) ** 2
 
 
-def students(normal: Numbers, freedom: Numbers) -> Numbers:
+def students(normal: FloatArray, freedom: FloatArray) -> FloatArray:
     """The quantiles of Student's t distribution where the normal distribution has `normal` (Wallace, "Bounds on normal
     approximations to Student's and the chi-square distributions", 1959)."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -201,13 +201,13 @@ def advice(interval: tuple[float, float], margin: float) -> Advice:
     return "continue"
 
 
-def _share_where_defects_are(sums: KeySums) -> Numbers:
+def _share_where_defects_are(sums: KeySums) -> FloatArray:
     """The share of defects in the key of a defect, on average; 1 where there is no defect yet."""
     found = _over(sums.defects_squared, sums.outcomes_times_defects)
     return np.where(sums.defects > 0.0, found, 1.0)
 
 
-def _over(above: Numbers, below: Numbers) -> Numbers:
+def _over(above: FloatArray, below: FloatArray) -> FloatArray:
     """A quotient that is 0 where nothing is divided by."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(below > 0.0, above / below, 0.0)

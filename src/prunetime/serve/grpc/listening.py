@@ -13,10 +13,10 @@ from prunetime.serve.settings import ServeSettings
 
 @contextmanager
 def held_port(settings: ServeSettings) -> Iterator[int | None]:
-    """The port for gRPC of all processes, which is theirs while this lasts; None where the settings have none.
+    """Reserves the port for gRPC that all processes share; None where the settings have none.
 
-    gRPC takes no socket that is open already, so each process opens its own, with SO_REUSEPORT. One that is bound here
-    and does not listen keeps the port from others, and finds one that is free.
+    gRPC cannot take an open socket, so each process opens its own, with SO_REUSEPORT. A bound socket that does not
+    listen reserves the port meanwhile, and finds a free one.
 
     Raises InputError where the port cannot be had, or gRPC is not installed.
     """

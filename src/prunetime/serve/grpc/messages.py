@@ -1,4 +1,4 @@
-"""The messages of gRPC to the structs that JSON bodies are read into, and back: one meaning for both."""
+"""Converts gRPC messages to the structs that JSON bodies are decoded into, and back, so that both mean the same."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BYTES": "bytes_
 """The field of `InferTensorContents` for each datatype."""
 
 
-class Asked(NamedTuple):
-    """What a `ModelInferRequest` asks for: the same that the JSON body of HTTP does."""
+class InferRequestFields(NamedTuple):
+    """The fields of a `ModelInferRequest`, which are those of an HTTP body."""
 
     texts: list[TextTensor]
     wanted: list[WantedTensor] | None
     parameters: Parameters
 
 
-def read_request(message: messages.ModelInferRequest, most_rows: int) -> Asked:
-    """What a message asks for. Raises RefusedError, naming it, for what is not known or not a text."""
+def read_request(message: messages.ModelInferRequest, max_rows: int) -> InferRequestFields:
+    """Reads a request. Raises RefusedError, naming the field, for what is unknown or not a text."""
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise RefusedError("unusable", f"raw_input_contents: {len(raw)} buffers for {len(message.inputs)} inputs")
     parameters = check_parameters("the request", REQUEST, parameters_of(message))
     _check_form("the request", "binary_data_output", parameters, bool(raw))
     texts = [
-        TextTensor(tensor.name, tensor.shape, _texts(tensor, raw[number] if raw else None, most_rows))
+        TextTensor(tensor.name, tensor.shape, _texts(tensor, raw[number] if raw else None, max_rows))
         for number, tensor in enumerate(message.inputs)
     ]
     wanted = []
@@ -48,13 +48,13 @@ def read_request(message: messages.ModelInferRequest, most_rows: int) -> Asked:
         of, given = f"output {each.name[:80]}", parameters_of(each)
         _check_form(of, "binary_data", check_parameters(of, OUTPUT, given), bool(raw))
         wanted.append(WantedTensor(each.name, given))
-    return Asked(texts, wanted or None, parameters)
+    return InferRequestFields(texts, wanted or None, parameters)
 
 
 def infer_response(
     model: tuple[str, str], request_id: str, outputs: Sequence[OutputTensor], raw: bool
 ) -> messages.ModelInferResponse:
-    """The message of an answer of `model` (its name and version), with `raw` contents where the request had these."""
+    """Makes the response of `model` (name, version), with `raw` contents where the request had them."""
     name, version = model
     response = messages.ModelInferResponse(model_name=name, model_version=version, id=request_id)
     for tensor in outputs:
@@ -79,7 +79,7 @@ def metadata_response(metadata: ModelMetadata) -> messages.ModelMetadataResponse
 
 
 def parameters_of(message: Any) -> dict[str, Any] | None:
-    """The parameters of a message, None where it has none. Raises RefusedError for one without a value."""
+    """The parameters of a message; None where it has none. Raises RefusedError for one without a value."""
     found: dict[str, Any] = {}
     for name, parameter in message.parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
@@ -95,8 +95,8 @@ def _check_form(of: str, name: str, parameters: Parameters, raw: bool) -> None:
         raise RefusedError("unusable", f"{of}: {name} is {not raw}: outputs are raw where inputs are; leave it out")
 
 
-def _texts(tensor: messages.ModelInferRequest.InferInputTensor, raw: bytes | None, most_rows: int) -> list[str]:
-    """The texts of an input, of its `raw` contents where there are such."""
+def _texts(tensor: messages.ModelInferRequest.InferInputTensor, raw: bytes | None, max_rows: int) -> list[str]:
+    """Reads the texts of an input, from its `raw` contents where it has them."""
     of = f"input {tensor.name[:80]}"
     size = whole_number(of, "binary_data_size", check_parameters(of, INPUT, parameters_of(tensor)))
     if size is not None and (raw is None or size != len(raw)):  # KServe's clients give it
@@ -110,8 +110,8 @@ def _texts(tensor: messages.ModelInferRequest.InferInputTensor, raw: bytes | Non
         if field.name != CONTENTS["BYTES"]:
             raise RefusedError("unusable", f"{of} has {field.name}: texts are in {CONTENTS['BYTES']}")
     count = row_count(tensor.name, tensor.shape)
-    if count > most_rows:
-        raise RefusedError("too_large", f"{count} rows are more than the {most_rows} of a request")
+    if count > max_rows:
+        raise RefusedError("too_large", f"{count} rows are more than the {max_rows} of a request")
     if raw is not None:
         return read_texts(of, raw, count)
     try:

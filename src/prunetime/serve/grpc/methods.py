@@ -8,7 +8,7 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 
-from prunetime.serve.core.call import Call
+from prunetime.serve.core.request import ServiceRequest
 from prunetime.serve.core.service import Service
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.grpc import open_inference_pb2 as messages
@@ -29,41 +29,41 @@ from prunetime.serve.workers.pool import WorkerPool
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 
 OVER_HTTP_ONLY = ("model_configuration", "statistics")
-"""Extensions of the protocol that are not served here."""
+"""Extensions of the protocol that are served over HTTP only."""
 
-Answer = tuple[Any, Mapping[str, str]]
-"""A message, and the metadata that goes with it."""
+GrpcReply = tuple[Any, Mapping[str, str]]
+"""A response message with its metadata."""
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method `takes` a type of message; an `open` one answers without a key."""
+class GrpcMethod:
+    """A gRPC method: it `takes` a type of message; an `open` one answers without a key."""
 
     takes: Any
-    answer: Callable[[Call, Any], Awaitable[Answer]]
+    handler: Callable[[ServiceRequest, Any], Awaitable[GrpcReply]]
     open: bool = False
 
 
-class Methods:
-    """The methods of one service. Each of them raises RefusedError."""
+class InferenceServicer:
+    """The methods of `GRPCInferenceService` and of health over one service. Each of them raises RefusedError."""
 
     def __init__(self, service: Service, pool: WorkerPool) -> None:
         self._service, self._models, self._pool = service, service.models, pool
 
-    def table(self) -> dict[str, Method]:
-        """Every method by its path, /SERVICE/METHOD."""
+    def table(self) -> dict[str, GrpcMethod]:
+        """The methods by their paths, /SERVICE/METHOD."""
         named = {
-            "ServerLive": Method(messages.ServerLiveRequest, self.live, open=True),
-            "ServerReady": Method(messages.ServerReadyRequest, self.ready, open=True),
-            "ModelReady": Method(messages.ModelReadyRequest, self.model_ready),
-            "ServerMetadata": Method(messages.ServerMetadataRequest, self.server_metadata),
-            "ModelMetadata": Method(messages.ModelMetadataRequest, self.model_metadata),
-            "ModelInfer": Method(messages.ModelInferRequest, self.infer),
-            "RepositoryIndex": Method(messages.RepositoryIndexRequest, self.index),
-            "RepositoryModelLoad": Method(messages.RepositoryModelLoadRequest, self.load),
-            "RepositoryModelUnload": Method(messages.RepositoryModelUnloadRequest, self.unload),
+            "ServerLive": GrpcMethod(messages.ServerLiveRequest, self.live, open=True),
+            "ServerReady": GrpcMethod(messages.ServerReadyRequest, self.ready, open=True),
+            "ModelReady": GrpcMethod(messages.ModelReadyRequest, self.model_ready),
+            "ServerMetadata": GrpcMethod(messages.ServerMetadataRequest, self.server_metadata),
+            "ModelMetadata": GrpcMethod(messages.ModelMetadataRequest, self.model_metadata),
+            "ModelInfer": GrpcMethod(messages.ModelInferRequest, self.infer),
+            "RepositoryIndex": GrpcMethod(messages.RepositoryIndexRequest, self.index),
+            "RepositoryModelLoad": GrpcMethod(messages.RepositoryModelLoadRequest, self.load),
+            "RepositoryModelUnload": GrpcMethod(messages.RepositoryModelUnloadRequest, self.unload),
         }
-        check = Method(health_pb2.HealthCheckRequest, self.check, open=True)
+        check = GrpcMethod(health_pb2.HealthCheckRequest, self.check, open=True)
         return {f"/{INFERENCE}/{name}": method for name, method in named.items()} | {f"/{HEALTH}/Check": check}
 
     @property
@@ -75,50 +75,50 @@ class Methods:
         return True
 
     def health(self, service: str) -> Any:
-        """The status of a service, which `Check` and `Watch` tell."""
+        """The health of a service, for `Check` and `Watch`."""
         if service not in ("", INFERENCE, HEALTH):
             return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         if self.is_ready:
             return health_pb2.HealthCheckResponse.SERVING
         return health_pb2.HealthCheckResponse.NOT_SERVING
 
-    async def live(self, *_: Any) -> Answer:
+    async def live(self, *_: Any) -> GrpcReply:
         return messages.ServerLiveResponse(live=True), {}
 
-    async def ready(self, *_: Any) -> Answer:
+    async def ready(self, *_: Any) -> GrpcReply:
         return messages.ServerReadyResponse(ready=self.is_ready), {}
 
-    async def check(self, _: Call, asked: Any) -> Answer:
+    async def check(self, _: ServiceRequest, asked: Any) -> GrpcReply:
         status = self.health(asked.service)
         if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             raise RefusedError("not_found", f"there is no service {asked.service[:80]!r}")
         return health_pb2.HealthCheckResponse(status=status), {}
 
-    async def model_ready(self, _: Call, asked: messages.ModelReadyRequest) -> Answer:
+    async def model_ready(self, _: ServiceRequest, asked: messages.ModelReadyRequest) -> GrpcReply:
         self._service.named(asked.name, asked.version or None)
         return messages.ModelReadyResponse(ready=True), {}
 
-    async def server_metadata(self, *_: Any) -> Answer:
+    async def server_metadata(self, *_: Any) -> GrpcReply:
         said = answers.server_metadata()
         extensions = [each for each in said.extensions if each not in OVER_HTTP_ONLY]
         return messages.ServerMetadataResponse(name=said.name, version=said.version, extensions=extensions), {}
 
-    async def model_metadata(self, _: Call, asked: messages.ModelMetadataRequest) -> Answer:
-        hosted = self._service.named(asked.name, asked.version or None)
-        return metadata_response(metadata_of(hosted, self._models.versions(hosted.name))), {}
+    async def model_metadata(self, _: ServiceRequest, asked: messages.ModelMetadataRequest) -> GrpcReply:
+        loaded = self._service.named(asked.name, asked.version or None)
+        return metadata_response(metadata_of(loaded, self._models.versions(loaded.name))), {}
 
-    async def infer(self, call: Call, asked: messages.ModelInferRequest) -> Answer:
+    async def infer(self, call: ServiceRequest, asked: messages.ModelInferRequest) -> GrpcReply:
         model = asked.model_name, asked.model_version or None
-        texts, wanted, parameters = read_request(asked, self._service.settings.most_rows)
+        texts, wanted, parameters = read_request(asked, self._service.settings.max_client_batch_size)
         scored = await answers.infer(self._service, call, model, texts, wanted, parameters)
 
         def answer() -> Any:
-            hosted, raw = scored.hosted, bool(asked.raw_input_contents)
-            return infer_response((hosted.name, hosted.version), asked.id, output_tensors(scored, wanted), raw)
+            loaded, raw = scored.loaded, bool(asked.raw_input_contents)
+            return infer_response((loaded.name, loaded.version), asked.id, output_tensors(scored, wanted), raw)
 
         return await self._service.beside(scored, answer), scored.headers
 
-    async def index(self, _: Call, asked: messages.RepositoryIndexRequest) -> Answer:
+    async def index(self, _: ServiceRequest, asked: messages.RepositoryIndexRequest) -> GrpcReply:
         if asked.repository_name:
             raise RefusedError(
                 "not_found", f"repository_name is {asked.repository_name[:80]!r}: there is one repository"
@@ -128,12 +128,12 @@ class Methods:
             response.models.add(name=each.name, version=each.version, state=each.state, reason=each.reason)
         return response, {}
 
-    async def load(self, _: Call, asked: messages.RepositoryModelLoadRequest) -> Answer:
+    async def load(self, _: ServiceRequest, asked: messages.RepositoryModelLoadRequest) -> GrpcReply:
         given = check_parameters("load", ("artifact", "keep"), parameters_of(asked))
         loaded = await answers.load(self._models, self._pool, _name_of(asked), converted(given, LoadRequest))
         return messages.RepositoryModelLoadResponse(model_name=loaded.name, is_loaded=True), {}
 
-    async def unload(self, _: Call, asked: messages.RepositoryModelUnloadRequest) -> Answer:
+    async def unload(self, _: ServiceRequest, asked: messages.RepositoryModelUnloadRequest) -> GrpcReply:
         given = dict(check_parameters("unload", ("version", "unload_dependents"), parameters_of(asked)))
         given.pop("unload_dependents", None)  # no model depends on another
         name = _name_of(asked)

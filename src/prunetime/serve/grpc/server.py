@@ -1,4 +1,4 @@
-"""The server of gRPC: keys, limits, statuses, health, and how it stops."""
+"""The gRPC server: keys, limits, statuses, health and stopping."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.core.call import Call
 from prunetime.serve.core.records import Records
-from prunetime.serve.core.tracing import Span
+from prunetime.serve.core.request import ServiceRequest
+from prunetime.serve.core.tracing import RequestSpan
 from prunetime.serve.errors import GRPC_STATUS, RefusedError, whole_seconds
 from prunetime.serve.experiments.experiment import KEY
-from prunetime.serve.grpc.methods import HEALTH, INFERENCE, Answer, Method, Methods
+from prunetime.serve.grpc.methods import HEALTH, INFERENCE, GrpcMethod, GrpcReply, InferenceServicer
 from prunetime.serve.grpc.wire import has_more_fields
 from prunetime.serve.http.bodies import Bodies
 from prunetime.serve.keys import Keys
@@ -28,22 +28,23 @@ from prunetime.serve.keys import Keys
 LOG = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
-"""How often `Watch` looks at the health that it tells."""
+"""The seconds between two looks at the health for `Watch`."""
 
 DETAILS_BYTES = 2_000
-"""The message of a status goes in trailers, in which each byte takes up to three; clients take 8 KiB of them."""
+"""The longest message of a status: it goes in trailers, in which each byte takes up to three, and clients take 8
+KiB."""
 
 FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE")
-"""Statuses that are errors of spans of servers, by OpenTelemetry's semantic conventions."""
+"""The statuses that OpenTelemetry's semantic conventions count as errors of a server's span."""
 
 
 @dataclass
-class GrpcCall(Call):
-    """A request over gRPC. Where its client leaves, or its deadline passes, gRPC cancels the task that answers it."""
+class GrpcCall(ServiceRequest):
+    """A request over gRPC. gRPC cancels its task when the client leaves or the deadline passes."""
 
     context: Any
     held: int = 0
-    """Bytes of its message, which count as held until the call has ended."""
+    """The bytes of the message, which count as held until the call has ended."""
 
     def __post_init__(self) -> None:
         self._seconds_left: float | None = self.context.time_remaining()
@@ -56,21 +57,22 @@ class GrpcCall(Call):
             found[KEY] = key.decode(errors="backslashreplace")
         return found
 
-    async def gone(self) -> None:
+    async def listen_for_disconnect(self) -> None:
         await asyncio.get_running_loop().create_future()
 
     def seconds(self, default: float) -> float:
-        """The deadline of the client's call, where that is less than what else limits it."""
+        """The seconds that the answer may take: until the deadline of the call, or less where another limit is
+        lower."""
         given = super().seconds(default)
         return given if self._seconds_left is None else min(given, self._seconds_left)
 
 
 class GrpcServer:
-    """Serves `methods` on the event loop that it is started on. Its port is held by `listening.held_port`, so that
-    several processes may share it."""
+    """A gRPC server of `methods` on the event loop that starts it. `listening.held_port` reserves its port, so that
+    several processes can share it."""
 
     def __init__(
-        self, methods: Methods, bodies: Bodies, keys: Keys, records: Records, certificate: Certificate | None
+        self, methods: InferenceServicer, bodies: Bodies, keys: Keys, records: Records, certificate: Certificate | None
     ) -> None:
         self._methods, self._bodies, self._settings, self._keys = methods, bodies, bodies.settings, keys
         self._records, self._certificate = records, certificate
@@ -80,7 +82,7 @@ class GrpcServer:
         settings = self._settings
         milliseconds = int(1e3 * settings.read_seconds)
         options = {
-            "grpc.max_receive_message_length": settings.body_bytes,
+            "grpc.max_receive_message_length": settings.max_body_size,
             "grpc.max_send_message_length": -1,
             "grpc.so_reuseport": 1,
             "grpc.server_handshake_timeout_ms": milliseconds,
@@ -88,7 +90,7 @@ class GrpcServer:
         self._server = grpc.aio.server(
             handlers=[_Handlers(self._methods.table(), self._answer, self._watch)],
             options=list(options.items()),
-            maximum_concurrent_rpcs=settings.connections,
+            maximum_concurrent_rpcs=settings.max_connections,
         )
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         where = f"{address}:{settings.grpc_port}"
@@ -99,17 +101,17 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Takes nothing on any more, and returns once all calls are answered, or `stop_seconds` have passed."""
+        """Stops: refuses new calls, and returns once all are answered or `stop_seconds` have passed."""
         self._stopping.set()
         await self._server.stop(self._settings.stop_seconds)
 
-    async def _answer(self, path: str, method: Method, context: Any) -> bytes:
+    async def _answer(self, path: str, method: GrpcMethod, context: Any) -> bytes:
         call = self._begin(path, context)
         try:
             if not method.open:
                 self._keys.check(call.headers.get("authorization"))
             asked = await self._read(call, method.takes) if method.takes else None
-            answer, metadata = await method.answer(call, asked)
+            answer, metadata = await method.handler(call, asked)
             context.set_trailing_metadata(_metadata({"x-request-id": call.id, **metadata}))
             return bytes(answer.SerializeToString())
         except RefusedError as error:  # another, for the traceback of this one holds a model
@@ -125,7 +127,8 @@ class GrpcServer:
         return call
 
     async def _read(self, call: GrpcCall, kind: Any) -> Any:
-        """The message of a call. The key has been checked: nobody without one has us wait for it, or parse it."""
+        """Reads the message of a call whose key has been checked: a client without a key cannot make the server wait or
+        parse."""
         context, seconds = call.context, self._settings.read_seconds
         try:
             message = await asyncio.wait_for(context.read(), seconds)
@@ -134,14 +137,14 @@ class GrpcServer:
         if message is grpc.aio.EOF and context.time_remaining() == 0.0:
             raise RefusedError("deadline", "the deadline of the call has passed")
         if message is grpc.aio.EOF:
-            limit = self._settings.body_bytes
+            limit = self._settings.max_body_size
             raise RefusedError("too_large", f"the message is larger than the limit of {limit} bytes, or there is none")
         self._bodies.hold(len(message))
         call.held = len(message)
-        return await self._bodies.parse(message, partial(_parsed, kind=kind, most=self._settings.body_values))
+        return await self._bodies.parse(message, partial(_parsed, kind=kind, limit=self._settings.max_body_values))
 
     async def _watch(self, _: Any, context: Any) -> AsyncIterator[bytes]:
-        """Tells a client of `Watch` the health of a service, each time that it has changed, until the server stops."""
+        """Streams the health of a service to a client of `Watch`, each time it changes, until the server stops."""
         call, told = self._begin(f"/{HEALTH}/Watch", context), None
         try:
             asked = await self._read(call, health_pb2.HealthCheckRequest)
@@ -169,14 +172,14 @@ class GrpcServer:
             status = "DEADLINE_EXCEEDED" if call.context.time_remaining() == 0.0 else "CANCELLED"
         service, _, method = path.removeprefix("/").partition("/")
         about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.response.status_code": status}
-        self._records.record(call, "gRPC", path, status, Span(path.removeprefix("/"), about, status in FAULTS))
+        self._records.record(call, "gRPC", path, status, RequestSpan(path.removeprefix("/"), about, status in FAULTS))
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Finds what answers a call, by its path. Messages are read by `answer`, as streams of one, because gRPC would read
-    them before it is asked for a key, and wait for them for ever."""
+    """Finds the handler of a call by its path. `answer` reads messages as streams of one: gRPC itself would read them
+    before the key is checked, and wait for them for ever."""
 
-    def __init__(self, table: dict[str, Method], answer: Callable[..., Any], watch: Callable[..., Any]) -> None:
+    def __init__(self, table: dict[str, GrpcMethod], answer: Callable[..., Any], watch: Callable[..., Any]) -> None:
         self._table, self._answer, self._watch = table, answer, watch
 
     def service(self, handler_call_details: Any) -> Any:
@@ -191,20 +194,20 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.stream_unary_rpc_method_handler(answer)
 
 
-def _unknown(path: str, known: Iterable[str]) -> Method:
-    """What answers a call for a method that is not there."""
+def _unknown(path: str, known: Iterable[str]) -> GrpcMethod:
+    """Makes the handler for methods that do not exist."""
     names = ", ".join(each.rpartition("/")[2] for each in known if each.startswith(f"/{INFERENCE}/"))
 
-    async def refuse(*_: Any) -> Answer:
+    async def refuse(*_: Any) -> GrpcReply:
         raise RefusedError("method_not_allowed", f"there is no method {path[:200]}; {INFERENCE} has {names}")
 
-    return Method(None, refuse, open=True)
+    return GrpcMethod(None, refuse, open=True)
 
 
-def _parsed(message: bytes, kind: Any, most: int) -> Any:
-    """The message as a `kind`; raises RefusedError where it is none, or has too many fields."""
-    if len(message) > most and has_more_fields(message, kind.DESCRIPTOR, most):
-        raise RefusedError("too_large", f"the message has more than {most} fields and elements")
+def _parsed(message: bytes, kind: Any, limit: int) -> Any:
+    """Parses a message of type `kind`. Raises RefusedError where it is none, or has too many fields."""
+    if len(message) > limit and has_more_fields(message, kind.DESCRIPTOR, limit):
+        raise RefusedError("too_large", f"the message has more than {limit} fields and elements")
     try:
         return kind.FromString(message)
     except DecodeError as error:
@@ -212,7 +215,7 @@ def _parsed(message: bytes, kind: Any, most: int) -> Any:
 
 
 async def _abort(context: Any, call: GrpcCall, error: RefusedError) -> bytes:
-    """Ends a call with the status of an error, and says in its trailing metadata when to come again, if at all."""
+    """Ends a call with the status of an error, and with its retry time in the trailing metadata."""
     metadata = {"x-request-id": call.id, "error-type": error.code}
     if error.retry_after is not None:
         metadata["retry-after"] = whole_seconds(error.retry_after)
@@ -227,12 +230,12 @@ async def _abort(context: Any, call: GrpcCall, error: RefusedError) -> bytes:
 
 
 def _metadata(named: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Metadata of gRPC, whose values are ASCII."""
+    """Converts headers to metadata, whose values are ASCII."""
     return tuple((name, value.encode("ascii", "replace").decode()) for name, value in named.items())
 
 
 def _credentials(certificate: Certificate) -> Any:
-    """Credentials that new connections take from what the certificate's files were when they were last read."""
+    """Server credentials; new connections use the certificate that was read last."""
 
     def current() -> Any:
         chain, private_key = certificate.content

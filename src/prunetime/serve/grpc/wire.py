@@ -1,4 +1,4 @@
-"""The fields of a message, counted before it is parsed."""
+"""Counts the fields of a message before it is parsed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 SIZES = {FIXED64: 8, FIXED32: 4}
 
 
-def has_more_fields(content: bytes, kind: Any, most: int) -> bool:
-    """Whether the message `content`, of the descriptor `kind`, has more than `most` fields and elements of fields, with
-    those of messages within it; stops once it has.
+def has_more_fields(content: bytes, kind: Any, limit: int) -> bool:
+    """Whether the message `content`, of the descriptor `kind`, has more than `limit` fields and elements, those of
+    nested messages included. The count stops at the limit.
 
-    The parser keeps the interpreter to itself, and what it takes hangs on their number: little for 4 MB of text, and
-    a third of a second and 175 MB for two million inputs of no bytes. What is no message is the parser's to refuse.
+    The parser holds the GIL, for a time that depends on that number: little for 4 MB of text, a third of a second (and
+    175 MB) for two million empty inputs. What is no message is the parser's to refuse.
     """
     found, within = 0, [(0, len(content), kind)]
-    while within and found <= most:
+    while within and found <= limit:
         at, end, descriptor = within.pop()
-        while at < end and found <= most:
+        while at < end and found <= limit:
             tag, at = _varint(content, at)
             found += 1
             if tag & 7 == VARINT:
@@ -35,11 +35,11 @@ def has_more_fields(content: bytes, kind: Any, most: int) -> bool:
                 at += size
             else:
                 at += SIZES.get(tag & 7, 0)
-    return found > most
+    return found > limit
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends: at the end of `content` where it is not whole."""
+    """Reads a varint, and returns it with the position after it (the end of `content` where it is cut short)."""
     value = shift = 0
     while at < len(content):
         byte = content[at]

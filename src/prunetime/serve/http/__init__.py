@@ -1,1 +1,1 @@
-"""Requests over HTTP, and the protocols that are spoken over it."""
+"""HTTP: connections, bodies and routes, and the protocols over it."""

@@ -1,4 +1,4 @@
-"""Bodies of requests: read within limits of time, size and memory, and decoded without holding others up."""
+"""Reads the bodies of requests within limits of time, size and memory, and decodes them beside the event loop."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.compression import decompressed
 from prunetime.serve.settings import ServeSettings
 
-Part = TypeVar("Part")
+T = TypeVar("T")
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 LATE = "prunetime.late"
-"""The key of an ASGI scope that is there once its request has taken longer to come than it may (`connection`)."""
+"""The key in the ASGI scope of a request that has not arrived in time (`connection`)."""
 
 AT_ONCE_BYTES = 16 << 10
-"""A body of at most this size is decoded where it is read: another thread would take longer to be asked."""
+"""The largest body, in bytes, that is decoded on the event loop: another thread would take longer to start."""
 
 SHOWN_CHARACTERS = 300
-"""Of the reason why a body is refused, which may quote the body."""
+"""The most characters of a decoder's message that a refusal shows: it may quote the body."""
 
 
 class Bodies:
-    """Reads and decodes the bodies of all requests of a process, which share a limit of bytes that are held."""
+    """The reader of all bodies of a process, which share a limit of bytes that are held in memory."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
-        self.most_bytes, self._most_values = settings.body_bytes, settings.body_values
-        self._most_held, self._held = settings.held_bytes, 0
+        self.max_body_size, self._max_body_values = settings.max_body_size, settings.max_body_values
+        self._max_held_bytes, self._held = settings.max_held_bytes, 0
         self._read_seconds = settings.read_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prunetime-bodies")
 
     async def read(self, scope: Mapping[str, Any], receive: Receive) -> bytes:
-        """The whole body, whose bytes are counted as held until `release`.
+        """Reads a body, whose bytes count as held until `release`.
 
         Raises RefusedError, with nothing held, where the body is too large or too slow, where too many bytes are held,
         and where the client has left.
@@ -49,7 +49,7 @@ class Bodies:
             async for part in self._parts(scope, receive):
                 parts.append(part)
                 self._held += len(part)
-                if self._held > self._most_held:
+                if self._held > self._max_held_bytes:
                     raise self._too_many_held()
         except BaseException:
             self.release(sum(map(len, parts)))
@@ -64,7 +64,7 @@ class Bodies:
                 raise RefusedError("client_left", "the client has left")
             part = message.get("body", b"")
             size += len(part)
-            if size > self.most_bytes:
+            if size > self.max_body_size:
                 raise self.too_large()
             yield part
             if not message.get("more_body"):
@@ -77,37 +77,37 @@ class Bodies:
                 )
 
     def release(self, size: int) -> None:
-        """Has bytes of a body that was read not count any more."""
+        """Stops counting bytes of a body as held."""
         self._held -= size
 
     async def decompress(self, body: bytes, encoding: str) -> bytes:
-        """The content of a body, which is held from now on in the place of `body`.
+        """Decompresses a body, whose content counts as held from now on in the place of `body`.
 
-        Raises RefusedError, with `body` still held, where it is damaged or its content too large, and where too many
-        bytes are held.
+        Raises RefusedError, with `body` still held, where the body is damaged, its content too large, or too many bytes
+        are held.
         """
         loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(self._thread, decompressed, body, encoding, self.most_bytes)
+        content = await loop.run_in_executor(self._thread, decompressed, body, encoding, self.max_body_size)
         more = len(content) - len(body)
-        if self._held + more > self._most_held:
+        if self._held + more > self._max_held_bytes:
             raise self._too_many_held()
         self._held += more
         return content
 
-    async def decode(self, body: bytes, kind: type[Part]) -> Part:
-        """The JSON of `body` as a `kind`; raises RefusedError where it is none, or has too many values."""
+    async def decode(self, body: bytes, kind: type[T]) -> T:
+        """Decodes JSON of type `kind`. Raises RefusedError where the body is none, or has too many values."""
         large = len(body) > AT_ONCE_BYTES
         return await self.parse(body, partial(self._decode_large if large else decoded, kind=kind))
 
-    async def parse(self, body: bytes, parser: Callable[[bytes], Part]) -> Part:
-        """What `parser` makes of a body, in another thread where the body is large."""
+    async def parse(self, body: bytes, parser: Callable[[bytes], T]) -> T:
+        """Parses a body, in another thread where it is large."""
         if len(body) <= AT_ONCE_BYTES:
             return parser(body)
         return await asyncio.get_running_loop().run_in_executor(self._thread, parser, body)
 
     def hold(self, size: int) -> None:
         """Counts bytes of a body as held until `release`; raises RefusedError where too many are."""
-        if self._held + size > self._most_held:
+        if self._held + size > self._max_held_bytes:
             raise self._too_many_held()
         self._held += size
 
@@ -115,32 +115,34 @@ class Bodies:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def too_large(self) -> RefusedError:
-        return RefusedError("too_large", f"the body is larger than the limit of {self.most_bytes} bytes")
+        return RefusedError("too_large", f"the body is larger than the limit of {self.max_body_size} bytes")
 
     def _too_many_held(self) -> RefusedError:
-        message = f"bodies of more than {self._most_held} bytes are being read and answered"
+        message = f"bodies of more than {self._max_held_bytes} bytes are being read and answered"
         return RefusedError("overloaded", message, 1.0)
 
-    def _decode_large(self, body: bytes, kind: type[Part]) -> Part:
-        """As `decode`. Values are counted first, because the decoder keeps the interpreter to itself: what it takes for
-        bytes of text is little, and for 1.3 million empty lists a third of a second."""
-        if has_more_values(body, self._most_values):
+    def _decode_large(self, body: bytes, kind: type[T]) -> T:
+        """Decodes a large body. Values are counted first, because the decoder holds the GIL: for little time where the
+        body is text, for a third of a second where it is 1.3 million empty lists."""
+        if has_more_values(body, self._max_body_values):
             raise RefusedError(
-                "too_large", f"the body has more than {self._most_values} values (strings, numbers, lists and objects)"
+                "too_large",
+                f"the body has more than {self._max_body_values} values (strings, numbers, lists and objects)",
             )
         return decoded(body, kind)
 
 
-def has_more_values(body: bytes, most: int) -> bool:
-    """Whether a JSON text has more than `most` strings and commas outside of strings, together; stops once it has.
+def has_more_values(body: bytes, limit: int) -> bool:
+    """Whether a JSON text has more than `limit` strings and commas (outside of strings) together. The count stops at
+    the limit.
 
-    It has at most one value more than commas, but for lists and objects that are alone in theirs, of which the
+    A JSON text has at most one value more than commas, but for lists and objects that are alone in theirs, of which the
     decoder's limit of nesting leaves few.
     """
     if b"\\" in body:
         body = body.replace(rb"\\", b"").replace(rb"\"", b"")  # what is left of quotes begins or ends a string
     found, start = 0, 0
-    while found <= most:
+    while found <= limit:
         opening = body.find(b'"', start)
         found += body.count(b",", start, len(body) if opening < 0 else opening)
         if opening < 0:
@@ -149,11 +151,11 @@ def has_more_values(body: bytes, most: int) -> bool:
         start = body.find(b'"', opening + 1) + 1
         if not start:  # a string that does not end: no JSON
             break
-    return found > most
+    return found > limit
 
 
-def decoded(body: bytes, kind: type[Part]) -> Part:
-    """The JSON of `body` as a `kind`; raises RefusedError where it is none."""
+def decoded(body: bytes, kind: type[T]) -> T:
+    """Decodes JSON of type `kind`. Raises RefusedError where the body is none."""
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -162,8 +164,8 @@ def decoded(body: bytes, kind: type[Part]) -> Part:
         raise RefusedError("bad_request", f"the body is no JSON: {str(error)[:SHOWN_CHARACTERS]}") from None
 
 
-def converted(content: Any, kind: type[Part]) -> Part:
-    """What was read of JSON as a `kind`; raises RefusedError where it is none."""
+def converted(content: Any, kind: type[T]) -> T:
+    """Converts decoded JSON to type `kind`. Raises RefusedError where it is none."""
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
@@ -176,6 +178,6 @@ def _unusable(error: msgspec.ValidationError) -> RefusedError:
 
 
 def _field(message: str) -> str | None:
-    """The field that a message of msgspec is about: unknown, missing, or with a path to it."""
+    """The field that a msgspec error is about: an unknown, missing or invalid one."""
     found = re.search(r"field `(\w+)`", message) or re.search(r"`\$\.(\w+)", message)
     return found[1][:80] if found else None

@@ -1,4 +1,4 @@
-"""Bodies in gzip or deflate, of requests and of answers."""
+"""Compressed bodies of requests and responses: gzip and deflate."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import zlib
 from prunetime.serve.errors import RefusedError
 
 ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""Of `Content-Encoding` (RFC 9110, 8.4.1), with what zlib calls their formats; deflate is the zlib format."""
+"""The values of `Content-Encoding` (RFC 9110, 8.4.1) with zlib's window bits for them; deflate is the zlib format."""
 
 LEVEL = 1
-"""The fastest: numbers hardly get smaller by more work."""
+"""The fastest level: more work hardly makes numbers smaller."""
 
 
 def check_encoding(encoding: str) -> None:
@@ -23,7 +23,7 @@ def check_encoding(encoding: str) -> None:
 
 
 def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
-    """The content of a body; raises RefusedError where it is damaged, or larger than `limit` bytes."""
+    """Decompresses a body. Raises RefusedError where it is damaged, or its content larger than `limit` bytes."""
     if encoding not in ENCODINGS:
         return body
     reader = zlib.decompressobj(ENCODINGS[encoding])
@@ -41,7 +41,7 @@ def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def compressed(content: bytes, encoding: str) -> bytes:
-    """`content` in one of `ENCODINGS`."""
+    """Compresses `content` with one of `ENCODINGS`."""
     writer = zlib.compressobj(LEVEL, zlib.DEFLATED, ENCODINGS[encoding])
     return writer.compress(content) + writer.flush()
 

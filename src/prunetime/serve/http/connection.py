@@ -1,4 +1,4 @@
-"""Connections of clients: what may come on one, how fast, how fast answers are taken, and how all of them end."""
+"""HTTP connections with limits: on the size and pace of requests, on the pace of clients that read, and at a stop."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from prunetime.serve.http.routing import ARRIVED, JSON, Response
 LOG = logging.getLogger(__name__)
 
 URL_BYTES, HEADERS_BYTES, HEADERS = 8 << 10, 32 << 10, 100
-"""Of a request, at most: of its URL, of all that comes before its body (and of trailers after it), and how many headers
-there may be. The parser has no limits, and takes the square of the length of a header that comes in parts."""
+"""The limits of a request's URL, of the bytes before its body (and of trailers), and of its number of headers. The
+parser has none, and its time grows with the square of the length of a header that comes in parts."""
 
 PIPELINED = 64
-"""Requests that may wait on one connection while an earlier one is being answered."""
+"""The most requests that may wait on one connection while an earlier one is answered."""
 
 CHUNKS = 8_192
-"""Of a chunked body, at most: each is a call of the parser, on the event loop."""
+"""The most chunks of a body: each is a call of the parser on the event loop."""
 
 SLOWEST_BYTES = 64 << 10
-"""A client is given a second more to take an answer for each so many bytes of it."""
+"""A client gets a second more to read an answer for each so many bytes of it."""
 
 LINGER_SECONDS = 1.0
-"""How long what still comes is thrown away after a refusal: a connection that is closed with bytes unread is reset, and
-then its client may not see the answer."""
+"""How long incoming bytes are read and dropped after a refusal: closing a connection with unread bytes resets it, and
+the client may not see the answer."""
 
 
 class Connections(ServerState):
-    """All connections of a process. Beyond `most`, requests are refused. While it is `draining`, every answer is the
-    last one of its connection.
+    """The open connections of a process. Beyond `max_connections`, requests are refused. While the process is
+    `draining`, each connection closes after its next answer.
 
-    `seconds` are those for a request to come; `on_lost` is called once for each connection that has ended.
+    A request must arrive within `seconds`; `on_lost` is called once for each connection that has ended.
     """
 
-    def __init__(self, most: int, seconds: float, on_lost: Callable[[], None]) -> None:
+    def __init__(self, max_connections: int, seconds: float, on_lost: Callable[[], None]) -> None:
         super().__init__()
-        self.most, self.seconds, self.on_lost, self.draining = most, seconds, on_lost, False
+        self.max_connections, self.seconds, self.on_lost, self.draining = max_connections, seconds, on_lost, False
 
     def drain(self) -> None:
         self.draining = True
@@ -58,21 +58,21 @@ class Connections(ServerState):
             each.shutdown_after_answer()  # type: ignore[union-attr]
 
     def close_silent(self) -> None:
-        """Closes those on which no request has begun to come that is not answered."""
+        """Closes the connections on which no unanswered request has begun to arrive."""
         for each in list(self.connections):
             each.close_if_silent()  # type: ignore[union-attr]
 
     def abort(self) -> None:
-        """Ends all, answered or not."""
+        """Closes all connections at once."""
         for each in list(self.connections):
             each.transport.abort()
 
 
 class Connection(HttpToolsProtocol):
-    """One connection, within limits.
+    """A connection with limits.
 
-    A request that does not come within `Connections.seconds`, headers and body, is refused (408), as one is whose head
-    is too large (414, 431) or no HTTP (400); a connection on which nothing comes is closed after as long.
+    A request that does not arrive within `Connections.seconds` is refused (408), as is one with too large a head (414,
+    431) or that is no HTTP (400). An idle connection is closed after as long.
     """
 
     server_state: Connections
@@ -84,12 +84,12 @@ class Connection(HttpToolsProtocol):
         self._late: asyncio.TimerHandle | None = None
         self._untaken: asyncio.TimerHandle | None = None
         self._begun = False
-        """Whether a message has begun that has not ended."""
+        """Whether a request has begun to arrive and has not ended."""
         self._in_head = True
-        """Whether what comes next belongs to the head of a request."""
+        """Whether the next bytes belong to the head of a request."""
         self._heads = self._head_bytes = self._header_bytes = self._headers = self._chunks = 0
         self._problem: RefusedError | None = None
-        """What a callback of the parser has found."""
+        """The refusal that a callback of the parser has found."""
         self._refused = False
 
     # What comes
@@ -132,8 +132,10 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if len(self.connections) > self.server_state.most:
-            self._fail(RefusedError("overloaded", f"there are more than {self.server_state.most} connections", 1.0))
+        if len(self.connections) > self.server_state.max_connections:
+            self._fail(
+                RefusedError("overloaded", f"there are more than {self.server_state.max_connections} connections", 1.0)
+            )
         self._in_head = False
         self._heads += 1
         self._head_bytes = 0
@@ -193,16 +195,16 @@ class Connection(HttpToolsProtocol):
         self._be_taken()
 
     def send_400_response(self, _: str) -> None:
-        """Called where the parser fails, which it does where a method of this class raises, too."""
+        """Answers a request that the parser could not read, or whose callback raised."""
         self._refuse(self._problem or RefusedError("bad_request", "this is no HTTP/1.1"))
 
     def _fail(self, problem: RefusedError) -> NoReturn:
-        """Has the parser stop at once."""
+        """Stops the parser."""
         self._problem = problem
         raise problem
 
     def _be_taken(self) -> None:
-        """Cuts the client off if it has not taken by then what waits for it now."""
+        """Starts a timer, if none runs, that closes the connection of a client that does not read its answer."""
         if waiting := self.transport.get_write_buffer_size():
             seconds = self.server_state.seconds + waiting / SLOWEST_BYTES
             self._untaken = self._untaken or self.loop.call_later(seconds, self._cut_off)
@@ -213,7 +215,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _refuse(self, error: RefusedError) -> None:
-        """Says why, unless another answer is under way, and ends the connection."""
+        """Sends a refusal, unless another answer is under way, and closes the connection."""
         self._refused = True
         self._come()
         under_way = self.cycle is not None and not self.cycle.response_complete
@@ -236,7 +238,7 @@ class Connection(HttpToolsProtocol):
     # How it ends
 
     def shutdown_after_answer(self) -> None:
-        """Has the answer that is under way, if there is one, be the last."""
+        """Makes the current answer, if there is one, the last of this connection."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -246,7 +248,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _unread(self) -> bool:
-        """Whether bytes have come that this process has not read yet."""
+        """Whether the socket holds bytes that this process has not read."""
         connected = self.transport.get_extra_info("socket")
         if connected is None or connected.fileno() < 0:
             return False

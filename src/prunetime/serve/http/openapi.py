@@ -1,4 +1,4 @@
-"""The OpenAPI description of the routes, from the structs that they take and give."""
+"""Makes the OpenAPI description of the routes from the structs that they take and give."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFERENCES = "#/components/schemas/{name}"
 
 
 def described(routes: Sequence[Route]) -> dict[str, Any]:
-    """OpenAPI 3.1."""
+    """The description of `routes`, in OpenAPI 3.1."""
     kinds = [kind for route in routes for kind in (route.takes, route.gives, route.failure) if kind is not None]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REFERENCES)
     known = dict(zip(map(repr, kinds), schemas, strict=True))

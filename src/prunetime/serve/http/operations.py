@@ -1,4 +1,4 @@
-"""Loading and unloading models, metrics, and the description of all this."""
+"""Routes for operators: loading and unloading models, metrics, experiments, pages and the API's description."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prunetime.serve.workers.pool import WorkerPool
 
 
 class Operations:
-    """Handlers over one service, and the pool of which it is one."""
+    """The handlers of operations over one service and the pool of workers."""
 
     def __init__(self, service: Service, pool: WorkerPool) -> None:
         self._service, self._pool = service, pool
@@ -90,7 +90,7 @@ class Operations:
 
 
 def router_of(routes: list[Route]) -> Router:
-    """The routes, those that describe them, and the pages."""
+    """Makes the router of `routes`, of their description, and of the pages."""
     pages = {"/": _page("index.html"), "/docs": _page("docs.html")}
 
     async def document(_: Request) -> Response:
@@ -105,7 +105,8 @@ def router_of(routes: list[Route]) -> Router:
 
 
 def _page(name: str) -> Response:
-    """A page, its style and script within: nothing is read from anywhere else, and no page may hold it in a frame."""
+    """Makes the route of a page with its style and script inline: nothing is loaded from elsewhere, and no page may
+    frame it."""
     files = resources.files("prunetime.serve.http") / "page"
     text = (files / name).read_text(encoding="utf-8")
     style, script = ((files / each).read_text(encoding="utf-8") for each in ("page.css", name.replace("html", "js")))
@@ -125,5 +126,5 @@ def _page(name: str) -> Response:
 
 
 def _source(content: str) -> str:
-    """What a policy (CSP) calls a style or script that stands in a page: by its digest."""
+    """The source of an inline style or script in a content security policy: its digest."""
     return f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"

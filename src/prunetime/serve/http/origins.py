@@ -1,8 +1,8 @@
-"""Which hosts a server answers to, and which pages of a browser may have it do something.
+"""Checks the host of a request, and the web page that sends it.
 
-A browser sends what any page asks of it, to servers of its own machine as well. Three headers, which a page cannot
-forge, tell a server whose page it is: `Host`, `Origin` and `Sec-Fetch-Site` (https://fetch.spec.whatwg.org). Programs
-that are no browser send neither of the last two.
+A browser sends requests for any page, also to servers of its own machine. Three headers that a page cannot forge say
+whose page it is: `Host`, `Origin` and `Sec-Fetch-Site` (https://fetch.spec.whatwg.org). Other programs send neither of
+the last two.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.settings import ServeSettings
 
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@/\[\]]+)(?::\d{1,5})?")
-"""A host, as a name or an address, and a port."""
+"""A host (name or address) with a port."""
 
 SAFE_METHODS = ("GET", "HEAD")
 
 ASKED_HEADERS = "authorization, content-type, x-request-id, x-request-timeout-ms, x-experiment-key"
 TOLD_HEADERS = "retry-after, server-timing, x-request-id, x-prunetime-model, x-prunetime-arm"
-"""The headers that pages of `--cors` may send, and may read."""
+"""The headers that pages of `--cors` may send and read."""
 
 PREFLIGHT_SECONDS = 600
-"""For which a browser may remember what it was told."""
+"""How long a browser may cache the answer to a preflight."""
 
 JSON = re.compile(r"application/json\s*(;.*)?", re.IGNORECASE)
 
 
 class Origins:
-    """The hosts and origins that requests may have come to and from.
+    """The hosts that requests may be for, and the origins that they may come from.
 
     Without keys a server answers to its own machine only: a request's host is a loopback name, the address that the
-    server listens on, or one of `--allow-host`. Otherwise a page of `evil.example` could have its name resolve to
-    127.0.0.1, and would then read all answers (DNS rebinding). With keys, which a browser does not add by itself, every
-    host is answered, unless there is an `--allow-host`. A unix socket has no name: every host is answered.
+    server listens on, or one of `--allow-host`. Otherwise `evil.example` could resolve to 127.0.0.1, and its page would
+    read all answers (DNS rebinding). With keys, which a browser does not add by itself, every host is answered unless
+    there is an `--allow-host`. A unix socket has no name: every host is answered.
 
-    Pages of the origins of `--cors` may ask as programs do, but for what changes something on a server without keys:
-    whoever may only look at such a page is no operator.
+    Pages of `--cors` may send the requests that programs may, except those that change something on a server without
+    keys: a visitor of such a page is no operator.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -48,7 +48,7 @@ class Origins:
         self._any_host = settings.uds is not None or (settings.key_file is not None and not self._allowed)
 
     def check_host(self, headers: Mapping[str, str]) -> None:
-        """Raises RefusedError where a request is for a host that this server is not."""
+        """Raises RefusedError where a request is for a host other than this server."""
         given = headers.get("host")
         if self._any_host or given is None:  # every browser sends one
             return
@@ -59,7 +59,7 @@ class Origins:
             )
 
     def check_page(self, headers: Mapping[str, str], method: str, changes: bool = False) -> None:
-        """Raises RefusedError where a page of another origin asks for more than to read, or than `--cors` lets it."""
+        """Raises RefusedError where a page of another origin asks for more than reading, or than `--cors` permits."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if method in SAFE_METHODS or site in ("same-origin", "none"):
             return
@@ -70,7 +70,7 @@ class Origins:
         raise RefusedError("forbidden", f"pages of {(origin or 'another origin')[:80]} may not ask this server")
 
     def cross_origin(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers of an answer with which a browser gives it to a page of `--cors`; none for other pages."""
+        """The response headers that let a page of `--cors` read the answer; none for other pages."""
         if not self._pages:
             return {}
         vary = {"vary": "origin"}
@@ -80,8 +80,7 @@ class Origins:
         return vary | {"access-control-allow-origin": origin, "access-control-expose-headers": TOLD_HEADERS}
 
     def preflight(self, headers: Mapping[str, str], method: str) -> dict[str, str] | None:
-        """The headers of an answer to the question of a browser whether a page of `--cors` may ask (a preflight); None
-        where that is not the question, or the page may not."""
+        """The response headers for a CORS preflight of a page of `--cors`; None for other requests and pages."""
         asked = headers.get("access-control-request-method")
         if method != "OPTIONS" or asked is None or not self._may_ask(headers.get("origin")):
             return None
@@ -105,14 +104,14 @@ class Origins:
         return address.is_loopback or self._listens_on in ("0.0.0.0", "::")
 
     def _is_own(self, origin: str, host: str | None) -> bool:
-        """Whether an origin is this server, as the client calls it, or a name it was told (of a proxy before it)."""
+        """Whether an origin is this server, by the name that the client used or a proxy's."""
         authority = origin.lower().partition("://")[2]
         return authority != "" and (authority == (host or "").lower() or _host_of(authority) in self._allowed)
 
 
 def check_media_type(headers: Mapping[str, str]) -> None:
-    """Raises RefusedError where a body is of a type that a form of any page can send without being asked: what changes
-    something takes JSON."""
+    """Raises RefusedError for a body of a type that a form of any page can send: routes that change something take
+    JSON."""
     given = headers.get("content-type", "")
     if given and not JSON.fullmatch(given.strip()):
         raise RefusedError(
@@ -121,7 +120,7 @@ def check_media_type(headers: Mapping[str, str]) -> None:
 
 
 def _host_of(authority: str) -> str | None:
-    """The host of HOST:PORT in its plain form; None where it is none."""
+    """The host of HOST:PORT, normalised; None where it is none."""
     found = AUTHORITY.fullmatch(authority)
     return _plain(found.group(1)) if found else None
 

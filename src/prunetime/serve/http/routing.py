@@ -1,4 +1,4 @@
-"""Requests and answers over ASGI, and the way from a path to what answers it."""
+"""Requests and responses over ASGI, and the router."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from typing import Any
 
 import msgspec
 
-from prunetime.serve.core.call import Call
+from prunetime.serve.core.request import ServiceRequest
 from prunetime.serve.errors import Code, Failure, FailureBody, RefusedError
-from prunetime.serve.http.bodies import Bodies, Part, Receive
+from prunetime.serve.http.bodies import Bodies, Receive, T
 from prunetime.serve.http.compression import check_encoding
 
-Scope = Mapping[str, Any]
+AsgiScope = Mapping[str, Any]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
 
 ARRIVED = "prunetime.arrived"
-"""The key of an ASGI scope with the time, of `time.monotonic`, at which the head of its request had come
-(`connection`)."""
+"""The key in the ASGI scope of the time (`time.monotonic`) at which the request's head had arrived (`connection`)."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What goes back: a `body` of `kind`, and headers."""
+    """A response: a `body` of media type `kind`, and headers."""
 
     body: bytes
     status: int = 200
@@ -36,7 +35,7 @@ class Response:
 
     @classmethod
     def of(cls, content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-        """`content`, of structs, lists and numbers, as JSON."""
+        """A JSON response of `content` (structs, lists and numbers)."""
         return cls(msgspec.json.encode(content), status, JSON, headers or {})
 
     async def send(self, send: Send, more: Mapping[str, str]) -> None:
@@ -47,16 +46,16 @@ class Response:
 
 
 def encoded_list(items: Iterable[Any]) -> Any:
-    """JSON that can stand in the place of a list of `items`, which are encoded one by one: all together would keep the
-    interpreter from the other threads, for 40 ms where they are embeddings of 1,000 texts."""
+    """Encodes a list item by item: encoding it at once would hold the GIL for 40 ms where items are embeddings of 1,000
+    texts."""
     return msgspec.Raw(b"[" + b",".join(map(msgspec.json.encode, items)) + b"]")
 
 
 @dataclass
-class Request(Call):
-    """A request over HTTP; `path` holds the named parts of its path."""
+class Request(ServiceRequest):
+    """A request over HTTP; `path` has the named parts of its path."""
 
-    scope: Scope
+    scope: AsgiScope
     receive: Receive
     bodies: Bodies
     path: dict[str, str] = field(default_factory=dict)
@@ -67,14 +66,14 @@ class Request(Call):
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
 
     async def body(self) -> bytes:
-        """The body, decompressed. Raises RefusedError where it is too large, too slow, damaged or in an unknown
-        encoding, where the client has left, and where something is asked for outside of it."""
+        """Reads the body, decompressed. Raises RefusedError where it is too large, too slow, damaged or in an unknown
+        encoding, where the client has left, and where the URL has a query."""
         if query := self.scope.get("query_string"):
             name = query.decode("latin-1").partition("=")[0][:80]
             raise RefusedError("bad_request", f"the query of the URL is not read: put {name!r} into the body")
         encoding = self.headers.get("content-encoding", "identity").strip().lower()
         check_encoding(encoding)
-        if int(self.headers.get("content-length", "0")) > self.bodies.most_bytes:
+        if int(self.headers.get("content-length", "0")) > self.bodies.max_body_size:
             raise self.bodies.too_large()
         found = await self.bodies.read(self.scope, self.receive)
         self._held += len(found)
@@ -85,32 +84,34 @@ class Request(Call):
         return content
 
     def close(self) -> None:
-        """Has the body not count among those that are held."""
+        """Releases the body's bytes."""
         self.bodies.release(self._held)
         self._held = 0
 
-    async def json(self, kind: type[Part]) -> Part:
-        """The body as a `kind`; raises RefusedError where it is none, and as `body` does."""
+    async def json(self, kind: type[T]) -> T:
+        """Reads the body as JSON of type `kind`. Raises RefusedError where it is none, and as `body` does."""
         return await self.bodies.decode(await self.body(), kind)
 
-    async def gone(self) -> None:
+    async def listen_for_disconnect(self) -> None:
         """Returns once the client has left."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A method and a path, with its named parts in braces, and what answers there.
+    """A route: a method, a path with named parts in braces, and the endpoint that answers there.
 
-    `open` ones answer without a key; those that `changes` something take no body that a form could send (`origins`)."""
+    An `open` route answers without a key; one that `changes` something takes no body that a form could send
+    (`origins`).
+    """
 
     method: str
     path: str
-    answer: Handler
+    endpoint: Endpoint
     open: bool = False
     summary: str = ""
     takes: Any = None
@@ -122,7 +123,7 @@ class Route:
 
 
 class Router:
-    """Finds the route of a request: fixed paths by name, the others by pattern."""
+    """A router finds the route of a request: fixed paths by name, the others by pattern."""
 
     def __init__(self, routes: list[Route]) -> None:
         self.routes = routes
@@ -130,7 +131,7 @@ class Router:
         self._patterns = [(re.compile(_pattern(route.path)), route) for route in routes if "{" in route.path]
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """The route and the named parts of the path; raises RefusedError where there is none."""
+        """Returns the route and the named parts of the path. Raises RefusedError where there is none."""
         method = "GET" if method == "HEAD" else method
         if route := self._fixed.get((method, path)):
             return route, {}

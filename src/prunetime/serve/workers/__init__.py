@@ -1,1 +1,1 @@
-"""The processes that serve together, and what they say to each other."""
+"""The worker processes that serve together, and the messages between them."""

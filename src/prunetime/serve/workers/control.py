@@ -1,4 +1,4 @@
-"""What the processes that serve together say to each other: questions and answers, a line of JSON each."""
+"""The control channel between the supervisor and its workers: requests and responses, a line of JSON each."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from prunetime.serve.settings import ServeSettings
 
 LOG = logging.getLogger(__name__)
 
-MOST_BYTES = 1 << 24
-"""Of a line."""
+MAX_LINE_BYTES = 1 << 24
+"""The longest line, in bytes."""
 
 
-class Start(Struct, tag=True):
-    """Serve; the models are those of `catalogue`, or of the settings where there has been none yet. `counts` is the
-    file for what this process counts."""
+class StartServing(Struct, tag=True):
+    """Tells a worker to start. It loads the models of `catalogue`, or those of the settings where that is None, and
+    writes its counters to the file `counts`."""
 
     settings: ServeSettings
     catalogue: list[Entry] | None
@@ -34,7 +34,8 @@ class Start(Struct, tag=True):
 
 
 class Load(Struct, tag=True):
-    """To the supervisor: in all. From it: the first of two steps, after which `Commit` or `Rollback` comes."""
+    """Loads a version of a model. From a worker to the supervisor: in every worker. From the supervisor: as the first
+    of two phases, before `Commit` or `Rollback`."""
 
     name: str
     folder: str
@@ -42,11 +43,11 @@ class Load(Struct, tag=True):
 
 
 class Commit(Struct, tag=True):
-    """The second step: what was loaded answers from now on."""
+    """Publishes the version that was loaded (second phase)."""
 
 
 class Rollback(Struct, tag=True):
-    """Not all could load it."""
+    """Drops the version that was loaded, because another worker could not load it."""
 
 
 class Unload(Struct, tag=True):
@@ -55,29 +56,29 @@ class Unload(Struct, tag=True):
 
 
 class ReloadKeys(Struct, tag=True):
-    """Keys and certificates."""
+    """Reads keys and certificates again."""
 
 
 class Reload(Struct, tag=True):
-    """To the supervisor: models, keys and certificates in all, as SIGHUP asks for."""
+    """Reads models, keys and certificates again in every worker, as SIGHUP does. From a worker to the supervisor."""
 
 
 class Drain(Struct, tag=True):
-    """Say that this process is not ready, and have every answer end its connection."""
+    """Makes a worker fail its readiness check, and close each connection after its next answer."""
 
 
 class Flush(Struct, tag=True):
-    """Write down for `/metrics` what only this process knows."""
+    """Makes a worker write its counters to its file."""
 
 
-class Catalogue(Struct, tag=True):
-    """Say what is served."""
+class ListModels(Struct, tag=True):
+    """Asks for the catalogue of served models."""
 
 
-Message = Start | Load | Commit | Rollback | Unload | ReloadKeys | Reload | Drain | Flush | Catalogue
+Message = StartServing | Load | Commit | Rollback | Unload | ReloadKeys | Reload | Drain | Flush | ListModels
 
 
-class Asked(Struct, tag=True):
+class ControlRequest(Struct, tag=True):
     number: int
     message: Message
 
@@ -88,14 +89,14 @@ class Refusal(Struct):
     retry_after: float | None
 
 
-class Answered(Struct, tag=True):
+class ControlResponse(Struct, tag=True):
     number: int
     entries: list[Entry]
     refused: Refusal | None = None
 
 
-class GoneError(PrunetimeError):
-    """The other process has ended."""
+class WorkerExitedError(PrunetimeError):
+    """The process at the other end of the channel has ended."""
 
 
 def _decoded(kind: type, value: Any) -> Any:
@@ -103,11 +104,11 @@ def _decoded(kind: type, value: Any) -> Any:
 
 
 ENCODER = msgspec.json.Encoder(enc_hook=str)
-DECODER = msgspec.json.Decoder(Asked | Answered, dec_hook=_decoded)
+DECODER = msgspec.json.Decoder(ControlRequest | ControlResponse, dec_hook=_decoded)
 
 
 class Link:
-    """One end of a stream over which both sides ask; `answer` is for what the other one asks."""
+    """One end of a control channel, over which both sides send requests; `answer` handles those of the other side."""
 
     def __init__(
         self,
@@ -123,22 +124,23 @@ class Link:
 
     @classmethod
     async def over(cls, end: socket.socket, answer: Callable[[Message], Awaitable[Sequence[Entry]]]) -> Link:
-        """Of one of a pair of connected sockets."""
-        reader, writer = await asyncio.open_unix_connection(sock=end, limit=MOST_BYTES)
+        """Makes a link of one of a pair of connected sockets."""
+        reader, writer = await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES)
         return cls(reader, writer, answer)
 
     async def ask(self, message: Message) -> list[Entry]:
-        """Raises RefusedError where the other side does, and GoneError where there is none any more."""
+        """Sends a request and returns the response. Raises RefusedError where the other side refuses, WorkerExitedError
+        where it has ended."""
         if self._over:
-            raise GoneError("the process has ended")
+            raise WorkerExitedError("the process has ended")
         number = next(self._numbers)
         answer: asyncio.Future[list[Entry]] = asyncio.get_running_loop().create_future()
         self._open[number] = answer
-        self._send(Asked(number, message))
+        self._send(ControlRequest(number, message))
         return await answer
 
     async def run(self) -> None:
-        """Until the other side ends."""
+        """Handles messages until the other side closes the channel."""
         try:
             while line := await self._reader.readline():
                 self._take(DECODER.decode(line))
@@ -148,14 +150,14 @@ class Link:
             self._over = True
             for answer in self._open.values():
                 if not answer.done():
-                    answer.set_exception(GoneError("the process has ended"))
+                    answer.set_exception(WorkerExitedError("the process has ended"))
             self.close()
 
     def close(self) -> None:
         self._writer.close()
 
-    def _take(self, found: Asked | Answered) -> None:
-        if isinstance(found, Asked):
+    def _take(self, found: ControlRequest | ControlResponse) -> None:
+        if isinstance(found, ControlRequest):
             task = asyncio.get_running_loop().create_task(self._reply(found))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -168,20 +170,20 @@ class Link:
         else:
             answer.set_exception(RefusedError(found.refused.code, found.refused.message, found.refused.retry_after))
 
-    async def _reply(self, asked: Asked) -> None:
+    async def _reply(self, asked: ControlRequest) -> None:
         try:
-            answered = Answered(asked.number, list(await self._answer(asked.message)))
+            answered = ControlResponse(asked.number, list(await self._answer(asked.message)))
         except RefusedError as error:
-            answered = Answered(asked.number, [], Refusal(error.code, str(error), error.retry_after))
+            answered = ControlResponse(asked.number, [], Refusal(error.code, str(error), error.retry_after))
         except PrunetimeError as error:
-            answered = Answered(asked.number, [], Refusal("unusable", str(error), None))
+            answered = ControlResponse(asked.number, [], Refusal("unusable", str(error), None))
         except Exception:  # whatever it is, the other side waits
             LOG.exception("%s failed", asked.message)
-            answered = Answered(
+            answered = ControlResponse(
                 asked.number, [], Refusal("internal", "an error of the server; its log says more", None)
             )
         self._send(answered)
 
-    def _send(self, message: Asked | Answered) -> None:
+    def _send(self, message: ControlRequest | ControlResponse) -> None:
         if not self._over:
             self._writer.write(ENCODER.encode(message) + b"\n")

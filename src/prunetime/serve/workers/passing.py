@@ -1,7 +1,7 @@
-"""Accepted connections, passed by the supervisor to the processes that serve: their descriptors, over socket pairs.
+"""The supervisor accepts connections and passes their descriptors to the workers, over socket pairs.
 
-Processes that accept from one socket do not share evenly: of connections that are kept, the first that wakes may take
-all. The one that accepts them knows how many each has.
+Processes that accept from one socket do not share evenly: the first to wake may take all connections, and keep them.
+The supervisor knows how many connections each worker has.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from collections.abc import Callable
 from contextlib import suppress
 
 AT_ONCE = 64
-"""Connections that are received before the event loop does something else."""
+"""The most connections that are received before the event loop does something else."""
 
 CONNECTION, ENDED = b"c", b"e"
-"""The messages: to a process, with a descriptor; and back, for each connection that has ended."""
+"""The messages: a connection, to a worker, with a descriptor; and back, one that has ended."""
 
 
 class Dealer:
-    """The side of the supervisor: gives each connection to the process that has the fewest."""
+    """The supervisor's end: it gives each connection to the worker that has the fewest."""
 
     def __init__(self) -> None:
         self._open: dict[socket.socket, int] = {}
-        """How many connections each process has, the one that was given one last at the end."""
+        """The number of connections of each worker; the worker that was given one last is at the end."""
 
     def add(self, process: socket.socket) -> None:
-        """Has connections given to a process, over this end of a pair, until it wants no more or is gone."""
+        """Adds a worker, which gets connections over this end of a pair until it closes its own."""
         process.setblocking(False)
         self._open[process] = 0
         asyncio.get_running_loop().add_reader(process, self._listen, process)
 
     def give(self, connection: socket.socket) -> bool:
-        """Whether there is a process to take the connection; then it is closed here."""
+        """Passes a connection to a worker, closes it here, and returns whether there was a worker to take it."""
         for process in sorted(self._open, key=self._open.__getitem__):
             try:
                 socket.send_fds(process, [CONNECTION], [connection.fileno()])
@@ -47,7 +47,7 @@ class Dealer:
         return False
 
     def close(self) -> None:
-        """Tells all processes that no more come; they still receive what was given."""
+        """Tells all workers that no more connections come; they still receive the ones that were sent."""
         for process in list(self._open):
             self._drop(process)
 
@@ -70,14 +70,14 @@ class Dealer:
 
 
 class Receiver:
-    """The side of a process that serves: hands each connection to `take`."""
+    """A worker's end: it hands each connection to `take`."""
 
     def __init__(self, supervisor: socket.socket) -> None:
         self._supervisor = supervisor
         self._supervisor.setblocking(False)
         self._unsaid = 0
         self.over = asyncio.Event()
-        """Set once all connections have come."""
+        """An event that is set once the last connection has come."""
 
     def start(self, take: Callable[[socket.socket], bool]) -> None:
         self._take = take
@@ -90,7 +90,7 @@ class Receiver:
             self._unsaid -= self._supervisor.send(ENDED * self._unsaid)
 
     async def close(self, seconds: float) -> None:
-        """Tells the supervisor to pass no more, and waits so many seconds for what it has passed."""
+        """Tells the supervisor to pass no more connections, and waits up to `seconds` for those under way."""
         with suppress(OSError):
             self._supervisor.shutdown(socket.SHUT_WR)
         with suppress(asyncio.TimeoutError):

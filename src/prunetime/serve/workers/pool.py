@@ -1,4 +1,4 @@
-"""What happens in every process that serves, or in none: of one process, or of several (`supervisor`)."""
+"""A pool runs an operation (load, unload, reload) in every process that serves, or in none."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Protocol
 from prunetime.errors import InputError
 from prunetime.serve import memory
 from prunetime.serve.certificate import Certificate
-from prunetime.serve.core.models import Entry, LoadedModel, Models, Replaced
+from prunetime.serve.core.models import Entry, LoadedModel, ModelRegistry, Replaced
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.keys import Keys
 from prunetime.serve.workers.control import (
-    Catalogue,
     Commit,
     Drain,
     Flush,
-    GoneError,
+    ListModels,
     Load,
     Message,
     ReloadKeys,
     Rollback,
     Unload,
+    WorkerExitedError,
 )
 
 LOG = logging.getLogger(__name__)
@@ -36,34 +36,35 @@ TIDY_SECONDS = 1.0
 
 
 class Worker(Protocol):
-    """A Worker is a process that serves: this one (`LocalWorker`), or another, over a `control.Link`."""
+    """A process that serves: this one (`LocalWorker`), or another one over a `control.Link`."""
 
     async def ask(self, message: Message) -> Sequence[Entry]: ...
 
 
 class WorkerPool(Protocol):
-    """A WorkerPool has all processes that serve, as one of them sees them."""
+    """All processes that serve together, as one of them sees them."""
 
     async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
         """Loads a version of a model in every process, and returns once it answers in all of them.
 
-        Raises RefusedError where one process cannot load it; then nothing has changed in any."""
+        Raises RefusedError where one process cannot load it; then nothing has changed in any process.
+        """
         ...
 
     async def unload(self, name: str, version: str | None) -> Sequence[Entry]: ...
 
     async def reload(self) -> None:
-        """Reads keys and certificates again, and then the newest version of each model, from its folder, as a new one
-        in its place. Where one of them cannot be read, the old one stays and the log says why."""
+        """Reads keys and certificates again, and then the newest version of each model from its folder, as a new
+        version. Where something cannot be read, the old one stays and the log says why."""
         ...
 
     async def flush(self) -> None:
-        """Has every process write its counters down, which `/metrics` adds up."""
+        """Makes every process write its counters to its file, for `/metrics`."""
         ...
 
 
 class LocalPool:
-    """A LocalPool asks its processes itself. `processes` are there now and serve `entries`; whoever changes either has
+    """A pool that asks its workers itself. `processes` serve the models in `entries`; whoever changes either must hold
     the `lock`."""
 
     def __init__(self, processes: Sequence[Worker], entries: Sequence[Entry] = ()) -> None:
@@ -76,7 +77,7 @@ class LocalPool:
     async def unload(self, name: str, version: str | None) -> Sequence[Entry]:
         async with self.lock:
             gone = await self._all(Unload(name, version))
-            self.entries = await self._all(Catalogue())
+            self.entries = await self._all(ListModels())
         return gone
 
     async def reload(self) -> None:
@@ -96,7 +97,7 @@ class LocalPool:
         LOG.info("reloaded; serving %s", ", ".join(entry.label for entry in self.entries))
 
     async def drain(self) -> None:
-        """Every process says that it is not ready, and ends connections with its answers."""
+        """Makes every process fail its readiness check, and close connections with its answers."""
         with suppress(asyncio.TimeoutError, RefusedError):  # of those that hang or are gone
             await asyncio.wait_for(self._all(Drain()), FLUSH_SECONDS)
 
@@ -105,24 +106,25 @@ class LocalPool:
             await asyncio.wait_for(self._all(Flush()), FLUSH_SECONDS)
 
     async def _load(self, name: str, folder: str, replaced: Replaced) -> Entry:
-        """Has all processes load a version, and then all have it answer."""
+        """Loads a version in all processes, then publishes it in all (two-phase commit)."""
         try:
             await self._all(Load(name, folder, replaced))
         except RefusedError:
             await self._all(Rollback())
             raise
         (loaded,) = await self._all(Commit())
-        self.entries = await self._all(Catalogue())
+        self.entries = await self._all(ListModels())
         return loaded
 
     async def _all(self, message: Message) -> Sequence[Entry]:
-        """What they say, which is the same of all. One that has ended says nothing: it comes again with `entries`."""
+        """Sends a message to all workers, and returns the answer, which is the same of all. A worker that has ended is
+        skipped: its successor starts with `entries`."""
         said = await asyncio.gather(*(each.ask(message) for each in self.processes), return_exceptions=True)
         answers = []
         for each in said:
             if not isinstance(each, BaseException):
                 answers.append(each)
-            elif not isinstance(each, GoneError):
+            elif not isinstance(each, WorkerExitedError):
                 raise each
         if not answers:
             raise RefusedError("not_ready", "no process is there to do it", 1.0)
@@ -130,9 +132,11 @@ class LocalPool:
 
 
 class LocalWorker:
-    """A LocalWorker does in this process what is asked of it. `flush` writes its counters down for `/metrics`."""
+    """The worker of this process. `flush` writes its counters to its file."""
 
-    def __init__(self, models: Models, keys: Keys, certificate: Certificate | None, flush: Callable[[], None]) -> None:
+    def __init__(
+        self, models: ModelRegistry, keys: Keys, certificate: Certificate | None, flush: Callable[[], None]
+    ) -> None:
         self._models, self._keys, self._certificate, self._flush = models, keys, certificate, flush
         self._loaded: tuple[LoadedModel, Replaced] | None = None
 
@@ -140,20 +144,20 @@ class LocalWorker:
         match message:
             case Load(name, folder, replaced):
                 loop = asyncio.get_running_loop()
-                self._loaded = await loop.run_in_executor(None, self._models.opened, name, Path(folder)), replaced
+                self._loaded = await loop.run_in_executor(None, self._models.load, name, Path(folder)), replaced
             case Commit():
                 assert self._loaded
-                hosted, replaced = self._loaded
+                loaded, replaced = self._loaded
                 self._loaded = None
-                self._models.put(hosted, replaced)
+                self._models.publish(loaded, replaced)
                 self._flush()
                 _tidy_up()
-                return [hosted.entry]
+                return [loaded.entry]
             case Rollback():
                 self._loaded = None
                 _tidy_up()
             case Unload(name, version):
-                gone = [hosted.entry for hosted in self._models.unload(name, version)]
+                gone = [loaded.entry for loaded in self._models.unload(name, version)]
                 self._flush()
                 _tidy_up()
                 return gone
@@ -161,8 +165,8 @@ class LocalWorker:
                 self._reread()
             case Flush():
                 self._flush()
-            case Catalogue():
-                return [hosted.entry for hosted in self._models]
+            case ListModels():
+                return [loaded.entry for loaded in self._models]
             case _:
                 raise AssertionError(message)
         return []
@@ -180,6 +184,6 @@ class LocalWorker:
 
 
 def _tidy_up() -> None:
-    """Once those that are being answered by a model that has gone are done."""
+    """Returns memory to the system, once the requests that an unloaded model is still answering are done."""
     loop = asyncio.get_running_loop()
     loop.call_later(TIDY_SECONDS, lambda: loop.run_in_executor(None, memory.give_back_small_blocks))

@@ -1,8 +1,8 @@
-"""The protocols that requests and answers come in, a module each, over one `Service`.
+"""The protocols, a module each, over one `Service`.
 
-Of the fields of requests that a protocol has, each that changes a number is honoured or refused by name. Of fields that
-it has not, OpenAI's and Cohere's routes refuse every one, text-embeddings-inference's pass over them as it does itself,
-and the Open Inference Protocol has `parameters` for them, of which an unknown one is refused.
+Of a protocol's own fields, each that changes a number is honoured or refused by name. Unknown fields are refused by the
+routes of OpenAI and Cohere, ignored by those of text-embeddings-inference as it does itself, and belong into
+`parameters` in the Open Inference Protocol, where an unknown one is refused.
 """
 
 from __future__ import annotations

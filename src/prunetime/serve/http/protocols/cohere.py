@@ -1,4 +1,4 @@
-"""The routes of Cohere: rerank, of versions 1 and 2."""
+"""Cohere's rerank routes, versions 1 and 2."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Document(Struct):
 
 
 class DocumentRerankRequest(Struct, forbid_unknown_fields=True):
-    """The fields of version 1 (`rank_fields`, `max_chunks_per_doc`, `return_documents`) and of version 2
-    (`max_tokens_per_doc`: how many of the first tokens of each document are read; `priority`)."""
+    """A request to rerank, with the fields of version 1 (`rank_fields`, `max_chunks_per_doc`, `return_documents`) and
+    of version 2 (`max_tokens_per_doc`: how many of the first tokens of each document are read; `priority`)."""
 
     query: str
     documents: list[str | Document]
@@ -63,14 +63,14 @@ class TokenCount(Struct):
 
 
 class Meta(Struct):
-    """What Cohere's answers end with."""
+    """The end of Cohere's responses."""
 
     api_version: ApiVersion
     tokens: TokenCount
 
 
 class RerankUsage(Struct):
-    """What Jina's answers end with: tokens of queries and documents."""
+    """The end of Jina's responses: tokens of queries and documents."""
 
     prompt_tokens: int
     total_tokens: int
@@ -110,15 +110,15 @@ class Cohere:
 
 
 async def rerank_documents(service: Service, request: Request, asked: DocumentRerankRequest) -> Response:
-    """The answer with documents by how well they go with the query, the best first."""
+    """Ranks the documents of a request, the best first."""
     texts = [each if isinstance(each, str) else each.text for each in asked.documents]
     check_documents(asked)
-    read = partial(read_documents, most_tokens=asked.max_tokens_per_doc)
+    read = partial(read_documents, max_tokens=asked.max_tokens_per_doc)
     scored, scores = await score_pairs(service, request, asked.query, texts, asked.model, read)
     order = np.argsort(-scores, kind="stable")[: asked.top_n]
     documents = [Document(text) if asked.return_documents else UNSET for text in texts]
     results = [DocumentRank(int(i), float(scores[i]), documents[i]) for i in order]
-    label = scored.hosted.label if scored else asked.model or ""
+    label = scored.loaded.label if scored else asked.model or ""
     tokens = len(scored.inputs.tokens.ids) if scored else 0
     version = "2" if request.scope["path"].startswith("/v2/") else "1"
     meta, usage = Meta(ApiVersion(version), TokenCount(tokens)), RerankUsage(tokens, tokens)
@@ -126,17 +126,16 @@ async def rerank_documents(service: Service, request: Request, asked: DocumentRe
     return Response.of(answer, headers=scored.headers if scored else None)
 
 
-def read_documents(hosted: LoadedModel, pairs: Sequence[Texts], most_tokens: int | None) -> Inputs:
-    """The rows that the model reads of pairs of a query and a document, of which no more than the first `most_tokens`
-    are read. Raises InputError where it cannot."""
-    tokenizer = hosted.model.tokenizer
-    if most_tokens is None or (most_tokens >= tokenizer.max_length and not tokenizer.cuts_left):
-        return hosted.read(pairs)  # the model reads no more of them anyway
-    return hosted.read([(query, tokenizer.start(document, most_tokens)) for query, document in pairs])
+def read_documents(loaded: LoadedModel, pairs: Sequence[Texts], max_tokens: int | None) -> Inputs:
+    """Reads pairs of a query and the first `max_tokens` of a document. Raises InputError where the model cannot."""
+    tokenizer = loaded.model.tokenizer
+    if max_tokens is None or (max_tokens >= tokenizer.max_length and not tokenizer.cuts_left):
+        return loaded.read(pairs)  # the model reads no more of them anyway
+    return loaded.read([(query, tokenizer.start(document, max_tokens)) for query, document in pairs])
 
 
 def check_documents(asked: DocumentRerankRequest) -> None:
-    """Raises RefusedError for what no model does with documents."""
+    """Raises RefusedError for options that no model here supports."""
     for name in ("top_n", "max_tokens_per_doc"):
         check_count(name, getattr(asked, name))
     for name, only, why in (

@@ -1,4 +1,4 @@
-"""What several protocols share: pairs of a query and a text, embeddings, and how texts are cut."""
+"""Functions that several protocols share: pairs of a query and a text, embeddings, and truncation."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from numpy.typing import NDArray
 
 from prunetime.inference.inputs import Inputs
 from prunetime.inference.tokenize import Texts
-from prunetime.serve.core.call import Call
 from prunetime.serve.core.models import LoadedModel
+from prunetime.serve.core.request import ServiceRequest
 from prunetime.serve.core.service import Read, Scored, Service
 from prunetime.serve.errors import Code, RefusedError
 
 SCORING_REFUSALS: tuple[Code, ...] = ("bad_request", "too_large", "unusable", "overloaded", "deadline", "not_found")
-"""Why texts may not be scored."""
+"""The codes with which a request to score texts may be refused."""
 
 
 Side = Literal["Left", "Right", "left", "right"]
 
 
 class Cut(NamedTuple):
-    """How a request says that texts are cut: `truncate` (None: yes), and on which side."""
+    """Truncation as a request asks for it: whether texts may be cut (None: yes), and on which side."""
 
     truncate: bool | None
     direction: Side | None
 
-    def whole(self, hosted: LoadedModel) -> bool:
-        """Whether no text may be cut; raises RefusedError where the model cuts texts on the other side."""
-        side = "left" if hosted.model.tokenizer.cuts_left else "right"
+    def whole(self, loaded: LoadedModel) -> bool:
+        """Whether no text may be cut. Raises RefusedError where the model cuts texts on the other side."""
+        side = "left" if loaded.model.tokenizer.cuts_left else "right"
         if self.direction is not None and self.direction.lower() != side:
             raise RefusedError(
-                "unusable", f"truncation_direction {self.direction!r}: {hosted.name} cuts texts on the {side}"
+                "unusable", f"truncation_direction {self.direction!r}: {loaded.name} cuts texts on the {side}"
             )
         return self.truncate is False
 
@@ -44,30 +44,30 @@ def check_count(name: str, given: int | None) -> None:
         raise RefusedError("unusable", f"{name} is {given}: it must be at least 1", field=name)
 
 
-def read_rows(hosted: LoadedModel, rows: Sequence[str | Texts], cut: Cut) -> Inputs:
-    """The rows that the model reads of texts or pairs to be scored. Raises InputError where it cannot."""
-    return hosted.read(rows, cut=not cut.whole(hosted))
+def read_rows(loaded: LoadedModel, rows: Sequence[str | Texts], cut: Cut) -> Inputs:
+    """Reads texts or pairs to be scored. Raises InputError where the model cannot."""
+    return loaded.read(rows, cut=not cut.whole(loaded))
 
 
 async def score_pairs(
-    service: Service, call: Call, query: str, texts: Sequence[str], name: str | None, read: Read
+    service: Service, request: ServiceRequest, query: str, texts: Sequence[str], name: str | None, read: Read
 ) -> tuple[Scored | None, NDArray[np.float32]]:
-    """The scores of the query with each text, [texts]; raises RefusedError where the model does not rank."""
-    hosted = service.named(name)
-    if not hosted.model.manifest.task.is_ranking:
-        raise RefusedError("unusable", f"{hosted.name} ranks nothing: a model that ranks scores pairs by one number")
+    """Scores the query with each text, [texts]. Raises RefusedError where the model does not rank."""
+    loaded = service.named(name)
+    if not loaded.model.manifest.task.is_ranking:
+        raise RefusedError("unusable", f"{loaded.name} ranks nothing: a model that ranks scores pairs by one number")
     if not texts:
         return None, np.zeros(0, np.float32)
-    scored = await service.score(call, [(query, text) for text in texts], name, read=read)
+    scored = await service.score(request, [(query, text) for text in texts], name, read=read)
     return scored, scored.scores
 
 
 Embeddable = str | list[str | int | list[int]]
-"""What may be embedded: a text, the token ids of one, or a list of either."""
+"""The texts of a request to embed: a text, the token ids of one, or a list of either."""
 
 
 def rows_to_embed(given: Embeddable) -> list[str] | list[list[int]]:
-    """The texts, or the token ids of texts; raises RefusedError where they are both, or none."""
+    """Returns the texts, or the token ids, of a request. Raises RefusedError where it has both, or none."""
     if isinstance(given, str):
         return [given]
     texts = [each for each in given if isinstance(each, str)]
@@ -83,14 +83,14 @@ def rows_to_embed(given: Embeddable) -> list[str] | list[list[int]]:
 
 
 def read_to_embed(
-    hosted: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None = None, cut: Cut | None = None
+    loaded: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None = None, cut: Cut | None = None
 ) -> Inputs:
-    """The rows that the model reads of texts, or of token ids, to be embedded. Raises InputError where it cannot."""
-    whole = cut is not None and cut.whole(hosted)
+    """Reads texts or token ids to be embedded. Raises InputError where the model cannot."""
+    whole = cut is not None and cut.whole(loaded)
     texts = [row for row in rows if isinstance(row, str)]
     if len(texts) == len(rows):
-        return hosted.read_single(texts, prompt_name, cut=not whole)
-    return hosted.model.read_single_ids([row for row in rows if not isinstance(row, str)], prompt_name)
+        return loaded.read_single(texts, prompt_name, cut=not whole)
+    return loaded.model.read_single_ids([row for row in rows if not isinstance(row, str)], prompt_name)
 
 
 def first_numbers(scored: Scored, dimensions: int | None) -> NDArray[np.float32]:

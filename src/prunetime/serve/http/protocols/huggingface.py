@@ -1,4 +1,5 @@
-"""What huggingface_hub's InferenceClient asks at a server's plain URL; the default model's task says what it gets."""
+"""The route of huggingface_hub's InferenceClient at a server's plain URL; the task of the default model decides the
+answer."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from prunetime.core.task import sigmoid
 from prunetime.inference.windows import Windows
-from prunetime.serve.core.service import Row, Scored, Service
+from prunetime.serve.core.service import Scored, Service, TextInput
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.common import SCORING_REFUSALS, check_count, labelled
 from prunetime.serve.http.protocols.tei.messages import EmbedRequest, Prediction, SimilarityRequest
@@ -30,17 +31,18 @@ class Question(Struct, forbid_unknown_fields=True):
 
 
 class FeatureExtraction(EmbedRequest, forbid_unknown_fields=True):
-    """As EmbedRequest; embeddings are lists of numbers only."""
+    """A request to embed, as EmbedRequest; embeddings are lists of numbers only."""
 
     encoding_format: Literal["float"] | None = None
 
 
 class SentenceSimilarity(SimilarityRequest, forbid_unknown_fields=True):
-    """As SimilarityRequest."""
+    """A request to compare, as SimilarityRequest."""
 
 
 class ClassificationParameters(Struct, forbid_unknown_fields=True):
-    """`function_to_apply`: what makes scores of logits; by default what the model was made for."""
+    """Parameters of a classification; `function_to_apply` makes scores of logits (by default the function of the
+    model)."""
 
     top_k: int | None = None
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
@@ -52,7 +54,8 @@ class TextClassification(Struct, forbid_unknown_fields=True):
 
 
 class EntityParameters(Struct, forbid_unknown_fields=True):
-    """None is known: words are labelled by their first token, and those of one span are put together."""
+    """Parameters of token classification, of which none is known: a word is labelled by its first token, and the words
+    of a span are joined."""
 
 
 class TokenClassification(Struct, forbid_unknown_fields=True):
@@ -61,7 +64,7 @@ class TokenClassification(Struct, forbid_unknown_fields=True):
 
 
 class QuestionParameters(Struct, forbid_unknown_fields=True):
-    """`handle_impossible_answer` can be what the model was made for only."""
+    """Parameters of a question; `handle_impossible_answer` can only be what the model was made for."""
 
     top_k: int | None = None
     handle_impossible_answer: bool | None = None
@@ -73,7 +76,7 @@ class QuestionAnswering(Struct, forbid_unknown_fields=True):
 
 
 class Entity(Struct):
-    """A part of a text, and the label of its words; `score` is the least probability of theirs."""
+    """A span of a text with its label; `score` is the least probability of its words."""
 
     entity_group: str
     score: float
@@ -90,8 +93,8 @@ class FoundAnswer(Struct):
 
 
 class PlainRequest(Struct):
-    """`inputs` of the default model's task: a text; a pair as `text` and `text_pair`; `question` and `context`;
-    `source_sentence` and `sentences`; or texts to embed. What stands beside them, or in `parameters`, is the task's."""
+    """A request, whose `inputs` suit the default model's task: a text; a pair as `text` and `text_pair`; `question` and
+    `context`; `source_sentence` and `sentences`; or texts to embed. Other fields, and `parameters`, are the task's."""
 
     inputs: str | list[str | int | list[int]] | dict[str, str | list[str]]
     parameters: dict[str, Any] | None = None
@@ -136,7 +139,7 @@ class InferenceClientRoute:
         asked = await request.json(TextClassification)
         parameters = asked.parameters or ClassificationParameters()
         check_count("top_k", parameters.top_k)
-        rows: list[Row]
+        rows: list[TextInput]
         match asked.inputs:
             case TextPair(text, text_pair):
                 rows = [(text, text_pair)]

@@ -1,4 +1,4 @@
-"""The routes of OpenAI: embeddings, and the list of models."""
+"""OpenAI's routes: embeddings, and the list of models."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from prunetime.serve.http.protocols.common import (
 from prunetime.serve.http.routing import Request, Response, Route, encoded_list
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-"""OpenAI's words for refusals by their status; of the others, those below 500 are invalid_request_error."""
+"""OpenAI's error types by status; other statuses below 500 are invalid_request_error."""
 
 
 class ErrorDetails(Struct):
-    """`code` is a word of `serve.errors.STATUS`, `param` the field that is at fault, where one is known."""
+    """The details of an error: `code` is ours, `param` the field at fault, where one is known."""
 
     message: str
     type: str
@@ -48,9 +48,9 @@ class OpenAIFailure(Struct):
 
 
 class EmbeddingsRequest(Struct, forbid_unknown_fields=True):
-    """`input` is a text, the token ids of one (of the model's tokenizer, special tokens included), or a list of
-    either. `base64` is of the bytes of float32 numbers, little-endian. `dimensions` and `prompt_name` as in
-    EmbedRequest; `user` changes nothing."""
+    """A request for embeddings. `input` is a text, the token ids of one (with special tokens), or a list of either.
+    `base64` is the bytes of float32 numbers, little-endian. `dimensions` and `prompt_name` are as in EmbedRequest;
+    `user` changes nothing."""
 
     input: Embeddable
     model: str | None = None
@@ -134,10 +134,10 @@ class OpenAI:
         written = (Embedding(index, write(row)) for index, row in enumerate(embeddings))
         data = await self._service.beside(scored, partial(encoded_list, written))
         tokens = len(scored.inputs.tokens.ids)
-        return Response.of(EmbeddingsAnswer(scored.hosted.label, data, Usage(tokens, tokens)), headers=scored.headers)
+        return Response.of(EmbeddingsAnswer(scored.loaded.label, data, Usage(tokens, tokens)), headers=scored.headers)
 
     async def models(self, _: Request) -> Response:
-        names = [*self._service.models.names, *self._service.families]
+        names = [*self._service.models.names, *self._service.cascades]
         return Response.of(ModelList([_card(name, self._service.named(name)) for name in names]))
 
     async def model(self, request: Request) -> Response:
@@ -145,8 +145,8 @@ class OpenAI:
         return Response.of(_card(name, self._service.named(name)))
 
 
-def _card(name: str, hosted: LoadedModel) -> ModelCard:
-    return ModelCard(name, int(hosted.loaded))
+def _card(name: str, loaded: LoadedModel) -> ModelCard:
+    return ModelCard(name, int(loaded.loaded_at))
 
 
 def _in_numbers(row: NDArray[np.float32]) -> list[float]:

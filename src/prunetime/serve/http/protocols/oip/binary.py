@@ -1,4 +1,4 @@
-"""Tensors in binary, which stand after the JSON of a body (the protocol's binary tensor data extension)."""
+"""Binary tensors, which follow the JSON of a body (the protocol's binary tensor data extension)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from prunetime.serve.http.protocols.oip.parameters import INPUT, check_parameter
 from prunetime.serve.http.protocols.oip.tensors import TextTensor, row_count
 
 HEADER = "inference-header-content-length"
-"""How many bytes of a body are JSON."""
+"""The header with the number of bytes of a body that are JSON."""
 
 LENGTH = struct.Struct("<I")
-"""What comes before each element of a BYTES tensor."""
+"""The length before each element of a BYTES tensor."""
 
 
 def split(body: bytes, length: str) -> tuple[bytes, memoryview]:
-    """The JSON of a body, and what stands after it; raises RefusedError where `length`, of the header, is none."""
+    """Splits a body into JSON and binary data. Raises RefusedError where `length`, of the header, is none."""
     if not (length.isascii() and length.isdigit() and int(length) <= len(body)):
         raise RefusedError(
             "bad_request", f"{HEADER} is {length[:40]!r}: the body has {len(body)} bytes, of which so many are JSON"
@@ -28,10 +28,10 @@ def split(body: bytes, length: str) -> tuple[bytes, memoryview]:
     return body[: int(length)], memoryview(body)[int(length) :]
 
 
-def text_tensors(inputs: Sequence[InputTensor], binary: memoryview, most_rows: int) -> list[TextTensor]:
-    """The texts of `inputs`, of which those with `binary_data_size` follow one another in `binary`.
+def text_tensors(inputs: Sequence[InputTensor], binary: memoryview, max_rows: int) -> list[TextTensor]:
+    """Reads the texts of `inputs`; those with `binary_data_size` follow one another in `binary`.
 
-    Raises RefusedError where an input has no texts or more than `most_rows`, or where bytes are left over.
+    Raises RefusedError where an input has no texts or more than `max_rows`, or where bytes are left over.
     """
     found = []
     for each in inputs:
@@ -47,8 +47,8 @@ def text_tensors(inputs: Sequence[InputTensor], binary: memoryview, most_rows: i
             if size > len(binary):
                 raise RefusedError("unusable", f"{of}: binary_data_size is {size}, and {len(binary)} bytes are left")
             count = row_count(each.name, each.shape)
-            if count > most_rows:
-                raise RefusedError("too_large", f"{count} rows are more than the {most_rows} of a request")
+            if count > max_rows:
+                raise RefusedError("too_large", f"{count} rows are more than the {max_rows} of a request")
             texts, binary = read_texts(of, binary[:size], count), binary[size:]
         found.append(TextTensor(each.name, each.shape, texts))
     if len(binary):
@@ -57,7 +57,7 @@ def text_tensors(inputs: Sequence[InputTensor], binary: memoryview, most_rows: i
 
 
 def wants_binary(asked: InferRequest) -> dict[str | None, bool]:
-    """Which outputs are to be in binary, by name; by None what holds for those that do not say it."""
+    """Whether each named output is wanted in binary; under None, the default."""
     of_request = flag("the request", "binary_data_output", asked.parameters or {}) or False
     found: dict[str | None, bool] = {None: of_request}
     for each in asked.outputs or ():
@@ -67,7 +67,7 @@ def wants_binary(asked: InferRequest) -> dict[str | None, bool]:
 
 
 def write_tensors(outputs: Sequence[OutputTensor], in_binary: Sequence[bool]) -> tuple[list[OutputTensor], bytes]:
-    """`outputs` of which those `in_binary` have their sizes in the place of data, and the bytes of these."""
+    """Writes outputs; those `in_binary` get their size in the place of data, and their bytes are returned."""
     described, parts = [], []
     for output, binary in zip(outputs, in_binary, strict=True):
         if binary:
@@ -81,7 +81,7 @@ def write_tensors(outputs: Sequence[OutputTensor], in_binary: Sequence[bool]) ->
 
 
 def bytes_of(output: OutputTensor) -> bytes:
-    """The elements of an output, little-endian, those of BYTES each after its length."""
+    """The bytes of an output, little-endian; elements of BYTES come after their lengths."""
     data = output.data
     assert isinstance(data, list)
     if output.datatype == "BYTES":
@@ -91,7 +91,7 @@ def bytes_of(output: OutputTensor) -> bytes:
 
 
 def read_texts(of: str, content: bytes | memoryview, count: int) -> list[str]:
-    """The `count` elements of an input; raises RefusedError where `content` is not so many in UTF-8."""
+    """Reads the `count` texts of an input. Raises RefusedError where `content` is not as many in UTF-8."""
     texts, at = [], 0
     for index in range(count):
         end = at + LENGTH.size

@@ -1,4 +1,4 @@
-"""What a model is, and how it did, as the Open Inference Protocol and Triton's extensions of it say it."""
+"""Metadata, configuration and statistics of a model, in the words of the Open Inference Protocol and Triton."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from prunetime.serve.http.protocols.oip.tensors import inputs_of, outputs_of
 PLATFORM = "prunetime"
 
 CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
-"""What Triton's configurations call the data types of the protocol."""
+"""Triton's names, in configurations, for the protocol's data types."""
 
 
-def metadata_of(hosted: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
-    """What a model is, which has these `versions`."""
-    manifest = hosted.model.manifest
+def metadata_of(loaded: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
+    """The metadata of a model with these `versions`."""
+    manifest = loaded.model.manifest
     parameters = {
         "kind": manifest.task.kind,
         "labels": list(manifest.task.labels),
@@ -34,21 +34,21 @@ def metadata_of(hosted: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
         "measured": manifest.provenance.get("measured"),
     }
     task = manifest.task
-    return ModelMetadata(hosted.name, list(versions), PLATFORM, inputs_of(task), outputs_of(task), parameters)
+    return ModelMetadata(loaded.name, list(versions), PLATFORM, inputs_of(task), outputs_of(task), parameters)
 
 
-def config_of(hosted: LoadedModel) -> ModelConfig:
-    """A model's configuration in Triton's words."""
-    task = hosted.model.manifest.task
+def config_of(loaded: LoadedModel) -> ModelConfig:
+    """The configuration of a model, in Triton's words."""
+    task = loaded.model.manifest.task
     inputs, outputs = (
         [TensorConfig(each.name, CONFIG_TYPES[each.datatype], each.shape) for each in tensors]
         for tensors in (inputs_of(task), outputs_of(task))
     )
-    return ModelConfig(hosted.name, PLATFORM, PLATFORM, 0, inputs, outputs)
+    return ModelConfig(loaded.name, PLATFORM, PLATFORM, 0, inputs, outputs)
 
 
-def statistics_of(hosted: Sequence[LoadedModel], metrics: bytes) -> list[ModelStatistics]:
-    """What `metrics`, in Prometheus' text format, has counted of each model."""
+def statistics_of(loaded: Sequence[LoadedModel], metrics: bytes) -> list[ModelStatistics]:
+    """The statistics of each model, from `metrics` in Prometheus' text format."""
     samples: dict[str, dict[tuple[str, str], float]] = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(metrics.decode()):
         for sample in family.samples:
@@ -65,4 +65,4 @@ def statistics_of(hosted: Sequence[LoadedModel], metrics: bytes) -> list[ModelSt
         times = InferenceStatistics(success, stages["queue"], stages["tokenize"], stages["compute"])
         return ModelStatistics(one.name, one.version, int(counted["rows_total", ""]), times)
 
-    return [of(one) for one in hosted]
+    return [of(one) for one in loaded]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 UNLOADED = "unloaded"
-"""Why a model is not available, in Triton's word."""
+"""The reason, in Triton's word, of a model that is not available."""
 
 
 class TensorMetadata(Struct):
@@ -45,9 +45,9 @@ class ServerReady(Struct):
 
 
 class InputTensor(Struct):
-    """A named column of texts, in the order of the rows; of shape [rows] or [rows, 1].
+    """An input: a named column of texts, in the order of the rows, of shape [rows] or [rows, 1].
 
-    `data` are strings, or lists of one string. Without it the tensor stands after the JSON, in binary:
+    `data` are strings, or lists of one string. Without it the tensor follows the JSON in binary:
     `parameters.binary_data_size` bytes.
     """
 
@@ -59,16 +59,16 @@ class InputTensor(Struct):
 
 
 class WantedTensor(Struct):
-    """An output that a request names. Of its `parameters`, `binary_data` says whether it is to stand after the JSON, in
-    binary, and `classification` how many of the best classes it is to hold, as strings "value:index:label"."""
+    """An output that a request asks for. Of its `parameters`, `binary_data` asks for it in binary after the JSON, and
+    `classification` for so many of the best classes, as strings "value:index:label"."""
 
     name: str
     parameters: dict[str, Any] | None = None
 
 
 class InferRequest(Struct):
-    """Of `parameters`, `timeout` is microseconds (0: none), and `binary_data_output` says whether outputs are to be
-    binary that do not say it themselves."""
+    """A request to infer. Of its `parameters`, `timeout` is microseconds (0: none), and `binary_data_output` is the
+    default for outputs that do not say whether they are binary."""
 
     inputs: list[InputTensor]
     id: str | None = None
@@ -77,7 +77,7 @@ class InferRequest(Struct):
 
 
 class OutputTensor(Struct):
-    """`data` is the tensor, flattened; one in binary has `binary_data_size` among its parameters instead."""
+    """An output: `data` is the tensor, flattened; a binary one has `binary_data_size` among its parameters instead."""
 
     name: str
     shape: list[int]
@@ -100,8 +100,8 @@ class TensorConfig(Struct):
 
 
 class ModelConfig(Struct):
-    """A model's configuration, as Triton's extension has it. Rows are not a batch dimension apart: `max_batch_size` is
-    0, and they are the first of `dims`."""
+    """The configuration of a model, as in Triton's extension. Rows are no separate batch dimension: `max_batch_size` is
+    0, and rows are the first of `dims`."""
 
     name: str
     platform: str
@@ -112,14 +112,14 @@ class ModelConfig(Struct):
 
 
 class Duration(Struct):
-    """How often something was done, and the nanoseconds that it took in all."""
+    """A count, and the total nanoseconds."""
 
     count: int
     ns: int
 
 
 class InferenceStatistics(Struct):
-    """Of requests that were answered: all of it, waiting, making tokens of texts, and the engine."""
+    """Statistics of answered requests: in all, queueing, tokenising, and computing."""
 
     success: Duration
     queue: Duration
@@ -128,7 +128,7 @@ class InferenceStatistics(Struct):
 
 
 class ModelStatistics(Struct):
-    """`inference_count` is of rows."""
+    """Statistics of a model; `inference_count` counts texts or pairs."""
 
     name: str
     version: str
@@ -145,7 +145,7 @@ class SharedMemoryRegion(Struct):
 
 
 class ModelState(Struct):
-    """A version of a model; a model that was unloaded has none, and `reason` says so."""
+    """The state of a version; an unloaded model has no version, and `reason` says so."""
 
     name: str
     version: str
@@ -154,14 +154,14 @@ class ModelState(Struct):
 
 
 class IndexRequest(Struct, forbid_unknown_fields=True):
-    """`ready`: whether models that were unloaded are left out."""
+    """A request to list models; `ready` leaves out unloaded ones."""
 
     ready: bool | None = None
 
 
 class LoadRequest(Struct, forbid_unknown_fields=True):
-    """`artifact` is a folder under the model root; without it, the model is read again from where it was loaded last,
-    also after it was unloaded. `keep`: whether older versions stay. Of Triton's `parameters` none is known."""
+    """A request to load. `artifact` is a folder under the model root; without it, the model is loaded again from its
+    last folder, unloaded or not. `keep` leaves older versions. Of Triton's `parameters` none is known."""
 
     artifact: str | None = None
     keep: bool | None = None
@@ -169,8 +169,8 @@ class LoadRequest(Struct, forbid_unknown_fields=True):
 
 
 class UnloadRequest(Struct, forbid_unknown_fields=True):
-    """Without `version`, all are unloaded. Of Triton's `parameters`, `unload_dependents` changes nothing: no model
-    depends on another."""
+    """A request to unload a version, or all without `version`. Of Triton's `parameters`, `unload_dependents` changes
+    nothing: no model depends on another."""
 
     version: str | None = None
     parameters: dict[str, Any] | None = None

@@ -1,7 +1,7 @@
-"""The parameters that requests of the Open Inference Protocol, their inputs and their outputs may have.
+"""Checks the parameters of requests, inputs and outputs of the Open Inference Protocol.
 
-Each that is known is honoured; every other, and each value that would need what the server does not have, is refused by
-name. Null is as if it were not given.
+Known parameters are honoured. Others, and values that would need what the server does not have, are refused by name.
+Null is as if a parameter were not given.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "sequence_end": ((False,), "models keep no state between requests"),
     "content_type": (("str",), "texts are strings in UTF-8"),
 }
-"""Values that a parameter may have, which are as good as none, and why it may have no other."""
+"""The values that change nothing, which are the only ones a parameter may have, and why."""
 
 
 def check_parameters(of: str, known: Sequence[str], parameters: Parameters | None) -> Parameters:
-    """The parameters that are given; raises RefusedError for one that is not `known`, or whose value cannot be
-    honoured. `of` says whose they are, as a message shows it."""
+    """Returns the given parameters. Raises RefusedError for one that is not `known`, or whose value cannot be honoured.
+    `of` says whose they are, for the message."""
     given = {name: value for name, value in (parameters or {}).items() if value is not None}
     if unknown := sorted(given.keys() - set(known)):
         only = f", only {', '.join(known)}" if known else ""
@@ -41,13 +41,13 @@ def check_parameters(of: str, known: Sequence[str], parameters: Parameters | Non
 
 
 def seconds_of(parameters: Parameters) -> float | None:
-    """How long an answer may take, by the `timeout` of a request; raises RefusedError where it is no whole number."""
+    """The seconds of a request's `timeout`. Raises RefusedError where it is no whole number."""
     microseconds = whole_number("the request", "timeout", parameters)
     return 1e-6 * microseconds if microseconds else None
 
 
 def flag(of: str, name: str, parameters: Parameters) -> bool | None:
-    """The parameter `name`, None where it is not given; raises RefusedError where it is not true or false."""
+    """The boolean parameter `name`; None where it is not given. Raises RefusedError where it is not true or false."""
     value = parameters.get(name)
     if value is not None and not isinstance(value, bool):
         raise RefusedError("unusable", f"{of}: {name} is {str(value)[:80]!r}: it must be true or false")
@@ -55,7 +55,7 @@ def flag(of: str, name: str, parameters: Parameters) -> bool | None:
 
 
 def whole_number(of: str, name: str, parameters: Parameters) -> int | None:
-    """The parameter `name`, None where it is not given; raises RefusedError where it is no whole number from 0."""
+    """The parameter `name`; None where it is not given. Raises RefusedError where it is no whole number from 0."""
     value = parameters.get(name)
     if value is not None and (type(value) is not int or value < 0):
         raise RefusedError("unusable", f"{of}: {name} is {str(value)[:80]!r}: it must be a whole number, 0 or more")

@@ -31,7 +31,7 @@ from prunetime.serve.http.protocols.oip.tensors import TextTensor, output_tensor
 from prunetime.serve.http.routing import Request, Response, Route
 
 COMPRESSED_FROM = 1_024
-"""Bytes of an answer: a smaller one is one packet anyway."""
+"""The least bytes of a response that is compressed: a smaller one is one packet anyway."""
 
 
 class OpenInference:
@@ -105,8 +105,8 @@ class OpenInference:
         return Response(b"")
 
     async def model(self, request: Request) -> Response:
-        hosted = answers.model_at(self._service, request.path)
-        return Response.of(metadata_of(hosted, self._models.versions(hosted.name)))
+        loaded = answers.model_at(self._service, request.path)
+        return Response.of(metadata_of(loaded, self._models.versions(loaded.name)))
 
     async def model_ready(self, request: Request) -> Response:
         return Response.of(Ready(answers.model_at(self._service, request.path).name, True))
@@ -120,12 +120,12 @@ class OpenInference:
         return await _compressed(request, answer)
 
     async def _read(self, request: Request) -> tuple[InferRequest, list[TextTensor]]:
-        """The request and its inputs, of which those without data are in binary after the JSON."""
+        """Reads a request and its inputs; inputs without data follow the JSON in binary."""
         body, binary = await request.body(), memoryview(b"")
         if HEADER in request.headers:
             body, binary = split(body, request.headers[HEADER])
         asked = await request.bodies.decode(body, InferRequest)
-        return asked, text_tensors(asked.inputs, binary, self._service.settings.most_rows)
+        return asked, text_tensors(asked.inputs, binary, self._service.settings.max_client_batch_size)
 
     async def index(self, request: Request) -> Response:
         body = await request.body()  # which Triton's clients leave empty
@@ -134,13 +134,13 @@ class OpenInference:
 
 
 def _answer(asked: InferRequest, scored: Scored) -> Response:
-    """The answer with the outputs that are asked for, each as JSON or in binary."""
+    """Makes the response with the requested outputs, each as JSON or in binary."""
     outputs, in_binary = output_tensors(scored, asked.outputs), wants_binary(asked)
     binary = [in_binary.get(output.name, in_binary[None]) for output in outputs]
     described, content = write_tensors(outputs, binary)
-    hosted, headers = scored.hosted, dict(scored.headers)
+    loaded, headers = scored.loaded, dict(scored.headers)
     body = msgspec.json.encode(
-        InferAnswer(hosted.name, hosted.version, described, UNSET if asked.id is None else asked.id)
+        InferAnswer(loaded.name, loaded.version, described, UNSET if asked.id is None else asked.id)
     )
     if not any(binary):
         return Response(body, headers=headers)
@@ -148,7 +148,7 @@ def _answer(asked: InferRequest, scored: Scored) -> Response:
 
 
 async def _compressed(request: Request, answer: Response) -> Response:
-    """The answer, compressed where that is accepted and worth it."""
+    """Compresses a response where the client accepts it and it is worth it."""
     encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
     if not encoding or len(answer.body) < COMPRESSED_FROM:
         return answer

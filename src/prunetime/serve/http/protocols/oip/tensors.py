@@ -1,4 +1,4 @@
-"""Tensors to the rows of texts that a model reads, and scores to tensors. Nothing here knows of HTTP or gRPC."""
+"""Converts tensors to the texts that a model reads, and scores to tensors. It knows no HTTP and no gRPC."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prunetime.serve.http.protocols.oip.parameters import OUTPUT, check_paramete
 
 
 class TextTensor(NamedTuple):
-    """An input by its `name`: the `texts` of a tensor of BYTES."""
+    """A named input: the `texts` of a BYTES tensor."""
 
     name: str
     shape: Sequence[int]
@@ -26,9 +26,9 @@ class TextTensor(NamedTuple):
 
 
 def rows_of(inputs: Sequence[TextTensor], task: Task) -> list[Texts]:
-    """The rows of texts that `inputs` have by the names of the task's columns.
+    """Makes rows of texts from `inputs`, which are named after the task's columns.
 
-    Raises RefusedError for a name that is unknown, missing or given twice, and for shapes that do not go together.
+    Raises RefusedError for a name that is unknown, missing or given twice, and for shapes that do not match.
     """
     by_name = {each.name: each for each in inputs}
     columns = ", ".join(task.text)
@@ -56,7 +56,7 @@ def rows_of(inputs: Sequence[TextTensor], task: Task) -> list[Texts]:
 
 
 def row_count(name: str, shape: Sequence[int]) -> int:
-    """How many rows an input of that shape has: [rows], or [rows, 1]. Raises RefusedError for any other."""
+    """The number of rows of a shape [rows] or [rows, 1]. Raises RefusedError for any other shape."""
     if len(shape) not in (1, 2) or shape[0] < 0 or list(shape[1:]) not in ([], [1]):
         shown = f"{list(shape[:4])}{' and on' * (len(shape) > 4)}"
         raise RefusedError("unusable", f"input {name[:80]}: its shape is {shown}; it must be [rows] or [rows, 1]")
@@ -89,7 +89,7 @@ def check_wanted(wanted: Sequence[WantedTensor], task: Task) -> None:
 
 
 def output_tensors(scored: Scored, wanted: Sequence[WantedTensor] | None = None) -> list[OutputTensor]:
-    """The tensors of an answer that are `wanted` (checked), by default all."""
+    """The outputs of a response that are `wanted` (and checked), by default all."""
     outputs = _all_outputs(scored)
     if wanted is None:
         return outputs

@@ -1,4 +1,4 @@
-"""What Triton has beside the protocol: configurations, statistics, and settings of its own."""
+"""Triton's extensions: configurations, statistics and settings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SETTINGS = {
     "/v2/trace/setting": "there are no settings of traces: they are OpenTelemetry's, set by its environment variables",
     "/v2/models/{model}/trace/setting": "models have no settings of traces: they are OpenTelemetry's",
 }
-"""Paths of settings that Triton has, and why there are none here."""
+"""Triton's paths for settings, with the reason why there are none here."""
 
 
 class TritonExtensions:
-    """The handlers of Triton's extensions over one service, and the pool of which it is one."""
+    """The handlers of Triton's extensions over one service and the pool of workers."""
 
     def __init__(self, service: Service, pool: WorkerPool) -> None:
         self._service, self._pool = service, pool
@@ -93,8 +93,8 @@ class TritonExtensions:
 
     async def statistics(self, request: Request) -> Response:
         asked, version = model_at(self._service, request.path), request.path.get("version")
-        hosted = [asked] if version else list(self._service.models.versions(asked.name).values())
-        return await self._statistics(hosted)
+        loaded = [asked] if version else list(self._service.models.versions(asked.name).values())
+        return await self._statistics(loaded)
 
     async def all_statistics(self, _: Request) -> Response:
         return await self._statistics(list(self._service.models))
@@ -111,9 +111,9 @@ class TritonExtensions:
             f"shared memory region {request.path['region'][:80]!r} is not registered: tensors are sent in the body",
         )
 
-    async def _statistics(self, hosted: list[LoadedModel]) -> Response:
+    async def _statistics(self, loaded: list[LoadedModel]) -> Response:
         await self._pool.flush()
-        return Response.of(Statistics(statistics_of(hosted, self._service.metrics.text())))
+        return Response.of(Statistics(statistics_of(loaded, self._service.metrics.text())))
 
 
 async def _refuse_settings(why: str, _: Request) -> Response:

@@ -11,9 +11,9 @@ from prunetime.serve.http.protocols.common import Embeddable, Side
 
 
 class PredictRequest(Struct):
-    """`inputs`: a text; a pair; or a list of lists of one or two texts. `truncate`: whether a text (or pair) of more
-    tokens than the model reads is cut (as it is by default) or refused; `truncation_direction`: the side on which the
-    model cuts texts. `raw_scores`: whether scores are logits."""
+    """A request to classify. `inputs` is a text, a pair, or a list of lists of one or two texts. `truncate` says
+    whether a text (or pair) of more tokens than the model reads is cut, as by default, or refused;
+    `truncation_direction` is the side on which the model cuts. `raw_scores` asks for logits."""
 
     inputs: str | list[str | list[str]]
     raw_scores: bool | None = None
@@ -27,9 +27,10 @@ class Prediction(Struct):
 
 
 class RerankRequest(Struct):
-    """`truncate` and `truncation_direction` as in PredictRequest; `top_n`: how many of the best are given.
+    """A request to rerank. `truncate` and `truncation_direction` are as in PredictRequest; `top_n` is how many of the
+    best are returned.
 
-    With `documents` instead of `texts` it is Cohere's request, and so is the answer.
+    With `documents` instead of `texts` it is Cohere's request, and gets Cohere's answer.
     """
 
     query: str
@@ -50,11 +51,10 @@ class Rank(Struct):
 
 
 class EmbedRequest(Struct):
-    """`inputs`: a text, the token ids of one (special tokens included), or a list of either. `normalize`: to a length
-    of 1, as by default. `prompt_name`: the model's prompt that goes before each text; by default its default one.
-    `truncate`: whether a text of more tokens than the model reads is cut (as it is by default) or refused;
-    `truncation_direction`: the side on which the model cuts texts. `dimensions`: how many of an embedding's first
-    numbers are given."""
+    """A request to embed. `inputs` is a text, the token ids of one (with special tokens), or a list of either.
+    `normalize` scales to length 1, as by default. `prompt_name` is the model's prompt to put before each text, by
+    default its default one. `truncate` and `truncation_direction` are as in PredictRequest. `dimensions` is how many of
+    an embedding's first numbers are returned."""
 
     inputs: Embeddable
     normalize: bool | None = None
@@ -65,7 +65,7 @@ class EmbedRequest(Struct):
 
 
 class EmbedAllRequest(Struct):
-    """As in EmbedRequest; embeddings of tokens are never scaled."""
+    """A request for token embeddings, as EmbedRequest; they are never scaled."""
 
     inputs: Embeddable
     prompt_name: str | None = None
@@ -79,7 +79,7 @@ class Sentences(Struct):
 
 
 class SimilarityParameters(Struct):
-    """As in EmbedRequest."""
+    """Parameters of a comparison, as in EmbedRequest."""
 
     truncate: bool | None = None
     truncation_direction: Side | None = None
@@ -92,8 +92,8 @@ class SimilarityRequest(Struct):
 
 
 class TokenizeRequest(Struct):
-    """`add_special_tokens`: as by default. `prompt_name`: the model's prompt that goes before each text; by default
-    none."""
+    """A request to tokenize, by default with special tokens. `prompt_name` is the model's prompt to put before each
+    text, by default none."""
 
     inputs: str | list[str]
     add_special_tokens: bool | None = None
@@ -101,7 +101,8 @@ class TokenizeRequest(Struct):
 
 
 class Token(Struct):
-    """A token's `id`, its part of the text, and the characters where it starts and stops; a special one has none."""
+    """A token: its `id`, its part of the text, and the characters where it starts and stops (none for a special
+    one)."""
 
     id: int
     text: str
@@ -111,7 +112,7 @@ class Token(Struct):
 
 
 class DecodeRequest(Struct):
-    """`ids` are of a text, or of several. `skip_special_tokens`: as by default."""
+    """A request to decode the token ids of one or several texts, by default without special tokens."""
 
     ids: list[int | list[int]]
     skip_special_tokens: bool | None = None

@@ -18,7 +18,7 @@ from prunetime.inference.pairs import TokenInputs
 from prunetime.inference.tokenize import Texts, Tokenizer
 from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Scored, Service
-from prunetime.serve.errors import RefusedError
+from prunetime.serve.errors import Code, RefusedError
 from prunetime.serve.http.bodies import converted
 from prunetime.serve.http.protocols.cohere import DocumentRerankAnswer, DocumentRerankRequest, rerank_documents
 from prunetime.serve.http.protocols.common import (
@@ -46,18 +46,18 @@ from prunetime.serve.http.protocols.tei.messages import (
     Token,
     TokenizeRequest,
 )
-from prunetime.serve.http.routing import Request, Response, Route, encoded_list
+from prunetime.serve.http.routing import Endpoint, Request, Response, Route, encoded_list
 
 EMBEDDED_NUMBERS = 1 << 20
-"""The most of a request for embeddings of tokens: answers take some 20 bytes a number."""
+"""The most numbers in an answer with token embeddings: it takes some 20 bytes a number."""
 
 TOKENIZED_CHARACTERS = 1 << 16
-"""The most of a request to tokenize: answers take some 20 bytes a character."""
+"""The most characters of a request to tokenize: its answer takes some 20 bytes a character."""
 
 NOT_HERE = {
     "/embed_sparse": "the model has no sparse embeddings, which SPLADE makes; ask /embed",
 }
-"""Routes of text-embeddings-inference that no model here can answer, and why."""
+"""The routes of text-embeddings-inference that no model here can answer, with the reason."""
 
 
 class TextEmbeddingsInference:
@@ -67,88 +67,40 @@ class TextEmbeddingsInference:
         self._service = service
 
     def routes(self) -> list[Route]:
+        summary = "The default model and the limits of requests, as text-embeddings-inference has it."
+        not_here = "Not here: the answer says why."
         return [
-            Route(
-                "POST",
-                "/predict",
-                self.predict,
-                takes=PredictRequest,
-                gives=list[Prediction | list[Prediction]],
-                refuses=SCORING_REFUSALS,
-                summary="Labels of texts, as text-embeddings-inference has it.",
-            ),
-            Route(
-                "POST",
+            _post("/predict", self.predict, PredictRequest, list[Prediction | list[Prediction]], "Labels of texts"),
+            _post(
                 "/rerank",
                 self.rerank,
-                takes=RerankRequest,
-                gives=list[Rank] | DocumentRerankAnswer,
-                refuses=SCORING_REFUSALS,
-                summary="Texts by how well they go with a query, as text-embeddings-inference has it.",
+                RerankRequest,
+                list[Rank] | DocumentRerankAnswer,
+                "Texts by how well they go with a query",
             ),
-            Route(
-                "POST",
-                "/embed",
-                self.embed,
-                takes=EmbedRequest,
-                gives=list[list[float]],
-                refuses=SCORING_REFUSALS,
-                summary="Embeddings of texts, as text-embeddings-inference has it.",
-            ),
-            Route(
-                "POST",
+            _post("/embed", self.embed, EmbedRequest, list[list[float]], "Embeddings of texts"),
+            _post(
                 "/embed_all",
                 self.embed_all,
-                takes=EmbedAllRequest,
-                gives=list[list[list[float]]],
-                refuses=SCORING_REFUSALS,
-                summary="Embeddings of every token of texts, as text-embeddings-inference has it.",
+                EmbedAllRequest,
+                list[list[list[float]]],
+                "Embeddings of every token of texts",
             ),
             *(
-                Route(
-                    "POST",
-                    path,
-                    partial(_refuse, why),
-                    refuses=("unusable",),
-                    summary="Not here: the answer says why.",
-                )
+                Route("POST", path, partial(_refuse, why), refuses=("unusable",), summary=not_here)
                 for path, why in NOT_HERE.items()
             ),
-            Route(
-                "POST",
-                "/similarity",
-                self.similarity,
-                takes=SimilarityRequest,
-                gives=list[float],
-                refuses=SCORING_REFUSALS,
-                summary="How alike a text is to others, as text-embeddings-inference has it.",
-            ),
-            Route(
-                "POST",
+            _post("/similarity", self.similarity, SimilarityRequest, list[float], "How alike a text is to others"),
+            _post(
                 "/tokenize",
                 self.tokenize,
-                takes=TokenizeRequest,
-                gives=list[list[Token]],
-                refuses=("not_found", "too_large", "unusable"),
-                summary="The tokens of texts, as text-embeddings-inference has it.",
+                TokenizeRequest,
+                list[list[Token]],
+                "The tokens of texts",
+                ("not_found", "too_large", "unusable"),
             ),
-            Route(
-                "POST",
-                "/decode",
-                self.decode,
-                takes=DecodeRequest,
-                gives=list[str],
-                refuses=("not_found", "unusable"),
-                summary="The texts of tokens, as text-embeddings-inference has it.",
-            ),
-            Route(
-                "GET",
-                "/info",
-                self.info,
-                gives=Info,
-                refuses=("not_found", "not_ready"),
-                summary="The default model and the limits of requests, as text-embeddings-inference has it.",
-            ),
+            _post("/decode", self.decode, DecodeRequest, list[str], "The texts of tokens", ("not_found", "unusable")),
+            Route("GET", "/info", self.info, gives=Info, refuses=("not_found", "not_ready"), summary=summary),
         ]
 
     async def predict(self, request: Request) -> Response:
@@ -223,11 +175,11 @@ class TextEmbeddingsInference:
             raise RefusedError("unusable", f"ids: {error}") from None
 
     async def info(self, _: Request) -> Response:
-        hosted, settings = self._service.named(None), self._service.settings
-        manifest = hosted.model.manifest
+        loaded, settings = self._service.named(None), self._service.settings
+        manifest = loaded.model.manifest
         return Response.of(
             Info(
-                model_id=hosted.name,
+                model_id=loaded.name,
                 model_sha=None,
                 model_dtype=manifest.plan.default.precision,
                 model_type=_model_type(manifest.task, manifest.config.pooling),
@@ -236,15 +188,22 @@ class TextEmbeddingsInference:
                 budget=manifest.provenance.get("budget"),
                 max_input_length=manifest.task.max_length,
                 max_batch_tokens=settings.batch_tokens,
-                max_client_batch_size=settings.most_rows,
+                max_client_batch_size=settings.max_client_batch_size,
                 auto_truncate=True,
                 version=__version__,
             )
         )
 
 
+def _post(
+    path: str, endpoint: Endpoint, takes: Any, gives: Any, what: str, refuses: tuple[Code, ...] = SCORING_REFUSALS
+) -> Route:
+    summary = f"{what}, as text-embeddings-inference has it."
+    return Route("POST", path, endpoint, takes=takes, gives=gives, refuses=refuses, summary=summary)
+
+
 async def embed(service: Service, request: Request, asked: EmbedRequest) -> Response:
-    """The answer with embeddings of the default model."""
+    """Embeds the texts of a request with the default model."""
     cut = Cut(asked.truncate, asked.truncation_direction)
     read = partial(read_to_embed, prompt_name=asked.prompt_name, cut=cut)
     scored = await service.score(request, rows_to_embed(asked.inputs), read=read)
@@ -254,7 +213,7 @@ async def embed(service: Service, request: Request, asked: EmbedRequest) -> Resp
 
 
 async def compare(service: Service, request: Request, asked: SimilarityRequest) -> Response:
-    """The answer with how alike the default model finds a text and others, by its own function of similarity."""
+    """Compares a text with others, by the default model's similarity function."""
     parameters = asked.parameters or SimilarityParameters()
     cut = Cut(parameters.truncate, parameters.truncation_direction)
     texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
@@ -266,11 +225,11 @@ async def compare(service: Service, request: Request, asked: SimilarityRequest) 
 
 
 def _read_every_token(
-    hosted: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
+    loaded: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
 ) -> TokenInputs:
-    """As `read_to_embed`. Raises RefusedError where the answer would be too large."""
-    inputs = TokenInputs.of(read_to_embed(hosted, rows, prompt_name, cut))
-    tokens, width = len(inputs.tokens.ids), hosted.model.manifest.config.dims.hidden
+    """Reads texts whose tokens are to be embedded. Raises RefusedError where the answer would be too large."""
+    inputs = TokenInputs.of(read_to_embed(loaded, rows, prompt_name, cut))
+    tokens, width = len(inputs.tokens.ids), loaded.model.manifest.config.dims.hidden
     if tokens * width > EMBEDDED_NUMBERS:
         raise RefusedError(
             "too_large",
@@ -284,7 +243,7 @@ async def _refuse(why: str, _: Request) -> Response:
 
 
 def _rows_of(inputs: str | list[str | list[str]]) -> tuple[list[str | Texts], bool]:
-    """The rows of a request to predict, and whether it is one: a text, or a pair of two."""
+    """Returns the texts or pairs of a request to predict, and whether it has just one."""
     if isinstance(inputs, str):
         return [inputs], True
     texts = [row for row in inputs if isinstance(row, str)]
@@ -294,7 +253,7 @@ def _rows_of(inputs: str | list[str | list[str]]) -> tuple[list[str | Texts], bo
 
 
 def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
-    """For every row its labels, the likeliest first."""
+    """The labels of each text, the likeliest first."""
     task, scores = scored.inputs.task, scored.scores
     if task.traits.reads_windows:
         return [[Prediction(answer.text, answer.score)] for answer in scores]
@@ -306,15 +265,15 @@ def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
 
 
 def _raw(scored: Scored) -> Any:
-    """What `scores` are the sigmoid of; of similarity, the cosines themselves."""
-    if scored.inputs.task.traits.reads_apart:
+    """The logits that `scores` are the sigmoid of; for similarity, the cosines themselves."""
+    if scored.inputs.task.kind == "similarity":
         return scored.scores
     logits = scored.logits
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
 
 
 def _tokens(tokenizer: Tokenizer, texts: Sequence[str], special_tokens: bool) -> list[list[Token]]:
-    """The tokens of every text; each but special ones has its part of the text."""
+    """The tokens of every text; all but special ones have their part of the text."""
     found = []
     for text in texts:
         encoding = tokenizer.encoding(text, special_tokens)

@@ -1,4 +1,4 @@
-"""A request of a client to the service, whichever protocol brought it."""
+"""A request to the service, whichever protocol it came by."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 TIMEOUT = "x-request-timeout-ms"
 
+BackgroundTask = Callable[[], None]
+"""A function that is called once the answer to a request is sent."""
+
 
 @dataclass(kw_only=True)
-class Call(ABC):
-    """A call holds what the service must know of a request, and what counters, spans and logs are told of it."""
+class ServiceRequest(ABC):
+    """A request as the service sees it: its headers and deadline, and what is recorded of it once it is answered."""
 
     began: float = field(default_factory=time.monotonic)
 
-    most_seconds: float = math.inf
-    """How long the answer may take, where the request's body says it."""
+    max_seconds: float = math.inf
+    """The time limit in the request's body, in seconds."""
 
-    afterwards: list[Callable[[], None]] = field(default_factory=list)
-    """Functions to be called once the answer is sent."""
+    background_tasks: list[BackgroundTask] = field(default_factory=list)
 
     model: str | None = None
-    """The model that was asked, as NAME/VERSION; `scored_from` is when the service began with it, and `stages` has the
-    seconds of each stage, one after the other."""
+    """The model that answered, as NAME/VERSION. `scored_from` is when the service began, and `stages` has the seconds
+    of each stage in order."""
 
     scored_from: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)
@@ -43,19 +45,19 @@ class Call(ABC):
         """The headers of HTTP, or the metadata of gRPC; names are in lower case."""
 
     @abstractmethod
-    async def gone(self) -> None:
+    async def listen_for_disconnect(self) -> None:
         """Returns once the client has left."""
 
     @cached_property
     def id(self) -> str:
-        """The client's own `x-request-id`, or a new one where the client gave none that can be logged."""
+        """The client's `x-request-id`, or a new random one where it sent none that can be logged."""
         given = self.headers.get("x-request-id", "")
         return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
     def seconds(self, default: float) -> float:
-        """How long the answer may take: the least of the header `x-request-timeout-ms`, what the body says, and the
-        default."""
-        default = min(default, self.most_seconds)
+        """The seconds that the answer may take: the least of the header `x-request-timeout-ms`, the body's limit, and
+        `default`."""
+        default = min(default, self.max_seconds)
         given = self.headers.get(TIMEOUT)
         if given is None:
             return default

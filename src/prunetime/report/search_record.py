@@ -1,4 +1,4 @@
-"""How the structure of a run was found: by a search, or by masks that were learned."""
+"""The part of a run's record that says how its structure was found: by a search, or by masks that were learned."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 
 from prunetime.core.arch import ArchSpec
 from prunetime.latency.measure import LatencySummary
-from prunetime.report.values import Interval, Json, latency_of, number
+from prunetime.report.schema import Interval, Json, latency_of, number
 from prunetime.search.space import Space
 
 KINDS = ("uniform", "depth", "evolution")
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """A structure that the search scored; `score` is its agreement with the teacher."""
+class ScoredStructure:
+    """A structure that the search scored (a line of `evaluations.jsonl`).
+
+    `score` is its agreement with the teacher; `kind`, one of KINDS, says what proposed it, in which `generation`.
+    """
 
     spec: ArchSpec
     predicted_us: float
@@ -26,7 +29,7 @@ class Evaluated:
     generation: int
 
     @classmethod
-    def of(cls, data: Json, space: Space) -> Evaluated:
+    def from_json(cls, data: Json, space: Space) -> ScoredStructure:
         if data["kind"] not in KINDS:
             raise ValueError(f"kind {data['kind']!r} is none of {', '.join(KINDS)}")
         spec = _spec(data["genome"], space)
@@ -34,22 +37,25 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Search:
-    """What the search chose. Scores of `chosen` and `finalists` are on more rows than those of everything else."""
+class SearchResult:
+    """What the search chose (`search.json`); `chosen` and `finalists` are scored on more examples than all else."""
 
     target_us: float
-    chosen: Evaluated
-    finalists: tuple[Evaluated, ...]
-    baselines: Mapping[str, Evaluated | None]
+    chosen: ScoredStructure
+    finalists: tuple[ScoredStructure, ...]
+    baselines: Mapping[str, ScoredStructure | None]
     front: frozenset[ArchSpec]
 
     @classmethod
-    def of(cls, data: Json, space: Space) -> Search:
+    def from_json(cls, data: Json, space: Space) -> SearchResult:
+        def scored(one: Json) -> ScoredStructure:
+            return ScoredStructure.from_json(one, space)
+
         return cls(
             number(data["target_us"]),
-            Evaluated.of(data["chosen"], space),
-            tuple(Evaluated.of(one, space) for one in data["finalists"]),
-            {kind: Evaluated.of(one, space) if one else None for kind, one in data["baselines"].items()},
+            scored(data["chosen"]),
+            tuple(map(scored, data["finalists"])),
+            {kind: scored(one) if one else None for kind, one in data["baselines"].items()},
             frozenset(_spec(genome, space) for genome in data["front"]),
         )
 
@@ -64,26 +70,26 @@ class TimedPoint:
     measured: Interval
 
     @classmethod
-    def of(cls, data: Json, space: Space) -> TimedPoint:
+    def from_json(cls, data: Json, space: Space) -> TimedPoint:
         measured = Interval.of(data["measured_us"], data["ci95_us"])
         return cls(_spec(data["genome"], space), number(data["score"]), number(data["predicted_us"]), measured)
 
     @property
     def error(self) -> float:
-        """By how much of what was measured the prediction is too high; below 0 where it is too low."""
+        """The prediction's error as a share of the measured latency; below 0 where the prediction is too low."""
         return self.predicted_us / self.measured.value - 1.0
 
 
 @dataclass(frozen=True)
-class Front:
-    """`points` were timed in rounds with the dense encoder, which took `dense` in them."""
+class TimedFront:
+    """The timed `points` of the Pareto front (`front.json`), and what the `dense` encoder took in the same rounds."""
 
     dense: LatencySummary
     points: tuple[TimedPoint, ...]
 
     @classmethod
-    def of(cls, data: Json, space: Space) -> Front:
-        points = tuple(TimedPoint.of(point, space) for point in data["points"])
+    def from_json(cls, data: Json, space: Space) -> TimedFront:
+        points = tuple(TimedPoint.from_json(point, space) for point in data["points"])
         if not points:
             raise ValueError("no point of the front was timed")
         return cls(latency_of(data["dense"]), points)
@@ -98,16 +104,19 @@ class Front:
 
 
 @dataclass(frozen=True)
-class TrustInScores:
-    """Kendall's tau between agreement and the metric after tuning: `within` budgets (shares of the run's), `overall`,
-    and of each budget, with how many structures there were of it."""
+class ProxyCorrelation:
+    """Kendall's tau between agreement and the metric after tuning (`trust.json`).
+
+    It is given `within` budgets, `overall`, and for each budget as a tuple: the budget as a share of the run's, the
+    number of structures, and their tau.
+    """
 
     within: Interval
     overall: float
     of_budget: tuple[tuple[float, int, float], ...]
 
     @classmethod
-    def of(cls, data: Json) -> TrustInScores:
+    def from_json(cls, data: Json) -> ProxyCorrelation:
         shares = [number(point["share"]) for point in data["points"]]
         budgets = list(dict.fromkeys(shares))
         taus = [number(tau) for tau in data["of_budget"]]
@@ -116,17 +125,26 @@ class TrustInScores:
 
 
 @dataclass(frozen=True)
-class Preferences:
-    """After a generation: for every gene, how likely the policy is to lower it and to raise it first."""
+class PolicyPreferences:
+    """Probabilities after a generation (`policy.json`): for every gene, that the policy lowers or raises it first."""
 
     generation: int
     shares: tuple[tuple[float, float], ...]
 
+    @classmethod
+    def from_json(cls, data: Json, space: Space) -> PolicyPreferences:
+        shares = tuple((number(lower), number(raised)) for lower, raised in data["preferences"])
+        if len(shares) != len(space.levels):
+            raise ValueError(f"preferences of {len(shares)} genes, the search space has {len(space.levels)}")
+        return cls(int(data["generation"]), shares)
+
 
 @dataclass(frozen=True)
-class LearnedLevel:
-    """Masks that were learned `of` something, down to `target_us`: the `ratios` that each of `masks` kept, a row for
-    every moment from the first to the last step."""
+class KeepRatios:
+    """Shares that learned masks kept `of` something (heads and rows, or blocks) during training, down to `target_us`.
+
+    `ratios` has a row for every moment from the first to the last step, with a share for each of `masks`.
+    """
 
     of: str
     target_us: float
@@ -134,23 +152,12 @@ class LearnedLevel:
     ratios: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of_json(cls, data: Json) -> LearnedLevel:
+    def from_json(cls, data: Json) -> KeepRatios:
         ratios = tuple(tuple(number(ratio) for ratio in moment) for moment in data["ratios"])
         masks = tuple(str(name) for name in data["masks"])
         if not ratios or any(len(moment) != len(masks) for moment in ratios):
             raise ValueError(f"keep ratios are not of {len(masks)} masks")
         return cls(str(data["of"]), number(data["target_us"]), masks, ratios)
-
-
-def policy_of(data: Any, space: Space) -> tuple[Preferences, ...]:
-    """What the policy preferred after each generation."""
-    found = []
-    for one in data:
-        shares = tuple((number(lower), number(raised)) for lower, raised in one["preferences"])
-        if len(shares) != len(space.levels):
-            raise ValueError(f"preferences of {len(shares)} genes, the search space has {len(space.levels)}")
-        found.append(Preferences(int(one["generation"]), shares))
-    return tuple(found)
 
 
 def _spec(genome: Any, space: Space) -> ArchSpec:

@@ -1,4 +1,4 @@
-"""What the files of a run are made of, read and checked: raises ValueError where something is none of it."""
+"""Fields that every file of a run may have. Reading one raises ValueError where a field holds something else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Interval:
 
 
 def number(value: Any) -> float:
-    """`value` as a finite float; raises ValueError where it is none."""
+    """Returns `value` as a finite float; raises ValueError if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is no finite number")
     return float(value)

@@ -1,4 +1,4 @@
-"""A loss beside whichever loss a `transformers.Trainer` computes: its gradient enters where the model's outputs do.
+"""An auxiliary loss beside the loss that a `transformers.Trainer` computes: its gradient enters at the model's outputs.
 
 `Trainer` may take the model's own loss, smooth labels, call a `compute_loss_func`, or be a subclass that has its own
 `compute_loss`. All of them compute a loss from the outputs of the model, so a function on the outputs sees every
@@ -18,8 +18,8 @@ from transformers import TrainerState, TrainingArguments
 from prunetime.errors import InputError
 
 
-class ExtraLoss:
-    """The gradient of an extra loss, once for every backward pass through outputs that it was added to.
+class AuxiliaryLoss:
+    """Adds the gradient of an auxiliary loss to every backward pass through the outputs that it was added to.
 
     The gradient is weighed as `Trainer` weighs a loss: it is the mean over the batches that one step accumulates, times
     the scale of a gradient scaler.
@@ -31,11 +31,11 @@ class ExtraLoss:
         self._passes = 0
 
     def begin(self, scaler: Any) -> None:
-        """To be called when a training begins; `scaler` is its gradient scaler, or None."""
+        """Begins a training, whose gradient scaler is `scaler` (None: it has none)."""
         self._scaler = scaler
 
     def begin_step(self, batches: int) -> None:
-        """To be called before a step that accumulates so many batches."""
+        """Begins a step that accumulates the gradients of so many batches."""
         self._batches, self._passes = batches, 0
 
     def check_step(self) -> None:
@@ -46,36 +46,39 @@ class ExtraLoss:
                 "that nothing can be added to it: compute it from logits or loss of what `model(**inputs)` returns"
             )
 
-    def added_to(self, outputs: list[Tensor], extra: Tensor, weight: float) -> tuple[Tensor, ...]:
-        """`outputs` as they are, whose gradients are weighed by `weight` and bring along that of `extra`, a scalar."""
-        added: tuple[Tensor, ...] = _Added.apply(self, weight, extra, *outputs)  # type: ignore[no-untyped-call]  # torch has no type for it
+    def added_to(self, outputs: list[Tensor], auxiliary: Tensor, weight: float) -> tuple[Tensor, ...]:
+        """Returns `outputs` unchanged; their gradients are weighed by `weight`, and bring along that of `auxiliary`, a
+        scalar."""
+        added: tuple[Tensor, ...] = _Added.apply(self, weight, auxiliary, *outputs)  # type: ignore[no-untyped-call]  # torch has no type for it
         return added
 
-    def passed(self, extra: Tensor) -> Tensor:
-        """The gradient of `extra` in a backward pass."""
+    def gradient_of(self, auxiliary: Tensor) -> Tensor:
+        """Counts a backward pass, and returns the gradient of `auxiliary` in it."""
         self._passes += 1
         scale = self._scaler.get_scale() if self._scaler is not None else 1.0
-        return torch.full_like(extra, scale / self._batches)
+        return torch.full_like(auxiliary, scale / self._batches)
 
 
 class _Added(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, owner: ExtraLoss, weight: float, extra: Tensor, *outputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, owner: AuxiliaryLoss, weight: float, auxiliary: Tensor, *outputs: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.owner, ctx.weight = owner, weight
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(extra.detach())
+        ctx.save_for_backward(auxiliary.detach())
         return tuple(output.view_as(output) for output in outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        (extra,) = ctx.saved_tensors
+        (auxiliary,) = ctx.saved_tensors
         weighed = (None if gradient is None else gradient * ctx.weight for gradient in gradients)
-        return None, None, ctx.owner.passed(extra), *weighed
+        return None, None, ctx.owner.gradient_of(auxiliary), *weighed
 
 
-class AccumulatedBatches:
-    """How many batches the next step of a `Trainer` accumulates: the last step of an epoch may have fewer."""
+class GradientAccumulation:
+    """Counts the batches that each step of a `Trainer` accumulates; the last step of an epoch may have fewer."""
 
     def __init__(self, arguments: TrainingArguments, state: TrainerState, batches: Any) -> None:
         """`batches` is the data loader. A training that is resumed skips the steps it has made of an epoch."""
@@ -90,7 +93,7 @@ class AccumulatedBatches:
         self._done, self._skipped = self._skipped, 0
 
     def next_step(self) -> int:
-        """Of the step that begins now."""
+        """Begins the next step, and returns how many batches it accumulates."""
         self._done += 1
         return self._last if self._done == self._steps else self._usual
 

@@ -1,4 +1,5 @@
-// Embedding and residual, each fused with its LayerNorm. Included once by each table, after gemm.inl.h.
+// LayerNorm (arXiv 1607.06450), fused with the residual that comes before it ("Add & Norm" of arXiv 1706.03762). Included
+// once by each table, after its vector type.
 
 namespace prunetime {
 namespace {
@@ -9,8 +10,8 @@ constexpr int kNormRows = 4;
 // out[Rows][width] = LayerNorm of value(row, column), which is called for whole vectors of columns from left to right.
 // A row that overflowed comes out as NaN.
 template <int Rows, class Value>
-inline __attribute__((always_inline)) void normalise(const LayerNorm norm, float* out, std::ptrdiff_t stride,
-                                                     const Value& value) {
+inline __attribute__((always_inline)) void layer_norm(const LayerNorm norm, float* out, std::ptrdiff_t stride,
+                                                      const Value& value) {
   constexpr int kStep = 2 * kLanes;
   static_assert(kPad % kStep == 0);
   const int end = static_cast<int>(padded(norm.width));
@@ -72,40 +73,17 @@ inline __attribute__((always_inline)) void for_each_norm(int first, int end, con
   for (; first < end; ++first) use.template operator()<1>(first);
 }
 
-void embed(const Embedding& e, const LayerNorm& norm) {
-  const std::ptrdiff_t stride = row_stride(norm.width);
-  for_each_norm(0, e.length, [&]<int Rows>(int first) {
-    const float *word[Rows], *type[Rows];
-    const float* position = e.position + first * stride;
-    for (int row = 0; row < Rows; ++row) {
-      word[row] = e.word + e.ids[first + row] * stride;
-      type[row] = e.token_type == nullptr ? nullptr : e.token_type + e.types[first + row] * stride;
-    }
-    const auto one = [&](int row, int column) { return load(word[row] + column); };
-    const auto two = [&](int row, int column) { return one(row, column) + load(position + row * stride + column); };
-    const auto three = [&](int row, int column) { return two(row, column) + load(type[row] + column); };
-    float* output = e.output + first * stride;
-    if (e.position == nullptr) {
-      normalise<Rows>(norm, output, stride, one);
-    } else if (e.token_type == nullptr) {
-      normalise<Rows>(norm, output, stride, two);
-    } else {
-      normalise<Rows>(norm, output, stride, three);
-    }
-  });
-}
-
-// `update(row, column)` is what is added to the rows from `first`, called as the values of normalise are.
+// `update(row, column)` is what is added to the rows from `first`, called as the values of layer_norm are.
 template <int Rows, class Update>
-inline __attribute__((always_inline)) void add_and_normalise(const Residual& r, const LayerNorm& norm, int first,
-                                                             const Update& update) {
+inline __attribute__((always_inline)) void add_and_layer_norm(const Residual& r, const LayerNorm& norm, int first,
+                                                              const Update& update) {
   const std::ptrdiff_t stride = row_stride(norm.width);
   float* hidden = r.hidden + first * stride;
   const auto sum_of = [&](int row, int column) { return load(hidden + row * stride + column) + update(row, column); };
   if (r.normed == r.hidden) {
-    normalise<Rows>(norm, hidden, stride, sum_of);
+    layer_norm<Rows>(norm, hidden, stride, sum_of);
   } else {
-    normalise<Rows>(norm, r.normed + first * stride, stride, [&](int row, int column) {
+    layer_norm<Rows>(norm, r.normed + first * stride, stride, [&](int row, int column) {
       const Vec v = sum_of(row, column);
       store(hidden + row * stride + column, v);
       return v;
@@ -121,14 +99,14 @@ void add_and_norm(const Residual& r, const LayerNorm& norm) {
     if (r.update == nullptr) {
       const std::ptrdiff_t stride = row_stride(norm.width);
       const float* hidden = r.hidden + first * stride;
-      normalise<Rows>(norm, r.normed + first * stride, stride,
-                      [=](int row, int column) { return load(hidden + row * stride + column); });
+      layer_norm<Rows>(norm, r.normed + first * stride, stride,
+                       [=](int row, int column) { return load(hidden + row * stride + column); });
     } else if (kept == nullptr) {
-      add_and_normalise<Rows>(r, norm, first,
-                              [=](int row, int column) { return load(update + row * update_stride + column); });
+      add_and_layer_norm<Rows>(r, norm, first,
+                               [=](int row, int column) { return load(update + row * update_stride + column); });
     } else {
       std::ptrdiff_t read[Rows] = {};
-      add_and_normalise<Rows>(r, norm, first, [&](int row, int column) {
+      add_and_layer_norm<Rows>(r, norm, first, [&](int row, int column) {
         constexpr std::uint32_t kAll = kLanes == 32 ? ~0U : (1U << kLanes) - 1U;
         const std::uint32_t lanes = kept[column / kPad] >> (column % kPad) & kAll;
         const Vec v = expand(update + row * update_stride + read[row], lanes);
@@ -137,19 +115,6 @@ void add_and_norm(const Residual& r, const LayerNorm& norm) {
       });
     }
   });
-}
-
-void encode(const Encode& e, const Encoded& to) {
-  const std::ptrdiff_t to_bytes = row_bytes(to.width, kNumberBytes.of(to.precision));
-  for (int i = e.first; i < e.end; ++i) {
-    const float* from = e.from + (e.rows == nullptr ? i : e.rows[i]) * row_stride(to.width);
-    std::byte* out = static_cast<std::byte*>(to.values) + i * to_bytes;
-    switch (to.precision) {
-      case Precision::fp32: __builtin_memcpy(out, from, static_cast<std::size_t>(to_bytes)); break;
-      case Precision::bf16: encode_bf16(from, e.width, out); break;
-      case Precision::int8: encode_int8(from, e.width, out, to.scale + i, to.zero + i); break;
-    }
-  }
 }
 
 }  // namespace

@@ -1,0 +1,261 @@
+"""Clients of `prunetime serve`: `Client` blocks, `AsyncClient` is awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from prunetime.client.conversation import BaseClient, Outcome, Score, ServerError, Steps, T
+from prunetime.core.deprecation import renamed_arguments, warn_renamed
+from prunetime.errors import InputError
+from prunetime.inference.model import RankedDocument
+from prunetime.inference.tokenize import Texts
+
+try:
+    import httpx2
+except ModuleNotFoundError:
+    raise InputError("the client needs httpx2: pip install 'prunetime[client]'") from None
+
+__all__ = ["AsyncClient", "Client", "Outcome", "Score", "ServerError"]
+
+
+class Client(BaseClient):
+    """A blocking client, which several threads may share.
+
+    Requests that the server refuses for now (429, 503), or that are lost on the way, are retried while there is time.
+
+    Args:
+        base_url: where the server is, such as `http://localhost:8080`.
+        api_key: a key of the server's `--key-file`, if it has one.
+        timeout: seconds for a call with all its retries, which the server is told, too. Each method takes its own.
+
+    Raises:
+        ServerError: from every method, where the server refuses, or cannot be reached in that time.
+
+    Example:
+        >>> with Client("http://localhost:8080", timeout=0.5) as client:
+        ...     client.rank("red sofa", ["garden hose", "velvet couch in red"], top_k=1)
+        [{'corpus_id': 1, 'score': 0.91}]
+    """
+
+    @renamed_arguments(url="base_url", key="api_key")
+    def __init__(self, base_url: str, api_key: str | None = None, timeout: float = 10.0) -> None:
+        super().__init__(base_url, api_key, timeout)
+        self._http = httpx2.Client()
+
+    def score(
+        self,
+        texts: Sequence[str | Texts],
+        model: str,
+        version: str | None = None,
+        timeout: float | None = None,
+        *,
+        experiment_key: str | None = None,
+    ) -> list[Score]:
+        """Scores texts or pairs, as `Model.score` of the model there.
+
+        Args:
+            texts: texts, or pairs of texts, as the model takes them.
+            model: the name of the model.
+            version: a version of it; by default the newest.
+            timeout: seconds for this call, instead of the client's.
+            experiment_key: what an experiment on the model splits traffic by, such as a user; the model of the key's
+                arm answers.
+
+        Returns:
+            For each text or pair a number, or one for each class, or an `Answer`, or the spans of labelled words.
+
+        Raises:
+            InputError: `texts` are none, or have other widths than the model's inputs.
+        """
+        return self._run(self._score(texts, model, version, timeout, experiment_key))
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+        *,
+        return_documents: bool = False,
+        experiment_key: str | None = None,
+    ) -> list[RankedDocument]:
+        """Ranks documents, the best first, as `Model.rank` of the model there.
+
+        Args:
+            query: the text that each document is paired with.
+            documents: the texts to rank.
+            top_k: how many to return, at most; by default all.
+            model: the name of the model; by default the server's first.
+            timeout: seconds for this call, instead of the client's.
+            return_documents: whether each result has the document, too, as its `text`.
+            experiment_key: as in `score`.
+
+        Returns:
+            A list of `{"corpus_id": index, "score": number}`, with `"text"` where asked for.
+        """
+        fields = {"top_n": top_k, "model": model}
+        return self._run(self._rank(query, documents, fields, timeout, experiment_key, return_documents))
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        timeout: float | None = None,
+        *,
+        prompt_name: str | None = None,
+        experiment_key: str | None = None,
+    ) -> list[list[float]]:
+        """Embeds texts, as `Model.embed` of the model there with `normalize_embeddings`.
+
+        Args:
+            texts: the texts to embed.
+            model: the name of the model; by default the server's first.
+            timeout: seconds for this call, instead of the client's.
+            prompt_name: the model's prompt that goes before each text; by default its default prompt.
+            experiment_key: as in `score`.
+
+        Returns:
+            A list of embeddings, each a list of `width` numbers and scaled to length 1.
+        """
+        return self._run(self._embed(texts, {"model": model, "prompt_name": prompt_name}, timeout, experiment_key))
+
+    def add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None = None) -> int:
+        """Posts outcomes of an experiment, and returns how many, once they are on the server's disk."""
+        return self._run(self._add_outcomes(experiment, outcomes, timeout))
+
+    def experiment(self, name: str, timeout: float | None = None) -> dict[str, Any]:
+        """The report of an experiment: its `arms` and `comparisons`, as `GET /experiments/NAME` has them."""
+        return self._run(self._experiment(name, timeout))
+
+    def models(self, timeout: float | None = None) -> list[str]:
+        """The served models, as NAME/VERSION."""
+        return self._run(self._models(timeout))
+
+    def close(self) -> None:
+        """Closes the connections to the server."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def _run(self, steps: Steps[T]) -> T:
+        reply: Any = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if isinstance(step, float):
+                time.sleep(step)
+                continue
+            try:
+                reply = self._http.request(**self._request(*step))
+            except httpx2.TransportError as error:
+                reply = self._unreachable(error)
+
+
+class AsyncClient(BaseClient):
+    """As `Client`, with methods to be awaited.
+
+    Example:
+        >>> async with AsyncClient("http://localhost:8080", timeout=0.5) as client:
+        ...     await client.rank("red sofa", ["garden hose", "velvet couch in red"], top_k=1)
+        [{'corpus_id': 1, 'score': 0.91}]
+    """
+
+    @renamed_arguments(url="base_url", key="api_key")
+    def __init__(self, base_url: str, api_key: str | None = None, timeout: float = 10.0) -> None:
+        super().__init__(base_url, api_key, timeout)
+        self._http = httpx2.AsyncClient()
+
+    async def score(
+        self,
+        texts: Sequence[str | Texts],
+        model: str,
+        version: str | None = None,
+        timeout: float | None = None,
+        *,
+        experiment_key: str | None = None,
+    ) -> list[Score]:
+        """See `Client.score`."""
+        return await self._run(self._score(texts, model, version, timeout, experiment_key))
+
+    async def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+        *,
+        return_documents: bool = False,
+        experiment_key: str | None = None,
+    ) -> list[RankedDocument]:
+        """See `Client.rank`."""
+        fields = {"top_n": top_k, "model": model}
+        return await self._run(self._rank(query, documents, fields, timeout, experiment_key, return_documents))
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        timeout: float | None = None,
+        *,
+        prompt_name: str | None = None,
+        experiment_key: str | None = None,
+    ) -> list[list[float]]:
+        """See `Client.embed`."""
+        fields = {"model": model, "prompt_name": prompt_name}
+        return await self._run(self._embed(texts, fields, timeout, experiment_key))
+
+    async def add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None = None) -> int:
+        """See `Client.add_outcomes`."""
+        return await self._run(self._add_outcomes(experiment, outcomes, timeout))
+
+    async def experiment(self, name: str, timeout: float | None = None) -> dict[str, Any]:
+        """See `Client.experiment`."""
+        return await self._run(self._experiment(name, timeout))
+
+    async def models(self, timeout: float | None = None) -> list[str]:
+        """See `Client.models`."""
+        return await self._run(self._models(timeout))
+
+    async def aclose(self) -> None:
+        """Closes the connections to the server."""
+        await self._http.aclose()
+
+    async def close(self) -> None:
+        """The name of `aclose` until the next release."""
+        warn_renamed("close", "aclose")
+        await self.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.aclose()
+
+    async def _run(self, steps: Steps[T]) -> T:
+        reply: Any = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+                continue
+            try:
+                reply = await self._http.request(**self._request(*step))
+            except httpx2.TransportError as error:
+                reply = self._unreachable(error)

@@ -1,0 +1,294 @@
+"""The record of a finished run, read from the files of its folder and checked, so that drawing it can rely on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prunetime.core.arch import ArchSpec, Dims
+from prunetime.core.budget import Budget
+from prunetime.core.mask import Mask
+from prunetime.core.task import Task
+from prunetime.errors import InputError, PrunetimeError
+from prunetime.latency.measure import LatencySummary
+from prunetime.latency.predictor import LatencyProfile
+from prunetime.report.schema import Interval, Json, latency_of, number
+from prunetime.report.search_record import (
+    KeepRatios,
+    PolicyPreferences,
+    ProxyCorrelation,
+    ScoredStructure,
+    SearchResult,
+    TimedFront,
+)
+from prunetime.search.space import Space
+from prunetime.settings import Settings
+
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class LatencyVerdict:
+    """Whether a measurement was inside the budget; `measured` and `limit` are microseconds, or shares if `share`."""
+
+    met: bool
+    noisy: bool
+    measured: Interval
+    limit: float
+    share: bool
+
+    @classmethod
+    def from_json(cls, data: Json) -> LatencyVerdict:
+        measured = Interval.of(data["measured"], data["ci95"])
+        return cls(bool(data["met"]), bool(data["noisy"]), measured, number(data["limit"]), bool(data["share"]))
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """The metric of both models on the `examples` of one slice of test; `difference` is pruned less dense, paired."""
+
+    name: str
+    examples: int
+    dense: Interval
+    pruned: Interval
+    difference: Interval
+
+    @classmethod
+    def from_json(cls, name: str, data: Json) -> MetricComparison:
+        estimates = (Interval.of(data[m]["value"], data[m]["ci95"]) for m in ("dense", "pruned", "difference"))
+        return cls(name, int(data["pruned"]["rows"]), *estimates)
+
+
+@dataclass(frozen=True)
+class LatencyComparison:
+    """The latency of both models in one scope (`ids`, `text`) and condition (`hot`, `idle`)."""
+
+    scope: str
+    condition: str
+    dense: LatencySummary
+    pruned: LatencySummary
+
+    @classmethod
+    def from_json(cls, name: str, data: Json) -> LatencyComparison:
+        scope, condition = name.split("/")
+        return cls(scope, condition, *(latency_of(data[model]) for model in ("dense", "pruned")))
+
+
+@dataclass(frozen=True)
+class RunMetadata:
+    """What was asked of a run, about which data, on which machine (`run.json`)."""
+
+    settings: Settings
+    task: Task
+    columns: Json
+    metric: str
+    higher_is_better: bool
+    examples: Mapping[str, int]
+    groups: Mapping[str, int]
+    space: Space
+    warnings: tuple[str, ...]
+    machine: Json
+    versions: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, data: Json) -> RunMetadata:
+        settings = Settings.from_json(data["settings"])
+        for value in astuple(settings.effort)[1:]:
+            number(value)
+        examples, groups = (
+            {role: int(data[of][role]) for role in ("train", "valid", "test")} for of in ("rows", "groups")
+        )
+        return cls(
+            settings,
+            Task.from_json(data["task"]),
+            {**data["columns"]},
+            str(data["metric"]),
+            bool(data["higher_is_better"]),
+            examples,
+            groups,
+            settings.space(Dims.from_json(data["dims"])),
+            tuple(str(warning) for warning in data["warnings"]),
+            {**data["machine"]},
+            {str(name): str(version) for name, version in data["versions"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was measured of the finished model (`verify.json`)."""
+
+    budget: Budget
+    budget_us: float
+    verdict: LatencyVerdict
+    params: Mapping[str, int]
+    latency: tuple[LatencyComparison, ...]
+    quality: tuple[MetricComparison, ...]
+    parity: float
+    predicted_us: float
+    spec: ArchSpec
+
+    @classmethod
+    def from_json(cls, data: Json) -> Verification:
+        found = cls(
+            Budget.from_json(data["budget"]),
+            number(data["budget_us"]),
+            LatencyVerdict.from_json(data["verdict"]),
+            {model: int(data[model]["params"]) for model in ("dense", "pruned")},
+            tuple(LatencyComparison.from_json(name, both) for name, both in data["latency"].items()),
+            tuple(MetricComparison.from_json(name, part) for name, part in data["quality"].items()),
+            number(data["parity"]),
+            number(data["predicted_us"]),
+            ArchSpec.from_json(data["spec"]),
+        )
+        if not found.quality or found.quality[0].name != "all":
+            raise ValueError("the quality on all examples is missing")
+        if not any(map(found.is_judged, found.latency)):
+            raise ValueError("the latency in the budget's own setting is missing")
+        return found
+
+    def is_judged(self, latency: LatencyComparison) -> bool:
+        """Returns whether the budget is about this scope and condition."""
+        return (latency.scope, latency.condition) == (self.budget.scope, self.budget.condition)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that the report shows of a run.
+
+    `measured_over_predicted` is of every structure after which the run searched again. A run that learned its masks has
+    no `search` and no `front`, and nothing was `scored`; it has `learned`.
+    """
+
+    folder: Path
+    metadata: RunMetadata
+    verification: Verification
+    precheck: LatencyVerdict
+    mask: Mask
+    profile: LatencyProfile
+    search: SearchResult | None
+    front: TimedFront | None
+    scored: tuple[ScoredStructure, ...]
+    measured_over_predicted: tuple[float, ...]
+    policy: tuple[PolicyPreferences, ...]
+    proxy: ProxyCorrelation | None
+    learned: tuple[KeepRatios, ...]
+
+
+def kept_run(folder: Path) -> Path:
+    """Returns the folder whose record is that of the run `folder`: with `--method auto`, of the method that it kept.
+
+    Raises:
+        InputError: A file is missing or damaged.
+    """
+    if _read(folder / "run.json", lambda data: str(data["settings"]["method"])) != "auto":
+        return folder
+    return folder / _read(folder / "result.json", lambda data: str(data["method"]))
+
+
+def read(folder: Path) -> RunRecord:
+    """Reads and checks a run folder.
+
+    Raises:
+        InputError: A file is missing or damaged; the message names it.
+    """
+    metadata = _read(folder / "run.json", RunMetadata.from_json)
+    verification = _read(folder / "verify.json", Verification.from_json)
+    space = metadata.space
+    mask = _read(folder / "mask.json", lambda data: _checked_mask(data, space.dims))
+    if mask.spec() != verification.spec:
+        raise InputError(
+            f"{folder / 'verify.json'} is of another structure than mask.json: the run has not come to its end; "
+            "run `prunetime prune` again to finish it"
+        )
+    search, front = None, None
+    scored: tuple[ScoredStructure, ...] = ()
+    if metadata.settings.method == "search":
+        search = _read(folder / "search.json", lambda data: SearchResult.from_json(data, space))
+        front = _read(folder / "front.json", lambda data: TimedFront.from_json(data, space))
+        scored = _read_scored(folder / "evaluations.jsonl", space)
+        if search.chosen.spec not in {one.spec for one in scored}:
+            raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
+    ratios = (_read_if_there(folder / f"{level}-ratios.json", KeepRatios.from_json) for level in ("rows", "learned"))
+    return RunRecord(
+        folder,
+        metadata,
+        verification,
+        _read(folder / "gate.json", LatencyVerdict.from_json),
+        mask,
+        _read(folder / "profile.json", lambda data: _checked_profile(data, verification.budget, space.dims)),
+        search,
+        front,
+        scored,
+        _read_if_there(folder / "attempts.json", _measured_over_predicted) or (),
+        _read_if_there(folder / "policy.json", lambda data: _preferences(data, space)) or (),
+        _read_if_there(folder / "trust.json", ProxyCorrelation.from_json),
+        tuple(level for level in ratios if level) if not search else (),
+    )
+
+
+def _read(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
+    content = _text_of(path)
+    try:
+        return parse(json.loads(content))
+    except _DAMAGE as error:
+        raise InputError(f"{path} is damaged ({_reason(error)}); restore it, or run `prunetime prune` again") from error
+
+
+def _read_if_there(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
+    return _read(path, parse) if path.exists() else None
+
+
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, PrunetimeError)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path.parent} is no finished run: cannot read {path.name} ({error.strerror}); "
+            "run `prunetime prune` to its end first"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+
+
+def _read_scored(path: Path, space: Space) -> tuple[ScoredStructure, ...]:
+    """Reads the lines in their order, but the first (the archive's header) and a last one that a crash has torn."""
+    scored: dict[ArchSpec, ScoredStructure] = {}
+    for index, line in enumerate(_text_of(path).split("\n")[1:-1], start=2):
+        try:
+            one = ScoredStructure.from_json(json.loads(line), space)
+        except _DAMAGE as error:
+            raise InputError(f"{path}: line {index} is damaged ({_reason(error)}); restore the file") from error
+        scored[one.spec] = one
+    return tuple(scored.values())
+
+
+def _checked_mask(data: Any, dims: Dims) -> Mask:
+    mask = Mask.from_json(data)
+    if len(mask.layers) != dims.layers:
+        raise ValueError(f"{len(mask.layers)} layers, the encoder has {dims.layers}")
+    mask.check(dims)
+    return mask
+
+
+def _checked_profile(data: Any, budget: Budget, dims: Dims) -> LatencyProfile:
+    profile = LatencyProfile.from_json(data)
+    if profile.key.dims != dims:
+        raise ValueError("it is of another encoder")
+    number(profile.predict(ArchSpec.full(dims), budget))
+    return profile
+
+
+def _measured_over_predicted(data: Any) -> tuple[float, ...]:
+    return tuple(number(attempt["measured_over_predicted"]) for attempt in data)
+
+
+def _preferences(data: Any, space: Space) -> tuple[PolicyPreferences, ...]:
+    return tuple(PolicyPreferences.from_json(one, space) for one in data)
