@@ -35,7 +35,7 @@ std::string shown(nb::handle value) { return nb::cast<std::string>(nb::repr(valu
 
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
-// Weights from Python: views of the arrays of numbers, copies of those of indices. Another Python thread could write to
+// Weights from Python: views of the arrays of numbers, copies of the arrays of indices. Another Python thread could write to
 // an array while it is packed, and an index must still be the one that was checked.
 struct Weights {
   Arrays arrays;
@@ -94,18 +94,18 @@ struct Request {
       throw Error("there are " + std::to_string(ids.size()) + " ids and " + std::to_string(types.size()) + " types");
     }
     if (ids.size() > kMost) throw Error("a batch has at most 2^30 tokens, not " + std::to_string(ids.size()));
-    if (rows() > ids.size()) {
-      throw Error("offsets are for " + std::to_string(rows()) + " sequences, but there are only " +
+    if (sequences() > ids.size()) {
+      throw Error("offsets are for " + std::to_string(sequences()) + " sequences, but there are only " +
                   std::to_string(ids.size()) + " ids; every sequence needs at least 1");
     }
     if (skips) skipped = ints_of(skipped_given, "skipped");
-    if (skips && skipped.size() != rows()) {
-      throw Error("skipped has " + std::to_string(skipped.size()) + " numbers for " + std::to_string(rows()) +
+    if (skips && skipped.size() != sequences()) {
+      throw Error("skipped has " + std::to_string(skipped.size()) + " numbers for " + std::to_string(sequences()) +
                   " sequences");
     }
   }
 
-  std::size_t rows() const { return offsets.size() - 1; }
+  std::size_t sequences() const { return offsets.size() - 1; }
 
   Ints1 ids, types, offsets, skipped;
   bool skips;
@@ -189,7 +189,7 @@ class SharedEncoder {
   std::size_t outputs() const { return static_cast<std::size_t>(encoder_->config().outputs); }
   std::size_t layers() const { return static_cast<std::size_t>(encoder_->config().layers); }
   std::size_t logit_rows(const Request& request) const {
-    return encoder_->config().rows == Rows::all ? request.ids.size() : request.rows();
+    return encoder_->config().rows == Rows::all ? request.ids.size() : request.sequences();
   }
 
   // `value` as the state before `layer` of a batch of so many tokens.
@@ -216,7 +216,7 @@ class SharedEncoder {
     types_.assign(request.types.data(), request.types.data() + request.types.size());
     offsets_.assign(request.offsets.data(), request.offsets.data() + request.offsets.size());
     if (request.skips) skipped_.assign(request.skipped.data(), request.skipped.data() + request.skipped.size());
-    const Batch batch{ids_.data(), types_.data(), offsets_.data(), static_cast<int>(request.rows()),
+    const Batch batch{ids_.data(), types_.data(), offsets_.data(), static_cast<int>(request.sequences()),
                       request.skips ? skipped_.data() : nullptr};
     batch.check(encoder_->config(), static_cast<std::int64_t>(ids_.size()));
     encoder_->forward(batch, logits.get(), trace, start);
@@ -249,8 +249,8 @@ NB_MODULE(_engine, m) {
   using namespace prunetime;
   m.attr("BUILD") = PRUNETIME_BUILD;
   m.def("isa_tables", &isa_tables, "Name, description and required instruction sets of each table of this build.");
-  m.def("supported_isas", &supported_isas, "The names of those that this CPU runs, slowest first.");
-  m.def("chosen_isa", [] { return choose_kernels("").isa; }, "The one that runs where none is named.");
+  m.def("supported_isas", &supported_isas, "The names of the tables that this CPU runs, slowest first.");
+  m.def("chosen_isa", [] { return choose_kernels("").isa; }, "The name of the table that runs where none is named.");
   m.def("narrow_attention", [](const std::string& isa) { return choose_kernels(isa).narrow_attention; });
 
   m.def("number_bytes", [](const std::string& isa) {

@@ -268,7 +268,7 @@ auto embed(const std::string& isa, const Ints1& ids, const Floats2& word, const 
 }  // namespace
 
 void bind_testing(nb::module_& m) {
-  m.def("emulated_isas", &emulated_isas, "What tests name as an isa beyond those that are supported.");
+  m.def("emulated_isas", &emulated_isas, "The tables that stand in for an instruction set that this CPU lacks.");
   m.def("gemm", &gemm, nb::arg("isa"), nb::arg("input"), nb::arg("weight"), nb::arg("bias"),
         nb::arg("activation") = "identity", nb::arg("precision") = Precision::fp32, nb::arg("output_precision") = Precision::fp32,
         nb::arg("used_inner") = 0);

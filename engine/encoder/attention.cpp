@@ -21,14 +21,14 @@ Tensor ForwardPass::project_query_key_value(int index, const AttentionLayer& lay
   if (pools_in(index)) {
     find_pooled_tokens();
     queries = {matrix.precision, w_.pooled.values, config_.hidden, w_.pooled.scale, w_.pooled.zero_point};
-    const auto share = team_.share(rows_);
+    const auto share = team_.share(sequences_);
     kernels_.quantise({input_rows(), scratch_.order, config_.hidden, share.first, share.end}, queries);
     team_.sync();
   }
   const int strips = (layer.used_heads * config_.head_dim + matrix.strip - 1) / matrix.strip;
   for (int part = 0; part < 3; ++part) {
     const bool only_pooled = part == 0 && pools_in(index);
-    multiply(only_pooled ? queries : all, only_pooled ? rows_ : tokens_, matrix, Activation::identity, projected,
+    multiply(only_pooled ? queries : all, only_pooled ? sequences_ : tokens_, matrix, Activation::identity, projected,
              share_of_part(matrix, 3, strips, part));
   }
   team_.sync();
@@ -39,13 +39,13 @@ Tensor ForwardPass::project_query_key_value(int index, const AttentionLayer& lay
 void ForwardPass::attend_heads(int index, const AttentionLayer& layer, const Tensor& query_key_value) {
   const std::ptrdiff_t stride = row_stride(layer.output.projection.matrix.inner);
   const int width = layer.used_heads * config_.head_dim;
-  const auto [first, end] = team_.share(rows_ * layer.used_heads);
+  const auto [first, end] = team_.share(sequences_ * layer.used_heads);
   for (int item = first; item < end; ++item) {
-    const int row = item / layer.used_heads, head = item % layer.used_heads;
-    attend_head(index, layer, query_key_value, row, head);
+    const int sequence = item / layer.used_heads, head = item % layer.used_heads;
+    attend_head(index, layer, query_key_value, sequence, head);
     if (head + 1 < layer.used_heads) continue;
-    const int first_query = pools_in(index) ? row : starts_[row];
-    for (int i = 0; i < (pools_in(index) ? 1 : length(row)); ++i) {
+    const int first_query = pools_in(index) ? sequence : starts_[sequence];
+    for (int i = 0; i < (pools_in(index) ? 1 : length(sequence)); ++i) {
       float* context = w_.context + (first_query + i) * stride;
       std::fill(context + width, context + padded(width), 0.0F);
     }
@@ -53,24 +53,25 @@ void ForwardPass::attend_heads(int index, const AttentionLayer& layer, const Ten
   team_.sync();
 }
 
-void ForwardPass::attend_head(int index, const AttentionLayer& layer, const Tensor& query_key_value, int row, int head) {
+void ForwardPass::attend_head(int index, const AttentionLayer& layer, const Tensor& query_key_value, int sequence,
+                              int head) {
   const bool pools = pools_in(index);
   const int head_dim = config_.head_dim;
   const std::ptrdiff_t number = kernels_.bytes(query_key_value.precision);
   const std::ptrdiff_t stride = kernels_.row_bytes(query_key_value.width, query_key_value.precision) / number;
   const std::ptrdiff_t part = query_key_value.width / 3;  // from a query to its key, and from there to its value
-  const int first_query = pools ? row : starts_[row];
-  const int queries = pools ? 1 : length(row);
-  const int position = pools ? scratch_.order[row] - starts_[row] : 0;  // of the first query
+  const int first_query = pools ? sequence : starts_[sequence];
+  const int queries = pools ? 1 : length(sequence);
+  const int position = pools ? scratch_.order[sequence] - starts_[sequence] : 0;  // of the first query
   auto* first_number = static_cast<std::byte*>(query_key_value.values) + head * head_dim * number;
   std::byte* query = first_number + first_query * stride * number;
-  std::byte* key = first_number + (starts_[row] * stride + part) * number;
+  std::byte* key = first_number + (starts_[sequence] * stride + part) * number;
   if (layer.rotation != nullptr) {  // a worker turns what no other one reads
     const float* of_query = layer.rotation + static_cast<std::ptrdiff_t>(position) * head_dim;
     kernels_.rotate({reinterpret_cast<float*>(query), stride, queries, head_dim, of_query});
-    kernels_.rotate({reinterpret_cast<float*>(key), stride, length(row), head_dim, layer.rotation});
+    kernels_.rotate({reinterpret_cast<float*>(key), stride, length(sequence), head_dim, layer.rotation});
   }
-  const bool has_bias = layer.position_bias != nullptr && length(row) > layer.window + 1;
+  const bool has_bias = layer.position_bias != nullptr && length(sequence) > layer.window + 1;
   const bool drops = model_.plan.drops(index) && !pools;
   const std::ptrdiff_t context_stride = row_stride(layer.output.projection.matrix.inner);
   kernels_.attention(
@@ -80,14 +81,14 @@ void ForwardPass::attend_head(int index, const AttentionLayer& layer, const Tens
        .value = key + part * number,
        .stride = stride,
        .queries = queries,
-       .length = length(row),
+       .length = length(sequence),
        .head_dim = head_dim,
        .scale = 1.0F / std::sqrt(static_cast<float>(head_dim)),
        .bias = has_bias ? layer.position_bias + head * layer.position_bias_stride + position : nullptr,
        .window = has_bias && position == 0 ? layer.window : 0,  // the kernel counts queries from the first position
        .context = w_.context + first_query * context_stride + head * head_dim,
        .context_stride = context_stride,
-       .received = drops ? w_.received + static_cast<std::ptrdiff_t>(head) * most_tokens_ + starts_[row] : nullptr},
+       .received = drops ? w_.received + static_cast<std::ptrdiff_t>(head) * most_tokens_ + starts_[sequence] : nullptr},
       scratch_.attention);
 }
 

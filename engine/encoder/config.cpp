@@ -136,34 +136,34 @@ int ForwardPlan::tokens_kept(int layer, int length) const {
   return std::max(1, static_cast<int>(std::ceil(tokens[static_cast<std::size_t>(layer)] * length)));
 }
 
-int Batch::end_of_chunk(int first_row, int tokens) const {
-  int end = first_row + 1;
-  while (end < rows && offsets[end + 1] - offsets[first_row] <= tokens) ++end;
+int Batch::end_of_chunk(int first, int tokens) const {
+  int end = first + 1;
+  while (end < sequences && offsets[end + 1] - offsets[first] <= tokens) ++end;
   return end;
 }
 
 void Batch::check(const ForwardConfig& config, std::int64_t tokens_given) const {
   if (offsets[0] != 0) throw Error("offsets start at " + std::to_string(offsets[0]) + "; they must start at 0");
-  for (int row = 0; row < rows; ++row) {
-    const std::int64_t count = static_cast<std::int64_t>(offsets[row + 1]) - offsets[row];
+  for (int i = 0; i < sequences; ++i) {
+    const std::int64_t count = static_cast<std::int64_t>(offsets[i + 1]) - offsets[i];
     if (count < 1) {
-      throw Error("sequence " + std::to_string(row) + " has " + std::to_string(count) +
+      throw Error("sequence " + std::to_string(i) + " has " + std::to_string(count) +
                   " tokens; every sequence needs at least 1 (offsets must rise)");
     }
     if (count > config.longest()) {
-      throw Error("sequence " + std::to_string(row) + " has " + std::to_string(count) +
+      throw Error("sequence " + std::to_string(i) + " has " + std::to_string(count) +
                   " tokens; this encoder takes at most " + std::to_string(config.longest()));
     }
   }
-  if (offsets[rows] != tokens_given) {
-    throw Error("offsets end at " + std::to_string(offsets[rows]) + ", but there are " + std::to_string(tokens_given) +
-                " ids");
+  if (offsets[sequences] != tokens_given) {
+    throw Error("offsets end at " + std::to_string(offsets[sequences]) + ", but there are " +
+                std::to_string(tokens_given) + " ids");
   }
   check_indices("ids", ids, tokens(), config.vocabulary);
   if (config.token_types > 0) check_indices("types", types, tokens(), config.token_types);
-  for (int row = 0; skipped != nullptr && row < rows; ++row) {
-    if (skipped[row] < 0) {
-      throw Error("skipped[" + std::to_string(row) + "] is " + std::to_string(skipped[row]) + "; it must be at least 0");
+  for (int i = 0; skipped != nullptr && i < sequences; ++i) {
+    if (skipped[i] < 0) {
+      throw Error("skipped[" + std::to_string(i) + "] is " + std::to_string(skipped[i]) + "; it must be at least 0");
     }
   }
 }

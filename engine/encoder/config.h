@@ -82,13 +82,13 @@ struct Batch {
   const std::int32_t* ids;
   const std::int32_t* types;
   const std::int32_t* offsets;
-  int rows;
+  int sequences;
   const std::int32_t* skipped = nullptr;
 
-  int tokens() const { return offsets[rows]; }
-  int length(int row) const { return offsets[row + 1] - offsets[row]; }
-  // The row after the last that still fits into `tokens` tokens with `first_row`, which always does.
-  int end_of_chunk(int first_row, int tokens) const;
+  int tokens() const { return offsets[sequences]; }
+  int length(int sequence) const { return offsets[sequence + 1] - offsets[sequence]; }
+  // The sequence after the last that still fits into `tokens` tokens with the `first`, which always does.
+  int end_of_chunk(int first, int tokens) const;
   // `tokens` is how many ids and types there are. Throws Error where the encoder could not run this batch.
   void check(const ForwardConfig& config, std::int64_t tokens) const;
 };

@@ -68,7 +68,7 @@ void Encoder::take_workspaces() {
 bool Encoder::every_worker_gets_whole_sequences(const Batch& batch) const {
   const int each = batch.tokens() / pool_.size();
   int longest = 0;
-  for (int row = 0; row < batch.rows; ++row) longest = std::max(longest, batch.length(row));
+  for (int i = 0; i < batch.sequences; ++i) longest = std::max(longest, batch.length(i));
   return each >= kTokensToWorkAlone && longest <= each;
 }
 
@@ -91,7 +91,7 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, con
   }
   if (trace.sublayer_ns != nullptr) std::fill_n(trace.sublayer_ns, 2 * config().layers + 2, 0);
   if (pool_.size() == 1 || every_worker_gets_whole_sequences(batch)) {
-    next_row_.store(0);
+    next_sequence_.store(0);
     const int shares = pool_.size() * ((batch.tokens() - 1) / (pool_.size() * chunk_tokens_) + 1);
     const int chunk_tokens = (batch.tokens() + shares - 1) / shares;
     pool_.run([&](const Team& team) {
@@ -104,7 +104,7 @@ void Encoder::forward(const Batch& batch, float* logits, const Trace& trace, con
       const Trace own{team.index() == 0 ? trace.sublayer_ns : nullptr, trace.kept, trace.states};
       ForwardPass pass(model_, kernels_, chunk_tokens_, workspaces_[0], scratch_[static_cast<std::size_t>(team.index())],
                        team);
-      for (int first = 0, end; first < batch.rows; first = end) {
+      for (int first = 0, end; first < batch.sequences; first = end) {
         end = batch.end_of_chunk(first, chunk_tokens_);
         pass.run(batch, first, end, logits, own, start);
         team.sync();
@@ -126,12 +126,12 @@ void Encoder::run_chunks_alone(const Batch& batch, int chunk_tokens, int worker,
                                const Start& start) {
   const auto index = static_cast<std::size_t>(worker);
   ForwardPass pass(model_, kernels_, chunk_tokens_, workspaces_[index], scratch_[index], Team());
-  int first = next_row_.load();
-  while (first < batch.rows) {
+  int first = next_sequence_.load();
+  while (first < batch.sequences) {
     const int end = batch.end_of_chunk(first, chunk_tokens);
-    if (!next_row_.compare_exchange_weak(first, end)) continue;  // another worker took it; `first` is now the next
+    if (!next_sequence_.compare_exchange_weak(first, end)) continue;  // another worker took it; `first` is now the next
     pass.run(batch, first, end, logits, trace, start);
-    first = next_row_.load();
+    first = next_sequence_.load();
   }
 }
 

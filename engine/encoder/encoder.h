@@ -27,7 +27,7 @@ class Encoder {
   // Throws Error where a logit is not a finite number, a state is wanted where not all tokens come in, or tokens are to be
   // skipped where pooling cannot.
   void forward(const Batch& batch, float* logits, const Trace& trace, const Start& start);
-  int logit_rows(const Batch& batch) const { return config().rows == Rows::all ? batch.tokens() : batch.rows; }
+  int logit_rows(const Batch& batch) const { return config().rows == Rows::all ? batch.tokens() : batch.sequences; }
 
   const ForwardConfig& config() const { return model_.config; }
   const char* isa() const { return kernels_.isa; }
@@ -50,7 +50,7 @@ class Encoder {
   Arena arena_;
   std::vector<Workspace> workspaces_;  // one per worker; a team shares the first
   std::vector<Scratch> scratch_;       // one per worker
-  std::atomic<int> next_row_{0};
+  std::atomic<int> next_sequence_{0};
 };
 
 }  // namespace prunetime

@@ -36,7 +36,7 @@ Tensor ForwardPass::gated_neurons(const FfnLayer& layer, int strips, Activation 
   }
   team_.sync();
   const auto share = team_.share(tokens_);
-  kernels_.gate({.rows = w_.inner,
+  kernels_.gate({.neurons = w_.inner,
                  .gates = w_.inner + matrix.outputs / 2,
                  .stride = row_stride(matrix.outputs),
                  .width = output.inner,

@@ -27,20 +27,19 @@ class Stopwatch {
 
 }  // namespace
 
-void ForwardPass::run(const Batch& batch, int first_row, int end_row, float* logits, const Trace& trace,
-                      const Start& start) {
+void ForwardPass::run(const Batch& batch, int first, int end, float* logits, const Trace& trace, const Start& start) {
   batch_ = &batch;
-  first_row_ = first_row;
-  first_token_ = batch.offsets[first_row];
-  rows_ = end_row - first_row;
-  tokens_ = batch.offsets[end_row] - first_token_;
+  first_sequence_ = first;
+  first_token_ = batch.offsets[first];
+  sequences_ = end - first;
+  tokens_ = batch.offsets[end] - first_token_;
   hidden_ = w_.hidden;
   spare_ = w_.spare;
   starts_ = scratch_.starts;
   next_starts_ = scratch_.starts + most_tokens_ + 1;
   origin_ = w_.origin;
   next_origin_ = w_.origin + most_tokens_;
-  for (int row = 0; row <= rows_; ++row) starts_[row] = batch.offsets[first_row + row] - first_token_;
+  for (int i = 0; i <= sequences_; ++i) starts_[i] = batch.offsets[first + i] - first_token_;
 
   Stopwatch watch(trace.sublayer_ns);
   if (start.hidden == nullptr) {
@@ -65,17 +64,17 @@ void ForwardPass::run(const Batch& batch, int first_row, int end_row, float* log
     }
     ++slot;
   }
-  const int first = config_.rows == Rows::all ? first_token_ : first_row;
-  head(logits + static_cast<std::ptrdiff_t>(first) * config_.outputs);
+  const std::ptrdiff_t first_row = config_.rows == Rows::all ? first_token_ : first;
+  head(logits + first_row * config_.outputs);
   watch.lap(slot);
 }
 
 void ForwardPass::embed() {
   float* output = model_.projection ? w_.context : hidden_;
-  const auto [first, end] = team_.share(rows_);
-  for (int row = first; row < end; ++row) {
-    embed_sequence(starts_[row], starts_[row + 1], output);
-    for (int i = starts_[row]; i < starts_[row + 1]; ++i) origin_[i] = first_token_ + i;
+  const auto [first, end] = team_.share(sequences_);
+  for (int sequence = first; sequence < end; ++sequence) {
+    embed_sequence(starts_[sequence], starts_[sequence + 1], output);
+    for (int i = starts_[sequence]; i < starts_[sequence + 1]; ++i) origin_[i] = first_token_ + i;
   }
   if (model_.projection) {
     team_.sync();
@@ -122,7 +121,7 @@ void ForwardPass::embed_sequence(int token, int end, float* output) {
   }
 }
 
-// The hidden states are those that came into a layer in an earlier pass.
+// Takes the hidden states that came into a layer in an earlier pass.
 void ForwardPass::resume(const Start& start) {
   const auto share = team_.share(tokens_);
   const std::ptrdiff_t stride = row_stride(config_.hidden);

@@ -71,14 +71,16 @@ class ForwardPass {
         scratch_(scratch),
         team_(team) {}
 
-  // Runs the sequences [first_row, end_row) of a batch, of at most `most_tokens` tokens. `logits` are those of the batch.
-  void run(const Batch& batch, int first_row, int end_row, float* logits, const Trace& trace, const Start& start);
+  // Runs the sequences [first, end) of a batch, which have at most `most_tokens` tokens. `logits` are those of the batch.
+  void run(const Batch& batch, int first, int end, float* logits, const Trace& trace, const Start& start);
 
  private:
-  int length(int row) const { return starts_[row + 1] - starts_[row]; }
+  int length(int sequence) const { return starts_[sequence + 1] - starts_[sequence]; }
   // How many of the first tokens of a sequence pooling leaves out.
-  int skipped(int row) const { return batch_->skipped == nullptr ? 0 : batch_->skipped[first_row_ + row]; }
-  bool skips_all(int row) const { return skipped(row) >= batch_->length(first_row_ + row); }
+  int skipped(int sequence) const {
+    return batch_->skipped == nullptr ? 0 : batch_->skipped[first_sequence_ + sequence];
+  }
+  bool skips_all(int sequence) const { return skipped(sequence) >= batch_->length(first_sequence_ + sequence); }
   // Whether a head that reads one token's row of each sequence needs no others from this layer on.
   bool pools_in(int layer) const { return config_.reads_one_token() && layer == last_attention_; }
 
@@ -95,7 +97,7 @@ class ForwardPass {
   void attend(int index, const AttentionLayer& layer);
   Tensor project_query_key_value(int index, const AttentionLayer& layer);
   void attend_heads(int index, const AttentionLayer& layer, const Tensor& query_key_value);
-  void attend_head(int index, const AttentionLayer& layer, const Tensor& query_key_value, int row, int head);
+  void attend_head(int index, const AttentionLayer& layer, const Tensor& query_key_value, int sequence, int head);
   void project_context(int index, const AttentionLayer& layer);
 
   // feed_forward.cpp
@@ -107,14 +109,14 @@ class ForwardPass {
   void find_pooled_tokens() const;
   void keep_pooled_tokens();
   void drop_tokens(int index, int heads);
-  void choose_tokens(int row, int heads);
+  void choose_tokens(int sequence, int heads);
   void gather_rows(const std::int32_t* from);
   void record_kept(std::uint8_t* kept) const;
 
   // head.cpp
   void pool();
   void max_pool(int first, int end, float* pooled) const;
-  void mean_pool(int row, float* pooled) const;
+  void mean_pool(int sequence, float* pooled) const;
   void clear_skipped_rows();
   void head(float* logits);
   void write_logits(const float* rows, int width, float* logits) const;
@@ -136,9 +138,9 @@ class ForwardPass {
   const Scratch& scratch_;
   const Team team_;
   const Batch* batch_ = nullptr;
-  int first_row_ = 0;
+  int first_sequence_ = 0;
   int first_token_ = 0;
-  int rows_ = 0;
+  int sequences_ = 0;
   int tokens_ = 0;
   float* hidden_ = nullptr;
   float* spare_ = nullptr;

@@ -22,21 +22,21 @@ void scale_to_length_1(float* row, int width) {
 // From here on every sequence is one row, pooled from those of its tokens that are not skipped; zeros where all are.
 void ForwardPass::pool() {
   const std::ptrdiff_t stride = row_stride(config_.hidden);
-  const auto share = team_.share(rows_);
-  for (int row = share.first; row < share.end; ++row) {
-    float* pooled = spare_ + row * stride;
+  const auto share = team_.share(sequences_);
+  for (int sequence = share.first; sequence < share.end; ++sequence) {
+    float* pooled = spare_ + sequence * stride;
     std::fill_n(pooled, stride, 0.0F);
-    if (skips_all(row)) continue;
+    if (skips_all(sequence)) continue;
     if (config_.rows == Rows::max) {
-      max_pool(starts_[row] + skipped(row), starts_[row + 1], pooled);
+      max_pool(starts_[sequence] + skipped(sequence), starts_[sequence + 1], pooled);
     } else {
-      mean_pool(row, pooled);
+      mean_pool(sequence, pooled);
     }
   }
   team_.sync();
   std::swap(hidden_, spare_);
   normed_apart_ = false;
-  tokens_ = rows_;
+  tokens_ = sequences_;
 }
 
 void ForwardPass::max_pool(int first, int end, float* pooled) const {
@@ -50,11 +50,11 @@ void ForwardPass::max_pool(int first, int end, float* pooled) const {
   }
 }
 
-void ForwardPass::mean_pool(int row, float* pooled) const {
+void ForwardPass::mean_pool(int sequence, float* pooled) const {
   const std::ptrdiff_t stride = row_stride(config_.hidden);
   float weights = 0.0F;
-  for (int i = starts_[row] + skipped(row); i < starts_[row + 1]; ++i) {
-    const float weight = config_.rows == Rows::weighted_mean ? static_cast<float>(i + 1 - starts_[row]) : 1.0F;
+  for (int i = starts_[sequence] + skipped(sequence); i < starts_[sequence + 1]; ++i) {
+    const float weight = config_.rows == Rows::weighted_mean ? static_cast<float>(i + 1 - starts_[sequence]) : 1.0F;
     const float* token = input_rows() + i * stride;
     for (int column = 0; column < config_.hidden; ++column) pooled[column] += weight * token[column];
     weights += weight;
@@ -66,9 +66,9 @@ void ForwardPass::mean_pool(int row, float* pooled) const {
 // A last token that is skipped is zeros.
 void ForwardPass::clear_skipped_rows() {
   const std::ptrdiff_t stride = row_stride(config_.hidden);
-  const auto share = team_.share(rows_);
-  for (int row = share.first; row < share.end; ++row) {
-    if (skips_all(row)) std::fill_n(input_rows() + row * stride, stride, 0.0F);
+  const auto share = team_.share(sequences_);
+  for (int sequence = share.first; sequence < share.end; ++sequence) {
+    if (skips_all(sequence)) std::fill_n(input_rows() + sequence * stride, stride, 0.0F);
   }
   team_.sync();
 }

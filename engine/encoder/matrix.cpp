@@ -24,7 +24,7 @@ struct Pattern {
   std::vector<std::vector<std::int32_t>> starts;  // of every strip's blocks
 };
 
-// A grain that cuts through a group is coarsened to whole groups.
+// Blocks that cut through a group are coarsened to whole groups.
 Pattern pattern_of(const std::vector<Source>& sources, int group_size, int groups_multiple) {
   Pattern pattern;
   const int inner_groups = groups_of(sources[0].inner, group_size);
@@ -64,11 +64,11 @@ Pattern pattern_of(const std::vector<Source>& sources, int group_size, int group
 const float* weights_of(const Source& source, int output, std::vector<float>& room) {
   if (source.weight != nullptr) return source.weight + static_cast<std::ptrdiff_t>(output) * source.inner;
   room.assign(static_cast<std::size_t>(source.inner), 0.0F);
-  const int column_blocks = source.column_blocks(), row_block = output / source.block_rows;
+  const std::int64_t column_blocks = source.column_blocks(), row_block = output / source.block_rows;
   const std::int32_t* end = source.block_index + source.kept;
   const std::int32_t* block = std::lower_bound(source.block_index, end, row_block * column_blocks);
   for (; block < end && *block / column_blocks == row_block; ++block) {
-    const int column = *block % column_blocks * source.block_columns;
+    const int column = static_cast<int>(*block % column_blocks) * source.block_columns;
     const std::ptrdiff_t row = (block - source.block_index) * source.block_rows + output % source.block_rows;
     std::copy_n(source.blocks + row * source.block_columns, std::min(source.block_columns, source.inner - column),
                 room.data() + column);

@@ -36,7 +36,7 @@ struct Linear {
 
   // Throws Error where the first `inner` of the inner dimension are not a whole number of groups and blocks.
   void check_inner(int inner) const;
-  // Multiplies only those from now on.
+  // Multiplies only the first `inner` of the inner dimension from now on.
   void use_inner(int inner);
 };
 

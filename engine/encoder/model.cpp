@@ -35,7 +35,7 @@ class Placer {
     }
     if (config.pre_norm) model_.final_norm = norm("final_norm", hidden_);
     place_head();
-    reader_.finish();
+    reader_.check_all_read();
   }
 
  private:

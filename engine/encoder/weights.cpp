@@ -17,7 +17,7 @@ std::string text_of(const std::vector<std::int64_t>& shape) {
   return text + "]";
 }
 
-bool is_grain(std::int64_t rows, std::int64_t columns) {
+bool is_block_shape(std::int64_t rows, std::int64_t columns) {
   return (rows == 32 && (columns == 32 || columns == 16 || columns == 1)) || (rows == 16 && columns == 16);
 }
 
@@ -78,7 +78,7 @@ Source WeightReader::source(const std::string& name, int outputs, int inner, boo
     return source;
   }
   const std::vector<std::int64_t> shape = find(name + ".blocks").shape;
-  if (shape.size() != 3 || !is_grain(shape[1], shape[2])) {
+  if (shape.size() != 3 || !is_block_shape(shape[1], shape[2])) {
     throw Error("weights: " + name + ".blocks has shape " + text_of(shape) +
                 "; it must be [kept, rows, columns] with blocks of 32x32, 32x16, 16x16 or 32x1");
   }
@@ -115,7 +115,7 @@ const std::int32_t* WeightReader::indices(const std::string& name, int count, in
   return values;
 }
 
-void WeightReader::finish() const {
+void WeightReader::check_all_read() const {
   for (const auto& [name, array] : arrays_) {
     if (used_.count(name) == 0) throw Error("weights: " + name + " is not part of this encoder");
   }

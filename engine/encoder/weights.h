@@ -40,7 +40,7 @@ class WeightReader {
   // `count` ascending indices below `limit`.
   const std::int32_t* indices(const std::string& name, int count, int limit);
   // Throws where an array was given that nothing has read.
-  void finish() const;
+  void check_all_read() const;
 
  private:
   const Array& find(const std::string& name) const;

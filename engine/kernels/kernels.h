@@ -133,9 +133,9 @@ struct Rotation {
   const float* cos_sin;  // [positions][head_dim]: the cosines of the angles, then their sines
 };
 
-// output[i, width] = rows[i, width] * gates[i, width] for i in [first, end), in whole vectors up to padded(width).
+// output[i, width] = neurons[i, width] * gates[i, width] for i in [first, end), in whole vectors up to padded(width).
 struct Gate {
-  const float* rows;
+  const float* neurons;
   const float* gates;
   std::ptrdiff_t stride;  // of both
   int width;

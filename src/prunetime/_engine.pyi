@@ -13,10 +13,10 @@ def isa_tables() -> list[tuple[str, str, list[str]]]:
     """
 
 def supported_isas() -> list[str]:
-    """The names of those that this CPU runs, slowest first."""
+    """The names of the tables that this CPU runs, slowest first."""
 
 def chosen_isa() -> str:
-    """The one that runs where none is named."""
+    """The name of the table that runs where none is named."""
 
 def narrow_attention(arg: str, /) -> Literal['fp32', 'bf16', 'int8']: ...
 

@@ -76,7 +76,7 @@ def test_the_command_line_comes_before_the_environment(monkeypatch: pytest.Monke
 
 def test_every_option_says_what_it_is_for() -> None:
     assert set(OPTIONS) == {flag for pair in PAIRS.values() for flag in pair}
-    context = click.Context(serve)
+    context = click.Context(serve, show_default=True)
     for option in OPTIONS.values():
         _, shown = option.get_help_record(context)
         assert f"env var: {option.envvar}" in shown

@@ -69,13 +69,19 @@ artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
-def settings_options(settings: type = Settings, only: Collection[str] = (), plain: bool = False) -> Decorator[Any]:
-    """The options of the dataclass `settings`, or `only` those of some fields; `plain` ones are under no heading."""
+def settings_options(
+    settings: type = Settings, only: Collection[str] = (), plain: bool = False, envvar_prefix: str | None = None
+) -> Decorator[Any]:
+    """The options of the dataclass `settings`, or `only` those of some fields; `plain` ones are under no heading.
+
+    With an `envvar_prefix`, the environment variable of each is that with its name, and `--help` shows it.
+    """
     chosen = [each for each in every(settings) if not only or each.name in only]
 
     def decorate(command: Any) -> Any:
         for each in reversed(chosen):
-            command = _click_option(each, plain)(command)
+            envvar = None if envvar_prefix is None else envvar_prefix + each.flag.replace("-", "_").upper()
+            command = _click_option(each, plain, envvar)(command)
         return command
 
     return decorate
@@ -87,9 +93,11 @@ timed_options = settings_options(Budget, ("seq_len", "batch", "threads"), plain=
 timing_options = settings_options(TimingSettings, ("profile_calls", "retry_seconds"), plain=True)
 
 
-def _click_option(declared: Declared, plain: bool) -> Decorator[Any]:
+def _click_option(declared: Declared, plain: bool, envvar: str | None) -> Decorator[Any]:
     option = declared.option
     attributes: dict[str, Any] = {"help": option.help, "required": declared.is_required}
+    if envvar is not None:
+        attributes |= {"envvar": envvar, "show_envvar": True}
     if not plain:
         attributes |= {"cls": GroupedOption, "group": option.group}
     if declared.kind is bool:
@@ -101,6 +109,8 @@ def _click_option(declared: Declared, plain: bool) -> Decorator[Any]:
         attributes["type"] = click.IntRange(option.least, option.most)
     elif declared.kind is float:
         attributes["type"] = click.FloatRange(option.least, option.most)
+    elif declared.kind is Path:
+        attributes["type"] = click.Path(path_type=Path)
     elif option.parse and not declared.parts:
         parse = option.parse
         attributes["callback"] = lambda *given: None if given[2] is None else parse(given[2])

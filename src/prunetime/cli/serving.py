@@ -9,137 +9,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunetime.cli.main import emit, main
-from prunetime.cli.options import Decorator, json_option
+from prunetime.cli.options import GroupedCommand, grouped, json_option, settings_options
 from prunetime.errors import InputError
 from prunetime.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from prunetime.serve.core.models import Entry
 
-COUNT, PORT, PATH = click.IntRange(1), click.IntRange(0, 65535), click.Path(path_type=Path)
+ENVIRONMENT = "PRUNETIME_SERVE_"
 
 
-def _serve_option(flag: str, help: str, field: str | None = None, **attributes: Any) -> Decorator[Any]:
-    """An option whose default is that of the field of `ServeSettings`, and which its environment variable sets, too."""
-    name = field or flag.removeprefix("--").replace("-", "_")
-    envvar = f"PRUNETIME_SERVE_{flag.removeprefix('--').replace('-', '_').upper()}"
-    attributes = {"default": getattr(ServeSettings, name), "show_default": True} | attributes
-    return click.option(flag, name, help=help, envvar=envvar, show_envvar=True, **attributes)
-
-
-@main.command()
-@click.argument("models", nargs=-1, required=True, metavar="[NAME=]ARTIFACT...", envvar="PRUNETIME_SERVE_MODELS")
-@_serve_option(
-    "--cascade",
-    "A NAME for several models of one task, the largest first. The largest that is expected to meet a request's "
-    "deadline answers it. Use it where load has peaks, and then a smaller model's answer is better than none. "
-    "May be repeated.",
-    "cascades",
-    multiple=True,
-    metavar="NAME=MODEL,MODEL...",
+@main.command(cls=GroupedCommand)
+@click.argument("models", nargs=-1, required=True, metavar="[NAME=]ARTIFACT...", envvar=f"{ENVIRONMENT}MODELS")
+@settings_options(ServeSettings, envvar_prefix=ENVIRONMENT)
+@grouped(
+    "capacity",
+    "--cache-mb",
+    default=ServeSettings.cache_bytes >> 20,
+    envvar=f"{ENVIRONMENT}CACHE_MB",
+    show_envvar=True,
+    help="MiB of memory, for each model, that keep the token ids of texts seen before. Raise it where many texts "
+    "recur, as titles of a catalogue do; 0 keeps none.",
 )
 @click.option("--family", "families", multiple=True, hidden=True)
-@_serve_option("--host", "Address to listen on. An address beyond this machine needs --key-file.")
-@_serve_option("--port", "Port to listen on. 0 takes a free one, which is printed.", type=PORT)
-@_serve_option(
-    "--uds",
-    "Unix socket to listen on instead of --host and --port. Use it behind a proxy on this machine.",
-    type=PATH,
-)
-@_serve_option(
-    "--allow-host",
-    "Host name, besides localhost, that requests may be addressed to. Give each name that clients or a proxy use for "
-    "this server. May be repeated.",
-    "allow_hosts",
-    multiple=True,
-    metavar="NAME",
-)
-@_serve_option(
-    "--cors",
-    "Origin, such as https://ads.example, whose web pages may call the server from a browser. '*' admits every origin, "
-    "and needs --key-file. By default there is none. May be repeated.",
-    multiple=True,
-    metavar="ORIGIN",
-)
-@_serve_option(
-    "--grpc-port",
-    "Port of --host for the Open Inference Protocol over gRPC. 0 takes a free one. Without it there is no gRPC.",
-    type=PORT,
-)
-@_serve_option(
-    "--processes",
-    "Number of processes that share the port and the limits below. For throughput, set it to the number of cores; each "
-    "process has its own copy of the models.",
-    type=COUNT,
-)
-@_serve_option(
-    "--threads",
-    "Threads that compute one batch, in each process. Raise it where a single request must be faster; for throughput "
-    "raise --processes.",
-    type=COUNT,
-)
-@_serve_option(
-    "--key-file",
-    "File of bearer keys, one a line; each request must carry one of them. SIGHUP reads it again. Without it the "
-    "server is for this machine only.",
-    type=PATH,
-)
-@_serve_option(
-    "--model-root",
-    "Folder from under which clients may load models. Without it only the models given here can be loaded again.",
-    type=PATH,
-)
-@_serve_option("--open-metrics", "Answer /metrics without a key. Use it where Prometheus has none.", is_flag=True)
-@_serve_option(
-    "--experiment",
-    "TOML file of experiments, which split the requests of a model among several by a key. By default there is none.",
-    "experiments",
-    type=PATH,
-)
-@_serve_option(
-    "--outcomes",
-    "Where the outcomes of experiments are stored: a file, or a postgresql:// URL. Use PostgreSQL where several "
-    "servers run the same experiment.",
-    metavar="FILE|URL",
-)
-@_serve_option(
-    "--timeout",
-    "Seconds after which a request is refused, where its client does not ask for less. Set it to the time after which "
-    "nobody waits for an answer.",
-)
-@_serve_option(
-    "--read-seconds",
-    "Seconds that a client has to send a request, and to finish a TLS handshake. Raise it for slow networks.",
-)
-@_serve_option(
-    "--drain-seconds",
-    "Seconds after SIGTERM in which the server answers on while its readiness check fails. Set it to the time that a "
-    "load balancer takes to notice.",
-)
-@_serve_option(
-    "--queue-tokens",
-    "Tokens that may wait for the engine; requests beyond are refused (429). Raise it for longer bursts, lower it to "
-    "refuse earlier.",
-)
-@_serve_option(
-    "--batch-tokens",
-    "Tokens that are computed in one batch, at most. Lower it where short requests wait too long for large ones.",
-)
-@_serve_option(
-    "--cache-mb",
-    "MiB of memory, for each model, that keep the token ids of texts seen before. Raise it where many texts recur, as "
-    "titles of a catalogue do; 0 keeps none.",
-    "cache_bytes",
-    default=ServeSettings.cache_bytes >> 20,
-    metavar="INTEGER",
-)
-@_serve_option(
-    "--tls-cert",
-    "PEM file of the certificate chain, for HTTPS. Needs --tls-key. SIGHUP reads it again.",
-    "certificate",
-    type=PATH,
-)
-@_serve_option("--tls-key", "PEM file of the private key of --tls-cert.", "private_key", type=PATH)
 def serve(**options: Any) -> None:
     """Serve models over HTTP: Open Inference Protocol v2, /predict, /rerank, /embed, /v1/rerank, /v1/embeddings; the
     first of them over gRPC, too.
@@ -154,8 +46,7 @@ def serve(**options: Any) -> None:
         click.echo("--family will go in the next release: it is called --cascade", err=True)
     options["models"] = tuple(_named(given) for given in options["models"])
     options["cascades"] = tuple(_cascade(given) for given in (*options["cascades"], *old))
-    options["cache_bytes"] <<= 20
-    settings = ServeSettings(**options)
+    settings = ServeSettings(cache_bytes=options.pop("cache_mb") << 20, **options)
 
     def ready(entries: Sequence[Entry], port: int | None, grpc_port: int | None) -> None:
         scheme = "https" if settings.certificate else "http"

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from math import inf
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prunetime.errors import InputError
 
-Group = Literal["data", "budget", "structure", "effort", "output"]
+Group = Literal["data", "budget", "structure", "effort", "output", "network", "access", "capacity", "experiments"]
 """The headings under which `--help` lists options."""
 
 _OPTION = "option"
@@ -46,8 +47,8 @@ class Option:
 class Declared:
     """A field of a settings class with its option, as `declared` finds it.
 
-    `kind` is the type of one value: `str`, `int`, `float` or `bool`. `repeated` says whether the field is a tuple whose
-    values are given one by one. `parts` is the dataclass whose own options are arguments of `option.parse`.
+    `kind` is the type of one value: `str`, `int`, `float`, `bool` or `Path`. `repeated` says whether the field is a
+    tuple whose values are given one by one. `parts` is the dataclass whose own options are arguments of `option.parse`.
     """
 
     name: str
@@ -171,7 +172,7 @@ def _declared(each: Field[Any], hint: Any) -> Declared:
     is_many = get_origin(hint) is tuple and get_args(hint)[-1] is ...
     repeated = is_many and option.parse is None
     has_parts = is_dataclass(hint) and option.choices is None
-    kind = hint if hint in (bool, int, float) else str
+    kind = hint if hint in (bool, int, float, Path) else str
     return Declared(each.name, option, kind, each.default, repeated, hint if has_parts else None)
 
 

@@ -50,10 +50,18 @@ class RankedDocument(dict[str, Any]):
 
 
 class Model:
-    """A model ready to score. `manifest` says what it is, `engine` runs token ids, `tokenizer` makes them; `digests`
-    are the SHA-256 of the artifact's files by name.
+    """A model that scores, ranks and embeds texts on this CPU; `prunetime.load` makes one of an artifact.
 
-    `make_tokenizer` is for who has one already of the same content and maximum length.
+    Attributes:
+        manifest: what the model is: its configuration, structure, precision plan and task.
+        digests: the SHA-256 of the artifact's files by name.
+        tokenizer: makes token ids of texts.
+        engine: makes logits of token ids.
+
+    Example:
+        >>> model = prunetime.load("runs/ads/artifact", threads=2)
+        >>> model.score([("red sofa", "velvet couch in red"), ("red sofa", "garden hose")])
+        array([0.91, 0.03], dtype=float32)
     """
 
     def __init__(
@@ -66,20 +74,27 @@ class Model:
         self.engine = Engine(manifest.config, source.weights, threads, spec=manifest.spec, plan=manifest.plan)
 
     def score(self, texts: Sequence[str | Texts]) -> NDArray[Any]:
-        """Scores of texts (or pairs, for a task of two texts): [rows], or [rows, classes] with over two classes.
+        """Scores texts, or pairs for a task of two texts, on the scale of the task's labels.
 
-        They are float32 or objects: of (question, context) pairs an `Answer` each, of words with labels a `Tagged`.
+        Args:
+            texts: texts or pairs, with as many texts each as the task has.
 
-        Raises InputError for an empty text, a pair where the task has one text, or the reverse, and for a question that
-        is too long for a window.
+        Returns:
+            Scores [texts], float32; [texts, classes] with more than two classes; or objects: an `Answer` for each
+            (question, context), a `Tagged` for each text whose words are labelled.
+
+        Raises:
+            InputError: a text is empty, has another number of parts than the task, or is a question that is too long
+                for a window.
         """
         inputs = self.read(texts)
         return inputs.scores(self.engine.logits(inputs.tokens))
 
     def answers(self, questions: Sequence[Texts], count: int) -> list[list[Answer]]:
-        """Up to `count` answers to each (question, context), the best first; the first are what `score` gives.
+        """Answers questions, with up to `count` answers to each (question, context), the best first.
 
-        Raises InputError as `score` does, and where the model answers no questions.
+        Raises:
+            InputError: as `score`; or the model answers no questions, or `count` is below 1.
         """
         if count < 1:
             raise InputError(f"{count} answers: ask for at least 1")
@@ -155,7 +170,8 @@ class Model:
         return self.check_embeds().embedding.similarity_matrix(left, right)
 
     def tokenize(self, texts: Sequence[str | Texts]) -> Ragged:
-        """Token ids of `texts` (of pairs of a question and a context, of all windows); raises InputError as `score`."""
+        """The token ids that the model reads of `texts`: a sequence for each text or pair, or for each window of a
+        context. Raises InputError as `score`."""
         return self.read(texts).tokens
 
     def read(self, texts: Sequence[str | Texts], prompt: str | None = None) -> Inputs:
@@ -340,7 +356,15 @@ def _batches(rows: Sequence[T], size: int, progress: bool | None) -> Iterator[Se
 
 
 def load(folder: str | Path, threads: int = 1, make_tokenizer: Callable[[bytes, int], Tokenizer] = Tokenizer) -> Model:
-    """Reads, checks and loads an artifact; arguments are those of `Model`.
+    """Reads, checks and loads an artifact. It executes nothing that is in the folder.
+
+    Args:
+        folder: the artifact.
+        threads: threads that compute one batch, the calling thread included.
+        make_tokenizer: makes a tokenizer of its content and maximum length; for callers that have one already.
+
+    Returns:
+        The model, ready to score.
 
     Raises:
         ArtifactError: the artifact is damaged, of a newer format, or none.

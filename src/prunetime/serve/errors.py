@@ -31,52 +31,33 @@ Code = Literal[
     "unavailable",
 ]
 
-STATUS: dict[Code, int] = {
-    "bad_request": 400,
-    "unauthorized": 401,
-    "forbidden": 403,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "request_timeout": 408,
-    "too_large": 413,
-    "uri_too_long": 414,
-    "unsupported_encoding": 415,
-    "unsupported_type": 415,
-    "unusable": 422,
-    "overloaded": 429,
-    "headers_too_large": 431,
-    "client_left": 499,
-    "internal": 500,
-    "not_ready": 503,
-    "deadline": 503,
-    "stopping": 503,
-    "unavailable": 503,
+STATUSES: dict[Code, tuple[int, str]] = {
+    "bad_request": (400, "INVALID_ARGUMENT"),
+    "unauthorized": (401, "UNAUTHENTICATED"),
+    "forbidden": (403, "PERMISSION_DENIED"),
+    "not_found": (404, "NOT_FOUND"),
+    "method_not_allowed": (405, "UNIMPLEMENTED"),
+    "request_timeout": (408, "DEADLINE_EXCEEDED"),
+    "too_large": (413, "RESOURCE_EXHAUSTED"),
+    "uri_too_long": (414, "INVALID_ARGUMENT"),
+    "unsupported_encoding": (415, "UNIMPLEMENTED"),
+    "unsupported_type": (415, "UNIMPLEMENTED"),
+    "unusable": (422, "INVALID_ARGUMENT"),
+    "overloaded": (429, "RESOURCE_EXHAUSTED"),
+    "headers_too_large": (431, "RESOURCE_EXHAUSTED"),
+    "client_left": (499, "CANCELLED"),
+    "internal": (500, "INTERNAL"),
+    "not_ready": (503, "UNAVAILABLE"),
+    "deadline": (503, "DEADLINE_EXCEEDED"),
+    "stopping": (503, "UNAVAILABLE"),
+    "unavailable": (503, "UNAVAILABLE"),
 }
-"""The HTTP status of each code. `unusable` is a well-formed request that cannot be scored. 499 is never sent: nobody is
-there to read it."""
+"""The status of each code over HTTP and over gRPC. `unusable` is a well-formed request that cannot be scored. 499 is
+never sent: nobody is there to read it."""
 
-GRPC_STATUS: dict[Code, str] = {
-    "bad_request": "INVALID_ARGUMENT",
-    "unauthorized": "UNAUTHENTICATED",
-    "forbidden": "PERMISSION_DENIED",
-    "not_found": "NOT_FOUND",
-    "method_not_allowed": "UNIMPLEMENTED",
-    "request_timeout": "DEADLINE_EXCEEDED",
-    "too_large": "RESOURCE_EXHAUSTED",
-    "uri_too_long": "INVALID_ARGUMENT",
-    "unsupported_encoding": "UNIMPLEMENTED",
-    "unsupported_type": "UNIMPLEMENTED",
-    "unusable": "INVALID_ARGUMENT",
-    "overloaded": "RESOURCE_EXHAUSTED",
-    "headers_too_large": "RESOURCE_EXHAUSTED",
-    "client_left": "CANCELLED",
-    "internal": "INTERNAL",
-    "not_ready": "UNAVAILABLE",
-    "deadline": "DEADLINE_EXCEEDED",
-    "stopping": "UNAVAILABLE",
-    "unavailable": "UNAVAILABLE",
-}
-"""The gRPC status of each code."""
+STATUS = {code: over_http for code, (over_http, _) in STATUSES.items()}
+
+GRPC_STATUS = {code: over_grpc for code, (_, over_grpc) in STATUSES.items()}
 
 
 class RefusedError(PrunetimeError):

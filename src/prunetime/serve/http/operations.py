@@ -13,8 +13,10 @@ from prunetime.serve.http.openapi import described
 from prunetime.serve.http.protocols.oip import answers
 from prunetime.serve.http.protocols.oip.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.http.protocols.oip.parameters import check_parameters
-from prunetime.serve.http.routing import Request, Response, Route, Router
+from prunetime.serve.http.routing import Request, Response, Route, Router, get
 from prunetime.serve.workers.pool import WorkerPool
+
+REPORT = "The arms of an experiment so far, and whether to go on."
 
 
 class Operations:
@@ -56,14 +58,7 @@ class Operations:
                 changes=True,
                 summary="Tell what came of answers; done once it is on the disk.",
             ),
-            Route(
-                "GET",
-                "/experiments/{experiment}",
-                self.experiment,
-                gives=ExperimentReport,
-                refuses=("not_found",),
-                summary="The arms of an experiment so far, and whether to go on.",
-            ),
+            get("/experiments/{experiment}", self.experiment, ExperimentReport, REPORT, "not_found"),
             Route("GET", "/metrics", self.metrics, self._service.settings.open_metrics, "Counters, for Prometheus."),
         ]
 

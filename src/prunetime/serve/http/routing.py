@@ -122,6 +122,11 @@ class Route:
     changes: bool = False
 
 
+def get(path: str, endpoint: Endpoint, gives: Any, summary: str, *refuses: Code, **more: Any) -> Route:
+    """A route of the method GET; `gives` is the type of its JSON, `more` other fields of `Route`."""
+    return Route("GET", path, endpoint, summary=summary, gives=gives, refuses=refuses, **more)
+
+
 class Router:
     """A router finds the route of a request: fixed paths by name, the others by pattern."""
 

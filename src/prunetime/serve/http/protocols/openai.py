@@ -21,7 +21,7 @@ from prunetime.serve.http.protocols.common import (
     read_to_embed,
     rows_to_embed,
 )
-from prunetime.serve.http.routing import Request, Response, Route, encoded_list
+from prunetime.serve.http.routing import Request, Response, Route, encoded_list, get
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's error types by status; other statuses below 500 are invalid_request_error."""
@@ -110,17 +110,9 @@ class OpenAI:
                 failure=OpenAIFailure,
                 summary="Embeddings of texts, as OpenAI has it.",
             ),
-            Route(
-                "GET", "/v1/models", self.models, gives=ModelList, failure=OpenAIFailure, summary="The names of models."
-            ),
-            Route(
-                "GET",
-                "/v1/models/{model}",
-                self.model,
-                gives=ModelCard,
-                refuses=("not_found",),
-                failure=OpenAIFailure,
-                summary="A model by its name.",
+            get("/v1/models", self.models, ModelList, "The names of models.", failure=OpenAIFailure),
+            get(
+                "/v1/models/{model}", self.model, ModelCard, "A model by its name.", "not_found", failure=OpenAIFailure
             ),
         ]
 

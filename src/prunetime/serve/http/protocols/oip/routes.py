@@ -28,7 +28,7 @@ from prunetime.serve.http.protocols.oip.messages import (
 )
 from prunetime.serve.http.protocols.oip.parameters import REQUEST, check_parameters
 from prunetime.serve.http.protocols.oip.tensors import TextTensor, output_tensors
-from prunetime.serve.http.routing import Request, Response, Route
+from prunetime.serve.http.routing import Request, Response, Route, get
 
 COMPRESSED_FROM = 1_024
 """The least bytes of a response that is compressed: a smaller one is one packet anyway."""
@@ -43,31 +43,16 @@ class OpenInference:
     def routes(self) -> list[Route]:
         model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         return [
-            Route("GET", "/v2", self.server, gives=ServerMetadata, summary="What this server is."),
-            Route("GET", "/v2/health/live", self.live, True, gives=Live, summary="Whether it runs."),
-            Route(
-                "GET",
-                "/v2/health/ready",
-                self.ready,
-                True,
-                gives=ServerReady,
-                refuses=("not_ready",),
-                summary="Whether it can answer.",
-            ),
-            Route("GET", "/health", self.health, True, refuses=("not_ready",), summary="Whether it can answer."),
+            get("/v2", self.server, ServerMetadata, "What this server is."),
+            get("/v2/health/live", self.live, Live, "Whether it runs.", open=True),
+            get("/v2/health/ready", self.ready, ServerReady, "Whether it can answer.", "not_ready", open=True),
+            get("/health", self.health, None, "Whether it can answer.", "not_ready", open=True),
             *(
                 route
                 for path in (model, version)
                 for route in (
-                    Route("GET", path, self.model, gives=ModelMetadata, refuses=("not_found",), summary="A model."),
-                    Route(
-                        "GET",
-                        f"{path}/ready",
-                        self.model_ready,
-                        gives=Ready,
-                        refuses=("not_found",),
-                        summary="Whether a model can answer.",
-                    ),
+                    get(path, self.model, ModelMetadata, "A model.", "not_found"),
+                    get(f"{path}/ready", self.model_ready, Ready, "Whether a model can answer.", "not_found"),
                     Route(
                         "POST",
                         f"{path}/infer",

@@ -10,7 +10,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.oip.answers import model_at
 from prunetime.serve.http.protocols.oip.description import config_of, statistics_of
 from prunetime.serve.http.protocols.oip.messages import ModelConfig, SharedMemoryRegion, Statistics
-from prunetime.serve.http.routing import Request, Response, Route
+from prunetime.serve.http.routing import Request, Response, Route, get
 from prunetime.serve.workers.pool import WorkerPool
 
 SETTINGS = {
@@ -19,6 +19,11 @@ SETTINGS = {
     "/v2/models/{model}/trace/setting": "models have no settings of traces: they are OpenTelemetry's",
 }
 """Triton's paths for settings, with the reason why there are none here."""
+
+CONFIG = "A model's configuration, as Triton has it."
+STATISTICS = "How often a model was asked, and how long that took, as Triton has it."
+REGIONS = "Regions of shared memory that are registered: none ever is."
+NOT_HERE = "Not here: the answer says why."
 
 
 class TritonExtensions:
@@ -30,39 +35,17 @@ class TritonExtensions:
     def routes(self) -> list[Route]:
         model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         return [
-            Route(
-                "GET", "/v2/models/stats", self.all_statistics, gives=Statistics, summary="Statistics of all models."
-            ),
+            get("/v2/models/stats", self.all_statistics, Statistics, "Statistics of all models."),
             *(
                 route
                 for path in (model, version)
                 for route in (
-                    Route(
-                        "GET",
-                        f"{path}/config",
-                        self.config,
-                        gives=ModelConfig,
-                        refuses=("not_found",),
-                        summary="A model's configuration, as Triton has it.",
-                    ),
-                    Route(
-                        "GET",
-                        f"{path}/stats",
-                        self.statistics,
-                        gives=Statistics,
-                        refuses=("not_found",),
-                        summary="How often a model was asked, and how long that took, as Triton has it.",
-                    ),
+                    get(f"{path}/config", self.config, ModelConfig, CONFIG, "not_found"),
+                    get(f"{path}/stats", self.statistics, Statistics, STATISTICS, "not_found"),
                 )
             ),
             *(
-                Route(
-                    method,
-                    path,
-                    partial(_refuse_settings, why),
-                    refuses=("not_found",),
-                    summary="Not here: the answer says why.",
-                )
+                Route(method, path, partial(_refuse_settings, why), summary=NOT_HERE, refuses=("not_found",))
                 for method in ("GET", "POST")
                 for path, why in SETTINGS.items()
             ),
@@ -71,13 +54,7 @@ class TritonExtensions:
 
     def _shared_memory(self, path: str) -> list[Route]:
         return [
-            Route(
-                "GET",
-                f"{path}/status",
-                self.regions,
-                gives=list[SharedMemoryRegion],
-                summary="Regions of shared memory that are registered: none ever is.",
-            ),
+            get(f"{path}/status", self.regions, list[SharedMemoryRegion], REGIONS),
             Route("POST", f"{path}/unregister", self.unregister, summary="Done, for no region ever is registered."),
             Route(
                 "POST",
