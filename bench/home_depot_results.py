@@ -25,6 +25,7 @@ from provenance import provenance
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.artifact import write_json
+from prunetime.core.estimate import Estimate
 from prunetime.latency import profiling
 from prunetime.search.proxy_validation import ProxyValidation
 
@@ -52,7 +53,7 @@ def aucs(rows: Rows, scores: Sequence[Sequence[float]]) -> Floats:
 
 def with_interval(values: Floats) -> Row:
     """`values` of all rows and of resamples."""
-    return {"value": float(values[0]), "ci95": np.percentile(values[1:], (2.5, 97.5)).tolist()}
+    return Estimate.of_resamples(values[0], values[1:]).to_json()
 
 
 def quality(prepared: Prepared, tuned: Sequence[Row]) -> list[Row]:

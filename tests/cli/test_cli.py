@@ -22,7 +22,7 @@ from prunetime.core.arch import ArchSpec, KeptBlocks
 from prunetime.core.artifact import Manifest
 from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.core.task import Task
-from prunetime.latency import measure, profiling, recording
+from prunetime.latency import measure
 from prunetime.latency.synthetic import random_weights
 from prunetime.models import families
 from prunetime.models.hf import config_json
@@ -191,12 +191,9 @@ def test_an_exported_model_gives_the_same_scores(inputs: Path, tmp_path: Path) -
     np.testing.assert_allclose(session.run(None, feed)[0], model.engine.logits(tokens), atol=1e-4)
 
 
-def test_profile_reports_its_error(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiling, "_CALLS", 5)
-    for module in (profiling, recording):
-        monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+def test_profile_reports_its_error(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "profile.json"
-    covered = ("--precision", "int8", "--blocks", "32x32", "--tokens")
+    covered = ("--precision", "int8", "--blocks", "32x32", "--tokens", "--profile-calls", "5", "--retry-seconds", "0")
     result = answer("profile", "--model", inputs / "bert", "--seq-len", "24", "--specs", "5", *covered, "--out", out)
     assert result["dense_us"] > result["floor_us"] > 0
     assert result["noisy"] in (True, False)

@@ -6,7 +6,7 @@ from cases import random_config, random_ragged, random_spec, random_weights
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.precision import MatrixPlan, PrecisionPlan
-from prunetime.latency.plans import EngineArguments, Option, _row_of_plans, choose, logit_error
+from prunetime.latency.plans import EngineArguments, PrecisionOption, _row_of_plans, choose, logit_error
 
 RNG = np.random.default_rng(0)
 CONFIG = random_config(RNG, layers=2, heads=4, head_dim=32, ffn=256, outputs=2)
@@ -30,7 +30,11 @@ def test_the_loss_of_the_choice_is_measured_and_inside_the_limit(limit, blocks):
 
 
 def test_the_fastest_option_of_every_sublayer_is_first_and_float32_last():
-    options = [Option("fp32", "fp32", True), Option("bf16", "int8", True), Option("int8", "int8", False)]
+    options = [
+        PrecisionOption("fp32", "fp32", True),
+        PrecisionOption("bf16", "int8", True),
+        PrecisionOption("int8", "int8", False),
+    ]
     times = np.array([[9.0, 9.0], [5.0, 7.0], [6.0, 4.0]])
     harm = {((sub, end), precision): 1.0 for sub in (0, 1) for end in (0, 1) for precision in ("bf16", "int8")}
     first, *_, last = _row_of_plans(times, options, harm)

@@ -17,10 +17,10 @@ def test_pairs_of_different_budgets_count_overall_only():
     small = np.array([[1.0, 2.0], [2.0, 1.0], [3.0, 0.0]])
     large = small + 10
     found = ProxyValidation.of([small, large])
-    assert found.within == -1.0
+    assert found.within.value == -1.0
     assert found.of_budget == (-1.0, -1.0)
     assert found.overall == pytest.approx((9 - 6) / 15)
-    assert found.ci95 == (-1.0, -1.0)
+    assert found.within.ci95 == (-1.0, -1.0)
 
 
 def test_ties_do_not_count():
@@ -37,5 +37,5 @@ def test_the_interval_holds_the_value_and_narrows_with_more():
 
     few, many = found(8), found(80)
     for each in (few, many):
-        assert each.ci95[0] <= each.within <= each.ci95[1]
-    assert many.ci95[1] - many.ci95[0] < 0.5 * (few.ci95[1] - few.ci95[0])
+        assert each.within.ci95[0] <= each.within.value <= each.within.ci95[1]
+    assert many.within.ci95[1] - many.within.ci95[0] < 0.5 * (few.within.ci95[1] - few.within.ci95[0])

@@ -1,1 +1,1 @@
-"""Other engines, running the same compact model, for comparison."""
+"""Baselines: other engines that run the same compact model, for comparison."""

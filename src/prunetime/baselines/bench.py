@@ -1,4 +1,4 @@
-"""Timing encoders on this engine and on baselines: every answer is checked first, then all are timed in turn."""
+"""Times encoders on this engine and on baselines: all logits are checked first, then all engines take turns."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ baselines' bf16 is off by 0.02 to 0.07 of it, and their int8 by 0.06 to 0.17.
 """
 
 MEASURED = ("p50_us", "p99_us", "noisy", "idle_p50_us", "max_logit_error")
-"""What a row has None of where the engine was refused."""
+"""The fields of a row that are None where the engine was refused."""
 
 _CALLS, _SECONDS = 20, 0.2
 _IDLE_CALLS, _IDLE_ROUNDS = 5, 8
@@ -85,7 +85,7 @@ def rows(
             raise
         except PrunetimeError as wrong:
             found[key] |= dict.fromkeys(MEASURED) | {"refused": str(wrong)}
-        except Exception as error:  # of the baseline's own kind
+        except Exception as error:  # a type of error of the baseline's own
             if row["engine"] == OURS:
                 raise
             said = first_line(error)
@@ -156,7 +156,7 @@ def _engine(case: BenchmarkCase, setting: BenchmarkSetting, precision: Any, auto
 
 
 def _logits(bind: Bind, batches: Sequence[Ragged]) -> Float32Array:
-    """The logits of all `batches`, [rows, outputs]."""
+    """The logits of all `batches`, [sequences, outputs]."""
     logits = np.concatenate([bind(batch)() for batch in batches])
     return logits.reshape(-1, logits.shape[-1])
 

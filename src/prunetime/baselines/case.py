@@ -1,4 +1,4 @@
-"""What is timed: an artifact, a transformers model, or the name of a shape."""
+"""Benchmark cases: the encoder of an artifact, of a transformers model, or of the name of a shape."""
 
 from __future__ import annotations
 

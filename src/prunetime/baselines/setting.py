@@ -1,4 +1,4 @@
-"""What a baseline is built for: one encoder, and batches of one shape."""
+"""The setting that a baseline is built for: one encoder, and batches of one shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CALIBRATED = 64
 LogitsCall = Callable[[], Float32Array]
 
 Bind = Callable[[Ragged], LogitsCall]
-"""Takes a batch of the setting's shape in; the call that it returns gives the logits, [rows, outputs]."""
+"""Takes a batch of the setting's shape in; the call that it returns gives the logits, [sequences, outputs]."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,6 @@ class BenchmarkSetting:
 
 
 def inputs_of(batch: Ragged) -> dict[str, Int64Array]:
-    """The inputs of an exported encoder by name, [rows, longest] each."""
+    """The inputs of an exported encoder by name, [sequences, longest] each."""
     names = ("input_ids", "attention_mask", "token_type_ids")
     return {name: array.astype(np.int64) for name, array in zip(names, batch.padded(0), strict=True)}

@@ -3,7 +3,7 @@
 mini, minilm, base               dense
 base@blocks=0.2                  20 % of the 32x32 blocks kept, drawn uniformly in every matrix of the encoder
 base@blocks=0.2:32x16            in blocks of another shape
-minilm@heads=0.5,ffn=0.5         half the heads and half the FFN rows of every layer
+minilm@heads=0.5,ffn=0.5         half the heads and half the FFN neurons of every layer
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prunetime.core.config import EncoderConfig
 from prunetime.errors import InputError
 
 SIZES = {"mini": (4, 256, 4, 1024), "minilm": (6, 384, 12, 1536), "base": (12, 768, 12, 3072)}
-"""Layers, hidden, heads, FFN rows."""
+"""Layers, hidden, heads, FFN neurons."""
 
 VOCABULARY, POSITIONS, OUTPUTS = 30_522, 512, 2
 BLOCK_SHAPE = (32, 32)

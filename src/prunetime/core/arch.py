@@ -1,4 +1,4 @@
-"""The architecture words: what an encoder is (`Dims`) and how much of it is kept (`LayerSpec`, `ArchSpec`)."""
+"""The sizes of an encoder (`Dims`), and how much of it is kept (`LayerSpec`, `ArchSpec`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunetime.core.checks import true_or_false, whole_number
 from prunetime.errors import InputError
 
 TILE = 32
-"""Rows are kept in multiples of this many, in every precision."""
+"""FFN neurons and output channels are kept in multiples of this many, in every precision."""
 
 MATRICES = ("query", "key", "value", "attention_output", "ffn_input", "ffn_gate", "ffn_output")
 """The weight matrices of one layer, in the order in which the forward pass reads them; not every family has a gate."""
@@ -22,16 +22,25 @@ BlockShape = tuple[int, int]
 """The (rows, columns) of a block of weights."""
 
 BLOCK_SHAPES: tuple[BlockShape, ...] = ((32, 32), (32, 16), (16, 16), (32, 1))
-"""Those that blocks may have."""
+"""The shapes that blocks may have."""
 
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes of the unpruned encoder.
+    """The sizes of the unpruned encoder.
 
-    `hidden` is the width between sub-layers, `ffn` the width inside the feed-forward sub-layer, `vocabulary` the
-    number of token ids and `positions` the longest sequence in tokens. `gated`: every FFN row is multiplied by one of
-    a third matrix (GLU Variants, arXiv 2002.05202).
+    Attributes:
+        layers: The number of layers.
+        hidden: The width of the hidden states between sub-layers.
+        heads: The attention heads of a layer.
+        head_dim: The width of a head.
+        ffn: The neurons inside the feed-forward sub-layer.
+        vocabulary: The number of token ids.
+        positions: The longest sequence, in tokens.
+        gated: Whether every FFN neuron is multiplied by one of a third matrix (GLU Variants, arXiv 2002.05202).
+
+    Raises:
+        InputError: A size is no whole number of at least 1.
     """
 
     layers: int
@@ -89,13 +98,19 @@ def tokens_kept(share: float, length: int) -> int:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """What one layer keeps. Counts only; which ones is the `Mask`'s business.
+    """How much one layer keeps, in counts; a `Mask` says which parts these are.
 
-    `attention_rows` and `ffn_rows` are the rows kept of the two output matrices (their output dimensions, at most
-    `hidden`); what a pruned output row would have added to the residual is zero. A sub-layer with zero heads or zero
-    rows is gone: its input passes on unchanged, without its bias and LayerNorm. `tokens` is the fraction of the
-    tokens that came in which are kept after the attention: k = max(1, ceil(tokens x length)), those that received the
-    most attention. `blocks` has at most one entry per matrix, in the order of `MATRICES`.
+    A sub-layer that keeps no head or no channel is gone: its input passes on unchanged, without its bias and LayerNorm.
+
+    Attributes:
+        heads: The attention heads kept.
+        attention_rows: The output channels kept of the attention's output matrix, at most `hidden`. What a pruned
+            channel would have added to the residual is zero.
+        ffn: The FFN neurons kept.
+        ffn_rows: The output channels kept of the FFN's output matrix.
+        blocks: The blocks kept of matrices in blocks, at most one entry per matrix, in the order of `MATRICES`.
+        tokens: The share of the tokens that are kept after the attention: max(1, ceil(tokens x length)) of them, those
+            that received the most attention.
     """
 
     heads: int
@@ -126,7 +141,7 @@ class LayerSpec:
         return tokens_kept(self.tokens, length)
 
     def blocks_of(self, matrix: str) -> KeptBlocks | None:
-        """What is kept of `matrix`, or None where it is dense."""
+        """The blocks kept of `matrix`, or None where it is dense."""
         return next((block for block in self.blocks if block.matrix == matrix), None)
 
     def in_blocks(
@@ -150,7 +165,7 @@ class LayerSpec:
         )
 
     def matrix_shapes(self, dims: Dims) -> dict[str, tuple[int, int]]:
-        """(output rows, input columns) of every matrix this layer still has."""
+        """(output channels, inputs) of every matrix this layer still has."""
         shapes: dict[str, tuple[int, int]] = {}
         if self.has_attention:
             inner = self.heads * dims.head_dim
@@ -219,7 +234,14 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ArchSpec:
-    """The counts kept in every layer: all that latency depends on."""
+    """How much every layer keeps: all that latency depends on.
+
+    Example:
+        >>> dims = Dims(layers=2, hidden=64, heads=4, head_dim=16, ffn=256, vocabulary=400, positions=64)
+        >>> spec = ArchSpec.full(dims).with_layer(0, heads=2, ffn=128)
+        >>> spec.weights(dims) / ArchSpec.full(dims).weights(dims)
+        0.75
+    """
 
     layers: tuple[LayerSpec, ...] = field(default=())
 
@@ -229,7 +251,7 @@ class ArchSpec:
 
     @classmethod
     def of(cls, dims: Dims, heads: Iterable[int], ffn: Iterable[int]) -> ArchSpec:
-        """The spec with these heads and FFN rows per layer, every output row kept."""
+        """The spec with these heads and FFN neurons per layer, and with every output channel."""
         pairs = zip(heads, ffn, strict=True)
         return cls(tuple(LayerSpec(h, dims.hidden, f, dims.hidden) for h, f in pairs))
 

@@ -41,7 +41,7 @@ from prunetime.core.task import Task
 from prunetime.errors import ArtifactError, InputError
 
 FORMAT = 2
-"""What is written. Format 1 is read too: it had neither blocks nor dropped tokens, and all of it ran in fp32."""
+"""The format that is written. Format 1, which had neither blocks nor dropped tokens and ran in fp32, is read too."""
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
@@ -58,7 +58,7 @@ _READERS, _PIECE_BYTES = 2, 8 * 2**20
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact says of itself. `provenance` is free-form JSON: where the model came from, what was measured."""
+    """The description of an artifact. `provenance` is free-form JSON: where the model came from, what was measured."""
 
     config: EncoderConfig
     spec: ArchSpec
@@ -202,7 +202,7 @@ def other_files(folder: Path) -> dict[str, bytes]:
 
 
 def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every array of a compact model. Matrices are [output rows, input columns].
+    """Name and shape of every array of a compact model. Matrices are [output channels, inputs].
 
     One that is pruned in blocks has the arrays of `prunetime.core.blocks` in place of its weight.
     """

@@ -22,10 +22,24 @@ _MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 @dataclass(frozen=True)
 class Budget:
-    """Either `us` (microseconds) or `share` of the dense model's latency, in one setting.
+    """A latency that a model has to meet, in one setting.
 
-    `statistic` of the latency of one call, from `scope` to score (`ids`: token ids are given; `text`: tokenising
-    included), `hot` (calls back to back) or `idle` (after a pause). `seq_len` is in tokens, `batch` in sequences.
+    Attributes:
+        us: The latency in microseconds, or None where `share` is given.
+        share: The latency as a share (0 to 1) of the dense model's, or None where `us` is given.
+        statistic: The statistic of the latency of one call, `p50` or `p99`.
+        scope: What is timed: token ids to scores (`ids`, the model alone), or texts to scores (`text`, end to end).
+        condition: Whether calls follow each other (`hot`, warm caches) or come after a pause (`idle`, cold).
+        seq_len: The length of every sequence, in tokens.
+        batch: The sequences of one call.
+        threads: The threads of the engine.
+
+    Raises:
+        InputError: Both or neither of `us` and `share` are given, or a value cannot be used.
+
+    Example:
+        >>> str(Budget.ms(1.9, seq_len=48))
+        '1900 us (p50, ids to score, hot, 1 x 48 tokens, 1 thread)'
     """
 
     us: float | None = None

@@ -1,4 +1,4 @@
-"""What an encoder of the BERT family is besides its counts: the closed set of differences between families."""
+"""The configuration of an encoder: everything but its counts, and the closed set of differences between families."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prunetime.core.checks import one_of, whole_number
 from prunetime.errors import InputError
 
 Activation = Literal["identity", "tanh", "relu", "gelu"]
-"""What follows a dense layer of a head; `gelu` is the exact one, with erf."""
+"""The activation after a dense layer of a head; `gelu` is the exact one, with erf."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one family of encoders differs from BERT, as far as the forward pass can tell.
+    """The differences of one family of encoders from BERT, as far as the forward pass can tell.
 
     `position_offset` is the position id of a sequence's first token: one after that of padding, where padding has one.
     `head_activation` follows the dense layer on the first token's row, before the output layer. With
@@ -70,7 +70,7 @@ FAMILIES = {
 TaskLogitRows = Literal["pooled", "tokens", "embedding"]
 LogitRows = Literal[TaskLogitRows, "token_embeddings"]
 EMBEDDINGS: tuple[LogitRows, ...] = ("embedding", "token_embeddings")
-"""Rows that no head of the family follows."""
+"""The outputs of an encoder without the head of its family."""
 
 Pooling = Literal["first", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
 """How the rows of a sequence's tokens become one row, as the Pooling module of sentence-transformers defines it (which
@@ -78,8 +78,8 @@ calls `first` cls, and `mean_sqrt_len` mean_sqrt_len_tokens). Where no token is 
 that of the first token)."""
 
 LEAST_COUNT, LEAST_LENGTH = 1e-9, 1e-12
-"""What a sum of rows is divided by at least, and an embedding that is scaled to length 1 (as in sentence-transformers:
-nothing but zeros stays zeros)."""
+"""The least divisors of a sum of rows, and of an embedding that is scaled to length 1, as in sentence-transformers:
+only zeros stay zeros."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class HeadLayer:
 
 @dataclass(frozen=True)
 class Rotary:
-    """How a layer of a family with rotary positions sees them: `theta` is the base of its angles, and tokens further
-    away than `window` are not attended to (None: all are)."""
+    """The rotary positions of a layer: `theta` is the base of its angles. With sliding-window attention, tokens further
+    away than `window` are not attended to; None stands for full attention."""
 
     theta: float
     window: int | None = None

@@ -1,4 +1,4 @@
-"""What is done with embeddings: how much of them is kept, and how two are compared (as sentence-transformers does)."""
+"""Settings of embeddings: how much of them is kept, and how two are compared, as in sentence-transformers."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class EmbeddingSettings:
         one_of("similarity_fn_name", self.similarity_fn_name, get_args(Similarity))
 
     def kept(self, embeddings: Float32Array) -> Float32Array:
-        """The numbers that are kept of `embeddings` [rows, width]."""
+        """The first `truncate_dim` numbers of `embeddings` [texts, width]."""
         return embeddings[:, : self.truncate_dim]
 
     def similarities(self, left: Float32Array, right: Float32Array) -> Float32Array:
-        """Scores [rows] of pairs of embeddings [rows, width], the higher the more alike."""
+        """Scores [pairs] of pairs of embeddings [texts, width], the higher the more alike."""
         if self.similarity_fn_name == "euclidean":
             return np.asarray(-np.linalg.norm(left - right, axis=1), np.float32)
         if self.similarity_fn_name == "manhattan":
@@ -67,6 +67,6 @@ class EmbeddingSettings:
 
 
 def unit(embeddings: Float32Array) -> Float32Array:
-    """`embeddings` [rows, width] scaled to a length of 1."""
+    """`embeddings` [texts, width] scaled to a length of 1."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)

@@ -51,7 +51,7 @@ def usable_cores() -> float:
 
 
 def memory_bytes() -> int:
-    """What this process may use: the machine's memory or, where it is less, the limit of its control group (v2)."""
+    """The memory that this process may use: the machine's or, where it is less, the limit of its control group (v2)."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())

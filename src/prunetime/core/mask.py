@@ -1,4 +1,4 @@
-"""Which heads, rows and blocks are kept. Every pruner produces a `Mask`; its counts are the `ArchSpec`."""
+"""Which heads, neurons, channels and blocks are kept. Every pruner makes a `Mask`; its counts are the `ArchSpec`."""
 
 from __future__ import annotations
 
@@ -44,9 +44,15 @@ class BlockMask:
 
 @dataclass(frozen=True)
 class LayerMask:
-    """Kept parts of one layer: `heads` [heads], `attention_rows` [hidden], `ffn` [ffn], `ffn_rows` [hidden].
+    """The kept parts of one layer.
 
-    `blocks` maps a matrix name to the blocks kept of what heads and rows leave of it.
+    Attributes:
+        heads: Whether each attention head is kept, [heads].
+        attention_rows: Whether each output channel of the attention is kept, [hidden].
+        ffn: Whether each FFN neuron is kept, [ffn].
+        ffn_rows: Whether each output channel of the FFN is kept, [hidden].
+        blocks: By the name of a matrix, the blocks kept of what the other parts leave of it.
+        tokens: As in `LayerSpec`.
     """
 
     heads: BoolArray
@@ -82,7 +88,13 @@ class LayerMask:
 
 @dataclass(frozen=True)
 class Mask:
-    """The kept parts of every layer."""
+    """The kept parts of every layer.
+
+    Example:
+        >>> dims = Dims(layers=2, hidden=64, heads=4, head_dim=16, ffn=256, vocabulary=400, positions=64)
+        >>> Mask.full(dims).spec() == ArchSpec.full(dims)
+        True
+    """
 
     layers: tuple[LayerMask, ...]
 
@@ -143,7 +155,7 @@ def by_importance(scores: Float64Array) -> NDArray[np.intp]:
 
 
 def largest_blocks(scores: Float64Array, block: KeptBlocks) -> BlockMask:
-    """Those of the highest `scores` [row blocks, column blocks], as many as `block` says."""
+    """The mask that keeps the blocks of the highest `scores` [row blocks, column blocks], as many as `block` says."""
     kept = _top(scores.ravel(), block.kept, f"blocks of {block.matrix}").reshape(scores.shape)
     return BlockMask(block.rows, block.columns, kept)
 

@@ -1,4 +1,4 @@
-"""How every matrix is run: its precision, and dense or by blocks. Chosen by measurement, frozen in the artifact."""
+"""The precision plan: how every matrix is run. It is chosen by measurement and frozen in the artifact."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ ONE_PRECISION = ("query", "key", "value")
 """The matrices of a layer that read the same input and are run as one: they share a precision."""
 
 PLANNED = tuple(matrix for matrix in MATRICES if matrix != "ffn_gate")
-"""Those that can be named in a plan: a gate is run as the matrix is whose rows it multiplies."""
+"""The matrices that a plan can name: a GLU's gate is run as the matrix whose outputs it multiplies."""
 
 
 @dataclass(frozen=True)
 class MatrixPlan:
     """How one matrix is run.
 
-    `sparse` says whether one that is stored in blocks is run block by block, or expanded and run dense; it means
-    nothing for a matrix that is stored dense.
+    Attributes:
+        precision: The precision of its weights and of what they are multiplied by: `fp32`, `bf16` or `int8`.
+        sparse: Whether a matrix that is stored in blocks is run block by block, rather than expanded and run dense.
     """
 
     precision: Precision = "fp32"
@@ -46,10 +47,19 @@ class MatrixPlan:
 
 @dataclass(frozen=True)
 class PrecisionPlan:
-    """The plan of every matrix: `default`, but for those named in `exceptions` as (layer, matrix, plan).
+    """The precision of every matrix, as a quantisation config has it.
 
-    Query, key and value of a layer have one precision. `quality_loss` is what the plan was measured to lose against
-    fp32 (in the task's metric), None where all is fp32.
+    Attributes:
+        default: How every matrix is run that `exceptions` do not name.
+        exceptions: Other matrices, as (layer, matrix, plan). Query, key and value of a layer have one precision.
+        quality_loss: The loss against fp32 that was measured, in the task's metric; None where all is fp32.
+
+    Raises:
+        InputError: A matrix is named twice, or is none of a layer's.
+
+    Example:
+        >>> PrecisionPlan.uniform("int8").of(0, "query").precision
+        'int8'
     """
 
     default: MatrixPlan = MatrixPlan()

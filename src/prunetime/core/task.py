@@ -1,4 +1,4 @@
-"""What a model's logits mean."""
+"""Tasks: the meaning of a model's logits, and the answers and spans that are made of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ from prunetime.core.task_kind import TASK_KINDS, TaskKind, TaskTraits
 from prunetime.errors import InputError
 
 ScoreActivation = Literal["identity", "sigmoid"]
-"""What a CrossEncoder of sentence-transformers does to logits."""
+"""The activations that a CrossEncoder of sentence-transformers may have."""
 
 DOC_STRIDE = 128
 """As in the `run_qa` example of transformers and its pipeline: at most half of a window."""
 
 
 class Answer(NamedTuple):
-    """A part of a context, `start` characters into it. `score` is the probability that a model gives it."""
+    """An answer to a question: a part of its context.
+
+    Attributes:
+        text: The part, as the context has it; empty where there is no answer.
+        start: Its first character's place in the context.
+        score: The probability that a model gives it, 0 to 1.
+    """
 
     text: str
     start: int
@@ -34,8 +40,14 @@ class Answer(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A part of a text, `start` characters into it, and the label that a model gives it; `score` is the least
-    probability of its words' labels."""
+    """A part of a text with the label that a model gives it.
+
+    Attributes:
+        label: The label.
+        text: The part.
+        start: Its first character's place in the text.
+        score: The least probability of the labels of its words, 0 to 1.
+    """
 
     label: str
     text: str
@@ -44,8 +56,15 @@ class Span(NamedTuple):
 
 
 class Tagged(NamedTuple):
-    """The words of `text`, each (first, one past the last) of its characters, with the `labels` that a model gives them
-    and their `probabilities`. The `scheme` says which spans the labels mark."""
+    """A text whose words a model has labelled.
+
+    Attributes:
+        text: The text.
+        words: Its words, each as (first, one past the last) of the text's characters.
+        labels: The label of every word.
+        probabilities: The probability of each of these labels, 0 to 1.
+        scheme: Says which spans the labels mark.
+    """
 
     text: str
     words: tuple[tuple[int, int], ...]
@@ -126,7 +145,7 @@ class Task:
 
     @property
     def rows(self) -> LogitRows:
-        """What the head reads, as in `EncoderConfig`."""
+        """The rows that the head reads, as in `EncoderConfig`."""
         return self.traits.rows
 
     @property
@@ -149,7 +168,7 @@ class Task:
         return self.pair and (self.traits.is_ranking or len(self.labels) == 2)
 
     def scores(self, logits: Float32Array) -> Float32Array:
-        """Scores of `logits` [rows, outputs]: [rows], or [rows, classes] with more than two classes.
+        """Scores of `logits` [examples, outputs]: [examples], or [examples, classes] with more than two classes.
 
         Raises InputError where what logits say depends on the texts (`inference.inputs`).
         """
@@ -163,8 +182,8 @@ class Task:
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
     def predictions(self, logits: Float32Array) -> Float32Array:
-        """What `CrossEncoder.predict` of sentence-transformers makes of `logits` [rows, outputs]: each under
-        `activation`, [rows] of one output, else [rows, outputs].
+        """The predictions of `CrossEncoder.predict` of sentence-transformers: `logits` [examples, outputs] under
+        `activation`, as [examples] where there is one output.
 
         Raises InputError as `scores` does.
         """

@@ -63,7 +63,7 @@ class TaskTraits:
 
     @property
     def activation(self) -> Literal["identity", "sigmoid"]:
-        """What a new CrossEncoder of sentence-transformers does to the logits."""
+        """The activation of a new CrossEncoder of sentence-transformers."""
         return "sigmoid" if self.score == "sigmoid" else "identity"
 
 
@@ -126,4 +126,5 @@ TASK_KINDS: dict[TaskKind, TaskTraits] = {
         pipeline_tag="sentence-similarity",
     ),
 }
-"""Of relevance a label has a logit of its own, scored by a sigmoid: what transformers calls multi-label."""
+"""The traits of every kind. A label of relevance has a logit of its own, scored by a sigmoid, which transformers calls
+multi-label."""

@@ -12,7 +12,7 @@ from prunetime.errors import InputError, first_line
 from prunetime.export.transformers import export_transformers
 
 NO_ANSWER: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # it is imported there, and not exported
-"""What the HTTP library below huggingface_hub raises: another one in other versions."""
+"""The errors of the HTTP library below huggingface_hub, which differs between its versions."""
 
 
 def push_to_hub(source: Path, repository: str, *, private: bool = False) -> str:

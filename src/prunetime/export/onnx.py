@@ -134,14 +134,14 @@ class _Graph:
         return self._once("positions", lambda: self._add("Range", self._integer(0), self._tokens(), self._integer(1)))
 
     def _positions_but_padding(self) -> str:
-        """Of every token [batch, tokens]: counted from the family's offset, padding before it and not counted."""
+        """The position of every token, [batch, tokens]: from the family's offset, padding before it and not counted."""
         padding = self._integer(self.family.position_offset - 1)
         counted = self._add("Cast", self._add("Not", self._add("Equal", "input_ids", padding)), to=TensorProto.INT64)
         count = self._add("CumSum", counted, self._integer(1))
         return self._add("Add", self._add("Mul", count, counted), padding)
 
     def _mask(self) -> str:
-        """What is added to the scores, [batch, 1, 1, tokens]."""
+        """The mask that is added to the scores, [batch, 1, 1, tokens]."""
         rows = self._add("Unsqueeze", "attention_mask", self._integers(1))
         kept = self._add("Cast", self._add("Unsqueeze", rows, self._integers(2)), to=TensorProto.FLOAT)
         return self._add("Mul", self._add("Sub", self._number(1.0), kept), self._number(MASKED))
@@ -161,12 +161,12 @@ class _Graph:
         return total if before else self._norm(norm, total)
 
     def _inner(self, name: str, x: str) -> str:
-        """The FFN rows."""
+        """The activations of the FFN neurons."""
         rows = self._gelu(self._linear(f"{name}.ffn_input", x))
         return self._add("Mul", rows, self._linear(f"{name}.ffn_gate", x)) if self.family.gated else rows
 
     def _context(self, name: str, layer: LayerSpec, x: str, mask: str) -> str:
-        """What the heads read, [batch, tokens, heads x head_dim]."""
+        """The context vectors of the heads, [batch, tokens, heads x head_dim]."""
         head_dim, rotary = self.config.dims.head_dim, self.rotary.get(name)
 
         def per_head(part: str, order: list[int]) -> str:
@@ -178,7 +178,7 @@ class _Graph:
         else:
             query, key = (self._turned(per_head(part, [0, 2, 1, 3]), rotary.theta) for part in ("query", "key"))
             key = self._add("Transpose", key, perm=[0, 1, 3, 2])
-            mask = mask if rotary.window is None else self._add("Min", mask, self._near(rotary.window))
+            mask = mask if rotary.window is None else self._add("Min", mask, self._sliding_window(rotary.window))
         value = per_head("value", [0, 2, 1, 3])
         scores = self._add("Div", self._add("MatMul", query, key), self._number(math.sqrt(head_dim)))
         if self.family.relative_positions:
@@ -203,14 +203,14 @@ class _Graph:
 
         return self._once("distances", distances)
 
-    def _near(self, window: int) -> str:
-        """What is added to the scores [queries, keys] of tokens that are no nearer than that."""
+    def _sliding_window(self, window: int) -> str:
+        """The mask of sliding-window attention, [queries, keys]: it is added to the scores."""
 
-        def near() -> str:
+        def mask() -> str:
             far = self._add("Greater", self._add("Abs", self._distances()), self._integer(window))
             return self._add("Where", far, self._number(MASKED), self._number(0.0))
 
-        return self._once(f"near {window}", near)
+        return self._once(f"window {window}", mask)
 
     def _turned(self, x: str, theta: float) -> str:
         """Queries or keys `x` [batch, heads, tokens, head_dim] at their positions."""

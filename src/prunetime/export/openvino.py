@@ -17,7 +17,7 @@ PRECISION_NOTE = (
     "The file is float32, but on CPUs that multiply bf16 OpenVINO runs it in bf16 unless it is told otherwise: "
     'compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}) holds float32.'
 )
-"""What a user of the file has to know: the property is one of compiling, and no file can hold it (OpenVINO 2026.4)."""
+"""A note for users of the file: the property belongs to compiling, and no file can hold it (OpenVINO 2026.4)."""
 
 
 def export_openvino(config: EncoderConfig, weights: Weights, path: Path, spec: ArchSpec | None = None) -> None:

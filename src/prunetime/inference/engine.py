@@ -23,7 +23,7 @@ Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
 
 HiddenStates = Float32Array
-"""The hidden rows [tokens, hidden] of a batch that come into a layer."""
+"""The hidden states [tokens, hidden] of a batch that come into a layer."""
 
 ReferenceKernel = _engine.ReferenceKernel
 """A unit of time: `ReferenceKernel(isa="").run()` does a fixed piece of work on one thread, some 300 us with AVX2."""
@@ -73,7 +73,7 @@ class Engine:
         self.config = config
         self.plan = plan
         self.precision: Mapping[str, Precision] = run_plan.precision
-        """Of every matrix by name (`layers.0.query`, `head.dense`)."""
+        """The precision of every matrix by name (`layers.0.query`, `head.dense`)."""
         self.spec = _spec_of(self._encoder.layer_counts, stored, spec)
         self.isa: str = self._encoder.isa
         self.threads: int = self._encoder.threads
@@ -83,7 +83,7 @@ class Engine:
         """Computes the logits of any number of sequences.
 
         Returns:
-            [rows, outputs], where the head reads every token [tokens, outputs].
+            [sequences, outputs], where the head reads every token [tokens, outputs].
 
         Raises:
             EngineError: an id, type or length is out of range, numbers overflowed inside the encoder, or tokens are
@@ -107,7 +107,7 @@ class Engine:
 
         Raises:
             EngineError: `spec` has more of them than this encoder, cuts a block apart, or drops tokens without a head
-                to choose them by, or of a head that reads every token's row.
+                to choose them by, or of a head that reads every token's hidden state.
         """
         heads, ffn, tokens = ([getattr(layer, name) for layer in spec.layers] for name in ("heads", "ffn", "tokens"))
         _answer(self._encoder.select, heads, ffn, tokens)

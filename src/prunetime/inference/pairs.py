@@ -17,7 +17,7 @@ from prunetime.inference.tokenize import Texts, Tokenizer
 
 @dataclass(frozen=True)
 class PairInputs(Inputs):
-    """Rows of `tokens`, two of each example, one after the other."""
+    """Sequences of `tokens`, two of each example, one after the other."""
 
     def select(self, examples: Int64Array) -> PairInputs:
         return replace(self, tokens=self.tokens.select(sequences_of_pairs(examples)))
@@ -30,7 +30,7 @@ class PairInputs(Inputs):
 
 
 class SingleInputs(Inputs):
-    """Rows of `tokens`, each a text by itself."""
+    """Sequences of `tokens`, each a text by itself."""
 
     def scores(self, logits: Float32Array) -> Array:
         """Embeddings [texts, width], float32."""
@@ -38,25 +38,25 @@ class SingleInputs(Inputs):
 
 
 class TokenInputs(Inputs):
-    """Rows of `tokens`, each a text by itself, of which every token has an embedding."""
+    """Sequences of `tokens`, each a text by itself, of which every token has an embedding."""
 
     @classmethod
     def of(cls, inputs: Inputs) -> TokenInputs:
-        """The rows of `inputs`; the tokens of prompts that pooling would leave out are tokens as others are."""
+        """The sequences of `inputs`; the tokens of prompts that pooling would leave out are tokens as others are."""
         return cls(inputs.task, replace(inputs.tokens, skipped=None))
 
     def scores(self, logits: Float32Array) -> Array:
-        """Of every text the embeddings [tokens, width] of its tokens, special ones included."""
+        """The embeddings [tokens, width] of every text's tokens, special ones included."""
         return np.fromiter(np.split(logits, self.tokens.offsets[1:-1]), object, len(self.tokens))
 
 
 def pair_inputs(tokenizer: Tokenizer, task: Task, pairs: Sequence[Texts], prompt: str) -> PairInputs:
-    """The rows that a model reads of pairs of texts, each text after `prompt`."""
+    """The sequences that a model reads of pairs of texts, each text after `prompt`."""
     return PairInputs(task, _tokens(tokenizer, task, [text for pair in pairs for text in pair], prompt))
 
 
 def single_inputs(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str) -> SingleInputs:
-    """The rows that a model reads of texts to be embedded, each after `prompt`."""
+    """The sequences that a model reads of texts to be embedded, each after `prompt`."""
     return SingleInputs(task, _tokens(tokenizer, task, texts, prompt))
 
 
@@ -68,6 +68,6 @@ def _tokens(tokenizer: Tokenizer, task: Task, texts: Sequence[str], prompt: str)
 
 
 def sequences_of_pairs(examples: Sequence[int] | NDArray[np.integer]) -> Int64Array:
-    """The two rows of every example."""
+    """The two sequences of every example."""
     first = 2 * np.asarray(examples, np.int64)
     return np.stack((first, first + 1), axis=1).ravel()

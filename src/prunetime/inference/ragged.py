@@ -13,10 +13,14 @@ from prunetime.core.arrays import Int32Array
 
 @dataclass(frozen=True)
 class Ragged:
-    """`rows` sequences of tokens: `ids` [tokens], `types` [tokens] (segment of each token), `offsets` [rows + 1].
+    """A batch of sequences of tokens, back to back: sequence i is `ids[offsets[i]:offsets[i + 1]]`.
 
-    Sequence i is `ids[offsets[i]:offsets[i + 1]]`. `skipped` [rows] is how many of the first tokens of every sequence
-    pooling leaves out (those of a prompt that is no part of the embedding); None: it leaves out no token.
+    Attributes:
+        ids: The token ids, [tokens].
+        types: The token types (segments), [tokens].
+        offsets: Where each sequence begins, and the end of the last, [sequences + 1].
+        skipped: How many of the first tokens of every sequence pooling leaves out (those of a prompt that is no part of
+            the embedding), [sequences]; None where it leaves out no token.
     """
 
     ids: Int32Array
@@ -30,11 +34,11 @@ class Ragged:
         if len(ids) == 1 and types is not None:  # as fast as can be: what is served online comes one by one
             return cls(np.array(ids[0], np.int32), np.array(types[0], np.int32), np.array((0, len(ids[0])), np.int32))
         offsets = np.zeros(len(ids) + 1, np.int32)
-        np.cumsum([len(row) for row in ids], out=offsets[1:])
-        flat = np.fromiter((i for row in ids for i in row), np.int32, int(offsets[-1]))
+        np.cumsum([len(sequence) for sequence in ids], out=offsets[1:])
+        flat = np.fromiter((i for sequence in ids for i in sequence), np.int32, int(offsets[-1]))
         if types is None:
             return cls(flat, np.zeros_like(flat), offsets)
-        return cls(flat, np.fromiter((t for row in types for t in row), np.int32, int(offsets[-1])), offsets)
+        return cls(flat, np.fromiter((t for sequence in types for t in sequence), np.int32, int(offsets[-1])), offsets)
 
     @classmethod
     def joined(cls, pieces: Sequence[Ragged]) -> Ragged:
@@ -53,22 +57,22 @@ class Ragged:
 
     @property
     def lengths(self) -> Int32Array:
-        """Tokens of each sequence, [rows]."""
+        """Tokens of each sequence, [sequences]."""
         return np.diff(self.offsets)
 
-    def select(self, rows: Sequence[int] | NDArray[np.integer]) -> Ragged:
-        """The sequences `rows`, in that order."""
-        return self.select_tokens(rows)[0]
+    def select(self, sequences: Sequence[int] | NDArray[np.integer]) -> Ragged:
+        """The sequences at these indices, in that order."""
+        return self.select_tokens(sequences)[0]
 
-    def select_tokens(self, rows: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, Int32Array]:
-        """The sequences `rows`, in that order, and where their tokens are in `ids`."""
-        rows = np.asarray(rows, np.int64)
-        lengths = self.lengths[rows]
-        offsets = np.zeros(len(rows) + 1, np.int32)
+    def select_tokens(self, sequences: Sequence[int] | NDArray[np.integer]) -> tuple[Ragged, Int32Array]:
+        """The sequences at these indices, in that order, and where their tokens are in `ids`."""
+        sequences = np.asarray(sequences, np.int64)
+        lengths = self.lengths[sequences]
+        offsets = np.zeros(len(sequences) + 1, np.int32)
         np.cumsum(lengths, out=offsets[1:])
-        starts = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        starts = np.repeat(self.offsets[sequences] - offsets[:-1], lengths)
         source = starts + np.arange(offsets[-1], dtype=np.int32)
-        skipped = None if self.skipped is None else self.skipped[rows]
+        skipped = None if self.skipped is None else self.skipped[sequences]
         return Ragged(self.ids[source], self.types[source], offsets, skipped), source
 
     def batches(self, tokens: int) -> Iterator[Ragged]:
@@ -87,7 +91,7 @@ class Ragged:
         return Ragged(self.ids[first:last], self.types[first:last], self.offsets[start : stop + 1] - first, skipped)
 
     def padded(self, pad_id: int) -> tuple[Int32Array, Int32Array, Int32Array]:
-        """(ids, attention mask, types), each [rows, longest]; one column where there are no rows."""
+        """(ids, attention mask, types), each [sequences, longest]; one column where there is no sequence."""
         longest = int(self.lengths.max(initial=1))
         mask = (np.arange(longest)[None, :] < self.lengths[:, None]).astype(np.int32)
         ids = np.full(mask.shape, pad_id, np.int32)

@@ -19,14 +19,14 @@ from prunetime.inference.inputs import Inputs
 from prunetime.inference.tokenize import Tokenizer
 
 NO_LABEL = -100
-"""Of tokens that are not the first of a word: the loss leaves them out, as transformers' does."""
+"""The label of tokens that are not the first of a word: the loss leaves them out, as transformers' does."""
 
 
 @dataclass(frozen=True)
 class Words(Inputs):
-    """Rows of `tokens`, a text each.
+    """Sequences of `tokens`, a text each.
 
-    - `texts`: of the rows
+    - `texts`: of the sequences
     - `words`: of every text, each (first, one past the last) of its characters
     - `word`: the word of its text whose first token this is, -1 for other tokens, [tokens]. A word that was cut off, or
       that the tokenizer makes nothing of, has none.
@@ -46,8 +46,8 @@ class Words(Inputs):
         that are not the first of a word."""
         index = {label: number for number, label in enumerate(self.task.labels)}
         targets = np.full(len(self.word), NO_LABEL, np.int64)
-        for row, names in enumerate(labels):
-            at, word = self._firsts(row)
+        for sequence, names in enumerate(labels):
+            at, word = self._firsts(sequence)
             targets[at] = [index[names[number]] for number in word]
         return targets
 
@@ -55,32 +55,32 @@ class Words(Inputs):
         """A `Tagged` of every text (objects, [texts]), from `logits` [tokens, labels]. A word without a token gets the
         first label, with a probability of 0."""
         found = np.empty(len(self.texts), object)
-        for row, (text, words) in enumerate(zip(self.texts, self.words, strict=True)):
+        for sequence, (text, words) in enumerate(zip(self.texts, self.words, strict=True)):
             labels, probabilities = [self.task.labels[0]] * len(words), [0.0] * len(words)
-            at, word = self._firsts(row)
+            at, word = self._firsts(sequence)
             exponentials = np.exp(logits[at] - logits[at].max(axis=1, keepdims=True, initial=-np.inf))
             likely = exponentials.argmax(axis=1)
             shares = exponentials.max(axis=1, initial=0.0) / exponentials.sum(axis=1)
             for number, label, share in zip(word.tolist(), likely.tolist(), shares.tolist(), strict=True):
                 labels[number], probabilities[number] = self.task.labels[label], share
-            found[row] = Tagged(text, words, tuple(labels), tuple(probabilities), self.task.tag_scheme)
+            found[sequence] = Tagged(text, words, tuple(labels), tuple(probabilities), self.task.tag_scheme)
         return found
 
-    def _firsts(self, row: int) -> tuple[Int64Array, Int32Array]:
-        """Which tokens of a row are the first of words, and of which."""
-        start, stop = self.tokens.offsets[row : row + 2]
+    def _firsts(self, sequence: int) -> tuple[Int64Array, Int32Array]:
+        """Which tokens of a sequence are the first of words, and of which."""
+        start, stop = self.tokens.offsets[sequence : sequence + 2]
         (at,) = np.nonzero(self.word[start:stop] >= 0)
         return at + start, self.word[start:stop][at]
 
 
 def words(tokenizer: Tokenizer, task: Task, texts: Sequence[str]) -> Words:
-    """What a model reads of texts to label the words of."""
+    """The inputs of a model that labels the words of texts."""
     tokens, spans = tokenizer.encode_spans(texts)
     parts = [words_of(text) for text in texts]
     word = np.full(len(spans), -1, np.int32)
-    for row, (text, own) in enumerate(zip(texts, parts, strict=True)):
+    for sequence, (text, own) in enumerate(zip(texts, parts, strict=True)):
         starts, last = [start for start, _ in own], -1
-        for token in range(tokens.offsets[row], tokens.offsets[row + 1]):
+        for token in range(tokens.offsets[sequence], tokens.offsets[sequence + 1]):
             first, stop = spans[token].tolist()
             while first < stop and text[first].isspace():
                 first += 1

@@ -99,9 +99,9 @@ class Tokenizer:
 
         Raises InputError where the special tokens alone are more than that.
         """
-        tokens = self._singles([text for row in texts for text in row])
-        rows = [self.joined(*(next(tokens) for _ in row)) for row in texts]
-        return Ragged.of([ids for ids, _ in rows], [types for _, types in rows])
+        tokens = self._singles([text for example in texts for text in example])
+        sequences = [self.joined(*(next(tokens) for _ in example)) for example in texts]
+        return Ragged.of([ids for ids, _ in sequences], [types for _, types in sequences])
 
     def count(self, text: str, enough: float = math.inf) -> int:
         """Tokens of a whole text, without special tokens; where there are more than `enough`, any number above."""
@@ -155,7 +155,7 @@ class Tokenizer:
         (text,) = self._tokenizer.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)
         return str(text)
 
-    def encode_ids(self, rows: Sequence[Sequence[int]]) -> Ragged:
+    def encode_ids(self, sequences: Sequence[Sequence[int]]) -> Ragged:
         """Sequences of one text each that are tokens already, special ones included, as `encode` gives them.
 
         Raises InputError for an id that is none, and where a sequence is too long, empty, or without the special tokens
@@ -167,7 +167,7 @@ class Tokenizer:
             [number for run in runs for number in run.ids] for runs in (template[:place], template[place + 1 :])
         )
         types = []
-        for number, ids in enumerate(rows):
+        for number, ids in enumerate(sequences):
             self._check_ids(ids)
             if len(ids) > self.max_length:
                 raise InputError(f"input {number} has {len(ids)} token ids; the model reads {self.max_length}")
@@ -178,7 +178,7 @@ class Tokenizer:
                     "model's own tokenizer with its special tokens, or texts"
                 )
             types.append(_types(template, [inner]))
-        return Ragged.of([list(ids) for ids in rows], types)
+        return Ragged.of([list(ids) for ids in sequences], types)
 
     def single(self, text: str) -> Tokens:
         """The tokens of one text alone, for `joined`."""
@@ -283,7 +283,7 @@ class Tokenizer:
 
     @cached_property
     def _templates(self) -> tuple[tuple[_TokenRun, ...], tuple[_TokenRun, ...]]:
-        """What sequences of one text and of two are made of, in order: as the tokenizer puts any text into them."""
+        """The templates of sequences of one text and of two: their parts in order, read off the tokenizer."""
         words = ("a", *(token.content for token in self._tokenizer.get_added_tokens_decoder().values()))
         word = next((word for word in words if len(self._tokenizer.encode(word, add_special_tokens=False))), None)
         if word is None:
@@ -314,7 +314,7 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def digest_of(content: bytes, max_length: int) -> str:
-    """Of the `Tokenizer` that is made of these: sha256."""
+    """The sha256 that identifies the `Tokenizer` made of these."""
     return sha256(content + str(max_length).encode()).hexdigest()
 
 

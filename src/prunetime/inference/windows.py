@@ -27,7 +27,7 @@ NOT_CONTEXT = (-1, -1)
 
 @dataclass(frozen=True)
 class Windows(Inputs):
-    """Rows of `tokens`, each a question with a part of its context.
+    """Sequences of `tokens`, each a question with a part of its context.
 
     Where the task has questions without an answer, the first token of a window stands for that: (0, 0) is what training
     has windows say that lack it.
@@ -44,8 +44,8 @@ class Windows(Inputs):
 
     def select(self, examples: Int64Array) -> Windows:
         first, stop = (np.searchsorted(self.owner, examples, side) for side in ("left", "right"))
-        rows = np.concatenate([np.arange(*span) for span in zip(first, stop, strict=True)])
-        tokens, source = self.tokens.select_tokens(rows)
+        windows = np.concatenate([np.arange(*span) for span in zip(first, stop, strict=True)])
+        tokens, source = self.tokens.select_tokens(windows)
         owner = np.repeat(np.arange(len(examples)), stop - first)
         contexts = [self.contexts[example] for example in examples]
         return replace(self, tokens=tokens, owner=owner, characters=self.characters[source], contexts=contexts)
@@ -56,10 +56,10 @@ class Windows(Inputs):
         Tokens are counted from the window's first; where the window lacks a part of the answer, both are 0.
         """
         found = np.zeros((len(self.tokens), 2), np.int64)
-        for row, (context_at, owner) in enumerate(zip(self._context_tokens(), self.owner, strict=True)):
+        for window, (context_at, owner) in enumerate(zip(self._context_tokens(), self.owner, strict=True)):
             gold: tuple[Answer, ...] = labels[owner]
             if gold:
-                found[row] = _positions(self._of_window(self.characters, row), context_at, gold[0])
+                found[window] = _positions(self._of_window(self.characters, window), context_at, gold[0])
         return found
 
     def scores(self, logits: Float32Array) -> Array:
@@ -76,11 +76,11 @@ class Windows(Inputs):
         """
         found: list[list[tuple[float, Answer]]] = [[] for _ in self.contexts]
         none: list[tuple[float, Answer]] = [(np.inf, Answer("", 0, 1.0))] * len(self.contexts)
-        for row, (context_at, owner) in enumerate(zip(self._context_tokens(), self.owner, strict=True)):
-            of_window = self._of_window(logits, row).astype(np.float64)
+        for window, (context_at, owner) in enumerate(zip(self._context_tokens(), self.owner, strict=True)):
+            of_window = self._of_window(logits, window).astype(np.float64)
             total = np.logaddexp.reduce(of_window, axis=0).sum()
             of_context = of_window[context_at]
-            characters = self._of_window(self.characters, row)[context_at]
+            characters = self._of_window(self.characters, window)[context_at]
             for start, end in best_spans(of_context, count):
                 logit = float(of_context[start, 0] + of_context[end, 1])
                 first, stop = int(characters[start, 0]), int(characters[end, 1])
@@ -94,21 +94,21 @@ class Windows(Inputs):
                 answers.append(nothing)
         return [_distinct(answers)[:count] for answers in found]
 
-    def _of_window(self, values: Array, row: int) -> Array:
-        """Those of `values` [tokens, ..] that are of the window `row`."""
-        return values[self.tokens.offsets[row] : self.tokens.offsets[row + 1]]
+    def _of_window(self, values: Array, window: int) -> Array:
+        """The part of `values` [tokens, ..] that belongs to one window."""
+        return values[self.tokens.offsets[window] : self.tokens.offsets[window + 1]]
 
     def _context_tokens(self) -> list[slice]:
         """Which tokens of each window are of the context."""
         found = []
-        for row in range(len(self.tokens)):
-            (at,) = np.nonzero(self._of_window(self.characters, row)[:, 0] >= 0)
+        for window in range(len(self.tokens)):
+            (at,) = np.nonzero(self._of_window(self.characters, window)[:, 0] >= 0)
             found.append(slice(int(at[0]), int(at[-1]) + 1))
         return found
 
 
 def windows(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts]) -> Windows:
-    """Of pairs of a question and a context.
+    """Makes the windows of pairs of a question and a context.
 
     Raises InputError for a context without a token, and for a question that leaves a window no more room than what
     windows share.

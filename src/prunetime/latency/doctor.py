@@ -1,4 +1,4 @@
-"""What this machine offers the engine, and whether what is timed on it now can be trusted."""
+"""A check-up of this machine: what it offers the engine, and whether timings can be trusted now."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from prunetime.inference.engine import ReferenceKernel, chosen_isa, supported_is
 from prunetime.latency.measure import pinned, run_rounds, summarise
 
 ROUNDS, CALLS = 24, 120
-"""Of the reference kernel: about a second."""
+"""Rounds and calls of the reference kernel, which take about a second."""
 
 UNSTEADY = 1.5
 """A 99th percentile of so many medians comes from somebody else's work."""
 
 BUSY = 0.05
-"""Of a core's time that others may have."""
+"""The share of a core's time that other processes may have."""
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found.
+    """The findings of a check-up.
 
     - `isas` are those that the engine has kernels for here, `isa` the one that it takes
     - `reference_us`: the median of a piece of work that is always the same; `unsteady` its 99th percentile over that,

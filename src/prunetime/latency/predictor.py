@@ -79,7 +79,7 @@ class TokenShares:
 
 @dataclass(frozen=True)
 class LatencyProfile:
-    """Latency of every fused sub-layer at every level, in units of the reference kernel.
+    """The latency of every fused sub-layer at every level, in units of the reference kernel, on one machine.
 
     `attention[h]` is the attention sub-layer with h heads (0..dims.heads), `sliding_window_attention[h]` the same with
     sliding-window attention, `ffn[t]` the feed-forward sub-layer at level t (t tiles of neurons, the last level being

@@ -42,7 +42,7 @@ FILE_NAMES = {
 
 @dataclass(frozen=True)
 class ProfileKey:
-    """What a latency table holds for: it is refused anywhere else.
+    """The identity of a latency table: machine, engine, model and setting. It is refused for any other.
 
     `tokens` is the length of each sequence, `precision` what `precision_name` says of the plan, `pooled_row` whether
     the head reads only the first token's row. `attention_spans` has the most tokens that one attends to, layer by

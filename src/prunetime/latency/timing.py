@@ -43,7 +43,7 @@ _WORDS = "a light blue cotton shirt for men with long sleeves and two small pock
 
 @dataclass(frozen=True)
 class Job:
-    """What to time: artifact folders by name, in the setting of `budget`, in `rounds` rounds across `seconds`."""
+    """A timing job: artifact folders by name, in the setting of `budget`, in `rounds` rounds across `seconds`."""
 
     artifacts: Mapping[str, str]
     budget: Budget
@@ -114,7 +114,7 @@ def time_budget(
 def calls_of(
     engine: Engine, config: EncoderConfig, tokenizer: Tokenizer, pair: bool, budget: Budget
 ) -> dict[str, TimedCall]:
-    """What is timed of a model, by scope: token ids to logits, and texts to logits."""
+    """The calls that are timed of a model, by scope: token ids to logits, and texts to logits."""
     batch = random_batch(config, budget.batch, budget.seq_len)
     texts = [text_of(tokenizer, pair, budget.seq_len)] * budget.batch
     return {"ids": partial(engine.logits, batch), "text": lambda: engine.logits(tokenizer.encode(texts))}
@@ -128,7 +128,7 @@ def calls_of_specs(
     budget: Budget,
     plan: PrecisionPlan,
 ) -> dict[str, dict[str, TimedCall]]:
-    """What is timed of encoders with random weights, by name of their spec, then by scope."""
+    """The calls that are timed of encoders with random weights, by name of their spec, then by scope."""
     calls = {}
     for name, spec in specs.items():
         engine = Engine(config, random_weights(config, spec), budget.threads, spec=spec, plan=plan)

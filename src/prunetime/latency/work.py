@@ -1,4 +1,4 @@
-"""What the engine has to do for a batch, counted sub-layer by sub-layer: operations, weights read, vector work."""
+"""Counts the work of the engine for a batch, sub-layer by sub-layer: operations, weights read, vector work."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class _Count:
         return SublayerWork("embedding", 0, numbers=numbers + self._hidden_for(self._next(0), left))
 
     def attention(self, i: int, lengths: Lengths, queries: Lengths, left: Lengths) -> SublayerWork:
-        """Of `queries` tokens `left` stay: the others are dropped before the output matrix."""
+        """Counts an attention after which `left` tokens stay of `queries`: the others skip the output matrix."""
         width = self._layers[i].heads * self._dims.head_dim
         pairs = self._pairs(i, queries, lengths)
         tokens = {"query": queries, "key": lengths, "value": lengths, "attention_output": left}
@@ -107,8 +107,8 @@ class _Count:
         return SublayerWork(f"attention {i}", 1 + 2 * i, self._products(i, tokens), 4 * pairs * width, core, numbers)
 
     def _pairs(self, i: int, queries: Lengths, lengths: Lengths) -> int:
-        """Of queries and the keys that they attend to; `queries` are the first ones of every sequence, but for a last
-        token whose row alone is read: the engine compares its query with all keys."""
+        """Counts pairs of queries and the keys that they attend to; `queries` are the first ones of every sequence, but
+        for a last token whose row alone is read: the engine compares its query with all keys."""
         config = self._engine.config
         window = config.rotary[i].window if config.rotary else None
         if window is None or (config.pooling == "lasttoken" and bool((queries == 1).all())):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from prunetime.core.arch import LayerSpec
-from prunetime.report.schema import Interval
+from prunetime.core.estimate import Estimate
 from prunetime.report.search_record import KeepRatios, PolicyPreferences, ScoredStructure, TimedPoint
 from prunetime.report.svg import (
     Scale,
@@ -45,7 +45,7 @@ class IntervalRow:
     """A labelled interval; `class_` (dense, pruned, other) chooses colour and shape, `value` is its text."""
 
     label: str
-    interval: Interval
+    interval: Estimate
     value: str
     class_: str
 

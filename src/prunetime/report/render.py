@@ -16,13 +16,12 @@ from markupsafe import Markup
 
 from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Dims
 from prunetime.core.artifact import write_text
+from prunetime.core.estimate import Estimate
 from prunetime.core.mask import LayerMask
-from prunetime.latency.measure import LatencySummary
 from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
 from prunetime.report.charts import IntervalRow, SearchPlot, SublayerLatency
 from prunetime.report.run_record import RunRecord, kept_run, read
-from prunetime.report.schema import Interval
 from prunetime.report.search_record import ScoredStructure, SearchResult
 from prunetime.report.svg import tag
 from prunetime.search.space import Space
@@ -151,7 +150,7 @@ def _context(run: RunRecord) -> dict[str, Any]:
     verification, metadata, dims = run.verification, run.metadata, run.metadata.space.dims
     budget, verdict = verification.budget, verification.verdict
     judged = next(filter(verification.is_judged, verification.latency))
-    dense, pruned = (interval_of(latency, budget.statistic) for latency in (judged.dense, judged.pruned))
+    dense, pruned = (latency.of(budget.statistic) for latency in (judged.dense, judged.pruned))
     specs = {"dense": ArchSpec.full(dims), "pruned": verification.spec}
     sublayers, difference = _sublayers(run, specs), verification.quality[0].difference
     return {
@@ -159,7 +158,6 @@ def _context(run: RunRecord) -> dict[str, Any]:
         "metadata": metadata,
         "verification": verification,
         "verdict": verdict,
-        "interval_of": interval_of,
         "model_name": "/".join(Path(metadata.settings.model).parts[-2:]).lstrip("/"),
         "amount": partial(_amount, verdict.share),
         "spare": 1.0 - verdict.measured.value / verdict.limit,
@@ -195,11 +193,6 @@ def _effort(effort: dict[str, Any]) -> str:
     return f"{effort['name']}: {', '.join(details)}"
 
 
-def interval_of(latency: LatencySummary, statistic: str) -> Interval:
-    estimate = latency.of(statistic)
-    return Interval(estimate.value, *estimate.ci95)
-
-
 def _amount(share: bool, value: float) -> str:
     """Formats a latency in the budget's own unit: a share of dense, or microseconds."""
     return percent(value) if share else f"{us(value)} µs"
@@ -225,7 +218,7 @@ def _budget_name(run: RunRecord) -> str:
     return f"budget {_amount(run.verification.verdict.share, run.verification.verdict.limit)}"
 
 
-def _latency_chart(run: RunRecord, dense: Interval, pruned: Interval) -> Callable[[float], Markup]:
+def _latency_chart(run: RunRecord, dense: Estimate, pruned: Estimate) -> Callable[[float], Markup]:
     statistic = run.verification.budget.statistic
     models = {"dense": dense, "pruned": pruned}
     rows = [IntervalRow(name, latency, f"{us(latency.value)} µs", name) for name, latency in models.items()]
@@ -248,12 +241,12 @@ def _prediction_chart(run: RunRecord) -> Callable[[float], Markup]:
     verdict, predicted = run.verification.verdict, _predicted(run)
     scale, axis = (100.0, "% of dense") if verdict.share else (1.0, "µs")
 
-    def row(name: str, it: Interval, class_: str) -> IntervalRow:
-        scaled = Interval(scale * it.value, scale * it.low, scale * it.high)
+    def row(name: str, it: Estimate, class_: str) -> IntervalRow:
+        scaled = it.scaled(scale)
         return IntervalRow(name, scaled, _amount(verdict.share, it.value), class_)
 
     rows = [
-        row("predicted", Interval(predicted, predicted, predicted), "other"),
+        row("predicted", Estimate(predicted, predicted, predicted), "other"),
         row("before tuning", run.precheck.measured, "pruned"),
         row("finished", verdict.measured, "pruned"),
     ]

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from prunetime.core.arch import ArchSpec, Dims
 from prunetime.core.budget import Budget
+from prunetime.core.estimate import Estimate
 from prunetime.core.mask import Mask
 from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.latency.measure import LatencySummary
 from prunetime.latency.predictor import LatencyProfile
-from prunetime.report.schema import Interval, Json, latency_of, number
+from prunetime.report.schema import Json, estimate_of, latency_of, number
 from prunetime.report.search_record import (
     KeepRatios,
     PolicyPreferences,
@@ -36,13 +37,13 @@ class LatencyVerdict:
 
     met: bool
     noisy: bool
-    measured: Interval
+    measured: Estimate
     limit: float
     share: bool
 
     @classmethod
     def from_json(cls, data: Json) -> LatencyVerdict:
-        measured = Interval.of(data["measured"], data["ci95"])
+        measured = estimate_of(data["measured"], data["ci95"])
         return cls(bool(data["met"]), bool(data["noisy"]), measured, number(data["limit"]), bool(data["share"]))
 
 
@@ -52,13 +53,13 @@ class MetricComparison:
 
     name: str
     examples: int
-    dense: Interval
-    pruned: Interval
-    difference: Interval
+    dense: Estimate
+    pruned: Estimate
+    difference: Estimate
 
     @classmethod
     def from_json(cls, name: str, data: Json) -> MetricComparison:
-        estimates = (Interval.of(data[m]["value"], data[m]["ci95"]) for m in ("dense", "pruned", "difference"))
+        estimates = (estimate_of(data[m]["value"], data[m]["ci95"]) for m in ("dense", "pruned", "difference"))
         return cls(name, int(data["pruned"]["rows"]), *estimates)
 
 

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
+from prunetime.core.estimate import Estimate
 from prunetime.latency.measure import LatencySummary
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, value: Any, ci95: Any) -> Interval:
-        low, high = ci95
-        return cls(number(value), number(low), number(high))
+def estimate_of(value: Any, ci95: Any) -> Estimate:
+    """An estimate of finite numbers; raises ValueError where one is none."""
+    low, high = ci95
+    return Estimate(number(value), number(low), number(high))
 
 
 def number(value: Any) -> float:

@@ -8,8 +8,9 @@ from statistics import median
 from typing import Any
 
 from prunetime.core.arch import ArchSpec
+from prunetime.core.estimate import Estimate
 from prunetime.latency.measure import LatencySummary
-from prunetime.report.schema import Interval, Json, latency_of, number
+from prunetime.report.schema import Json, estimate_of, latency_of, number
 from prunetime.search.space import Space
 
 KINDS = ("uniform", "depth", "evolution")
@@ -67,11 +68,11 @@ class TimedPoint:
     spec: ArchSpec
     score: float
     predicted_us: float
-    measured: Interval
+    measured: Estimate
 
     @classmethod
     def from_json(cls, data: Json, space: Space) -> TimedPoint:
-        measured = Interval.of(data["measured_us"], data["ci95_us"])
+        measured = estimate_of(data["measured_us"], data["ci95_us"])
         return cls(_spec(data["genome"], space), number(data["score"]), number(data["predicted_us"]), measured)
 
     @property
@@ -111,7 +112,7 @@ class ProxyCorrelation:
     number of structures, and their tau.
     """
 
-    within: Interval
+    within: Estimate
     overall: float
     of_budget: tuple[tuple[float, int, float], ...]
 
@@ -121,7 +122,7 @@ class ProxyCorrelation:
         budgets = list(dict.fromkeys(shares))
         taus = [number(tau) for tau in data["of_budget"]]
         of_budget = ((share, shares.count(share), tau) for share, tau in zip(budgets, taus, strict=True))
-        return cls(Interval.of(data["within"], data["ci95"]), number(data["overall"]), tuple(of_budget))
+        return cls(estimate_of(data["within"], data["ci95"]), number(data["overall"]), tuple(of_budget))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from prunetime.core.arrays import Float64Array
+from prunetime.core.estimate import Estimate
 
 RESAMPLES = 1_000
 
@@ -18,16 +19,15 @@ class ProxyValidation:
     """The rank correlation (Kendall's tau, -1 to 1) of the scores of sub-networks and their quality after tuning.
 
     Attributes:
-        within: tau of the pairs of sub-networks with the same budget, pooled over budgets.
-        ci95: the 95 % interval of `within`, a bootstrap over the sub-networks of each budget.
+        within: tau of the pairs of sub-networks with the same budget, pooled over budgets; its interval is of a
+            bootstrap over the sub-networks of each budget.
         of_budget: tau of the pairs of each budget.
         overall: tau of all pairs.
 
     A pair that is tied in score or quality does not count; tau is 0 where no other pair is left.
     """
 
-    within: float
-    ci95: tuple[float, float]
+    within: Estimate
     of_budget: tuple[float, ...]
     overall: float
 
@@ -39,12 +39,12 @@ class ProxyValidation:
             kendall_tau([points[rng.integers(0, len(points), len(points))] for points in budgets])
             for _ in range(RESAMPLES)
         ]
-        low, high = np.percentile(drawn, (2.5, 97.5)).tolist()
+        within = Estimate.of_resamples(kendall_tau(budgets), np.array(drawn))
         of_budget = tuple(kendall_tau([points]) for points in budgets)
-        return cls(kendall_tau(budgets), (low, high), of_budget, kendall_tau([np.concatenate(list(budgets))]))
+        return cls(within, of_budget, kendall_tau([np.concatenate(list(budgets))]))
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**self.within.to_json("within"), "of_budget": self.of_budget, "overall": self.overall}
 
 
 def kendall_tau(groups: Sequence[Float64Array]) -> float:

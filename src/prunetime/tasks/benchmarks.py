@@ -15,7 +15,7 @@ class Benchmark:
     judged: str = "validation"
 
     def split(self, role: str) -> str:
-        """That of the hub which is `train` or `test` for us."""
+        """The name of the hub's split that is `train` or `test` here."""
         return "train" if role == "train" else self.judged
 
 

@@ -22,7 +22,7 @@ ClassNames = Mapping[str, tuple[str, ...]]
 
 
 def class_names_of_schema(metadata: Mapping[bytes, bytes] | None) -> ClassNames:
-    """Those in the metadata of an Arrow schema; none where `datasets` did not write it."""
+    """Reads class names from the metadata of an Arrow schema; none where `datasets` did not write it."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
@@ -31,7 +31,7 @@ def class_names_of_schema(metadata: Mapping[bytes, bytes] | None) -> ClassNames:
 
 
 def class_names_of_features(features: Any) -> ClassNames:
-    """Those of `features`: by column as the library writes them into JSON, or a list as it writes them into cards.
+    """Reads class names from `features`: by column, as the library writes JSON, or a list, as it writes cards.
 
     Raises InputError for a name that is no text, such as a `no` without quotes in YAML.
     """
@@ -66,7 +66,7 @@ def _names(feature: Any) -> tuple[Any, ...]:
 
 
 def class_names_of_infos(infos: Any, config: str = "") -> ClassNames:
-    """Those of a card's `dataset_info`, or of the content of `dataset_infos.json`, for a `config` of the dataset.
+    """Reads class names for a `config` of a dataset from a card's `dataset_info` or a `dataset_infos.json`.
 
     Without a config (or where it has no entry) those on which all entries agree that have the column.
     """
@@ -90,7 +90,7 @@ def _agreed(several: Iterable[ClassNames]) -> ClassNames:
 
 
 def class_names_beside(path: Path) -> tuple[ClassNames, Path | None]:
-    """Those that a card or `dataset_infos.json` in the folder of the data file `path` has, or in the folder above it
+    """Finds class names in a card or `dataset_infos.json` in the folder of the data file `path`, or in the one above it
     where that one is called `data`; and the file that has them.
 
     Raises InputError where such a file is damaged.
@@ -112,7 +112,7 @@ def _of_infos_file(path: Path) -> ClassNames:
 
 
 def _of_card(path: Path) -> ClassNames:
-    """Those in the YAML header of a dataset's card."""
+    """Reads class names from the YAML header of a dataset's card."""
     header = re.match(r"---\s*\n(.*?)\n---\s*$", path.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE)
     if not header or "class_label" not in header[1]:
         return {}

@@ -19,11 +19,11 @@ ResampledMetric = Callable[[Float64Array], Float64Array]
 the metric is not defined (one class only)."""
 
 Prepare = Callable[[Array, Array, Int64Array], ResampledMetric]
-"""From scores, labels and each row's group as an index 0..groups-1."""
+"""From scores, labels and each example's group as an index 0..groups-1."""
 
 
 def _good(labels: Array) -> BoolArray:
-    """Which rows are labelled good: class 1, or graded at least 0.5."""
+    """Which examples are labelled good: class 1, or graded at least 0.5."""
     if labels.min() < 0 or labels.max() > 1:
         raise InputError(f"a metric of good and bad rows got the label {labels.max()}; labels must lie in 0..1")
     return np.asarray(labels >= 0.5)
@@ -37,7 +37,7 @@ class _Ranked(Ranking):
         self.inverse = inverse[self.order]
 
     def weights(self, counts: Float64Array) -> Float64Array:
-        """How often each row is counted, in ranked order, [resamples, rows]."""
+        """How often each example is counted, in ranked order, [resamples, examples]."""
         return counts[:, self.inverse]
 
 
@@ -55,8 +55,8 @@ def _binary_auc(scores: Array, good: BoolArray, inverse: Int64Array) -> Resample
 
     def statistic(counts: Float64Array) -> Float64Array:
         weights = ranked.weights(counts)
-        positive, all_rows = ranked.steps(weights * good), ranked.steps(weights)
-        negative = all_rows - positive
+        positive, all_examples = ranked.steps(weights * good), ranked.steps(weights)
+        negative = all_examples - positive
         below = np.cumsum(negative, axis=1) - negative / 2
         return divided((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
@@ -116,26 +116,26 @@ def any_accuracy(scores: Array, labels: Array, inverse: Int64Array) -> Resampled
 
 
 def _of_counts(
-    of_row: Callable[[Tagged, Sequence[str]], tuple[int, ...]], formula: Callable[[Float64Array], Float64Array]
+    of_example: Callable[[Tagged, Sequence[str]], tuple[int, ...]], formula: Callable[[Float64Array], Float64Array]
 ) -> Prepare:
-    """A metric of sums [resamples, counts] over rows."""
+    """A metric of sums [resamples, counts] over examples."""
 
     def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
-        rows = np.array([of_row(tagged, gold) for tagged, gold in zip(scores, labels, strict=True)], np.float64)
-        by_group = np.stack([np.bincount(inverse, weights=column) for column in rows.T], axis=1)
+        examples = np.array([of_example(tagged, gold) for tagged, gold in zip(scores, labels, strict=True)], np.float64)
+        by_group = np.stack([np.bincount(inverse, weights=column) for column in examples.T], axis=1)
         return lambda counts: formula(counts @ by_group)
 
     return prepare
 
 
 def _span_f1(counts: Float64Array) -> Float64Array:
-    """Of spans that are right, said, and there (CoNLL-2003); 0 where there are none."""
+    """F1 from counts of right, predicted and gold spans (CoNLL-2003); 0 where there are none."""
     right, said, there = counts.T
     return np.nan_to_num(divided(2 * right, said + there))
 
 
 def _class_f1(confusion: Float64Array) -> Float64Array:
-    """Of class 1 with two classes; with more, the mean over classes that occur."""
+    """F1 of class 1 of two classes; of more, the mean over classes that occur."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     by_class = divided(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
     return np.asarray(np.nan_to_num(by_class[:, 1])) if by_class.shape[1] == 2 else _mean_of_defined(by_class.T)
@@ -157,8 +157,8 @@ def rank_correlation(scores: Array, labels: Array, inverse: Int64Array) -> Resam
 
 def rmse(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
     squares = np.bincount(inverse, weights=(scores.astype(np.float64) - labels) ** 2)
-    rows = np.bincount(inverse).astype(np.float64)
-    return lambda counts: np.sqrt((counts @ squares) / (counts @ rows))
+    examples = np.bincount(inverse).astype(np.float64)
+    return lambda counts: np.sqrt((counts @ squares) / (counts @ examples))
 
 
 def mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
@@ -167,21 +167,21 @@ def mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
     def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
         values = [of_answer(answer, gold) for answer, gold in zip(scores, labels, strict=True)]
         totals = np.bincount(inverse, weights=values)
-        rows = np.bincount(inverse).astype(np.float64)
-        return lambda counts: np.asarray((counts @ totals) / (counts @ rows))
+        examples = np.bincount(inverse).astype(np.float64)
+        return lambda counts: np.asarray((counts @ totals) / (counts @ examples))
 
     return prepare
 
 
 def per_group(of_group: Callable[[Float64Array, Float64Array], float]) -> Prepare:
-    """The mean over groups of a value of their rows' scores and labels; NaN leaves a group out."""
+    """The mean over groups of a value of their examples' scores and labels; NaN leaves a group out."""
 
     def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
         _good(labels)
         order = np.argsort(inverse, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
         values = np.array(
-            [of_group(scores[rows].astype(np.float64), labels[rows].astype(np.float64)) for rows in parts]
+            [of_group(scores[examples].astype(np.float64), labels[examples].astype(np.float64)) for examples in parts]
         )
         defined = np.isfinite(values).astype(np.float64)
         return lambda counts: divided(counts @ np.nan_to_num(values), counts @ defined)
@@ -190,10 +190,10 @@ def per_group(of_group: Callable[[Float64Array, Float64Array], float]) -> Prepar
 
 
 def ndcg_at(k: int) -> Callable[[Float64Array, Float64Array], float]:
-    """Of a group: the discounted gain of the first `k`, as a share of the best order's."""
+    """nDCG of a group: the discounted gain of the first `k`, as a share of the best order's."""
 
     def gain(scores: Float64Array, labels: Float64Array) -> float:
-        """Discounted gain of the first k, where rows of equal score share their places' discounts."""
+        """Discounted gain of the first k, where examples of equal score share their places' discounts."""
         discounts = np.where(np.arange(len(scores)) < k, 1 / np.log2(np.arange(len(scores)) + 2), 0.0)
         _, place, size = np.unique(-scores, return_inverse=True, return_counts=True)
         shared = np.add.reduceat(discounts, np.r_[0, np.cumsum(size)[:-1]]) / size
@@ -207,7 +207,7 @@ def ndcg_at(k: int) -> Callable[[Float64Array, Float64Array], float]:
 
 
 def reciprocal_rank(scores: Float64Array, labels: Float64Array) -> float:
-    """1 / place of the first good row, behind the bad ones of equal score."""
+    """1 / place of the first good example, behind the bad ones of equal score."""
     good = labels >= 0.5
     if not good.any():
         return float("nan")
@@ -215,7 +215,7 @@ def reciprocal_rank(scores: Float64Array, labels: Float64Array) -> float:
 
 
 def defect_rate_at(coverage: float) -> Prepare:
-    """Of the `coverage` of the rows that score highest, the share that is bad."""
+    """The share of bad examples among the `coverage` of examples that score highest."""
 
     def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
         ranked = _Ranked(scores, inverse, descending=True)
@@ -226,7 +226,7 @@ def defect_rate_at(coverage: float) -> Prepare:
             step, bad_step = ranked.steps(weights), ranked.steps(weights * bad)
             before = np.cumsum(step, axis=1) - step
             room = coverage * weights.sum(axis=1, keepdims=True)
-            # of rows that tie at the cut, the share that fits is shown
+            # of examples that tie at the cut, the share that fits is shown
             shown = np.clip(room - before, 0, step) / np.maximum(step, 1)
             return divided((bad_step * shown).sum(axis=1), room[:, 0])
 

@@ -1,4 +1,4 @@
-"""What the values of a label column say: their kind of task, and the classes they name."""
+"""Reads a label column: the kind of task that its values are of, and the classes that they name."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ CELLS = 2**20
 
 @dataclass(frozen=True)
 class MetricEstimate(Estimate):
-    """A metric on `rows` rows, with the 95 % interval over resampled groups."""
+    """A metric on `rows` examples, with the 95 % interval over resampled groups."""
 
     rows: int
 
@@ -47,8 +47,8 @@ class MetricEstimate(Estimate):
 class Metric:
     """`tasks` are those it can judge: binary, multiclass, or another kind of `Task`. See `metric` for the names.
 
-    Scores are what `Inputs.scores` gives: [rows] or [rows, classes], `Answer`s or `Tagged`. Binary metrics read a
-    graded label (float, 0..1) as good from 0.5 on.
+    Scores are what `Inputs.scores` gives: [examples] or [examples, classes], `Answer`s or `Tagged`. Binary metrics read
+    a graded label (float, 0..1) as good from 0.5 on.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Metric:
     prepare: Prepare
 
     def value(self, scores: Array, labels: Array, groups: Array) -> float:
-        """The metric of all rows; InputError where it is not defined."""
+        """The metric of all examples; InputError where it is not defined."""
         inverse, count = _checked(scores, labels, groups)
         return self._plain_value(self.prepare(scores, labels, inverse), count)
 
@@ -92,7 +92,7 @@ def metric(name: str) -> Metric:
 
 
 def default_metric(task: Task, data: str = "") -> Metric:
-    """Of a benchmark named as `data`, its own; else ROC AUC for two classes, accuracy for more, F1 for answers and
+    """The metric of the benchmark `data`; for other data ROC AUC for two classes, accuracy for more, F1 for answers and
     spans, Spearman for what is a number."""
     if data in BENCHMARKS:
         return metric(BENCHMARKS[data].metric)
@@ -103,9 +103,9 @@ def default_metric(task: Task, data: str = "") -> Metric:
 def evaluate(
     metric: Metric, scores: Array, labels: Array, groups: Array, *, resamples: int = 1000, seed: int = 0
 ) -> MetricEstimate:
-    """`metric` of all rows and the 2.5 and 97.5 percentiles over `resamples` draws of as many groups as there are.
+    """`metric` of all examples and the 2.5 and 97.5 percentiles over `resamples` draws of as many groups as there are.
 
-    Deterministic by `seed`. Raises InputError where the metric is not defined, and for rows of one group only.
+    Deterministic by `seed`. Raises InputError where the metric is not defined, and for examples of one group only.
     """
     inverse, count = _checked(scores, labels, groups)
     statistic = metric.prepare(scores, labels, inverse)
@@ -124,7 +124,7 @@ def evaluate_difference(
     resamples: int = 1000,
     seed: int = 0,
 ) -> MetricEstimate:
-    """`metric` of `scores` less that of `other_scores` on the same rows, both on the same resamples."""
+    """`metric` of `scores` less that of `other_scores` on the same examples, both on the same resamples."""
     inverse, count = _checked(scores, labels, groups)
     _checked(other_scores, labels, groups)
     one, other = (metric.prepare(s, labels, inverse) for s in (scores, other_scores))
@@ -140,7 +140,7 @@ def _situation(task: Task) -> str:
 
 
 def _checked(scores: Array, labels: Array, groups: Array) -> tuple[Int64Array, int]:
-    """Each row's group as an index, and the number of groups."""
+    """Each example's group as an index, and the number of groups."""
     if not len(scores) == len(labels) == len(groups) or not len(labels):
         raise InputError(f"{len(scores)} scores, {len(labels)} labels, {len(groups)} groups: one of each per row")
     numbers = scores.reshape(len(scores), -1) if scores.dtype != object else np.array([[_surest(s)] for s in scores])

@@ -75,7 +75,7 @@ def read_file(path: Path, name: str) -> Table:
 
 
 def parser_of(name: str) -> Callable[[bytes, str], Table] | None:
-    """What reads a file called `name`; None for a suffix that is not known."""
+    """The reader of a file called `name`; None for a suffix that is not known."""
     lower = name.lower()
     return next((parse for suffix, parse in _PARSERS.items() if lower.endswith(suffix)), None)
 

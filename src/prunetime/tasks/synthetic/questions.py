@@ -19,7 +19,7 @@ PRODUCTS = (3, 9)
 """Least and most products of a context."""
 
 QUESTIONS = 5
-"""Of a context."""
+"""The number of questions on a context."""
 
 OTHER_WORD = 0.6
 """How often a question calls the product by another name than the context."""

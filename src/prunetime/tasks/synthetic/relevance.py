@@ -40,7 +40,7 @@ FROM_CATALOGUE = 0.85
 
 @dataclass(frozen=True)
 class Attributes:
-    """What a product has or a query names; None is not named. `color` is a row of `COLORS`."""
+    """The attributes that a product has or a query names; None is not named. `color` is a row of `COLORS`."""
 
     brand: str | None = None
     color: int | None = None
@@ -167,7 +167,7 @@ class ProductCatalogue:
 
 
 def _wanted(choices: RandomChoices) -> tuple[Wanted, str]:
-    """What a query asks for, and what it calls it."""
+    """Draws the product that a query asks for, and its name in the query."""
     kind = choices.one_of(KINDS)
     part = choices.one_of(kind.parts) if choices.chance(0.3) else None
     attributes = Attributes(

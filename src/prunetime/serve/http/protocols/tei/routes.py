@@ -266,7 +266,7 @@ def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
 
 def _raw(scored: Scored) -> Any:
     """The logits that `scores` are the sigmoid of; for similarity, the cosines themselves."""
-    if scored.inputs.task.kind == "similarity":
+    if scored.inputs.task.traits.reads_apart:
         return scored.scores
     logits = scored.logits
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
