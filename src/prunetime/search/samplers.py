@@ -81,8 +81,8 @@ class ReinforcedEvolutionSampler(BaseSampler):
         batch: the number of trials after which the policy is updated.
         seed: of all random choices; None draws one.
         policy: the settings of the policy.
-        constraints_func: returns the constraints of a trial, after it, as with Optuna's own samplers; `Trial.
-            set_constraint` sets them otherwise.
+        constraints_func: returns the constraints of a trial, after it, as with Optuna's own samplers; a trial can also
+            set them itself (`Trial.set_constraint`).
 
     Raises:
         InputError: population or batch is below 1.
