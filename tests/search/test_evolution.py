@@ -12,7 +12,7 @@ from prunetime.core.arch import ArchSpec, Dims
 from prunetime.errors import BudgetError, InputError, PrunetimeError
 from prunetime.search.archive import Archive, Evaluation
 from prunetime.search.evolution import (
-    ELSEWHERE_BINS,
+    OTHER_BUDGET_BINS,
     Reward,
     SearchSettings,
     depth_baselines,
@@ -85,7 +85,7 @@ def test_children_use_the_budget_and_some_are_for_other_budgets(tmp_path):
     at_budget = (shares > 0.9) & (shares <= 1.0)
     assert at_budget.mean() > 0.7
     assert 0.1 < ((shares < 0.9) | (shares > 1.0)).mean() < 0.3
-    assert shares.max() <= ELSEWHERE_BINS[-1]
+    assert shares.max() <= OTHER_BUDGET_BINS[-1]
 
 
 def test_one_search_answers_a_smaller_budget(tmp_path):

@@ -1,1 +1,1 @@
-"""Making models in torch: the encoder, loading, gates, compaction, and the classes that transformers loads."""
+"""Models in torch: the encoder, its files, mask variables, compaction, and the classes that transformers loads."""

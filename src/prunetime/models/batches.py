@@ -25,14 +25,14 @@ TrainingBatch = dict[str, Tensor]
 [rows, tokens] of words; of pairs that are read apart [rows / 2]); `skipped` [rows] where pooling leaves out tokens."""
 
 WINDOW = 50
-"""Batches whose rows are sorted by length together: enough for almost no padding, few enough to stay random."""
+"""The number of batches whose rows are sorted by length: enough for almost no padding, few enough to stay random."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """`tokens` with one label per row: a class index for classification, a float for relevance and regression, and for
-    question answering the two tokens, counted from the row's first, at which the answer starts and ends (0 and 0 where
-    it is not there).
+    """Labelled token sequences: `tokens` with one label per row, a class index for classification, a float for
+    relevance and regression, and for question answering the two tokens, counted from the row's first, at which the
+    answer starts and ends (0 and 0 where it is not there).
 
     For token classification there is one per token, an index or `NO_LABEL`; for similarity one per two rows, a float.
     What is counted and drawn are examples: rows, or two of them.
@@ -62,7 +62,7 @@ class TrainingData:
 
     @property
     def lengths(self) -> Int32Array:
-        """Tokens of every example, of the longer row where it has two."""
+        """The number of tokens of every example, of the longer row where it has two."""
         longest: Int32Array = self.tokens.lengths.reshape(len(self), self._rows_each).max(axis=1)
         return longest
 
@@ -71,7 +71,7 @@ class TrainingData:
         return replace(self, tokens=tokens, labels=labels)
 
     def batch(self, examples: Sequence[int] | NDArray[np.integer]) -> TrainingBatch:
-        """The examples as padded tensors."""
+        """Returns the examples as padded tensors."""
         tokens, labels = self._of(examples)
         ids, mask, types = tokens.padded(self.pad_id)
         if self._of_words:
@@ -104,7 +104,7 @@ class TrainingData:
             raise InputError(f"labels of question answering are positions of tokens in their rows, {list(shape)}")
 
     def digest(self) -> str:
-        """sha256 over everything in it."""
+        """Returns the sha256 of everything in it."""
         total = hashlib.sha256(repr((self.task, self.pad_id)).encode())
         skipped = () if self.tokens.skipped is None else (self.tokens.skipped,)
         for array in (self.tokens.ids, self.tokens.types, self.tokens.offsets, self.labels, *skipped):
@@ -114,7 +114,7 @@ class TrainingData:
 
 
 class BatchDataset(Dataset[TrainingBatch]):
-    """Lets a DataLoader fetch a whole batch at once."""
+    """A data set from which a DataLoader fetches a whole batch at once."""
 
     def __init__(self, data: TrainingData) -> None:
         self._data = data
@@ -130,7 +130,8 @@ class BatchDataset(Dataset[TrainingBatch]):
 
 
 class LengthBucketedBatches(Sampler[list[int]]):
-    """`steps` batches of rows: every epoch a new permutation, sorted by length within windows of `WINDOW` batches.
+    """A sampler of `steps` batches of rows: every epoch a new permutation, sorted by length within windows of `WINDOW`
+    batches.
 
     The batches of all epochs are one sequence, so that step alone says where a resumed run continues.
     """

@@ -1,4 +1,4 @@
-"""Removing from the weights what a mask does not keep, ordering them, and reading counts back off them. No torch."""
+"""Compaction of weights: removing what a mask does not keep, ordering, and reading counts back. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prunetime.errors import InputError
 
 
 def compact(weights: Weights, mask: Mask, dims: Dims) -> dict[str, Array]:
-    """The weights of the encoder that `mask` leaves of the unpruned encoder `weights`.
+    """Returns the weights of the encoder that `mask` leaves of the unpruned encoder `weights`.
 
     Heads leave query, key, value and the columns of the attention output; rows of the output matrices leave together
     with their bias, and the indices of those that stay are kept as `*_rows`; a sub-layer without heads or rows leaves
@@ -32,7 +32,7 @@ def compact(weights: Weights, mask: Mask, dims: Dims) -> dict[str, Array]:
 
 
 def in_blocks(weights: Weights, mask: Mask) -> dict[str, Array]:
-    """The encoder `weights`, of which `mask` has left heads and rows already, with its matrices in the blocks it keeps.
+    """Returns the encoder `weights`, with heads and rows as `mask` leaves them, with its matrices in the kept blocks.
 
     Raises InputError where these are no blocks of the matrices.
     """
@@ -44,9 +44,10 @@ def in_blocks(weights: Weights, mask: Mask) -> dict[str, Array]:
 
 
 def ordered(weights: Weights, scores: Scores, dims: Dims) -> dict[str, Array]:
-    """The unpruned encoder `weights` with the heads and FFN rows of every layer in falling order of `scores`.
+    """Returns the unpruned encoder `weights` with the heads and FFN rows of every layer in falling order of `scores`.
 
-    It computes the same; what `rank` would keep of it stands first. Raises InputError where `weights` are pruned.
+    The encoder computes the same; the parts that `rank` would keep stand first. Raises InputError where `weights` are
+    pruned.
     """
     if spec_of(weights, dims) != ArchSpec.full(dims):
         raise InputError("the weights to order are pruned already")
@@ -69,8 +70,8 @@ def ordered(weights: Weights, scores: Scores, dims: Dims) -> dict[str, Array]:
 
 
 def prefix_mask(weights: Weights, spec: ArchSpec, dims: Dims) -> Mask:
-    """What the sub-network `spec` of the unpruned encoder `weights` keeps: the first heads and FFN rows of every layer
-    and, of a matrix in blocks, those of the largest norm."""
+    """Returns the mask of the sub-network `spec` of the unpruned encoder `weights`: the first heads and FFN rows of
+    every layer and, of a matrix in blocks, those of the largest norm."""
     layers = []
     for index, layer in enumerate(spec.layers):
         scores: dict[str, Float64Array] = {
@@ -121,7 +122,7 @@ def _compact_layer(weights: Weights, layer: str, mask: LayerMask, dims: Dims) ->
 
 
 def spec_of(weights: Weights, dims: Dims) -> ArchSpec:
-    """The counts of these weights, which cannot say how many tokens are kept: every layer keeps all.
+    """Returns the counts of the weights, which cannot say how many tokens are kept: every layer keeps all.
 
     A sub-layer that is gone reads as zero heads (or FFN rows) and all output rows.
     """

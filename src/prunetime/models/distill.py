@@ -18,13 +18,13 @@ from prunetime.models.losses import mean_over_rows
 from prunetime.models.tokens import take
 
 Choice = Literal["outputs", "tokens", "embedding"]
-"""What logits choose among: outputs, of a row or of every token; or, for every output, the tokens of a row. An
-embedding chooses nothing."""
+"""The softmax that logits are for: over outputs, of a row or of every token; or, for every output, over the tokens of
+a row. An embedding has none."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Weights of the terms of the distilled loss: task + logits + hidden states + attention scores, as in MLPruning
+    """The weights of the terms of the distilled loss: task + logits + hidden states + attention scores, as in MLPruning
     (arXiv 2105.14636).
 
     `logits` weighs the divergence at `temperature` (Hinton et al., arXiv 1503.02531), `hidden` the squared error of
@@ -53,7 +53,8 @@ def distilled_loss(
     heads: Sequence[Tensor | None] | None = None,
     choice: Choice = "outputs",
 ) -> Tensor:
-    """The weighted sum for one batch, a scalar; `tokens` [rows, tokens] is 1 where there is a token, 0 for padding.
+    """Returns the weighted sum of the loss terms for one batch, a scalar; `tokens` [rows, tokens] is 1 where there is a
+    token, 0 for padding.
 
     `heads` (a mask [heads] for each layer, None for all) are those whose attention scores count; `choice` is what the
     logits are.
@@ -74,8 +75,8 @@ def distilled_loss(
 def logits_distance(
     student: Tensor, teacher: Tensor, temperature: float, tokens: Tensor | None = None, choice: Choice = "outputs"
 ) -> Tensor:
-    """temperature^2 x KL(teacher || student) of the softened choices; the mean squared error of a single logit; of
-    embeddings 1 - cosine.
+    """Returns temperature^2 x KL(teacher || student) of the softened choices; the mean squared error of a single logit;
+    of embeddings 1 - cosine.
 
     Of logits [rows, tokens, outputs]: the mean over the outputs' choices of a token, or over the choices of an output
     by the `tokens` [rows, tokens] that are no padding.
@@ -95,14 +96,15 @@ def logits_distance(
 
 
 def choice_of(task: Task) -> Choice:
-    """What the logits of a task are."""
+    """Returns the choice that the logits of a task stand for."""
     return task.traits.choice
 
 
 def hidden_distance(
     student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], tokens: Tensor, kept: tuple[Tensor | None, ...] = ()
 ) -> Tensor:
-    """Mean over layers of |student - teacher|^2 / |teacher|^2, both summed over the tokens that the student has.
+    """Returns the mean over layers of |student - teacher|^2 / |teacher|^2, both summed over the tokens that the student
+    has.
 
     Relative, so that it is of the same scale in every layer and model. `kept` is the student's `Output.kept`; the
     teacher has all tokens.
@@ -126,8 +128,8 @@ def attention_distance(
     tokens: Tensor,
     heads: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
-    """Mean over layers of |student - teacher|^2 / |teacher|^2 of attention scores [rows, heads, tokens, tokens], both
-    summed over pairs of tokens and over `heads`; a layer without attention counts as equal.
+    """Returns the mean over layers of |student - teacher|^2 / |teacher|^2 of attention scores [rows, heads, tokens,
+    tokens], both summed over pairs of tokens and over `heads`; a layer without attention counts as equal.
 
     Raises InputError where student and teacher have not the same number of heads.
     """

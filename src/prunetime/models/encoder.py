@@ -26,7 +26,9 @@ INITIAL_DEVIATION = 0.02
 
 
 class Output(NamedTuple):
-    """`logits` [batch, outputs] (or [batch, tokens, outputs] with a row per token, `NO_CHOICE` for padding);
+    """The output of an encoder.
+
+    `logits` are [batch, outputs] (or [batch, tokens, outputs] with a row per token, `NO_CHOICE` for padding);
     `hidden_states` [batch, tokens, hidden] after the embeddings and after each layer; the last one as the head reads
     them.
 
@@ -42,7 +44,7 @@ class Output(NamedTuple):
 
 
 class SequenceClassifier(nn.Module):
-    """Encoder with a head on the first token, or on every one.
+    """An encoder with a head on the pooled row of each sequence, or on every token.
 
     The state dict has the names of the artifact's `model.safetensors`. Without `spec` nothing is pruned.
     Fresh weights depend on torch's random state only. Raises InputError where the spec does not fit the encoder.
@@ -83,7 +85,7 @@ class SequenceClassifier(nn.Module):
 
 
 class Parts(NamedTuple):
-    """What an encoder consists of. Modules are under these names in the state dict; of a sub-network, `layers` are
+    """The modules of an encoder. They are under these names in the state dict; of a sub-network, `layers` are
     functions of what layers take."""
 
     embeddings: Embeddings
@@ -93,7 +95,7 @@ class Parts(NamedTuple):
 
 
 def parts(config: EncoderConfig, spec: ArchSpec, dropout: float) -> Parts:
-    """The modules of an encoder of `spec`."""
+    """Makes the modules of an encoder of `spec`."""
     config.check(spec)
     layers = nn.ModuleList(EncoderLayer(config, index, layer, dropout) for index, layer in enumerate(spec.layers))
     return Parts(
@@ -110,7 +112,7 @@ def encode(
     want_scores: bool = False,
     skipped: Tensor | None = None,
 ) -> Output:
-    """The forward pass on `inputs`: (input_ids, attention_mask, token_type_ids), and all else as in
+    """Runs the forward pass on `inputs`, (input_ids, attention_mask, token_type_ids); the rest as in
     `SequenceClassifier`.
 
     Raises InputError where tokens are `skipped` of an encoder that drops tokens.
@@ -140,12 +142,12 @@ Linears = Sequence[Mapping[str, nn.Linear]]
 
 
 def linears_of(layers: Iterable[nn.Module]) -> Linears:
-    """Of the dense matrices in `layers`."""
+    """Returns the dense matrices in `layers`."""
     return [{name: getattr(layer, name) for name in MATRICES if hasattr(layer, name)} for layer in layers]
 
 
 def initialise(module: nn.Module) -> None:
-    """Fresh weights of one module, as BERT draws them."""
+    """Draws fresh weights of one module, as BERT does."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
     if isinstance(module, BlockLinear):
@@ -155,14 +157,14 @@ def initialise(module: nn.Module) -> None:
 
 
 def weights_of(model: nn.Module) -> dict[str, Array]:
-    """The weights as numpy arrays (float32, and int32 for indices), copied."""
+    """Returns the weights as numpy arrays (float32, and int32 for indices), copied."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
 
 
 def from_weights(
     config: EncoderConfig, weights: Weights, dropout: float = 0.1, spec: ArchSpec | None = None
 ) -> SequenceClassifier:
-    """The encoder that has these weights, pruned or not; in training mode, as every fresh module.
+    """Returns the encoder with these weights, pruned or not; in training mode, as every fresh module.
 
     Without `spec` it is read off the weights, which cannot say that tokens are dropped.
 

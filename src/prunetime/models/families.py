@@ -33,19 +33,19 @@ from prunetime.models.sentence import SentenceFolder, read_folder, transformer_f
 from prunetime.models.wrappers import unwrapped
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-"""What transformers calls layers that attend to all tokens, and to those near by."""
+"""The names of transformers for layers that attend to all tokens, and to a sliding window."""
 
 DEFAULT_LAYER_NORM_EPS = 1e-12
-"""Where config.json does not say (the first BERT releases do not)."""
+"""The eps where config.json has none (the first BERT releases)."""
 
 
 def head_of(kind: TaskKind) -> HeadKind:
-    """That of a kind of task."""
+    """Returns the head of a kind of task."""
     return TASK_KINDS[kind].head
 
 
 ADAPTER = "adapter_config.json"
-"""With which transformers would load what peft trained beside the weights."""
+"""The file by which transformers would load an adapter that peft trained beside the weights."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What transformers calls our models, and what their heads are for."""
+"""The heads of models, and the names of transformers for models with them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ OWN_MODEL_TYPE = "prunetime"
 """`model_type` in the config.json of the folders that prunetime writes."""
 
 HeadKind = Literal["pooled", "answers", "tags", "embedding"]
-"""What a head is for: sequences, where answers are, the words of a text; or none, the pooled row is what comes out."""
+"""The use of a head: sequences, where answers are, the words of a text; `embedding` has none, and gives the pooled
+row."""
 
 CLASSES: Mapping[HeadKind, str] = {
     "pooled": "ForSequenceClassification",
     "answers": "ForQuestionAnswering",
     "tags": "ForTokenClassification",
 }
-"""How transformers' classes of models with these heads end."""
+"""The ends of the names of transformers' classes of models with these heads."""
 
 PROBLEM_TYPES: Mapping[TaskKind, str] = {
     kind: traits.problem_type for kind, traits in TASK_KINDS.items() if traits.problem_type
 }
-"""What transformers calls our kinds of task."""
+"""The names of transformers for our kinds of task."""
 
 
 def heads_of(classes: Iterable[str]) -> tuple[HeadKind, ...]:
-    """The heads of the classes of transformers with these names; of other classes nothing is known."""
+    """Returns the heads of transformers' classes with these names, without those of unknown classes."""
     names = [str(name) for name in classes]
     return tuple(head for head, ending in CLASSES.items() if any(name.endswith(ending) for name in names))

@@ -1,4 +1,4 @@
-"""The classes through which transformers loads and trains our models; importing this module registers them.
+"""Registers the classes with which transformers loads and trains our models; importing this module does it.
 
     import prunetime.models.hf
     model = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -43,7 +43,7 @@ from prunetime.models.sentence_files import activation_fn
 
 
 def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
-    """The config.json with which transformers' Auto class for such tasks loads the model's folder.
+    """Returns the config.json with which transformers' Auto class for such tasks loads the model's folder.
 
     Raises InputError where the task has another number of outputs than the model, or reads other rows.
     """

@@ -31,7 +31,7 @@ HEAD_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class Embeddings(nn.Module):
-    """Sum of the word, position and token type tables (as far as the family has them), normalised and (ELECTRA)
+    """The sum of the word, position and token type tables (as far as the family has them), normalised and (ELECTRA)
     projected. `separator` and `padding` (as in `Family`) are ids of words, or None."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
@@ -61,7 +61,7 @@ class Embeddings(nn.Module):
         return hidden
 
     def _positions(self, input_ids: Tensor) -> Tensor:
-        """[tokens] or, where padding has a position of its own, [batch, tokens]."""
+        """Returns positions [tokens] or, where padding has a position of its own, [batch, tokens]."""
         if self.padding is None:
             return torch.arange(input_ids.shape[1], device=input_ids.device) + self.position_offset
         counted = (input_ids != self.padding).long()
@@ -106,8 +106,8 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x: Tensor, kinds: Tensor, variables: MaskVariables | None, kept: Tensor | None, want_scores: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """The tokens left of `x` [batch, tokens, hidden], their kinds [batch, tokens], which ones were kept, and the
-        attention scores if wanted.
+        """Returns the tokens left of `x` [batch, tokens, hidden], their kinds [batch, tokens], the indices of kept
+        tokens, and the attention scores if wanted.
 
         `kept`, as in `Output`, chooses them in place of the attention that they received.
         """
@@ -134,7 +134,7 @@ class EncoderLayer(nn.Module):
         return x, kinds, kept, scores
 
     def _end(self, x: Tensor, rows: Tensor | None, update: Tensor, norm: nn.Module) -> Tensor:
-        """The residual, and LayerNorm where it comes after it."""
+        """Adds the residual, and applies LayerNorm where it comes after that."""
         total = _add_rows(x, rows, self.dropout(update))
         if self.pre_norm:
             return total
@@ -151,8 +151,8 @@ class EncoderLayer(nn.Module):
     def _context(
         self, x: Tensor, kinds: Tensor, variables: MaskVariables | None, want_received: bool, want_scores: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What the heads read, [batch, tokens, heads x head_dim], and, if wanted, the attention that each token
-        received and the scores."""
+        """Returns the context [batch, tokens, heads x head_dim] and, if wanted, the attention that each token received
+        and the scores."""
         query, key, value = (
             torch.unflatten(self._linear(name, x, variables), 2, (self.spec.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
@@ -182,7 +182,8 @@ class EncoderLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """Runs the layers of `EncoderConfig.head_layers` on the pooled row of each sequence, or on every token's row."""
+    """The layers of `EncoderConfig.head_layers`, which it runs on the pooled row of each sequence, or on every token's
+    row."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
@@ -221,7 +222,8 @@ def norm_layer(config: EncoderConfig, there: bool) -> nn.Module:
 
 
 def _received(probabilities: Tensor, real: Tensor, variables: MaskVariables | None) -> Tensor:
-    """The attention [batch, tokens] that the `real` queries of `probabilities` [batch, heads, queries, tokens] pay."""
+    """Returns the attention [batch, tokens] that the `real` queries of `probabilities` [batch, heads, queries, tokens]
+    pay."""
     if variables:
         probabilities = probabilities * variables.heads.detach()[..., None, None]
     return (probabilities * real[:, None, :, None]).sum((1, 2))
@@ -232,5 +234,6 @@ def _masked(x: Tensor, variables: Tensor | None) -> Tensor:
 
 
 def _add_rows(x: Tensor, rows: Tensor | None, update: Tensor) -> Tensor:
-    """`x` [.., hidden] plus `update` [.., rows] in the places `rows`; scatter_add is the fastest form on a CPU."""
+    """Returns `x` [.., hidden] plus `update` [.., rows] in the places `rows`; scatter_add is the fastest form on a
+    CPU."""
     return x + update if rows is None else x.scatter_add(-1, rows.long().expand_as(update), update.to(x.dtype))

@@ -1,4 +1,4 @@
-"""What training minimises: the task's loss, and how far a student is from its teacher."""
+"""The losses of tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prunetime.models.distributed import all_reduce_mean
 
 
 def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Loss of every example, of float32 `logits` [rows, outputs] or, of tokens, [rows, tokens, outputs].
+    """Returns the loss of every example, of float32 `logits` [rows, outputs] or, of tokens, [rows, tokens, outputs].
 
     Cross entropy of class indices; binary cross entropy of graded labels; squared error of floats; for `labels`
     [rows, 2] of answers the mean of the cross entropies of where they start and end, of all the row's tokens; for
@@ -53,5 +53,5 @@ def kept_of(embeddings: Tensor, task: Task) -> Tensor:
 
 
 def mean_over_rows(losses: Tensor) -> Tensor:
-    """The mean of `losses` [rows]; on several ranks, this one's part in the mean over the rows of all."""
+    """Returns the mean of `losses` [rows]; on several ranks, this rank's part in the mean over the rows of all."""
     return losses.sum() / all_reduce_mean(losses.new_tensor(len(losses)))

@@ -29,7 +29,7 @@ from prunetime.models.sparse import BlockLinear
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
-    """The sum over the `labels` that are not -100, by how many `items` there are: by default as many as those labels.
+    """Returns the sum of the losses of `labels` that are not -100, divided by `items`, by default the number of them.
 
     `logits` are [batch, outputs, ...] and `labels` [batch, ...].
     """
@@ -39,7 +39,7 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor, items: Tensor | int | Non
 
 
 class PrunetimeConfig(PreTrainedConfig):
-    """`encoder` is an `EncoderConfig` and `spec` an `ArchSpec`, both as JSON; `dropout` is for training."""
+    """The config of our models: `encoder` is an `EncoderConfig` and `spec` an `ArchSpec`, both as JSON."""
 
     model_type = OWN_MODEL_TYPE
 
@@ -61,18 +61,18 @@ class PrunetimeConfig(PreTrainedConfig):
 
     @property
     def hidden_size(self) -> int | None:
-        """What transformers and sentence-transformers ask of every config."""
+        """The hidden size, which transformers and sentence-transformers read off every config."""
         return EncoderConfig.from_json(self.encoder).dims.hidden if self.encoder else None
 
     @classmethod
     def of(cls, config: EncoderConfig, spec: ArchSpec, **settings: Any) -> PrunetimeConfig:
-        """`settings` are any other settings of transformers, such as `id2label` and `problem_type`."""
+        """Makes a config; `settings` are other settings of transformers, such as `id2label` and `problem_type`."""
         labels = {"id2label": {index: f"LABEL_{index}" for index in range(config.outputs)}} | settings
         return cls(encoder=config.to_json(), spec=spec.to_json(), **labels)
 
 
 class PrunetimePreTrainedModel(PreTrainedModel):
-    """`SequenceClassifier` as transformers wants it. `rows` are those that each class is of.
+    """The base of our models of transformers: `SequenceClassifier` as a `PreTrainedModel`, on the `rows` of its class.
 
     A class whose forward pass takes `num_items_in_batch` divides its loss by that, as `Trainer` then expects of it;
     of the others `Trainer` averages the losses of the batches that a step accumulates.
@@ -113,12 +113,12 @@ class PrunetimePreTrainedModel(PreTrainedModel):
         return encode(own, (input_ids, attention_mask, token_type_ids))
 
     def _states(self, output: Output, wanted: bool | None) -> tuple[Tensor, ...] | None:
-        """The hidden states where they are `wanted`; None leaves it to the config."""
+        """Returns the hidden states where they are `wanted`; None leaves it to the config."""
         return output.hidden_states if (self.config.output_hidden_states if wanted is None else wanted) else None
 
 
 class PrunetimeForSequenceClassification(PrunetimePreTrainedModel):
-    """Of pooled rows; the loss follows `config.problem_type`."""
+    """A model for `AutoModelForSequenceClassification`, on pooled rows; the loss follows `config.problem_type`."""
 
     accepts_loss_kwargs = True
     rows = "pooled"
@@ -156,7 +156,7 @@ class PrunetimeForSequenceClassification(PrunetimePreTrainedModel):
 
 
 class PrunetimeForQuestionAnswering(PrunetimePreTrainedModel):
-    """Of a row per token, with two outputs: that the answer starts and that it ends there. Padding is no choice."""
+    """A model for `AutoModelForQuestionAnswering`, with two outputs per token: the answer starts there, and it ends."""
 
     rows = "tokens"
 
@@ -189,7 +189,7 @@ class PrunetimeForQuestionAnswering(PrunetimePreTrainedModel):
 
 
 class PrunetimeForTokenClassification(PrunetimePreTrainedModel):
-    """Of a row per token, with an output for every label."""
+    """A model for `AutoModelForTokenClassification`, with an output per token for every label."""
 
     accepts_loss_kwargs = True
     rows = "tokens"
@@ -216,7 +216,7 @@ class PrunetimeForTokenClassification(PrunetimePreTrainedModel):
 
 
 class PrunetimeModel(PrunetimePreTrainedModel):
-    """Without a head: `pooler_output` is the embedding."""
+    """A model for `AutoModel`, without a head: `pooler_output` is the embedding."""
 
     rows = "embedding"
 

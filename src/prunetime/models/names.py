@@ -1,4 +1,4 @@
-"""What the checkpoints and config.json of each family call things, and what we call them."""
+"""The names of tensors and settings in the checkpoints and config.json of each family, beside ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prunetime.models.heads import HeadKind
 
 @dataclass(frozen=True)
 class Names:
-    """What the checkpoints and config.json of a family call things.
+    """The names of tensors and settings in the checkpoints and config.json of a family.
 
     `sizes` maps our sizes to keys of config.json. `encoder` and `head` (by what it is for) map our modules
     (`{}` is the layer's index) to the checkpoint's; those of the encoder follow `prefix` in checkpoints that were saved
@@ -74,7 +74,7 @@ FIXED = {
 }
 
 SAME_AS = {"gelu_python": "gelu"}
-"""Values of config.json that compute the same as another."""
+"""Values of config.json that compute the same as another value."""
 
 OF_WEIGHTS = {
     "quantization_config": "its weights are quantised: give the float checkpoint, which --precision quantises",
@@ -176,10 +176,10 @@ REFUSED = {
 """Why a family that people will try is not in NAMES."""
 
 INDEX = r"(?<=\.)\d+(?=\.)"
-"""Of a layer, in the name of a tensor."""
+"""The index of a layer in the name of a tensor."""
 
 LEGACY_NORM = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
-"""LayerNorm's tensors in the checkpoints that were first converted from TensorFlow."""
+"""The names of LayerNorm's tensors in the checkpoints that were first converted from TensorFlow."""
 
 
 OF_PRETRAINING = (

@@ -9,8 +9,8 @@ from prunetime.core.config import LEAST_COUNT, Pooling
 
 
 def pooled(pooling: Pooling, x: Tensor, real: Tensor, skipped: Tensor | None = None) -> Tensor:
-    """[batch, hidden]: the rows of `x` [batch, tokens, hidden] that are `real` [batch, tokens], but for the first
-    `skipped` [batch] of each sequence, as the Pooling module of sentence-transformers 6.2 pools them.
+    """Pools, into [batch, hidden], the rows of `x` [batch, tokens, hidden] that are `real` [batch, tokens], but for the
+    first `skipped` [batch] of each sequence, as the Pooling module of sentence-transformers 6.2 pools them.
 
     A sequence without any such row gets zeros, `first` the row of its first token.
     """
@@ -33,5 +33,5 @@ def pooled(pooling: Pooling, x: Tensor, real: Tensor, skipped: Tensor | None = N
 
 
 def _row(x: Tensor, places: Tensor) -> Tensor:
-    """[batch, hidden]: of every sequence of `x` the row at its place."""
+    """Returns [batch, hidden], the row of every sequence of `x` at its place."""
     return x[torch.arange(len(x), device=x.device), places]

@@ -1,5 +1,4 @@
-"""The code of our classes of transformers, which a folder takes along that is loaded where prunetime is not
-installed."""
+"""The code of our transformers classes, which folders bring along that are loaded where prunetime is not installed."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def modules_of(module: str) -> dict[str, str]:
-    """The code of `module` and of every module of ours that it imports, by file name: the last part of the module's
-    name, by which they import each other."""
+    """Returns the code of `module` and of every module of ours that it imports, by file name: the last part of the
+    module's name, by which they import each other."""
     found: dict[str, str] = {}
     left = [module.removeprefix("prunetime.")]
     while left:

@@ -30,7 +30,7 @@ EncoderInputs = tuple[Tensor, Tensor, Tensor | None]
 def run_prefix(
     model: SequenceClassifier, spec: ArchSpec, inputs: EncoderInputs, *, skipped: Tensor | None = None
 ) -> Output:
-    """The forward pass of the sub-network `spec` of the unpruned `model`; gradients reach the weights it has.
+    """Runs the forward pass of the sub-network `spec` of the unpruned `model`; gradients reach the weights it has.
 
     `inputs` are (input_ids, attention_mask, token_type_ids), and `skipped` is as in `SequenceClassifier`.
 

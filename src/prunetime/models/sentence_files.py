@@ -1,4 +1,4 @@
-"""What makes an artifact a folder that sentence-transformers loads, in whichever version."""
+"""The files of an artifact by which any version of sentence-transformers loads its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sentence-transformers calls files, modules and functions that are read and written alike."""
+"""The names of sentence-transformers for files, modules and functions that are read and written alike."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POOLINGS: Mapping[str, Pooling] = {
     "weightedmean": "weightedmean",
     "lasttoken": "lasttoken",
 }
-"""What `pooling_mode` calls our ways of pooling."""
+"""Our ways of pooling, by the values of `pooling_mode`."""
 
 POOLING_FLAGS: Mapping[str, str] = {
     "pooling_mode_cls_token": "cls",
@@ -48,13 +48,13 @@ DENSE_ACTIVATIONS: Mapping[Activation, str] = {
     "relu": "torch.nn.modules.activation.ReLU",
     "gelu": "torch.nn.modules.activation.GELU",
 }
-"""What follows a Dense module."""
+"""The activations that follow a Dense module."""
 
 SCORE_ACTIVATIONS: Mapping[ScoreActivation, str] = {
     "identity": "torch.nn.modules.linear.Identity",
     "sigmoid": "torch.nn.modules.activation.Sigmoid",
 }
-"""What a CrossEncoder does to its logits."""
+"""The activations that a CrossEncoder applies to its logits."""
 
 LAYER_NORM_EPS = 1e-5
-"""That of torch, which the LayerNorm module has."""
+"""The eps of the LayerNorm module, torch's."""

@@ -1,4 +1,4 @@
-"""A linear layer of which only blocks of weights are kept."""
+"""A linear layer that keeps only blocks of its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from prunetime.core.arch import KeptBlocks
 
 
 class BlockLinear(nn.Module):
-    """As `nn.Linear`, with its weight as `prunetime.core.blocks` stores it: what is pruned is no parameter.
+    """A linear layer as `nn.Linear`, with its weight as `prunetime.core.blocks` stores it: what is pruned is no
+    parameter.
 
     `blocks` [kept, rows, columns] are zero at first, and `block_index` [kept] (a buffer) names the first ones.
     """
@@ -29,7 +30,7 @@ class BlockLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix [outputs, inputs] that the blocks are of."""
+        """The whole matrix [outputs, inputs], with zeros outside of the blocks."""
         rows, columns = self.blocks.shape[1:]
         empty = self.blocks.new_zeros(math.prod(self.grid), rows, columns)
         tiles = empty.index_copy(0, self.block_index.long(), self.blocks).view(*self.grid, rows, columns)
@@ -37,7 +38,7 @@ class BlockLinear(nn.Module):
         return padded[: self.shape[0], : self.shape[1]]
 
     def fresh_blocks(self, deviation: float) -> Tensor:
-        """Normal weights in the shape of `blocks`, zero outside of the matrix."""
+        """Draws normal weights in the shape of `blocks`, zero outside of the matrix."""
         _, rows, columns = self.blocks.shape
         row_block, column_block = self.block_index // self.grid[1], self.block_index % self.grid[1]
         row = (row_block * rows)[:, None] + torch.arange(rows, device=self.blocks.device)

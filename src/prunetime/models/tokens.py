@@ -12,11 +12,11 @@ from torch import Tensor
 from prunetime.core.arch import tokens_kept
 
 PADDING, WORD, SEPARATOR, FIRST = -1, 0, 1, 2
-"""Kinds of token: the greater one stays before the smaller, whatever attention they received."""
+"""Kinds of token: a token of a greater kind stays before one of a smaller, whatever attention they received."""
 
 
 def kinds_of(input_ids: Tensor, attention_mask: Tensor, separator: int | None) -> Tensor:
-    """The kind of each token of `input_ids` [batch, tokens]; where `attention_mask` is 0 there is padding."""
+    """Returns the kind of each token of `input_ids` [batch, tokens]; where `attention_mask` is 0 there is padding."""
     kinds = torch.full_like(input_ids, WORD)
     if separator is not None:
         kinds = kinds.masked_fill(input_ids == separator, SEPARATOR)
@@ -25,7 +25,8 @@ def kinds_of(input_ids: Tensor, attention_mask: Tensor, separator: int | None) -
 
 
 def most_attended(received: Tensor, kinds: Tensor, share: float) -> Tensor:
-    """Indices [batch, most kept], int64 and ascending, of the tokens that stay; -1 after the last of a sequence.
+    """Returns the indices [batch, most kept], int64 and ascending, of the tokens that stay; -1 after the last of a
+    sequence.
 
     Of each sequence `share` of its tokens (see `tokens_kept`): by kind, then by the attention `received`
     [batch, tokens], then the lower index. There are as many columns as a sequence without padding would keep, so that a
@@ -42,10 +43,10 @@ def most_attended(received: Tensor, kinds: Tensor, share: float) -> Tensor:
 
 
 def take(x: Tensor, kept: Tensor) -> Tensor:
-    """The tokens `kept` of `x` [batch, tokens, hidden]; any token where `kept` is -1."""
+    """Returns the tokens `kept` of `x` [batch, tokens, hidden]; any token where `kept` is -1."""
     return x.gather(1, kept.clamp(min=0).unsqueeze(-1).expand(-1, -1, x.shape[2]))
 
 
 def take_kinds(kinds: Tensor, kept: Tensor) -> Tensor:
-    """The kinds of the tokens `kept`; padding where it is -1."""
+    """Returns the kinds of the tokens `kept`; padding where it is -1."""
     return kinds.gather(1, kept.clamp(min=0)).masked_fill(kept < 0, PADDING)

@@ -1,4 +1,4 @@
-"""The encoder inside a model of transformers, in our words, and back: for training scripts that are not ours."""
+"""Conversion between models of transformers and our encoders, for training scripts that are not ours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prunetime.models.names import NAMES, our_names
 
 @dataclass(frozen=True)
 class Encoder:
-    """What a model of transformers is to us."""
+    """The encoder inside a model of transformers: its structure, its matrices, and the use of its head."""
 
     config: EncoderConfig
     spec: ArchSpec
@@ -33,7 +33,7 @@ class Encoder:
 
 
 def encoder_of(model: PreTrainedModel) -> Encoder:
-    """Raises InputError where the model is of a family or with a head that is not supported."""
+    """Returns the encoder inside `model`; raises InputError where its family or its head is not supported."""
     if isinstance(model, PrunetimePreTrainedModel):
         config, spec = EncoderConfig.from_json(model.config.encoder), ArchSpec.from_json(model.config.spec)
         return Encoder(config, spec, linears_of(model.layers), head_of_class(model))
@@ -62,12 +62,12 @@ def encoder_of(model: PreTrainedModel) -> Encoder:
 
 
 def head_of_class(model: PreTrainedModel) -> HeadKind:
-    """What the model's class is for."""
+    """Returns the head of the model's class."""
     return next(iter(heads_of([type(model).__name__])), "embedding")
 
 
 class AttentionScores:
-    """What the softmax of each layer is of, in the last forward pass of a model; until `remove`."""
+    """Hooks that keep the attention scores, before the softmax, of the last forward pass of a model; until `remove`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         encoder = encoder_of(model)
@@ -83,7 +83,7 @@ class AttentionScores:
         seen[matrix] = torch.unflatten(output, 2, (-1, self._head_dim)).transpose(1, 2)
 
     def take(self) -> tuple[Tensor | None, ...]:
-        """[batch, heads, tokens, tokens] of every layer; None where the attention is gone. To be called once a pass."""
+        """Returns scores [batch, heads, tokens, tokens] of every layer, None without attention; call it once a pass."""
         scale = math.sqrt(self._head_dim)
         found = tuple(seen["query"] @ seen["key"].transpose(-1, -2) / scale if seen else None for seen in self._seen)
         for seen in self._seen:
@@ -96,7 +96,7 @@ class AttentionScores:
 
 
 def weights_from(model: PreTrainedModel, config: EncoderConfig) -> dict[str, Array]:
-    """The weights of the model by our names."""
+    """Returns the weights of the model by our names."""
     tensors = model.state_dict()
     if not isinstance(model, PrunetimePreTrainedModel):
         tensors = our_names(tensors, NAMES[config.family], head_of_class(model))
@@ -106,7 +106,7 @@ def weights_from(model: PreTrainedModel, config: EncoderConfig) -> dict[str, Arr
 def model_of(
     config: EncoderConfig, spec: ArchSpec, weights: Weights, like: PreTrainedModel
 ) -> PrunetimePreTrainedModel:
-    """The model of transformers that has these weights, with the labels of `like`."""
+    """Returns the model of transformers with these weights and the labels of `like`."""
     kept = ("id2label", "label2id", "problem_type")
     settings: dict[str, Any] = {name: getattr(like.config, name) for name in kept}
     model = OF_HEAD[head_of_class(like)](PrunetimeConfig.of(config, spec, **settings))

@@ -17,7 +17,7 @@ OUTER = r"(?:(?:module|model)\.)*"
 
 
 def unwrapped(tensors: Mapping[str, Tensor], prefix: str, word_table: str) -> dict[str, Tensor]:
-    """The `tensors` of a checkpoint under the names that transformers gives them.
+    """Returns the `tensors` of a checkpoint under the names that transformers gives them.
 
     Args:
         prefix: of the encoder in a model with a task head, such as `bert.`.

@@ -1,4 +1,4 @@
-"""How much each block of weights matters to the loss: what `importance` says of heads and rows."""
+"""Importance scores of blocks of weights, as `importance` has them of heads and rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learned multilevel masks in anybody's training script: a callback for `transformers.Trainer`."""
+"""A callback for `transformers.Trainer` that learns multilevel masks in any training script."""
 
 from __future__ import annotations
 
@@ -26,23 +26,33 @@ from prunetime.pruning.topk import TopK
 LABELS = ("labels", "start_positions", "end_positions")
 
 STEPS_IN_BACKWARD = ("lomo", "adalomo")
-"""Optimizers that step in the backward pass, and those of a name that ends in `layerwise`."""
+"""Optimizers that step in the backward pass; those with a name that ends in `layerwise` do, too."""
 
 
 class MultilevelPruning(TrainerCallback):
-    """Masks of one step on a `Bert...ForSequenceClassification` (or question answering), or on a model that an earlier
-    step left, learned while `Trainer` trains it as it would without.
+    """A `TrainerCallback` that prunes a model while `Trainer` trains it: it learns masks beside the weights.
 
-        pruning = MultilevelPruning(model, 0.4)
-        trainer = Trainer(model, arguments, ..., callbacks=[pruning])
-        trainer.train()
-        pruning.compact().save_pretrained("pruned")
+    The loss that `Trainer` computes from the model's outputs gets a sparsity loss and, with a teacher,
+    distillation. Scores and thresholds of the masks have an AdamW of their own, at the learning rate of `MaskStep`
+    times the schedule of the weights' optimizer.
 
-    `weights` is the share of the dense encoder's layer weights to be kept: in heads and rows or, with `block_shape`,
-    in blocks of it. Whatever loss `Trainer` computes from the model's outputs gets the regularisation, and
-    `distillation` from `teacher` where there is one. `scores` say what is kept first, as in `MaskStep`, and `changes`
-    are its other settings. What masks learn is stepped by an AdamW of its own, at the step's learning rate times the
-    schedule of the weights' optimizer.
+        Args:
+        model: a `...ForSequenceClassification`, `...ForQuestionAnswering` or `...ForTokenClassification` of a
+        supported
+            family, or what an earlier `compact()` returned.
+        weights: the share of the dense encoder's layer weights to be kept, above 0 and at most 1. block_shape: (rows,
+        columns) of the blocks to be pruned; None prunes heads and FFN rows. teacher: the model to distil from; it
+        is not trained. distillation: the weights of the terms of the distilled loss. scores: of what is kept first,
+        as in `MaskStep`; None starts from zeros. changes: other settings of `MaskStep`, such as `learning`, the
+        share of the steps in which masks are learned.
+
+    Raises:
+        InputError: the model, the share or a setting is not supported.
+
+    Example:
+        >>> pruning = MultilevelPruning(model, 0.4)
+        >>> Trainer(model, arguments, train_dataset=rows, callbacks=[pruning]).train()
+        >>> pruning.compact().save_pretrained("pruned")
     """
 
     def __init__(
@@ -55,7 +65,6 @@ class MultilevelPruning(TrainerCallback):
         scores: Scores | None = None,
         **changes: Any,
     ) -> None:
-        """Raises InputError where the model, the share or a setting is not supported."""
         if not 0.0 < weights <= 1.0:
             raise InputError(f"weights is {weights}: it must be a share above 0 and at most 1")
         self._model, self._encoder = model, encoder_of(model)
@@ -83,10 +92,8 @@ class MultilevelPruning(TrainerCallback):
         ]
 
     def optimizer(self, arguments: TrainingArguments) -> torch.optim.Optimizer:
-        """AdamW with the learning rate of `arguments`, which decays matrices only: for `Trainer(optimizers=...)`.
-
-        It is not needed: masks are learned beside any optimizer.
-        """
+        """Returns an AdamW that decays matrices only, for `Trainer(optimizers=...)`; masks are learned beside any
+        other."""
         weights = list(self._model.parameters())
         groups: list[dict[str, Any]] = [
             {"params": [p for p in weights if p.ndim > 1], "weight_decay": arguments.weight_decay},
@@ -96,16 +103,17 @@ class MultilevelPruning(TrainerCallback):
 
     @property
     def share(self) -> float:
-        """Of the dense encoder's layer weights, what is kept now."""
+        """The share of the dense encoder's layer weights that is kept now."""
         return self._masks.share
 
     def compact(self) -> PrunetimePreTrainedModel:
-        """Ends the step: takes the masks off the model, whose weights they have become, and returns what they keep.
+        """Ends the step: takes the masks off the model, and removes the weights that they mask.
 
-        That is a model of transformers, to be trained on (with blocks, next), saved and loaded again.
+        Returns:
+            A smaller model of transformers, to be saved, loaded, trained on, or pruned in a next step.
 
-        Raises InputError where the masks are not frozen: their training ended early, or a checkpoint from before was
-        loaded as the best.
+        Raises:
+            InputError: the masks are not frozen: training ended early, or an earlier checkpoint was loaded as the best.
         """
         if not self._masks.frozen:
             raise InputError(self._why_not_frozen())
@@ -235,7 +243,7 @@ class MultilevelPruning(TrainerCallback):
         return output
 
     def _distilled(self, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor | float:
-        """How far the model is from its teacher, weighed; 0 where there is none."""
+        """Returns the weighed distance of the model from its teacher; 0 where there is none."""
         if self._teacher is None:
             return 0.0
         logits = output["logits"] if "logits" in output else output["start_logits"]
@@ -257,7 +265,8 @@ class MultilevelPruning(TrainerCallback):
 
 
 def _reentrant(args: TrainingArguments) -> bool:
-    """Whether activations are checkpointed by the older of torch's two ways; transformers 5.24 renamed the options."""
+    """Returns whether activations are checkpointed by the older of torch's two ways; transformers 5.24 renamed the
+    options."""
     options: Any = [
         getattr(args, f"{name}_checkpointing_kwargs", None)
         for name in ("activation", "gradient")

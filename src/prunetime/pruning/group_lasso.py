@@ -13,12 +13,14 @@ from prunetime.pruning.masks import LearnedMasks, MaskStep
 
 STRENGTH = 1.0
 SMOOTHING = 0.1
-"""Keeps the penalty of a block that is gone from growing without end; of a mean block's norm."""
+"""A share of a mean block's norm that keeps the penalty of a vanishing block from growing without end."""
 
 
 class GroupLasso(LearnedMasks):
-    """Norms are relative to the mean of the matrix's blocks at first; what is penalised is each over its own square, as
-    it was a step ago, so that all blocks but the largest are driven to nothing."""
+    """Masks of blocks whose norms are penalised, each weighed by its own inverse square, so that small blocks vanish.
+
+    Norms are relative to the mean of the matrix's blocks at first.
+    """
 
     def __init__(self, step: MaskStep, linears: Linears) -> None:
         weights = [linear.weight for layer in linears for linear in layer.values()]  # before masks are put on them

@@ -15,14 +15,16 @@ from prunetime.pruning.masks import LearnedMasks, MaskStep
 
 STRENGTH = 1.0
 MEMORY = 0.95
-"""Of the running mean of a sub-layer's function norm."""
+"""The decay of the running mean of a sub-layer's function norm."""
 
 SUB_LAYERS = {"attention_output": ("heads", "attention_rows"), "ffn_output": ("ffn", "ffn_rows")}
-"""By the matrix whose output is added to the residual, the masks of a sub-layer."""
+"""The masks of a sub-layer, by the matrix whose output is added to the residual."""
 
 
 class IdentityPriors(LearnedMasks):
-    """A sub-layer's function norm is the mean over tokens of the root mean square of what it adds; attentions are
+    """Masks of whole sub-layers, by their function norms, which are penalised.
+
+    A sub-layer's function norm is the mean over tokens of the root mean square of what it adds; attentions are
     compared with attentions and FFNs with FFNs, which add more in every layer.
 
     Matrices are kept from growing beyond the spectral norm that they start with, which the paper normalises to keep
@@ -70,7 +72,8 @@ class IdentityPriors(LearnedMasks):
 
 
 class _Bounded(nn.Module):
-    """A weight [out, in], scaled down to the spectral norm of `first` where it has grown beyond it.
+    """A parametrization of a weight [out, in] that scales it down to the spectral norm of `first` where it has grown
+    beyond it.
 
     The norm is by power iteration, a step for each time the weight is read in training (Miyato et al., arXiv
     1802.05957).

@@ -1,4 +1,4 @@
-"""How much each head and row matters to the loss."""
+"""Importance scores: how much each head and row matters to the loss."""
 
 from __future__ import annotations
 

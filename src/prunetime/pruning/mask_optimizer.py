@@ -1,4 +1,4 @@
-"""AdamW for what masks learn, beside any optimizer of the weights."""
+"""An AdamW for the scores and thresholds of masks, beside any optimizer of the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunetime.pruning.masks import LearnedMasks
 
 
 class MaskOptimizer(nn.Module):
-    """AdamW, with torch's defaults and no decay, for the scores and thresholds of `masks`.
+    """An AdamW, with torch's defaults and no decay, for the scores and thresholds of `masks`.
 
     Its moments are buffers of a module, so that a checkpoint of the model holds them, and a training that is resumed
     goes on as it would have. `Trainer` makes its optimizer before a callback can tell it of another learning rate, and
@@ -32,8 +32,8 @@ class MaskOptimizer(nn.Module):
         return [self.get_buffer(f"{name}_{index}") for index in range(len(self._learned))]
 
     def step(self, schedule: float) -> None:
-        """Takes a step of `schedule` times the learning rate, and takes the gradients away, so that no other optimizer
-        steps by them. Gradients that are not finite, as a scaler makes them that scales too far, are left out."""
+        """Takes a step of `schedule` times the learning rate, and clears the gradients, so that no other optimizer uses
+        them. It skips gradients that are not finite, as a scaler makes them that scales too far."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._learned]
         if all(bool(gradient.isfinite().all()) for gradient in gradients):
             with torch.no_grad():
@@ -57,7 +57,8 @@ class MaskOptimizer(nn.Module):
 
 
 def schedule_of(optimizer: torch.optim.Optimizer) -> float:
-    """Which share of its first learning rate an optimizer has now, whatever schedules it; 1 where it has none."""
+    """Returns the learning rate of an optimizer as a share of its first one, whatever schedules it; 1 without a
+    rate."""
     group: dict[str, Any] = optimizer.param_groups[0]
     now, first = group.get("lr"), group.get("initial_lr", optimizer.defaults.get("lr"))
     return float(now) / float(first) if now is not None and first else 1.0

@@ -1,4 +1,4 @@
-"""Masks that are learned with the weights they are of, whichever pruner learns them.
+"""Learned masks: what all pruners have in common that learn masks together with the weights.
 
 A mask multiplies the weights of its matrix while they are trained; a row that is masked is masked with its bias, so
 that it computes exactly what the pruned encoder will.
@@ -29,18 +29,19 @@ from prunetime.pruning.methods import Pruner
 from prunetime.pruning.regularise import Cost, regularisation, share_of
 
 Kept = list[dict[str, BoolArray]]
-"""What masks keep, for every layer: by part [n], or by matrix [row blocks, column blocks]."""
+"""The parts that masks keep, for every layer: by part [n], or by matrix [row blocks, column blocks]."""
 
 TILES = {"attention_rows": TILE, "ffn": TILE, "ffn_rows": TILE}
-"""How many of a part are kept or left out together, where it is more than one."""
+"""The number of rows that are kept or pruned together, where it is more than one."""
 
 MOMENTS = 60
-"""Of a training, for which keep ratios are recorded."""
+"""The number of moments of a training for which keep ratios are recorded."""
 
 
 @dataclass(frozen=True)
 class MaskStep:
-    """Masks to be learned of heads and rows or, with `block_shape`, of the blocks of that size in all matrices.
+    """The settings of one step: masks are learned of heads and rows or, with `block_shape`, of the blocks of all
+    matrices.
 
     They are learned by `pruner` until `cost` is down to `target` (in the same units), from `scores`, which say what is
     kept first, or from zeros; after `learning` of the steps the masks stay as they are, at the target, and the weights
@@ -75,7 +76,7 @@ class MaskStep:
         return math.ceil(self.learning * of)
 
     def digest(self) -> str:
-        """Of everything in it."""
+        """Returns the sha256 of everything in it."""
         total = hashlib.sha256(f"{self.dims} {self.base} {self.cost} {self.target} {self.block_shape}".encode())
         total.update(f"{self.learning} {self.learning_rate} {self.pruner}".encode())
         for layer in self.scores or ():
@@ -85,11 +86,11 @@ class MaskStep:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """What is masked of a matrix."""
+        """The names of the parameters of a linear layer that are masked."""
         return ("weight", "bias") if self.block_shape is None else ("weight",)
 
     def masks_of(self, layer: LayerSpec) -> dict[str, tuple[int, ...]]:
-        """The shapes of the masks of a layer of `base`."""
+        """Returns the shapes of the masks of a layer of `base`."""
         if self.block_shape is None:
             return {part: (width,) for part, width in part_widths(self.dims).items()}
         return {
@@ -97,7 +98,7 @@ class MaskStep:
         }
 
     def spec(self, counts: Sequence[Mapping[str, int]]) -> ArchSpec:
-        """The structure in which every mask keeps so many."""
+        """Returns the structure in which every mask keeps so many."""
         if self.block_shape is None:
             widths: list[Any] = [[each[part] for part in PARTS] for each in counts]
             return ArchSpec(tuple(LayerSpec(*layer) for layer in widths))
@@ -108,7 +109,7 @@ class MaskStep:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a step came to: what its masks keep, and the keep `ratios` [moments, masks] on the way there.
+    """The result of a step: what its masks keep, and the keep `ratios` [moments, masks] while they were learned.
 
     The masks are in the order of `kept`; moments are evenly spread over the training, those that had no step left out.
     """
@@ -129,7 +130,7 @@ class LearnedMasks(nn.Module, ABC):
     history: Tensor
 
     descent: ClassVar[float] = 1.0
-    """How far a learned number falls, about, until what it stands for is gone; a step of AdamW is its rate."""
+    """About how far a learned number falls until its part is pruned; a step of AdamW moves it by the learning rate."""
 
     def __init__(self, step: MaskStep, linears: Linears) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ class LearnedMasks(nn.Module, ABC):
                     parametrize.register_parametrization(linear, parameter, _Masked(self, layer, matrix))
 
     def masks(self) -> list[Tensor]:
-        """As they are while they are learned, in the order of `names`."""
+        """Returns the masks as they are while they are learned, in the order of `names`."""
         return self.views(self.fixed)
 
     @abstractmethod
@@ -164,12 +165,12 @@ class LearnedMasks(nn.Module, ABC):
         """The saliencies of all parts, comparable between masks: the parts with the highest are kept."""
 
     def levels(self) -> tuple[float, float]:
-        """At the first everything is kept, and at the last as little as possible."""
+        """Returns the level that keeps everything, and the one that keeps as little as possible."""
         found = torch.cat([each.flatten() for each in self.saliencies()])
         return float(found.min()) - 1.0, float(found.max()) + 1.0
 
     def counts(self, level: float) -> list[int]:
-        """How much of each mask is kept at a level: the parts of a higher saliency, in whole tiles."""
+        """Returns how much of each mask is kept at a level: the parts of a higher saliency, in whole tiles."""
         above = [int((each > level).sum()) for each in self.saliencies()]
         return [in_tiles(*each) for each in zip(above, self.sizes, self.tiles, strict=True)]
 
@@ -190,7 +191,7 @@ class LearnedMasks(nn.Module, ABC):
         return self.step.spec([{name: next(each) for name in layer} for layer in self.names])
 
     def masked(self, layer: int, matrix: str, parameter: Tensor) -> Tensor:
-        """A weight or bias of a matrix times its mask."""
+        """Returns a weight or bias of a matrix times its mask."""
         block_shape = self.step.block_shape
         if block_shape is not None:
             return parameter * BlockMaskVariables(self._now[layer][matrix], *block_shape).spread(
@@ -201,7 +202,7 @@ class LearnedMasks(nn.Module, ABC):
         return parameter * (mask if parameter.ndim == 1 else mask[:, None])
 
     def heads(self) -> list[Tensor | None]:
-        """For every layer the heads [heads] that are kept now; None where all are."""
+        """Returns for every layer the mask [heads] of the heads that are kept now; None where all are."""
         return [layer.get("heads") for layer in self._now]
 
     def mask_variables(self) -> list[MaskVariables] | None:
@@ -222,21 +223,21 @@ class LearnedMasks(nn.Module, ABC):
 
     @property
     def share(self) -> float:
-        """Of the dense encoder's cost, what is kept now."""
+        """The share of the dense encoder's cost that is kept now."""
         return self._share(self.spec())
 
     def spec(self) -> ArchSpec:
-        """The structure as it is now."""
+        """Returns the structure that the masks leave now."""
         return self._spec(int(mask.detach().count_nonzero()) for layer in self._now for mask in layer.values())
 
     def penalty(self) -> Tensor:
-        """What is added to the loss; zero once the masks are frozen."""
+        """Returns what is added to the loss; zero once the masks are frozen."""
         if self.frozen:  # DDP wants a gradient of every parameter
             return 0.0 * torch.stack([self.fixed.sum(), *(learned.sum() for learned in self.parameters())]).sum()
         return self.sparsity_loss()
 
     def regularisation(self, ratios: Tensor, counts: list[int], learned: Tensor) -> Tensor:
-        """That of keep `ratios` [masks], at which so many are kept, `learned` being what they are computed from.
+        """Returns the regularisation of keep `ratios` [masks], which follow from `learned` and keep so many parts.
 
         It is scaled down to a gradient of norm 1 at most: far from the target it would drown all others where norms are
         clipped, as `transformers.Trainer` does.
@@ -250,7 +251,7 @@ class LearnedMasks(nn.Module, ABC):
         return scaled
 
     def _slopes(self, counts: list[int]) -> list[float]:
-        """By how much the share changes with each keep ratio: differences over a tile to either side.
+        """Returns how fast the share changes with each keep ratio: differences over a tile to either side.
 
         A mask that keeps one tile is not closed for this: a sub-layer that is gone is no neighbour of one that is not.
         """
@@ -262,7 +263,7 @@ class LearnedMasks(nn.Module, ABC):
         return slopes
 
     def parameter_group(self) -> dict[str, Any]:
-        """For an optimizer: what is learned has a learning rate of its own, and does not decay."""
+        """Returns what is learned as a group for an optimizer, with a learning rate of its own and no decay."""
         return {"params": list(self.parameters()), "lr": self.step.learning_rate, "weight_decay": 0.0}
 
     def end_step(self, done: int, of: int) -> None:
@@ -273,7 +274,7 @@ class LearnedMasks(nn.Module, ABC):
         self.history[(done - 1) * MOMENTS // of] = torch.stack(now)
 
     def freeze(self) -> None:
-        """Fixes the masks at the target: at the first level at which it is met.
+        """Fixes the masks at the first level that meets the target.
 
         Raises InputError where the masks cannot come down to it.
         """
@@ -305,7 +306,7 @@ class LearnedMasks(nn.Module, ABC):
                     parametrize.remove_parametrizations(linear, parameter)
 
     def learned(self) -> Learned:
-        """What the step came to."""
+        """Returns the result of the step."""
         kept = [{name: mask.detach().cpu().numpy() > 0 for name, mask in layer.items()} for layer in self._now]
         ratios = self.history[~self.history[:, 0].isnan()]
         return Learned(kept, ratios.cpu().numpy())
@@ -323,19 +324,19 @@ class _Masked(nn.Module):
 
 
 def in_tiles(wanted: float, parts: int, tile: int = 1) -> int:
-    """How many of `parts` are kept where so many are wanted: rounded up to whole tiles, at most all."""
+    """Returns how many of `parts` are kept where so many are wanted: rounded up to whole tiles, at most all."""
     return min(parts, tile * math.ceil(wanted / tile))
 
 
 def highest(scores: Tensor, kept: int) -> Tensor:
-    """Ones for the `kept` highest `scores` (ties: the lower index), zeros elsewhere, in their shape."""
+    """Returns ones for the `kept` highest `scores` (ties: the lower index) and zeros elsewhere, in their shape."""
     mask = torch.zeros_like(scores)
     mask.view(-1)[scores.flatten().argsort(descending=True, stable=True)[:kept]] = 1.0
     return mask
 
 
 def mask_of(step: MaskStep, kept: Kept, base: Mask) -> Mask:
-    """What a step kept, as a mask of the unpruned encoder; `base` is what the encoder that it trained was."""
+    """Returns what a step kept as a mask of the unpruned encoder; `base` is the mask of the encoder that it trained."""
     if step.block_shape is None:
         parts: list[Any] = [[layer[part] for part in PARTS] for layer in kept]
         return Mask(tuple(LayerMask(*layer) for layer in parts))

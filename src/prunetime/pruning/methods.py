@@ -1,4 +1,4 @@
-"""The ways in which a structure is found."""
+"""The pruning methods, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Granularity = Literal["rows", "blocks"]
 
 @dataclass(frozen=True)
 class LearnedMethod:
-    """Masks are learned by `pruner` in the place of a search: of one level after the other. `summary` is for people."""
+    """A method that learns masks in the place of a search, by `pruner`, one level after the other."""
 
     pruner: Pruner
     levels: tuple[Granularity, ...]

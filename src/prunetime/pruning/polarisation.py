@@ -18,8 +18,8 @@ come down to the target, and in the end a gate is nearly 0 or nearly 1."""
 
 
 class Polarisation(LearnedMasks):
-    """The gate of every part is s^2 / (s^2 + smoothing), its number s a parameter that starts between 1/2 and 1: the
-    higher, the more the part matters at first."""
+    """Masks of soft gates: the gate of every part is s^2 / (s^2 + smoothing), its number s a parameter that starts
+    between 1/2 and 1: the higher, the more the part matters at first."""
 
     smoothing: Tensor
 

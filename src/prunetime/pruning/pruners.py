@@ -1,4 +1,4 @@
-"""All pruners that learn masks: each behind `LearnedMasks`, trained by the one loop."""
+"""The pruners that learn masks, by name: each is a `LearnedMasks`, and all are trained by one loop."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def masks_on(step: MaskStep, linears: Linears) -> LearnedMasks:
 
 
 def learning_rate(steps: int, pruner: Pruner = "top-k", learning: float = MaskStep.learning) -> float:
-    """MLPruning's rate or, where there are too few of `steps` to come down to a small target at it, a higher one."""
+    """Returns MLPruning's learning rate, or a higher one where `steps` are too few to reach a small target at it."""
     return max(MaskStep.learning_rate, PRUNERS[pruner].descent / (learning * steps / 2))

@@ -1,4 +1,4 @@
-"""What learned masks cost, differentiable in their keep ratios, and the adaptive regularisation that walks it down."""
+"""The cost of learned masks, differentiable in their keep ratios, and the adaptive regularisation that lowers it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STRENGTH, LEAST = 20_000.0, 50.0
 
 
 class Cost(Protocol):
-    """What a structure costs; its `repr` says all that this depends on. `dense` is that of the unpruned encoder."""
+    """A cost of structures; its `repr` has all that it depends on. `dense` is the cost of the unpruned encoder."""
 
     @property
     def dense(self) -> float: ...
@@ -27,7 +27,7 @@ class Cost(Protocol):
 
 @dataclass(frozen=True)
 class WeightsKept:
-    """Weights in the layer matrices of an encoder of `dims`."""
+    """The number of weights in the layer matrices of an encoder of `dims`."""
 
     dims: Dims
 
@@ -41,7 +41,7 @@ class WeightsKept:
 
 @dataclass(frozen=True)
 class Microseconds:
-    """Predicted latency in the setting of `budget`."""
+    """The predicted latency, in microseconds, in the setting of `budget`."""
 
     profile: LatencyProfile
     budget: Budget
@@ -55,12 +55,12 @@ class Microseconds:
 
 
 def share_of(ratios: Tensor, share: float, slopes: Sequence[float]) -> Tensor:
-    """`share`, a number, as a function of the keep `ratios` [n], by which it changes as fast as `slopes` [n] say."""
+    """Returns `share` as a differentiable function of the keep `ratios` [n], with the gradient `slopes` [n]."""
     return share + ratios.new_tensor(slopes) @ (ratios - ratios.detach())
 
 
 def regularisation(share: Tensor, target: float) -> Tensor:
-    """weight x (share - target)^2 while the share of the cost that is kept is above `target`, else zero.
+    """Returns weight x (share - target)^2 while the share of the cost that is kept is above `target`, else zero.
 
     The weight adapts to the distance: large far away, small near (MLPruning, arXiv 2105.14636, section 3).
     """

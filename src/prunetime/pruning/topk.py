@@ -16,18 +16,18 @@ KEPT_AT_FIRST = 0.98
 """The keep ratio that a threshold starts from."""
 
 SHIFT = 40.0
-"""More than thresholds are ever apart."""
+"""Lowered by so much every threshold keeps everything, raised by as much nothing: its sigmoid is 1 or 0 in float32."""
 
 
 def kept_of(ratio: float, parts: int, tile: int = 1) -> int:
-    """How many of `parts` the keep `ratio` keeps: rounded up to whole tiles, at most all."""
+    """Returns how many of `parts` the keep `ratio` keeps: rounded up to whole tiles, at most all."""
     return in_tiles(ratio * parts, parts, tile)
 
 
 class TopK(LearnedMasks):
-    """Of each mask the highest `scores` are kept, as many as sigmoid(`threshold`) says in whole tiles.
+    """Masks that keep the parts of the highest `scores`, as many as sigmoid(`threshold`) says in whole tiles.
 
-    Both are parameters. A level is by how much all thresholds are lowered.
+    Scores and thresholds are parameters. A level is a number that all thresholds are lowered by.
     """
 
     descent: ClassVar[float] = 6.0
@@ -59,7 +59,7 @@ class TopK(LearnedMasks):
 
 
 def first_scores(masks: LearnedMasks) -> Tensor:
-    """The scores of the step of `masks` for all their parts, or zeros."""
+    """Returns the scores that the step of `masks` gives for all their parts, or zeros."""
     given = masks.step.scores or [{}] * len(masks.names)
     zeros = [mask.numpy() for mask in masks.views(torch.zeros(len(masks.fixed)))]
     names = [(layer, name) for layer, own in enumerate(masks.names) for name in own]
@@ -68,9 +68,9 @@ def first_scores(masks: LearnedMasks) -> Tensor:
 
 
 def top_k(scores: Tensor, threshold: Tensor, kept: int) -> Tensor:
-    """The mask of the `kept` highest scores, in their shape, with the straight-through gradient to both.
+    """Returns the mask of the `kept` highest scores, in their shape, with the straight-through gradient to both.
 
-    `kept` is what the threshold says; whoever has many masks reads all thresholds at once.
+    `kept` follows from the threshold; the caller reads all thresholds at once, because each read waits for the device.
     """
     mask: Tensor = _TopK.apply(scores, threshold, kept)  # type: ignore[no-untyped-call]
     return mask

@@ -1,4 +1,4 @@
-"""Everything a search has evaluated, on disk line by line, so that a killed search loses nothing."""
+"""The archive of a search: all evaluations, on disk line by line, so that a killed search loses nothing."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def elites(evaluations: Iterable[Evaluation], edges_us: Sequence[float]) -> list
 
 
 def spread(front: Sequence[Evaluation], chosen: Evaluation, count: int) -> list[Evaluation]:
-    """At most `count` evaluations, fastest first, spread evenly over the latencies of `front`; one of them is `chosen`,
-    in place of what was nearest to it."""
+    """Returns at most `count` evaluations of `front`, spread evenly over its latencies, fastest first; `chosen` takes
+    the place of the one nearest to it."""
     targets = np.linspace(front[0].predicted_us, front[-1].predicted_us, count)
     others = np.delete(targets, np.argmin(np.abs(targets - chosen.predicted_us)))
     taken = [chosen]

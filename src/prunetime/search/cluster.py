@@ -90,7 +90,7 @@ class Workers:
 
 
 def _cores() -> list[int]:
-    """Of every machine of the cluster."""
+    """Returns the cores of every machine of the cluster."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
 
@@ -182,7 +182,7 @@ class _Worker:
         self._scorer: tuple[list[Any], ElasticScorer] | None = None
 
     def build(self, elastic: list[Any]) -> str:
-        """Of the engine, once it is ready."""
+        """Returns the build of the engine, once the engine is ready."""
         _ = self._fetched(elastic).engine
         return engine_build()
 

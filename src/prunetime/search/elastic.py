@@ -1,4 +1,4 @@
-"""Which sub-networks elastic training trains, so that any genome can be scored with the weights they share."""
+"""The sub-networks that elastic training trains, so that any genome can be scored with the weights they share."""
 
 from __future__ import annotations
 

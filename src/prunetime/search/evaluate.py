@@ -1,4 +1,4 @@
-"""Scoring candidates: the interface the search sees, and how far prefixes of an elastic encoder agree with the teacher.
+"""Scorers of candidates: by how far sub-networks of an elastic encoder agree with the teacher.
 
 A score is an agreement and not the metric of the task, because labels are few and noisy: on 300 random sub-networks of
 MiniLM-L6 on Home Depot, agreement on 500 rows orders AUC on other rows as well as AUC on 2,000 does, and a search for
@@ -35,8 +35,11 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class ScoringRows:
-    """The rows that choose: `tokens` of [rows] sequences, and `expected` [rows, outputs] ([tokens, outputs] with a row
-    of logits per token), the teacher's logits. With `among_tokens` every output chooses a token of its sequence."""
+    """The rows that candidates are scored on.
+
+    `tokens` are [rows] sequences; `expected` are the teacher's logits, [rows, outputs], or [tokens, outputs] with a row
+    of logits per token. With `among_tokens`, every output chooses a token of its sequence.
+    """
 
     tokens: Ragged
     expected: Float32Array
@@ -48,10 +51,10 @@ ScorerFor = Callable[[ScoringRows], Scorer]
 
 
 def agreement(logits: Float32Array, expected: Float32Array, offsets: Int32Array | None = None) -> float:
-    """Correlation, -1 to 1, of two models' logits [rows, outputs]; of two classes, that of their log odds.
+    """Returns the correlation, -1 to 1, of two models' logits [rows, outputs]; with two classes, of their log odds.
 
-    Pearson's, of all logits less the mean of their row (which a softmax does not see; not where there is one output)
-    and of their output. 0 where a model says the same of every row, as one without any attention does.
+    It is Pearson's, of all logits less the mean of their row (which a softmax does not see; not where there is one
+    output) and of their output; 0 where a model gives every row the same, as one without any attention does.
 
     Of logits [tokens, outputs] of sequences at `offsets` (see `Ragged`), every output is a softmax over the tokens of a
     sequence, and it is their mean that is left out.
@@ -93,19 +96,18 @@ class Elastic:
 
     @cached_property
     def engine(self) -> Engine:
-        """Of the whole encoder, which can `select` any sub-network without blocks."""
+        """The engine of the whole encoder, which can `select` any sub-network without blocks."""
         return Engine(self.config, self.weights, self.threads, self.isa, plan=self.plan)
 
     def part(self, spec: ArchSpec) -> Engine:
-        """Of one sub-network, which may have blocks."""
+        """Returns the engine of one sub-network, which may have blocks."""
         dims = self.config.dims
         weights = compact(self.weights, prefix_mask(self.weights, spec, dims), dims)
         return Engine(self.config, weights, self.threads, self.isa, spec=spec, plan=self.plan)
 
 
 class ElasticScorer:
-    """Runs sub-networks of an elastic encoder on the rows that choose: prefixes of weights packed once, but those in
-    blocks, which are packed one by one.
+    """Scores sub-networks of an elastic encoder: prefixes of weights packed once, or packed one by one with blocks.
 
     A candidate whose first layers are those of one that was scored before goes on from their cached hidden states. A
     search changes a few genes at a time, so that this saves half of the work (docs/STATUS.md, "Measured").
@@ -119,7 +121,7 @@ class ElasticScorer:
         self._cache = HiddenStateCache((rows.tokens.ids.size, elastic.config.dims.hidden), max_bytes)
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
-        """The agreement of the engine's logits with those expected."""
+        """Yields the agreement of the engine's logits of each spec with those expected."""
         offsets = self._rows.tokens.offsets if self._rows.among_tokens else None
         for spec in specs:
             in_blocks = any(layer.blocks for layer in spec.layers)

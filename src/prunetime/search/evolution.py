@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from prunetime.search.space import Genome, Space, fit_to
 from prunetime.search.surrogate import Surrogate
 
 Predict = Callable[[ArchSpec], float]
-"""Latency of a spec in microseconds."""
+"""Predicts the latency of a spec, in microseconds."""
 
 BASELINE_CHOICES = 20
 """At most this many depth-only choices are scored (all of them up to 6 layers)."""
@@ -32,11 +32,11 @@ BASELINE_CHOICES = 20
 SEEDED = 0.25
 """Share of the initial population taken from the best baselines."""
 
-WAYS_TO_FIT = 4
-"""In which a seed that is over the budget, or well below it, is shrunk or grown at random."""
+FITS_PER_SEED = 4
+"""A seed that is over the budget, or well below it, is shrunk or grown at random so often."""
 
-ELSEWHERE_BINS = np.linspace(0.5, 1.1, 7)
-"""Edges of the latency bins of children for other budgets than the searched one, in budgets."""
+OTHER_BUDGET_BINS = np.linspace(0.5, 1.1, 7)
+"""Edges of the latency bins of children for other budgets, in searched budgets."""
 
 ATTEMPTS = 50
 """Rounds of proposals that may be infeasible or already scored before a generation is taken as it is."""
@@ -44,7 +44,9 @@ ATTEMPTS = 50
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """`evaluations` counts distinct genomes, baselines included. The parent is the best of `tournament` members of the
+    """The settings of a search for the best genome within `budget_us`, the predicted latency in microseconds.
+
+    `evaluations` counts distinct genomes, baselines included. The parent is the best of `tournament` members of the
     population, crossed with the best of another tournament for a `crossover` share of the children. A generation has
     `batch` children: those of `screened` times as many proposals with the highest predicted scores. A share of them,
     `elsewhere`, is aimed at other budgets, so that the archive can answer those too. `latency_weight` is w of `Reward`.
@@ -115,7 +117,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class SearchState:
-    """Between two generations: `population`, the oldest first, and all that is `visited`."""
+    """The state of a search between two generations: its `population`, the oldest first, and all genomes `visited`."""
 
     levels: Genome
     mutator: Mutator
@@ -133,7 +135,7 @@ def propose(
     surrogate: Surrogate | None = None,
     attempts: int = ATTEMPTS,
 ) -> Generation:
-    """The next generation: distinct children not visited yet; fewer than a batch where no more are found.
+    """Returns the next generation: distinct children not visited yet; fewer than a batch where no more are found.
 
     `surrogate` screens them; by default one is fitted to all that is visited. `attempts` are how many rounds of
     proposals are made to find enough.
@@ -158,7 +160,7 @@ def propose(
 def update(
     state: SearchState, settings: SearchSettings, generation: Generation, scored: Sequence[Evaluation]
 ) -> SearchState:
-    """The state after the chosen ones were `scored`: each child of the searched budget replaces the oldest member."""
+    """Returns the state after proposals were `scored`: each child of the searched budget replaces the oldest member."""
 
     def gain(proposal: Proposal, score: float) -> float:
         child = replace(proposal.parent, predicted_us=proposal.child.predicted_us, score=score)
@@ -179,7 +181,8 @@ def update(
 
 
 Parents = Callable[[SearchState, SearchSettings, int, np.random.Generator], list[tuple[Evaluation, Genome, float]]]
-"""The parent of each of so many children, what is mutated (the parent, or its cross with another), and the target."""
+"""Chooses for so many children a parent, the genome to mutate (the parent's, or a cross with another's), and a
+target."""
 
 
 def _proposals(
@@ -201,7 +204,7 @@ def _proposals(
 def winners(
     state: SearchState, settings: SearchSettings, count: int, rng: np.random.Generator
 ) -> list[tuple[Evaluation, Genome, float]]:
-    """Of tournaments; a share of them crossed with another winner, gene by gene."""
+    """Returns winners of tournaments, a share of them crossed with another winner, gene by gene."""
     size = min(settings.tournament, len(state.population))
 
     def winner() -> Evaluation:
@@ -223,8 +226,8 @@ def winners(
 def _of_other_budgets(
     state: SearchState, settings: SearchSettings, count: int, rng: np.random.Generator
 ) -> list[tuple[Evaluation, Genome, float]]:
-    """The elite whose latency is nearest to a target from `ELSEWHERE_BINS`."""
-    edges = (ELSEWHERE_BINS * settings.budget_us).tolist()
+    """Returns the elite whose latency is nearest to a random target from `OTHER_BUDGET_BINS`."""
+    edges = (OTHER_BUDGET_BINS * settings.budget_us).tolist()
     bins = elites(state.visited.values(), edges) or list(state.population)
     targets = rng.uniform(edges[0], edges[-1], count).tolist()
     nearest = [min(bins, key=lambda e: abs(e.predicted_us - target)) for target in targets]
@@ -242,7 +245,7 @@ def search(
     on_progress: Progress | None = None,
     on_generation: Callable[[SearchState], None] | None = None,
 ) -> Evaluation:
-    """The best evaluation in the archive inside the budget, after `settings.evaluations` distinct genomes.
+    """Returns the best evaluation in the archive inside the budget, after `settings.evaluations` distinct genomes.
 
     A function of its arguments: what the archive holds already is not scored again, so a killed search that is run
     again with the same arguments ends in the same archive as an uninterrupted one. `mutator` is uniform by default;
@@ -280,10 +283,7 @@ def finalists(archive: Archive, budget_us: float, count: int) -> list[Evaluation
 def score_into(
     archive: Archive, space: Space, candidates: Sequence[Evaluation], scorer: Scorer, on_progress: Progress
 ) -> None:
-    """Adds those of `candidates` that are not in the archive, each as soon as it is scored.
-
-    `on_progress` gets how many are there after each, and how many there are.
-    """
+    """Adds those of `candidates` that are not in the archive, each as soon as it is scored."""
     missing = [c for c in candidates if c.genome not in archive]
     scores = scorer([space.spec(c.genome) for c in missing])
     for done, (candidate, score) in enumerate(zip(missing, scores, strict=True), len(candidates) - len(missing) + 1):
@@ -294,7 +294,7 @@ def score_into(
 
 
 def rescore(space: Space, evaluations: Sequence[Evaluation], scorer: Scorer) -> list[Evaluation]:
-    """`evaluations` with the score of `scorer`, best first.
+    """Returns `evaluations` with scores by `scorer`, best first.
 
     The winner of a search on few rows is partly a winner by luck; finalists scored again on more rows are less so
     (the last round of successive halving, arXiv 1502.07943).
@@ -353,30 +353,22 @@ def _initial(run: _SearchRun, mutator: Mutator) -> SearchState:
 
 def _fitted_seeds(run: _SearchRun) -> list[Genome]:
     rng = np.random.default_rng([run.settings.seed, 2])
-    seeds = [seed for seed in run.settings.seeds for _ in range(WAYS_TO_FIT)]
+    seeds = [seed for seed in run.settings.seeds for _ in range(FITS_PER_SEED)]
     fitted = (fit_to(run.space.levels, run.latency, seed, run.settings.budget_us, rng) for seed in seeds)
     return list(dict.fromkeys(found[0] for found in fitted if found))
 
 
+@dataclass
 class _SearchRun:
-    """What one search has visited; in a replay the archive also holds what this search has yet to come to."""
+    """One search and the genomes that it has `visited`; in a replay the archive also has genomes that it has yet to."""
 
-    def __init__(
-        self,
-        space: Space,
-        predict: Predict,
-        scorer: Scorer,
-        archive: Archive,
-        settings: SearchSettings,
-        on_progress: Progress | None,
-    ) -> None:
-        self.space = space
-        self.predict = predict
-        self.settings = settings
-        self.visited: dict[Genome, Evaluation] = {}
-        self._scorer = scorer
-        self._archive = archive
-        self._on_progress = on_progress
+    space: Space
+    predict: Predict
+    scorer: Scorer
+    archive: Archive
+    settings: SearchSettings
+    on_progress: Progress | None
+    visited: dict[Genome, Evaluation] = field(default_factory=dict)
 
     @property
     def left(self) -> int:
@@ -389,19 +381,19 @@ class _SearchRun:
     def candidate(
         self, genome: Genome, kind: ProposalKind = "evolution", generation: int = 0, parent: Genome | None = None
     ) -> Evaluation:
-        """An evaluation whose score is not known yet."""
+        """Returns an evaluation whose score is not known yet."""
         return Evaluation(genome, self.latency(genome), math.nan, kind, generation, parent)
 
     def score(self, candidates: Iterable[Evaluation]) -> list[Evaluation]:
-        """The candidates not visited yet, as many as are left to evaluate, with scores from archive or scorer."""
+        """Scores the candidates not visited yet, as many as are left to evaluate, by the archive or the scorer."""
         chosen = [c for c in candidates if c.genome not in self.visited][: self.left]
         before = self.settings.evaluations - self.left
 
         def progress(done: int, _: int) -> None:
-            if self._on_progress:
-                self._on_progress(before + done, self.settings.evaluations)
+            if self.on_progress:
+                self.on_progress(before + done, self.settings.evaluations)
 
-        score_into(self._archive, self.space, chosen, self._scorer, progress)
-        scored = [self._archive[c.genome] for c in chosen]
+        score_into(self.archive, self.space, chosen, self.scorer, progress)
+        scored = [self.archive[c.genome] for c in chosen]
         self.visited.update((e.genome, e) for e in scored)
         return scored

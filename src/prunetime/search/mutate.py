@@ -13,7 +13,7 @@ from prunetime.search.policy import Edit, EditContext, Policy, Transition, updat
 from prunetime.search.space import USED, Genome, fit_to
 
 GenomeLatency = Callable[[Genome], float]
-"""Predicted microseconds of a genome."""
+"""Predicts the latency of a genome, in microseconds."""
 
 FREE_EDITS = 3
 """At most so many genes change for their own sake; what changes after them makes up for the latency."""
@@ -35,7 +35,7 @@ class Child(NamedTuple):
 
 class Mutator(Protocol):
     def propose(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
-        """A changed copy of every parent; most take nearly their target latency, some more."""
+        """Returns a changed copy of every parent; most take nearly their target latency, some more."""
         ...
 
     def updated(self, transitions: Sequence[Transition]) -> Mutator:
@@ -68,7 +68,7 @@ class UniformMutator:
 
 @dataclass(frozen=True)
 class ReinforcedMutator:
-    """Edits are drawn from a policy: one to three free ones, then such as bring the latency to the target.
+    """Draws edits from a policy: one to three free ones, then edits that bring the latency to the target.
 
     A share of the children, `EXPLORED`, is mutated uniformly; the policy is not updated on them.
     """

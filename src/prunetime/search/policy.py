@@ -53,7 +53,7 @@ class PolicySettings:
 
 
 class EditContext(NamedTuple):
-    """Where an edit is chosen: on `genome`, predicted to take `us` microseconds where a child may take `target_us`.
+    """The state in which the policy chooses an edit: a `genome` predicted to take `us` microseconds, of `target_us`.
 
     Genes in `touched` were changed before. A `fitting` edit must bring the latency nearer to the target: down to it, or
     up to it and no further.
@@ -75,7 +75,7 @@ class Edit(NamedTuple):
 
 
 class Actions:
-    """Every (gene, level): `gene` [actions], `level` [actions]; `levels` are the highest of each gene."""
+    """The actions of the policy, one for every (gene, level): `gene` [actions] and `level` [actions]."""
 
     def __init__(self, genes: Genes, settings: PolicySettings) -> None:
         self.levels = genes.levels
@@ -97,8 +97,8 @@ class Actions:
         return int(self.gene[action]), int(self.level[action])
 
     def on(self, contexts: Sequence[EditContext]) -> tuple[Float32Array, Float32Array]:
-        """`features` [n, actions, width] of every action in each of n contexts, and the logits of the prior
-        [n, actions], minus infinity where an action changes nothing or is not allowed."""
+        """Returns features [n, actions, width] of every action in each of n contexts, and the logits of the prior
+        [n, actions]: minus infinity where an action changes nothing or is not allowed."""
         genomes = np.array([context.genome for context in contexts])
         us, target = (np.array([getattr(c, name) for c in contexts])[:, None] for name in ("us", "target_us"))
         now = genomes[:, self.gene]
@@ -145,7 +145,7 @@ class Policy:
 
     @classmethod
     def fresh(cls, genes: Genes, settings: PolicySettings, seed: int) -> Policy:
-        """A policy that follows the prior."""
+        """Returns a policy that follows the prior."""
         actions = Actions(genes, settings)
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
@@ -157,7 +157,7 @@ class Policy:
         return cls(actions, settings, seed, network, torch.optim.Adam(network.parameters(), settings.learning_rate))
 
     def choose(self, contexts: Sequence[EditContext], rng: np.random.Generator) -> list[Edit | None]:
-        """An action in each of n contexts, drawn from the policy, or None where none is allowed."""
+        """Draws an action in each of n contexts from the policy; None where no action is allowed."""
         logs = self.fixed_log_probabilities(contexts)
         rising = np.cumsum(np.nan_to_num(np.exp(logs)), axis=1)
         drawn = rng.random(len(rising)) * rising[:, -1]

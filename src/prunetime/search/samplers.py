@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -36,46 +36,59 @@ from prunetime.search.space import Genes, Genome
 from prunetime.search.surrogate import Surrogate
 
 PROPOSAL = "reinforced_evolution:proposal"
-"""System attribute of a trial: where its parameters are from."""
+"""The system attribute of a trial that records how its parameters were proposed."""
 
 ALWAYS_FITS = 1.0
-"""Latency and budget of every genome: an Optuna study knows constraints only after a trial."""
+"""The latency and the budget of every genome: an Optuna study knows constraints only after a trial."""
 
 ATTEMPTS = 2
-"""Rounds of proposals, before a point that has been tried is tried again."""
+"""So many rounds of proposals are made before a point that has been tried is tried again."""
 
 SURROGATE_POINTS = 64
 """The surrogate is fitted to so many of the best points, and as many of the last: its time grows with their cube."""
 
 LARGEST = 1e100
-"""In place of an infinite value."""
+"""This value takes the place of an infinite one."""
 
 INFEASIBLE = -1e120
 """The reward of a point that just violates a constraint."""
 
 QUICK = PolicySettings(updates=2, batch=24)
-"""A policy that learns in a few milliseconds a generation."""
+"""The settings of a policy whose update takes a few milliseconds."""
 
 SpaceOfStudy = dict[str, BaseDistribution]
 
 Finished = tuple[int, datetime | None]
-"""Number and end of a trial: they tell the trials of two studies apart."""
+"""The number and the end of a trial: they tell the trials of two studies apart."""
 
 _ONE_AT_A_TIME = threading.Lock()
 """The threads of a study (`n_jobs`) take turns: a proposal sets how many threads torch has, and sets it back."""
 
 
 class ReinforcedEvolutionSampler(BaseSampler):
-    """Ageing evolution whose children are drawn by a policy that learns and screened by a surrogate.
+    """An Optuna sampler by ageing evolution: a learned policy mutates parents, and a surrogate screens their children.
 
     A proposal is a function of the seed, the number of the trial and the finished trials before it, so that a study
-    goes on from any storage as if it had not been interrupted. The first `population` trials are random. Numbers may
-    have any range: one with more than a hundred values is cut into a hundred levels (fewer, where a study has more than
-    five parameters), evenly in its logarithm where it is logarithmic, and values are drawn within a level. Parameters
-    that not every trial has, and categories with more than 256 choices, are drawn at random.
+    goes on from any storage as if it had not been interrupted. Numbers may have any range: one with more than a hundred
+    values is cut into a hundred levels (fewer, where a study has more than five parameters), evenly in its logarithm
+    where it is logarithmic, and values are drawn within a level. Parameters that not every trial has, and categories
+    with more than 256 choices, are drawn at random.
 
-    A trial with a constraint above 0 (`Trial.set_constraint`, or `constraints_func`, which is called after a trial as
-    by Optuna's own samplers) is infeasible: worse than any that is feasible, and the worse the more it violates.
+    A trial with a constraint above 0 is infeasible: worse than any feasible trial, and the worse the more it violates.
+
+    Args:
+        population: the number of trials that parents are chosen from; the first so many trials are random.
+        batch: the number of trials after which the policy is updated.
+        seed: of all random choices; None draws one.
+        policy: the settings of the policy.
+        constraints_func: returns the constraints of a trial, after it, as with Optuna's own samplers; a trial can also
+            set them itself (`Trial.set_constraint`).
+
+    Raises:
+        InputError: population or batch is below 1.
+
+    Example:
+        >>> study = optuna.create_study(sampler=ReinforcedEvolutionSampler(seed=0))
     """
 
     def __init__(
@@ -87,7 +100,6 @@ class ReinforcedEvolutionSampler(BaseSampler):
         policy: PolicySettings = QUICK,
         constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
     ) -> None:
-        """Raises InputError where population or batch is below 1."""
         tournament = max(1, population // 5)
         self._settings = SearchSettings(
             ALWAYS_FITS, 1, population=population, tournament=tournament, batch=batch, elsewhere=0.0
@@ -146,7 +158,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
             raise ValueError(f"{type(self).__name__} is for one objective; this study has {len(study.directions)}")
 
     def _random(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """A value as Optuna draws it at random, in the logarithm where the range is logarithmic."""
+        """Draws a value at random as Optuna does, in the logarithm where the range is logarithmic."""
         words = np.random.SeedSequence([self._seed, 0, trial.number, zlib.crc32(name.encode())])
         random = RandomSampler(seed=int(words.generate_state(1)[0]))
         return random.sample_independent(study, trial, name, distribution)
@@ -156,7 +168,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
         self._folded = None
 
     def _fold(self, study: Study, space: SpaceOfStudy, trials: Sequence[FrozenTrial]) -> _Folded:
-        """The state after `trials`, going on from what was folded before where that is their beginning."""
+        """Folds `trials` into a state, from the state that was folded before where its history is their beginning."""
         history = tuple(map(_finished, trials))
         folded, first = self._folded, self._settings.population
         if folded is None or folded.space != space or folded.history != history[: len(folded.history)]:
@@ -212,7 +224,7 @@ class _Folded:
         return tuple(dimension.level_of(trial.params[name]) for name, dimension in self.dimensions.items())
 
     def evaluation(self, study: Study, trial: FrozenTrial) -> Evaluation:
-        """The trial as a genome with a score; over the budget by as much as it violates constraints."""
+        """Returns the trial as a genome with a score, over the budget by as much as it violates constraints."""
         value = _value(trial)
         assert value is not None
         violated = sum(constraint for constraint in trial.constraints.values() if constraint > 0.0)
@@ -221,13 +233,13 @@ class _Folded:
         return Evaluation(self.genome(trial), ALWAYS_FITS + over, score, "evolution")
 
     def with_trials(self, trials: Sequence[FrozenTrial], state: SearchState) -> _Folded:
-        """After these trials more, which led to `state`; without a surrogate."""
+        """Adds trials that led to `state`, and takes the surrogate away."""
         history = self.history + tuple(map(_finished, trials))
         parameters = self.parameters | {self.genome(trial): trial.params for trial in trials}
         return replace(self, history=history, state=state, parameters=parameters, surrogate=None)
 
     def values(self, proposal: Proposal, rng: np.random.Generator) -> dict[str, Any]:
-        """The parameters of a child: where it has the level of its parent, it has the value of its parent."""
+        """Returns the parameters of a child: where it has the level of its parent, it keeps the parent's value."""
         of_parent = self.parameters.get(proposal.parent.genome)
         found = {}
         genes = zip(self.dimensions.items(), proposal.child.genome, proposal.parent.genome, strict=True)
@@ -238,7 +250,8 @@ class _Folded:
 
 
 class _FeasibleFirst(Reward):
-    """The score, standardised; of what is infeasible a number below all scores, the lower the more it violates."""
+    """The standardised score of a feasible trial; for an infeasible one a number below all, lower the more it
+    violates."""
 
     def __call__(self, evaluation: Evaluation, budget_us: float) -> float:
         over = evaluation.predicted_us - budget_us
@@ -275,7 +288,7 @@ def _fit_surrogate(state: SearchState) -> Surrogate:
 
 
 def _unknown(levels: Genome) -> Genes:
-    """Genes of which nothing is known: every level of every one matters as much, and costs nothing."""
+    """Returns genes without knowledge: each level of each matters as much as any other, and costs nothing."""
     count = len(levels)
     return Genes(
         levels,
@@ -287,7 +300,8 @@ def _unknown(levels: Genome) -> Genes:
 
 
 class _Usable:
-    """Whether a finished trial has a value, of a point in the space: enqueued values may lie outside their ranges."""
+    """A filter of finished trials: it keeps those with a value and with parameters in range, which enqueued ones may
+    not be."""
 
     def __init__(self, space: SpaceOfStudy) -> None:
         self.space = space
@@ -325,23 +339,18 @@ def _to_json(levels: Genome, proposal: Proposal) -> dict[str, Any]:
 
 
 def _from_json(data: Any, evaluation: Evaluation, folded: _Folded) -> Proposal:
-    """What led to a trial; one that another sampler proposed, or that was proposed when parameters had other levels, is
-    its own parent, and no policy is updated on it."""
+    """Reads the proposal that led to a trial. A trial that another sampler proposed, or that was proposed when
+    parameters had other levels, is its own parent, and no policy is updated on it."""
     child = Child(evaluation.genome, evaluation.predicted_us)
     visited = folded.state.visited
     if data is None or tuple(data.get("levels", ())) != folded.levels or tuple(data["parent"]) not in visited:
         return Proposal(child, evaluation, ALWAYS_FITS)
     edits: list[Edit] = []
-    actions = _actions(folded.levels)
+    actions = cast(ReinforcedMutator, folded.state.mutator).policy.actions
     genome: Genome = tuple(data["edited"] or ())
     touched: tuple[int, ...] = ()
     for chosen, log_probability in data["edits"]:
         edits.append(Edit(EditContext(genome, ALWAYS_FITS, ALWAYS_FITS, touched), chosen, log_probability))
-        gene, level = actions[chosen]
+        gene, level = actions.at(chosen)
         genome, touched = (*genome[:gene], level, *genome[gene + 1 :]), (*touched, gene)
     return Proposal(child._replace(edits=tuple(edits)), visited[tuple(data["parent"])], ALWAYS_FITS)
-
-
-def _actions(levels: Genome) -> list[tuple[int, int]]:
-    """The gene and the level of every action of a policy, as `policy.Actions` numbers them."""
-    return [(gene, level) for gene, top in enumerate(levels) for level in range(top + 1)]

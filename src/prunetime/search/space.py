@@ -32,9 +32,14 @@ SUBLAYERS = (ATTENTION_MATRICES, FFN_MATRICES)
 
 @dataclass(frozen=True)
 class Genes:
-    """What a mutator may know of the genes: `levels`, the highest value of each; what `kind` of thing it counts; its
-    `place` in the model, from 0 (first layer) to 1; and for every value of it, [levels + 1] each, what it adds to the
-    `cost` and which share of what matters it keeps (`mass`; 1 for all genes together).
+    """The features of the genes that a mutator may read.
+
+    Attributes:
+        levels: the highest value of each gene.
+        kind: a number for what the gene counts (heads, FFN tiles, tokens, blocks).
+        place: of its layer in the model, from 0 (first layer) to 1.
+        cost: for every value of the gene [levels + 1], what it adds to the cost.
+        mass: for every value of the gene [levels + 1], the share of all importance that it keeps.
     """
 
     levels: Genome
@@ -53,8 +58,10 @@ USED = 0.97
 
 @dataclass(frozen=True)
 class Space:
-    """Heads 0..H and FFN rows in tiles for every layer; with `tokens` the share of tokens that every layer but the last
-    keeps, with `blocks` (rows and columns of one) the share of them that every sub-layer keeps; all output rows kept.
+    """The search space of an encoder: for every layer heads 0..H and FFN rows in tiles, and all output rows.
+
+    With `tokens`, every layer but the last also has the share of tokens that it keeps; with `blocks` (rows and columns
+    of one), every sub-layer has the share of blocks that it keeps.
 
     A full FFN width that is no multiple of the tile is the last level. The head reads what the last layer leaves, so
     that dropping tokens there saves nothing.
@@ -79,7 +86,7 @@ class Space:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """What each gene is of: `layer 0 heads`."""
+        """The names of the genes, such as `layer 0 heads`."""
         layers, (_, of_tokens, of_blocks) = range(self.dims.layers), self.parts(self.levels)
         widths = [f"layer {layer} {part}" for layer in layers for part in ("heads", "FFN")]
         tokens = [f"layer {layer} tokens" for layer in layers]
@@ -87,8 +94,9 @@ class Space:
         return (*widths, *tokens[: len(of_tokens)], *blocks[: len(of_blocks)])
 
     def spec(self, genome: Genome) -> ArchSpec:
-        """Where a layer has no attention to choose by, all tokens stay, and where a sub-layer is gone, there are no
-        blocks, whatever the genes say.
+        """Returns the structure of a genome.
+
+        A layer without attention to choose by keeps all tokens, and a sub-layer that is gone has no blocks.
 
         Raises InputError where a gene is outside its levels.
         """
@@ -112,7 +120,7 @@ class Space:
         return layer.in_blocks(self.dims, self.blocks, lambda _: (1 + level) / (1 + BLOCK_LEVELS), SUBLAYERS[sublayer])
 
     def _block_level(self, layer: LayerSpec, sublayer: int) -> int:
-        """The highest that gives the blocks of `layer`; the highest of all where none does."""
+        """Returns the highest level with the blocks of `layer`; the highest of all where no level has them."""
         wanted = [block for block in layer.blocks if block.matrix in SUBLAYERS[sublayer]]
         levels = range(BLOCK_LEVELS, -1, -1)
         bare = replace(layer, blocks=())
@@ -120,7 +128,7 @@ class Space:
         return next(found, BLOCK_LEVELS)
 
     def genome(self, spec: ArchSpec) -> Genome:
-        """Raises InputError where the spec is not in this space."""
+        """Returns the genome of `spec`; raises InputError where the spec is not in this space."""
         widths = _widths(spec)
         kept = [round(layer.tokens * (1 + TOKEN_LEVELS)) - 1 for layer in spec.layers[:-1]]
         genome = (*widths, *kept) if self.tokens else widths
@@ -138,7 +146,8 @@ class Space:
         return widths + self.levels[len(widths) :]
 
     def genes(self, cost: Callable[[Genome], float], scores: Scores) -> Genes:
-        """`cost` is that of a genome; what a gene adds to it is taken beside full others.
+        """Returns the features of the genes; the cost of a gene is what it adds to the `cost` of an otherwise full
+        genome.
 
         `scores` are importance. Once elastic training has had its way, the first heads and rows do most of what all of
         them did, and a part that seemed to matter little matters more: so `mass` is the root of the importance of all
@@ -176,17 +185,17 @@ class Space:
         )
 
     def random(self, rng: np.random.Generator) -> Genome:
-        """Every gene uniform over its levels."""
+        """Draws every gene uniformly from its levels."""
         return tuple(int(gene) for gene in rng.integers(0, np.array(self.levels) + 1))
 
     def uniform(self) -> Iterator[Genome]:
-        """All layers equal, all tokens and blocks kept: every pair of levels."""
+        """Yields the genomes with equal layers, and all tokens and blocks: one for every pair of levels."""
         heads, tiles = self.levels[:2]
         for pair in product(range(heads + 1), range(tiles + 1)):
             yield pair * self.dims.layers + self.levels[2 * self.dims.layers :]
 
     def depth(self, kept: int, limit: int) -> list[Genome]:
-        """`kept` layers full and the others gone: every choice of layers, or `limit` fixed ones of more than that."""
+        """Returns the genomes with `kept` layers full and the others gone: all of them, or a fixed `limit` of more."""
         layers = range(self.dims.layers)
         if math.comb(len(layers), kept) <= limit:
             choices: Iterable[Collection[int]] = combinations(layers, kept)
@@ -204,10 +213,10 @@ def _widths(spec: ArchSpec) -> Genome:
 def fit_to(
     levels: Genome, cost: Callable[[Genome], float], genome: Genome, most: float, rng: np.random.Generator
 ) -> tuple[Genome, float] | None:
-    """The genome, shrunk and grown at random genes until it costs nearly `most` and no more, and its cost.
+    """Shrinks and grows a genome at random genes until it costs nearly `most` and no more; returns it and its cost.
 
-    None where even the genome of zeros costs more. Each step lowers a gene, raises one or closes one for good, so it
-    ends.
+    Returns None where even the genome of zeros costs more. Each step lowers a gene, raises one or closes one for good,
+    so it ends.
     """
     genes = list(genome)
     costs = cost(genome)

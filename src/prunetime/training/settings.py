@@ -16,12 +16,12 @@ Device = Literal["cpu", "cuda"]
 
 
 def best_device() -> Device:
-    """A GPU where torch finds one. Training there is faster but not repeatable to the byte."""
+    """Returns a GPU where torch finds one. Training there is faster but not repeatable to the byte."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def best_precision() -> TrainingPrecision:
-    """bf16 where it is multiplied in hardware (a GPU, AVX-512 BF16 or AMX), fp32 elsewhere."""
+    """Returns bf16 where it is multiplied in hardware (a GPU, AVX-512 BF16 or AMX), fp32 elsewhere."""
     if best_device() == "cuda":
         return "bf16"
     cpu = torch.cpu
@@ -30,7 +30,8 @@ def best_precision() -> TrainingPrecision:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train. The learning rate rises over the `warmup` share of the steps and then falls to 0, both linearly.
+    """The settings of a training. The learning rate rises over the `warmup` share of the steps and then falls to 0,
+    both linearly.
 
     `threads` are those of the CPU. `checkpoint_steps` is the number of steps between checkpoints. Weight decay is that
     of AdamW and applies to the matrices only, not to embeddings, biases and norms. `distillation` is used where there
@@ -58,5 +59,5 @@ class TrainingSettings:
             raise InputError(f"precision is {self.precision!r}: train in fp32 or bf16")
 
     def steps(self, rows: int) -> int:
-        """Optimizer steps on `rows` rows."""
+        """Returns the number of optimizer steps on `rows` rows."""
         return math.ceil(self.epochs * math.ceil(rows / self.batch_size))

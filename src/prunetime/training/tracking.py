@@ -1,4 +1,4 @@
-"""Where losses and learning rates go besides the run folder: TensorBoard, MLflow, Weights & Biases, through Trainer's
+"""Trackers that get losses and learning rates: TensorBoard, MLflow, Weights & Biases, through Trainer's
 own callbacks. What is trained does not depend on it."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from prunetime.errors import InputError
 
 TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-"""What can be reported to, and the package that it needs."""
+"""The trackers, and the package that each needs."""
 
 LOGGING_STEPS = 10
 
@@ -29,7 +29,7 @@ class Tracking:
     folder: Path = Path()
 
     def arguments(self, training: str) -> dict[str, Any]:
-        """What TrainingArguments get for a training of that name."""
+        """Returns the TrainingArguments for a training of that name."""
         if not self.trackers:
             return {"logging_strategy": "no", "report_to": []}
         others = [each for each in self.trackers if each != "tensorboard"]
@@ -37,7 +37,7 @@ class Tracking:
         return {"logging_steps": LOGGING_STEPS, "report_to": others, "run_name": name}
 
     def callbacks(self, training: str) -> list[TrainerCallback]:
-        """Those that Trainer does not make itself."""
+        """Returns the callbacks that Trainer does not make itself."""
         found: list[TrainerCallback] = []
         if "tensorboard" in self.trackers:
             from torch.utils.tensorboard import SummaryWriter
@@ -62,7 +62,7 @@ _tracking: ContextVar[Tracking | None] = ContextVar("tracking", default=None)
 
 
 def tracking() -> Tracking:
-    """What `reporting` says."""
+    """Returns the tracking that `reporting` has set."""
     return _tracking.get() or Tracking()
 
 

@@ -35,10 +35,11 @@ from prunetime.training.tracking import tracking
 
 
 class SubNetworks(Protocol):
-    """What elastic training trains beside the whole network; its `repr` says all that `draw` depends on."""
+    """The sub-networks that elastic training trains beside the whole network; the `repr` has all that `draw` depends
+    on."""
 
     def draw(self, rng: np.random.Generator) -> Sequence[ArchSpec]:
-        """The sub-networks of one step."""
+        """Draws the sub-networks of one step."""
         ...
 
 
@@ -55,10 +56,10 @@ def fit(
 ) -> Learned | None:
     """Trains `model` in place, distilling from `teacher` where there is one.
 
-    With `sub_networks`, every step trains those of its prefixes as well, distilled from what the whole model says at
+    With `sub_networks`, every step also trains the prefixes that they draw, distilled from the whole model's outputs at
     that step (in-place distillation; Yu and Huang, arXiv 1903.05134); the whole is distilled from `teacher`.
 
-    With `mask_step`, masks are learned with the weights, which end up masked. Returned is what that came to.
+    With `mask_step`, masks are learned with the weights, which end up masked; the result of that step is returned.
 
     The models are on the CPU before and after. Checkpoints go to `folder/checkpoints`. Killed at any point and called
     again with the same arguments, it ends in the same weights, byte for byte, as an uninterrupted run with as many
@@ -123,7 +124,7 @@ class _Objective(nn.Module):
         seed: int,
         skipped: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """All but `seed` are as in `TrainingBatch`. `seed` is of the sub-networks of this step, those of every rank."""
+        """Returns the loss of a `TrainingBatch`; `seed` draws the sub-networks of this step, the same on every rank."""
         inputs = (input_ids, attention_mask, token_type_ids)
         (teacher,) = self._teacher
 
@@ -259,7 +260,7 @@ def _warmup_then_decay(warmup: float, steps: int) -> Callable[[int], float]:
 
 
 def _with_used_vocabulary(data: TrainingData) -> tuple[Int32Array, TrainingData]:
-    """The token ids that occur (and the padding), ascending, and the data with ids as positions among them."""
+    """Returns the token ids that occur (and the padding), ascending, and the data with ids as positions among them."""
     used = np.union1d(data.tokens.ids, [data.pad_id]).astype(np.int32)
     ids = np.searchsorted(used, data.tokens.ids).astype(np.int32)
     pad_id = int(np.searchsorted(used, data.pad_id))
