@@ -36,15 +36,15 @@ class MultilevelPruning(TrainerCallback):
     distillation. Scores and thresholds of the masks have an AdamW of their own, at the learning rate of `MaskStep`
     times the schedule of the weights' optimizer.
 
-        Args:
-        model: a `...ForSequenceClassification`, `...ForQuestionAnswering` or `...ForTokenClassification` of a
-        supported
+    Args:
+        model: A `...ForSequenceClassification`, `...ForQuestionAnswering` or `...ForTokenClassification` of a supported
             family, or what an earlier `compact()` returned.
-        weights: the share of the dense encoder's layer weights to be kept, above 0 and at most 1. block_shape: (rows,
-        columns) of the blocks to be pruned; None prunes heads and FFN rows. teacher: the model to distil from; it
-        is not trained. distillation: the weights of the terms of the distilled loss. scores: of what is kept first,
-        as in `MaskStep`; None starts from zeros. changes: other settings of `MaskStep`, such as `learning`, the
-        share of the steps in which masks are learned.
+        weights: The share of the dense encoder's layer weights to keep, above 0 and at most 1.
+        block_shape: The (rows, columns) of the blocks to prune; None prunes heads and FFN neurons.
+        teacher: The model to distil from; it is not trained.
+        distillation: The weights of the terms of the distilled loss.
+        scores: What is kept first, as in `MaskStep`; None starts from zeros.
+        changes: Other settings of `MaskStep`, such as `learning`, the share of the steps in which masks are learned.
 
     Raises:
         InputError: the model, the share or a setting is not supported.
