@@ -20,6 +20,8 @@ import click
 import pytest
 
 sys.path.append(str(Path(__file__).parent))  # as a script
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
+import benchmarks_page
 from tiny import QUICK, bert_folder, write_tsv
 from waiting import PATIENCE, eventually
 
@@ -271,6 +273,12 @@ def contexts(command: click.Command, parent: click.Context | None, name: str) ->
 
 def test_the_page_of_commands_is_what_they_say() -> None:
     assert COMMANDS.read_text(encoding="utf-8") == command_reference(), "python tests/test_docs.py writes it again"
+
+
+def test_every_figure_of_the_benchmarks_is_that_of_a_result_file() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert benchmarks_page.PAGE.read_text(encoding="utf-8") == benchmarks_page.page(), "python bench/benchmarks_page.py"
+    assert readme == benchmarks_page.with_results(readme), "python bench/benchmarks_page.py"
 
 
 if __name__ == "__main__":
