@@ -123,6 +123,9 @@ def demo() -> dict[str, str]:
     header = (data["model"], "latency", "speed", f"{data['metric'].upper()} (95 % interval)", "parameters, file")
     facts = {"demo_model": data["model"], "demo_tokens": str(data["tokens"]), "demo_rows": f"{data['rows']:,}"}
     facts["demo_int8"] = data["int8_latency"]
+    seconds = [(name, f"{taken:.0f}") for name, taken in data["seconds"].items()]
+    total = sum(data["seconds"].values())
+    facts |= {"demo_seconds": table(("stage", "seconds"), seconds), "demo_minutes": f"{total / 60:.0f}"}
     return {"demo": table(header, rows), **facts}
 
 

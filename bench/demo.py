@@ -13,6 +13,7 @@ of the engine on the rows that `prune` read at the end only.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -65,6 +66,12 @@ def benched_before() -> float | None:
     return None
 
 
+def stage_seconds(run: Path) -> dict[str, float]:
+    """What each stage of a run took, from the times at which the stages noted that they were done."""
+    done = sorted((file.stat().st_mtime, file.stem) for file in (run / "stages").glob("*.json"))
+    return {name: round(end - start, 1) for (start, _), (end, name) in itertools.pairwise(done)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders of one search")
@@ -87,7 +94,8 @@ def main() -> None:
             print(rows[-1])
     setting = {"model": "MiniLM-L6", "tokens": TOKENS, "batch": 1, "threads": 1, "metric": source.metric.name}
     setting |= {"int8_latency": "`prunetime bench`" if options.bench else "engine.json (the same shape and setting)"}
-    result = provenance() | setting | {"rows": len(source.roles.test.labels), "models": rows}
+    facts = {"rows": len(source.roles.test.labels), "models": rows, "seconds": stage_seconds(options.runs[0])}
+    result = provenance() | setting | facts
     artifact.write_json(RESULTS / "demo.json", result)
     if options.json:
         print(json.dumps(result))

@@ -26,6 +26,7 @@ from tiny import QUICK, bert_folder, write_tsv
 from waiting import PATIENCE, eventually
 
 from prunetime.cli import main
+from prunetime.settings import EFFORTS
 from prunetime.tasks.synthetic import ad_relevance, question_answering
 from prunetime.tasks.table import Table
 
@@ -279,6 +280,23 @@ def test_every_figure_of_the_benchmarks_is_that_of_a_result_file() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert benchmarks_page.PAGE.read_text(encoding="utf-8") == benchmarks_page.page(), "python bench/benchmarks_page.py"
     assert readme == benchmarks_page.with_results(readme), "python bench/benchmarks_page.py"
+
+
+def test_the_page_of_errors_quotes_messages_that_are_there() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go on in the next line
+    rows = re.findall(r"(?m)^\| (`.*?) \|", (DOCS / "how-to" / "troubleshoot.md").read_text(encoding="utf-8"))
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 30
+    assert not [part for message in messages for part in message.split(" ... ") if part not in said]
+
+
+def test_the_table_of_efforts_is_what_they_are() -> None:
+    text = (DOCS / "how-to" / "choose.md").read_text(encoding="utf-8")
+    for e in EFFORTS.values():
+        cells = [f"{e.teacher_rows:,} x {e.teacher_epochs:g}", f"{e.elastic_rows:,} x {e.elastic_epochs:g}"]
+        cells += [f"{e.evaluations:,}, {e.score_rows:,}", f"{e.tune_rows:,} x {e.tune_epochs:g}"]
+        assert " | ".join((f"`{e.name}`", *cells)) in text
 
 
 if __name__ == "__main__":
