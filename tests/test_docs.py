@@ -253,8 +253,8 @@ def command_reference() -> str:
     lines = [
         "# Command line",
         "",
-        f"What `--help` says. Every command but {', '.join(f'`{path}`' for path in without)} takes `--json`: the last",
-        'line of standard output is then one object, of an error `{"error": ..., "exit_code": ...}`.',
+        f"This page has the help of every command. All but {', '.join(f'`{path}`' for path in without)} take `--json`:",
+        'the last line of standard output is then one JSON object, for an error `{"error": ..., "exit_code": ...}`.',
         "",
     ]
     for context in every:
