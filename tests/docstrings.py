@@ -52,8 +52,9 @@ def faults_of(found: griffe.Object) -> list[str]:
     entries = {item.name.lstrip("*") for s in sections if s.kind.value in PARAMETERS for item in s.value}
     missing = [record.getMessage() for record in warnings.buffer]
     if isinstance(found, griffe.Class):
-        fields = {each.name for each in found.members.values() if each.is_attribute and "property" not in each.labels}
-        wanted = {name for name in fields if name[0] != "_"} | parameters(found.members.get("__init__"))
+        fields = {name: each for name, each in found.members.items() if each.is_attribute and name[0] != "_"}
+        wanted = fields.keys() | parameters(found.members.get("__init__"))  # of a dataclass griffe makes one
+        wanted -= {name for name, each in fields.items() if says_itself(each)}
     else:
         wanted = parameters(found)
         returns = str(getattr(found, "returns", None))
@@ -61,6 +62,11 @@ def faults_of(found: griffe.Object) -> list[str]:
             missing.append("no section Returns")
     missing += [f"no entry for {name}" for name in sorted(wanted - entries)]
     return missing + [f"an entry for {name}, which is not there" for name in sorted(entries - wanted)]
+
+
+def says_itself(field: griffe.Object | griffe.Alias) -> bool:
+    """Whether a field is a property, which has a docstring, or a setting that is declared with its help."""
+    return "property" in field.labels or str(getattr(field, "value", "")).startswith("option(")
 
 
 def parameters(function: griffe.Object | griffe.Alias | None) -> set[str]:
