@@ -1,5 +1,5 @@
 """README and docs are true: every command runs as it stands there, every link leads somewhere, the command line's page
-is what the commands say. `python tests/test_docs.py` writes that page again."""
+is what the commands say, the pipeline's table what its stages say. `python tests/test_docs.py` writes both again."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tiny import QUICK, bert_folder, write_tsv
 from waiting import PATIENCE, eventually
 
 from prunetime.cli import main
+from prunetime.pipeline.stages import STAGES
 from prunetime.settings import EFFORTS
 from prunetime.tasks.synthetic import ad_relevance, question_answering
 from prunetime.tasks.table import Table
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "reference")]
 COMMANDS = DOCS / "reference" / "cli.md"
+PIPELINE = DOCS / "explanation" / "pipeline.md"
 
 ELSEWHERE = {
     r"^(make|git|cd|python3 -m venv|\.) ": "what CI does before anything else",
@@ -247,6 +249,20 @@ def test_public_docstrings_are_in_google_style() -> None:
     assert not listed - wrong.keys(), "these are written now: python tests/docstrings.py takes them off the list"
 
 
+def with_stages(page: str) -> str:
+    """The page of the pipeline with its table of stages, between two markers."""
+    rows = [f"| {s.name} | {s.summary} | {', '.join(f'`{name}`' for name in s.outputs)} |" for s in STAGES]
+    begin, end = "<!-- stages: python tests/test_docs.py writes them -->", "<!-- end of stages -->"
+    table = "\n".join(["| stage | what it does | what it leaves |", "|---|---|---|", *rows])
+    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n\n{table}\n\n{end}", page, flags=re.DOTALL)
+
+
+def test_the_table_of_stages_is_what_they_are() -> None:
+    page = PIPELINE.read_text(encoding="utf-8")
+    assert all(stage.summary in page for stage in STAGES)
+    assert page == with_stages(page), "python tests/test_docs.py writes it again"
+
+
 def command_reference() -> str:
     every = sorted(contexts(main, None, "prunetime"), key=lambda each: each.command_path)
     without = [each.command_path for each in every if not any("--json" in p.opts for p in each.command.params)]
@@ -308,3 +324,4 @@ def test_the_table_of_efforts_is_what_they_are() -> None:
 
 if __name__ == "__main__":
     COMMANDS.write_text(command_reference(), encoding="utf-8")
+    PIPELINE.write_text(with_stages(PIPELINE.read_text(encoding="utf-8")), encoding="utf-8")
