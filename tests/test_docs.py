@@ -272,6 +272,9 @@ def command_reference() -> str:
         f"This page has the help of every command. All but {', '.join(f'`{path}`' for path in without)} take `--json`:",
         'the last line of standard output is then one JSON object, for an error `{"error": ..., "exit_code": ...}`.',
         "",
+        "An option that is not given is read from the environment: `PRUNETIME_PRUNE_SEQ_LEN` is `--seq-len` of",
+        "`prunetime prune`. `--config run.toml` reads those of `prune` from a file: `seq-len = 48` is a line of it.",
+        "",
     ]
     for context in every:
         lines += [f"## {context.command_path}", "", "```text", context.get_help(), "```", ""]
