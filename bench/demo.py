@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from provenance import provenance
+from prunetime.core.plan import Plan
 
 from prunetime.core import artifact
 from prunetime.core.machine import this_machine
-from prunetime.core.plan import Plan
 from prunetime.inference.model import Model
 from prunetime.pipeline.source import Source, load_source
 from prunetime.settings import Settings
