@@ -330,8 +330,10 @@ def experiments() -> dict[str, str]:
         keys = [found["keys_to_find_it"][name]["80% power"] for name in ("planned", "open")]
         rows.append([users, *stops, *(f"{k[part]:.2f}" for k in keys for part in ("mean_to_fixed", "most_to_fixed"))])
     header = [f"{what}, {name}" for name in ("planned", "open") for what in ("keys on average", "keys at most")]
-    stops = ("false stops, planned", "false stops, open")
-    return {"experiments": table(("users", *stops, *header), rows), "experiment_count": f"{data['experiments']:,}"}
+    return {
+        "experiments": table(("users", "false stops, planned", "false stops, open", *header), rows),
+        "experiment_count": f"{data['experiments']:,}",
+    }
 
 
 if __name__ == "__main__":

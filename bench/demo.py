@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from provenance import provenance
-from prunetime.core.plan import Plan
 
 from prunetime.core import artifact
 from prunetime.core.machine import this_machine
+from prunetime.core.precision import PrecisionPlan
 from prunetime.inference.model import Model
 from prunetime.pipeline.source import Source, load_source
 from prunetime.settings import Settings
@@ -39,7 +39,7 @@ INT8 = "int8"
 def quality(source: Source, folder: Path, precision: str) -> dict[str, Any]:
     """The metric of an artifact on the run's test rows, with its 95 % interval."""
     found = artifact.read(folder)
-    manifest = replace(found.manifest, plan=Plan.uniform(precision))  # type: ignore[arg-type]
+    manifest = replace(found.manifest, plan=PrecisionPlan.uniform(precision))  # type: ignore[arg-type]
     model = Model(replace(found, manifest=manifest))
     test = source.roles.test
     estimate = evaluate(
