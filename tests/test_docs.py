@@ -1,5 +1,5 @@
 """README and docs are true: every command runs as it stands there, every link leads somewhere, the command line's page
-is what the commands say. `python tests/test_docs.py` writes that page again."""
+is what the commands say, the pipeline's table what its stages say. `python tests/test_docs.py` writes both again."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ import click
 import pytest
 
 sys.path.append(str(Path(__file__).parent))  # as a script
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
+import benchmarks_page
+import docstrings
 from tiny import QUICK, bert_folder, write_tsv
 from waiting import PATIENCE, eventually
 
 from prunetime.cli import main
+from prunetime.pipeline.stages import STAGES
+from prunetime.settings import EFFORTS
 from prunetime.tasks.synthetic import ad_relevance, question_answering
 from prunetime.tasks.table import Table
 
@@ -31,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "reference")]
 COMMANDS = DOCS / "reference" / "cli.md"
+PIPELINE = DOCS / "explanation" / "pipeline.md"
 
 ELSEWHERE = {
     r"^(make|git|cd|python3 -m venv|\.) ": "what CI does before anything else",
@@ -237,14 +243,37 @@ def test_the_site_builds(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "tutorial" / "index.html").exists()
 
 
+def test_public_docstrings_are_in_google_style() -> None:
+    wrong, listed = docstrings.faults(), set(docstrings.UNWRITTEN.read_text(encoding="utf-8").split())
+    assert not {name: faults for name, faults in wrong.items() if name not in listed}
+    assert not listed - wrong.keys(), "these are written now: python tests/docstrings.py takes them off the list"
+
+
+def with_stages(page: str) -> str:
+    """The page of the pipeline with its table of stages, between two markers."""
+    rows = [f"| {s.name} | {s.summary} | {', '.join(f'`{name}`' for name in s.outputs)} |" for s in STAGES]
+    begin, end = "<!-- stages: python tests/test_docs.py writes them -->", "<!-- end of stages -->"
+    table = "\n".join(["| stage | what it does | what it leaves |", "|---|---|---|", *rows])
+    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n\n{table}\n\n{end}", page, flags=re.DOTALL)
+
+
+def test_the_table_of_stages_is_what_they_are() -> None:
+    page = PIPELINE.read_text(encoding="utf-8")
+    assert all(stage.summary in page for stage in STAGES)
+    assert page == with_stages(page), "python tests/test_docs.py writes it again"
+
+
 def command_reference() -> str:
     every = sorted(contexts(main, None, "prunetime"), key=lambda each: each.command_path)
     without = [each.command_path for each in every if not any("--json" in p.opts for p in each.command.params)]
     lines = [
         "# Command line",
         "",
-        f"What `--help` says. Every command but {', '.join(f'`{path}`' for path in without)} takes `--json`: the last",
-        'line of standard output is then one object, of an error `{"error": ..., "exit_code": ...}`.',
+        f"This page has the help of every command. All but {', '.join(f'`{path}`' for path in without)} take `--json`:",
+        'the last line of standard output is then one JSON object, for an error `{"error": ..., "exit_code": ...}`.',
+        "",
+        "An option that is not given is read from the environment: `PRUNETIME_PRUNE_SEQ_LEN` is `--seq-len` of",
+        "`prunetime prune`. `--config run.toml` reads those of `prune` from a file: `seq-len = 48` is a line of it.",
         "",
     ]
     for context in every:
@@ -273,5 +302,29 @@ def test_the_page_of_commands_is_what_they_say() -> None:
     assert COMMANDS.read_text(encoding="utf-8") == command_reference(), "python tests/test_docs.py writes it again"
 
 
+def test_every_figure_of_the_benchmarks_is_that_of_a_result_file() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert benchmarks_page.PAGE.read_text(encoding="utf-8") == benchmarks_page.page(), "python bench/benchmarks_page.py"
+    assert readme == benchmarks_page.with_results(readme), "python bench/benchmarks_page.py"
+
+
+def test_the_page_of_errors_quotes_messages_that_are_there() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go on in the next line
+    rows = re.findall(r"(?m)^\| (`.*?) \|", (DOCS / "how-to" / "troubleshoot.md").read_text(encoding="utf-8"))
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 30
+    assert not [part for message in messages for part in message.split(" ... ") if part not in said]
+
+
+def test_the_table_of_efforts_is_what_they_are() -> None:
+    text = (DOCS / "how-to" / "choose.md").read_text(encoding="utf-8")
+    for e in EFFORTS.values():
+        cells = [f"{e.teacher_rows:,} x {e.teacher_epochs:g}", f"{e.elastic_rows:,} x {e.elastic_epochs:g}"]
+        cells += [f"{e.evaluations:,}, {e.score_rows:,}", f"{e.tune_rows:,} x {e.tune_epochs:g}"]
+        assert " | ".join((f"`{e.name}`", *cells)) in text
+
+
 if __name__ == "__main__":
     COMMANDS.write_text(command_reference(), encoding="utf-8")
+    PIPELINE.write_text(with_stages(PIPELINE.read_text(encoding="utf-8")), encoding="utf-8")

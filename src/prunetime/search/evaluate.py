@@ -2,7 +2,7 @@
 
 A score is an agreement and not the metric of the task, because labels are few and noisy: on 300 random sub-networks of
 MiniLM-L6 on Home Depot, agreement on 500 rows orders AUC on other rows as well as AUC on 2,000 does, and a search for
-AUC on 2,000 rows gains nothing on others (docs/STATUS.md, "Measured").
+AUC on 2,000 rows gains nothing on others (docs/explanation/search.md).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class ElasticScorer:
     """Scores sub-networks of an elastic encoder: prefixes of weights packed once, or packed one by one with blocks.
 
     A candidate whose first layers are those of one that was scored before goes on from their cached hidden states. A
-    search changes a few genes at a time, so that this saves half of the work (docs/STATUS.md, "Measured").
+    search changes a few genes at a time, so that this saves half of the work (docs/benchmarks.md).
     """
 
     def __init__(self, elastic: Elastic, rows: ScoringRows, cache_bytes: int | None = None) -> None:

@@ -34,7 +34,7 @@ from prunetime.training.distributed import fit_on_every_rank
 
 OF_ROWS = 0.75
 """Of two levels, heads and FFN neurons leave this power of the share that is to be left in the end of the latency above
-the floor: most of it is theirs, because at the same size they lose less than blocks do (docs/STATUS.md, "Measured")."""
+the floor: most of it is theirs, because at the same size they lose less than blocks do (docs/benchmarks.md)."""
 
 EPOCHS = 2.0
 """For each level, times those of tuning."""

@@ -75,7 +75,7 @@ def train_elastic(context: Context, progress: Progress) -> None:
     """Trains the sub-networks of the teacher all at once, heads and FFN neurons in order of importance.
 
     The whole is distilled from the teacher, for it has seen the labels already: on labels alone it learns the rows by
-    heart (docs/STATUS.md, "Measured"). Leaves in `elastic.json` the metric of teacher, elastic encoder and its smallest
+    heart. Leaves in `elastic.json` the metric of teacher, elastic encoder and its smallest
     sub-network.
     """
     run, source, settings, effort, dense = (
