@@ -203,6 +203,10 @@ class Settings:
             del written["timing"]
         return written
 
+    def of_models(self) -> dict[str, Any]:
+        """The settings that models depend on, as JSON: all but how long latencies are measured."""
+        return {name: value for name, value in self.to_json().items() if name != "timing"}
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
         """Reads what `to_json` wrote, of this version or an earlier one; raises InputError on unknown fields."""

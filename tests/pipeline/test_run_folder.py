@@ -15,6 +15,7 @@ from prunetime.cli import main
 from prunetime.core.budget import Budget
 from prunetime.errors import InputError
 from prunetime.pipeline.auto import METHODS
+from prunetime.pipeline.context import Context
 from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.prune import begin, pick
 from prunetime.pipeline.run import WRITTEN, Run
@@ -43,7 +44,7 @@ def made_run(folder: Path, settings: Settings) -> Path:
     """The folder of a run that has begun, with a stage's output, and with a file and a folder that are not its own."""
     run = Run(folder, REPORTER)
     with run.locked():
-        begin(run, settings)
+        begin(Context(run, settings))
         run.do("plan", "Plan", [], ["teacher"], lambda _: (folder / "teacher").mkdir())
     (folder / "teacher" / "model").write_text("a stage's")
     (folder / "notes").mkdir()
@@ -84,7 +85,7 @@ def test_a_run_does_not_begin_among_files_it_would_replace(name: str, settings: 
 def test_other_files_may_be_in_the_folder_of_a_run(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_text("mine")
     with Run(tmp_path, REPORTER).locked():
-        begin(Run(tmp_path, REPORTER), settings)
+        begin(Context(Run(tmp_path, REPORTER), settings))
     assert (tmp_path / "log.txt").read_text() == "mine"
 
 
@@ -92,9 +93,9 @@ def test_overwriting_a_run_removes_what_it_made_and_nothing_else(settings: Setti
     out = made_run(tmp_path / "run", settings)
     other = replace(settings, seed=1)
     with pytest.raises(InputError, match=r"holds another run: its seed differ; choose another --out, or --overwrite"):
-        begin(Run(out, REPORTER), other)
+        begin(Context(Run(out, REPORTER), other))
     assert (out / "teacher").exists()
-    begin(Run(out, REPORTER), other, overwrite=True)
+    begin(Context(Run(out, REPORTER), other), overwrite=True)
     assert json.loads((out / "run.json").read_text())["settings"]["seed"] == 1
     assert {path for path in contents(out) if not path.startswith(".")} == {"run.json", "log.txt", "notes/mine.txt"}
 

@@ -200,15 +200,15 @@ def test_a_p99_is_measured_before_anything_is_trained_where_it_can_matter(
 ) -> None:
     settings, recorded = settings_of(inputs), json.loads(profile.read_text())
     _, dense_us = profiling.parse(profile).floor_and_dense(Budget(share=1.0, statistic="p99", seq_len=24))
-    run, source, timed = Run(tmp_path, REPORTER), load_source(settings, print), []
+    run, timed = Run(tmp_path, REPORTER), []
     run.write("profile.json", recorded)
     run.write("plan.json", PrecisionPlan().to_json())
     time_budget = measure.time_budget
     monkeypatch.setattr(measure, "time_budget", lambda *given: timed.append(time_budget(*given)) or timed[-1])
     for budget in (Budget(us=3 * dense_us, statistic="p99", seq_len=24), Budget(share=0.5, seq_len=24)):
-        measure.check_tail(Context(run, settings.with_budget(budget), source, {}))
+        measure.check_tail(Context(run, settings.with_budget(budget)))
         assert not timed
     with suppress(InputError):  # the machine of the test may be noisy
         budget = Budget(share=0.5, statistic="p99", seq_len=24)
-        measure.check_tail(Context(run, settings.with_budget(budget), source, {}))
+        measure.check_tail(Context(run, settings.with_budget(budget)))
     assert timed[0]["dense"].shape == (settings.timing.verify_rounds, 3 * settings.timing.verify_calls)

@@ -13,7 +13,8 @@ from prunetime.core import artifact
 from prunetime.errors import BudgetError
 from prunetime.inference.model import load
 from prunetime.latency import profiling
-from prunetime.pipeline.prune import RESULT, begin, check_workers, finished, prune
+from prunetime.pipeline.context import Context
+from prunetime.pipeline.prune import RESULT, begin, check_workers, prune
 from prunetime.pipeline.run import SUB_RUNS, Reporter, Run
 from prunetime.pipeline.student import THREADS
 from prunetime.pruning.methods import PruningMethod
@@ -79,8 +80,8 @@ def prune_by_all_methods(
     """
     run = Run(out, reporter)
     with run.locked():
-        context = begin(run, settings, overwrite=overwrite)
-        if result := finished(run):
+        context = Context(run, settings)
+        if result := begin(context, overwrite=overwrite):
             return result
         check_workers(settings.method, workers, reporter)
         runs = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from prunetime.core.precision import PrecisionPlan
 from prunetime.inference.engine import Engine
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.pipeline.run import Run, digest_of
-from prunetime.pipeline.source import Source
+from prunetime.pipeline.source import Source, load_source, model_digest
 from prunetime.search.space import Genome, Space
 from prunetime.settings import Effort, Settings
 
@@ -28,29 +28,44 @@ if TYPE_CHECKING:
 SCORE = "agreement"
 """What a score is; archives of other scores are refused."""
 
+NOT_OF_THE_TEACHER = ("budget", "slices", "method", "tokens", "blocks")
+"""Settings that teacher and importance do not depend on."""
+
 MODELS = ("teacher", "elastic")
 """The artifacts that a search starts from."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """The context of a run: its folder, its settings, its sources, and the outputs of stages that are done.
+    """The context of a run: its folder and settings and, when they are first asked for, its sources and the outputs of
+    stages that are done.
 
     Attributes:
         run: The run folder.
         settings: What the run was asked to do.
-        source: The pretrained model, its tokenizer and the data.
-        inputs: Digests of what teacher and importance depend on.
         profile: A recorded latency profile that was given, or None where this machine is measured.
         workers: What scores candidates, or None where this process does.
     """
 
     run: Run
     settings: Settings
-    source: Source
-    inputs: Mapping[str, Any]
     profile: Path | None = None
     workers: Workers | None = None
+
+    @cached_property
+    def source(self) -> Source:
+        """The pretrained model, its tokenizer and the data."""
+        return load_source(self.settings, self.run.reporter.say)
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """Digests of what teacher and importance depend on."""
+        roles = (self.source.roles.train, self.source.roles.valid, self.source.roles.test)
+        return {
+            "model": model_digest(self.source),
+            "data": digest_of([[role.texts, role.labels.tolist()] for role in roles]),
+            "settings": self.settings.of_models() | dict.fromkeys(NOT_OF_THE_TEACHER),
+        }
 
     @property
     def budget(self) -> Budget:

@@ -24,7 +24,7 @@ from prunetime.pipeline import next_action
 from prunetime.pipeline.context import MODELS, Context
 from prunetime.pipeline.next_action import Attempt
 from prunetime.pipeline.run import Reporter, Run, digest_of
-from prunetime.pipeline.source import check_trainable, load_source, model_digest
+from prunetime.pipeline.source import check_trainable
 from prunetime.pipeline.stages.front import measure_front
 from prunetime.pipeline.stages.learn import learn_structure, learned_weights
 from prunetime.pipeline.stages.measure import check_tail, precheck
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
 
 RESULT = "result.json"
-
-NOT_OF_THE_TEACHER = ("budget", "slices", "method", "tokens", "blocks")
-"""Settings that teacher and importance do not depend on."""
 
 FILES_FOR_PICK = ("plan.json", "profile.json", EVALUATIONS)
 
@@ -86,8 +83,8 @@ def prune(
     """
     run = Run(out, reporter)
     with run.locked():
-        context = replace(begin(run, settings, overwrite=overwrite), profile=profile, workers=workers)
-        if result := finished(run):
+        context = Context(run, settings, profile, workers)
+        if result := begin(context, overwrite=overwrite):
             return result
         _check_machine(context)
         choose_plan(context)
@@ -133,9 +130,8 @@ def pick(
         raise InputError(f"{out} is the run to pick from: choose another --out")
     run = Run(out, reporter)
     with run.locked():
-        context = begin(run, settings, overwrite=overwrite)
-        context = replace(context, profile=before.path("profile.json"), workers=workers)
-        if result := finished(run):
+        context = Context(run, settings, before.path("profile.json"), workers)
+        if result := begin(context, overwrite=overwrite):
             return result
         for name in FILES_FOR_PICK:
             if not run.path(name).exists():  # what was picked is added to the evaluations
@@ -196,25 +192,21 @@ def check_workers(method: PruningMethod, workers: Workers | None, reporter: Repo
         workers.check()
 
 
-def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> Context:
+def begin(context: Context, *, overwrite: bool = False) -> dict[str, Any] | None:
     """Loads the sources and writes `run.json`, or checks that the one there is of the same run.
 
-    With `overwrite` a run that is there is removed, once the sources could be read.
+    With `overwrite` a run that is there is removed, once the sources could be read. Returns the result of a run that is
+    finished.
     """
+    run, settings = context.run, context.settings
     with run.reporter.stage("Load model and data"):
-        source = load_source(settings, run.reporter.say)
+        source = context.source
         check_trainable(source, settings)
-        given = settings.to_json()
-        of_run = {name: value for name, value in given.items() if name != "timing"}
-        roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
-        inputs = {
-            "model": model_digest(source),
-            "data": digest_of([[role.texts, role.labels.tolist()] for role in roles.values()]),
-            "settings": of_run | dict.fromkeys(NOT_OF_THE_TEACHER),
-        }
+    roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
+    of_models = settings.of_models()
     record: dict[str, Any] = {
-        "settings": given,
-        "digest": digest_of(inputs | {"settings": of_run | {"slices": None}}),
+        "settings": settings.to_json(),
+        "digest": digest_of(context.inputs | {"settings": of_models | {"slices": None}}),
         "task": source.task.to_json(),
         "columns": {"text": list(source.columns.text), "label": source.columns.label, "group": source.columns.group},
         "metric": source.metric.name,
@@ -235,12 +227,12 @@ def begin(run: Run, settings: Settings, *, overwrite: bool = False) -> Context:
     if run.path("run.json").exists():
         found = run.read("run.json")
         if found["digest"] != record["digest"]:
-            changed = [k for k, v in of_run.items() if found["settings"].get(k) != v]
+            changed = [k for k, v in of_models.items() if found["settings"].get(k) != v]
             what = f"its {', '.join(changed)} differ" if changed else "its model or data files have changed since"
             raise InputError(f"{run.folder} holds another run: {what}; choose another --out, or --overwrite")
-        record = found | {"settings": given}
+        record = found | {"settings": settings.to_json()}
     run.write("run.json", record)
-    return Context(run, settings, source, inputs)
+    return _finished(run)
 
 
 def _into_budget(context: Context, strategy: Strategy) -> dict[str, Any]:
@@ -315,7 +307,7 @@ def _finish(run: Run) -> dict[str, Any]:
     return result
 
 
-def finished(run: Run) -> dict[str, Any] | None:
+def _finished(run: Run) -> dict[str, Any] | None:
     """The result of a run that had come to its end before."""
     if not (run.path(RESULT).exists() and run.path("artifact").exists()):
         return None

@@ -51,7 +51,8 @@ def trust(origin: Path, reporter: Reporter) -> dict[str, Any]:
     run = Run(origin, reporter)
     settings = settings_of_search(run)
     with run.locked():
-        context = begin(run, settings)
+        context = Context(run, settings)
+        begin(context)
         sample = _sample(context)
         for number, point in enumerate(sample, start=1):
             point["quality"] = _quality(context, tuple(point["genome"]), f"{number} of {len(sample)}")

@@ -175,9 +175,9 @@ def _tune_searched_rows(context: Context, folder: Path, rows_us: float) -> None:
     Raises BudgetError where all that it has drops tokens, or has blocks already.
     """
     run, dims = Run(folder, context.run.reporter), context.config.dims
-    theirs = replace(context, run=run, settings=Settings.from_json(run.read("run.json")["settings"]))
+    theirs = Context(run, Settings.from_json(run.read("run.json")["settings"]))
     with Archive(run.path("evaluations.jsonl"), theirs.archive_digest) as archive:
-        specs = [theirs.space.spec(evaluation.genome) for evaluation in archive.within(rows_us)]
+        specs = [theirs.settings.space(dims).spec(evaluation.genome) for evaluation in archive.within(rows_us)]
     plain = [spec for spec in specs if not any(layer.blocks or layer.tokens < 1.0 for layer in spec.layers)]
     if not plain:
         raise BudgetError(f"the search in {folder} has nothing of heads and rows alone within {rows_us:.0f} us")
