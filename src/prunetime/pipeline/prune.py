@@ -28,7 +28,7 @@ from prunetime.pipeline.source import check_trainable
 from prunetime.pipeline.stages.front import measure_front
 from prunetime.pipeline.stages.learn import learn_structure, learned_weights
 from prunetime.pipeline.stages.measure import check_tail, precheck
-from prunetime.pipeline.stages.profile import MARGIN, choose_plan, profile
+from prunetime.pipeline.stages.profile import MARGIN, choose_plan, profile_machine
 from prunetime.pipeline.stages.search import EVALUATIONS, pick_structure, propose, search
 from prunetime.pipeline.stages.teacher import elastic, importance, train_teacher
 from prunetime.pipeline.stages.tune import Begin, tune
@@ -165,7 +165,7 @@ def _check_machine(context: Context) -> None:
 
 def _measure_machine(context: Context) -> None:
     """Measures what predictions and verdicts need, and refuses a budget that cannot be met or judged."""
-    profile(context)
+    profile_machine(context)
     check_tail(context)
 
 

@@ -11,7 +11,6 @@ from prunetime.core.precision import PrecisionPlan
 from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.latency import plans, profiling
-from prunetime.latency.predictor import LatencyProfile
 from prunetime.latency.sublayers import ProfileKey
 from prunetime.latency.synthetic import random_batch, random_weights
 from prunetime.pipeline.context import Context, stage
@@ -82,7 +81,7 @@ def record_profile(context: Context, progress: Progress) -> None:
     context.run.write("profile.json", recorded.to_json())
 
 
-def profile(context: Context) -> LatencyProfile:
+def profile_machine(context: Context) -> None:
     """Measures this machine, or takes the recorded profile that was given; refuses a budget below the floor.
 
     Raises:
@@ -97,15 +96,11 @@ def profile(context: Context) -> LatencyProfile:
             f"or {config.family} knows distances between tokens: leave it out"
         )
     record_profile(context)
-    recorded = profiling.read(context.run.path("profile.json"), _key(context))
-    floor_us, dense_us = recorded.floor_and_dense(budget)
-    say(
-        f"dense {dense_us:.0f} us, floor (every layer gone) {floor_us:.0f} us, budget {budget.resolve(dense_us):.0f} us"
-    )
-    if recorded.noisy:
+    floor_us, dense_us = context.floor_us, context.dense_us
+    say(f"dense {dense_us:.0f} us, floor (every layer gone) {floor_us:.0f} us, budget {context.budget_us:.0f} us")
+    if context.latency.noisy:
         say("measurements of this machine disagree: it is busy, and predictions may be off")
     check_above_floor(budget, floor_us, dense_us)
-    return recorded
 
 
 def check_above_floor(budget: Budget, floor_us: float, dense_us: float) -> None:
