@@ -33,9 +33,14 @@ def test_a_budget_of_milliseconds() -> None:
     assert prunetime.Budget.ms(1.9, seq_len=48) == prunetime.Budget.parse("1.9ms", seq_len=48)
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="effort is 'much'; it must be one of quick, standard, thorough"):
         prunetime.Settings("model", "data", prunetime.Budget.ms(1.0), effort="much")
+    before = pytest.warns(DeprecationWarning, match=r"use prune\(Settings\(model, data, budget, ...\), out\)")
+    with before, pytest.raises(InputError, match="effort is 'much'; it must be one of quick, standard, thorough"):
+        prunetime.prune("model", "data", prunetime.Budget.ms(1.0), tmp_path / "run", effort="much")
+    with before, pytest.raises(InputError, match="data: no such file"):
+        prunetime.prune("model", "data", prunetime.Budget.ms(1.0), tmp_path / "run", effort="quick", seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.config import LogitRows
+from prunetime.core.deprecation import warn_renamed
 from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.inference.model import Model, load
 from prunetime.latency.predictor import LatencyProfile
@@ -19,7 +21,9 @@ from prunetime.pipeline import auto
 from prunetime.pipeline import prune as pipeline
 from prunetime.pipeline.run import Reporter
 from prunetime.pipeline.source import profile_of
-from prunetime.settings import Settings
+from prunetime.settings import Effort, Settings
+
+P = ParamSpec("P")
 
 PathLike = str | os.PathLike[str]
 
@@ -72,6 +76,26 @@ class Pruned:
         return load(self.artifact, threads)
 
 
+def _takes_single_settings(function: Callable[P, Pruned]) -> Callable[P, Pruned]:
+    """Lets callers of before this release give the settings one by one: `prune(model, data, budget, out, seed=1)`."""
+
+    call: Any = function
+
+    @wraps(function)
+    def prune(*given: Any, **options: Any) -> Pruned:
+        if isinstance(options.get("settings", next(iter(given), None)), Settings):
+            return call(*given, **options)
+        warn_renamed("prune(model, data, budget, out, ...)", "prune(Settings(model, data, budget, ...), out)")
+        options |= dict(zip(("model", "data", "budget", "out"), given, strict=False))
+        others = {name: options.pop(name) for name in ("out", "reporter", "report_to", "overwrite") if name in options}
+        if "effort" in options:
+            options["effort"] = Effort.named(options["effort"])
+        return call(Settings(**options), **others)
+
+    return prune
+
+
+@_takes_single_settings
 def prune(
     settings: Settings,
     out: PathLike,
