@@ -78,8 +78,7 @@ class Pruned:
 
 def _takes_single_settings(function: Callable[P, Pruned]) -> Callable[P, Pruned]:
     """Lets callers of before this release give the settings one by one: `prune(model, data, budget, out, seed=1)`."""
-
-    call: Any = function
+    call: Callable[..., Pruned] = function
 
     @wraps(function)
     def prune(*given: Any, **options: Any) -> Pruned:
