@@ -224,15 +224,18 @@ def begin(context: Context, *, overwrite: bool = False) -> dict[str, Any] | None
     }
     if overwrite:
         run.clear()
-    if run.path("run.json").exists():
-        found = run.read("run.json")
-        if found["digest"] != record["digest"]:
-            changed = [k for k, v in of_models.items() if found["settings"].get(k) != v]
-            what = f"its {', '.join(changed)} differ" if changed else "its model or data files have changed since"
-            raise InputError(f"{run.folder} holds another run: {what}; choose another --out, or --overwrite")
-        record = found | {"settings": settings.to_json()}
-    run.write("run.json", record)
-    return _finished(run)
+    if not run.path("run.json").exists():
+        run.write("run.json", record)
+        return None
+    found = run.read("run.json")
+    if found["digest"] != record["digest"]:
+        changed = [k for k, v in of_models.items() if found["settings"].get(k) != v]
+        what = f"its {', '.join(changed)} differ" if changed else "its model or data files have changed since"
+        raise InputError(f"{run.folder} holds another run: {what}; choose another --out, or --overwrite")
+    result = _finished(run)
+    if result is None and found["settings"] != record["settings"]:
+        run.write("run.json", found | {"settings": record["settings"]})
+    return result
 
 
 def _into_budget(context: Context, strategy: Strategy) -> dict[str, Any]:
