@@ -159,7 +159,8 @@ class RunRecord:
     """Everything that the report shows of a run.
 
     `measured_over_predicted` is of every structure after which the run searched again. A run that learned its masks has
-    no `search` and no `front`, and nothing was `scored`; it has `learned`.
+    no `search` and no `front`, and nothing was `scored`; it has `learned`. `stages` are titles and seconds, the longest
+    first.
     """
 
     folder: Path
@@ -175,6 +176,7 @@ class RunRecord:
     policy: tuple[PolicyPreferences, ...]
     proxy: ProxyCorrelation | None
     learned: tuple[KeepRatios, ...]
+    stages: tuple[tuple[str, float], ...]
 
 
 def kept_run(folder: Path) -> Path:
@@ -226,6 +228,7 @@ def read(folder: Path) -> RunRecord:
         _read_if_there(folder / "policy.json", lambda data: _preferences(data, space)) or (),
         _read_if_there(folder / "trust.json", ProxyCorrelation.from_json),
         tuple(level for level in ratios if level) if not search else (),
+        _stages(folder),
     )
 
 
@@ -288,6 +291,17 @@ def _checked_profile(data: Any, budget: Budget, dims: Dims) -> LatencyProfile:
 
 def _measured_over_predicted(data: Any) -> tuple[float, ...]:
     return tuple(number(attempt["measured_over_predicted"]) for attempt in data)
+
+
+def _stages(folder: Path) -> tuple[tuple[str, float], ...]:
+    """Reads the records of stages that say how long they took; what `trust` tuned is no part of the run."""
+    paths = (path for path in sorted(folder.glob("stages/*.json")) if not path.name.startswith("trust-"))
+    timed = filter(None, (_read(path, _title_and_seconds) for path in paths))
+    return tuple(sorted(timed, key=lambda stage: -stage[1]))
+
+
+def _title_and_seconds(data: Any) -> tuple[str, float] | None:
+    return (str(data["title"]), number(data["seconds"])) if "seconds" in data else None
 
 
 def _preferences(data: Any, space: Space) -> tuple[PolicyPreferences, ...]:
