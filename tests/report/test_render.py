@@ -401,6 +401,25 @@ def test_a_run_between_two_attempts_is_not_finished(make_run: MakeRun) -> None:
         render(run)
 
 
+def test_how_long_each_stage_took_is_said_where_its_record_has_it(make_run: MakeRun) -> None:
+    run = make_run(evaluations=20)
+    records: dict[str, dict[str, object]] = {
+        "plan": {},
+        "search": {"title": "Search <structures>", "seconds": 61.5},
+        "tail": {"title": "Tune the chosen one", "seconds": 1234.0},
+        "trust-0": {"title": "Tune structure 1", "seconds": 9999.0},
+    }
+    (run / "stages").mkdir()
+    for name, record in records.items():
+        (run / "stages" / f"{name}.json").write_text(json.dumps({"inputs": "0", "outputs": []} | record))
+    text = page_of(run).text
+    assert "the longest first; 1,295.5 s in all" in text
+    assert "Seconds Tune the chosen one 1,234.0 Search <structures> 61.5 Score a" in text
+    (run / "stages" / "plan.json").write_text(json.dumps({"title": "Plan", "seconds": None}))
+    with pytest.raises(InputError, match=r"stages/plan\.json is damaged"):
+        render(run)
+
+
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no finished run: cannot read run\.json"):
         render(tmp_path)

@@ -37,7 +37,7 @@ REFERENCE = "pytorch"
 LARGEST_ERROR = {"fp32": 1e-3, "bf16": 0.2, "int8": 0.5}
 """Largest root mean square of the errors of the logits, as a share of their standard deviation over sequences.
 
-LogitsCall of another model are off by about 1.4 of it, and a constant answer by 1. Of mini, minilm and base at 1x64 the
+Logits of another model are off by about 1.4 of it, and a constant answer by 1. Of mini, minilm and base at 1x64 the
 baselines' bf16 is off by 0.02 to 0.07 of it, and their int8 by 0.06 to 0.17.
 """
 
@@ -81,8 +81,6 @@ def rows(
         try:
             bind = make()
             found[key] |= {"max_logit_error": error_of(name, row["precision"], _logits(bind, batches), expected)}
-        except NotInstalledError:
-            raise
         except PrunetimeError as wrong:
             found[key] |= dict.fromkeys(MEASURED) | {"refused": str(wrong)}
         except Exception as error:  # a type of error of the baseline's own
@@ -94,21 +92,23 @@ def rows(
             calls[key] = bind(batches[0])
 
     with pinned(budget.threads):  # before thread pools start, because threads inherit where they may run
+        reference = _module(REFERENCE).prepare
         for number, case in enumerate(cases):
             setting = case.setting(**shape)
             batches = setting.checked
-            exact = _logits(_module(REFERENCE).prepare(setting, "fp32", case.token_spec), batches)
+            exact = _logits(reference(setting, "fp32", case.token_spec), batches)
             for precision in precisions:
                 engine = _engine(case, setting, precision, auto_error)
                 row = {"model": case.name, "engine": OURS, "precision": precision, "isa": engine.isa}
-                add(row, partial(partial, _bind, engine), batches, exact)
+                add(row, partial(_bind, engine), batches, exact)
             if number or not baselines:
                 continue
-            expected = exact if case.token_spec is None else _logits(_prepare(REFERENCE, setting, "fp32"), batches)
+            expected = exact if case.token_spec is None else _logits(reference(setting, "fp32"), batches)
             for name in baselines:
-                for precision in _module(name).precisions():
+                baseline = _module(name)
+                for precision in baseline.precisions():
                     row = {"model": case.name, "engine": name, "precision": precision}
-                    add(row, partial(_prepare, name, setting, precision), batches, expected)
+                    add(row, partial(baseline.prepare, setting, precision), batches, expected)
         if not calls:
             return list(found.values())
         counts = {name: calls_within(call, _SECONDS, _CALLS) for name, call in calls.items()}
@@ -161,31 +161,15 @@ def _logits(bind: Bind, batches: Sequence[Ragged]) -> Float32Array:
     return logits.reshape(-1, logits.shape[-1])
 
 
-def _bind(engine: Engine, batch: Ragged) -> LogitsCall:
-    return partial(engine.logits, batch)
+def _bind(engine: Engine) -> Bind:
+    return partial(partial, engine.logits)
 
 
 def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"prunetime.baselines.{name.replace('-', '_')}")
     except ModuleNotFoundError as error:
-        raise _not_installed(name, error) from error
-
-
-def _prepare(name: str, setting: BenchmarkSetting, precision: str) -> Bind:
-    try:
-        bind: Bind = _module(name).prepare(setting, precision)
-    except ModuleNotFoundError as error:
-        raise _not_installed(name, error) from error
-    return bind
-
-
-class NotInstalledError(InputError):
-    """The package of a baseline is missing."""
-
-
-def _not_installed(name: str, error: ModuleNotFoundError) -> NotInstalledError:
-    return NotInstalledError(
-        f"the baseline {name} needs {error.name}, which is not installed: pip install {error.name} "
-        f"(known baselines: {', '.join(BASELINES)})"
-    )
+        raise InputError(
+            f"the baseline {name} needs {error.name}, which is not installed: pip install {error.name} "
+            f"(known baselines: {', '.join(BASELINES)})"
+        ) from error

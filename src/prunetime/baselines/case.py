@@ -10,7 +10,6 @@ from prunetime.baselines.setting import BenchmarkSetting
 from prunetime.core import artifact as artifacts
 from prunetime.core.arch import ArchSpec
 from prunetime.core.arrays import Weights
-from prunetime.core.artifact import Artifact
 from prunetime.core.blocks import expand
 from prunetime.core.config import EncoderConfig
 
@@ -23,11 +22,6 @@ class BenchmarkCase:
     config: EncoderConfig
     spec: ArchSpec
     weights: Weights
-
-    @classmethod
-    def of_artifact(cls, artifact: Artifact) -> BenchmarkCase:
-        manifest = artifact.manifest
-        return cls(str(artifact.folder), manifest.config, manifest.spec, artifact.weights)
 
     @property
     def token_spec(self) -> ArchSpec | None:
@@ -46,11 +40,12 @@ def benchmark_case(model: str) -> BenchmarkCase:
 
     Raises InputError where it is none of the three, or is damaged.
     """
-    if shapes.is_shape(model):
+    if model.partition("@")[0] in shapes.SIZES:
         return BenchmarkCase(model, *shapes.encoder(model))
     folder = Path(model)
     if (folder / artifacts.MANIFEST).is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
-        return BenchmarkCase.of_artifact(artifacts.read(model))
+        found = artifacts.read(model)
+        return BenchmarkCase(str(found.folder), found.manifest.config, found.manifest.spec, found.weights)
     from prunetime.models import families
     from prunetime.models.encoder import weights_of
 

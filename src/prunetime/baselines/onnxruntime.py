@@ -14,7 +14,6 @@ import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall, inputs_of
-from prunetime.core.arrays import Float32Array
 from prunetime.core.machine import this_machine
 from prunetime.export.onnx import export_onnx
 from prunetime.inference.ragged import Ragged
@@ -41,12 +40,7 @@ def prepare(setting: BenchmarkSetting, precision: str) -> Bind:
 
     def bind(batch: Ragged) -> LogitsCall:
         inputs = {name: array for name, array in inputs_of(batch).items() if name in wanted}
-
-        def logits() -> Float32Array:
-            found: Float32Array = session.run(None, inputs)[0]
-            return found
-
-        return logits
+        return lambda: session.run(None, inputs)[0]
 
     return bind
 

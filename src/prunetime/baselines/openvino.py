@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import nncf
 import numpy as np
 import openvino
 
@@ -48,8 +49,6 @@ def _model(setting: BenchmarkSetting) -> Any:
 
 
 def _quantised(setting: BenchmarkSetting, model: Any) -> Iterator[Any]:
-    import nncf
-
     nncf.set_log_level(logging.ERROR)
     calibration = [inputs_of(batch) for batch in setting.calibration]
     for preset in (nncf.QuantizationPreset.PERFORMANCE, nncf.QuantizationPreset.MIXED):
@@ -76,14 +75,13 @@ def _compiled(setting: BenchmarkSetting, model: Any, hint: str) -> Bind:
 
     def bind(batch: Ragged) -> LogitsCall:
         request = compiled.create_infer_request()
-        tensors = {name: openvino.Tensor(array) for name, array in inputs_of(batch).items() if name in wanted}
-        request.set_tensors(tensors)
+        inputs = inputs_of(batch)
+        request.set_tensors({name: openvino.Tensor(inputs[name]) for name in wanted})
         output = request.get_output_tensor(0)
 
         def logits() -> Float32Array:
             request.infer()
-            found: Float32Array = output.data
-            return found
+            return np.asarray(output.data)
 
         return logits
 

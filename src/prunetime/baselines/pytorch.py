@@ -9,7 +9,6 @@ import torch
 
 from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall, inputs_of
 from prunetime.core.arch import ArchSpec
-from prunetime.core.arrays import Float32Array
 from prunetime.inference.ragged import Ragged
 from prunetime.models.encoder import from_weights
 
@@ -31,12 +30,6 @@ def binding(encoder: Callable[..., Any]) -> Bind:
 
     def bind(batch: Ragged) -> LogitsCall:
         inputs = tuple(torch.from_numpy(array) for array in inputs_of(batch).values())
-
-        def logits() -> Float32Array:
-            with torch.inference_mode():
-                found: Float32Array = encoder(*inputs).logits.float().numpy()
-            return found
-
-        return logits
+        return torch.inference_mode()(lambda: encoder(*inputs).logits.float().numpy())
 
     return bind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,20 +38,19 @@ class BenchmarkSetting:
     @property
     def checked(self) -> list[Ragged]:
         """Batches of random sequences whose logits are checked; the first of them is what is timed."""
-        return self._batches()[: self._count(CHECKED)]
+        return self._batches[0]
 
     @property
     def calibration(self) -> list[Ragged]:
         """Batches of other random sequences."""
-        return self._batches()[self._count(CHECKED) :]
+        return self._batches[1]
 
-    def _count(self, sequences: int) -> int:
-        return -(-sequences // self.batch)
-
-    def _batches(self) -> list[Ragged]:
-        batches = self._count(CHECKED) + self._count(CALIBRATED)
-        drawn = random_batch(self.config, batches * self.batch, self.seq_len)
-        return list(drawn.batches(self.batch * self.seq_len))
+    @property
+    def _batches(self) -> tuple[list[Ragged], list[Ragged]]:
+        checked, others = (math.ceil(sequences / self.batch) for sequences in (CHECKED, CALIBRATED))
+        drawn = random_batch(self.config, (checked + others) * self.batch, self.seq_len)
+        batches = list(drawn.batches(self.batch * self.seq_len))
+        return batches[:checked], batches[checked:]
 
 
 def inputs_of(batch: Ragged) -> dict[str, Int64Array]:

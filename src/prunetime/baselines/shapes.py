@@ -30,11 +30,6 @@ BLOCK_SHAPE = (32, 32)
 _BLOCKS = re.compile(r"([0-9.]+)(?::([0-9]+)x([0-9]+))?")
 
 
-def is_shape(name: str) -> bool:
-    """Whether `name` starts with the name of a shape."""
-    return name.partition("@")[0] in SIZES
-
-
 def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, dict[str, Array]]:
     """Config, spec and weights of the shape `name`; a matrix in blocks has `.blocks` and `.block_index`.
 
@@ -56,9 +51,10 @@ def encoder(name: str, seed: int = 0) -> tuple[EncoderConfig, ArchSpec, dict[str
         heads=max(1, round(_share(name, options.get("heads", "1")) * heads)),
         ffn=TILE * max(1, round(_share(name, options.get("ffn", "1")) * ffn / TILE)),
     )
-    weights = bert_like(config, ArchSpec((layer,) * layers), rng)
+    spec = ArchSpec((layer,) * layers)
+    weights = bert_like(config, spec, rng)
     if "blocks" not in options:
-        return config, ArchSpec((layer,) * layers), weights
+        return config, spec, weights
     match = _BLOCKS.fullmatch(options["blocks"])
     if match is None:
         raise InputError(

@@ -23,6 +23,7 @@ from prunetime.cli.options import (
     timing_options,
 )
 from prunetime.core import artifact as artifacts
+from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.config import TaskLogitRows
 from prunetime.core.precision import PRECISIONS, Precision, PrecisionPlan
@@ -33,6 +34,7 @@ from prunetime.latency.settings import TimingSettings
 from prunetime.settings import Settings
 
 INSPECT_WIDTH = 100
+BENCH_NUMBERS = "{p50_us:10.0f}{p99_us:10.0f}{idle_p50_us:10.0f}{max_logit_error:12.2g}"
 
 
 @main.command()
@@ -56,15 +58,24 @@ def score(artifact: Path, text: str | None, pair: str | None, n_best: int | None
     if text is not None:
         rows: list[tuple[str, ...]] = [(text, pair) if pair is not None else (text,)]
     else:
-        content = _standard_input()
+        try:
+            content = sys.stdin.buffer.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"standard input is not UTF-8 at byte {error.start}: convert it first") from error
         if not content:
             raise InputError("nothing on standard input: give --text, or one text (or pair) per line")
         rows = [tuple(line.split("\t")) for line in lines_of(content)]
     if n_best is None:
-        scores = [as_json_value(each) for each in model.score(rows).tolist()]
+        scores = [_as_json(each) for each in model.score(rows).tolist()]
     else:
-        scores = [[as_json_value(each) for each in answers] for answers in model.answers(rows, n_best)]
+        scores = [[_as_json(each) for each in answers] for answers in model.answers(rows, n_best)]
     emit({"scores": scores}, as_json, "\n".join(json.dumps(value, ensure_ascii=False) for value in scores))
+
+
+def _as_json(score: Any) -> Any:
+    if isinstance(score, Tagged):
+        return [span._asdict() for span in score.spans]
+    return score._asdict() if isinstance(score, Answer) else score
 
 
 @main.command("eval")
@@ -95,20 +106,12 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: Any) -> None:
     with pinned(1):
         calls = calls_of(model.engine, model.manifest.config, model.tokenizer, task.read_together, budget)
         latency = summarise(interleave({"ids": calls["ids"]}, rounds=6)["ids"])
-    result = {
-        "metric": chosen.name,
-        "value": estimate.value,
-        "ci95": list(estimate.ci95),
-        "rows": len(rows),
-        "p50_us": latency.p50_us,
-        "noisy": latency.disturbed,
-    }
-    low, high = estimate.ci95
-    text_result = (
-        f"{chosen.name} {estimate.value:.4f} (95 % interval {low:.4f} to {high:.4f}) on {len(rows)} rows, "
-        f"{latency.p50_us:.0f} us for {task.max_length} tokens{' (noisy)' if latency.disturbed else ''}"
+    quality = {"metric": chosen.name, **estimate.to_json(), "rows": len(rows)}
+    text = (
+        f"{chosen.name} {estimate.value:.4f} (95 % interval {estimate.low:.4f} to {estimate.high:.4f}) on {len(rows)} "
+        f"rows, {latency.p50_us:.0f} us for {task.max_length} tokens{' (noisy)' if latency.disturbed else ''}"
     )
-    emit(result, as_json, text_result)
+    emit(quality | {"p50_us": latency.p50_us, "noisy": latency.disturbed}, as_json, text)
 
 
 @main.command()
@@ -116,12 +119,11 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: Any) -> None:
 @json_option
 def inspect(artifact: Path, as_json: bool) -> None:
     """Say what an artifact holds; every byte of it is checked."""
-    found = artifacts.read(artifact)
-    manifest = found.manifest
-    dims, task = manifest.config.dims, manifest.task
-    kept, full = manifest.spec.weights(dims), type(manifest.spec).full(dims).weights(dims)
+    manifest = artifacts.read(artifact).manifest
+    dims = manifest.config.dims
+    kept, full = manifest.spec.weights(dims), ArchSpec.full(dims).weights(dims)
     lines = [
-        *described(task, dims.hidden),
+        *described(manifest.task, dims.hidden),
         f"{manifest.config.family}, hidden {dims.hidden}; {kept:,} of {full:,} encoder weights ({kept / full:.1%})",
         precision_of(manifest.plan),
         "layer  heads          attention rows  FFN rows     FFN-output rows  tokens  blocks",
@@ -195,19 +197,13 @@ def profile(
         drawn = profiling.random_specs(config.dims, specs, **covered)
         error = profiling.prediction_error(recorded, config, drawn, plan=plan, on_progress=progress)
     floor_us, dense_us = recorded.floor_and_dense(budget)
-    result = {
-        "profile": str(out),
-        "dense_us": dense_us,
-        "floor_us": floor_us,
-        "noisy": recorded.noisy,
-        "error": error.to_json(),
-    }
+    result = {"profile": str(out), "dense_us": dense_us, "floor_us": floor_us, "noisy": recorded.noisy}
     text = (
         f"dense {dense_us:.0f} us, floor {floor_us:.0f} us; predictions: mean error {error.mape:.1f} %, worst "
         f"{error.worst:.1f} %, Spearman {error.spearman:.4f}, {error.within_5:.0%} within 5 %"
         f"{'; the machine is noisy: record it again when it is quiet' if recorded.noisy else ''}"
     )
-    emit(result, as_json, text)
+    emit(result | {"error": error.to_json()}, as_json, text)
 
 
 @main.command()
@@ -260,17 +256,12 @@ def bench(
     header = (
         f"{'model':{width}}  {'engine':18}{'precision':10}{'p50 us':>10}{'p99 us':>10}{'idle us':>10}{'max error':>12}"
     )
-    lines = []
+    lines = [header]
     for row in rows:
-        name = f"{row['model']:{width}}  {row['engine']:18}{row['precision']:10}"
-        if "refused" in row:
-            lines.append(f"{name}not timed: {row['refused']}")
-            continue
-        lines.append(
-            f"{name}{row['p50_us']:10.0f}{row['p99_us']:10.0f}{row['idle_p50_us']:10.0f}{row['max_logit_error']:12.2g}"
-            f"{'  (noisy)' if row['noisy'] else ''}"
-        )
-    emit({"rows": rows}, as_json, "\n".join([header, *lines]))
+        said = f"not timed: {row['refused']}" if "refused" in row else BENCH_NUMBERS.format(**row)
+        noisy = "  (noisy)" if row["noisy"] else ""
+        lines.append(f"{row['model']:{width}}  {row['engine']:18}{row['precision']:10}{said}{noisy}")
+    emit({"rows": rows}, as_json, "\n".join(lines))
 
 
 @main.command()
@@ -295,16 +286,9 @@ def convert(model: str, out: Path, precision: Precision, as_json: bool, **option
     """
     from prunetime.pipeline.convert import convert as converted
 
-    manifest = converted(model, out, partial(click.echo, err=True), precision=precision, **options)
-    task = manifest.task
-    result = {
-        "artifact": str(out),
-        "task": task.kind,
-        "labels": list(task.labels),
-        "max_length": task.max_length,
-        "precision": precision,
-    }
-    emit(result, as_json, str(out))
+    task = converted(model, out, partial(click.echo, err=True), precision=precision, **options).task
+    of_task = {"task": task.kind, "labels": list(task.labels), "max_length": task.max_length}
+    emit({"artifact": str(out), **of_task, "precision": precision}, as_json, str(out))
 
 
 @main.command()
@@ -329,8 +313,13 @@ def export(artifact: Path, form: str, out: Path, overwrite: bool, as_json: bool)
         export_transformers(artifact, out)
     else:
         found = artifacts.read(artifact)
-        config, weights, spec = found.manifest.config, found.weights, found.manifest.spec
-        _check_prompts(artifact, found.manifest.task, form)
+        config, weights, spec, task = found.manifest.config, found.weights, found.manifest.spec, found.manifest.task
+        prompts = [name for name, text in task.prompts.texts.items() if text]
+        if prompts and not task.embedding.include_prompt:  # the graph sees token ids only
+            raise InputError(
+                f"{artifact} leaves the tokens of prompts ({', '.join(prompts)}) out of pooling (include_prompt "
+                f"false), which a file of {form} cannot: use --to transformers"
+            )
         if form == "openvino":
             from prunetime.export.openvino import PRECISION_NOTE, export_openvino
 
@@ -355,28 +344,3 @@ def push(artifact: Path, repository: str, private: bool, as_json: bool) -> None:
 
     address = push_to_hub(artifact, repository, private=private)
     emit({"repository": address}, as_json, address)
-
-
-def _check_prompts(artifact: Path, task: Task, form: str) -> None:
-    """Raises InputError where a graph, which sees token ids only, would pool tokens of prompts that the model leaves
-    out."""
-    prompts = [name for name, text in task.prompts.texts.items() if text]
-    if prompts and not task.embedding.include_prompt:
-        raise InputError(
-            f"{artifact} leaves the tokens of prompts ({', '.join(prompts)}) out of pooling (include_prompt false), "
-            f"which a file of {form} cannot: use --to transformers"
-        )
-
-
-def as_json_value(score: Any) -> Any:
-    """A score as JSON has it."""
-    if isinstance(score, Tagged):
-        return [span._asdict() for span in score.spans]
-    return score._asdict() if isinstance(score, Answer) else score
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"standard input is not UTF-8 at byte {error.start}: convert it first") from error

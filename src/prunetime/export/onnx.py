@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from prunetime.core.arch import ArchSpec, LayerSpec
-from prunetime.core.arrays import Float64Array, Weights
+from prunetime.core.arrays import Weights
 from prunetime.core.artifact import write_bytes
 from prunetime.core.blocks import expand
 from prunetime.core.config import FAMILIES, LEAST_COUNT, LEAST_LENGTH, Activation, EncoderConfig
@@ -82,6 +82,10 @@ def output_name(config: EncoderConfig) -> str:
     return "sentence_embedding" if config.rows == "embedding" else "logits"
 
 
+Input = str | float | list[int]
+"""Of a node: the name of another's output or of a weight, or a constant, float32 or (of whole numbers) int64."""
+
+
 class _Graph:
     """The nodes and tensors of the forward pass, in order. Methods take and return names of tensors."""
 
@@ -92,8 +96,7 @@ class _Graph:
         self.weights = weights
         self.family = FAMILIES[config.family]
         self.rotary = {f"layers.{index}": layer for index, layer in enumerate(config.rotary)}
-        self.shared: dict[str, str] = {}
-        self.nodes: list[onnx.NodeProto] = []
+        self.nodes: dict[str, onnx.NodeProto] = {}
         self.tensors: dict[str, onnx.TensorProto] = {}
 
     def build(self) -> onnx.GraphProto:
@@ -107,7 +110,7 @@ class _Graph:
         self._head(x)
         rows = ["batch", "tokens"] if self.config.rows == "tokens" else ["batch"]
         return helper.make_graph(
-            self.nodes,
+            list(self.nodes.values()),
             "prunetime",
             [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in inputs],
             [helper.make_tensor_value_info(output_name(self.config), TensorProto.FLOAT, [*rows, self.config.outputs])],
@@ -116,35 +119,30 @@ class _Graph:
         )
 
     def _embeddings(self) -> str:
-        x = self._add("Gather", self._weight("embeddings.word.weight"), "input_ids")
+        x = self._add("Gather", "embeddings.word.weight", "input_ids")
         if not self.family.rotary:
             positions = self._positions() if self.family.padding is None else self._positions_but_padding()
-            x = self._add("Add", x, self._add("Gather", self._weight("embeddings.position.weight"), positions))
+            x = self._add("Add", x, self._add("Gather", "embeddings.position.weight", positions))
         if self.family.token_types:
-            types = self._add("Gather", self._weight("embeddings.token_type.weight"), "token_type_ids")
-            x = self._add("Add", x, types)
+            x = self._add("Add", x, self._add("Gather", "embeddings.token_type.weight", "token_type_ids"))
         x = self._norm("embeddings.norm", x)
         return self._linear("embeddings.project", x) if self.config.projects else x
 
-    def _tokens(self) -> str:
-        """How many there are in every row of the batch."""
-        return self._once("tokens", lambda: self._add("Gather", self._add("Shape", "input_ids"), self._integer(1)))
-
     def _positions(self) -> str:
-        return self._once("positions", lambda: self._add("Range", self._integer(0), self._tokens(), self._integer(1)))
+        return self._add("Range", 0, self._add("Gather", self._add("Shape", "input_ids"), 1), 1)
 
     def _positions_but_padding(self) -> str:
         """The position of every token, [batch, tokens]: from the family's offset, padding before it and not counted."""
-        padding = self._integer(self.family.position_offset - 1)
+        padding = self.family.position_offset - 1
         counted = self._add("Cast", self._add("Not", self._add("Equal", "input_ids", padding)), to=TensorProto.INT64)
-        count = self._add("CumSum", counted, self._integer(1))
+        count = self._add("CumSum", counted, 1)
         return self._add("Add", self._add("Mul", count, counted), padding)
 
     def _mask(self) -> str:
         """The mask that is added to the scores, [batch, 1, 1, tokens]."""
-        rows = self._add("Unsqueeze", "attention_mask", self._integers(1))
-        kept = self._add("Cast", self._add("Unsqueeze", rows, self._integers(2)), to=TensorProto.FLOAT)
-        return self._add("Mul", self._add("Sub", self._number(1.0), kept), self._number(MASKED))
+        rows = self._add("Unsqueeze", "attention_mask", [1])
+        kept = self._add("Cast", self._add("Unsqueeze", rows, [2]), to=TensorProto.FLOAT)
+        return self._add("Mul", self._add("Sub", 1.0, kept), MASKED)
 
     def _layer(self, name: str, layer: LayerSpec, x: str, mask: str) -> str:
         if layer.has_attention:
@@ -170,7 +168,7 @@ class _Graph:
         head_dim, rotary = self.config.dims.head_dim, self.rotary.get(name)
 
         def per_head(part: str, order: list[int]) -> str:
-            split = self._add("Reshape", self._linear(f"{name}.{part}", x), self._integers(0, 0, layer.heads, head_dim))
+            split = self._add("Reshape", self._linear(f"{name}.{part}", x), [0, 0, layer.heads, head_dim])
             return self._add("Transpose", split, perm=order)
 
         if rotary is None:
@@ -180,52 +178,39 @@ class _Graph:
             key = self._add("Transpose", key, perm=[0, 1, 3, 2])
             mask = mask if rotary.window is None else self._add("Min", mask, self._sliding_window(rotary.window))
         value = per_head("value", [0, 2, 1, 3])
-        scores = self._add("Div", self._add("MatMul", query, key), self._number(math.sqrt(head_dim)))
+        scores = self._add("Div", self._add("MatMul", query, key), math.sqrt(head_dim))
         if self.family.relative_positions:
             scores = self._add("Add", scores, self._position_bias(name))
         probabilities = self._add("Softmax", self._add("Add", scores, mask), axis=-1)
         context = self._add("Transpose", self._add("MatMul", probabilities, value), perm=[0, 2, 1, 3])
-        return self._add("Reshape", context, self._integers(0, 0, layer.heads * head_dim))
+        return self._add("Reshape", context, [0, 0, layer.heads * head_dim])
 
     def _position_bias(self, name: str) -> str:
         """[heads, queries, keys]"""
         longest = self.config.longest
         table = self._tensor(f"{name}.position_bias", by_distance(self.weights[f"{name}.position_bias"], longest))
-        index = self._once("index", lambda: self._add("Add", self._distances(), self._integer(longest - 1)))
-        return self._add("Gather", table, index, axis=1)
+        return self._add("Gather", table, self._add("Add", self._distances(), longest - 1), axis=1)
 
     def _distances(self) -> str:
         """Key - query, [queries, keys]."""
-
-        def distances() -> str:
-            keys, queries = (self._add("Unsqueeze", self._positions(), self._integers(axis)) for axis in (0, 1))
-            return self._add("Sub", keys, queries)
-
-        return self._once("distances", distances)
+        keys, queries = (self._add("Unsqueeze", self._positions(), [axis]) for axis in (0, 1))
+        return self._add("Sub", keys, queries)
 
     def _sliding_window(self, window: int) -> str:
         """The mask of sliding-window attention, [queries, keys]: it is added to the scores."""
-
-        def mask() -> str:
-            far = self._add("Greater", self._add("Abs", self._distances()), self._integer(window))
-            return self._add("Where", far, self._number(MASKED), self._number(0.0))
-
-        return self._once(f"window {window}", mask)
+        far = self._add("Greater", self._add("Abs", self._distances()), window)
+        return self._add("Where", far, MASKED, 0.0)
 
     def _turned(self, x: str, theta: float) -> str:
         """Queries or keys `x` [batch, heads, tokens, head_dim] at their positions."""
         turns = angles(theta, self.config.dims.head_dim, self.config.longest).astype(np.float64)
-
-        def of_positions(name: str, of_angles: Float64Array) -> str:
-            table = self._tensor(f"{name} {theta!r}", of_angles.astype(np.float32))
-            return self._once(f"{name} {theta!r}", lambda: self._add("Gather", table, self._positions()))
-
-        cosine, sine = of_positions("cosine", np.cos(turns)), of_positions("sine", np.sin(turns))
-        half = self.config.dims.head_dim // 2
-        left, right = (
-            self._add("Slice", x, self._integers(start), self._integers(start + half), self._integers(-1))
-            for start in (0, half)
+        tables = {f"cosine {theta!r}": np.cos(turns), f"sine {theta!r}": np.sin(turns)}
+        cosine, sine = (
+            self._add("Gather", self._tensor(name, table.astype(np.float32)), self._positions())
+            for name, table in tables.items()
         )
+        half = self.config.dims.head_dim // 2
+        left, right = (self._add("Slice", x, [start], [start + half], [-1]) for start in (0, half))
         return self._add(
             "Concat",
             self._add("Sub", self._add("Mul", left, cosine), self._add("Mul", right, sine)),
@@ -239,14 +224,14 @@ class _Graph:
             kept = self.weights[rows]
             source = np.full(self.config.dims.hidden, len(kept), np.int64)
             source[kept] = np.arange(len(kept))
-            padded = self._add("Pad", update, self._integers(0, 0, 0, 0, 0, 1))
+            padded = self._add("Pad", update, [0, 0, 0, 0, 0, 1])
             update = self._add("Gather", padded, self._tensor(rows, source), axis=2)
         return self._add("Add", x, update)
 
     def _gelu(self, x: str) -> str:
         """The erf form, in the order of operations that ONNX Runtime fuses into one."""
-        erf = self._add("Erf", self._add("Div", x, self._number(math.sqrt(2))))
-        return self._add("Mul", self._add("Mul", x, self._add("Add", erf, self._number(1.0))), self._number(0.5))
+        erf = self._add("Erf", self._add("Div", x, math.sqrt(2)))
+        return self._add("Mul", self._add("Mul", x, self._add("Add", erf, 1.0)), 0.5)
 
     def _head(self, x: str) -> None:
         if self.family.pre_norm:
@@ -260,7 +245,7 @@ class _Graph:
                 x = self._norm(name, x, layer.eps)
         if self.config.normalize:
             length = self._add("Sqrt", self._reduced("ReduceSum", self._add("Mul", x, x), keepdims=1))
-            x = self._add("Div", x, self._add("Max", length, self._number(LEAST_LENGTH)))
+            x = self._add("Div", x, self._add("Max", length, LEAST_LENGTH))
         self._add("Identity", x, output=output_name(self.config))
 
     def _activation(self, activation: Activation, x: str) -> str:
@@ -272,11 +257,11 @@ class _Graph:
         """[batch, hidden], as `models.pooling` pools the rows that are no padding."""
         pooling = self.config.pooling
         if pooling == "first":
-            return self._add("Gather", x, self._integer(0), axis=1)
-        mask = self._add("Unsqueeze", "attention_mask", self._integers(2))
+            return self._add("Gather", x, 0, axis=1)
+        mask = self._add("Unsqueeze", "attention_mask", [2])
         real = self._add("Cast", mask, to=TensorProto.FLOAT)
         if pooling == "max":
-            kept = self._add("Where", self._add("Cast", mask, to=TensorProto.BOOL), x, self._number(MASKED))
+            kept = self._add("Where", self._add("Cast", mask, to=TensorProto.BOOL), x, MASKED)
             return self._add("Mul", self._reduced("ReduceMax", kept, axis=1), self._reduced("ReduceMax", real, axis=1))
         if pooling == "lasttoken":
             place = self._add("Mul", real, self._ordinals())
@@ -288,54 +273,45 @@ class _Graph:
             place = self._add("Sub", self._ordinals(), self._add("Cast", padding_before, to=TensorProto.FLOAT))
             real = self._add("Mul", real, place)
         total = self._reduced("ReduceSum", self._add("Mul", x, real), axis=1)
-        count = self._add("Max", self._reduced("ReduceSum", real, axis=1), self._number(LEAST_COUNT))
+        count = self._add("Max", self._reduced("ReduceSum", real, axis=1), LEAST_COUNT)
         return self._add("Div", total, self._add("Sqrt", count) if pooling == "mean_sqrt_len" else count)
 
     def _ordinals(self) -> str:
         """1, 2, ... as float32 [tokens, 1]."""
-        counted = self._add("Cast", self._add("Add", self._positions(), self._integer(1)), to=TensorProto.FLOAT)
-        return self._add("Unsqueeze", counted, self._integers(1))
+        counted = self._add("Cast", self._add("Add", self._positions(), 1), to=TensorProto.FLOAT)
+        return self._add("Unsqueeze", counted, [1])
 
     def _reduced(self, operator: str, x: str, axis: int = -1, keepdims: int = 0) -> str:
         """`x` reduced over one axis, which operators other than ReduceSum have had as an input since opset 18 only."""
         if operator == "ReduceSum" or self.opset >= 18:
-            return self._add(operator, x, self._integers(axis), keepdims=keepdims)
+            return self._add(operator, x, [axis], keepdims=keepdims)
         return self._add(operator, x, axes=[axis], keepdims=keepdims)
 
     def _linear(self, name: str, x: str) -> str:
         weight = self._tensor(f"{name}.weight", np.ascontiguousarray(self.weights[f"{name}.weight"].T))
-        return self._add("Add", self._add("MatMul", x, weight), self._weight(f"{name}.bias"))
+        return self._add("Add", self._add("MatMul", x, weight), f"{name}.bias")
 
     def _norm(self, name: str, x: str, eps: float | None = None) -> str:
         """LayerNorm; its eps is that of the encoder unless it is given."""
-        weight, bias = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
         eps = self.config.layer_norm_eps if eps is None else eps
-        return self._add("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
-
-    def _once(self, name: str, add: Callable[[], str]) -> str:
-        """The tensor `name`, which is added where it is first wanted."""
-        if name not in self.shared:
-            self.shared[name] = add()
-        return self.shared[name]
-
-    def _weight(self, name: str) -> str:
-        return self._tensor(name, self.weights[name])
-
-    def _number(self, value: float) -> str:
-        return self._tensor(f"number {value!r}", np.float32(value))
-
-    def _integer(self, value: int) -> str:
-        return self._tensor(f"integer {value}", np.int64(value))
-
-    def _integers(self, *values: int) -> str:
-        return self._tensor(f"integers {values}", np.array(values, np.int64))
+        return self._add("LayerNormalization", x, f"{name}.weight", f"{name}.bias", axis=-1, epsilon=eps)
 
     def _tensor(self, name: str, value: Any) -> str:
         if name not in self.tensors:
             self.tensors[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
-    def _add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        output = output or f"{operator} {len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-        return output
+    def _add(self, operator: str, *inputs: Input, output: str | None = None, **attributes: Any) -> str:
+        """Adds a node, unless there is an equal one, and what it reads of weights and constants; returns the name of
+        its output."""
+        names = [self._named(each) for each in inputs]
+        key = f"{operator} {names} {attributes}"
+        if key not in self.nodes:
+            output = output or f"{operator} {len(self.nodes)}"
+            self.nodes[key] = helper.make_node(operator, names, [output], name=output, **attributes)
+        return str(self.nodes[key].name)
+
+    def _named(self, given: Input) -> str:
+        if isinstance(given, str):
+            return self._tensor(given, self.weights[given]) if given in self.weights else given
+        return self._tensor(repr(given), np.asarray(given, np.float32 if isinstance(given, float) else np.int64))

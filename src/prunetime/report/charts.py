@@ -50,13 +50,8 @@ class IntervalRow:
     class_: str
 
 
-@dataclass(frozen=True)
-class SublayerLatency:
-    """The predicted microseconds of one sub-layer in both models."""
-
-    label: str
-    dense_us: float
-    pruned_us: float
+SublayerLatency = tuple[str, float, float]
+"""The name of a sub-layer, and its predicted microseconds in the dense and in the pruned model."""
 
 
 HeatCell = tuple[str, float, str]
@@ -279,18 +274,18 @@ def microseconds(parts: Sequence[SublayerLatency], width: float) -> Markup:
     row, top = 24.0, 8.0
     left, right = (88.0, 84.0) if width < NARROW else (118.0, 96.0)
     bottom = top + row * len(parts)
-    most = max(max(part.dense_us, part.pruned_us) for part in parts)
+    most = max(max(dense_us, pruned_us) for _, dense_us, pruned_us in parts)
     scale = Scale(0.0, 1.02 * most or 1.0, left, width - right)
     content = x_axis(scale, top, bottom, "predicted µs")
-    for index, part in enumerate(parts):
+    for index, (label, dense_us, pruned_us) in enumerate(parts):
         y = top + row * index
         content += [
-            text(left - 8, y + 16, part.label, "end"),
-            bar(left, y + 3, scale(part.dense_us) - left, 8, "dense-bar"),
-            bar(left, y + 13, scale(part.pruned_us) - left, 8, "pruned-bar"),
-            text(width - right + 8, y + 16, f"{part.dense_us:,.0f} → {part.pruned_us:,.0f}", "start", "value"),
+            text(left - 8, y + 16, label, "end"),
+            bar(left, y + 3, scale(dense_us) - left, 8, "dense-bar"),
+            bar(left, y + 13, scale(pruned_us) - left, 8, "pruned-bar"),
+            text(width - right + 8, y + 16, f"{dense_us:,.0f} → {pruned_us:,.0f}", "start", "value"),
         ]
-    description = "; ".join(f"{p.label}: dense {p.dense_us:.0f} µs, pruned {p.pruned_us:.0f} µs" for p in parts)
+    description = "; ".join(f"{label}: dense {dense:.0f} µs, pruned {pruned:.0f} µs" for label, dense, pruned in parts)
     return figure("Where the microseconds go", description, (width, bottom + 42), content)
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
 from prunetime.report.charts import IntervalRow, SearchPlot, SublayerLatency
 from prunetime.report.run_record import RunRecord, kept_run, read
-from prunetime.report.search_record import ScoredStructure, SearchResult
+from prunetime.report.search_record import SearchResult, TimedFront
 from prunetime.report.svg import tag
 from prunetime.search.space import Space
 
@@ -49,26 +50,14 @@ def render(folder: Path) -> Path:
     Raises:
         InputError: A file is missing or damaged, or the page cannot be written; the message names the file.
     """
-    write_text(folder / PAGE, html(read(kept_run(folder))))
-    return folder / PAGE
-
-
-def html(run: RunRecord) -> str:
-    """Returns the page as text."""
+    context = _context(read(kept_run(folder)))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    formats = {
-        "us": us,
-        "quality": quality,
-        "signed": signed,
-        "tau": tau,
-        "percent": percent,
-        "signed_percent": signed_percent,
-    }
-    environment.filters |= formats
-    folder = files("prunetime.report")
-    template = environment.from_string((folder / "template.html.j2").read_text(encoding="utf-8"))
-    style = Markup((folder / "style.css").read_text(encoding="utf-8"))
-    return template.render(_context(run) | formats | {"style": style})
+    environment.filters |= FORMATS | {"quoted": shlex.quote, "repr": repr}
+    ours = files("prunetime.report")
+    template = environment.from_string((ours / "template.html.j2").read_text(encoding="utf-8"))
+    style = Markup((ours / "style.css").read_text(encoding="utf-8"))
+    write_text(folder / PAGE, template.render(context | FORMATS | {"style": style}))
+    return folder / PAGE
 
 
 def us(value: float) -> str:
@@ -80,35 +69,17 @@ def _formatter(pattern: str) -> Callable[[float], str]:
     return lambda value: pattern.format(value).replace("-", "−").replace("%", " %")
 
 
-quality, signed, tau = map(_formatter, ("{:.4f}", "{:+.4f}", "{:.2f}"))
-percent, signed_percent = map(_formatter, ("{:.1%}", "{:+.1%}"))
+percent, signed = _formatter("{:.1%}"), _formatter("{:+.4f}")
 
-
-@dataclass(frozen=True)
-class StructureRow:
-    """A row of the table of structures.
-
-    `score` is the agreement while searching, `rescored` that on the finalists' data, and `kept` what is kept in
-    each layer, by column of the table.
-    """
-
-    name: str
-    structure: ScoredStructure
-    score: float
-    rescored: float | None
-    kept: dict[str, list[str]]
-
-
-@dataclass(frozen=True)
-class AlternativeBudget:
-    """Another budget (microseconds or a share of dense), and what the search found for it.
-
-    `best` is the best structure scored within it, if any; `command` makes a model of it (empty for the run's own).
-    """
-
-    budget: float
-    best: ScoredStructure | None
-    command: str
+FORMATS = {
+    "us": us,
+    "percent": percent,
+    "signed_percent": _formatter("{:+.1%}"),
+    "quality": _formatter("{:.4f}"),
+    "signed": signed,
+    "tau": _formatter("{:.2f}"),
+}
+"""How the template shows numbers."""
 
 
 @dataclass(frozen=True)
@@ -148,54 +119,37 @@ class LayerDrawing:
 def _context(run: RunRecord) -> dict[str, Any]:
     """Returns the variables of the template."""
     verification, metadata, dims = run.verification, run.metadata, run.metadata.space.dims
-    budget, verdict = verification.budget, verification.verdict
+    budget, verdict, difference = verification.budget, verification.verdict, verification.quality[0].difference
     judged = next(filter(verification.is_judged, verification.latency))
     dense, pruned = (latency.of(budget.statistic) for latency in (judged.dense, judged.pruned))
     specs = {"dense": ArchSpec.full(dims), "pruned": verification.spec}
-    sublayers, difference = _sublayers(run, specs), verification.quality[0].difference
+    parts = {model: run.profile.parts(spec, budget) for model, spec in specs.items()}
     return {
         "run": run,
-        "metadata": metadata,
-        "verification": verification,
-        "verdict": verdict,
         "model_name": "/".join(Path(metadata.settings.model).parts[-2:]).lstrip("/"),
-        "amount": partial(_amount, verdict.share),
-        "spare": 1.0 - verdict.measured.value / verdict.limit,
+        "amount": partial(_amount, run),
         "dense": dense,
         "pruned": pruned,
-        "speed_up": dense.value / pruned.value,
-        "overall": verification.quality[0],
         "improved": difference.low > 0 if metadata.higher_is_better else difference.high < 0,
-        "weights": {name: spec.weights(dims) for name, spec in specs.items()},
+        "weights": {model: spec.weights(dims) for model, spec in specs.items()},
         "latency": sorted(verification.latency, key=lambda both: not verification.is_judged(both)),
         "layers": [LayerDrawing.of(mask, dims) for mask in run.mask.layers],
-        "predicted_us": {model: sum(getattr(one, f"{model}_us") for one in sublayers) for model in specs},
+        "predicted_us": {model: sum(of_slots.values()) for model, of_slots in parts.items()},
         "predicted_budget_us": budget.resolve(_profiled_dense_us(run)),
         "latency_chart": _sized(_latency_chart(run, dense, pruned), WIDE),
         "quality_chart": _sized(_quality_chart(run), WIDE),
-        "sublayers_chart": _sized(partial(charts.microseconds, sublayers), HALF),
+        "sublayers_chart": _sized(partial(charts.microseconds, _sublayers(dims.layers, **parts)), HALF),
         "prediction_chart": _sized(_prediction_chart(run), HALF),
         "verified_over_predicted": verdict.measured.value / _predicted(run),
-        "effort": _effort(asdict(metadata.settings.effort)),
+        "effort": asdict(metadata.settings.effort),
         "command": metadata.settings.command(str(run.folder)),
-        "score_command": _score_command(run),
-        "trust_command": shlex.join(["prunetime", "trust", str(run.folder)]),
-        "profile_path": shlex.quote(str(run.folder / "profile.json")),
-        "artifact_path": repr(str(run.folder / "artifact")),
-        "example": repr(("a text", "another text") if metadata.task.pair else "a text"),
-        **(_of_search(run, run.search) if run.search else _of_learning(run)),
+        **(_of_search(run, run.search, run.front) if run.search and run.front else _of_learning(run)),
     }
 
 
-def _effort(effort: dict[str, Any]) -> str:
-    """Returns the name of an effort and what it stands for."""
-    details = (f"{name.replace('_', ' ')} {value:,}" for name, value in effort.items() if name != "name")
-    return f"{effort['name']}: {', '.join(details)}"
-
-
-def _amount(share: bool, value: float) -> str:
+def _amount(run: RunRecord, value: float) -> str:
     """Formats a latency in the budget's own unit: a share of dense, or microseconds."""
-    return percent(value) if share else f"{us(value)} µs"
+    return percent(value) if run.verification.verdict.share else f"{us(value)} µs"
 
 
 def _profiled_dense_us(run: RunRecord) -> float:
@@ -215,7 +169,7 @@ def _sized(draw: Callable[[float], Markup], width: float) -> Markup:
 
 def _budget_name(run: RunRecord) -> str:
     """Returns the label of the budget in every chart."""
-    return f"budget {_amount(run.verification.verdict.share, run.verification.verdict.limit)}"
+    return f"budget {_amount(run, run.verification.verdict.limit)}"
 
 
 def _latency_chart(run: RunRecord, dense: Estimate, pruned: Estimate) -> Callable[[float], Markup]:
@@ -240,37 +194,44 @@ def _quality_chart(run: RunRecord) -> Callable[[float], Markup]:
 def _prediction_chart(run: RunRecord) -> Callable[[float], Markup]:
     verdict, predicted = run.verification.verdict, _predicted(run)
     scale, axis = (100.0, "% of dense") if verdict.share else (1.0, "µs")
-
-    def row(name: str, it: Estimate, class_: str) -> IntervalRow:
-        scaled = it.scaled(scale)
-        return IntervalRow(name, scaled, _amount(verdict.share, it.value), class_)
-
-    rows = [
-        row("predicted", Estimate(predicted, predicted, predicted), "other"),
-        row("before tuning", run.precheck.measured, "pruned"),
-        row("finished", verdict.measured, "pruned"),
+    named = [
+        ("predicted", Estimate(predicted, predicted, predicted), "other"),
+        ("before tuning", run.precheck.measured, "pruned"),
+        ("finished", verdict.measured, "pruned"),
     ]
+    rows = [IntervalRow(name, it.scaled(scale), _amount(run, it.value), class_) for name, it, class_ in named]
     limits = {_budget_name(run): scale * verdict.limit}
     return partial(charts.intervals, "Predicted against measured latency", rows, axis, limits)
 
 
-def _sublayers(run: RunRecord, specs: dict[str, ArchSpec]) -> list[SublayerLatency]:
-    """Returns the predicted latency of every sub-layer, dense and pruned."""
-    dense, pruned = (run.profile.parts(specs[model], run.verification.budget) for model in ("dense", "pruned"))
-    layers = range(run.metadata.space.dims.layers)
-    names = ["embed, head", *(f"{index} {label}" for index in layers for label in ("attention", "FFN"))]
-    return [SublayerLatency(name, dense.get(slot, 0.0), pruned.get(slot, 0.0)) for slot, name in enumerate(names)]
+def _sublayers(layers: int, dense: dict[int, float], pruned: dict[int, float]) -> list[SublayerLatency]:
+    """Returns the predicted latency of every sub-layer, given that of the slots of both models."""
+    names = ["embed, head", *(f"{index} {label}" for index in range(layers) for label in ("attention", "FFN"))]
+    return [(name, dense.get(slot, 0.0), pruned.get(slot, 0.0)) for slot, name in enumerate(names)]
 
 
-def _of_search(run: RunRecord, search: SearchResult) -> dict[str, Any]:
+def _of_search(run: RunRecord, search: SearchResult, front: TimedFront) -> dict[str, Any]:
     """Returns the template's variables that only a search has."""
-    plot = _search_plot(run, search)
+    scored = {one.spec: one for one in run.scored}
+    plot = SearchPlot(
+        points=run.scored,
+        front=sorted((scored[c] for c in search.front if c in scored), key=lambda one: one.predicted_us),
+        finalists=[scored[one.spec] for one in search.finalists if one.spec in scored],
+        timed=front.points,
+        chosen=scored[search.chosen.spec],
+        budget=_budget_name(run),
+        budget_us=run.verification.budget.resolve(_profiled_dense_us(run)),
+        target_us=search.target_us,
+    )
+    errors = [abs(point.error) for point in front.points]
     return {
         "structures": _structures(run, search),
         "search_chart": _sized(partial(charts.search_points, plot), WIDE),
         "progress_chart": _sized(partial(charts.best_so_far, plot), HALF),
         "legend": charts.search_legend(plot),
         "policy_chart": run.policy and _sized(partial(charts.preferences, run.policy, run.metadata.space.names), WIDE),
+        "median_error": median(errors),
+        "worst_error": max(errors),
         "alternatives": _alternatives(run, plot),
         "aim": plot.target_us / plot.budget_us - 1.0,
     }
@@ -282,46 +243,40 @@ def _of_learning(run: RunRecord) -> dict[str, Any]:
     return {"learned": LEARNED[run.metadata.settings.method], "learned_charts": drawn}
 
 
-def _search_plot(run: RunRecord, search: SearchResult) -> SearchPlot:
-    scored = {one.spec: one for one in run.scored}
-    return SearchPlot(
-        points=run.scored,
-        front=sorted((scored[c] for c in search.front if c in scored), key=lambda one: one.predicted_us),
-        finalists=[scored[one.spec] for one in search.finalists if one.spec in scored],
-        timed=run.front.points if run.front else (),
-        chosen=scored[search.chosen.spec],
-        budget=_budget_name(run),
-        budget_us=run.verification.budget.resolve(_profiled_dense_us(run)),
-        target_us=search.target_us,
-    )
-
-
-def _alternatives(run: RunRecord, plot: SearchPlot) -> list[AlternativeBudget]:
-    """Returns what budgets around that of the run would have bought; its own is among them."""
+def _alternatives(run: RunRecord, plot: SearchPlot) -> list[dict[str, Any]]:
+    """Returns budgets around that of the run, its own among them, with the best structure (None) that was scored within
+    each, and the command that makes a model of it (of the run's own, none)."""
     budget = run.verification.budget
     own = budget.share or plot.budget_us
-
-    def alternative(amount: float) -> AlternativeBudget:
+    amounts = [own if times == 1.0 else float(f"{times * own:.2g}") for times in OTHER_BUDGETS]
+    found = []
+    for amount in amounts:
+        if budget.share and amount > 1.0:
+            continue
         within = [one for one in plot.points if one.predicted_us <= amount / own * plot.target_us]
         latency = (replace(budget, share=amount) if budget.share else replace(budget, us=amount)).amount
         words = ["prunetime", "pick", str(run.folder), "--latency", latency]
         words += ["--out", f"{run.folder}-{latency.rstrip('%')}"]
         best = max(within, key=lambda one: one.score, default=None)
-        return AlternativeBudget(amount, best, shlex.join(words) if amount != own else "")
-
-    amounts = [own if times == 1.0 else float(f"{times * own:.2g}") for times in OTHER_BUDGETS]
-    return [alternative(amount) for amount in amounts if not budget.share or amount <= 1.0]
+        found.append({"budget": amount, "best": best, "command": shlex.join(words) if amount != own else ""})
+    return found
 
 
-def _structures(run: RunRecord, search: SearchResult) -> list[StructureRow]:
-    """Returns the finalists, best first, and the best of each kind of baseline."""
+def _structures(run: RunRecord, search: SearchResult) -> list[dict[str, Any]]:
+    """Returns the finalists, best first, and the best of each kind of baseline: with the agreement while searching
+    (`score`) and on the finalists' data (`rescored`)."""
     score = {one.spec: one.score for one in run.scored}
     rescored = {one.spec: one.score for one in search.finalists}
     named = [("chosen" if one.spec == search.chosen.spec else "finalist", one) for one in search.finalists]
     named += [(f"best {kind}", one) for kind, one in search.baselines.items() if one]
-    space = run.metadata.space
     return [
-        StructureRow(name, one, score.get(one.spec, one.score), rescored.get(one.spec), _kept_by_layer(one.spec, space))
+        {
+            "name": name,
+            "structure": one,
+            "score": score.get(one.spec, one.score),
+            "rescored": rescored.get(one.spec),
+            "kept": _kept_by_layer(one.spec, run.metadata.space),
+        }
         for name, one in named
     ]
 
@@ -339,8 +294,3 @@ def _kept_by_layer(spec: ArchSpec, space: Space) -> dict[str, list[str]]:
         weights = [layer.weights(space.dims) for layer in spec.layers]
         kept["Weights in blocks"] = [f"{left / of:.0%}" for left, of in zip(weights, whole, strict=True)]
     return {f"{name} by layer": values for name, values in kept.items()}
-
-
-def _score_command(run: RunRecord) -> str:
-    pair = ["--pair", "another text"] if run.metadata.task.pair else []
-    return shlex.join(["prunetime", "score", str(run.folder / "artifact"), "--text", "a text", *pair])

@@ -16,7 +16,7 @@ from prunetime.core.task import Task
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.latency.measure import LatencySummary
 from prunetime.latency.predictor import LatencyProfile
-from prunetime.report.schema import Json, estimate_of, latency_of, number
+from prunetime.report.schema import Json, estimate, latency_of, number
 from prunetime.report.search_record import (
     KeepRatios,
     PolicyPreferences,
@@ -43,8 +43,8 @@ class LatencyVerdict:
 
     @classmethod
     def from_json(cls, data: Json) -> LatencyVerdict:
-        measured = estimate_of(data["measured"], data["ci95"])
-        return cls(bool(data["met"]), bool(data["noisy"]), measured, number(data["limit"]), bool(data["share"]))
+        measured, limit = estimate(data, "measured"), number(data["limit"])
+        return cls(bool(data["met"]), bool(data["noisy"]), measured, limit, bool(data["share"]))
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class MetricComparison:
 
     @classmethod
     def from_json(cls, name: str, data: Json) -> MetricComparison:
-        estimates = (estimate_of(data[m]["value"], data[m]["ci95"]) for m in ("dense", "pruned", "difference"))
-        return cls(name, int(data["pruned"]["rows"]), *estimates)
+        return cls(name, int(data["pruned"]["rows"]), *(estimate(data[m]) for m in ("dense", "pruned", "difference")))
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,8 @@ class RunRecord:
     """Everything that the report shows of a run.
 
     `measured_over_predicted` is of every structure after which the run searched again. A run that learned its masks has
-    no `search` and no `front`, and nothing was `scored`; it has `learned`.
+    no `search` and no `front`, and nothing was `scored`; it has `learned`. `stages` are titles and seconds, the longest
+    first.
     """
 
     folder: Path
@@ -176,6 +176,7 @@ class RunRecord:
     policy: tuple[PolicyPreferences, ...]
     proxy: ProxyCorrelation | None
     learned: tuple[KeepRatios, ...]
+    stages: tuple[tuple[str, float], ...]
 
 
 def kept_run(folder: Path) -> Path:
@@ -212,7 +213,8 @@ def read(folder: Path) -> RunRecord:
         scored = _read_scored(folder / "evaluations.jsonl", space)
         if search.chosen.spec not in {one.spec for one in scored}:
             raise InputError(f"{folder / 'search.json'}: the chosen structure is not in evaluations.jsonl")
-    ratios = (_read_if_there(folder / f"{level}-ratios.json", KeepRatios.from_json) for level in ("rows", "learned"))
+    ratios = (folder / f"{level}-ratios.json" for level in ("rows", "learned"))
+    trust = folder / "trust.json"
     return RunRecord(
         folder,
         metadata,
@@ -223,10 +225,11 @@ def read(folder: Path) -> RunRecord:
         search,
         front,
         scored,
-        _read_if_there(folder / "attempts.json", _measured_over_predicted) or (),
-        _read_if_there(folder / "policy.json", lambda data: _preferences(data, space)) or (),
-        _read_if_there(folder / "trust.json", ProxyCorrelation.from_json),
-        tuple(level for level in ratios if level) if not search else (),
+        _read_list(folder / "attempts.json", lambda attempt: number(attempt["measured_over_predicted"])),
+        _read_list(folder / "policy.json", lambda one: PolicyPreferences.from_json(one, space)),
+        _read(trust, ProxyCorrelation.from_json) if trust.exists() else None,
+        tuple(_read(path, KeepRatios.from_json) for path in ratios if path.exists() and not search),
+        _stages(folder),
     )
 
 
@@ -238,8 +241,9 @@ def _read(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
         raise InputError(f"{path} is damaged ({_reason(error)}); restore it, or run `prunetime prune` again") from error
 
 
-def _read_if_there(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
-    return _read(path, parse) if path.exists() else None
+def _read_list(path: Path, parse: Callable[[Any], Parsed]) -> tuple[Parsed, ...]:
+    """Reads a list of a run that may have none."""
+    return _read(path, lambda data: tuple(map(parse, data))) if path.exists() else ()
 
 
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, PrunetimeError)
@@ -287,9 +291,12 @@ def _checked_profile(data: Any, budget: Budget, dims: Dims) -> LatencyProfile:
     return profile
 
 
-def _measured_over_predicted(data: Any) -> tuple[float, ...]:
-    return tuple(number(attempt["measured_over_predicted"]) for attempt in data)
+def _stages(folder: Path) -> tuple[tuple[str, float], ...]:
+    """Reads the records of stages that say how long they took; what `trust` tuned is no part of the run."""
+    paths = (path for path in sorted(folder.glob("stages/*.json")) if not path.name.startswith("trust-"))
+    timed = filter(None, (_read(path, _title_and_seconds) for path in paths))
+    return tuple(sorted(timed, key=lambda stage: -stage[1]))
 
 
-def _preferences(data: Any, space: Space) -> tuple[PolicyPreferences, ...]:
-    return tuple(PolicyPreferences.from_json(one, space) for one in data)
+def _title_and_seconds(data: Any) -> tuple[str, float] | None:
+    return (str(data["title"]), number(data["seconds"])) if "seconds" in data else None

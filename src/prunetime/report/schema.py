@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 from typing import Any
 
 from prunetime.core.estimate import Estimate
 from prunetime.latency.measure import LatencySummary
 
 Json = dict[str, Any]
-
-
-def estimate_of(value: Any, ci95: Any) -> Estimate:
-    """An estimate of finite numbers; raises ValueError where one is none."""
-    low, high = ci95
-    return Estimate(number(value), number(low), number(high))
 
 
 def number(value: Any) -> float:
@@ -24,9 +19,14 @@ def number(value: Any) -> float:
     return float(value)
 
 
+def estimate(data: Json, name: str = "value", interval: str = "ci95") -> Estimate:
+    """Returns the estimate, of finite numbers, whose fields of `data` have these names."""
+    return Estimate(*map(number, astuple(Estimate.from_json(data, name, interval))))
+
+
 def latency_of(data: Json) -> LatencySummary:
-    """A latency of finite microseconds."""
+    """Returns a latency of finite microseconds."""
     latency = LatencySummary.from_json(data)
-    for value in (latency.p50_us, latency.p99_us, *latency.p50.ci95, *latency.p99.ci95):
+    for value in (*astuple(latency.p50), *astuple(latency.p99)):
         number(value)
     return latency

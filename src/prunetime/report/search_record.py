@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.estimate import Estimate
 from prunetime.latency.measure import LatencySummary
-from prunetime.report.schema import Json, estimate_of, latency_of, number
+from prunetime.report.schema import Json, estimate, latency_of, number
 from prunetime.search.space import Space
 
 KINDS = ("uniform", "depth", "evolution")
@@ -72,8 +71,8 @@ class TimedPoint:
 
     @classmethod
     def from_json(cls, data: Json, space: Space) -> TimedPoint:
-        measured = estimate_of(data["measured_us"], data["ci95_us"])
-        return cls(_spec(data["genome"], space), number(data["score"]), number(data["predicted_us"]), measured)
+        spec, measured = _spec(data["genome"], space), estimate(data, "measured_us", "ci95_us")
+        return cls(spec, number(data["score"]), number(data["predicted_us"]), measured)
 
     @property
     def error(self) -> float:
@@ -95,14 +94,6 @@ class TimedFront:
             raise ValueError("no point of the front was timed")
         return cls(latency_of(data["dense"]), points)
 
-    @property
-    def median_error(self) -> float:
-        return median(abs(point.error) for point in self.points)
-
-    @property
-    def worst_error(self) -> float:
-        return max(abs(point.error) for point in self.points)
-
 
 @dataclass(frozen=True)
 class ProxyCorrelation:
@@ -122,7 +113,7 @@ class ProxyCorrelation:
         budgets = list(dict.fromkeys(shares))
         taus = [number(tau) for tau in data["of_budget"]]
         of_budget = ((share, shares.count(share), tau) for share, tau in zip(budgets, taus, strict=True))
-        return cls(estimate_of(data["within"], data["ci95"]), number(data["overall"]), tuple(of_budget))
+        return cls(estimate(data, "within"), number(data["overall"]), tuple(of_budget))
 
 
 @dataclass(frozen=True)
