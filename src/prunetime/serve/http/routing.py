@@ -127,6 +127,20 @@ def get(path: str, endpoint: Endpoint, gives: Any, summary: str, *refuses: Code,
     return Route("GET", path, endpoint, summary=summary, gives=gives, refuses=refuses, **more)
 
 
+def post(path: str, endpoint: Endpoint, takes: Any, gives: Any, summary: str, *refuses: Code, **more: Any) -> Route:
+    """A route of the method POST, as `get`; `takes` is the type of its body's JSON."""
+    return Route("POST", path, endpoint, takes=takes, gives=gives, summary=summary, refuses=refuses, **more)
+
+
+def not_here(method: str, path: str, code: Code, why: str) -> Route:
+    """A route that only says why there is nothing."""
+
+    async def refuse(_: Request) -> Response:
+        raise RefusedError(code, why)
+
+    return Route(method, path, refuse, summary="Not here: the answer says why.", refuses=(code,))
+
+
 class Router:
     """A router finds the route of a request: fixed paths by name, the others by pattern."""
 

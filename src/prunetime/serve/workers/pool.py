@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from prunetime.errors import InputError
 from prunetime.serve import memory
@@ -22,6 +21,8 @@ from prunetime.serve.workers.control import (
     ListModels,
     Load,
     Message,
+    MessageHandler,
+    Reload,
     ReloadKeys,
     Rollback,
     Unload,
@@ -35,52 +36,36 @@ FLUSH_SECONDS = 1.0
 TIDY_SECONDS = 1.0
 
 
-class Worker(Protocol):
-    """A process that serves: this one (`LocalWorker`), or another one over a `control.Link`."""
-
-    async def ask(self, message: Message) -> Sequence[Entry]: ...
-
-
-class WorkerPool(Protocol):
-    """All processes that serve together, as one of them sees them."""
-
-    async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
-        """Loads a version of a model in every process, and returns once it answers in all of them.
-
-        Raises RefusedError where one process cannot load it; then nothing has changed in any process.
-        """
-        ...
-
-    async def unload(self, name: str, version: str | None) -> Sequence[Entry]: ...
-
-    async def reload(self) -> None:
-        """Reads keys and certificates again, and then the newest version of each model from its folder, as a new
-        version. Where something cannot be read, the old one stays and the log says why."""
-        ...
-
-    async def flush(self) -> None:
-        """Makes every process write its counters to its file, for `/metrics`."""
-        ...
-
-
 class LocalPool:
     """A pool that asks its workers itself. `processes` serve the models in `entries`; whoever changes either must hold
     the `lock`."""
 
-    def __init__(self, processes: Sequence[Worker], entries: Sequence[Entry] = ()) -> None:
+    def __init__(self, processes: Sequence[MessageHandler], entries: Sequence[Entry] = ()) -> None:
         self.processes, self.entries, self.lock = list(processes), entries, asyncio.Lock()
 
-    async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
-        async with self.lock:
-            return await self._load(name, folder, replaced)
+    async def ask(self, message: Message) -> Sequence[Entry]:
+        match message:
+            case Load():
+                async with self.lock:
+                    return [await self._load(message)]
+            case Unload():
+                async with self.lock:
+                    gone = await self._all(message)
+                    self.entries = await self._all(ListModels())
+                return gone
+            case Reload():
+                await self._reload()
+            case Flush():
+                with suppress(asyncio.TimeoutError):  # of one that hangs: what it counted itself is there
+                    await asyncio.wait_for(self._all(message), FLUSH_SECONDS)
+            case Drain():
+                with suppress(asyncio.TimeoutError, RefusedError):  # of those that hang or are gone
+                    await asyncio.wait_for(self._all(message), FLUSH_SECONDS)
+            case _:
+                raise AssertionError(message)
+        return []
 
-    async def unload(self, name: str, version: str | None) -> Sequence[Entry]:
-        async with self.lock:
-            gone = await self._all(Unload(name, version))
-            self.entries = await self._all(ListModels())
-        return gone
-
-    async def reload(self) -> None:
+    async def _reload(self) -> None:
         try:
             await self._all(ReloadKeys())  # first: a key that was taken back must not wait for models
         except RefusedError as error:
@@ -91,24 +76,15 @@ class LocalPool:
                 if not folders:  # unloaded meanwhile
                     continue
                 try:
-                    await self._load(name, folders[-1], "newest")
+                    await self._load(Load(name, folders[-1], "newest"))
                 except RefusedError as error:
                     LOG.error("model %s is not reloaded, the old one stays: %s", name, error)
         LOG.info("reloaded; serving %s", ", ".join(entry.label for entry in self.entries))
 
-    async def drain(self) -> None:
-        """Makes every process fail its readiness check, and close connections with its answers."""
-        with suppress(asyncio.TimeoutError, RefusedError):  # of those that hang or are gone
-            await asyncio.wait_for(self._all(Drain()), FLUSH_SECONDS)
-
-    async def flush(self) -> None:
-        with suppress(asyncio.TimeoutError):  # of one that hangs: what it counted itself is there
-            await asyncio.wait_for(self._all(Flush()), FLUSH_SECONDS)
-
-    async def _load(self, name: str, folder: str, replaced: Replaced) -> Entry:
+    async def _load(self, message: Load) -> Entry:
         """Loads a version in all processes, then publishes it in all (two-phase commit)."""
         try:
-            await self._all(Load(name, folder, replaced))
+            await self._all(message)
         except RefusedError:
             await self._all(Rollback())
             raise

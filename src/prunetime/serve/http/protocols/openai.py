@@ -21,7 +21,7 @@ from prunetime.serve.http.protocols.common import (
     read_to_embed,
     rows_to_embed,
 )
-from prunetime.serve.http.routing import Request, Response, Route, encoded_list, get
+from prunetime.serve.http.routing import Request, Response, Route, encoded_list, get, post
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's error types by status; other statuses below 500 are invalid_request_error."""
@@ -99,21 +99,12 @@ class OpenAI:
         self._service = service
 
     def routes(self) -> list[Route]:
+        takes, gives, failure = EmbeddingsRequest, EmbeddingsAnswer, OpenAIFailure
+        embeddings, summary = "/v1/embeddings", "Embeddings of texts, as OpenAI has it."
         return [
-            Route(
-                "POST",
-                "/v1/embeddings",
-                self.embeddings,
-                takes=EmbeddingsRequest,
-                gives=EmbeddingsAnswer,
-                refuses=SCORING_REFUSALS,
-                failure=OpenAIFailure,
-                summary="Embeddings of texts, as OpenAI has it.",
-            ),
-            get("/v1/models", self.models, ModelList, "The names of models.", failure=OpenAIFailure),
-            get(
-                "/v1/models/{model}", self.model, ModelCard, "A model by its name.", "not_found", failure=OpenAIFailure
-            ),
+            post(embeddings, self.embeddings, takes, gives, summary, *SCORING_REFUSALS, failure=failure),
+            get("/v1/models", self.models, ModelList, "The names of models.", failure=failure),
+            get("/v1/models/{model}", self.model, ModelCard, "A model by its name.", "not_found", failure=failure),
         ]
 
     async def embeddings(self, request: Request) -> Response:

@@ -18,7 +18,7 @@ from prunetime.serve.http.protocols.oip.messages import (
 )
 from prunetime.serve.http.protocols.oip.parameters import Parameters, seconds_of
 from prunetime.serve.http.protocols.oip.tensors import TextTensor, check_wanted, rows_of
-from prunetime.serve.workers.pool import WorkerPool
+from prunetime.serve.workers.control import Load, MessageHandler, Unload
 
 EXTENSIONS = [
     "binary_tensor_data",
@@ -64,14 +64,14 @@ def index(models: ModelRegistry, ready: bool) -> list[ModelState]:
     return states if ready else states + [ModelState(name, "", "UNAVAILABLE", UNLOADED) for name in models.unloaded]
 
 
-async def load(models: ModelRegistry, pool: WorkerPool, name: str, asked: LoadRequest) -> ModelState:
+async def load(models: ModelRegistry, pool: MessageHandler, name: str, asked: LoadRequest) -> ModelState:
     """Loads a new version of a model in every process, or in none. Raises RefusedError where one cannot."""
     folder = str(models.folder(name)) if asked.artifact is None else asked.artifact
-    loaded = await pool.load(name, folder, "none" if asked.keep else "all")
+    (loaded,) = await pool.ask(Load(name, folder, "none" if asked.keep else "all"))
     return ModelState(loaded.name, loaded.version, "READY")
 
 
-async def unload(pool: WorkerPool, name: str, asked: UnloadRequest) -> list[ModelState]:
+async def unload(pool: MessageHandler, name: str, asked: UnloadRequest) -> list[ModelState]:
     """Unloads a version of a model, or all, in every process. Raises RefusedError where there is none."""
-    gone = await pool.unload(name, asked.version)
+    gone = await pool.ask(Unload(name, asked.version))
     return [ModelState(each.name, each.version, "UNAVAILABLE", UNLOADED) for each in gone]

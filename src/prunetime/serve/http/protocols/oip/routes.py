@@ -28,7 +28,7 @@ from prunetime.serve.http.protocols.oip.messages import (
 )
 from prunetime.serve.http.protocols.oip.parameters import REQUEST, check_parameters
 from prunetime.serve.http.protocols.oip.tensors import TextTensor, output_tensors
-from prunetime.serve.http.routing import Request, Response, Route, get
+from prunetime.serve.http.routing import Request, Response, Route, get, post
 
 COMPRESSED_FROM = 1_024
 """The least bytes of a response that is compressed: a smaller one is one packet anyway."""
@@ -41,7 +41,7 @@ class OpenInference:
         self._service, self._models = service, service.models
 
     def routes(self) -> list[Route]:
-        model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+        index, model, version = "/v2/repository/index", "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         return [
             get("/v2", self.server, ServerMetadata, "What this server is."),
             get("/v2/health/live", self.live, Live, "Whether it runs.", open=True),
@@ -53,26 +53,10 @@ class OpenInference:
                 for route in (
                     get(path, self.model, ModelMetadata, "A model.", "not_found"),
                     get(f"{path}/ready", self.model_ready, Ready, "Whether a model can answer.", "not_found"),
-                    Route(
-                        "POST",
-                        f"{path}/infer",
-                        self.infer,
-                        takes=InferRequest,
-                        gives=InferAnswer,
-                        refuses=SCORING_REFUSALS,
-                        summary="Score texts.",
-                    ),
+                    post(f"{path}/infer", self.infer, InferRequest, InferAnswer, "Score texts.", *SCORING_REFUSALS),
                 )
             ),
-            Route(
-                "POST",
-                "/v2/repository/index",
-                self.index,
-                takes=IndexRequest,
-                gives=list[ModelState],
-                body_may_be_empty=True,
-                summary="All models and versions.",
-            ),
+            post(index, self.index, IndexRequest, list[ModelState], "All models and versions.", body_may_be_empty=True),
         ]
 
     async def server(self, _: Request) -> Response:

@@ -46,7 +46,7 @@ from prunetime.serve.http.protocols.tei.messages import (
     Token,
     TokenizeRequest,
 )
-from prunetime.serve.http.routing import Endpoint, Request, Response, Route, encoded_list
+from prunetime.serve.http.routing import Endpoint, Request, Response, Route, encoded_list, get, not_here, post
 
 EMBEDDED_NUMBERS = 1 << 20
 """The most numbers in an answer with token embeddings: it takes some 20 bytes a number."""
@@ -54,10 +54,7 @@ EMBEDDED_NUMBERS = 1 << 20
 TOKENIZED_CHARACTERS = 1 << 16
 """The most characters of a request to tokenize: its answer takes some 20 bytes a character."""
 
-NOT_HERE = {
-    "/embed_sparse": "the model has no sparse embeddings, which SPLADE makes; ask /embed",
-}
-"""The routes of text-embeddings-inference that no model here can answer, with the reason."""
+NO_SPARSE_EMBEDDINGS = "the model has no sparse embeddings, which SPLADE makes; ask /embed"
 
 
 class TextEmbeddingsInference:
@@ -68,39 +65,19 @@ class TextEmbeddingsInference:
 
     def routes(self) -> list[Route]:
         summary = "The default model and the limits of requests, as text-embeddings-inference has it."
-        not_here = "Not here: the answer says why."
+        of_all = list[list[list[float]]]
+        ranks = list[Rank] | DocumentRerankAnswer
+        of_tokens: tuple[Code, ...] = ("not_found", "too_large", "unusable")
         return [
             _post("/predict", self.predict, PredictRequest, list[Prediction | list[Prediction]], "Labels of texts"),
-            _post(
-                "/rerank",
-                self.rerank,
-                RerankRequest,
-                list[Rank] | DocumentRerankAnswer,
-                "Texts by how well they go with a query",
-            ),
+            _post("/rerank", self.rerank, RerankRequest, ranks, "Texts by how well they go with a query"),
             _post("/embed", self.embed, EmbedRequest, list[list[float]], "Embeddings of texts"),
-            _post(
-                "/embed_all",
-                self.embed_all,
-                EmbedAllRequest,
-                list[list[list[float]]],
-                "Embeddings of every token of texts",
-            ),
-            *(
-                Route("POST", path, partial(_refuse, why), refuses=("unusable",), summary=not_here)
-                for path, why in NOT_HERE.items()
-            ),
+            _post("/embed_all", self.embed_all, EmbedAllRequest, of_all, "Embeddings of every token of texts"),
+            not_here("POST", "/embed_sparse", "unusable", NO_SPARSE_EMBEDDINGS),
             _post("/similarity", self.similarity, SimilarityRequest, list[float], "How alike a text is to others"),
-            _post(
-                "/tokenize",
-                self.tokenize,
-                TokenizeRequest,
-                list[list[Token]],
-                "The tokens of texts",
-                ("not_found", "too_large", "unusable"),
-            ),
-            _post("/decode", self.decode, DecodeRequest, list[str], "The texts of tokens", ("not_found", "unusable")),
-            Route("GET", "/info", self.info, gives=Info, refuses=("not_found", "not_ready"), summary=summary),
+            _post("/tokenize", self.tokenize, TokenizeRequest, list[list[Token]], "The tokens of texts", *of_tokens),
+            _post("/decode", self.decode, DecodeRequest, list[str], "The texts of tokens", "not_found", "unusable"),
+            get("/info", self.info, Info, summary, "not_found", "not_ready"),
         ]
 
     async def predict(self, request: Request) -> Response:
@@ -195,11 +172,9 @@ class TextEmbeddingsInference:
         )
 
 
-def _post(
-    path: str, endpoint: Endpoint, takes: Any, gives: Any, what: str, refuses: tuple[Code, ...] = SCORING_REFUSALS
-) -> Route:
+def _post(path: str, endpoint: Endpoint, takes: Any, gives: Any, what: str, *refuses: Code) -> Route:
     summary = f"{what}, as text-embeddings-inference has it."
-    return Route("POST", path, endpoint, takes=takes, gives=gives, refuses=refuses, summary=summary)
+    return post(path, endpoint, takes, gives, summary, *(refuses or SCORING_REFUSALS))
 
 
 async def embed(service: Service, request: Request, asked: EmbedRequest) -> Response:
@@ -236,10 +211,6 @@ def _read_every_token(
             f"{tokens} tokens with {width} numbers each are more than the {EMBEDDED_NUMBERS} numbers of a request",
         )
     return inputs
-
-
-async def _refuse(why: str, _: Request) -> Response:
-    raise RefusedError("unusable", why)
 
 
 def _rows_of(inputs: str | list[str | list[str]]) -> tuple[list[str | Texts], bool]:
