@@ -36,10 +36,6 @@ class ByLabels(dict[tuple[str, ...], M], Generic[M]):
         self[labels] = found
         return found
 
-    def forget(self, labels: tuple[str, ...]) -> None:
-        self.metric.remove(*labels)
-        del self[labels]
-
 
 class Metrics:
     """The metrics of one process. Where several processes serve together, each writes its own to `file`, and the files
@@ -89,7 +85,8 @@ class Metrics:
                     self._counted[label, found] = count
         for counted in self._of_models:
             for labels in [labels for labels in counted if labels[0] not in models]:
-                counted.forget(labels)
+                counted.metric.remove(*labels)
+                del counted[labels]
         self._counted = {key: count for key, count in self._counted.items() if key[0] in models}
         self._served = models.keys()
         if self._file:
