@@ -165,13 +165,8 @@ class Supervisor:
 
 def supervise(settings: ServeSettings, listener: socket.socket, on_ready: Callable[[Sequence[Entry]], None]) -> None:
     """Serves until a signal stops it. Raises InputError where a worker cannot start."""
-
-    async def run(counts: Path) -> None:
-        await Supervisor(settings, listener, counts).run(on_ready)
-
     if settings.experiments:
-        database(
-            settings.outcomes
-        ).close()  # processes that make its table at the same time would be in each other's way
+        # Processes that make its table at the same time would be in each other's way.
+        database(settings.outcomes).close()
     with TemporaryDirectory(prefix="prunetime-counts-") as counts:
-        asyncio.run(run(Path(counts)))
+        asyncio.run(Supervisor(settings, listener, Path(counts)).run(on_ready))

@@ -73,7 +73,7 @@ class Request(ServiceRequest):
             raise RefusedError("bad_request", f"the query of the URL is not read: put {name!r} into the body")
         encoding = self.headers.get("content-encoding", "identity").strip().lower()
         check_encoding(encoding)
-        if int(self.headers.get("content-length", "0")) > self.bodies.max_body_size:
+        if int(self.headers.get("content-length", "0")) > self.bodies.settings.max_body_size:
             raise self.bodies.too_large()
         found = await self.bodies.read(self.scope, self.receive)
         self._held += len(found)

@@ -8,7 +8,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -108,12 +108,9 @@ class WorkerExitedError(PrunetimeError):
     """The process at the other end of the channel has ended."""
 
 
-def _decoded(kind: type, value: Any) -> Any:
-    return kind(value)  # of pathlib.Path, which is written as a string
-
-
+# A pathlib.Path is written as a string.
 ENCODER = msgspec.json.Encoder(enc_hook=str)
-DECODER = msgspec.json.Decoder(ControlRequest | ControlResponse, dec_hook=_decoded)
+DECODER = msgspec.json.Decoder(ControlRequest | ControlResponse, dec_hook=lambda kind, value: kind(value))
 
 
 class Link:

@@ -109,12 +109,12 @@ class OpenAI:
 
     async def embeddings(self, request: Request) -> Response:
         asked = await request.json(EmbeddingsRequest)
-        rows = rows_to_embed(asked.input)
         read = partial(read_to_embed, prompt_name=asked.prompt_name)
-        scored = await self._service.score(request, rows, asked.model, read=read)
+        scored = await self._service.score(request, rows_to_embed(asked.input), asked.model, read=read)
         embeddings = unit(first_numbers(scored, asked.dimensions))
-        write = _in_base64 if asked.encoding_format == "base64" else _in_numbers
-        written = (Embedding(index, write(row)) for index, row in enumerate(embeddings))
+        base64 = asked.encoding_format == "base64"
+        rows = (_in_base64(row) if base64 else row.tolist() for row in embeddings)
+        written = (Embedding(index, row) for index, row in enumerate(rows))
         data = await self._service.beside(scored, partial(encoded_list, written))
         tokens = len(scored.inputs.tokens.ids)
         return Response.of(EmbeddingsAnswer(scored.loaded.label, data, Usage(tokens, tokens)), headers=scored.headers)
@@ -130,11 +130,6 @@ class OpenAI:
 
 def _card(name: str, loaded: LoadedModel) -> ModelCard:
     return ModelCard(name, int(loaded.loaded_at))
-
-
-def _in_numbers(row: NDArray[np.float32]) -> list[float]:
-    numbers: list[float] = row.tolist()
-    return numbers
 
 
 def _in_base64(row: NDArray[np.float32]) -> str:
