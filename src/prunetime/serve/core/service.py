@@ -201,7 +201,7 @@ class Service:
     async def _computed(self, request: ServiceRequest, timed: TimedEngine, inputs: Inputs, deadline: float) -> Work:
         if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS and await self._at_once(request):
             problems: list[Exception | None] = []
-            work = Work(timed.engine, timed.speed, inputs.tokens, deadline, lambda _, error: problems.append(error))
+            work = Work(*timed, inputs.tokens, deadline, lambda _, error: problems.append(error))
             if self.scheduler.run_now(work):
                 _raise(problems[0])
                 return work
@@ -213,7 +213,7 @@ class Service:
         def done(_: Work, error: Exception | None) -> None:
             loop.call_soon_threadsafe(_settle, over, error)
 
-        work = Work(timed.engine, timed.speed, inputs.tokens, deadline, done)
+        work = Work(*timed, inputs.tokens, deadline, done)
         self.scheduler.submit(work)
         gone = loop.create_task(request.listen_for_disconnect())
         try:
