@@ -77,7 +77,8 @@ stub: .venv/dev
 
 # The messages of gRPC, after serve/grpc/open_inference.proto has changed.
 proto: .venv/dev
-	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src prunetime/serve/grpc/open_inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I src --pyi_out=src \
+		--descriptor_set_out=src/prunetime/serve/grpc/open_inference.binpb prunetime/serve/grpc/open_inference.proto
 
 # What a release is: source, a wheel for this Python that any Linux of its age takes, and what it brings along.
 dist: .venv/release/installed

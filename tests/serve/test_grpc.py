@@ -323,10 +323,12 @@ def test_every_refusal_has_a_status_of_grpc() -> None:
 
 def test_the_messages_are_made_of_the_proto(tmp_path: Path) -> None:
     proto = "prunetime/serve/grpc/open_inference.proto"
-    assert protoc.main(["", f"-I{SOURCE}", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", proto]) == 0
-    for suffix in (".py", ".pyi"):
-        name = Path(proto).with_name(f"open_inference_pb2{suffix}")
-        assert (tmp_path / name).read_text() == (SOURCE / name).read_text(), "run `make proto`"
+    descriptors = Path(proto).with_suffix(".binpb")
+    (tmp_path / descriptors).parent.mkdir(parents=True)
+    made = f"--descriptor_set_out={tmp_path / descriptors}", f"--pyi_out={tmp_path}"
+    assert protoc.main(["", f"-I{SOURCE}", *made, proto]) == 0
+    for name in (descriptors, Path(proto).with_name("open_inference_pb2.pyi")):
+        assert (tmp_path / name).read_bytes() == (SOURCE / name).read_bytes(), "run `make proto`"
 
 
 def test_fields_are_counted_as_the_parser_finds_them() -> None:

@@ -20,6 +20,7 @@ from prunetime.serve.core.scheduler import Work
 from prunetime.serve.core.speed import Speed
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.settings import ServeSettings
+from prunetime.serve.workers.control import Reload
 
 
 def pairs(rows: int) -> dict:
@@ -51,7 +52,7 @@ def test_an_unloaded_model_is_gone_without_the_garbage_collector(artifacts: Path
     try:
         assert set(asyncio.run(crowd(app))) == {200, 422, 429, 503}
         old = weakref.ref(app.models.get().model.engine)
-        asyncio.run(app.pool.reload())
+        asyncio.run(app.pool.ask(Reload()))
         eventually(lambda: old() is None)
         assert asyncio.run(crowd(app))[0] == 200
     finally:

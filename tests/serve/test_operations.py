@@ -23,7 +23,7 @@ from prunetime.serve.core.models import Entry
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.keys import Keys
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.workers.control import Load, Message
+from prunetime.serve.workers.control import Load, Message, Reload
 from prunetime.serve.workers.pool import LocalPool
 
 Serve = Callable[..., Served]
@@ -205,7 +205,7 @@ def test_keys_are_read_again_before_models(artifacts: Path, tmp_path: Path) -> N
 
     keys.write_text("new\n")
     pool = LocalPool([Seen()], [loaded.entry for loaded in app.models])
-    asyncio.run(pool.reload())
+    asyncio.run(pool.ask(Reload()))
     app.service.stop()
     assert seen == [[False, True]]
     assert [loaded.label for loaded in app.models] == ["pairs/2"]

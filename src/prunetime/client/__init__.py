@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from prunetime.client.conversation import BaseClient, Outcome, Score, ServerError, Steps, T
+import httpx2
+
+from prunetime.client.conversation import Conversation, Outcome, Score, ServerError
 from prunetime.core.deprecation import renamed_arguments, warn_renamed
-from prunetime.errors import InputError
 from prunetime.inference.model import RankedDocument
 from prunetime.inference.tokenize import Texts
 
-try:
-    import httpx2
-except ModuleNotFoundError:
-    raise InputError("the client needs httpx2: pip install 'prunetime[client]'") from None
-
 __all__ = ["AsyncClient", "Client", "Outcome", "Score", "ServerError"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-class Client(BaseClient):
+
+class Client:
     """A blocking client, which several threads may share.
 
     Requests that the server refuses for now (429, 503), or that are lost on the way, are retried while there is time.
@@ -43,8 +42,9 @@ class Client(BaseClient):
 
     @renamed_arguments(url="base_url", key="api_key")
     def __init__(self, base_url: str, api_key: str | None = None, timeout: float = 10.0) -> None:
-        super().__init__(base_url, api_key, timeout)
         self._http = httpx2.Client()
+        transport = _at_once(self._http.request), _at_once(time.sleep)
+        self._conversation = Conversation(base_url, api_key, timeout, *transport)
 
     def score(
         self,
@@ -71,7 +71,7 @@ class Client(BaseClient):
         Raises:
             InputError: `texts` are none, or have other widths than the model's inputs.
         """
-        return self._run(self._score(texts, model, version, timeout, experiment_key))
+        return _done(self._conversation.score(texts, model, version, timeout, experiment_key=experiment_key))
 
     def rank(
         self,
@@ -98,8 +98,8 @@ class Client(BaseClient):
         Returns:
             A list of `{"corpus_id": index, "score": number}`, with `"text"` where asked for.
         """
-        fields = {"top_n": top_k, "model": model}
-        return self._run(self._rank(query, documents, fields, timeout, experiment_key, return_documents))
+        options: dict[str, Any] = {"return_documents": return_documents, "experiment_key": experiment_key}
+        return _done(self._conversation.rank(query, documents, top_k, model, timeout, **options))
 
     def embed(
         self,
@@ -122,19 +122,20 @@ class Client(BaseClient):
         Returns:
             A list of embeddings, each a list of `width` numbers and scaled to length 1.
         """
-        return self._run(self._embed(texts, {"model": model, "prompt_name": prompt_name}, timeout, experiment_key))
+        options = {"prompt_name": prompt_name, "experiment_key": experiment_key}
+        return _done(self._conversation.embed(texts, model, timeout, **options))
 
     def add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None = None) -> int:
         """Posts outcomes of an experiment, and returns how many, once they are on the server's disk."""
-        return self._run(self._add_outcomes(experiment, outcomes, timeout))
+        return _done(self._conversation.add_outcomes(experiment, outcomes, timeout))
 
     def experiment(self, name: str, timeout: float | None = None) -> dict[str, Any]:
         """The report of an experiment: its `arms` and `comparisons`, as `GET /experiments/NAME` has them."""
-        return self._run(self._experiment(name, timeout))
+        return _done(self._conversation.experiment(name, timeout))
 
     def models(self, timeout: float | None = None) -> list[str]:
         """The served models, as NAME/VERSION."""
-        return self._run(self._models(timeout))
+        return _done(self._conversation.models(timeout))
 
     def close(self) -> None:
         """Closes the connections to the server."""
@@ -146,24 +147,8 @@ class Client(BaseClient):
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
-    def _run(self, steps: Steps[T]) -> T:
-        reply: Any = None
-        while True:
-            try:
-                step = steps.send(reply)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            if isinstance(step, float):
-                time.sleep(step)
-                continue
-            try:
-                reply = self._http.request(**self._request(*step))
-            except httpx2.TransportError as error:
-                reply = self._unreachable(error)
 
-
-class AsyncClient(BaseClient):
+class AsyncClient(Conversation):
     """As `Client`, with methods to be awaited.
 
     Example:
@@ -174,60 +159,8 @@ class AsyncClient(BaseClient):
 
     @renamed_arguments(url="base_url", key="api_key")
     def __init__(self, base_url: str, api_key: str | None = None, timeout: float = 10.0) -> None:
-        super().__init__(base_url, api_key, timeout)
         self._http = httpx2.AsyncClient()
-
-    async def score(
-        self,
-        texts: Sequence[str | Texts],
-        model: str,
-        version: str | None = None,
-        timeout: float | None = None,
-        *,
-        experiment_key: str | None = None,
-    ) -> list[Score]:
-        """See `Client.score`."""
-        return await self._run(self._score(texts, model, version, timeout, experiment_key))
-
-    async def rank(
-        self,
-        query: str,
-        documents: Sequence[str],
-        top_k: int | None = None,
-        model: str | None = None,
-        timeout: float | None = None,
-        *,
-        return_documents: bool = False,
-        experiment_key: str | None = None,
-    ) -> list[RankedDocument]:
-        """See `Client.rank`."""
-        fields = {"top_n": top_k, "model": model}
-        return await self._run(self._rank(query, documents, fields, timeout, experiment_key, return_documents))
-
-    async def embed(
-        self,
-        texts: Sequence[str],
-        model: str | None = None,
-        timeout: float | None = None,
-        *,
-        prompt_name: str | None = None,
-        experiment_key: str | None = None,
-    ) -> list[list[float]]:
-        """See `Client.embed`."""
-        fields = {"model": model, "prompt_name": prompt_name}
-        return await self._run(self._embed(texts, fields, timeout, experiment_key))
-
-    async def add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None = None) -> int:
-        """See `Client.add_outcomes`."""
-        return await self._run(self._add_outcomes(experiment, outcomes, timeout))
-
-    async def experiment(self, name: str, timeout: float | None = None) -> dict[str, Any]:
-        """See `Client.experiment`."""
-        return await self._run(self._experiment(name, timeout))
-
-    async def models(self, timeout: float | None = None) -> list[str]:
-        """See `Client.models`."""
-        return await self._run(self._models(timeout))
+        super().__init__(base_url, api_key, timeout, self._http.request, asyncio.sleep)
 
     async def aclose(self) -> None:
         """Closes the connections to the server."""
@@ -244,18 +177,21 @@ class AsyncClient(BaseClient):
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         await self.aclose()
 
-    async def _run(self, steps: Steps[T]) -> T:
-        reply: Any = None
-        while True:
-            try:
-                step = steps.send(reply)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            if isinstance(step, float):
-                await asyncio.sleep(step)
-                continue
-            try:
-                reply = await self._http.request(**self._request(*step))
-            except httpx2.TransportError as error:
-                reply = self._unreachable(error)
+
+def _at_once(blocking: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+    """Makes a function that blocks one that can be awaited, and is done at once."""
+
+    async def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        return blocking(*args, **kwargs)
+
+    return called
+
+
+def _done(conversation: Coroutine[Any, Any, T]) -> T:
+    """Runs a conversation over a transport that blocks: it never waits for an event loop."""
+    try:
+        conversation.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("a conversation that blocks has waited")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from prunetime.core.task import Answer, Span
@@ -15,15 +15,16 @@ from prunetime.errors import InputError, PrunetimeError
 from prunetime.inference.model import RankedDocument
 from prunetime.inference.tokenize import Texts
 
-if TYPE_CHECKING:
+try:
     import httpx2
+except ModuleNotFoundError:
+    raise InputError("the client needs httpx2: pip install 'prunetime[client]'") from None
 
 FIRST_BACKOFF = 0.05
 """Seconds before the first retry, unless the server says how many; they double with each retry."""
 
 RETRIED_STATUSES = (429, 503)
 
-T = TypeVar("T")
 Score = float | list[float] | Answer | list[Span]
 
 
@@ -55,54 +56,35 @@ class Outcome:
     defect: bool
 
 
-@dataclass(frozen=True)
-class HttpRequest:
-    method: str
-    path: str
-    content: Any = None
-    experiment_key: str | None = None
+class Conversation:
+    """The conversations of both clients, apart from input and output: `send` sends a request as `httpx2.request` does,
+    and `sleep` waits for so many seconds."""
 
-
-Steps = Generator[tuple[HttpRequest, float] | float, Any, T]
-"""A conversation with the server, apart from input and output: a generator that yields a request and the seconds that
-are left for it, and is sent the response or an error; or that yields seconds to wait."""
-
-
-class BaseClient:
-    """The conversations of both clients."""
-
-    def __init__(self, base_url: str, api_key: str | None, timeout: float) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        timeout: float,
+        send: Callable[..., Awaitable[httpx2.Response]],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
         if not timeout > 0.0:
             raise InputError(f"timeout is {timeout}: it must be above 0 seconds")
-        self._base_url, self._timeout = base_url.rstrip("/"), timeout
+        self._base_url, self._timeout, self._send, self._sleep = base_url.rstrip("/"), timeout, send, sleep
         self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         self._input_names: dict[str, list[str]] = {}
         """A cache of the names of a model's inputs, by its path."""
 
-    def _with_retries(self, call: HttpRequest, timeout: float | None) -> Steps[Any]:
-        """Returns the response's JSON. Retries requests that are refused for now, or lost on the way, while there is
-        time: scoring twice does no harm."""
-        deadline, wait = time.monotonic() + (timeout or self._timeout), FIRST_BACKOFF
-        while True:
-            reply = yield call, deadline - time.monotonic()
-            if isinstance(reply, ServerError):
-                error = reply
-            elif reply.status_code < 300:
-                return reply.json() if reply.content else None
-            else:
-                error = _refusal(reply)
-                wait = max(wait, float(reply.headers.get("retry-after", 0.0)))
-            if error.status not in (0, *RETRIED_STATUSES) or time.monotonic() + wait >= deadline:
-                raise error
-            yield wait * random.uniform(1.0, 1.25)
-            wait *= 2.0
-
-    def _unreachable(self, error: Exception) -> ServerError:
-        return ServerError(f"{self._base_url}: {str(error) or type(error).__name__}")
-
-    def _score(
-        self, texts: Sequence[str | Texts], model: str, version: str | None, timeout: float | None, key: str | None
-    ) -> Steps[list[Score]]:
+    async def score(
+        self,
+        texts: Sequence[str | Texts],
+        model: str,
+        version: str | None = None,
+        timeout: float | None = None,
+        *,
+        experiment_key: str | None = None,
+    ) -> list[Score]:
+        """See `Client.score`."""
         rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         widths = {len(row) for row in rows}
         if len(widths) != 1:
@@ -110,7 +92,7 @@ class BaseClient:
         where = f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
         names = self._input_names.get(where)
         if names is None:
-            told = yield from self._with_retries(HttpRequest("GET", where), timeout)
+            told = await self._ask("GET", where, None, timeout)
             names = self._input_names[where] = [each["name"] for each in told["inputs"]]
         if widths != {len(names)}:
             raise InputError(f"rows of {widths.pop()} texts; {model} scores {len(names)}: {', '.join(names)}")
@@ -119,8 +101,7 @@ class BaseClient:
             for name, column in zip(names, zip(*rows, strict=True), strict=True)
         ]
         try:
-            call = HttpRequest("POST", f"{where}/infer", {"inputs": inputs}, key)
-            reply = yield from self._with_retries(call, timeout)
+            reply = await self._ask("POST", f"{where}/infer", {"inputs": inputs}, timeout, experiment_key)
         except ServerError as error:
             if error.status == 422:  # another model may have taken its place
                 self._input_names.pop(where, None)
@@ -136,57 +117,79 @@ class BaseClient:
             return list(scores)
         return [scores[i : i + shape[1]] for i in range(0, len(scores), shape[1])]
 
-    def _rank(
+    async def rank(
         self,
         query: str,
         documents: Sequence[str],
-        fields: dict[str, Any],
-        timeout: float | None,
-        key: str | None,
-        return_documents: bool,
-    ) -> Steps[list[RankedDocument]]:
-        content = {"query": query, "documents": list(documents), **fields}
-        reply = yield from self._with_retries(HttpRequest("POST", "/v1/rerank", content, key), timeout)
+        top_k: int | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+        *,
+        return_documents: bool = False,
+        experiment_key: str | None = None,
+    ) -> list[RankedDocument]:
+        """See `Client.rank`."""
+        content = {"query": query, "documents": list(documents), "top_n": top_k, "model": model}
+        reply = await self._ask("POST", "/v1/rerank", content, timeout, experiment_key)
         ranked = [RankedDocument(corpus_id=each["index"], score=each["relevance_score"]) for each in reply["results"]]
         for each in ranked if return_documents else ():
             each["text"] = documents[each["corpus_id"]]
         return ranked
 
-    def _embed(
-        self, texts: Sequence[str], fields: dict[str, Any], timeout: float | None, key: str | None
-    ) -> Steps[list[list[float]]]:
-        reply = yield from self._with_retries(
-            HttpRequest("POST", "/v1/embeddings", {"input": list(texts), **fields}, key), timeout
-        )
+    async def embed(
+        self,
+        texts: Sequence[str],
+        model: str | None = None,
+        timeout: float | None = None,
+        *,
+        prompt_name: str | None = None,
+        experiment_key: str | None = None,
+    ) -> list[list[float]]:
+        """See `Client.embed`."""
+        content = {"input": list(texts), "model": model, "prompt_name": prompt_name}
+        reply = await self._ask("POST", "/v1/embeddings", content, timeout, experiment_key)
         return [each["embedding"] for each in reply["data"]]
 
-    def _add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None) -> Steps[int]:
+    async def add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None = None) -> int:
+        """See `Client.add_outcomes`."""
         content = {"outcomes": [asdict(each) for each in outcomes]}
-        call = HttpRequest("POST", f"/experiments/{quote(experiment, safe='')}/outcomes", content)
-        accepted: int = (yield from self._with_retries(call, timeout))["accepted"]
-        return accepted
+        reply = await self._ask("POST", f"/experiments/{quote(experiment, safe='')}/outcomes", content, timeout)
+        return int(reply["accepted"])
 
-    def _experiment(self, name: str, timeout: float | None) -> Steps[dict[str, Any]]:
-        found: dict[str, Any] = yield from self._with_retries(
-            HttpRequest("GET", f"/experiments/{quote(name, safe='')}"), timeout
-        )
-        return found
+    async def experiment(self, name: str, timeout: float | None = None) -> dict[str, Any]:
+        """See `Client.experiment`."""
+        return dict(await self._ask("GET", f"/experiments/{quote(name, safe='')}", None, timeout))
 
-    def _models(self, timeout: float | None) -> Steps[list[str]]:
-        reply = yield from self._with_retries(HttpRequest("POST", "/v2/repository/index", {"ready": True}), timeout)
+    async def models(self, timeout: float | None = None) -> list[str]:
+        """See `Client.models`."""
+        reply = await self._ask("POST", "/v2/repository/index", {"ready": True}, timeout)
         return [f"{each['name']}/{each['version']}" for each in reply]
 
-    def _request(self, call: HttpRequest, left: float) -> dict[str, Any]:
-        headers: dict[str, str | bytes] = {**self._headers, "x-request-timeout-ms": f"{1e3 * left:.0f}"}
-        if call.experiment_key is not None:
-            headers["x-experiment-key"] = call.experiment_key.encode()
-        return {
-            "method": call.method,
-            "url": self._base_url + call.path,
-            "json": call.content,
-            "timeout": left,
-            "headers": headers,
-        }
+    async def _ask(
+        self, method: str, path: str, content: Any, timeout: float | None, experiment_key: str | None = None
+    ) -> Any:
+        """Returns the response's JSON. Retries requests that are refused for now, or lost on the way, while there is
+        time: scoring twice does no harm."""
+        deadline, wait = time.monotonic() + (timeout or self._timeout), FIRST_BACKOFF
+        headers: dict[str, str | bytes] = {**self._headers}
+        if experiment_key is not None:
+            headers["x-experiment-key"] = experiment_key.encode()
+        while True:
+            left = deadline - time.monotonic()
+            headers["x-request-timeout-ms"] = f"{1e3 * left:.0f}"
+            try:
+                reply = await self._send(method, self._base_url + path, json=content, timeout=left, headers=headers)
+            except httpx2.TransportError as lost:
+                error = ServerError(f"{self._base_url}: {str(lost) or type(lost).__name__}")
+            else:
+                if reply.status_code < 300:
+                    return reply.json() if reply.content else None
+                error = _refusal(reply)
+                wait = max(wait, float(reply.headers.get("retry-after", 0.0)))
+            if error.status not in (0, *RETRIED_STATUSES) or time.monotonic() + wait >= deadline:
+                raise error
+            await self._sleep(wait * random.uniform(1.0, 1.25))
+            wait *= 2.0
 
 
 def _refusal(reply: httpx2.Response) -> ServerError:

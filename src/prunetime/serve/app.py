@@ -25,7 +25,8 @@ from prunetime.serve.http.protocols import routes_of
 from prunetime.serve.http.routing import ARRIVED, AsgiScope, Request, Response, Route, Send
 from prunetime.serve.keys import Keys
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.workers.pool import LocalPool, LocalWorker, WorkerPool
+from prunetime.serve.workers.control import MessageHandler
+from prunetime.serve.workers.pool import LocalPool, LocalWorker
 
 if TYPE_CHECKING:
     from prunetime.serve.grpc.server import GrpcServer
@@ -46,7 +47,7 @@ class App:
         self,
         settings: ServeSettings,
         catalogue: Sequence[Entry] | None = None,
-        pool: WorkerPool | None = None,
+        pool: MessageHandler | None = None,
         counts: Path | None = None,
     ) -> None:
         self.settings = settings

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import uvicorn
 
@@ -24,6 +24,8 @@ from prunetime.serve.http.connection import Connection, Connections
 from prunetime.serve.listening import Acceptor, listening
 from prunetime.serve.settings import ServeSettings
 from prunetime.serve.supervisor import supervise
+from prunetime.serve.workers.control import Reload
+from prunetime.serve.workers.passing import Receiver
 
 OnReady = Callable[[Sequence[Entry], int | None, int | None], None]
 """A callback with the served models, the HTTP port (None on a unix socket) and the gRPC port (None without gRPC)."""
@@ -41,21 +43,11 @@ QUIET_SECONDS = 1.0
 POLL_SECONDS = 0.02
 
 
-class ConnectionSource(Protocol):
-    """The source of a process's connections: an `Acceptor`, or a `Receiver` of those that the supervisor accepts."""
-
-    def start(self, take: Callable[[socket.socket], bool]) -> None: ...
-
-    def ended(self) -> None: ...
-
-    async def close(self, seconds: float) -> None: ...
-
-
 class Server(uvicorn.Server):
     """A server that stops on SIGTERM or SIGINT after answering the requests it has, or at once on a second signal, and
     that reloads models, keys and certificates on SIGHUP."""
 
-    def __init__(self, app: App, source: ConnectionSource, on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: App, source: Acceptor | Receiver, on_ready: Callable[[], None]) -> None:
         settings = app.settings
         super().__init__(
             uvicorn.Config(
@@ -162,7 +154,7 @@ class Server(uvicorn.Server):
         return Connection(self.config, self.connections, self.lifespan.state, asyncio.get_running_loop())
 
     def _reload(self) -> None:
-        self._reloading = asyncio.create_task(self._app.pool.reload())
+        self._reloading = asyncio.create_task(self._app.pool.ask(Reload()))
 
 
 def make_ready() -> None:

@@ -22,7 +22,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.experiments.databases import database
 from prunetime.serve.listening import Acceptor
 from prunetime.serve.settings import ServeSettings
-from prunetime.serve.workers.control import Flush, Link, Load, Message, Reload, StartServing, Unload, WorkerExitedError
+from prunetime.serve.workers.control import Drain, Link, Reload, StartServing, WorkerExitedError
 from prunetime.serve.workers.passing import Dealer
 from prunetime.serve.workers.pool import LocalPool
 
@@ -45,7 +45,7 @@ class Supervisor:
         self._pool = LocalPool([])
         self._running: set[Process] = set()
         self._stop, self._told_again = asyncio.Event(), asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, on_ready: Callable[[Sequence[Entry]], None]) -> None:
         """Runs until SIGTERM or SIGINT, and until the accepted requests are answered. Raises InputError where a worker
@@ -53,7 +53,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._soon(self._pool.reload()))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._soon(self._pool.ask(Reload())))
         try:
             async with self._pool.lock:  # the first may be asked to load before the last is there
                 started = asyncio.gather(*(self._started(None) for _ in range(self._settings.processes)))
@@ -84,7 +84,7 @@ class Supervisor:
                 start_new_session=True,  # a Ctrl-C is for the supervisor, which tells them
             )
         self._running.add(process)
-        link = await Link.over(ours, self._answer)
+        link = await Link.over(ours, self._pool.ask)
         talking = asyncio.create_task(link.run())
         try:
             known = None if catalogue is None else list(catalogue)
@@ -122,7 +122,7 @@ class Supervisor:
 
     async def _drained(self) -> None:
         """Drains the workers, and passes on the last connections."""
-        await self._pool.drain()
+        await self._pool.ask(Drain())
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._told_again.wait(), self._settings.drain_seconds)
         await self._acceptor.close(0.0 if self._told_again.is_set() else KILL_AFTER)
@@ -157,35 +157,16 @@ class Supervisor:
             done.result()
         done.cancel()
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+    def _soon(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, message: Message) -> Sequence[Entry]:
-        match message:
-            case Load(name, folder, replaced):
-                return [await self._pool.load(name, folder, replaced)]
-            case Unload(name, version):
-                return await self._pool.unload(name, version)
-            case Reload():
-                await self._pool.reload()
-            case Flush():
-                await self._pool.flush()
-            case _:
-                raise AssertionError(message)
-        return []
-
 
 def supervise(settings: ServeSettings, listener: socket.socket, on_ready: Callable[[Sequence[Entry]], None]) -> None:
     """Serves until a signal stops it. Raises InputError where a worker cannot start."""
-
-    async def run(counts: Path) -> None:
-        await Supervisor(settings, listener, counts).run(on_ready)
-
     if settings.experiments:
-        database(
-            settings.outcomes
-        ).close()  # processes that make its table at the same time would be in each other's way
+        # Processes that make its table at the same time would be in each other's way.
+        database(settings.outcomes).close()
     with TemporaryDirectory(prefix="prunetime-counts-") as counts:
-        asyncio.run(run(Path(counts)))
+        asyncio.run(Supervisor(settings, listener, Path(counts)).run(on_ready))

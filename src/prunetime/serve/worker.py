@@ -11,30 +11,10 @@ from collections.abc import Sequence
 import uvloop
 
 from prunetime.serve.app import App
-from prunetime.serve.core.models import Entry, Replaced
+from prunetime.serve.core.models import Entry
 from prunetime.serve.run import Server, make_ready
-from prunetime.serve.workers.control import Drain, Flush, Link, ListModels, Load, Message, Reload, StartServing, Unload
+from prunetime.serve.workers.control import Drain, Link, ListModels, Message, StartServing
 from prunetime.serve.workers.passing import Receiver
-
-
-class SupervisedPool:
-    """The pool as a worker sees it: the supervisor asks all workers."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
-        (loaded,) = await self._link.ask(Load(name, folder, replaced))
-        return loaded
-
-    async def unload(self, name: str, version: str | None) -> Sequence[Entry]:
-        return await self._link.ask(Unload(name, version))
-
-    async def reload(self) -> None:
-        await self._link.ask(Reload())
-
-    async def flush(self) -> None:
-        await self._link.ask(Flush())
 
 
 class WorkerProcess:
@@ -54,7 +34,7 @@ class WorkerProcess:
     async def _answer(self, message: Message) -> Sequence[Entry]:
         match message:
             case StartServing(settings, catalogue, counts):
-                return await self._start(App(settings, catalogue, SupervisedPool(self._link), counts))
+                return await self._start(App(settings, catalogue, self._link, counts))
             case Drain():
                 self._server.drain()
                 return []

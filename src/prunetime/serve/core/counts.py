@@ -6,8 +6,10 @@ they would grow with every version of a model that was ever served.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -46,19 +48,12 @@ DECODER = msgspec.json.Decoder(Counts)
 def families_of(metrics: Iterable[Metric]) -> list[MetricFamily]:
     """Converts the metrics of prometheus_client. The time at which a counter was created is left out: it means nothing
     in a sum."""
-    return [
-        MetricFamily(
-            metric.name,
-            metric.documentation,
-            metric.type,
-            [
-                Sample(sample.name, sample.labels, sample.value)
-                for sample in metric.samples
-                if sample.name != f"{metric.name}_created"
-            ],
-        )
-        for metric in metrics
-    ]
+    families = []
+    for metric in metrics:
+        counted = (sample for sample in metric.samples if sample.name != f"{metric.name}_created")
+        samples = [Sample(sample.name, sample.labels, sample.value) for sample in counted]
+        families.append(MetricFamily(metric.name, metric.documentation, metric.type, samples))
+    return families
 
 
 def write(file: Path, families: Sequence[MetricFamily], files: Sequence[str] = ()) -> None:
@@ -109,14 +104,12 @@ def _read(file: Path) -> Counts | None:
 
 def _sum(counted: Iterable[Sequence[MetricFamily]], models: Collection[str]) -> list[MetricFamily]:
     families: dict[str, MetricFamily] = {}
-    sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
-    for family in (family for found in counted for family in found):
-        families.setdefault(family.name, MetricFamily(family.name, family.documentation, family.kind, []))
-        of_family = sums.setdefault(family.name, {})
+    sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = defaultdict(lambda: defaultdict(float))
+    for family in chain.from_iterable(counted):
+        families[family.name] = family
         for sample in family.samples:
             if "model" not in sample.labels or sample.labels["model"] in models:
-                key = sample.name, tuple(sample.labels.items())
-                of_family[key] = of_family.get(key, 0.0) + sample.value
+                sums[family.name][sample.name, tuple(sample.labels.items())] += sample.value
     for name, family in families.items():
         family.samples = [Sample(sample, dict(labels), value) for (sample, labels), value in sums[name].items()]
     return list(families.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +16,8 @@ from prunetime.serve.core.models import LoadedModel
 LOG = logging.getLogger(__name__)
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+TWENTIETHS = tuple(i / 20 for i in range(1, 21))
 
 KIND = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,10 +36,6 @@ class ByLabels(dict[tuple[str, ...], M], Generic[M]):
         self[labels] = found
         return found
 
-    def forget(self, labels: tuple[str, ...]) -> None:
-        self.metric.remove(*labels)
-        self.pop(labels, None)
-
 
 class Metrics:
     """The metrics of one process. Where several processes serve together, each writes its own to `file`, and the files
@@ -45,45 +43,26 @@ class Metrics:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
-        here = self.registry = CollectorRegistry()
-        of_model = ("model",)
-        self.requests = ByLabels(
-            Counter("prunetime_requests", "Requests by route and status.", ("route", "status"), registry=here)
-        )
-        self.rows = ByLabels(Counter("prunetime_rows", "Rows scored.", of_model, registry=here))
-        self.tokens = ByLabels(Counter("prunetime_tokens", "Tokens scored.", of_model, registry=here))
-        self.seconds = ByLabels(
-            Histogram(
-                "prunetime_seconds",
-                "Seconds of a request in each stage.",
-                ("model", "stage"),
-                buckets=SECONDS,
-                registry=here,
-            )
-        )
-        self.queued = Gauge("prunetime_queued_tokens", "Tokens that wait.", registry=here)
-        self.cached = ByLabels(
-            Gauge("prunetime_cached_texts", "Texts whose tokens are remembered.", of_model, registry=here)
-        )
-        self.cache = ByLabels(
-            Counter("prunetime_cache", "Texts looked up, by what came of it.", ("model", "found"), registry=here)
-        )
-        self.arm_seconds = ByLabels(
-            Histogram("prunetime_arm_seconds", "Seconds of a request by arm.", ("arm",), buckets=SECONDS, registry=here)
-        )
-        twentieths = [i / 20 for i in range(1, 21)]
-        self.arm_scores = ByLabels(
-            Histogram("prunetime_arm_score", "Scores by arm.", ("arm",), buckets=twentieths, registry=here)
-        )
-        self._of_models: tuple[ByLabels[Any], ...] = (
-            self.rows,
-            self.tokens,
-            self.seconds,
-            self.cached,
-            self.cache,
-        )
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests by route and status.", "route", "status")
+        self.rows = self._counter("rows", "Rows scored.", "model")
+        self.tokens = self._counter("tokens", "Tokens scored.", "model")
+        self.seconds = self._histogram("seconds", "Seconds of a request in each stage.", SECONDS, "model", "stage")
+        self.queued = Gauge("prunetime_queued_tokens", "Tokens that wait.", registry=self.registry)
+        texts = "Texts whose tokens are remembered."
+        self.cached = ByLabels(Gauge("prunetime_cached_texts", texts, ("model",), registry=self.registry))
+        self.cache = self._counter("cache", "Texts looked up, by what came of it.", "model", "found")
+        self.arm_seconds = self._histogram("arm_seconds", "Seconds of a request by arm.", SECONDS, "arm")
+        self.arm_scores = self._histogram("arm_score", "Scores by arm.", TWENTIETHS, "arm")
+        self._of_models: tuple[ByLabels[Any], ...] = self.rows, self.tokens, self.seconds, self.cached, self.cache
         self._served: Collection[str] = ()
         self._counted: dict[tuple[str, str], int] = {}
+
+    def _counter(self, name: str, what: str, *labels: str) -> ByLabels[Counter]:
+        return ByLabels(Counter(f"prunetime_{name}", what, labels, registry=self.registry))
+
+    def _histogram(self, name: str, what: str, buckets: Sequence[float], *labels: str) -> ByLabels[Histogram]:
+        return ByLabels(Histogram(f"prunetime_{name}", what, labels, buckets=buckets, registry=self.registry))
 
     def of_arm(self, arm: str, seconds: float, scores: NDArray[Any]) -> None:
         """Counts a request that an arm of an experiment has answered; `scores` are counted where each is one number."""
@@ -104,7 +83,11 @@ class Metrics:
                     before = self._counted.get((label, found), 0)
                     self.cache[label, found].inc(count - before)
                     self._counted[label, found] = count
-        self._forget_others(models)
+        for counted in self._of_models:
+            for labels in [labels for labels in counted if labels[0] not in models]:
+                counted.metric.remove(*labels)
+                del counted[labels]
+        self._counted = {key: count for key, count in self._counted.items() if key[0] in models}
         self._served = models.keys()
         if self._file:
             try:
@@ -117,9 +100,3 @@ class Metrics:
         if self._file is None:
             return generate_latest(self.registry)
         return generate_latest(counts.Collected(counts.read_sum(self._file.parent, self._served)))
-
-    def _forget_others(self, models: Collection[str]) -> None:
-        for counted in self._of_models:
-            for labels in [labels for labels in counted if labels[0] not in models]:
-                counted.forget(labels)
-        self._counted = {key: count for key, count in self._counted.items() if key[0] in models}

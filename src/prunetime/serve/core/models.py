@@ -154,9 +154,6 @@ class ModelRegistry:
         for versions in list(self._versions.values()):
             yield from versions.values()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._versions
-
     @property
     def names(self) -> list[str]:
         return list(self._versions)

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from threading import Condition, Thread
 from typing import Any, Protocol
 
@@ -35,6 +36,9 @@ SPARE = 1.5
 OF_BACKGROUND = 8
 """Background work is computed in batches this many times smaller, because a request that arrives waits for the
 batch."""
+
+
+BY_DEADLINE = attrgetter("deadline")
 
 
 class Runner(Protocol):
@@ -304,7 +308,7 @@ class Scheduler:
 def _all_in_time(works: Sequence[Work], now: float) -> bool:
     """Whether every work would be in time, with time to spare, if they ran one after another by deadline."""
     end = 0.0
-    for work in sorted(works, key=_deadline):
+    for work in sorted(works, key=BY_DEADLINE):
         end += SPARE * work.seconds_left
         if now + end > work.deadline:
             return False
@@ -318,7 +322,7 @@ def one_after_another(works: Sequence[Work], now: float) -> list[Work]:
     one machine sequencing algorithm for minimizing the number of late jobs", 1968). The shortest comes first if those
     with earlier deadlines can wait for it.
     """
-    by_deadline = sorted(works, key=_deadline)
+    by_deadline = sorted(works, key=BY_DEADLINE)
     kept: list[tuple[float, int]] = []  # a heap of the longest, and of equals the last
     end = now
     for place, work in enumerate(by_deadline):
@@ -343,17 +347,13 @@ def _hurried_first(works: list[Work], room: int, now: float) -> tuple[list[Work]
     tokens the batch may have for the first of them to be in time."""
     speed = works[0].speed
     end = now + SPARE * speed.of(room)
-    hurried = sorted((work for work in works if work.deadline < end), key=_deadline)
+    hurried = sorted((work for work in works if work.deadline < end), key=BY_DEADLINE)
     if not hurried:
         return works, room
     first = hurried[0]
     fitting = speed.tokens_within((first.deadline - now) / SPARE)
     rest = [work for work in works if work.deadline >= end]
     return [*hurried, *rest], min(room, max(first.tokens_left, fitting))
-
-
-def _deadline(work: Work) -> float:
-    return work.deadline
 
 
 def _joined(parts: list[tuple[Work, int, int]]) -> Ragged:

@@ -19,9 +19,9 @@ from prunetime.inference.tokenize import Texts
 from prunetime.serve.core.metrics import Metrics
 from prunetime.serve.core.models import LoadedModel, ModelRegistry, TimedEngine
 from prunetime.serve.core.request import ServiceRequest
-from prunetime.serve.core.scheduler import Done, Scheduler, Work
+from prunetime.serve.core.scheduler import Scheduler, Work
 from prunetime.serve.errors import RefusedError
-from prunetime.serve.experiments.experiment import ARM, KEY, Arm, Experiment, Experiments
+from prunetime.serve.experiments.experiment import ARM, KEY, Experiment, Experiments
 from prunetime.serve.settings import ServeSettings
 
 AT_ONCE_TEXTS, AT_ONCE_CHARACTERS = 2, 2_000
@@ -111,49 +111,37 @@ class Service:
         """
         self._under_way += 1
         try:
-            return await self._score(request, texts, name, version, read, of_tokens)
+            began = time.monotonic()
+            deadline = request.began + request.seconds(self.settings.timeout)
+            if len(texts) > (limit := self.settings.max_client_batch_size):
+                raise RefusedError("too_large", f"{len(texts)} rows are more than the {limit} of a request")
+            key = request.headers.get(KEY)
+            assigned = self.experiments.on(name or self.models.default, key) if version is None else None
+            if assigned:
+                name = assigned[1].model
+            members = self.cascades.get(name or "", ())
+            loaded = self.named(name, version)
+            if not len(texts):
+                raise RefusedError("unusable", "there is no text to score")
+            self._check_whole(loaded, texts)
+            inputs = await self._inputs(partial(read, loaded), texts)
+            tokenised = time.monotonic()
+            if members:
+                loaded = self._fast_enough(loaded, members[1:], len(inputs.tokens.ids), deadline)
+            # Not where texts are tokenised: the first time it takes as long as to load the model.
+            timed = await asyncio.to_thread(loaded.timed_of_tokens) if of_tokens else loaded.timed
+            work = await self._computed(request, timed, inputs, deadline)
+            seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
+            scored = Scored(loaded, inputs, work.logits, seconds, assigned and f"{assigned[0].name}/{assigned[1].name}")
+            await self.beside(scored, lambda: scored.scores)  # which are remembered
+            request.model, request.scored_from, request.stages = loaded.label, began, seconds
+            request.background_tasks.append(partial(self._count, scored))
+            if assigned:
+                for shadow in assigned[0].shadow:
+                    request.background_tasks.append(partial(self._shadow, assigned[0], shadow, scored))
+            return scored
         finally:
             self._under_way -= 1
-
-    async def _score(
-        self,
-        request: ServiceRequest,
-        texts: Sequence[TextInput],
-        name: str | None,
-        version: str | None,
-        read: Read,
-        of_tokens: bool,
-    ) -> Scored:
-        began = time.monotonic()
-        deadline = request.began + request.seconds(self.settings.timeout)
-        if len(texts) > self.settings.max_client_batch_size:
-            raise RefusedError(
-                "too_large", f"{len(texts)} rows are more than the {self.settings.max_client_batch_size} of a request"
-            )
-        assigned = self._assigned(request, name) if version is None else None
-        if assigned:
-            name = assigned[1].model
-        members = self.cascades.get(name or "", ())
-        loaded = self.named(name, version)
-        if not len(texts):
-            raise RefusedError("unusable", "there is no text to score")
-        self._check_whole(loaded, texts)
-        inputs = await self._inputs(partial(read, loaded), texts)
-        tokenised = time.monotonic()
-        if members:
-            loaded = self._fast_enough(loaded, members[1:], len(inputs.tokens.ids), deadline)
-        # Not where texts are tokenised: the first time it takes as long as to load the model.
-        timed = await asyncio.to_thread(loaded.timed_of_tokens) if of_tokens else loaded.timed
-        work = await self._computed(request, timed, inputs, deadline)
-        seconds = {"tokenize": tokenised - began, "queue": work.started - tokenised, "compute": work.compute}
-        scored = Scored(loaded, inputs, work.logits, seconds, assigned and f"{assigned[0].name}/{assigned[1].name}")
-        await self.beside(scored, lambda: scored.scores)  # which are remembered
-        request.model, request.scored_from, request.stages = loaded.label, began, seconds
-        request.background_tasks.append(partial(self._count, scored))
-        if assigned:
-            for shadow in assigned[0].shadow:
-                request.background_tasks.append(partial(self._shadow, assigned[0], shadow, scored))
-        return scored
 
     async def beside(self, scored: Scored, work: Callable[[], T]) -> T:
         """Runs `work` on scores: in another thread where they are many, so that other requests do not wait."""
@@ -213,7 +201,7 @@ class Service:
     async def _computed(self, request: ServiceRequest, timed: TimedEngine, inputs: Inputs, deadline: float) -> Work:
         if timed.speed.of(len(inputs.tokens.ids)) < AT_ONCE_SECONDS and await self._at_once(request):
             problems: list[Exception | None] = []
-            work = self._work(timed, inputs, deadline, lambda _, error: problems.append(error))
+            work = Work(*timed, inputs.tokens, deadline, lambda _, error: problems.append(error))
             if self.scheduler.run_now(work):
                 _raise(problems[0])
                 return work
@@ -225,7 +213,7 @@ class Service:
         def done(_: Work, error: Exception | None) -> None:
             loop.call_soon_threadsafe(_settle, over, error)
 
-        work = self._work(timed, inputs, deadline, done)
+        work = Work(*timed, inputs.tokens, deadline, done)
         self.scheduler.submit(work)
         gone = loop.create_task(request.listen_for_disconnect())
         try:
@@ -250,15 +238,6 @@ class Service:
         asyncio.get_running_loop().call_soon(self._turn.release)
         return time.monotonic() - request.began < AT_ONCE_WAITED
 
-    @staticmethod
-    def _work(timed: TimedEngine, inputs: Inputs, deadline: float, done: Done) -> Work:
-        return Work(timed.engine, timed.speed, inputs.tokens, deadline, done)
-
-    def _assigned(self, request: ServiceRequest, name: str | None) -> tuple[Experiment, Arm] | None:
-        if not self.experiments.known:
-            return None
-        return self.experiments.on(name or self.models.default, request.headers.get(KEY))
-
     def _shadow(self, experiment: Experiment, name: str, scored: Scored) -> None:
         """Scores the same inputs with a shadow model as background work, only to count the result."""
         loop = asyncio.get_running_loop()
@@ -275,9 +254,7 @@ class Service:
                     found = Scored(loaded, inputs, work.logits, seconds, f"{experiment.name}/shadow:{name}")
                     loop.call_soon_threadsafe(self._count, found)
 
-            work = self._work(loaded.timed, inputs, deadline, done)
-            work.background = True
-            self.scheduler.submit(work)
+            self.scheduler.submit(Work(*loaded.timed, inputs.tokens, deadline, done, background=True))
         except RefusedError:  # there is no room for what nobody waits for
             return
 

@@ -24,7 +24,7 @@ from prunetime.serve.http.protocols.oip.description import metadata_of
 from prunetime.serve.http.protocols.oip.messages import LoadRequest, UnloadRequest
 from prunetime.serve.http.protocols.oip.parameters import check_parameters
 from prunetime.serve.http.protocols.oip.tensors import output_tensors
-from prunetime.serve.workers.pool import WorkerPool
+from prunetime.serve.workers.control import MessageHandler
 
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 
@@ -47,7 +47,7 @@ class GrpcMethod:
 class InferenceServicer:
     """The methods of `GRPCInferenceService` and of health over one service. Each of them raises RefusedError."""
 
-    def __init__(self, service: Service, pool: WorkerPool) -> None:
+    def __init__(self, service: Service, pool: MessageHandler) -> None:
         self._service, self._models, self._pool = service, service.models, pool
 
     def table(self) -> dict[str, GrpcMethod]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -32,10 +32,7 @@ class Bodies:
     """The reader of all bodies of a process, which share a limit of bytes that are held in memory."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        self.settings = settings
-        self.max_body_size, self._max_body_values = settings.max_body_size, settings.max_body_values
-        self._max_held_bytes, self._held = settings.max_held_bytes, 0
-        self._read_seconds = settings.read_seconds
+        self.settings, self._held = settings, 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prunetime-bodies")
 
     async def read(self, scope: Mapping[str, Any], receive: Receive) -> bytes:
@@ -45,36 +42,26 @@ class Bodies:
         and where the client has left.
         """
         parts: list[bytes] = []
-        try:
-            async for part in self._parts(scope, receive):
-                parts.append(part)
-                self._held += len(part)
-                if self._held > self._max_held_bytes:
-                    raise self._too_many_held()
-        except BaseException:
-            self.release(sum(map(len, parts)))
-            raise
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    async def _parts(self, scope: Mapping[str, Any], receive: Receive) -> AsyncIterator[bytes]:
         size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise RefusedError("client_left", "the client has left")
-            part = message.get("body", b"")
-            size += len(part)
-            if size > self.max_body_size:
-                raise self.too_large()
-            yield part
-            if not message.get("more_body"):
-                return
-            if LATE in scope:
-                raise RefusedError(
-                    "request_timeout",
-                    f"in {self._read_seconds:g} s {size} bytes of the body came: send it faster, or raise "
-                    "--read-seconds",
-                )
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RefusedError("client_left", "the client has left")
+                part = message.get("body", b"")
+                if size + len(part) > self.settings.max_body_size:
+                    raise self.too_large()
+                self.hold(len(part))
+                size += len(part)
+                parts.append(part)
+                if not message.get("more_body"):
+                    return b"".join(parts)
+                if LATE in scope:
+                    came = f"in {self.settings.read_seconds:g} s {size} bytes of the body came"
+                    raise RefusedError("request_timeout", f"{came}: send it faster, or raise --read-seconds")
+        except BaseException:
+            self.release(size)
+            raise
 
     def release(self, size: int) -> None:
         """Stops counting bytes of a body as held."""
@@ -87,11 +74,8 @@ class Bodies:
         are held.
         """
         loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(self._thread, decompressed, body, encoding, self.max_body_size)
-        more = len(content) - len(body)
-        if self._held + more > self._max_held_bytes:
-            raise self._too_many_held()
-        self._held += more
+        content = await loop.run_in_executor(self._thread, decompressed, body, encoding, self.settings.max_body_size)
+        self.hold(len(content) - len(body))
         return content
 
     async def decode(self, body: bytes, kind: type[T]) -> T:
@@ -107,28 +91,24 @@ class Bodies:
 
     def hold(self, size: int) -> None:
         """Counts bytes of a body as held until `release`; raises RefusedError where too many are."""
-        if self._held + size > self._max_held_bytes:
-            raise self._too_many_held()
+        if self._held + size > self.settings.max_held_bytes:
+            message = f"bodies of more than {self.settings.max_held_bytes} bytes are being read and answered"
+            raise RefusedError("overloaded", message, 1.0)
         self._held += size
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def too_large(self) -> RefusedError:
-        return RefusedError("too_large", f"the body is larger than the limit of {self.max_body_size} bytes")
-
-    def _too_many_held(self) -> RefusedError:
-        message = f"bodies of more than {self._max_held_bytes} bytes are being read and answered"
-        return RefusedError("overloaded", message, 1.0)
+        return RefusedError("too_large", f"the body is larger than the limit of {self.settings.max_body_size} bytes")
 
     def _decode_large(self, body: bytes, kind: type[T]) -> T:
         """Decodes a large body. Values are counted first, because the decoder holds the GIL: for little time where the
         body is text, for a third of a second where it is 1.3 million empty lists."""
-        if has_more_values(body, self._max_body_values):
-            raise RefusedError(
-                "too_large",
-                f"the body has more than {self._max_body_values} values (strings, numbers, lists and objects)",
-            )
+        limit = self.settings.max_body_values
+        if has_more_values(body, limit):
+            kinds = "strings, numbers, lists and objects"
+            raise RefusedError("too_large", f"the body has more than {limit} values ({kinds})")
         return decoded(body, kind)
 
 

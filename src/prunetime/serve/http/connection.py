@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from prunetime.serve.errors import Failure, RefusedError
+from prunetime.serve.errors import Failure, RefusedError, whole_seconds
 from prunetime.serve.http.bodies import LATE
 from prunetime.serve.http.routing import ARRIVED, JSON, Response
 
@@ -122,7 +122,7 @@ class Connection(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         if len(self.url) > URL_BYTES:
-            self._fail(_url_too_long())
+            self._fail(RefusedError("uri_too_long", f"the URL is longer than {URL_BYTES} bytes"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += 1
@@ -229,7 +229,7 @@ class Connection(HttpToolsProtocol):
         answer = Response.of(Failure(str(error), error.code, request_id), error.status)
         headers = {"content-type": JSON, "content-length": str(len(answer.body)), "connection": "close"}
         if error.retry_after is not None:
-            headers["retry-after"] = str(max(1, round(error.retry_after)))
+            headers["retry-after"] = whole_seconds(error.retry_after)
         lines = [f"{name}: {value}\r\n".encode() for name, value in (headers | {"x-request-id": request_id}).items()]
         self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", answer.body]))
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
@@ -254,10 +254,6 @@ class Connection(HttpToolsProtocol):
             return False
         (waiting,) = struct.unpack("i", fcntl.ioctl(connected.fileno(), termios.FIONREAD, bytes(4)))
         return bool(waiting)
-
-
-def _url_too_long() -> RefusedError:
-    return RefusedError("uri_too_long", f"the URL is longer than {URL_BYTES} bytes")
 
 
 def _headers_too_large() -> RefusedError:

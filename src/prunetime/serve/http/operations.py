@@ -8,57 +8,36 @@ from importlib import resources
 
 from prunetime.serve.core import metrics
 from prunetime.serve.core.service import Service
+from prunetime.serve.errors import Code
 from prunetime.serve.experiments.experiment import Accepted, ExperimentReport, OutcomesRequest
 from prunetime.serve.http.openapi import described
 from prunetime.serve.http.protocols.oip import answers
 from prunetime.serve.http.protocols.oip.messages import LoadRequest, ModelState, UnloadRequest
 from prunetime.serve.http.protocols.oip.parameters import check_parameters
-from prunetime.serve.http.routing import Request, Response, Route, Router, get
-from prunetime.serve.workers.pool import WorkerPool
+from prunetime.serve.http.routing import Request, Response, Route, Router, get, post
+from prunetime.serve.workers.control import Flush, MessageHandler
 
+LOAD = "Load a new version of a model; the one there was answers until then."
+UNLOAD = "Unload a version of a model, or all."
+ADD = "Tell what came of answers; done once it is on the disk."
 REPORT = "The arms of an experiment so far, and whether to go on."
 
 
 class Operations:
     """The handlers of operations over one service and the pool of workers."""
 
-    def __init__(self, service: Service, pool: WorkerPool) -> None:
+    def __init__(self, service: Service, pool: MessageHandler) -> None:
         self._service, self._pool = service, pool
 
     def routes(self) -> list[Route]:
-        path = "/v2/repository/models/{model}"
+        path, experiment = "/v2/repository/models/{model}", "/experiments/{experiment}"
+        outcomes = f"{experiment}/outcomes"
+        codes: tuple[Code, ...] = ("bad_request", "not_found", "unusable")
         return [
-            Route(
-                "POST",
-                f"{path}/load",
-                self.load,
-                takes=LoadRequest,
-                gives=ModelState,
-                refuses=("bad_request", "not_found", "unusable"),
-                changes=True,
-                summary="Load a new version of a model; the one there was answers until then.",
-            ),
-            Route(
-                "POST",
-                f"{path}/unload",
-                self.unload,
-                takes=UnloadRequest,
-                gives=list[ModelState],
-                refuses=("bad_request", "not_found", "unusable"),
-                changes=True,
-                summary="Unload a version of a model, or all.",
-            ),
-            Route(
-                "POST",
-                "/experiments/{experiment}/outcomes",
-                self.add_outcomes,
-                takes=OutcomesRequest,
-                gives=Accepted,
-                refuses=("not_found",),
-                changes=True,
-                summary="Tell what came of answers; done once it is on the disk.",
-            ),
-            get("/experiments/{experiment}", self.experiment, ExperimentReport, REPORT, "not_found"),
+            post(f"{path}/load", self.load, LoadRequest, ModelState, LOAD, *codes, changes=True),
+            post(f"{path}/unload", self.unload, UnloadRequest, list[ModelState], UNLOAD, *codes, changes=True),
+            post(outcomes, self.add_outcomes, OutcomesRequest, Accepted, ADD, "not_found", changes=True),
+            get(experiment, self.experiment, ExperimentReport, REPORT, "not_found"),
             Route("GET", "/metrics", self.metrics, self._service.settings.open_metrics, "Counters, for Prometheus."),
         ]
 
@@ -80,7 +59,7 @@ class Operations:
         return Response.of(await self._service.experiments.report(request.path["experiment"]))
 
     async def metrics(self, _: Request) -> Response:
-        await self._pool.flush()
+        await self._pool.ask(Flush())
         return Response(self._service.metrics.text(), kind=metrics.KIND)
 
 

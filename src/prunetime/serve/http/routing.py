@@ -73,7 +73,7 @@ class Request(ServiceRequest):
             raise RefusedError("bad_request", f"the query of the URL is not read: put {name!r} into the body")
         encoding = self.headers.get("content-encoding", "identity").strip().lower()
         check_encoding(encoding)
-        if int(self.headers.get("content-length", "0")) > self.bodies.max_body_size:
+        if int(self.headers.get("content-length", "0")) > self.bodies.settings.max_body_size:
             raise self.bodies.too_large()
         found = await self.bodies.read(self.scope, self.receive)
         self._held += len(found)
@@ -125,6 +125,20 @@ class Route:
 def get(path: str, endpoint: Endpoint, gives: Any, summary: str, *refuses: Code, **more: Any) -> Route:
     """A route of the method GET; `gives` is the type of its JSON, `more` other fields of `Route`."""
     return Route("GET", path, endpoint, summary=summary, gives=gives, refuses=refuses, **more)
+
+
+def post(path: str, endpoint: Endpoint, takes: Any, gives: Any, summary: str, *refuses: Code, **more: Any) -> Route:
+    """A route of the method POST, as `get`; `takes` is the type of its body's JSON."""
+    return Route("POST", path, endpoint, takes=takes, gives=gives, summary=summary, refuses=refuses, **more)
+
+
+def not_here(method: str, path: str, code: Code, why: str) -> Route:
+    """A route that only says why there is nothing."""
+
+    async def refuse(_: Request) -> Response:
+        raise RefusedError(code, why)
+
+    return Route(method, path, refuse, summary="Not here: the answer says why.", refuses=(code,))
 
 
 class Router:

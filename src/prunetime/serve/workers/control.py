@@ -8,7 +8,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -34,8 +34,8 @@ class StartServing(Struct, tag=True):
 
 
 class Load(Struct, tag=True):
-    """Loads a version of a model. From a worker to the supervisor: in every worker. From the supervisor: as the first
-    of two phases, before `Commit` or `Rollback`."""
+    """Loads a version of a model. A pool does so in every process, or in none where one cannot; a process does it as
+    the first of two phases, before `Commit` or `Rollback`."""
 
     name: str
     folder: str
@@ -60,7 +60,8 @@ class ReloadKeys(Struct, tag=True):
 
 
 class Reload(Struct, tag=True):
-    """Reads models, keys and certificates again in every worker, as SIGHUP does. From a worker to the supervisor."""
+    """Reads keys and certificates again in every process, as SIGHUP does, then the newest version of each model, as a
+    new version. Where something cannot be read, the old one stays and the log says why."""
 
 
 class Drain(Struct, tag=True):
@@ -68,7 +69,7 @@ class Drain(Struct, tag=True):
 
 
 class Flush(Struct, tag=True):
-    """Makes a worker write its counters to its file."""
+    """Makes a process write its counters to its file, for `/metrics`."""
 
 
 class ListModels(Struct, tag=True):
@@ -76,6 +77,14 @@ class ListModels(Struct, tag=True):
 
 
 Message = StartServing | Load | Commit | Rollback | Unload | ReloadKeys | Reload | Drain | Flush | ListModels
+
+
+class MessageHandler(Protocol):
+    """A process that does what a message asks, or a pool of all processes that serve together."""
+
+    async def ask(self, message: Message) -> Sequence[Entry]:
+        """Returns the entries that the message is about. Raises RefusedError where it cannot be done."""
+        ...
 
 
 class ControlRequest(Struct, tag=True):
@@ -99,12 +108,9 @@ class WorkerExitedError(PrunetimeError):
     """The process at the other end of the channel has ended."""
 
 
-def _decoded(kind: type, value: Any) -> Any:
-    return kind(value)  # of pathlib.Path, which is written as a string
-
-
+# A pathlib.Path is written as a string.
 ENCODER = msgspec.json.Encoder(enc_hook=str)
-DECODER = msgspec.json.Decoder(ControlRequest | ControlResponse, dec_hook=_decoded)
+DECODER = msgspec.json.Decoder(ControlRequest | ControlResponse, dec_hook=lambda kind, value: kind(value))
 
 
 class Link:

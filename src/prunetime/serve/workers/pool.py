@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from prunetime.errors import InputError
 from prunetime.serve import memory
@@ -15,18 +14,7 @@ from prunetime.serve.certificate import Certificate
 from prunetime.serve.core.models import Entry, LoadedModel, ModelRegistry, Replaced
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.keys import Keys
-from prunetime.serve.workers.control import (
-    Commit,
-    Drain,
-    Flush,
-    ListModels,
-    Load,
-    Message,
-    ReloadKeys,
-    Rollback,
-    Unload,
-    WorkerExitedError,
-)
+from prunetime.serve.workers import control
 
 LOG = logging.getLogger(__name__)
 
@@ -35,54 +23,38 @@ FLUSH_SECONDS = 1.0
 TIDY_SECONDS = 1.0
 
 
-class Worker(Protocol):
-    """A process that serves: this one (`LocalWorker`), or another one over a `control.Link`."""
-
-    async def ask(self, message: Message) -> Sequence[Entry]: ...
-
-
-class WorkerPool(Protocol):
-    """All processes that serve together, as one of them sees them."""
-
-    async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
-        """Loads a version of a model in every process, and returns once it answers in all of them.
-
-        Raises RefusedError where one process cannot load it; then nothing has changed in any process.
-        """
-        ...
-
-    async def unload(self, name: str, version: str | None) -> Sequence[Entry]: ...
-
-    async def reload(self) -> None:
-        """Reads keys and certificates again, and then the newest version of each model from its folder, as a new
-        version. Where something cannot be read, the old one stays and the log says why."""
-        ...
-
-    async def flush(self) -> None:
-        """Makes every process write its counters to its file, for `/metrics`."""
-        ...
-
-
 class LocalPool:
     """A pool that asks its workers itself. `processes` serve the models in `entries`; whoever changes either must hold
     the `lock`."""
 
-    def __init__(self, processes: Sequence[Worker], entries: Sequence[Entry] = ()) -> None:
+    def __init__(self, processes: Sequence[control.MessageHandler], entries: Sequence[Entry] = ()) -> None:
         self.processes, self.entries, self.lock = list(processes), entries, asyncio.Lock()
 
-    async def load(self, name: str, folder: str, replaced: Replaced) -> Entry:
-        async with self.lock:
-            return await self._load(name, folder, replaced)
+    async def ask(self, message: control.Message) -> Sequence[Entry]:
+        match message:
+            case control.Load():
+                async with self.lock:
+                    return [await self._load(message)]
+            case control.Unload():
+                async with self.lock:
+                    gone = await self._all(message)
+                    self.entries = await self._all(control.ListModels())
+                return gone
+            case control.Reload():
+                await self._reload()
+            case control.Flush():
+                with suppress(asyncio.TimeoutError):  # of one that hangs: what it counted itself is there
+                    await asyncio.wait_for(self._all(message), FLUSH_SECONDS)
+            case control.Drain():
+                with suppress(asyncio.TimeoutError, RefusedError):  # of those that hang or are gone
+                    await asyncio.wait_for(self._all(message), FLUSH_SECONDS)
+            case _:
+                raise AssertionError(message)
+        return []
 
-    async def unload(self, name: str, version: str | None) -> Sequence[Entry]:
-        async with self.lock:
-            gone = await self._all(Unload(name, version))
-            self.entries = await self._all(ListModels())
-        return gone
-
-    async def reload(self) -> None:
+    async def _reload(self) -> None:
         try:
-            await self._all(ReloadKeys())  # first: a key that was taken back must not wait for models
+            await self._all(control.ReloadKeys())  # first: a key that was taken back must not wait for models
         except RefusedError as error:
             LOG.error("not read again, the old ones stay: %s", error)
         for name in dict.fromkeys(entry.name for entry in self.entries):
@@ -91,32 +63,23 @@ class LocalPool:
                 if not folders:  # unloaded meanwhile
                     continue
                 try:
-                    await self._load(name, folders[-1], "newest")
+                    await self._load(control.Load(name, folders[-1], "newest"))
                 except RefusedError as error:
                     LOG.error("model %s is not reloaded, the old one stays: %s", name, error)
         LOG.info("reloaded; serving %s", ", ".join(entry.label for entry in self.entries))
 
-    async def drain(self) -> None:
-        """Makes every process fail its readiness check, and close connections with its answers."""
-        with suppress(asyncio.TimeoutError, RefusedError):  # of those that hang or are gone
-            await asyncio.wait_for(self._all(Drain()), FLUSH_SECONDS)
-
-    async def flush(self) -> None:
-        with suppress(asyncio.TimeoutError):  # of one that hangs: what it counted itself is there
-            await asyncio.wait_for(self._all(Flush()), FLUSH_SECONDS)
-
-    async def _load(self, name: str, folder: str, replaced: Replaced) -> Entry:
+    async def _load(self, message: control.Load) -> Entry:
         """Loads a version in all processes, then publishes it in all (two-phase commit)."""
         try:
-            await self._all(Load(name, folder, replaced))
+            await self._all(message)
         except RefusedError:
-            await self._all(Rollback())
+            await self._all(control.Rollback())
             raise
-        (loaded,) = await self._all(Commit())
-        self.entries = await self._all(ListModels())
+        (loaded,) = await self._all(control.Commit())
+        self.entries = await self._all(control.ListModels())
         return loaded
 
-    async def _all(self, message: Message) -> Sequence[Entry]:
+    async def _all(self, message: control.Message) -> Sequence[Entry]:
         """Sends a message to all workers, and returns the answer, which is the same of all. A worker that has ended is
         skipped: its successor starts with `entries`."""
         said = await asyncio.gather(*(each.ask(message) for each in self.processes), return_exceptions=True)
@@ -124,7 +87,7 @@ class LocalPool:
         for each in said:
             if not isinstance(each, BaseException):
                 answers.append(each)
-            elif not isinstance(each, WorkerExitedError):
+            elif not isinstance(each, control.WorkerExitedError):
                 raise each
         if not answers:
             raise RefusedError("not_ready", "no process is there to do it", 1.0)
@@ -140,12 +103,12 @@ class LocalWorker:
         self._models, self._keys, self._certificate, self._flush = models, keys, certificate, flush
         self._loaded: tuple[LoadedModel, Replaced] | None = None
 
-    async def ask(self, message: Message) -> Sequence[Entry]:
+    async def ask(self, message: control.Message) -> Sequence[Entry]:
         match message:
-            case Load(name, folder, replaced):
+            case control.Load(name, folder, replaced):
                 loop = asyncio.get_running_loop()
                 self._loaded = await loop.run_in_executor(None, self._models.load, name, Path(folder)), replaced
-            case Commit():
+            case control.Commit():
                 assert self._loaded
                 loaded, replaced = self._loaded
                 self._loaded = None
@@ -153,19 +116,19 @@ class LocalWorker:
                 self._flush()
                 _tidy_up()
                 return [loaded.entry]
-            case Rollback():
+            case control.Rollback():
                 self._loaded = None
                 _tidy_up()
-            case Unload(name, version):
+            case control.Unload(name, version):
                 gone = [loaded.entry for loaded in self._models.unload(name, version)]
                 self._flush()
                 _tidy_up()
                 return gone
-            case ReloadKeys():
+            case control.ReloadKeys():
                 self._reread()
-            case Flush():
+            case control.Flush():
                 self._flush()
-            case ListModels():
+            case control.ListModels():
                 return [loaded.entry for loaded in self._models]
             case _:
                 raise AssertionError(message)

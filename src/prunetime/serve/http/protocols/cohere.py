@@ -14,7 +14,7 @@ from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Service
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.common import SCORING_REFUSALS, check_count, score_pairs
-from prunetime.serve.http.routing import Request, Response, Route
+from prunetime.serve.http.routing import Request, Response, Route, post
 
 
 class CohereFailure(Struct):
@@ -84,29 +84,18 @@ class DocumentRerankAnswer(Struct):
     usage: RerankUsage
 
 
-class Cohere:
-    """The handlers of Cohere's routes over one service."""
+def cohere_routes(service: Service) -> list[Route]:
+    """The routes of Cohere over one service."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    async def rerank(request: Request) -> Response:
+        return await rerank_documents(service, request, await request.json(DocumentRerankRequest))
 
-    def routes(self) -> list[Route]:
-        return [
-            Route(
-                "POST",
-                path,
-                self.rerank,
-                takes=DocumentRerankRequest,
-                gives=DocumentRerankAnswer,
-                refuses=SCORING_REFUSALS,
-                failure=CohereFailure,
-                summary="Documents by how well they go with a query, as Cohere has it.",
-            )
-            for path in ("/v1/rerank", "/v2/rerank")
-        ]
-
-    async def rerank(self, request: Request) -> Response:
-        return await rerank_documents(self._service, request, await request.json(DocumentRerankRequest))
+    summary, failure = "Documents by how well they go with a query, as Cohere has it.", CohereFailure
+    takes, gives = DocumentRerankRequest, DocumentRerankAnswer
+    return [
+        post(path, rerank, takes, gives, summary, *SCORING_REFUSALS, failure=failure)
+        for path in ("/v1/rerank", "/v2/rerank")
+    ]
 
 
 async def rerank_documents(service: Service, request: Request, asked: DocumentRerankRequest) -> Response:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from prunetime.inference.inputs import Inputs
@@ -22,19 +23,17 @@ SCORING_REFUSALS: tuple[Code, ...] = ("bad_request", "too_large", "unusable", "o
 Side = Literal["Left", "Right", "left", "right"]
 
 
-class Cut(NamedTuple):
+class Truncation(Struct, kw_only=True):
     """Truncation as a request asks for it: whether texts may be cut (None: yes), and on which side."""
 
-    truncate: bool | None
-    direction: Side | None
+    truncate: bool | None = None
+    truncation_direction: Side | None = None
 
     def whole(self, loaded: LoadedModel) -> bool:
         """Whether no text may be cut. Raises RefusedError where the model cuts texts on the other side."""
-        side = "left" if loaded.model.tokenizer.cuts_left else "right"
-        if self.direction is not None and self.direction.lower() != side:
-            raise RefusedError(
-                "unusable", f"truncation_direction {self.direction!r}: {loaded.name} cuts texts on the {side}"
-            )
+        asked, side = self.truncation_direction, "left" if loaded.model.tokenizer.cuts_left else "right"
+        if asked is not None and asked.lower() != side:
+            raise RefusedError("unusable", f"truncation_direction {asked!r}: {loaded.name} cuts texts on the {side}")
         return self.truncate is False
 
 
@@ -44,7 +43,7 @@ def check_count(name: str, given: int | None) -> None:
         raise RefusedError("unusable", f"{name} is {given}: it must be at least 1", field=name)
 
 
-def read_rows(loaded: LoadedModel, rows: Sequence[str | Texts], cut: Cut) -> Inputs:
+def read_rows(loaded: LoadedModel, rows: Sequence[str | Texts], cut: Truncation) -> Inputs:
     """Reads texts or pairs to be scored. Raises InputError where the model cannot."""
     return loaded.read(rows, cut=not cut.whole(loaded))
 
@@ -65,8 +64,11 @@ async def score_pairs(
 Embeddable = str | list[str | int | list[int]]
 """The texts of a request to embed: a text, the token ids of one, or a list of either."""
 
+EmbeddableRows = list[str] | list[list[int]]
+"""The same as rows, all of which are texts or token ids."""
 
-def rows_to_embed(given: Embeddable) -> list[str] | list[list[int]]:
+
+def rows_to_embed(given: Embeddable) -> EmbeddableRows:
     """Returns the texts, or the token ids, of a request. Raises RefusedError where it has both, or none."""
     if isinstance(given, str):
         return [given]
@@ -83,7 +85,7 @@ def rows_to_embed(given: Embeddable) -> list[str] | list[list[int]]:
 
 
 def read_to_embed(
-    loaded: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None = None, cut: Cut | None = None
+    loaded: LoadedModel, rows: EmbeddableRows, prompt_name: str | None = None, cut: Truncation | None = None
 ) -> Inputs:
     """Reads texts or token ids to be embedded. Raises InputError where the model cannot."""
     whole = cut is not None and cut.whole(loaded)

@@ -17,7 +17,7 @@ from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.common import SCORING_REFUSALS, check_count, labelled
 from prunetime.serve.http.protocols.tei.messages import EmbedRequest, Prediction, SimilarityRequest
 from prunetime.serve.http.protocols.tei.routes import compare, embed
-from prunetime.serve.http.routing import Request, Response, Route
+from prunetime.serve.http.routing import Request, Response, Route, post
 
 
 class TextPair(Struct, forbid_unknown_fields=True):
@@ -107,17 +107,8 @@ class InferenceClientRoute:
         self._service = service
 
     def routes(self) -> list[Route]:
-        return [
-            Route(
-                "POST",
-                "/",
-                self.infer,
-                takes=PlainRequest,
-                gives=Any,
-                refuses=SCORING_REFUSALS,
-                summary="What the default model is for, as huggingface_hub's InferenceClient asks it.",
-            )
-        ]
+        summary = "What the default model is for, as huggingface_hub's InferenceClient asks it."
+        return [post("/", self.infer, PlainRequest, Any, summary, *SCORING_REFUSALS)]
 
     async def infer(self, request: Request) -> Response:
         task = self._service.named(None).model.manifest.task

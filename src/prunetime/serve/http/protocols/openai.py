@@ -21,7 +21,7 @@ from prunetime.serve.http.protocols.common import (
     read_to_embed,
     rows_to_embed,
 )
-from prunetime.serve.http.routing import Request, Response, Route, encoded_list, get
+from prunetime.serve.http.routing import Request, Response, Route, encoded_list, get, post
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's error types by status; other statuses below 500 are invalid_request_error."""
@@ -99,31 +99,22 @@ class OpenAI:
         self._service = service
 
     def routes(self) -> list[Route]:
+        takes, gives, failure = EmbeddingsRequest, EmbeddingsAnswer, OpenAIFailure
+        embeddings, summary = "/v1/embeddings", "Embeddings of texts, as OpenAI has it."
         return [
-            Route(
-                "POST",
-                "/v1/embeddings",
-                self.embeddings,
-                takes=EmbeddingsRequest,
-                gives=EmbeddingsAnswer,
-                refuses=SCORING_REFUSALS,
-                failure=OpenAIFailure,
-                summary="Embeddings of texts, as OpenAI has it.",
-            ),
-            get("/v1/models", self.models, ModelList, "The names of models.", failure=OpenAIFailure),
-            get(
-                "/v1/models/{model}", self.model, ModelCard, "A model by its name.", "not_found", failure=OpenAIFailure
-            ),
+            post(embeddings, self.embeddings, takes, gives, summary, *SCORING_REFUSALS, failure=failure),
+            get("/v1/models", self.models, ModelList, "The names of models.", failure=failure),
+            get("/v1/models/{model}", self.model, ModelCard, "A model by its name.", "not_found", failure=failure),
         ]
 
     async def embeddings(self, request: Request) -> Response:
         asked = await request.json(EmbeddingsRequest)
-        rows = rows_to_embed(asked.input)
         read = partial(read_to_embed, prompt_name=asked.prompt_name)
-        scored = await self._service.score(request, rows, asked.model, read=read)
+        scored = await self._service.score(request, rows_to_embed(asked.input), asked.model, read=read)
         embeddings = unit(first_numbers(scored, asked.dimensions))
-        write = _in_base64 if asked.encoding_format == "base64" else _in_numbers
-        written = (Embedding(index, write(row)) for index, row in enumerate(embeddings))
+        base64 = asked.encoding_format == "base64"
+        rows = (_in_base64(row) if base64 else row.tolist() for row in embeddings)
+        written = (Embedding(index, row) for index, row in enumerate(rows))
         data = await self._service.beside(scored, partial(encoded_list, written))
         tokens = len(scored.inputs.tokens.ids)
         return Response.of(EmbeddingsAnswer(scored.loaded.label, data, Usage(tokens, tokens)), headers=scored.headers)
@@ -139,11 +130,6 @@ class OpenAI:
 
 def _card(name: str, loaded: LoadedModel) -> ModelCard:
     return ModelCard(name, int(loaded.loaded_at))
-
-
-def _in_numbers(row: NDArray[np.float32]) -> list[float]:
-    numbers: list[float] = row.tolist()
-    return numbers
 
 
 def _in_base64(row: NDArray[np.float32]) -> str:

@@ -8,14 +8,7 @@ from collections.abc import Iterable, Sequence
 from prometheus_client.parser import text_string_to_metric_families
 
 from prunetime.serve.core.models import LoadedModel
-from prunetime.serve.http.protocols.oip.messages import (
-    Duration,
-    InferenceStatistics,
-    ModelConfig,
-    ModelMetadata,
-    ModelStatistics,
-    TensorConfig,
-)
+from prunetime.serve.http.protocols.oip import messages as oip
 from prunetime.serve.http.protocols.oip.tensors import inputs_of, outputs_of
 
 PLATFORM = "prunetime"
@@ -24,7 +17,7 @@ CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT6
 """Triton's names, in configurations, for the protocol's data types."""
 
 
-def metadata_of(loaded: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
+def metadata_of(loaded: LoadedModel, versions: Iterable[str]) -> oip.ModelMetadata:
     """The metadata of a model with these `versions`."""
     manifest = loaded.model.manifest
     parameters = {
@@ -34,20 +27,20 @@ def metadata_of(loaded: LoadedModel, versions: Iterable[str]) -> ModelMetadata:
         "measured": manifest.provenance.get("measured"),
     }
     task = manifest.task
-    return ModelMetadata(loaded.name, list(versions), PLATFORM, inputs_of(task), outputs_of(task), parameters)
+    return oip.ModelMetadata(loaded.name, list(versions), PLATFORM, inputs_of(task), outputs_of(task), parameters)
 
 
-def config_of(loaded: LoadedModel) -> ModelConfig:
+def config_of(loaded: LoadedModel) -> oip.ModelConfig:
     """The configuration of a model, in Triton's words."""
     task = loaded.model.manifest.task
     inputs, outputs = (
-        [TensorConfig(each.name, CONFIG_TYPES[each.datatype], each.shape) for each in tensors]
+        [oip.TensorConfig(each.name, CONFIG_TYPES[each.datatype], each.shape) for each in tensors]
         for tensors in (inputs_of(task), outputs_of(task))
     )
-    return ModelConfig(loaded.name, PLATFORM, PLATFORM, 0, inputs, outputs)
+    return oip.ModelConfig(loaded.name, PLATFORM, PLATFORM, 0, inputs, outputs)
 
 
-def statistics_of(loaded: Sequence[LoadedModel], metrics: bytes) -> list[ModelStatistics]:
+def statistics_of(loaded: Sequence[LoadedModel], metrics: bytes) -> list[oip.ModelStatistics]:
     """The statistics of each model, from `metrics` in Prometheus' text format."""
     samples: dict[str, dict[tuple[str, str], float]] = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(metrics.decode()):
@@ -55,14 +48,14 @@ def statistics_of(loaded: Sequence[LoadedModel], metrics: bytes) -> list[ModelSt
             key = sample.name.removeprefix("prunetime_"), sample.labels.get("stage", "")
             samples[sample.labels.get("model", "")][key] = sample.value
 
-    def of(one: LoadedModel) -> ModelStatistics:
+    def of(one: LoadedModel) -> oip.ModelStatistics:
         counted = samples[one.label]
         stages = {
-            stage: Duration(int(counted["seconds_count", stage]), round(1e9 * counted["seconds_sum", stage]))
+            stage: oip.Duration(int(counted["seconds_count", stage]), round(1e9 * counted["seconds_sum", stage]))
             for stage in ("queue", "tokenize", "compute")
         }
-        success = Duration(stages["compute"].count, sum(each.ns for each in stages.values()))
-        times = InferenceStatistics(success, stages["queue"], stages["tokenize"], stages["compute"])
-        return ModelStatistics(one.name, one.version, int(counted["rows_total", ""]), times)
+        success = oip.Duration(stages["compute"].count, sum(each.ns for each in stages.values()))
+        times = oip.InferenceStatistics(success, stages["queue"], stages["tokenize"], stages["compute"])
+        return oip.ModelStatistics(one.name, one.version, int(counted["rows_total", ""]), times)
 
     return [of(one) for one in loaded]

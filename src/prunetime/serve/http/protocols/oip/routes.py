@@ -13,22 +13,12 @@ from prunetime.serve.core.service import Scored, Service
 from prunetime.serve.http.compression import accepted_encoding, compressed
 from prunetime.serve.http.protocols.common import SCORING_REFUSALS
 from prunetime.serve.http.protocols.oip import answers
+from prunetime.serve.http.protocols.oip import messages as oip
 from prunetime.serve.http.protocols.oip.binary import HEADER, split, text_tensors, wants_binary, write_tensors
 from prunetime.serve.http.protocols.oip.description import metadata_of
-from prunetime.serve.http.protocols.oip.messages import (
-    IndexRequest,
-    InferAnswer,
-    InferRequest,
-    Live,
-    ModelMetadata,
-    ModelState,
-    Ready,
-    ServerMetadata,
-    ServerReady,
-)
 from prunetime.serve.http.protocols.oip.parameters import REQUEST, check_parameters
 from prunetime.serve.http.protocols.oip.tensors import TextTensor, output_tensors
-from prunetime.serve.http.routing import Request, Response, Route, get
+from prunetime.serve.http.routing import Request, Response, Route, get, post
 
 COMPRESSED_FROM = 1_024
 """The least bytes of a response that is compressed: a smaller one is one packet anyway."""
@@ -41,49 +31,34 @@ class OpenInference:
         self._service, self._models = service, service.models
 
     def routes(self) -> list[Route]:
-        model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+        takes, states = oip.InferRequest, list[oip.ModelState]
+        index, model, version = "/v2/repository/index", "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         return [
-            get("/v2", self.server, ServerMetadata, "What this server is."),
-            get("/v2/health/live", self.live, Live, "Whether it runs.", open=True),
-            get("/v2/health/ready", self.ready, ServerReady, "Whether it can answer.", "not_ready", open=True),
+            get("/v2", self.server, oip.ServerMetadata, "What this server is."),
+            get("/v2/health/live", self.live, oip.Live, "Whether it runs.", open=True),
+            get("/v2/health/ready", self.ready, oip.ServerReady, "Whether it can answer.", "not_ready", open=True),
             get("/health", self.health, None, "Whether it can answer.", "not_ready", open=True),
             *(
                 route
                 for path in (model, version)
                 for route in (
-                    get(path, self.model, ModelMetadata, "A model.", "not_found"),
-                    get(f"{path}/ready", self.model_ready, Ready, "Whether a model can answer.", "not_found"),
-                    Route(
-                        "POST",
-                        f"{path}/infer",
-                        self.infer,
-                        takes=InferRequest,
-                        gives=InferAnswer,
-                        refuses=SCORING_REFUSALS,
-                        summary="Score texts.",
-                    ),
+                    get(path, self.model, oip.ModelMetadata, "A model.", "not_found"),
+                    get(f"{path}/ready", self.model_ready, oip.Ready, "Whether a model can answer.", "not_found"),
+                    post(f"{path}/infer", self.infer, takes, oip.InferAnswer, "Score texts.", *SCORING_REFUSALS),
                 )
             ),
-            Route(
-                "POST",
-                "/v2/repository/index",
-                self.index,
-                takes=IndexRequest,
-                gives=list[ModelState],
-                body_may_be_empty=True,
-                summary="All models and versions.",
-            ),
+            post(index, self.index, oip.IndexRequest, states, "All models and versions.", body_may_be_empty=True),
         ]
 
     async def server(self, _: Request) -> Response:
         return Response.of(answers.server_metadata())
 
     async def live(self, _: Request) -> Response:
-        return Response.of(Live(True))
+        return Response.of(oip.Live(True))
 
     async def ready(self, _: Request) -> Response:
         self._service.check_ready()
-        return Response.of(ServerReady(True))
+        return Response.of(oip.ServerReady(True))
 
     async def health(self, _: Request) -> Response:
         self._service.check_ready()
@@ -94,7 +69,7 @@ class OpenInference:
         return Response.of(metadata_of(loaded, self._models.versions(loaded.name)))
 
     async def model_ready(self, request: Request) -> Response:
-        return Response.of(Ready(answers.model_at(self._service, request.path).name, True))
+        return Response.of(oip.Ready(answers.model_at(self._service, request.path).name, True))
 
     async def infer(self, request: Request) -> Response:
         asked, texts = await self._read(request)
@@ -104,28 +79,28 @@ class OpenInference:
         answer = await self._service.beside(scored, partial(_answer, asked, scored))
         return await _compressed(request, answer)
 
-    async def _read(self, request: Request) -> tuple[InferRequest, list[TextTensor]]:
+    async def _read(self, request: Request) -> tuple[oip.InferRequest, list[TextTensor]]:
         """Reads a request and its inputs; inputs without data follow the JSON in binary."""
         body, binary = await request.body(), memoryview(b"")
         if HEADER in request.headers:
             body, binary = split(body, request.headers[HEADER])
-        asked = await request.bodies.decode(body, InferRequest)
+        asked = await request.bodies.decode(body, oip.InferRequest)
         return asked, text_tensors(asked.inputs, binary, self._service.settings.max_client_batch_size)
 
     async def index(self, request: Request) -> Response:
         body = await request.body()  # which Triton's clients leave empty
-        asked = await request.bodies.decode(body, IndexRequest) if body else IndexRequest()
+        asked = await request.bodies.decode(body, oip.IndexRequest) if body else oip.IndexRequest()
         return Response.of(answers.index(self._models, bool(asked.ready)))
 
 
-def _answer(asked: InferRequest, scored: Scored) -> Response:
+def _answer(asked: oip.InferRequest, scored: Scored) -> Response:
     """Makes the response with the requested outputs, each as JSON or in binary."""
     outputs, in_binary = output_tensors(scored, asked.outputs), wants_binary(asked)
     binary = [in_binary.get(output.name, in_binary[None]) for output in outputs]
     described, content = write_tensors(outputs, binary)
     loaded, headers = scored.loaded, dict(scored.headers)
     body = msgspec.json.encode(
-        InferAnswer(loaded.name, loaded.version, described, UNSET if asked.id is None else asked.id)
+        oip.InferAnswer(loaded.name, loaded.version, described, UNSET if asked.id is None else asked.id)
     )
     if not any(binary):
         return Response(body, headers=headers)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from prunetime.serve.core.models import LoadedModel
 from prunetime.serve.core.service import Service
 from prunetime.serve.errors import RefusedError
 from prunetime.serve.http.protocols.oip.answers import model_at
 from prunetime.serve.http.protocols.oip.description import config_of, statistics_of
 from prunetime.serve.http.protocols.oip.messages import ModelConfig, SharedMemoryRegion, Statistics
-from prunetime.serve.http.routing import Request, Response, Route, get
-from prunetime.serve.workers.pool import WorkerPool
+from prunetime.serve.http.routing import Request, Response, Route, get, not_here, post
+from prunetime.serve.workers.control import Flush, MessageHandler
 
 SETTINGS = {
     "/v2/logging": "there are no settings of logs: they are lines of JSON on standard error",
@@ -23,13 +21,13 @@ SETTINGS = {
 CONFIG = "A model's configuration, as Triton has it."
 STATISTICS = "How often a model was asked, and how long that took, as Triton has it."
 REGIONS = "Regions of shared memory that are registered: none ever is."
-NOT_HERE = "Not here: the answer says why."
+REGISTER = "Not here: tensors are sent in the body."
 
 
 class TritonExtensions:
     """The handlers of Triton's extensions over one service and the pool of workers."""
 
-    def __init__(self, service: Service, pool: WorkerPool) -> None:
+    def __init__(self, service: Service, pool: MessageHandler) -> None:
         self._service, self._pool = service, pool
 
     def routes(self) -> list[Route]:
@@ -44,25 +42,15 @@ class TritonExtensions:
                     get(f"{path}/stats", self.statistics, Statistics, STATISTICS, "not_found"),
                 )
             ),
-            *(
-                Route(method, path, partial(_refuse_settings, why), summary=NOT_HERE, refuses=("not_found",))
-                for method in ("GET", "POST")
-                for path, why in SETTINGS.items()
-            ),
+            *(not_here(method, path, "not_found", why) for method in ("GET", "POST") for path, why in SETTINGS.items()),
             *(route for kind in ("system", "cuda") for route in self._shared_memory(f"/v2/{kind}sharedmemory")),
         ]
 
     def _shared_memory(self, path: str) -> list[Route]:
         return [
             get(f"{path}/status", self.regions, list[SharedMemoryRegion], REGIONS),
-            Route("POST", f"{path}/unregister", self.unregister, summary="Done, for no region ever is registered."),
-            Route(
-                "POST",
-                f"{path}/region/{{region}}/register",
-                self.register,
-                refuses=("unusable",),
-                summary="Not here: tensors are sent in the body.",
-            ),
+            post(f"{path}/unregister", self.unregister, None, None, "Done, for no region ever is registered."),
+            post(f"{path}/region/{{region}}/register", self.register, None, None, REGISTER, "unusable"),
         ]
 
     async def config(self, request: Request) -> Response:
@@ -89,9 +77,5 @@ class TritonExtensions:
         )
 
     async def _statistics(self, loaded: list[LoadedModel]) -> Response:
-        await self._pool.flush()
+        await self._pool.ask(Flush())
         return Response.of(Statistics(statistics_of(loaded, self._service.metrics.text())))
-
-
-async def _refuse_settings(why: str, _: Request) -> Response:
-    raise RefusedError("not_found", why)

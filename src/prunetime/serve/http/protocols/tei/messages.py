@@ -7,18 +7,16 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from prunetime.serve.http.protocols.cohere import Document
-from prunetime.serve.http.protocols.common import Embeddable, Side
+from prunetime.serve.http.protocols.common import Embeddable, Truncation
 
 
-class PredictRequest(Struct):
+class PredictRequest(Truncation):
     """A request to classify. `inputs` is a text, a pair, or a list of lists of one or two texts. `truncate` says
     whether a text (or pair) of more tokens than the model reads is cut, as by default, or refused;
     `truncation_direction` is the side on which the model cuts. `raw_scores` asks for logits."""
 
     inputs: str | list[str | list[str]]
     raw_scores: bool | None = None
-    truncate: bool | None = None
-    truncation_direction: Side | None = None
 
 
 class Prediction(Struct):
@@ -26,7 +24,7 @@ class Prediction(Struct):
     score: float
 
 
-class RerankRequest(Struct):
+class RerankRequest(Truncation):
     """A request to rerank. `truncate` and `truncation_direction` are as in PredictRequest; `top_n` is how many of the
     best are returned.
 
@@ -40,8 +38,6 @@ class RerankRequest(Struct):
     top_n: int | None = None
     raw_scores: bool | None = None
     return_text: bool | None = None
-    truncate: bool | None = None
-    truncation_direction: Side | None = None
 
 
 class Rank(Struct):
@@ -50,7 +46,7 @@ class Rank(Struct):
     text: str | UnsetType = UNSET
 
 
-class EmbedRequest(Struct):
+class EmbedRequest(Truncation):
     """A request to embed. `inputs` is a text, the token ids of one (with special tokens), or a list of either.
     `normalize` scales to length 1, as by default. `prompt_name` is the model's prompt to put before each text, by
     default its default one. `truncate` and `truncation_direction` are as in PredictRequest. `dimensions` is how many of
@@ -59,18 +55,14 @@ class EmbedRequest(Struct):
     inputs: Embeddable
     normalize: bool | None = None
     prompt_name: str | None = None
-    truncate: bool | None = None
-    truncation_direction: Side | None = None
     dimensions: int | None = None
 
 
-class EmbedAllRequest(Struct):
+class EmbedAllRequest(Truncation):
     """A request for token embeddings, as EmbedRequest; they are never scaled."""
 
     inputs: Embeddable
     prompt_name: str | None = None
-    truncate: bool | None = None
-    truncation_direction: Side | None = None
 
 
 class Sentences(Struct):
@@ -78,11 +70,9 @@ class Sentences(Struct):
     sentences: list[str]
 
 
-class SimilarityParameters(Struct):
+class SimilarityParameters(Truncation):
     """Parameters of a comparison, as in EmbedRequest."""
 
-    truncate: bool | None = None
-    truncation_direction: Side | None = None
     prompt_name: str | None = None
 
 

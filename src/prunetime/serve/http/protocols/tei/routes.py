@@ -23,7 +23,8 @@ from prunetime.serve.http.bodies import converted
 from prunetime.serve.http.protocols.cohere import DocumentRerankAnswer, DocumentRerankRequest, rerank_documents
 from prunetime.serve.http.protocols.common import (
     SCORING_REFUSALS,
-    Cut,
+    EmbeddableRows,
+    Truncation,
     check_count,
     first_numbers,
     labelled,
@@ -32,21 +33,8 @@ from prunetime.serve.http.protocols.common import (
     rows_to_embed,
     score_pairs,
 )
-from prunetime.serve.http.protocols.tei.messages import (
-    DecodeRequest,
-    EmbedAllRequest,
-    EmbedRequest,
-    Info,
-    Prediction,
-    PredictRequest,
-    Rank,
-    RerankRequest,
-    SimilarityParameters,
-    SimilarityRequest,
-    Token,
-    TokenizeRequest,
-)
-from prunetime.serve.http.routing import Endpoint, Request, Response, Route, encoded_list
+from prunetime.serve.http.protocols.tei import messages as tei
+from prunetime.serve.http.routing import Endpoint, Request, Response, Route, encoded_list, get, not_here, post
 
 EMBEDDED_NUMBERS = 1 << 20
 """The most numbers in an answer with token embeddings: it takes some 20 bytes a number."""
@@ -54,10 +42,7 @@ EMBEDDED_NUMBERS = 1 << 20
 TOKENIZED_CHARACTERS = 1 << 16
 """The most characters of a request to tokenize: its answer takes some 20 bytes a character."""
 
-NOT_HERE = {
-    "/embed_sparse": "the model has no sparse embeddings, which SPLADE makes; ask /embed",
-}
-"""The routes of text-embeddings-inference that no model here can answer, with the reason."""
+NO_SPARSE_EMBEDDINGS = "the model has no sparse embeddings, which SPLADE makes; ask /embed"
 
 
 class TextEmbeddingsInference:
@@ -68,52 +53,33 @@ class TextEmbeddingsInference:
 
     def routes(self) -> list[Route]:
         summary = "The default model and the limits of requests, as text-embeddings-inference has it."
-        not_here = "Not here: the answer says why."
+        labels, tokens = list[tei.Prediction | list[tei.Prediction]], list[list[tei.Token]]
+        of_all = list[list[list[float]]]
+        ranks = list[tei.Rank] | DocumentRerankAnswer
+        of_tokens: tuple[Code, ...] = ("not_found", "too_large", "unusable")
         return [
-            _post("/predict", self.predict, PredictRequest, list[Prediction | list[Prediction]], "Labels of texts"),
-            _post(
-                "/rerank",
-                self.rerank,
-                RerankRequest,
-                list[Rank] | DocumentRerankAnswer,
-                "Texts by how well they go with a query",
-            ),
-            _post("/embed", self.embed, EmbedRequest, list[list[float]], "Embeddings of texts"),
-            _post(
-                "/embed_all",
-                self.embed_all,
-                EmbedAllRequest,
-                list[list[list[float]]],
-                "Embeddings of every token of texts",
-            ),
-            *(
-                Route("POST", path, partial(_refuse, why), refuses=("unusable",), summary=not_here)
-                for path, why in NOT_HERE.items()
-            ),
-            _post("/similarity", self.similarity, SimilarityRequest, list[float], "How alike a text is to others"),
-            _post(
-                "/tokenize",
-                self.tokenize,
-                TokenizeRequest,
-                list[list[Token]],
-                "The tokens of texts",
-                ("not_found", "too_large", "unusable"),
-            ),
-            _post("/decode", self.decode, DecodeRequest, list[str], "The texts of tokens", ("not_found", "unusable")),
-            Route("GET", "/info", self.info, gives=Info, refuses=("not_found", "not_ready"), summary=summary),
+            _post("/predict", self.predict, tei.PredictRequest, labels, "Labels of texts"),
+            _post("/rerank", self.rerank, tei.RerankRequest, ranks, "Texts by how well they go with a query"),
+            _post("/embed", self.embed, tei.EmbedRequest, list[list[float]], "Embeddings of texts"),
+            _post("/embed_all", self.embed_all, tei.EmbedAllRequest, of_all, "Embeddings of every token of texts"),
+            not_here("POST", "/embed_sparse", "unusable", NO_SPARSE_EMBEDDINGS),
+            _post("/similarity", self.similarity, tei.SimilarityRequest, list[float], "How alike a text is to others"),
+            _post("/tokenize", self.tokenize, tei.TokenizeRequest, tokens, "The tokens of texts", *of_tokens),
+            _post("/decode", self.decode, tei.DecodeRequest, list[str], "The texts of tokens", "not_found", "unusable"),
+            get("/info", self.info, tei.Info, summary, "not_found", "not_ready"),
         ]
 
     async def predict(self, request: Request) -> Response:
-        asked = await request.json(PredictRequest)
+        asked = await request.json(tei.PredictRequest)
         texts, single = _rows_of(asked.inputs)
-        read = partial(read_rows, cut=Cut(asked.truncate, asked.truncation_direction))
+        read = partial(read_rows, cut=asked)
         scored = await self._service.score(request, texts, read=read)
         found = await self._service.beside(scored, partial(_predictions, scored, asked.raw_scores is True))
         return Response.of(found[0] if single else found, headers=scored.headers)
 
     async def rerank(self, request: Request) -> Response:
         body = await request.body()
-        asked = await request.bodies.decode(body, RerankRequest)
+        asked = await request.bodies.decode(body, tei.RerankRequest)
         if asked.documents is not None and asked.texts is None:
             content = await request.bodies.decode(body, dict[str, Any])
             given = {name: value for name, value in content.items() if value is not None}
@@ -121,31 +87,30 @@ class TextEmbeddingsInference:
         if asked.texts is None or asked.documents is not None:
             raise RefusedError("unusable", "give the texts to rank as texts, or as documents")
         check_count("top_n", asked.top_n)
-        read = partial(read_rows, cut=Cut(asked.truncate, asked.truncation_direction))
+        read = partial(read_rows, cut=asked)
         scored, scores = await score_pairs(self._service, request, asked.query, asked.texts, asked.model, read)
         if scored and asked.raw_scores:
             scores = _raw(scored)
         texts = asked.texts if asked.return_text else [UNSET] * len(asked.texts)
         order = np.argsort(-scores, kind="stable")[: asked.top_n]
-        ranks = [Rank(int(i), float(scores[i]), texts[i]) for i in order]
+        ranks = [tei.Rank(int(i), float(scores[i]), texts[i]) for i in order]
         return Response.of(ranks, headers=scored.headers if scored else None)
 
     async def embed(self, request: Request) -> Response:
-        return await embed(self._service, request, await request.json(EmbedRequest))
+        return await embed(self._service, request, await request.json(tei.EmbedRequest))
 
     async def embed_all(self, request: Request) -> Response:
-        asked = await request.json(EmbedAllRequest)
-        cut = Cut(asked.truncate, asked.truncation_direction)
-        read = partial(_read_every_token, prompt_name=asked.prompt_name, cut=cut)
+        asked = await request.json(tei.EmbedAllRequest)
+        read = partial(_read_every_token, prompt_name=asked.prompt_name, cut=asked)
         scored = await self._service.score(request, rows_to_embed(asked.inputs), read=read, of_tokens=True)
         texts = (text.tolist() for text in scored.scores)
         return Response.of(await self._service.beside(scored, partial(encoded_list, texts)), headers=scored.headers)
 
     async def similarity(self, request: Request) -> Response:
-        return await compare(self._service, request, await request.json(SimilarityRequest))
+        return await compare(self._service, request, await request.json(tei.SimilarityRequest))
 
     async def tokenize(self, request: Request) -> Response:
-        asked = await request.json(TokenizeRequest)
+        asked = await request.json(tei.TokenizeRequest)
         texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
         model = self._service.named(None).model
         try:
@@ -162,7 +127,7 @@ class TextEmbeddingsInference:
         return Response.of(found)
 
     async def decode(self, request: Request) -> Response:
-        asked = await request.json(DecodeRequest)
+        asked = await request.json(tei.DecodeRequest)
         lists = [each for each in asked.ids if isinstance(each, list)]
         numbers = [each for each in asked.ids if isinstance(each, int)]
         if lists and numbers:
@@ -178,7 +143,7 @@ class TextEmbeddingsInference:
         loaded, settings = self._service.named(None), self._service.settings
         manifest = loaded.model.manifest
         return Response.of(
-            Info(
+            tei.Info(
                 model_id=loaded.name,
                 model_sha=None,
                 model_dtype=manifest.plan.default.precision,
@@ -195,29 +160,25 @@ class TextEmbeddingsInference:
         )
 
 
-def _post(
-    path: str, endpoint: Endpoint, takes: Any, gives: Any, what: str, refuses: tuple[Code, ...] = SCORING_REFUSALS
-) -> Route:
+def _post(path: str, endpoint: Endpoint, takes: Any, gives: Any, what: str, *refuses: Code) -> Route:
     summary = f"{what}, as text-embeddings-inference has it."
-    return Route("POST", path, endpoint, takes=takes, gives=gives, refuses=refuses, summary=summary)
+    return post(path, endpoint, takes, gives, summary, *(refuses or SCORING_REFUSALS))
 
 
-async def embed(service: Service, request: Request, asked: EmbedRequest) -> Response:
+async def embed(service: Service, request: Request, asked: tei.EmbedRequest) -> Response:
     """Embeds the texts of a request with the default model."""
-    cut = Cut(asked.truncate, asked.truncation_direction)
-    read = partial(read_to_embed, prompt_name=asked.prompt_name, cut=cut)
+    read = partial(read_to_embed, prompt_name=asked.prompt_name, cut=asked)
     scored = await service.score(request, rows_to_embed(asked.inputs), read=read)
     embeddings = first_numbers(scored, asked.dimensions)
     rows = (row.tolist() for row in (embeddings if asked.normalize is False else unit(embeddings)))
     return Response.of(await service.beside(scored, partial(encoded_list, rows)), headers=scored.headers)
 
 
-async def compare(service: Service, request: Request, asked: SimilarityRequest) -> Response:
+async def compare(service: Service, request: Request, asked: tei.SimilarityRequest) -> Response:
     """Compares a text with others, by the default model's similarity function."""
-    parameters = asked.parameters or SimilarityParameters()
-    cut = Cut(parameters.truncate, parameters.truncation_direction)
+    parameters = asked.parameters or tei.SimilarityParameters()
     texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
-    read = partial(read_to_embed, prompt_name=parameters.prompt_name, cut=cut)
+    read = partial(read_to_embed, prompt_name=parameters.prompt_name, cut=parameters)
     scored = await service.score(request, texts, read=read)
     source, others = scored.scores[:1], scored.scores[1:]
     alike = scored.inputs.task.embedding.similarities(np.broadcast_to(source, others.shape), others)
@@ -225,7 +186,7 @@ async def compare(service: Service, request: Request, asked: SimilarityRequest) 
 
 
 def _read_every_token(
-    loaded: LoadedModel, rows: list[str] | list[list[int]], prompt_name: str | None, cut: Cut
+    loaded: LoadedModel, rows: EmbeddableRows, prompt_name: str | None, cut: Truncation
 ) -> TokenInputs:
     """Reads texts whose tokens are to be embedded. Raises RefusedError where the answer would be too large."""
     inputs = TokenInputs.of(read_to_embed(loaded, rows, prompt_name, cut))
@@ -238,10 +199,6 @@ def _read_every_token(
     return inputs
 
 
-async def _refuse(why: str, _: Request) -> Response:
-    raise RefusedError("unusable", why)
-
-
 def _rows_of(inputs: str | list[str | list[str]]) -> tuple[list[str | Texts], bool]:
     """Returns the texts or pairs of a request to predict, and whether it has just one."""
     if isinstance(inputs, str):
@@ -252,15 +209,15 @@ def _rows_of(inputs: str | list[str | list[str]]) -> tuple[list[str | Texts], bo
     return ([tuple(texts)], True) if texts else ([tuple(row) for row in inputs], False)
 
 
-def _predictions(scored: Scored, raw: bool) -> list[list[Prediction]]:
+def _predictions(scored: Scored, raw: bool) -> list[list[tei.Prediction]]:
     """The labels of each text, the likeliest first."""
     task, scores = scored.inputs.task, scored.scores
     if task.traits.reads_windows:
-        return [[Prediction(answer.text, answer.score)] for answer in scores]
+        return [[tei.Prediction(answer.text, answer.score)] for answer in scores]
     if task.traits.labels_words:
         raise RefusedError("unusable", "the model labels words: ask /v2/models/{model}/infer for the spans of a text")
     labels, table = labelled(scored, raw)
-    rows = ([Prediction(*each) for each in zip(labels, row, strict=True)] for row in table.tolist())
+    rows = ([tei.Prediction(*each) for each in zip(labels, row, strict=True)] for row in table.tolist())
     return [sorted(row, key=lambda each: -each.score) for row in rows]
 
 
@@ -272,19 +229,19 @@ def _raw(scored: Scored) -> Any:
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
 
 
-def _tokens(tokenizer: Tokenizer, texts: Sequence[str], special_tokens: bool) -> list[list[Token]]:
+def _tokens(tokenizer: Tokenizer, texts: Sequence[str], special_tokens: bool) -> list[list[tei.Token]]:
     """The tokens of every text; all but special ones have their part of the text."""
     found = []
     for text in texts:
         encoding = tokenizer.encoding(text, special_tokens)
         parts = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
-        found.append([_token(text, *part) for part in parts])
+        found.append(
+            [
+                tei.Token(number, name, True, None, None) if special else tei.Token(number, text[i:j], False, i, j)
+                for number, name, special, (i, j) in parts
+            ]
+        )
     return found
-
-
-def _token(text: str, number: int, name: str, special: int, characters: tuple[int, int]) -> Token:
-    start, stop = characters
-    return Token(number, name, True, None, None) if special else Token(number, text[start:stop], False, start, stop)
 
 
 def _model_type(task: Task, pooling: str) -> dict[str, dict[str, Any]]:
