@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 
 import torch
 from torch import Tensor
 
-from prunetime.core.positions import BUCKETS
 from prunetime.models.heads import HeadKind
 
 
@@ -29,49 +30,10 @@ class Names:
     head: Mapping[HeadKind, Mapping[str, str]]
     prefix: str
     fixed: Mapping[str, object]
-    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stacked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     layer_norm_eps: str = "layer_norm_eps"
     may_lack_biases: bool = False
 
-
-SIZES = {
-    "layers": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "heads": "num_attention_heads",
-    "ffn": "intermediate_size",
-    "vocabulary": "vocab_size",
-    "positions": "max_position_embeddings",
-    "token_types": "type_vocab_size",
-}
-
-ENCODER = {
-    "embeddings.word": "embeddings.word_embeddings",
-    "embeddings.position": "embeddings.position_embeddings",
-    "embeddings.token_type": "embeddings.token_type_embeddings",
-    "embeddings.norm": "embeddings.LayerNorm",
-    "layers.{}.query": "encoder.layer.{}.attention.self.query",
-    "layers.{}.key": "encoder.layer.{}.attention.self.key",
-    "layers.{}.value": "encoder.layer.{}.attention.self.value",
-    "layers.{}.attention_output": "encoder.layer.{}.attention.output.dense",
-    "layers.{}.attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
-    "layers.{}.ffn_input": "encoder.layer.{}.intermediate.dense",
-    "layers.{}.ffn_output": "encoder.layer.{}.output.dense",
-    "layers.{}.ffn_norm": "encoder.layer.{}.output.LayerNorm",
-}
-
-TWO_LAYERS: Mapping[str, str] = {"head.dense": "classifier.dense", "head.output": "classifier.out_proj"}
-OF_TOKENS: Mapping[HeadKind, Mapping[str, str]] = {
-    "answers": {"head.output": "qa_outputs"},
-    "tags": {"head.output": "classifier"},
-    "embedding": {},
-}
-MODERN_HEAD: Mapping[str, str] = {"head.dense": "head.dense", "head.norm": "head.norm", "head.output": "classifier"}
-FIXED = {
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
 
 SAME_AS = {"gelu_python": "gelu"}
 """Values of config.json that compute the same as another value."""
@@ -82,90 +44,18 @@ OF_WEIGHTS = {
 }
 """Settings, of every family, that say that the weights are stored in a form that is not read."""
 
-ROBERTA = Names(SIZES, ENCODER, {"pooled": TWO_LAYERS, **OF_TOKENS}, "roberta.", {**FIXED, "pad_token_id": 1})
-"""Positions begin after that of padding, whose id is 1 wherever these families were trained."""
 
-NAMES = {
-    "bert": Names(
-        SIZES,
-        ENCODER,
-        {"pooled": {"head.dense": "pooler.dense", "head.output": "classifier"}, **OF_TOKENS},
-        "bert.",
-        FIXED,
-    ),
-    "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "camembert": ROBERTA,
-    "distilbert": Names(
-        {
-            "layers": "n_layers",
-            "hidden": "dim",
-            "heads": "n_heads",
-            "ffn": "hidden_dim",
-            "vocabulary": "vocab_size",
-            "positions": "max_position_embeddings",
-        },
-        {
-            "embeddings.word": "embeddings.word_embeddings",
-            "embeddings.position": "embeddings.position_embeddings",
-            "embeddings.norm": "embeddings.LayerNorm",
-            "layers.{}.query": "transformer.layer.{}.attention.q_lin",
-            "layers.{}.key": "transformer.layer.{}.attention.k_lin",
-            "layers.{}.value": "transformer.layer.{}.attention.v_lin",
-            "layers.{}.attention_output": "transformer.layer.{}.attention.out_lin",
-            "layers.{}.attention_norm": "transformer.layer.{}.sa_layer_norm",
-            "layers.{}.ffn_input": "transformer.layer.{}.ffn.lin1",
-            "layers.{}.ffn_output": "transformer.layer.{}.ffn.lin2",
-            "layers.{}.ffn_norm": "transformer.layer.{}.output_layer_norm",
-        },
-        {"pooled": {"head.dense": "pre_classifier", "head.output": "classifier"}, **OF_TOKENS},
-        "distilbert.",
-        {"activation": "gelu"},
-    ),
-    "electra": Names(
-        {**SIZES, "embedding": "embedding_size"},
-        {**ENCODER, "embeddings.project": "embeddings_project"},
-        {"pooled": TWO_LAYERS, **OF_TOKENS},
-        "electra.",
-        FIXED,
-    ),
-    "mpnet": Names(
-        {name: key for name, key in SIZES.items() if name != "token_types"},
-        {
-            **{name: theirs for name, theirs in ENCODER.items() if name != "embeddings.token_type"},
-            "layers.{}.query": "encoder.layer.{}.attention.attn.q",
-            "layers.{}.key": "encoder.layer.{}.attention.attn.k",
-            "layers.{}.value": "encoder.layer.{}.attention.attn.v",
-            "layers.{}.attention_output": "encoder.layer.{}.attention.attn.o",
-            "layers.{}.attention_norm": "encoder.layer.{}.attention.LayerNorm",
-            "position_bias": "encoder.relative_attention_bias",
-        },
-        {"pooled": TWO_LAYERS, **OF_TOKENS},
-        "mpnet.",
-        {**FIXED, "pad_token_id": 1, "relative_attention_num_buckets": BUCKETS},
-    ),
-    "modernbert": Names(
-        {name: key for name, key in SIZES.items() if name != "token_types"},
-        {
-            "embeddings.word": "embeddings.tok_embeddings",
-            "embeddings.norm": "embeddings.norm",
-            "layers.{}.attention_norm": "layers.{}.attn_norm",
-            "layers.{}.attention_output": "layers.{}.attn.Wo",
-            "layers.{}.ffn_norm": "layers.{}.mlp_norm",
-            "layers.{}.ffn_output": "layers.{}.mlp.Wo",
-            "final_norm": "final_norm",
-        },
-        {"pooled": MODERN_HEAD, "answers": MODERN_HEAD, "tags": MODERN_HEAD, "embedding": {}},
-        "model.",
-        {"hidden_activation": "gelu", "classifier_activation": "gelu"},
-        {
-            "layers.{}.attn.Wqkv": ("layers.{}.query", "layers.{}.key", "layers.{}.value"),
-            "layers.{}.mlp.Wi": ("layers.{}.ffn_input", "layers.{}.ffn_gate"),
-        },
-        "norm_eps",
-        may_lack_biases=True,
-    ),
-}
+def _names() -> dict[str, Names]:
+    """Reads names.json: what families share, and where each is different (null: it has nothing of that name)."""
+    families = json.loads((files(__package__) / "names.json").read_text(encoding="utf-8"))
+    shared = families.pop("shared")
+    for own in families.values():
+        for part, names in shared.items():
+            own[part] = {our: theirs for our, theirs in {**names, **own.get(part, {})}.items() if theirs is not None}
+    return {family: Names(**own) for family, own in families.items()}
+
+
+NAMES = _names()
 """One entry for each family of `prunetime.core.config.FAMILIES`."""
 
 REFUSED = {
@@ -181,7 +71,6 @@ INDEX = r"(?<=\.)\d+(?=\.)"
 LEGACY_NORM = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 """The names of LayerNorm's tensors in the checkpoints that were first converted from TensorFlow."""
 
-
 OF_PRETRAINING = (
     r"(cls|lm_head|pooler|vocab_transform|vocab_layer_norm|vocab_projector|decoder|generator_\w+"
     r"|discriminator_predictions)\.|.*(position_ids|inv_freq)$"
@@ -191,7 +80,7 @@ OF_PRETRAINING = (
 
 def our_names(tensors: Mapping[str, Tensor], names: Names, head: HeadKind) -> dict[str, Tensor]:
     """The tensors of the encoder and its head under our names; what else the checkpoint has is left out."""
-    ours: dict[str, tuple[str, ...]] = {
+    ours: dict[str, Sequence[str]] = {
         **{theirs: (our,) for our, theirs in {**names.encoder, **names.head[head]}.items()},
         **names.stacked,
     }
