@@ -163,3 +163,22 @@ class LengthBucketedBatches(Sampler[list[int]]):
             rows = rows[np.argsort(self._lengths[rows], kind="stable")]
             batches += [rows[i : i + self.batch_size].tolist() for i in range(0, len(rows), self.batch_size)]
         return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class DistributedBatchSampler(Sampler[list[int]]):
+    """Splits every batch of a batch sampler over the ranks, and yields the part of this rank.
+
+    Parts differ by at most one row. Rows are dealt out in turn, so that the parts of a batch that is sorted by length
+    have rows of about the same lengths.
+    """
+
+    def __init__(self, batches: Sampler[list[int]], rank: int, world_size: int) -> None:
+        self._batches = batches
+        self._rank = rank
+        self._world_size = world_size
+
+    def __len__(self) -> int:
+        return len(self._batches)  # type: ignore[arg-type]  # torch declares no length of samplers
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (rows[self._rank :: self._world_size] for rows in self._batches)

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.models.distributed import all_reduce_mean
 from prunetime.models.encoder import Output
-from prunetime.models.losses import mean_over_rows
+from prunetime.models.losses import all_reduce_mean, mean_over_rows
 from prunetime.models.tokens import take
 
 Choice = Literal["outputs", "tokens", "embedding"]
@@ -93,11 +91,6 @@ def logits_distance(
     if tokens is not None and student.dim() == 3 and choice == "outputs":
         divergence = (divergence * tokens).sum(1) / tokens.sum(1)
     return temperature**2 * mean_over_rows(divergence.flatten())
-
-
-def choice_of(task: Task) -> Choice:
-    """Returns the choice that the logits of a task stand for."""
-    return task.traits.choice
 
 
 def hidden_distance(

@@ -28,20 +28,15 @@ from prunetime.models.names import (
     Names,
     modern_name,
     our_names,
+    unwrapped,
 )
 from prunetime.models.sentence import SentenceFolder, read_folder, transformer_folder
-from prunetime.models.wrappers import unwrapped
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 """The names of transformers for layers that attend to all tokens, and to a sliding window."""
 
 DEFAULT_LAYER_NORM_EPS = 1e-12
 """The eps where config.json has none (the first BERT releases)."""
-
-
-def head_of(kind: TaskKind) -> HeadKind:
-    """Returns the head of a kind of task."""
-    return TASK_KINDS[kind].head
 
 
 ADAPTER = "adapter_config.json"
@@ -83,7 +78,7 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: TaskKind = "class
     sentence = read_folder(folder_of(model), kind)
     folder = sentence.folder
     settings = read_json(folder / "config.json")
-    family, head = settings.get("model_type"), head_of(kind)
+    family, head = settings.get("model_type"), TASK_KINDS[kind].head
     rows = TASK_KINDS[kind].rows
     spec: ArchSpec | None = None
     unused: tuple[str, ...] = ()

@@ -13,31 +13,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-)
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.config import EncoderConfig
 from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models import modeling
-from prunetime.models.families import head_of
-from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES
-from prunetime.models.modeling import (
-    OF_HEAD,
-    PrunetimeConfig,
-    PrunetimeForQuestionAnswering,
-    PrunetimeForSequenceClassification,
-    PrunetimeForTokenClassification,
-    PrunetimeModel,
-)
+from prunetime.models.heads import CLASSES, OWN_MODEL_TYPE, PROBLEM_TYPES
+from prunetime.models.modeling import OF_HEAD, PrunetimeConfig
 from prunetime.models.portable import modules_of
 from prunetime.models.sentence_files import activation_fn
 
@@ -53,7 +38,7 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
         raise InputError(f"a {task.kind} task of {task.outputs} outputs for a model of {config.outputs}")
     settings: dict[str, Any] = {
         "problem_type": PROBLEM_TYPES.get(task.kind),
-        "architectures": [OF_HEAD[head_of(task.kind)].__name__],
+        "architectures": [OF_HEAD[task.traits.head].__name__],
     }
     if task.rows == "pooled":  # for a CrossEncoder of sentence-transformers 4 and earlier
         settings["sentence_transformers"] = {"activation_fn": activation_fn(task)}
@@ -65,8 +50,6 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
 
 PrunetimeConfig.modules = modules_of(modeling.__name__)
 AutoConfig.register(OWN_MODEL_TYPE, PrunetimeConfig)
-AutoModel.register(PrunetimeConfig, PrunetimeModel)
-AutoModelForSequenceClassification.register(PrunetimeConfig, PrunetimeForSequenceClassification)
-AutoModelForQuestionAnswering.register(PrunetimeConfig, PrunetimeForQuestionAnswering)
-AutoModelForTokenClassification.register(PrunetimeConfig, PrunetimeForTokenClassification)
+for head, model in OF_HEAD.items():
+    getattr(transformers, f"AutoModel{CLASSES.get(head, '')}").register(PrunetimeConfig, model)
 AutoTokenizer.register(PrunetimeConfig, fast_tokenizer_class=PreTrainedTokenizerFast)

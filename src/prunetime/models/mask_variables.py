@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunetime.core.arch import BlockShape, Dims, block_grid
-from prunetime.core.mask import PARTS, BlockMask, Mask, part_widths
+from prunetime.core.mask import PARTS, BlockMask, part_widths
 from prunetime.errors import InputError
 
 SIDES = {
@@ -91,16 +91,6 @@ class MaskVariables:
             return torch.arange(width)
         variables: Tensor = getattr(self, part)
         return (variables != 0).repeat_interleave(width // len(variables)).nonzero().flatten()
-
-
-def from_mask(mask: Mask) -> list[MaskVariables]:
-    """Returns mask variables of one for what `mask` keeps and zero for the rest."""
-    layers = []
-    for layer in mask.layers:
-        parts: dict[str, Any] = {name: torch.from_numpy(getattr(layer, name).astype("float32")) for name in PARTS}
-        blocks = {matrix: BlockMaskVariables.of(kept) for matrix, kept in layer.blocks.items()}
-        layers.append(MaskVariables(**parts, blocks=blocks, tokens=layer.tokens))
-    return layers
 
 
 def ones(dims: Dims, batch: int | None = None, requires_grad: bool = True) -> list[MaskVariables]:

@@ -22,8 +22,16 @@ from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.models import sentence_modules
 from prunetime.models.checkpoint import read_tensors
-from prunetime.models.sentence_modules import EMBEDDING, SCORES, optional, transformer_settings
-from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODULES, SENTENCE_TRANSFORMER
+from prunetime.models.sentence_modules import (
+    CROSS_ENCODER,
+    EMBEDDING,
+    MODEL_SETTINGS,
+    MODULES,
+    SCORES,
+    SENTENCE_TRANSFORMER,
+    optional,
+    transformer_settings,
+)
 
 ALWAYS_PROMPTS: Mapping[str, str] = {"query": "", "document": ""}
 """The prompts that every SentenceTransformer has, empty where its folder does not say otherwise."""

@@ -13,7 +13,7 @@ from prunetime.core.arrays import Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.models.sentence_names import (
+from prunetime.models.sentence_modules import (
     CROSS_ENCODER,
     DENSE_ACTIVATIONS,
     LAYER_NORM_EPS,

@@ -275,11 +275,6 @@ def search(
     return best
 
 
-def finalists(archive: Archive, budget_us: float, count: int) -> list[Evaluation]:
-    """The `count` best evaluations predicted inside the budget, best first."""
-    return archive.within(budget_us)[:count]
-
-
 def score_into(
     archive: Archive, space: Space, candidates: Sequence[Evaluation], scorer: Scorer, on_progress: Progress
 ) -> None:

@@ -20,11 +20,16 @@ from prunetime.core.arrays import Int32Array
 from prunetime.core.progress import Progress
 from prunetime.core.task import Task
 from prunetime.errors import PrunetimeError
-from prunetime.models.batches import BatchDataset, LengthBucketedBatches, TrainingBatch, TrainingData
-from prunetime.models.distill import Distillation, choice_of, distilled_loss
-from prunetime.models.distributed import DistributedBatchSampler, all_reduce_mean
+from prunetime.models.batches import (
+    BatchDataset,
+    DistributedBatchSampler,
+    LengthBucketedBatches,
+    TrainingBatch,
+    TrainingData,
+)
+from prunetime.models.distill import Distillation, distilled_loss
 from prunetime.models.encoder import Output, SequenceClassifier, linears_of
-from prunetime.models.losses import kept_of, mean_over_rows, task_losses
+from prunetime.models.losses import all_reduce_mean, kept_of, mean_over_rows, task_losses
 from prunetime.models.prefix import run_prefix
 from prunetime.models.threads import training_on
 from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
@@ -135,7 +140,7 @@ class _Objective(nn.Module):
             heads = self.masks.heads() if self.masks else None
             output, target = (each._replace(logits=kept_of(each.logits, self._task)) for each in (output, target))
             return distilled_loss(
-                loss, output, target, attention_mask, distillation, heads=heads, choice=choice_of(self._task)
+                loss, output, target, attention_mask, distillation, heads=heads, choice=self._task.traits.choice
             )
 
         if self.masks:
