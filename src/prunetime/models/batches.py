@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from prunetime.core.arrays import Array, Int32Array
 from prunetime.core.task import Task
@@ -113,34 +113,23 @@ class TrainingData:
         return total.hexdigest()
 
 
-class BatchDataset(Dataset[TrainingBatch]):
-    """A data set from which a DataLoader fetches a whole batch at once."""
-
-    def __init__(self, data: TrainingData) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, row: int) -> TrainingBatch:
-        return self._data.batch([row])
-
-    def __getitems__(self, rows: list[int]) -> TrainingBatch:
-        return self._data.batch(rows)
-
-
 class LengthBucketedBatches(Sampler[list[int]]):
     """A sampler of `steps` batches of rows: every epoch a new permutation, sorted by length within windows of `WINDOW`
     batches.
 
-    The batches of all epochs are one sequence, so that step alone says where a resumed run continues.
+    The batches of all epochs are one sequence, so that step alone says where a resumed run continues. Of every batch
+    it yields the part of a `rank`: rows are dealt out in turn, so that parts differ by at most one row, and have rows
+    of about the same lengths.
     """
 
-    def __init__(self, lengths: Int32Array, batch_size: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Int32Array, batch_size: int, steps: int, seed: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
         self._lengths = lengths
         self.batch_size = batch_size
         self._steps = steps
         self._seed = seed
+        self._part = slice(rank, None, world_size)
 
     def __len__(self) -> int:
         return self._steps
@@ -151,7 +140,7 @@ class LengthBucketedBatches(Sampler[list[int]]):
             epoch, index = divmod(step, per_epoch)
             if index == 0:
                 batches = self._epoch(epoch)
-            yield batches[index]
+            yield batches[index][self._part]
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self._seed, epoch])
@@ -163,22 +152,3 @@ class LengthBucketedBatches(Sampler[list[int]]):
             rows = rows[np.argsort(self._lengths[rows], kind="stable")]
             batches += [rows[i : i + self.batch_size].tolist() for i in range(0, len(rows), self.batch_size)]
         return [batches[i] for i in rng.permutation(len(batches))]
-
-
-class DistributedBatchSampler(Sampler[list[int]]):
-    """Splits every batch of a batch sampler over the ranks, and yields the part of this rank.
-
-    Parts differ by at most one row. Rows are dealt out in turn, so that the parts of a batch that is sorted by length
-    have rows of about the same lengths.
-    """
-
-    def __init__(self, batches: Sampler[list[int]], rank: int, world_size: int) -> None:
-        self._batches = batches
-        self._rank = rank
-        self._world_size = world_size
-
-    def __len__(self) -> int:
-        return len(self._batches)  # type: ignore[arg-type]  # torch declares no length of samplers
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (rows[self._rank :: self._world_size] for rows in self._batches)

@@ -1,5 +1,4 @@
-"""The encoder in torch: unpruned or compact, with or without mask variables, for training and as the engine's
-counterpart."""
+"""The encoder in torch, unpruned or compact, with or without mask variables: for training, and to check the engine."""
 
 from __future__ import annotations
 

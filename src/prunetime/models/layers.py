@@ -69,8 +69,7 @@ class Embeddings(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and FFN, each with its residual and LayerNorm; only what the spec keeps is there. `index` is the
-    layer's."""
+    """Attention and FFN of layer `index`, each with its residual and LayerNorm, as far as the spec keeps them."""
 
     query: nn.Linear | BlockLinear
     key: nn.Linear | BlockLinear
@@ -182,8 +181,7 @@ class EncoderLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """The layers of `EncoderConfig.head_layers`, which it runs on the pooled row of each sequence, or on every token's
-    row."""
+    """The layers of `EncoderConfig.head_layers`, run on the pooled row of each sequence, or on every token's row."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
@@ -222,8 +220,7 @@ def norm_layer(config: EncoderConfig, there: bool) -> nn.Module:
 
 
 def _received(probabilities: Tensor, real: Tensor, variables: MaskVariables | None) -> Tensor:
-    """Returns the attention [batch, tokens] that the `real` queries of `probabilities` [batch, heads, queries, tokens]
-    pay."""
+    """Returns the attention [batch, tokens] that the `real` queries pay by `probabilities` [.., queries, tokens]."""
     if variables:
         probabilities = probabilities * variables.heads.detach()[..., None, None]
     return (probabilities * real[:, None, :, None]).sum((1, 2))
@@ -234,6 +231,5 @@ def _masked(x: Tensor, variables: Tensor | None) -> Tensor:
 
 
 def _add_rows(x: Tensor, rows: Tensor | None, update: Tensor) -> Tensor:
-    """Returns `x` [.., hidden] plus `update` [.., rows] in the places `rows`; scatter_add is the fastest form on a
-    CPU."""
+    """Returns `x` [.., hidden] plus `update` [.., rows] in the places `rows`, in the form that is fastest on a CPU."""
     return x + update if rows is None else x.scatter_add(-1, rows.long().expand_as(update), update.to(x.dtype))

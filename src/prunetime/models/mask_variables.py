@@ -113,7 +113,6 @@ def over_tokens(variables: Tensor) -> Tensor:
 
 
 def where_alive(inner: Tensor, rows: Tensor, changed: Tensor, unchanged: Tensor) -> Tensor:
-    """Returns `changed` [batch, tokens, hidden] where some of the variables `inner` and `rows` are not zero, else
-    `unchanged`."""
+    """Returns `changed` [batch, tokens, hidden] where `inner` and `rows` are not all zero, else `unchanged`."""
     alive = (inner != 0).any(-1) & (rows != 0).any(-1)
     return torch.where(alive[..., None, None], changed, unchanged)

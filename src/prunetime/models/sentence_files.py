@@ -30,8 +30,7 @@ Files = dict[str, bytes]
 
 
 def sentence_files(config: EncoderConfig, task: Task, weights: Weights) -> Files:
-    """The files by their names: a SentenceTransformer's for embeddings, a CrossEncoder's for pooled rows, no files for
-    other tasks."""
+    """The files by their names: a SentenceTransformer's for embeddings, a CrossEncoder's for pooled rows, else none."""
     if task.rows == "tokens":
         return {}
     is_embedding = task.rows == "embedding"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prunetime.core.arch import BlockShape
+from prunetime.core.deprecation import renamed_arguments
 from prunetime.core.mask import Mask, Scores
 from prunetime.errors import InputError
 from prunetime.models.compact import compact, in_blocks
@@ -55,6 +56,7 @@ class MultilevelPruning(TrainerCallback):
         >>> pruning.compact().save_pretrained("pruned")
     """
 
+    @renamed_arguments(grain="block_shape")
     def __init__(
         self,
         model: PreTrainedModel,
@@ -92,8 +94,7 @@ class MultilevelPruning(TrainerCallback):
         ]
 
     def optimizer(self, arguments: TrainingArguments) -> torch.optim.Optimizer:
-        """Returns an AdamW that decays matrices only, for `Trainer(optimizers=...)`; masks are learned beside any
-        other."""
+        """Returns an AdamW for `Trainer(optimizers=...)` that decays matrices only; masks do with any other, too."""
         weights = list(self._model.parameters())
         groups: list[dict[str, Any]] = [
             {"params": [p for p in weights if p.ndim > 1], "weight_decay": arguments.weight_decay},
@@ -265,8 +266,7 @@ class MultilevelPruning(TrainerCallback):
 
 
 def _reentrant(args: TrainingArguments) -> bool:
-    """Returns whether activations are checkpointed by the older of torch's two ways; transformers 5.24 renamed the
-    options."""
+    """Returns whether activations are checkpointed the older way; transformers 5.24 renamed the options."""
     options: Any = [
         getattr(args, f"{name}_checkpointing_kwargs", None)
         for name in ("activation", "gradient")

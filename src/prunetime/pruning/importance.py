@@ -52,10 +52,10 @@ def measure_importance(
     dims = model.config.dims
     if criterion == "magnitude":
         return _magnitudes(weights_of(model), dims)
-    if criterion == "movement":
-        return [{name: np.zeros(width) for name, width in part_widths(dims).items()} for _ in range(dims.layers)]
     widths = part_widths(dims)
     scores: Scores = [{name: np.zeros(width) for name, width in widths.items()} for _ in range(dims.layers)]
+    if criterion == "movement":
+        return scores
 
     def add(batch: TrainingBatch) -> None:
         labels = batch.pop("labels")

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from prunetime.models.encoder import Linears
 from prunetime.models.mask_variables import SIDES, BlockMaskVariables, MaskVariables
 from prunetime.pruning.methods import Pruner
 from prunetime.pruning.regularise import Cost, regularisation, share_of
+
+T = TypeVar("T")
 
 Kept = list[dict[str, BoolArray]]
 """The parts that masks keep, for every layer: by part [n], or by matrix [row blocks, column blocks]."""
@@ -182,13 +184,12 @@ class LearnedMasks(nn.Module, ABC):
         """Computes the masks from what is learned, as it now is."""
         self._now = self._by_name(self.views(self.fixed) if self.frozen else self.masks())
 
-    def _by_name(self, masks: Iterable[Tensor]) -> list[dict[str, Tensor]]:
+    def _by_name(self, masks: Iterable[T]) -> list[dict[str, T]]:
         each = iter(masks)
         return [{name: next(each) for name in layer} for layer in self.names]
 
     def _spec(self, counts: Iterable[int]) -> ArchSpec:
-        each = iter(counts)
-        return self.step.spec([{name: next(each) for name in layer} for layer in self.names])
+        return self.step.spec(self._by_name(counts))
 
     def masked(self, layer: int, matrix: str, parameter: Tensor) -> Tensor:
         """Returns a weight or bias of a matrix times its mask."""
@@ -206,8 +207,7 @@ class LearnedMasks(nn.Module, ABC):
         return [layer.get("heads") for layer in self._now]
 
     def mask_variables(self) -> list[MaskVariables] | None:
-        """Returns the mask variables that take the LayerNorm of a sub-layer that is gone with it; None where none is
-        gone."""
+        """Returns the mask variables that take along the LayerNorm of a sub-layer that is gone; None where none is."""
         if self.step.block_shape is not None or not self.frozen:
             return None
         there = torch.stack([mask.any() for layer in self._now for mask in layer.values()])

@@ -181,8 +181,7 @@ def update(
 
 
 Parents = Callable[[SearchState, SearchSettings, int, np.random.Generator], list[tuple[Evaluation, Genome, float]]]
-"""Chooses for so many children a parent, the genome to mutate (the parent's, or a cross with another's), and a
-target."""
+"""Chooses for so many children a parent, the genome to mutate (its own, or a cross with another's), and a target."""
 
 
 def _proposals(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from prunetime.core.arrays import BoolArray, Float32Array, Float64Array
+from prunetime.core.deprecation import renamed_arguments
 from prunetime.models.threads import training_on
 from prunetime.search.space import Genes, Genome
 
@@ -50,6 +51,10 @@ class PolicySettings:
     learning_rate: float = 0.02
     max_importance_weight: float = 2.0
     entropy: float = 0.01
+
+
+old_names = renamed_arguments(remembered="replay_size", truncated="max_importance_weight")
+PolicySettings.__init__ = old_names(PolicySettings.__init__)  # type: ignore[method-assign]
 
 
 class EditContext(NamedTuple):

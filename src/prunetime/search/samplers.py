@@ -250,8 +250,7 @@ class _Folded:
 
 
 class _FeasibleFirst(Reward):
-    """The standardised score of a feasible trial; for an infeasible one a number below all, lower the more it
-    violates."""
+    """The standardised score of a feasible trial; of an infeasible one a number below all, by how much it violates."""
 
     def __call__(self, evaluation: Evaluation, budget_us: float) -> float:
         over = evaluation.predicted_us - budget_us
@@ -300,8 +299,7 @@ def _unknown(levels: Genome) -> Genes:
 
 
 class _Usable:
-    """A filter of finished trials: it keeps those with a value and with parameters in range, which enqueued ones may
-    not be."""
+    """A filter of finished trials: it keeps those with a value and parameters in range; enqueued ones may have none."""
 
     def __init__(self, space: SpaceOfStudy) -> None:
         self.space = space
