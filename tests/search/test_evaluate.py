@@ -16,8 +16,7 @@ from prunetime.errors import EngineError
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import ordered, prefix_mask
 from prunetime.models.encoder import from_weights
-from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows, agreement
-from prunetime.search.hidden_state_cache import cacheable_prefixes
+from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows, agreement, cacheable_prefixes
 from prunetime.search.space import Space
 
 

@@ -82,7 +82,8 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: TaskKind = "class
     rows = TASK_KINDS[kind].rows
     spec: ArchSpec | None = None
     unused: tuple[str, ...] = ()
-    other_head = _is_for_another(settings, head)
+    known = heads_of(settings.get("architectures") or ())
+    other_head = bool(known) and head not in known
     if (folder / ADAPTER).is_file():
         raise InputError(f"{folder} has {ADAPTER}, which changes the model: merge the adapter into the weights first")
     if family == OWN_MODEL_TYPE:
@@ -111,7 +112,9 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: TaskKind = "class
             name: tensor for name, tensor in tensors.items() if not name.startswith(("head.output.", "head.layers."))
         }
     try:
-        classifier = _fresh(config, spec, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            classifier = SequenceClassifier(config, spec)
         load_tensors(classifier, tensors, fresh_head=True)
     except InputError as error:
         raise InputError(f"{folder}: config.json and the weights do not fit: {error}") from error
@@ -201,12 +204,6 @@ def named_labels(model: str) -> tuple[str, ...]:
     return tuple(str(named[str(number)]) for number in range(len(named)))
 
 
-def _is_for_another(settings: Mapping[str, Any], head: HeadKind) -> bool:
-    """Whether config.json says that the checkpoint's head is for something else."""
-    known = heads_of(settings.get("architectures") or ())
-    return bool(known) and head not in known
-
-
 def _own_config(settings: Mapping[str, Any], folder: Path) -> tuple[EncoderConfig, ArchSpec]:
     try:
         return EncoderConfig.from_json(settings["encoder"]), ArchSpec.from_json(settings["spec"])
@@ -273,12 +270,6 @@ def rotary_of(settings: Mapping[str, Any], layers: int, where: str) -> tuple[Rot
             "'default' is supported"
         )
     return found
-
-
-def _fresh(config: EncoderConfig, spec: ArchSpec | None, seed: int) -> SequenceClassifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SequenceClassifier(config, spec)
 
 
 def _has_head(tensors: Mapping[str, Tensor], config: EncoderConfig) -> bool:

@@ -5,7 +5,9 @@ The tables are for reading and writing alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,47 +22,21 @@ MODEL_SETTINGS = "config_sentence_transformers.json"
 SENTENCE_TRANSFORMER, CROSS_ENCODER = "SentenceTransformer", "CrossEncoder"
 """`model_type` in config_sentence_transformers.json."""
 
-TRANSFORMER_SETTINGS = (
-    "sentence_bert_config.json",
-    *(
-        f"sentence_{kind}_config.json"
-        for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-    ),
-)
+_TABLES = json.loads((files(__package__) / "sentence_modules.json").read_text(encoding="utf-8"))
+
+TRANSFORMER_SETTINGS: Sequence[str] = _TABLES["transformer_settings"]
 """The names that the settings of the Transformer module may be under; the first one is written today."""
 
-POOLINGS: Mapping[str, Pooling] = {
-    "cls": "first",
-    "mean": "mean",
-    "max": "max",
-    "mean_sqrt_len_tokens": "mean_sqrt_len",
-    "weightedmean": "weightedmean",
-    "lasttoken": "lasttoken",
-}
+POOLINGS: Mapping[str, Pooling] = _TABLES["poolings"]
 """Our ways of pooling, by the values of `pooling_mode`."""
 
-POOLING_FLAGS: Mapping[str, str] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
+POOLING_FLAGS: Mapping[str, str] = _TABLES["pooling_flags"]
 """The settings that said so until version 6, and that every version reads."""
 
-DENSE_ACTIVATIONS: Mapping[Activation, str] = {
-    "identity": "torch.nn.modules.linear.Identity",
-    "tanh": "torch.nn.modules.activation.Tanh",
-    "relu": "torch.nn.modules.activation.ReLU",
-    "gelu": "torch.nn.modules.activation.GELU",
-}
+DENSE_ACTIVATIONS: Mapping[Activation, str] = _TABLES["dense_activations"]
 """The activations that follow a Dense module."""
 
-SCORE_ACTIVATIONS: Mapping[ScoreActivation, str] = {
-    "identity": "torch.nn.modules.linear.Identity",
-    "sigmoid": "torch.nn.modules.activation.Sigmoid",
-}
+SCORE_ACTIVATIONS: Mapping[ScoreActivation, str] = _TABLES["score_activations"]
 """The activations that a CrossEncoder applies to its logits."""
 
 LAYER_NORM_EPS = 1e-5

@@ -18,7 +18,8 @@ from prunetime.core.artifact import TOKENIZER
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import read_json
-from prunetime.models.sentence import lower_cased, lower_cases
+from prunetime.models.sentence import lower_cased
+from prunetime.models.sentence_modules import transformer_settings
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 FILES = (TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
@@ -79,7 +80,7 @@ def load_tokenizer(
         backend.enable_truncation(max_length, direction="left")
     data = json.loads(backend.to_str())
     replaced = _replaced(folder / TOKENIZER, data)
-    if lower_cases(folder):
+    if transformer_settings(folder)[0].get("do_lower_case"):
         data["normalizer"] = lower_cased(data["normalizer"])
     if data["model"].get("dropout"):
         raise InputError(
@@ -113,7 +114,9 @@ def _as_transformers(folder: Path) -> Any:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for every kind of broken content
-        named = _class_named_by(folder)
+        file = folder / TOKENIZER_CONFIG
+        name = read_json(file).get("tokenizer_class") if file.is_file() else None
+        named = f" (tokenizer_class {name!r})" if name else ""
         raise InputError(f"{folder} has no usable tokenizer{named}: {error}") from error
     kind = type(loaded).__name__
     if not isinstance(loaded, PreTrainedTokenizerFast):
@@ -131,13 +134,6 @@ def _as_transformers(folder: Path) -> Any:
             "depends on the other texts of its batch; set it to 'right'"
         )
     return loaded
-
-
-def _class_named_by(folder: Path) -> str:
-    """The class that the folder's tokenizer_config.json names, for a message; nothing where it names none."""
-    file = folder / TOKENIZER_CONFIG
-    name = read_json(file).get("tokenizer_class") if file.is_file() else None
-    return f" (tokenizer_class {name!r})" if name else ""
 
 
 def _special_tokens(loaded: Any) -> dict[str, Any]:

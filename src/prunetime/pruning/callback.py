@@ -56,6 +56,8 @@ class MultilevelPruning(TrainerCallback):
         >>> pruning.compact().save_pretrained("pruned")
     """
 
+    _accumulation: GradientAccumulation  # of the training, from its beginning
+
     @renamed_arguments(grain="block_shape")
     def __init__(
         self,
@@ -81,7 +83,6 @@ class MultilevelPruning(TrainerCallback):
         self._teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self._distillation = distillation
         self._auxiliary_loss = AuxiliaryLoss()
-        self._accumulation: GradientAccumulation | None = None
         self._steps = 0, 0
         self._scores: list[AttentionScores | None] = [None, None]
         if self._teacher is not None and distillation.attention:
@@ -171,11 +172,9 @@ class MultilevelPruning(TrainerCallback):
             )
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        assert self._accumulation is not None
         self._accumulation.begin_epoch()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        assert self._accumulation is not None
         self._auxiliary_loss.begin_step(self._accumulation.next_step())
 
     def on_pre_optimizer_step(self, *_: Any, **given: Any) -> None:

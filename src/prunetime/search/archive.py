@@ -6,6 +6,7 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +75,7 @@ def preference(evaluation: Evaluation) -> tuple[float, float, Genome]:
     return (-evaluation.score, evaluation.predicted_us, evaluation.genome)
 
 
-class Archive:
+class Archive(AbstractContextManager["Archive"]):
     """Append-only file of evaluations: a header line with the digest of space, model and data, then one line each.
 
     Every line is on disk before `add` returns. A last line torn by a crash is dropped on opening.
@@ -83,7 +84,8 @@ class Archive:
     def __init__(self, path: Path, digest: str) -> None:
         """Raises InputError, leaving the file as it is, where it is corrupt or belongs to another digest."""
         self._evaluations: dict[Genome, Evaluation] = {}
-        lines = _complete_lines(path)
+        # What stands after the last newline was torn by a crash.
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         if lines:
             _check_header(path, lines[0], digest)
             for number, line in enumerate(lines[1:], start=2):
@@ -116,9 +118,6 @@ class Archive:
     def close(self) -> None:
         self._file.close()
 
-    def __enter__(self) -> Archive:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -141,13 +140,6 @@ class Archive:
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-
-
-def _complete_lines(path: Path) -> list[bytes]:
-    """Lines of the file that end in a newline; what stands after the last newline was torn by a crash."""
-    if not path.exists():
-        return []
-    return path.read_bytes().split(b"\n")[:-1]
 
 
 def _check_header(path: Path, line: bytes, digest: str) -> None:
