@@ -11,8 +11,8 @@ from prunetime.core import artifact
 from prunetime.errors import InputError
 from prunetime.export.card import AUTO, transformers_card
 from prunetime.models import modeling
+from prunetime.models.hf import modules_of
 from prunetime.models.modeling import OF_HEAD, PrunetimeConfig
-from prunetime.models.portable import modules_of
 
 
 def export_transformers(source: Path, folder: Path, name: str = ".") -> Path:

@@ -55,7 +55,9 @@ class TrainingData:
         if self.task.labels and not np.all(np.isin(self.labels, classes)):
             raise InputError(f"labels of a {self.task.kind} are class indices from 0 to {len(self.task.labels) - 1}")
         if self.task.traits.reads_windows:
-            self._check_positions()
+            shape, lengths = (len(self.tokens), 2), self.tokens.lengths[:, None]
+            if self.labels.shape != shape or not np.all((self.labels >= 0) & (self.labels < lengths)):
+                raise InputError(f"labels of question answering are positions of tokens in their rows, {list(shape)}")
 
     def __len__(self) -> int:
         return len(self.tokens) // self._rows_each
@@ -98,11 +100,6 @@ class TrainingData:
         tokens, source = self.tokens.select_tokens(chosen if self._rows_each == 1 else sequences_of_pairs(chosen))
         return tokens, self.labels[source if self._of_words else chosen]
 
-    def _check_positions(self) -> None:
-        shape, lengths = (len(self.tokens), 2), self.tokens.lengths[:, None]
-        if self.labels.shape != shape or not np.all((self.labels >= 0) & (self.labels < lengths)):
-            raise InputError(f"labels of question answering are positions of tokens in their rows, {list(shape)}")
-
     def digest(self) -> str:
         """Returns the sha256 of everything in it."""
         total = hashlib.sha256(repr((self.task, self.pad_id)).encode())
@@ -114,12 +111,10 @@ class TrainingData:
 
 
 class LengthBucketedBatches(Sampler[list[int]]):
-    """A sampler of `steps` batches of rows: every epoch a new permutation, sorted by length within windows of `WINDOW`
-    batches.
+    """A sampler of `steps` batches of rows: each epoch a new order, sorted by length within `WINDOW` batches.
 
     The batches of all epochs are one sequence, so that step alone says where a resumed run continues. Of every batch
-    it yields the part of a `rank`: rows are dealt out in turn, so that parts differ by at most one row, and have rows
-    of about the same lengths.
+    it yields the part of a `rank`: rows are dealt out in turn, so that parts have rows of about the same lengths.
     """
 
     def __init__(

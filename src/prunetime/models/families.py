@@ -87,7 +87,10 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: TaskKind = "class
     if (folder / ADAPTER).is_file():
         raise InputError(f"{folder} has {ADAPTER}, which changes the model: merge the adapter into the weights first")
     if family == OWN_MODEL_TYPE:
-        config, spec = _own_config(settings, folder)
+        try:
+            config, spec = EncoderConfig.from_json(settings["encoder"]), ArchSpec.from_json(settings["spec"])
+        except (KeyError, TypeError, InputError) as error:
+            raise InputError(f"{folder}: config.json has no usable encoder and spec: {error!r}") from error
         tensors = read_tensors(folder)
         other_head = other_head or config.rows != rows
     elif family in FAMILIES:
@@ -180,8 +183,7 @@ def _our_tensors(folder: Path, names: Names, head: HeadKind) -> tuple[dict[str, 
 
 
 def with_outputs(pretrained: Pretrained, outputs: Sequence[int]) -> Pretrained:
-    """The model with the outputs of its head in another order, `outputs` (their numbers until now), which is changed in
-    place, and with its labels in that order."""
+    """The model, changed in place, with outputs and labels in another order: `outputs`, their numbers until now."""
     assert pretrained.labels is not None
     assert sorted(outputs) == list(range(pretrained.config.outputs))
     layer = pretrained.model.get_submodule(pretrained.config.head_layers[-1][0])
@@ -202,13 +204,6 @@ def named_labels(model: str) -> tuple[str, ...]:
     if not isinstance(named, dict) or set(named) != {str(number) for number in range(len(named))}:
         raise InputError(f"{folder}: id2label of config.json is {named!r}; it must have a name for 0, 1, 2, ...")
     return tuple(str(named[str(number)]) for number in range(len(named)))
-
-
-def _own_config(settings: Mapping[str, Any], folder: Path) -> tuple[EncoderConfig, ArchSpec]:
-    try:
-        return EncoderConfig.from_json(settings["encoder"]), ArchSpec.from_json(settings["spec"])
-    except (KeyError, TypeError, InputError) as error:
-        raise InputError(f"{folder}: config.json has no usable encoder and spec: {error!r}") from error
 
 
 def family_config(settings: Mapping[str, Any], family: str, outputs: int, where: str) -> EncoderConfig:

@@ -11,6 +11,8 @@ The tensors have the names of the engine's, so one `model.safetensors` serves bo
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -23,8 +25,10 @@ from prunetime.errors import InputError
 from prunetime.models import modeling
 from prunetime.models.heads import CLASSES, OWN_MODEL_TYPE, PROBLEM_TYPES
 from prunetime.models.modeling import OF_HEAD, PrunetimeConfig
-from prunetime.models.portable import modules_of
 from prunetime.models.sentence_files import activation_fn
+
+_OURS = re.compile(r"^from prunetime\.([\w.]+) import", re.MULTILINE)
+_PACKAGE = Path(__file__).parents[1]
 
 
 def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
@@ -46,6 +50,22 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
         settings["id2label"] = dict(enumerate(task.labels))
         settings["label2id"] = {label: index for index, label in enumerate(task.labels)}
     return str(PrunetimeConfig.of(config, spec, **settings).to_json_string()).encode()
+
+
+def modules_of(module: str) -> dict[str, str]:
+    """Returns the code of `module` and of every module of ours that it imports, by file name: the last part of the
+    module's name, by which they import each other."""
+    found: dict[str, str] = {}
+    left = [module.removeprefix("prunetime.")]
+    while left:
+        path = left.pop()
+        name = path.rpartition(".")[2]
+        if f"{name}.py" in found:
+            continue
+        code = (_PACKAGE / f"{path.replace('.', '/')}.py").read_text(encoding="utf-8")
+        left += _OURS.findall(code)
+        found[f"{name}.py"] = _OURS.sub(lambda match: f"from .{match[1].rpartition('.')[2]} import", code)
+    return found
 
 
 PrunetimeConfig.modules = modules_of(modeling.__name__)

@@ -17,7 +17,7 @@ from prunetime.models.distances import apply_rotary, relative_buckets, sliding_w
 from prunetime.models.mask_variables import MaskVariables, over_tokens, where_alive
 from prunetime.models.pooling import pooled
 from prunetime.models.sparse import BlockLinear
-from prunetime.models.tokens import PADDING, most_attended, take, take_kinds
+from prunetime.models.tokens import PADDING, most_attended, take
 
 NO_CHOICE = -1e4
 """The logits of padding: a softmax over the tokens of a row gives it nothing, in every precision."""
@@ -120,7 +120,7 @@ class EncoderLayer(nn.Module):
             x = where_alive(variables.heads, variables.attention_rows, changed, x) if variables else changed
             kept = kept if received is None else most_attended(received, kinds, share)
         if kept is not None:
-            x, kinds = take(x, kept), take_kinds(kinds, kept)
+            x, kinds = take(x, kept), kinds.gather(1, kept.clamp(min=0)).masked_fill(kept < 0, PADDING)
         if self.spec.has_ffn:
             read = self.ffn_norm(x) if self.pre_norm else x
             inner = functional.gelu(self._linear("ffn_input", read, variables))
@@ -134,7 +134,9 @@ class EncoderLayer(nn.Module):
 
     def _end(self, x: Tensor, rows: Tensor | None, update: Tensor, norm: nn.Module) -> Tensor:
         """Adds the residual, and applies LayerNorm where it comes after that."""
-        total = _add_rows(x, rows, self.dropout(update))
+        update = self.dropout(update)
+        # scatter_add is the fastest form on a CPU
+        total = x + update if rows is None else x.scatter_add(-1, rows.long().expand_as(update), update.to(x.dtype))
         if self.pre_norm:
             return total
         normed: Tensor = norm(total)
@@ -150,8 +152,7 @@ class EncoderLayer(nn.Module):
     def _context(
         self, x: Tensor, kinds: Tensor, variables: MaskVariables | None, want_received: bool, want_scores: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Returns the context [batch, tokens, heads x head_dim] and, if wanted, the attention that each token received
-        and the scores."""
+        """Returns the context [batch, tokens, heads x head_dim], the attention that tokens received, and the scores."""
         query, key, value = (
             torch.unflatten(self._linear(name, x, variables), 2, (self.spec.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
@@ -228,8 +229,3 @@ def _received(probabilities: Tensor, real: Tensor, variables: MaskVariables | No
 
 def _masked(x: Tensor, variables: Tensor | None) -> Tensor:
     return x if variables is None else x * over_tokens(variables)
-
-
-def _add_rows(x: Tensor, rows: Tensor | None, update: Tensor) -> Tensor:
-    """Returns `x` [.., hidden] plus `update` [.., rows] in the places `rows`, in the form that is fastest on a CPU."""
-    return x + update if rows is None else x.scatter_add(-1, rows.long().expand_as(update), update.to(x.dtype))

@@ -19,8 +19,7 @@ def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
 
     Cross entropy of class indices; binary cross entropy of graded labels; squared error of floats; for `labels`
     [rows, 2] of answers the mean of the cross entropies of where they start and end, of all the row's tokens; for
-    those of words [rows, tokens] the mean over the words that have one; for those of pairs [rows / 2] the squared error
-    of the cosine of every two rows.
+    words' [rows, tokens] the mean over those with one; for pairs' [rows / 2] the squared error of two rows' cosine.
     """
     return LOSSES[task.kind](kept_of(logits, task), labels)
 

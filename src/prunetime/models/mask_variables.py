@@ -95,16 +95,12 @@ class MaskVariables:
 
 def ones(dims: Dims, batch: int | None = None, requires_grad: bool = True) -> list[MaskVariables]:
     """Returns mask variables of one, [n], or [batch, n] for the gradient of each sample's loss with respect to them."""
-    widths = part_widths(dims)
     rows = () if batch is None else (batch,)
-
-    def layer() -> MaskVariables:
-        variables: dict[str, Any] = {
-            name: torch.ones(*rows, width, requires_grad=requires_grad) for name, width in widths.items()
-        }
-        return MaskVariables(**variables)
-
-    return [layer() for _ in range(dims.layers)]
+    layers: list[dict[str, Any]] = [
+        {name: torch.ones(*rows, width, requires_grad=requires_grad) for name, width in part_widths(dims).items()}
+        for _ in range(dims.layers)
+    ]
+    return [MaskVariables(**layer) for layer in layers]
 
 
 def over_tokens(variables: Tensor) -> Tensor:

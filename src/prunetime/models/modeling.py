@@ -124,9 +124,8 @@ class PrunetimeClassifier(PrunetimePreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
         **_: Any,
     ) -> ModelOutput:
-        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], `labels` [batch] or, of tokens,
-        [batch, tokens] (-100: none). The loss is the sum over all labels by `num_items_in_batch`, how many a step of
-        training has; without it the mean."""
+        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], `labels` [batch] or [batch, tokens]
+        (-100: none). The loss is the sum over labels by `num_items_in_batch`, those of a step; without it the mean."""
         output = self._run(input_ids, attention_mask, token_type_ids)
         return self.output_class(
             loss=None if labels is None else self._loss(output.logits, labels, num_items_in_batch),

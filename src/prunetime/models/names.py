@@ -1,5 +1,4 @@
-"""The names of tensors and settings in the checkpoints and config.json of each family, beside ours, and the prefixes
-that training libraries put before them."""
+"""The names of tensors and settings in each family's checkpoints and config.json, and wrappers' prefixes."""
 
 from __future__ import annotations
 

@@ -77,13 +77,8 @@ def _modules(config: EncoderConfig, task: Task, weights: Weights) -> list[tuple[
     for index, layer in enumerate(config.head or ()):
         tensors = {name: np.ascontiguousarray(weights[f"head.layers.{index}.{name}"]) for name in ("weight", "bias")}
         if layer.kind == "dense":
-            activation = DENSE_ACTIVATIONS[layer.activation]
-            settings = {
-                "in_features": width,
-                "out_features": layer.width,
-                "bias": True,
-                "activation_function": activation,
-            }
+            settings: dict[str, Any] = {"in_features": width, "out_features": layer.width, "bias": True}
+            settings["activation_function"] = DENSE_ACTIVATIONS[layer.activation]
             modules.append(("Dense", _trained("linear", settings, tensors)))
         elif layer.eps == LAYER_NORM_EPS:
             modules.append(("LayerNorm", _trained("norm", {"dimension": layer.width}, tensors)))

@@ -69,8 +69,7 @@ def load_tokenizer(
 
     The token of `pad_token_id` is its pad_token where the folder names none.
 
-    Raises InputError where the folder has no tokenizer, a setting of it cannot be honoured, or a token of it has an id
-    that the table lacks.
+    Raises InputError where there is no tokenizer, a setting cannot be honoured, or the table lacks a token's id.
     """
     loaded = _as_transformers(folder)
     backend = loaded.backend_tokenizer
@@ -143,8 +142,7 @@ def _special_tokens(loaded: Any) -> dict[str, Any]:
 
 
 def _beyond(folder: Path, data: Mapping[str, Any], ids: Mapping[str, int], vocabulary: int) -> list[str]:
-    """The tokens with ids that the table lacks, where only a class of transformers has added them: by name, not because
-    the model has them. No text of such a model can have had them.
+    """The tokens with ids that the table lacks, which only a class of transformers has added, by name.
 
     Raises InputError where the folder's files have such a token.
     """
@@ -191,8 +189,7 @@ def _matched_in_split_texts(folder: Path, data: Mapping[str, Any]) -> list[dict[
 
 
 def without_types(processor: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The `post_processor` of a tokenizer.json that makes the same tokens, all of type 0, as a model sees them that is
-    given no token types."""
+    """The `post_processor` of a tokenizer.json that makes the same tokens, all of type 0."""
     if processor is None:
         return _template([("Sequence", "A")], [("Sequence", "A"), ("Sequence", "B")], {})
     kind = processor["type"]

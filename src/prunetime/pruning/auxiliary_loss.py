@@ -21,8 +21,7 @@ from prunetime.errors import InputError
 class AuxiliaryLoss:
     """Adds the gradient of an auxiliary loss to every backward pass through the outputs that it was added to.
 
-    The gradient is weighed as `Trainer` weighs a loss: it is the mean over the batches that one step accumulates, times
-    the scale of a gradient scaler.
+    It is weighed as `Trainer` weighs a loss: the mean over a step's batches, times the scale of a gradient scaler.
     """
 
     def __init__(self) -> None:

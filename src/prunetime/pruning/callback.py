@@ -33,9 +33,8 @@ STEPS_IN_BACKWARD = ("lomo", "adalomo")
 class MultilevelPruning(TrainerCallback):
     """A `TrainerCallback` that prunes a model while `Trainer` trains it: it learns masks beside the weights.
 
-    The loss that `Trainer` computes from the model's outputs gets a sparsity loss and, with a teacher,
-    distillation. Scores and thresholds of the masks have an AdamW of their own, at the learning rate of `MaskStep`
-    times the schedule of the weights' optimizer.
+    The loss that `Trainer` computes from the model's outputs gets a sparsity loss and, with a teacher, distillation.
+    Scores and thresholds have an AdamW of their own, at `MaskStep`'s learning rate times the weights' schedule.
 
     Args:
         model: A `...ForSequenceClassification`, `...ForQuestionAnswering` or `...ForTokenClassification` of a supported

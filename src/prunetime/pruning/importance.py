@@ -128,8 +128,7 @@ def look_at(
 ) -> int:
     """Calls `each` with batches of rows drawn from `data`, the model without dropout; returns how many rows they had.
 
-    `sample` is (rows, seed, rows of a batch); all rows where there are no more. `on_progress` gets (rows done, rows in
-    all).
+    `sample` is (rows, seed, rows of a batch); all rows where there are no more. `on_progress` gets (rows done, of).
     """
     rows, seed, at_once = sample
     chosen = np.random.default_rng(seed).permutation(len(data))[:rows]
@@ -168,8 +167,7 @@ def _magnitudes(weights: Weights, dims: Dims) -> Scores:
 def rank_transform(scores: Scores) -> Scores:
     """Replaces the scores of each part by their ranks, evenly from 0 (the lowest) to 1.
 
-    Learned masks start from these: they are comparable with what training adds to them. Equal scores of a whole part
-    order nothing and become zeros.
+    Learned masks start from these, comparable with what training adds. Equal scores of a whole part become zeros.
     """
     return [{name: _rank_transform(values) for name, values in layer.items()} for layer in scores]
 

@@ -42,8 +42,7 @@ MOMENTS = 60
 
 @dataclass(frozen=True)
 class MaskStep:
-    """The settings of one step: masks are learned of heads and rows or, with `block_shape`, of the blocks of all
-    matrices.
+    """The settings of one step: masks are learned of heads and rows or, with `block_shape`, of all matrices' blocks.
 
     They are learned by `pruner` until `cost` is down to `target` (in the same units), from `scores`, which say what is
     kept first, or from zeros; after `learning` of the steps the masks stay as they are, at the target, and the weights
@@ -239,8 +238,7 @@ class LearnedMasks(nn.Module, ABC):
     def regularisation(self, ratios: Tensor, counts: list[int], learned: Tensor) -> Tensor:
         """Returns the regularisation of keep `ratios` [masks], which follow from `learned` and keep so many parts.
 
-        It is scaled down to a gradient of norm 1 at most: far from the target it would drown all others where norms are
-        clipped, as `transformers.Trainer` does.
+        Its gradient has at most norm 1: far from the target it would drown all others where `Trainer` clips norms.
         """
         share = self._share(self._spec(counts))
         if share <= self._target:

@@ -27,8 +27,7 @@ class Evaluation:
     """One scored genome.
 
     `predicted_us` is its predicted latency in microseconds, `score` its quality (higher is better), `kind` what
-    proposed it, `generation` the number of its generation (0 for baselines and the initial population) and `parent` the
-    genome it was mutated from.
+    proposed it, `generation` its number (0 for baselines and the initial population) and `parent` what it was made of.
     """
 
     genome: Genome
@@ -37,9 +36,6 @@ class Evaluation:
     kind: ProposalKind
     generation: int = 0
     parent: Genome | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Any) -> Evaluation:
@@ -59,8 +55,7 @@ def elites(evaluations: Iterable[Evaluation], edges_us: Sequence[float]) -> list
 
 
 def spread(front: Sequence[Evaluation], chosen: Evaluation, count: int) -> list[Evaluation]:
-    """Returns at most `count` evaluations of `front`, spread evenly over its latencies, fastest first; `chosen` takes
-    the place of the one nearest to it."""
+    """Returns at most `count` evaluations spread evenly over `front`, fastest first; `chosen` replaces the nearest."""
     targets = np.linspace(front[0].predicted_us, front[-1].predicted_us, count)
     others = np.delete(targets, np.argmin(np.abs(targets - chosen.predicted_us)))
     taken = [chosen]
@@ -99,7 +94,7 @@ class Archive(AbstractContextManager["Archive"]):
     def add(self, evaluation: Evaluation) -> None:
         if evaluation.genome in self._evaluations:
             raise ValueError(f"genome {evaluation.genome} is in the archive already")
-        self._write(evaluation.to_json())
+        self._write(asdict(evaluation))
         self._evaluations[evaluation.genome] = evaluation
 
     def __contains__(self, genome: Genome) -> bool:

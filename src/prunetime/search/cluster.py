@@ -90,7 +90,6 @@ class Workers:
 
 
 def _cores() -> list[int]:
-    """Returns the cores of every machine of the cluster."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
 
@@ -150,8 +149,7 @@ def start_ray(cores: int) -> None:
 
 
 def _end_processes(error: Exception) -> None:
-    """Ends the processes of a Ray that has given up with `error`, which would go on: only its traceback still has the
-    node that started them."""
+    """Ends the processes of a Ray that gave up with `error`, whose traceback alone has the node that started them."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         end = getattr(frame.f_locals.get("self"), "kill_all_processes", None)
         if end:
@@ -172,8 +170,7 @@ def _check_listening(address: str) -> None:
 class _Worker:
     """What an actor runs. Its process may die and start anew at any time, so every call brings what it needs.
 
-    `elastic` and `rows` are references to an `Elastic` and `ScoringRows`, each in a list, so that Ray does not fetch it
-    for every call.
+    `elastic` and `rows` are references, each in a list, so that Ray does not fetch it for every call.
     """
 
     def __init__(self, workers: int) -> None:

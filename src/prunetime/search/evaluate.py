@@ -51,8 +51,7 @@ def agreement(logits: Float32Array, expected: Float32Array, offsets: Int32Array 
     It is Pearson's, of all logits less the mean of their row (which a softmax does not see; not where there is one
     output) and of their output; 0 where a model gives every row the same, as one without any attention does.
 
-    Of logits [tokens, outputs] of sequences at `offsets` (see `Ragged`), every output is a softmax over the tokens of a
-    sequence, and it is their mean that is left out.
+    Of logits [tokens, outputs] at `offsets` (see `Ragged`), it is the mean of each sequence's tokens that is left out.
     """
     a, b = (_centred(one) if offsets is None else _centred_by_sequence(one, offsets) for one in (logits, expected))
     sizes = float(np.linalg.norm(a) * np.linalg.norm(b))

@@ -60,8 +60,7 @@ PolicySettings.__init__ = old_names(PolicySettings.__init__)  # type: ignore[met
 class EditContext(NamedTuple):
     """The state in which the policy chooses an edit: a `genome` predicted to take `us` microseconds, of `target_us`.
 
-    Genes in `touched` were changed before. A `fitting` edit must bring the latency nearer to the target: down to it, or
-    up to it and no further.
+    Genes in `touched` were changed before. A `fitting` edit must bring the latency nearer to the target, not beyond.
     """
 
     genome: Genome

@@ -68,8 +68,7 @@ def fit(
     Under torchrun every rank calls it with the same arguments, takes its share of every batch, and has the same weights
     in the end: those of one process but for rounding and dropout. `folder` is one that all ranks see.
 
-    Raises InputError where checkpoints of other data, settings or models are in the folder, and PrunetimeError where
-    the loss is not finite any more.
+    Raises InputError where the folder has checkpoints of another training, PrunetimeError where the loss is not finite.
     """
     checkpoints = folder / "checkpoints"
     beside = f"{sub_networks!r} {mask_step and mask_step.digest()}"
