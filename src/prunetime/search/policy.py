@@ -53,8 +53,8 @@ class PolicySettings:
     entropy: float = 0.01
 
 
-old_names = renamed_arguments(remembered="replay_size", truncated="max_importance_weight")
-PolicySettings.__init__ = old_names(PolicySettings.__init__)  # type: ignore[method-assign]
+_old_names = renamed_arguments(remembered="replay_size", truncated="max_importance_weight")
+PolicySettings.__init__ = _old_names(PolicySettings.__init__)  # type: ignore[method-assign]
 
 
 class EditContext(NamedTuple):
