@@ -42,8 +42,7 @@ from prunetime.models.compact import compact, in_blocks
 from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.stages.learn import OF_ROWS
-from prunetime.pruning.block_importance import measure_block_importance
-from prunetime.pruning.importance import measure_importance, rank_transform, save_scores
+from prunetime.pruning.importance import measure_block_importance, measure_importance, rank_transform, save_scores
 from prunetime.pruning.masks import MaskStep, mask_of
 from prunetime.pruning.pruners import learning_rate
 from prunetime.pruning.regularise import WeightsKept

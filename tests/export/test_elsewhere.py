@@ -29,11 +29,11 @@ from prunetime.core.arch import ArchSpec, KeptBlocks, LayerSpec
 from prunetime.core.embedding import EmbeddingSettings
 from prunetime.core.precision import PrecisionPlan
 from prunetime.core.prompts import Prompts
+from prunetime.core.task_kind import TASK_KINDS
 from prunetime.errors import InputError
 from prunetime.export.card import artifact_card, examples_of, transformers_card
 from prunetime.export.openvino import export_openvino
 from prunetime.export.transformers import AUTO, export_transformers
-from prunetime.models.families import head_of
 from prunetime.models.hf import config_json
 from prunetime.models.modeling import PrunetimeForSequenceClassification
 from prunetime.models.sentence_files import sentence_files
@@ -93,7 +93,7 @@ def test_transformers_loads_it_where_prunetime_is_not(name: str, family: str, tm
     folder = export_transformers(source, tmp_path / "remote")
     assert not (folder / "model_card.md").exists()
     texts = [TEXT] if name in ("words", "twins") else [TEXT, PAIR]
-    command = [sys.executable, "-c", REMOTE, folder, AUTO[head_of(TASKS[name].kind)], *texts]
+    command = [sys.executable, "-c", REMOTE, folder, AUTO[TASK_KINDS[TASKS[name].kind].head], *texts]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stderr

@@ -27,11 +27,11 @@ from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.encoder import SequenceClassifier
 from prunetime.models.families import load
-from prunetime.models.hf import (
+from prunetime.models.hf import config_json
+from prunetime.models.modeling import (
     PrunetimeConfig,
     PrunetimeForQuestionAnswering,
     PrunetimeForSequenceClassification,
-    config_json,
 )
 
 logging.disable_progress_bar()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import random_config, random_mask, random_ragged, random_weights
+from masked import from_mask
 from torch.nn import functional
 
 from prunetime.core.arch import ArchSpec
@@ -100,11 +101,11 @@ def test_per_sample_gates_decide_per_sample_what_is_gone(config, model, batch, r
     chosen = [random_mask(config, rng) for _ in range(2)] + [Mask.full(config.dims)]
     stacked = [
         mask_variables.MaskVariables(**{name: torch.stack([getattr(layer, name) for layer in rows]) for name in PARTS})
-        for rows in zip(*(mask_variables.from_mask(mask) for mask in chosen), strict=True)
+        for rows in zip(*(from_mask(mask) for mask in chosen), strict=True)
     ]
     together = model(*batch, stacked).logits
     for sample, mask in enumerate(chosen):
-        alone = model(*(tensor[sample : sample + 1] for tensor in batch), mask_variables.from_mask(mask)).logits
+        alone = model(*(tensor[sample : sample + 1] for tensor in batch), from_mask(mask)).logits
         torch.testing.assert_close(together[sample : sample + 1], alone)
 
 
@@ -128,7 +129,7 @@ def test_gradients_of_block_gates_match_finite_differences(config, model, batch,
     mask = random_mask(config, rng)
     while not all(layer.has_attention for layer in mask.spec().layers):
         mask = random_mask(config, rng)
-    layers = mask_variables.from_mask(mask)
+    layers = from_mask(mask)
     rows, columns = mask.spec().layers[1].matrix_shapes(config.dims)["attention_output"]
     values = torch.rand(-(-rows // 16), -(-columns // 16), dtype=torch.float64).requires_grad_()
     layers[1] = replace(layers[1], blocks={"attention_output": mask_variables.BlockMaskVariables(values, 16, 16)})

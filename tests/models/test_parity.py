@@ -11,6 +11,7 @@ import torch
 from cases import any_family, random_config, random_mask, random_ragged, random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked import from_mask
 from reference import reference_logits
 from safetensors.numpy import save_file
 from transformers import AutoModelForSequenceClassification
@@ -23,7 +24,6 @@ from prunetime.inference.engine import Engine
 from prunetime.models.compact import compact
 from prunetime.models.encoder import from_weights
 from prunetime.models.hf import config_json
-from prunetime.models.mask_variables import from_mask
 from prunetime.models.modeling import PrunetimeForSequenceClassification
 
 TOLERANCE = 1e-5

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 from cases import family_fields, random_config, random_ragged, random_weights
+from masked import from_mask
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.mask import PARTS, rank
 from prunetime.errors import InputError
 from prunetime.models.compact import compact, ordered, prefix_mask
 from prunetime.models.encoder import from_weights, weights_of
-from prunetime.models.mask_variables import from_mask
 from prunetime.models.prefix import run_prefix
 from prunetime.search.space import Space
 

@@ -31,13 +31,13 @@ from prunetime.core.arch import ArchSpec, LayerSpec
 from prunetime.core.config import FAMILIES, EncoderConfig, HeadLayer, Pooling
 from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Task
+from prunetime.core.task_kind import TASK_KINDS
 from prunetime.export.onnx import export_onnx
 from prunetime.export.openvino import export_openvino
 from prunetime.export.transformers import AUTO, export_transformers
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.models.encoder import from_weights
-from prunetime.models.families import head_of
 from prunetime.models.hf import config_json
 from prunetime.models.names import REFUSED
 
@@ -98,7 +98,7 @@ class Case:
 
     @property
     def auto(self) -> str:
-        return AUTO[head_of(self.task.kind)]
+        return AUTO[TASK_KINDS[self.task.kind].head]
 
 
 def in_torch(case: Case) -> Logits:

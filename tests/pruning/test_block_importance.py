@@ -12,7 +12,7 @@ from prunetime.core.task import Task
 from prunetime.models.batches import TrainingData
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.models.losses import task_losses
-from prunetime.pruning.block_importance import measure_block_importance
+from prunetime.pruning.importance import measure_block_importance
 
 BLOCK_SHAPE = (16, 16)
 ROWS = 6

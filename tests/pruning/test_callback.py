@@ -149,3 +149,9 @@ def test_what_cannot_be_pruned_is_refused() -> None:
 
     with pytest.raises(InputError, match="BertForMaskedLM of family 'bert' is not supported"):
         MultilevelPruning(bert(BertForMaskedLM), 0.5)
+
+
+def test_the_name_of_block_shape_in_the_last_release_still_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="grain will go in the next release: use block_shape"):
+        pruning = MultilevelPruning(bert(), 0.5, grain=(16, 16))
+    assert pruning._step.block_shape == (16, 16)

@@ -27,7 +27,7 @@ from prunetime.pipeline.stages.front import POINTS, front_json, name_of
 from prunetime.pipeline.stages.verify import summaries
 from prunetime.pipeline.verdict import judge
 from prunetime.search.archive import Archive, Evaluation, spread
-from prunetime.search.evolution import SearchSettings, finalists, rescore, search
+from prunetime.search.evolution import SearchSettings, rescore, search
 from prunetime.search.space import Genome, Space
 from prunetime.settings import Settings
 
@@ -78,7 +78,7 @@ def write_run(
         search(space, lambda spec: profile.predict(spec, budget), MadeScorer(dims, 0.006), archive, settings)
         if genome is not None and genome not in archive:
             archive.add(Evaluation(genome, profile.predict(space.spec(genome), budget), 0.99, "evolution", evaluations))
-        last = rescore(space, finalists(archive, settings.budget_us, 8), MadeScorer(dims, 0.002))
+        last = rescore(space, archive.within(settings.budget_us)[:8], MadeScorer(dims, 0.002))
         if genome is not None:
             last = [archive[genome], *(one for one in last if one.genome != genome)]
         chosen = last[0]

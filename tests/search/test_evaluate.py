@@ -8,6 +8,7 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from masked import from_mask
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.mask import PARTS, rank
@@ -15,9 +16,7 @@ from prunetime.errors import EngineError
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import ordered, prefix_mask
 from prunetime.models.encoder import from_weights
-from prunetime.models.mask_variables import from_mask
-from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows, agreement
-from prunetime.search.hidden_state_cache import cacheable_prefixes
+from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows, agreement, cacheable_prefixes
 from prunetime.search.space import Space
 
 

@@ -16,7 +16,6 @@ from prunetime.search.evolution import (
     Reward,
     SearchSettings,
     depth_baselines,
-    finalists,
     rescore,
     search,
     uniform_baselines,
@@ -293,7 +292,7 @@ def test_finalists_are_scored_again_and_the_best_of_them_wins(tmp_path):
         for heads, score in ((1, 0.5), (2, 0.7), (3, 0.9), (8, 1.0)):
             genome = (heads, 1) * 4
             archive.add(Evaluation(genome, predict(SPACE.spec(genome)), score, "evolution"))
-        chosen = finalists(archive, 80.0, 2)
+        chosen = archive.within(80.0)[:2]
     assert [e.score for e in chosen] == [0.9, 0.7]
     again = rescore(SPACE, chosen, lambda specs: [-float(spec.layers[0].heads) for spec in specs])
     assert [(e.genome[0], e.score) for e in again] == [(2, -2.0), (3, -3.0)]

@@ -163,3 +163,10 @@ def test_a_hundred_children_are_proposed_by_one_pass_of_the_policy_an_edit(monke
     reinforced().propose([HALF] * 100, [100.0] * 100, np.random.default_rng(0))
     assert 1 < len(passes) <= MOST_EDITS
     assert passes[0] > 50
+
+
+def test_settings_take_the_names_of_the_last_release_for_one_more():
+    with pytest.warns(DeprecationWarning, match="remembered will go in the next release: use replay_size"):
+        settings = PolicySettings(remembered=9)
+    with pytest.warns(DeprecationWarning, match="use max_importance_weight"):
+        assert PolicySettings(replay_size=9, truncated=2.0) == settings

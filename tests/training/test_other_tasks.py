@@ -17,7 +17,7 @@ from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.inference.tagging import NO_LABEL
 from prunetime.models.batches import TrainingData
-from prunetime.models.distill import choice_of, logits_distance
+from prunetime.models.distill import logits_distance
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.models.losses import task_losses
 from prunetime.pruning.importance import measure_importance
@@ -85,14 +85,14 @@ def test_distances_of_words_are_divergences_of_their_labels_without_padding() ->
     tokens = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     each = rel_entr(*(softmax(logits.numpy() / 2.0, axis=-1) for logits in (teacher, student))).sum(-1)
     expected = 4.0 * np.mean([each[0].mean(), each[1, :2].mean()])
-    assert choice_of(WORDS) == "outputs"
+    assert WORDS.traits.choice == "outputs"
     assert logits_distance(student, teacher, 2.0, tokens).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_distance_of_embeddings_is_that_of_directions() -> None:
     one, other = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[5.0, 0.0], [1.0, 0.0]])
-    assert choice_of(TWINS) == "embedding"
-    assert logits_distance(one, other, 2.0, choice=choice_of(TWINS)).item() == pytest.approx(0.5)
+    assert TWINS.traits.choice == "embedding"
+    assert logits_distance(one, other, 2.0, choice=TWINS.traits.choice).item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("made", [of_words, of_twins])

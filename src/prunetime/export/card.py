@@ -10,7 +10,6 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.artifact import Manifest
 from prunetime.core.budget import Budget
 from prunetime.core.task import Task
-from prunetime.models.families import head_of
 
 ONE_TEXT = ("a red velvet sofa with steel legs",)
 PAIR = ("red sofa", "a velvet couch in red")
@@ -59,7 +58,7 @@ def code_of_prunetime(task: Task) -> list[str]:
 
 def code_of_transformers(task: Task, name: str) -> list[str]:
     """Lines of Python that run what transformers loads by `name`."""
-    head, prompt = head_of(task.kind), task.prompts.resolve()
+    head, prompt = task.traits.head, task.prompts.resolve()
     texts = [
         prompt + text if head == "embedding" or not index else text for index, text in enumerate(examples_of(task))
     ]

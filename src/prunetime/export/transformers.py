@@ -11,9 +11,8 @@ from prunetime.core import artifact
 from prunetime.errors import InputError
 from prunetime.export.card import AUTO, transformers_card
 from prunetime.models import modeling
-from prunetime.models.families import head_of
+from prunetime.models.hf import modules_of
 from prunetime.models.modeling import OF_HEAD, PrunetimeConfig
-from prunetime.models.portable import modules_of
 
 
 def export_transformers(source: Path, folder: Path, name: str = ".") -> Path:
@@ -26,7 +25,7 @@ def export_transformers(source: Path, folder: Path, name: str = ".") -> Path:
         raise InputError(f"{folder} exists: choose another folder or remove it")
     with artifact.replacing_folder(folder) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
-        path, head = temporary / "config.json", head_of(found.manifest.task.kind)
+        path, head = temporary / "config.json", found.manifest.task.traits.head
         module = modeling.__name__.rpartition(".")[2]
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings["auto_map"] = {

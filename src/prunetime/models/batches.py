@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from prunetime.core.arrays import Array, Int32Array
 from prunetime.core.task import Task
@@ -55,7 +55,9 @@ class TrainingData:
         if self.task.labels and not np.all(np.isin(self.labels, classes)):
             raise InputError(f"labels of a {self.task.kind} are class indices from 0 to {len(self.task.labels) - 1}")
         if self.task.traits.reads_windows:
-            self._check_positions()
+            shape, lengths = (len(self.tokens), 2), self.tokens.lengths[:, None]
+            if self.labels.shape != shape or not np.all((self.labels >= 0) & (self.labels < lengths)):
+                raise InputError(f"labels of question answering are positions of tokens in their rows, {list(shape)}")
 
     def __len__(self) -> int:
         return len(self.tokens) // self._rows_each
@@ -98,11 +100,6 @@ class TrainingData:
         tokens, source = self.tokens.select_tokens(chosen if self._rows_each == 1 else sequences_of_pairs(chosen))
         return tokens, self.labels[source if self._of_words else chosen]
 
-    def _check_positions(self) -> None:
-        shape, lengths = (len(self.tokens), 2), self.tokens.lengths[:, None]
-        if self.labels.shape != shape or not np.all((self.labels >= 0) & (self.labels < lengths)):
-            raise InputError(f"labels of question answering are positions of tokens in their rows, {list(shape)}")
-
     def digest(self) -> str:
         """Returns the sha256 of everything in it."""
         total = hashlib.sha256(repr((self.task, self.pad_id)).encode())
@@ -113,34 +110,21 @@ class TrainingData:
         return total.hexdigest()
 
 
-class BatchDataset(Dataset[TrainingBatch]):
-    """A data set from which a DataLoader fetches a whole batch at once."""
-
-    def __init__(self, data: TrainingData) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, row: int) -> TrainingBatch:
-        return self._data.batch([row])
-
-    def __getitems__(self, rows: list[int]) -> TrainingBatch:
-        return self._data.batch(rows)
-
-
 class LengthBucketedBatches(Sampler[list[int]]):
-    """A sampler of `steps` batches of rows: every epoch a new permutation, sorted by length within windows of `WINDOW`
-    batches.
+    """A sampler of `steps` batches of rows: each epoch a new order, sorted by length within `WINDOW` batches.
 
-    The batches of all epochs are one sequence, so that step alone says where a resumed run continues.
+    The batches of all epochs are one sequence, so that step alone says where a resumed run continues. Of every batch
+    it yields the part of a `rank`: rows are dealt out in turn, so that parts have rows of about the same lengths.
     """
 
-    def __init__(self, lengths: Int32Array, batch_size: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Int32Array, batch_size: int, steps: int, seed: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
         self._lengths = lengths
         self.batch_size = batch_size
         self._steps = steps
         self._seed = seed
+        self._part = slice(rank, None, world_size)
 
     def __len__(self) -> int:
         return self._steps
@@ -151,7 +135,7 @@ class LengthBucketedBatches(Sampler[list[int]]):
             epoch, index = divmod(step, per_epoch)
             if index == 0:
                 batches = self._epoch(epoch)
-            yield batches[index]
+            yield batches[index][self._part]
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self._seed, epoch])

@@ -46,8 +46,7 @@ def in_blocks(weights: Weights, mask: Mask) -> dict[str, Array]:
 def ordered(weights: Weights, scores: Scores, dims: Dims) -> dict[str, Array]:
     """Returns the unpruned encoder `weights` with the heads and FFN rows of every layer in falling order of `scores`.
 
-    The encoder computes the same; the parts that `rank` would keep stand first. Raises InputError where `weights` are
-    pruned.
+    The encoder computes the same; what `rank` would keep stands first. Raises InputError where `weights` are pruned.
     """
     if spec_of(weights, dims) != ArchSpec.full(dims):
         raise InputError("the weights to order are pruned already")

@@ -34,7 +34,6 @@ def apply_rotary(x: Tensor, theta: float) -> Tensor:
 
 @lru_cache(maxsize=64)
 def sliding_window_mask(length: int, window: int) -> Tensor:
-    """Returns the mask [queries, keys] of sliding-window attention: true where they are at most `window` tokens
-    apart."""
+    """Returns the mask [queries, keys] of sliding-window attention: true where they are at most `window` apart."""
     positions = torch.arange(length)
     return (positions[None, :] - positions[:, None]).abs() <= window

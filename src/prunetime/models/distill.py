@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.models.distributed import all_reduce_mean
 from prunetime.models.encoder import Output
-from prunetime.models.losses import mean_over_rows
+from prunetime.models.losses import all_reduce_mean, mean_over_rows
 from prunetime.models.tokens import take
 
 Choice = Literal["outputs", "tokens", "embedding"]
-"""The softmax that logits are for: over outputs, of a row or of every token; or, for every output, over the tokens of
-a row. An embedding has none."""
+"""What the softmax of logits is over: the outputs (of a row or a token), or the tokens; an embedding has none."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,9 @@ def distilled_loss(
     heads: Sequence[Tensor | None] | None = None,
     choice: Choice = "outputs",
 ) -> Tensor:
-    """Returns the weighted sum of the loss terms for one batch, a scalar; `tokens` [rows, tokens] is 1 where there is a
-    token, 0 for padding.
+    """Returns the weighted sum of the loss terms for one batch, a scalar; `tokens` [rows, tokens] is 0 for padding.
 
-    `heads` (a mask [heads] for each layer, None for all) are those whose attention scores count; `choice` is what the
-    logits are.
+    `heads` (a mask [heads] for each layer, None for all) are those whose attention scores count.
     """
     loss = weights.task * task_loss
     if weights.logits:
@@ -95,19 +90,12 @@ def logits_distance(
     return temperature**2 * mean_over_rows(divergence.flatten())
 
 
-def choice_of(task: Task) -> Choice:
-    """Returns the choice that the logits of a task stand for."""
-    return task.traits.choice
-
-
 def hidden_distance(
     student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], tokens: Tensor, kept: tuple[Tensor | None, ...] = ()
 ) -> Tensor:
-    """Returns the mean over layers of |student - teacher|^2 / |teacher|^2, both summed over the tokens that the student
-    has.
+    """Returns the mean over layers of |student - teacher|^2 / |teacher|^2, both summed over the student's tokens.
 
-    Relative, so that it is of the same scale in every layer and model. `kept` is the student's `Output.kept`; the
-    teacher has all tokens.
+    So it is of the same scale in every layer and model. `kept` is the student's `Output.kept`.
     """
     present, at, distances, sizes = tokens, None, [], []
     for s, t, left in zip(student, teacher, (None, *(kept or (None,) * (len(student) - 1))), strict=True):

@@ -1,5 +1,4 @@
-"""The encoder in torch: unpruned or compact, with or without mask variables, for training and as the engine's
-counterpart."""
+"""The encoder in torch, unpruned or compact, with or without mask variables: for training, and to check the engine."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ class Output(NamedTuple):
     """The output of an encoder.
 
     `logits` are [batch, outputs] (or [batch, tokens, outputs] with a row per token, `NO_CHOICE` for padding);
-    `hidden_states` [batch, tokens, hidden] after the embeddings and after each layer; the last one as the head reads
-    them.
+    `hidden_states` [batch, tokens, hidden] after the embeddings and each layer; the last one as the head reads them.
 
     `kept` has for each layer the tokens that it left of those that came in, ascending indices [batch, most] filled up
     with -1, or None where it leaves all. `attention_scores`, where they were asked for, are what the softmax of each
@@ -85,8 +83,7 @@ class SequenceClassifier(nn.Module):
 
 
 class Parts(NamedTuple):
-    """The modules of an encoder. They are under these names in the state dict; of a sub-network, `layers` are
-    functions of what layers take."""
+    """The modules of an encoder, by their names in the state dict; of a sub-network, `layers` are functions."""
 
     embeddings: Embeddings
     layers: Any
@@ -112,8 +109,7 @@ def encode(
     want_scores: bool = False,
     skipped: Tensor | None = None,
 ) -> Output:
-    """Runs the forward pass on `inputs`, (input_ids, attention_mask, token_type_ids); the rest as in
-    `SequenceClassifier`.
+    """Runs the forward pass on (input_ids, attention_mask, token_type_ids), the rest as in `SequenceClassifier`.
 
     Raises InputError where tokens are `skipped` of an encoder that drops tokens.
     """
@@ -194,15 +190,12 @@ def load_tensors(model: SequenceClassifier, tensors: Mapping[str, Tensor], fresh
         if state[name].is_floating_point() and not tensors[name].is_floating_point():
             raise InputError(f"tensor {name} is of {tensors[name].dtype}: only float weights are read")
         if name.endswith("_rows"):
-            _check_rows(name, tensors[name], model.config.dims.hidden)
+            rows, hidden = tensors[name], model.config.dims.hidden
+            if bool((rows.diff() <= 0).any()) or not 0 <= int(rows[0]) <= int(rows[-1]) < hidden:
+                raise InputError(f"tensor {name} must hold ascending indices from 0 to {hidden - 1}")
         state[name] = tensors[name].to(state[name].dtype)
     for name, module in model.named_modules():
         if isinstance(module, BlockLinear):
             blocks, block_index = (state[f"{name}.{part}"].numpy() for part in ("blocks", "block_index"))
             check_blocks(name, blocks, block_index, module.shape)
     model.load_state_dict(state)
-
-
-def _check_rows(name: str, rows: Tensor, hidden: int) -> None:
-    if bool((rows.diff() <= 0).any()) or not 0 <= int(rows[0]) <= int(rows[-1]) < hidden:
-        raise InputError(f"tensor {name} must hold ascending indices from 0 to {hidden - 1}")

@@ -28,20 +28,15 @@ from prunetime.models.names import (
     Names,
     modern_name,
     our_names,
+    unwrapped,
 )
 from prunetime.models.sentence import SentenceFolder, read_folder, transformer_folder
-from prunetime.models.wrappers import unwrapped
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 """The names of transformers for layers that attend to all tokens, and to a sliding window."""
 
 DEFAULT_LAYER_NORM_EPS = 1e-12
 """The eps where config.json has none (the first BERT releases)."""
-
-
-def head_of(kind: TaskKind) -> HeadKind:
-    """Returns the head of a kind of task."""
-    return TASK_KINDS[kind].head
 
 
 ADAPTER = "adapter_config.json"
@@ -83,15 +78,19 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: TaskKind = "class
     sentence = read_folder(folder_of(model), kind)
     folder = sentence.folder
     settings = read_json(folder / "config.json")
-    family, head = settings.get("model_type"), head_of(kind)
+    family, head = settings.get("model_type"), TASK_KINDS[kind].head
     rows = TASK_KINDS[kind].rows
     spec: ArchSpec | None = None
     unused: tuple[str, ...] = ()
-    other_head = _is_for_another(settings, head)
+    known = heads_of(settings.get("architectures") or ())
+    other_head = bool(known) and head not in known
     if (folder / ADAPTER).is_file():
         raise InputError(f"{folder} has {ADAPTER}, which changes the model: merge the adapter into the weights first")
     if family == OWN_MODEL_TYPE:
-        config, spec = _own_config(settings, folder)
+        try:
+            config, spec = EncoderConfig.from_json(settings["encoder"]), ArchSpec.from_json(settings["spec"])
+        except (KeyError, TypeError, InputError) as error:
+            raise InputError(f"{folder}: config.json has no usable encoder and spec: {error!r}") from error
         tensors = read_tensors(folder)
         other_head = other_head or config.rows != rows
     elif family in FAMILIES:
@@ -116,7 +115,9 @@ def load(model: str, outputs: int | None, seed: int = 0, kind: TaskKind = "class
             name: tensor for name, tensor in tensors.items() if not name.startswith(("head.output.", "head.layers."))
         }
     try:
-        classifier = _fresh(config, spec, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            classifier = SequenceClassifier(config, spec)
         load_tensors(classifier, tensors, fresh_head=True)
     except InputError as error:
         raise InputError(f"{folder}: config.json and the weights do not fit: {error}") from error
@@ -182,8 +183,7 @@ def _our_tensors(folder: Path, names: Names, head: HeadKind) -> tuple[dict[str, 
 
 
 def with_outputs(pretrained: Pretrained, outputs: Sequence[int]) -> Pretrained:
-    """The model with the outputs of its head in another order, `outputs` (their numbers until now), which is changed in
-    place, and with its labels in that order."""
+    """The model, changed in place, with outputs and labels in another order: `outputs`, their numbers until now."""
     assert pretrained.labels is not None
     assert sorted(outputs) == list(range(pretrained.config.outputs))
     layer = pretrained.model.get_submodule(pretrained.config.head_layers[-1][0])
@@ -204,19 +204,6 @@ def named_labels(model: str) -> tuple[str, ...]:
     if not isinstance(named, dict) or set(named) != {str(number) for number in range(len(named))}:
         raise InputError(f"{folder}: id2label of config.json is {named!r}; it must have a name for 0, 1, 2, ...")
     return tuple(str(named[str(number)]) for number in range(len(named)))
-
-
-def _is_for_another(settings: Mapping[str, Any], head: HeadKind) -> bool:
-    """Whether config.json says that the checkpoint's head is for something else."""
-    known = heads_of(settings.get("architectures") or ())
-    return bool(known) and head not in known
-
-
-def _own_config(settings: Mapping[str, Any], folder: Path) -> tuple[EncoderConfig, ArchSpec]:
-    try:
-        return EncoderConfig.from_json(settings["encoder"]), ArchSpec.from_json(settings["spec"])
-    except (KeyError, TypeError, InputError) as error:
-        raise InputError(f"{folder}: config.json has no usable encoder and spec: {error!r}") from error
 
 
 def family_config(settings: Mapping[str, Any], family: str, outputs: int, where: str) -> EncoderConfig:
@@ -278,12 +265,6 @@ def rotary_of(settings: Mapping[str, Any], layers: int, where: str) -> tuple[Rot
             "'default' is supported"
         )
     return found
-
-
-def _fresh(config: EncoderConfig, spec: ArchSpec | None, seed: int) -> SequenceClassifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SequenceClassifier(config, spec)
 
 
 def _has_head(tensors: Mapping[str, Tensor], config: EncoderConfig) -> bool:

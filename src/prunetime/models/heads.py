@@ -11,8 +11,7 @@ OWN_MODEL_TYPE = "prunetime"
 """`model_type` in the config.json of the folders that prunetime writes."""
 
 HeadKind = Literal["pooled", "answers", "tags", "embedding"]
-"""The use of a head: sequences, where answers are, the words of a text; `embedding` has none, and gives the pooled
-row."""
+"""The use of a head: sequences, where answers are, the words of a text; `embedding` gives the pooled row."""
 
 CLASSES: Mapping[HeadKind, str] = {
     "pooled": "ForSequenceClassification",

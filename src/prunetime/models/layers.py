@@ -17,7 +17,7 @@ from prunetime.models.distances import apply_rotary, relative_buckets, sliding_w
 from prunetime.models.mask_variables import MaskVariables, over_tokens, where_alive
 from prunetime.models.pooling import pooled
 from prunetime.models.sparse import BlockLinear
-from prunetime.models.tokens import PADDING, most_attended, take, take_kinds
+from prunetime.models.tokens import PADDING, most_attended, take
 
 NO_CHOICE = -1e4
 """The logits of padding: a softmax over the tokens of a row gives it nothing, in every precision."""
@@ -69,8 +69,7 @@ class Embeddings(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and FFN, each with its residual and LayerNorm; only what the spec keeps is there. `index` is the
-    layer's."""
+    """Attention and FFN of layer `index`, each with its residual and LayerNorm, as far as the spec keeps them."""
 
     query: nn.Linear | BlockLinear
     key: nn.Linear | BlockLinear
@@ -121,7 +120,7 @@ class EncoderLayer(nn.Module):
             x = where_alive(variables.heads, variables.attention_rows, changed, x) if variables else changed
             kept = kept if received is None else most_attended(received, kinds, share)
         if kept is not None:
-            x, kinds = take(x, kept), take_kinds(kinds, kept)
+            x, kinds = take(x, kept), kinds.gather(1, kept.clamp(min=0)).masked_fill(kept < 0, PADDING)
         if self.spec.has_ffn:
             read = self.ffn_norm(x) if self.pre_norm else x
             inner = functional.gelu(self._linear("ffn_input", read, variables))
@@ -135,7 +134,9 @@ class EncoderLayer(nn.Module):
 
     def _end(self, x: Tensor, rows: Tensor | None, update: Tensor, norm: nn.Module) -> Tensor:
         """Adds the residual, and applies LayerNorm where it comes after that."""
-        total = _add_rows(x, rows, self.dropout(update))
+        update = self.dropout(update)
+        # scatter_add is the fastest form on a CPU
+        total = x + update if rows is None else x.scatter_add(-1, rows.long().expand_as(update), update.to(x.dtype))
         if self.pre_norm:
             return total
         normed: Tensor = norm(total)
@@ -151,8 +152,7 @@ class EncoderLayer(nn.Module):
     def _context(
         self, x: Tensor, kinds: Tensor, variables: MaskVariables | None, want_received: bool, want_scores: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Returns the context [batch, tokens, heads x head_dim] and, if wanted, the attention that each token received
-        and the scores."""
+        """Returns the context [batch, tokens, heads x head_dim], the attention that tokens received, and the scores."""
         query, key, value = (
             torch.unflatten(self._linear(name, x, variables), 2, (self.spec.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
@@ -182,8 +182,7 @@ class EncoderLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """The layers of `EncoderConfig.head_layers`, which it runs on the pooled row of each sequence, or on every token's
-    row."""
+    """The layers of `EncoderConfig.head_layers`, run on the pooled row of each sequence, or on every token's row."""
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
@@ -222,8 +221,7 @@ def norm_layer(config: EncoderConfig, there: bool) -> nn.Module:
 
 
 def _received(probabilities: Tensor, real: Tensor, variables: MaskVariables | None) -> Tensor:
-    """Returns the attention [batch, tokens] that the `real` queries of `probabilities` [batch, heads, queries, tokens]
-    pay."""
+    """Returns the attention [batch, tokens] that the `real` queries pay by `probabilities` [.., queries, tokens]."""
     if variables:
         probabilities = probabilities * variables.heads.detach()[..., None, None]
     return (probabilities * real[:, None, :, None]).sum((1, 2))
@@ -231,9 +229,3 @@ def _received(probabilities: Tensor, real: Tensor, variables: MaskVariables | No
 
 def _masked(x: Tensor, variables: Tensor | None) -> Tensor:
     return x if variables is None else x * over_tokens(variables)
-
-
-def _add_rows(x: Tensor, rows: Tensor | None, update: Tensor) -> Tensor:
-    """Returns `x` [.., hidden] plus `update` [.., rows] in the places `rows`; scatter_add is the fastest form on a
-    CPU."""
-    return x + update if rows is None else x.scatter_add(-1, rows.long().expand_as(update), update.to(x.dtype))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
 from prunetime.core.task import Task
 from prunetime.core.task_kind import TaskKind
 from prunetime.inference.tagging import NO_LABEL
-from prunetime.models.distributed import all_reduce_mean
 
 
 def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
@@ -19,8 +19,7 @@ def task_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
 
     Cross entropy of class indices; binary cross entropy of graded labels; squared error of floats; for `labels`
     [rows, 2] of answers the mean of the cross entropies of where they start and end, of all the row's tokens; for
-    those of words [rows, tokens] the mean over the words that have one; for those of pairs [rows / 2] the squared error
-    of the cosine of every two rows.
+    words' [rows, tokens] the mean over those with one; for pairs' [rows / 2] the squared error of two rows' cosine.
     """
     return LOSSES[task.kind](kept_of(logits, task), labels)
 
@@ -55,3 +54,16 @@ def kept_of(embeddings: Tensor, task: Task) -> Tensor:
 def mean_over_rows(losses: Tensor) -> Tensor:
     """Returns the mean of `losses` [rows]; on several ranks, this rank's part in the mean over the rows of all."""
     return losses.sum() / all_reduce_mean(losses.new_tensor(len(losses)))
+
+
+def all_reduce_mean(values: Tensor) -> Tensor:
+    """Returns the mean of `values` over all ranks, without a gradient; `values` themselves where there is one process.
+
+    Gradients are averaged over ranks. A rank that divides its sum by the mean over ranks of the counts, rather than by
+    its own count, has its part in the mean over the rows of all ranks.
+    """
+    if not dist.is_initialized():
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunetime.core.arch import BlockShape, Dims, block_grid
-from prunetime.core.mask import PARTS, BlockMask, Mask, part_widths
+from prunetime.core.mask import PARTS, BlockMask, part_widths
 from prunetime.errors import InputError
 
 SIDES = {
@@ -93,28 +93,14 @@ class MaskVariables:
         return (variables != 0).repeat_interleave(width // len(variables)).nonzero().flatten()
 
 
-def from_mask(mask: Mask) -> list[MaskVariables]:
-    """Returns mask variables of one for what `mask` keeps and zero for the rest."""
-    layers = []
-    for layer in mask.layers:
-        parts: dict[str, Any] = {name: torch.from_numpy(getattr(layer, name).astype("float32")) for name in PARTS}
-        blocks = {matrix: BlockMaskVariables.of(kept) for matrix, kept in layer.blocks.items()}
-        layers.append(MaskVariables(**parts, blocks=blocks, tokens=layer.tokens))
-    return layers
-
-
 def ones(dims: Dims, batch: int | None = None, requires_grad: bool = True) -> list[MaskVariables]:
     """Returns mask variables of one, [n], or [batch, n] for the gradient of each sample's loss with respect to them."""
-    widths = part_widths(dims)
     rows = () if batch is None else (batch,)
-
-    def layer() -> MaskVariables:
-        variables: dict[str, Any] = {
-            name: torch.ones(*rows, width, requires_grad=requires_grad) for name, width in widths.items()
-        }
-        return MaskVariables(**variables)
-
-    return [layer() for _ in range(dims.layers)]
+    layers: list[dict[str, Any]] = [
+        {name: torch.ones(*rows, width, requires_grad=requires_grad) for name, width in part_widths(dims).items()}
+        for _ in range(dims.layers)
+    ]
+    return [MaskVariables(**layer) for layer in layers]
 
 
 def over_tokens(variables: Tensor) -> Tensor:
@@ -123,7 +109,6 @@ def over_tokens(variables: Tensor) -> Tensor:
 
 
 def where_alive(inner: Tensor, rows: Tensor, changed: Tensor, unchanged: Tensor) -> Tensor:
-    """Returns `changed` [batch, tokens, hidden] where some of the variables `inner` and `rows` are not zero, else
-    `unchanged`."""
+    """Returns `changed` [batch, tokens, hidden] where `inner` and `rows` are not all zero, else `unchanged`."""
     alive = (inner != 0).any(-1) & (rows != 0).any(-1)
     return torch.where(alive[..., None, None], changed, unchanged)

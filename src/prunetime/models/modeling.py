@@ -18,6 +18,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.utils.generic import ModelOutput
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.blocks import INDEX_ARRAYS
@@ -26,16 +27,6 @@ from prunetime.errors import InputError
 from prunetime.models.encoder import INITIAL_DEVIATION, Output, Parts, encode, parts
 from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES, HeadKind
 from prunetime.models.sparse import BlockLinear
-
-
-def mean_cross_entropy(logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
-    """Returns the sum of the losses of `labels` that are not -100, divided by `items`, by default the number of them.
-
-    `logits` are [batch, outputs, ...] and `labels` [batch, ...].
-    """
-    if items is None:
-        return functional.cross_entropy(logits, labels.long())
-    return functional.cross_entropy(logits, labels.long(), reduction="sum") / items
 
 
 class PrunetimeConfig(PreTrainedConfig):
@@ -117,11 +108,11 @@ class PrunetimePreTrainedModel(PreTrainedModel):
         return output.hidden_states if (self.config.output_hidden_states if wanted is None else wanted) else None
 
 
-class PrunetimeForSequenceClassification(PrunetimePreTrainedModel):
-    """A model for `AutoModelForSequenceClassification`, on pooled rows; the loss follows `config.problem_type`."""
+class PrunetimeClassifier(PrunetimePreTrainedModel):
+    """The base of our models of labels, one of each sequence or of each token."""
 
     accepts_loss_kwargs = True
-    rows = "pooled"
+    output_class: ClassVar[type[ModelOutput]]
 
     def forward(
         self,
@@ -132,20 +123,34 @@ class PrunetimeForSequenceClassification(PrunetimePreTrainedModel):
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **_: Any,
-    ) -> SequenceClassifierOutput:
-        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], `labels` [batch]. The loss is the sum
-        over the batch by `num_items_in_batch`, how many labels a step of training has; without it the mean."""
+    ) -> ModelOutput:
+        """`input_ids`, `attention_mask` and `token_type_ids` are [batch, tokens], `labels` [batch] or [batch, tokens]
+        (-100: none). The loss is the sum over labels by `num_items_in_batch`, those of a step; without it the mean."""
         output = self._run(input_ids, attention_mask, token_type_ids)
-        return SequenceClassifierOutput(
+        return self.output_class(
             loss=None if labels is None else self._loss(output.logits, labels, num_items_in_batch),
             logits=output.logits,
             hidden_states=self._states(output, output_hidden_states),
         )
 
     def _loss(self, logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
+        """Returns the sum of the cross entropies by `items`, by default the number of labels."""
+        total = functional.cross_entropy(
+            logits.movedim(-1, 1), labels.long(), reduction="mean" if items is None else "sum"
+        )
+        return total if items is None else total / items
+
+
+class PrunetimeForSequenceClassification(PrunetimeClassifier):
+    """A model for `AutoModelForSequenceClassification`, on pooled rows; the loss follows `config.problem_type`."""
+
+    rows = "pooled"
+    output_class = SequenceClassifierOutput
+
+    def _loss(self, logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
         """Cross entropy for several outputs; for one, squared error or (`multi_label_classification`) BCE."""
         if logits.shape[1] > 1:
-            return mean_cross_entropy(logits, labels, items)
+            return super()._loss(logits, labels, items)
         one_output_loss = (
             functional.binary_cross_entropy_with_logits
             if self.config.problem_type == PROBLEM_TYPES["relevance"]
@@ -188,31 +193,11 @@ class PrunetimeForQuestionAnswering(PrunetimePreTrainedModel):
         )
 
 
-class PrunetimeForTokenClassification(PrunetimePreTrainedModel):
+class PrunetimeForTokenClassification(PrunetimeClassifier):
     """A model for `AutoModelForTokenClassification`, with an output per token for every label."""
 
-    accepts_loss_kwargs = True
     rows = "tokens"
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        **_: Any,
-    ) -> TokenClassifierOutput:
-        """`input_ids`, `attention_mask`, `token_type_ids` and `labels` (-100: none) are [batch, tokens]. The loss is
-        the sum over all labels by `num_items_in_batch`, how many a step of training has; without it the mean."""
-        output = self._run(input_ids, attention_mask, token_type_ids)
-        loss = None
-        if labels is not None:
-            loss = mean_cross_entropy(output.logits.transpose(1, 2), labels, num_items_in_batch)
-        return TokenClassifierOutput(
-            loss=loss, logits=output.logits, hidden_states=self._states(output, output_hidden_states)
-        )
+    output_class = TokenClassifierOutput
 
 
 class PrunetimeModel(PrunetimePreTrainedModel):

@@ -1,15 +1,17 @@
-"""The names of tensors and settings in the checkpoints and config.json of each family, beside ours."""
+"""The names of tensors and settings in each family's checkpoints and config.json, and wrappers' prefixes."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 
 import torch
 from torch import Tensor
 
-from prunetime.core.positions import BUCKETS
+from prunetime.errors import InputError
 from prunetime.models.heads import HeadKind
 
 
@@ -29,49 +31,10 @@ class Names:
     head: Mapping[HeadKind, Mapping[str, str]]
     prefix: str
     fixed: Mapping[str, object]
-    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stacked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     layer_norm_eps: str = "layer_norm_eps"
     may_lack_biases: bool = False
 
-
-SIZES = {
-    "layers": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "heads": "num_attention_heads",
-    "ffn": "intermediate_size",
-    "vocabulary": "vocab_size",
-    "positions": "max_position_embeddings",
-    "token_types": "type_vocab_size",
-}
-
-ENCODER = {
-    "embeddings.word": "embeddings.word_embeddings",
-    "embeddings.position": "embeddings.position_embeddings",
-    "embeddings.token_type": "embeddings.token_type_embeddings",
-    "embeddings.norm": "embeddings.LayerNorm",
-    "layers.{}.query": "encoder.layer.{}.attention.self.query",
-    "layers.{}.key": "encoder.layer.{}.attention.self.key",
-    "layers.{}.value": "encoder.layer.{}.attention.self.value",
-    "layers.{}.attention_output": "encoder.layer.{}.attention.output.dense",
-    "layers.{}.attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
-    "layers.{}.ffn_input": "encoder.layer.{}.intermediate.dense",
-    "layers.{}.ffn_output": "encoder.layer.{}.output.dense",
-    "layers.{}.ffn_norm": "encoder.layer.{}.output.LayerNorm",
-}
-
-TWO_LAYERS: Mapping[str, str] = {"head.dense": "classifier.dense", "head.output": "classifier.out_proj"}
-OF_TOKENS: Mapping[HeadKind, Mapping[str, str]] = {
-    "answers": {"head.output": "qa_outputs"},
-    "tags": {"head.output": "classifier"},
-    "embedding": {},
-}
-MODERN_HEAD: Mapping[str, str] = {"head.dense": "head.dense", "head.norm": "head.norm", "head.output": "classifier"}
-FIXED = {
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
 
 SAME_AS = {"gelu_python": "gelu"}
 """Values of config.json that compute the same as another value."""
@@ -82,90 +45,18 @@ OF_WEIGHTS = {
 }
 """Settings, of every family, that say that the weights are stored in a form that is not read."""
 
-ROBERTA = Names(SIZES, ENCODER, {"pooled": TWO_LAYERS, **OF_TOKENS}, "roberta.", {**FIXED, "pad_token_id": 1})
-"""Positions begin after that of padding, whose id is 1 wherever these families were trained."""
 
-NAMES = {
-    "bert": Names(
-        SIZES,
-        ENCODER,
-        {"pooled": {"head.dense": "pooler.dense", "head.output": "classifier"}, **OF_TOKENS},
-        "bert.",
-        FIXED,
-    ),
-    "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "camembert": ROBERTA,
-    "distilbert": Names(
-        {
-            "layers": "n_layers",
-            "hidden": "dim",
-            "heads": "n_heads",
-            "ffn": "hidden_dim",
-            "vocabulary": "vocab_size",
-            "positions": "max_position_embeddings",
-        },
-        {
-            "embeddings.word": "embeddings.word_embeddings",
-            "embeddings.position": "embeddings.position_embeddings",
-            "embeddings.norm": "embeddings.LayerNorm",
-            "layers.{}.query": "transformer.layer.{}.attention.q_lin",
-            "layers.{}.key": "transformer.layer.{}.attention.k_lin",
-            "layers.{}.value": "transformer.layer.{}.attention.v_lin",
-            "layers.{}.attention_output": "transformer.layer.{}.attention.out_lin",
-            "layers.{}.attention_norm": "transformer.layer.{}.sa_layer_norm",
-            "layers.{}.ffn_input": "transformer.layer.{}.ffn.lin1",
-            "layers.{}.ffn_output": "transformer.layer.{}.ffn.lin2",
-            "layers.{}.ffn_norm": "transformer.layer.{}.output_layer_norm",
-        },
-        {"pooled": {"head.dense": "pre_classifier", "head.output": "classifier"}, **OF_TOKENS},
-        "distilbert.",
-        {"activation": "gelu"},
-    ),
-    "electra": Names(
-        {**SIZES, "embedding": "embedding_size"},
-        {**ENCODER, "embeddings.project": "embeddings_project"},
-        {"pooled": TWO_LAYERS, **OF_TOKENS},
-        "electra.",
-        FIXED,
-    ),
-    "mpnet": Names(
-        {name: key for name, key in SIZES.items() if name != "token_types"},
-        {
-            **{name: theirs for name, theirs in ENCODER.items() if name != "embeddings.token_type"},
-            "layers.{}.query": "encoder.layer.{}.attention.attn.q",
-            "layers.{}.key": "encoder.layer.{}.attention.attn.k",
-            "layers.{}.value": "encoder.layer.{}.attention.attn.v",
-            "layers.{}.attention_output": "encoder.layer.{}.attention.attn.o",
-            "layers.{}.attention_norm": "encoder.layer.{}.attention.LayerNorm",
-            "position_bias": "encoder.relative_attention_bias",
-        },
-        {"pooled": TWO_LAYERS, **OF_TOKENS},
-        "mpnet.",
-        {**FIXED, "pad_token_id": 1, "relative_attention_num_buckets": BUCKETS},
-    ),
-    "modernbert": Names(
-        {name: key for name, key in SIZES.items() if name != "token_types"},
-        {
-            "embeddings.word": "embeddings.tok_embeddings",
-            "embeddings.norm": "embeddings.norm",
-            "layers.{}.attention_norm": "layers.{}.attn_norm",
-            "layers.{}.attention_output": "layers.{}.attn.Wo",
-            "layers.{}.ffn_norm": "layers.{}.mlp_norm",
-            "layers.{}.ffn_output": "layers.{}.mlp.Wo",
-            "final_norm": "final_norm",
-        },
-        {"pooled": MODERN_HEAD, "answers": MODERN_HEAD, "tags": MODERN_HEAD, "embedding": {}},
-        "model.",
-        {"hidden_activation": "gelu", "classifier_activation": "gelu"},
-        {
-            "layers.{}.attn.Wqkv": ("layers.{}.query", "layers.{}.key", "layers.{}.value"),
-            "layers.{}.mlp.Wi": ("layers.{}.ffn_input", "layers.{}.ffn_gate"),
-        },
-        "norm_eps",
-        may_lack_biases=True,
-    ),
-}
+def _names() -> dict[str, Names]:
+    """Reads names.json: what families share, and where each is different (null: it has nothing of that name)."""
+    families = json.loads((files(__package__) / "names.json").read_text(encoding="utf-8"))
+    shared = families.pop("shared")
+    for own in families.values():
+        for part, names in shared.items():
+            own[part] = {our: theirs for our, theirs in {**names, **own.get(part, {})}.items() if theirs is not None}
+    return {family: Names(**own) for family, own in families.items()}
+
+
+NAMES = _names()
 """One entry for each family of `prunetime.core.config.FAMILIES`."""
 
 REFUSED = {
@@ -181,7 +72,6 @@ INDEX = r"(?<=\.)\d+(?=\.)"
 LEGACY_NORM = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 """The names of LayerNorm's tensors in the checkpoints that were first converted from TensorFlow."""
 
-
 OF_PRETRAINING = (
     r"(cls|lm_head|pooler|vocab_transform|vocab_layer_norm|vocab_projector|decoder|generator_\w+"
     r"|discriminator_predictions)\.|.*(position_ids|inv_freq)$"
@@ -191,7 +81,7 @@ OF_PRETRAINING = (
 
 def our_names(tensors: Mapping[str, Tensor], names: Names, head: HeadKind) -> dict[str, Tensor]:
     """The tensors of the encoder and its head under our names; what else the checkpoint has is left out."""
-    ours: dict[str, tuple[str, ...]] = {
+    ours: dict[str, Sequence[str]] = {
         **{theirs: (our,) for our, theirs in {**names.encoder, **names.head[head]}.items()},
         **names.stacked,
     }
@@ -219,3 +109,41 @@ def modern_name(name: str) -> str:
     for legacy, modern in LEGACY_NORM.items():
         name = name.removesuffix(legacy) + modern if name.endswith(legacy) else name
     return name
+
+
+INNER = r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+"""torch.compile, FSDP and activation checkpointing wrap any module, and put their names anywhere."""
+
+OUTER = r"(?:(?:module|model)\.)*"
+"""DistributedDataParallel (`module.`) and Lightning (`model.`) wrap the whole model."""
+
+
+def unwrapped(tensors: Mapping[str, Tensor], prefix: str, word_table: str) -> dict[str, Tensor]:
+    """Returns the `tensors` of a checkpoint under the names that transformers gives them.
+
+    Args:
+        prefix: of the encoder in a model with a task head, such as `bert.`.
+        word_table: the name of the word embeddings in the encoder, by which the encoder is found.
+
+    Raises InputError where the checkpoint holds no such encoder, several, or one under an unknown prefix.
+    """
+    named = {re.sub(INNER, "", name): tensor for name, tensor in tensors.items()}
+    if len(named) < len(tensors):
+        raise InputError("two tensors of the checkpoint differ in the names of wrappers alone: it holds two models")
+    table = re.compile(rf"(?P<before>(?:.*\.)?){re.escape(word_table)}")
+    before = sorted(found["before"] for name in named if (found := table.fullmatch(name)))
+    if not before:
+        some = ", ".join(sorted(named)[:3])
+        raise InputError(
+            f"none of the checkpoint's {len(named)} tensors ({some}, ...) is {prefix}{word_table} or {word_table}: "
+            "it is a checkpoint of something else than its config.json says"
+        )
+    if len(before) > 1:
+        raise InputError(f"the checkpoint holds {len(before)} encoders, under {' and '.join(map(repr, before))}")
+    wrapper = before[0].removesuffix(prefix)
+    if not re.fullmatch(OUTER, wrapper):
+        raise InputError(
+            f"the checkpoint's encoder lies under {wrapper!r}, where transformers would not find it: save the encoder "
+            f"itself, or rename its tensors to begin with {prefix!r}"
+        )
+    return {name.removeprefix(wrapper): tensor for name, tensor in named.items()}

@@ -22,33 +22,27 @@ from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.models import sentence_modules
 from prunetime.models.checkpoint import read_tensors
-from prunetime.models.sentence_modules import EMBEDDING, SCORES, optional, transformer_settings
-from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODULES, SENTENCE_TRANSFORMER
+from prunetime.models.sentence_modules import (
+    CROSS_ENCODER,
+    EMBEDDING,
+    MODEL_SETTINGS,
+    MODULES,
+    SCORES,
+    SENTENCE_TRANSFORMER,
+    optional,
+    transformer_settings,
+)
 
 ALWAYS_PROMPTS: Mapping[str, str] = {"query": "", "document": ""}
 """The prompts that every SentenceTransformer has, empty where its folder does not say otherwise."""
-
-
-class StoredLayer(NamedTuple):
-    """A trained module after pooling: what it computes, and the folder of its weights."""
-
-    layer: HeadLayer
-    folder: Path
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """Its tensors, `weight` and `bias`."""
-        found = {name.rpartition(".")[2]: tensor for name, tensor in read_tensors(self.folder).items()}
-        if "bias" not in found and "weight" in found:
-            found["bias"] = found["weight"].new_zeros(len(found["weight"]))
-        return found
 
 
 @dataclass(frozen=True)
 class SentenceFolder:
     """What a folder says of a model for tasks of some kind; `folder` has the encoder's files, `root` modules.json.
 
-    `pooling` is None where the folder says nothing of it. `layers` follow pooling; with `normalize`, embeddings are
+    `pooling` is None where the folder says nothing of it. `layers` follow pooling, each with
+    the folder of its weights; with `normalize`, embeddings are
     scaled to length 1. `activation` is what a CrossEncoder does to its logits, None where the folder does not say.
     `max_seq_length` is the most tokens of a text, with the name of the field that says so.
     """
@@ -56,7 +50,7 @@ class SentenceFolder:
     folder: Path
     root: Path
     pooling: Pooling | None = None
-    layers: tuple[StoredLayer, ...] = ()
+    layers: tuple[tuple[HeadLayer, Path], ...] = ()
     normalize: bool = False
     prompts: Prompts = field(default_factory=Prompts)
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
@@ -66,15 +60,17 @@ class SentenceFolder:
     @property
     def head(self) -> tuple[HeadLayer, ...] | None:
         """The layers after pooling, as in `EncoderConfig`; None where there are none."""
-        return tuple(each.layer for each in self.layers) or None
+        return tuple(layer for layer, _ in self.layers) or None
 
     def head_tensors(self) -> dict[str, Tensor]:
         """The tensors of the layers after pooling, by our names."""
-        return {
-            f"head.layers.{index}.{name}": tensor
-            for index, each in enumerate(self.layers)
-            for name, tensor in each.tensors.items()
-        }
+        named: dict[str, Tensor] = {}
+        for index, (_, folder) in enumerate(self.layers):
+            found = {name.rpartition(".")[2]: tensor for name, tensor in read_tensors(folder).items()}
+            if "weight" in found:
+                found.setdefault("bias", found["weight"].new_zeros(len(found["weight"])))
+            named |= {f"head.layers.{index}.{name}": tensor for name, tensor in found.items()}
+        return named
 
     def files(self) -> list[Path]:
         """All files of the encoder and of the modules beside it."""
@@ -147,11 +143,6 @@ def read_folder(root: Path, kind: TaskKind) -> SentenceFolder:
         return replace(found, prompts=_prompts(settings, ALWAYS_PROMPTS), embedding=embedding)
     except InputError as error:
         raise InputError(f"{root / MODEL_SETTINGS}: {error}") from error
-
-
-def lower_cases(folder: Path) -> bool:
-    """Whether the files beside an encoder say that its texts are lower-cased before they are tokenised."""
-    return bool(transformer_settings(folder)[0].get("do_lower_case"))
 
 
 def lower_cased(normalizer: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -238,7 +229,7 @@ def _with_module(found: SentenceFolder, module: _Module, model_type: str) -> tup
     layer = (
         sentence_modules.dense(settings, where) if module.kind == "Dense" else sentence_modules.norm(settings, where)
     )
-    return replace(found, layers=(*found.layers, StoredLayer(layer, where.parent))), written
+    return replace(found, layers=(*found.layers, (layer, where.parent))), written
 
 
 def _check_type(module: _Module, supported: Sequence[str], root: Path) -> None:

@@ -13,7 +13,7 @@ from prunetime.core.arrays import Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.models.sentence_names import (
+from prunetime.models.sentence_modules import (
     CROSS_ENCODER,
     DENSE_ACTIVATIONS,
     LAYER_NORM_EPS,
@@ -30,8 +30,7 @@ Files = dict[str, bytes]
 
 
 def sentence_files(config: EncoderConfig, task: Task, weights: Weights) -> Files:
-    """The files by their names: a SentenceTransformer's for embeddings, a CrossEncoder's for pooled rows, no files for
-    other tasks."""
+    """The files by their names: a SentenceTransformer's for embeddings, a CrossEncoder's for pooled rows, else none."""
     if task.rows == "tokens":
         return {}
     is_embedding = task.rows == "embedding"
@@ -78,13 +77,8 @@ def _modules(config: EncoderConfig, task: Task, weights: Weights) -> list[tuple[
     for index, layer in enumerate(config.head or ()):
         tensors = {name: np.ascontiguousarray(weights[f"head.layers.{index}.{name}"]) for name in ("weight", "bias")}
         if layer.kind == "dense":
-            activation = DENSE_ACTIVATIONS[layer.activation]
-            settings = {
-                "in_features": width,
-                "out_features": layer.width,
-                "bias": True,
-                "activation_function": activation,
-            }
+            settings: dict[str, Any] = {"in_features": width, "out_features": layer.width, "bias": True}
+            settings["activation_function"] = DENSE_ACTIVATIONS[layer.activation]
             modules.append(("Dense", _trained("linear", settings, tensors)))
         elif layer.eps == LAYER_NORM_EPS:
             modules.append(("LayerNorm", _trained("norm", {"dimension": layer.width}, tensors)))

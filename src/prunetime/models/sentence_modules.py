@@ -1,26 +1,49 @@
-"""Reading the settings of one module of sentence-transformers: each field is taken, refused by its name, or changes no
-number."""
+"""The settings of one module of sentence-transformers: each field is taken, refused by its name, or changes no number.
+
+The tables are for reading and writing alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from prunetime.core.config import HeadLayer, Pooling
+from prunetime.core.config import Activation, HeadLayer, Pooling
 from prunetime.core.task import ScoreActivation
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import read_json
-from prunetime.models.sentence_names import (
-    DENSE_ACTIVATIONS,
-    LAYER_NORM_EPS,
-    POOLING_FLAGS,
-    POOLINGS,
-    SCORE_ACTIVATIONS,
-    TRANSFORMER_SETTINGS,
-)
+
+MODULES = "modules.json"
+MODEL_SETTINGS = "config_sentence_transformers.json"
+
+SENTENCE_TRANSFORMER, CROSS_ENCODER = "SentenceTransformer", "CrossEncoder"
+"""`model_type` in config_sentence_transformers.json."""
+
+_TABLES = json.loads((files(__package__) / "sentence_modules.json").read_text(encoding="utf-8"))
+
+TRANSFORMER_SETTINGS: Sequence[str] = _TABLES["transformer_settings"]
+"""The names that the settings of the Transformer module may be under; the first one is written today."""
+
+POOLINGS: Mapping[str, Pooling] = _TABLES["poolings"]
+"""Our ways of pooling, by the values of `pooling_mode`."""
+
+POOLING_FLAGS: Mapping[str, str] = _TABLES["pooling_flags"]
+"""The settings that said so until version 6, and that every version reads."""
+
+DENSE_ACTIVATIONS: Mapping[Activation, str] = _TABLES["dense_activations"]
+"""The activations that follow a Dense module."""
+
+SCORE_ACTIVATIONS: Mapping[ScoreActivation, str] = _TABLES["score_activations"]
+"""The activations that a CrossEncoder applies to its logits."""
+
+LAYER_NORM_EPS = 1e-5
+"""The eps of the LayerNorm module, torch's."""
 
 ModuleSettings = Mapping[str, Any]
+Function = TypeVar("Function", bound=str)
 
 EMBEDDING, SCORES = "sentence_embedding", "scores"
 """What modules after pooling read and write."""
@@ -107,11 +130,8 @@ def dense(settings: ModuleSettings, where: Path) -> HeadLayer:
     if settings.get("use_residual"):
         raise InputError(f"{where}: use_residual {settings['use_residual']!r} is not supported; only false is")
     named = settings.get("activation_function", DENSE_ACTIVATIONS["tanh"])
-    for ours, path in DENSE_ACTIVATIONS.items():
-        if _is_torch_class(named, path):
-            return HeadLayer("dense", _width(settings, "out_features", where), ours)
-    supported = ", ".join(DENSE_ACTIVATIONS.values())
-    raise InputError(f"{where}: activation_function {named!r} is not supported; use one of {supported}")
+    activation = _of_torch_class(named, DENSE_ACTIVATIONS, "activation_function", where)
+    return HeadLayer("dense", _width(settings, "out_features", where), activation)
 
 
 def norm(settings: ModuleSettings, where: Path) -> HeadLayer:
@@ -141,18 +161,16 @@ def encoder_activation(settings: ModuleSettings, where: Path) -> ScoreActivation
 
 def score_activation(named: object, name: str, where: Path) -> ScoreActivation | None:
     """What the class of torch that is `named` under `name` does to logits; None for None."""
-    if named is None:
-        return None
-    for ours, path in SCORE_ACTIVATIONS.items():
-        if _is_torch_class(named, path):
+    return None if named is None else _of_torch_class(named, SCORE_ACTIVATIONS, name, where)
+
+
+def _of_torch_class(named: object, classes: Mapping[Function, str], name: str, where: Path) -> Function:
+    """Returns our name of the class of torch that is `named`, in full or as `torch.nn` has it."""
+    for ours, path in classes.items():
+        if named in (path, f"torch.nn.{path.rpartition('.')[2]}"):
             return ours
-    supported = ", ".join(SCORE_ACTIVATIONS.values())
+    supported = ", ".join(classes.values())
     raise InputError(f"{where}: {name} {named!r} is not supported; use one of {supported}")
-
-
-def _is_torch_class(named: object, path: str) -> bool:
-    """Whether `named` is the class of torch at `path`, or the same one where `torch.nn` has it."""
-    return named in (path, f"torch.nn.{path.rpartition('.')[2]}")
 
 
 def _refuse_unknown(settings: ModuleSettings, known: tuple[str, ...], where: Path) -> None:

@@ -12,8 +12,7 @@ from prunetime.core.arch import KeptBlocks
 
 
 class BlockLinear(nn.Module):
-    """A linear layer as `nn.Linear`, with its weight as `prunetime.core.blocks` stores it: what is pruned is no
-    parameter.
+    """A linear layer whose weight is as `prunetime.core.blocks` stores it: what is pruned is no parameter.
 
     `blocks` [kept, rows, columns] are zero at first, and `block_index` [kept] (a buffer) names the first ones.
     """

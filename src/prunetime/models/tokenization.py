@@ -18,7 +18,8 @@ from prunetime.core.artifact import TOKENIZER
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.errors import InputError
 from prunetime.models.checkpoint import read_json
-from prunetime.models.sentence import lower_cased, lower_cases
+from prunetime.models.sentence import lower_cased
+from prunetime.models.sentence_modules import transformer_settings
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 FILES = (TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
@@ -68,8 +69,7 @@ def load_tokenizer(
 
     The token of `pad_token_id` is its pad_token where the folder names none.
 
-    Raises InputError where the folder has no tokenizer, a setting of it cannot be honoured, or a token of it has an id
-    that the table lacks.
+    Raises InputError where there is no tokenizer, a setting cannot be honoured, or the table lacks a token's id.
     """
     loaded = _as_transformers(folder)
     backend = loaded.backend_tokenizer
@@ -79,7 +79,7 @@ def load_tokenizer(
         backend.enable_truncation(max_length, direction="left")
     data = json.loads(backend.to_str())
     replaced = _replaced(folder / TOKENIZER, data)
-    if lower_cases(folder):
+    if transformer_settings(folder)[0].get("do_lower_case"):
         data["normalizer"] = lower_cased(data["normalizer"])
     if data["model"].get("dropout"):
         raise InputError(
@@ -113,7 +113,9 @@ def _as_transformers(folder: Path) -> Any:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for every kind of broken content
-        named = _class_named_by(folder)
+        file = folder / TOKENIZER_CONFIG
+        name = read_json(file).get("tokenizer_class") if file.is_file() else None
+        named = f" (tokenizer_class {name!r})" if name else ""
         raise InputError(f"{folder} has no usable tokenizer{named}: {error}") from error
     kind = type(loaded).__name__
     if not isinstance(loaded, PreTrainedTokenizerFast):
@@ -133,13 +135,6 @@ def _as_transformers(folder: Path) -> Any:
     return loaded
 
 
-def _class_named_by(folder: Path) -> str:
-    """The class that the folder's tokenizer_config.json names, for a message; nothing where it names none."""
-    file = folder / TOKENIZER_CONFIG
-    name = read_json(file).get("tokenizer_class") if file.is_file() else None
-    return f" (tokenizer_class {name!r})" if name else ""
-
-
 def _special_tokens(loaded: Any) -> dict[str, Any]:
     named = {name: str(token) for name, token in loaded.special_tokens_map.items() if isinstance(token, str)}
     extra = [str(token) for token in loaded.extra_special_tokens]
@@ -147,8 +142,7 @@ def _special_tokens(loaded: Any) -> dict[str, Any]:
 
 
 def _beyond(folder: Path, data: Mapping[str, Any], ids: Mapping[str, int], vocabulary: int) -> list[str]:
-    """The tokens with ids that the table lacks, where only a class of transformers has added them: by name, not because
-    the model has them. No text of such a model can have had them.
+    """The tokens with ids that the table lacks, which only a class of transformers has added, by name.
 
     Raises InputError where the folder's files have such a token.
     """
@@ -195,8 +189,7 @@ def _matched_in_split_texts(folder: Path, data: Mapping[str, Any]) -> list[dict[
 
 
 def without_types(processor: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The `post_processor` of a tokenizer.json that makes the same tokens, all of type 0, as a model sees them that is
-    given no token types."""
+    """The `post_processor` of a tokenizer.json that makes the same tokens, all of type 0."""
     if processor is None:
         return _template([("Sequence", "A")], [("Sequence", "A"), ("Sequence", "B")], {})
     kind = processor["type"]

@@ -25,8 +25,7 @@ def kinds_of(input_ids: Tensor, attention_mask: Tensor, separator: int | None) -
 
 
 def most_attended(received: Tensor, kinds: Tensor, share: float) -> Tensor:
-    """Returns the indices [batch, most kept], int64 and ascending, of the tokens that stay; -1 after the last of a
-    sequence.
+    """Returns the indices [batch, most kept], int64 and ascending, of the tokens that stay; -1 after the last.
 
     Of each sequence `share` of its tokens (see `tokens_kept`): by kind, then by the attention `received`
     [batch, tokens], then the lower index. There are as many columns as a sequence without padding would keep, so that a
@@ -45,8 +44,3 @@ def most_attended(received: Tensor, kinds: Tensor, share: float) -> Tensor:
 def take(x: Tensor, kept: Tensor) -> Tensor:
     """Returns the tokens `kept` of `x` [batch, tokens, hidden]; any token where `kept` is -1."""
     return x.gather(1, kept.clamp(min=0).unsqueeze(-1).expand(-1, -1, x.shape[2]))
-
-
-def take_kinds(kinds: Tensor, kept: Tensor) -> Tensor:
-    """Returns the kinds of the tokens `kept`; padding where it is -1."""
-    return kinds.gather(1, kept.clamp(min=0)).masked_fill(kept < 0, PADDING)

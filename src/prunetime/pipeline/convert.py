@@ -19,8 +19,14 @@ from prunetime.models.checkpoint import folder_of, read_json
 from prunetime.models.encoder import weights_of
 from prunetime.models.heads import heads_of
 from prunetime.models.sentence import SentenceFolder, read_folder
-from prunetime.models.sentence_modules import longest_of_tokenizer, optional
-from prunetime.models.sentence_names import CROSS_ENCODER, MODEL_SETTINGS, MODULES, SENTENCE_TRANSFORMER
+from prunetime.models.sentence_modules import (
+    CROSS_ENCODER,
+    MODEL_SETTINGS,
+    MODULES,
+    SENTENCE_TRANSFORMER,
+    longest_of_tokenizer,
+    optional,
+)
 from prunetime.pipeline.pretrained import artifact_files, hub_id, load, tokenizer_for
 
 QUESTION_WINDOW = 384

@@ -7,13 +7,13 @@ backward pass, whoever computed the loss.
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from prunetime.errors import InputError
 
@@ -21,8 +21,7 @@ from prunetime.errors import InputError
 class AuxiliaryLoss:
     """Adds the gradient of an auxiliary loss to every backward pass through the outputs that it was added to.
 
-    The gradient is weighed as `Trainer` weighs a loss: it is the mean over the batches that one step accumulates, times
-    the scale of a gradient scaler.
+    It is weighed as `Trainer` weighs a loss: the mean over a step's batches, times the scale of a gradient scaler.
     """
 
     def __init__(self) -> None:
@@ -47,8 +46,7 @@ class AuxiliaryLoss:
             )
 
     def added_to(self, outputs: list[Tensor], auxiliary: Tensor, weight: float) -> tuple[Tensor, ...]:
-        """Returns `outputs` unchanged; their gradients are weighed by `weight`, and bring along that of `auxiliary`, a
-        scalar."""
+        """Returns `outputs` unchanged; their gradients are weighed by `weight`, and bring along that of `auxiliary`."""
         added: tuple[Tensor, ...] = _Added.apply(self, weight, auxiliary, *outputs)  # type: ignore[no-untyped-call]  # torch has no type for it
         return added
 
@@ -83,7 +81,7 @@ class GradientAccumulation:
     def __init__(self, arguments: TrainingArguments, state: TrainerState, batches: Any) -> None:
         """`batches` is the data loader. A training that is resumed skips the steps it has made of an epoch."""
         self._usual = arguments.gradient_accumulation_steps
-        length = len(batches) if isinstance(batches, Sized) and _has_length(batches) else 0
+        length = len(batches) if has_length(batches) else 0
         self._steps, self._last = -(-length // self._usual), length % self._usual or self._usual
         resumed = self._steps and not arguments.ignore_data_skip
         self._skipped = state.global_step % self._steps if resumed else 0
@@ -96,10 +94,3 @@ class GradientAccumulation:
         """Begins the next step, and returns how many batches it accumulates."""
         self._done += 1
         return self._last if self._done == self._steps else self._usual
-
-
-def _has_length(batches: Sized) -> bool:
-    try:
-        return len(batches) > 0
-    except TypeError:  # of an iterable data set
-        return False

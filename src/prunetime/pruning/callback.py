@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prunetime.core.arch import BlockShape
+from prunetime.core.deprecation import renamed_arguments
 from prunetime.core.mask import Mask, Scores
 from prunetime.errors import InputError
 from prunetime.models.compact import compact, in_blocks
@@ -32,9 +33,8 @@ STEPS_IN_BACKWARD = ("lomo", "adalomo")
 class MultilevelPruning(TrainerCallback):
     """A `TrainerCallback` that prunes a model while `Trainer` trains it: it learns masks beside the weights.
 
-    The loss that `Trainer` computes from the model's outputs gets a sparsity loss and, with a teacher,
-    distillation. Scores and thresholds of the masks have an AdamW of their own, at the learning rate of `MaskStep`
-    times the schedule of the weights' optimizer.
+    The loss that `Trainer` computes from the model's outputs gets a sparsity loss and, with a teacher, distillation.
+    Scores and thresholds have an AdamW of their own, at `MaskStep`'s learning rate times the weights' schedule.
 
     Args:
         model: A `...ForSequenceClassification`, `...ForQuestionAnswering` or `...ForTokenClassification` of a supported
@@ -55,6 +55,9 @@ class MultilevelPruning(TrainerCallback):
         >>> pruning.compact().save_pretrained("pruned")
     """
 
+    _accumulation: GradientAccumulation  # of the training, from its beginning
+
+    @renamed_arguments(grain="block_shape")
     def __init__(
         self,
         model: PreTrainedModel,
@@ -79,7 +82,6 @@ class MultilevelPruning(TrainerCallback):
         self._teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self._distillation = distillation
         self._auxiliary_loss = AuxiliaryLoss()
-        self._accumulation: GradientAccumulation | None = None
         self._steps = 0, 0
         self._scores: list[AttentionScores | None] = [None, None]
         if self._teacher is not None and distillation.attention:
@@ -92,8 +94,7 @@ class MultilevelPruning(TrainerCallback):
         ]
 
     def optimizer(self, arguments: TrainingArguments) -> torch.optim.Optimizer:
-        """Returns an AdamW that decays matrices only, for `Trainer(optimizers=...)`; masks are learned beside any
-        other."""
+        """Returns an AdamW for `Trainer(optimizers=...)` that decays matrices only; masks do with any other, too."""
         weights = list(self._model.parameters())
         groups: list[dict[str, Any]] = [
             {"params": [p for p in weights if p.ndim > 1], "weight_decay": arguments.weight_decay},
@@ -170,11 +171,9 @@ class MultilevelPruning(TrainerCallback):
             )
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        assert self._accumulation is not None
         self._accumulation.begin_epoch()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        assert self._accumulation is not None
         self._auxiliary_loss.begin_step(self._accumulation.next_step())
 
     def on_pre_optimizer_step(self, *_: Any, **given: Any) -> None:
@@ -265,8 +264,7 @@ class MultilevelPruning(TrainerCallback):
 
 
 def _reentrant(args: TrainingArguments) -> bool:
-    """Returns whether activations are checkpointed by the older of torch's two ways; transformers 5.24 renamed the
-    options."""
+    """Returns whether activations are checkpointed the older way; transformers 5.24 renamed the options."""
     options: Any = [
         getattr(args, f"{name}_checkpointing_kwargs", None)
         for name in ("activation", "gradient")

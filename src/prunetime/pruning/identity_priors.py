@@ -72,11 +72,9 @@ class IdentityPriors(LearnedMasks):
 
 
 class _Bounded(nn.Module):
-    """A parametrization of a weight [out, in] that scales it down to the spectral norm of `first` where it has grown
-    beyond it.
+    """A parametrization of a weight [out, in] that scales it down to the spectral norm of `first` where it is larger.
 
-    The norm is by power iteration, a step for each time the weight is read in training (Miyato et al., arXiv
-    1802.05957).
+    The norm is by power iteration, a step for each reading of the weight in training (Miyato et al., arXiv 1802.05957).
     """
 
     left: Tensor

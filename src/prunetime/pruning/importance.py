@@ -1,8 +1,8 @@
-"""Importance scores: how much each head and row matters to the loss."""
+"""Importance scores: how much each head and row, or each block of weights, matters to the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from prunetime.core.arch import Dims
+from prunetime.core.arch import BlockShape, Dims, block_grid
 from prunetime.core.arrays import Float64Array, Weights
 from prunetime.core.artifact import write_bytes
 from prunetime.core.mask import PARTS, Scores, part_widths
 from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.models.batches import TrainingBatch, TrainingData
-from prunetime.models.encoder import SequenceClassifier, weights_of
+from prunetime.models.encoder import SequenceClassifier, linears_of, weights_of
 from prunetime.models.losses import task_losses
-from prunetime.models.mask_variables import ones
+from prunetime.models.mask_variables import block_sums, ones
 from prunetime.models.threads import training_on
 from prunetime.pruning.methods import Criterion
 
@@ -52,10 +52,10 @@ def measure_importance(
     dims = model.config.dims
     if criterion == "magnitude":
         return _magnitudes(weights_of(model), dims)
-    if criterion == "movement":
-        return [{name: np.zeros(width) for name, width in part_widths(dims).items()} for _ in range(dims.layers)]
     widths = part_widths(dims)
     scores: Scores = [{name: np.zeros(width) for name, width in widths.items()} for _ in range(dims.layers)]
+    if criterion == "movement":
+        return scores
 
     def add(batch: TrainingBatch) -> None:
         labels = batch.pop("labels")
@@ -73,6 +73,52 @@ def measure_importance(
     return [{name: total / seen for name, total in layer.items()} for layer in scores]
 
 
+def measure_block_importance(
+    model: SequenceClassifier,
+    data: TrainingData,
+    block_shape: BlockShape,
+    criterion: Criterion = "fisher",
+    rows: int = 512,
+    seed: int = 0,
+    *,
+    threads: int = 1,
+    on_progress: Progress | None = None,
+) -> Scores:
+    """Measures how much each block of the dense matrices of `model`, pruned or not, matters to the loss.
+
+    The scores are as in `measure_importance`, by matrix [row blocks, column blocks]. The gradient of a mask variable is
+    the sum of weight x dLoss/dweight over its block, for one sample at a time.
+    """
+    weights = [{name: linear.weight for name, linear in layer.items()} for layer in linears_of(model.layers)]
+    if criterion == "magnitude":
+        return _arrays(weights, lambda weight: block_sums(weight.square(), block_shape))
+    totals = [
+        {
+            name: torch.zeros(block_grid((len(weight), len(weight.T)), *block_shape)).double()
+            for name, weight in layer.items()
+        }
+        for layer in weights
+    ]
+
+    def add(batch: TrainingBatch) -> None:
+        labels = batch.pop("labels")
+        loss = task_losses(model(**batch).logits, labels, data.task).sum()
+        gradients = iter(torch.autograd.grad(loss, [weight for layer in weights for weight in layer.values()]))
+        for total, layer in zip(totals, weights, strict=True):
+            for name, weight in layer.items():
+                total[name] += OF_GRADIENT[criterion](block_sums(weight.detach() * next(gradients), block_shape))
+
+    seen = 1
+    if criterion != "movement":
+        with training_on(threads):
+            seen = look_at(model, data, (rows, seed, 1), add, on_progress)
+    return _arrays(totals, lambda total: total / seen)
+
+
+def _arrays(layers: Sequence[Mapping[str, Tensor]], of: Callable[[Tensor], Tensor]) -> Scores:
+    return [{name: of(values.detach()).numpy() for name, values in layer.items()} for layer in layers]
+
+
 def look_at(
     model: SequenceClassifier,
     data: TrainingData,
@@ -82,8 +128,7 @@ def look_at(
 ) -> int:
     """Calls `each` with batches of rows drawn from `data`, the model without dropout; returns how many rows they had.
 
-    `sample` is (rows, seed, rows of a batch); all rows where there are no more. `on_progress` gets (rows done, rows in
-    all).
+    `sample` is (rows, seed, rows of a batch); all rows where there are no more. `on_progress` gets (rows done, of).
     """
     rows, seed, at_once = sample
     chosen = np.random.default_rng(seed).permutation(len(data))[:rows]
@@ -122,8 +167,7 @@ def _magnitudes(weights: Weights, dims: Dims) -> Scores:
 def rank_transform(scores: Scores) -> Scores:
     """Replaces the scores of each part by their ranks, evenly from 0 (the lowest) to 1.
 
-    Learned masks start from these: they are comparable with what training adds to them. Equal scores of a whole part
-    order nothing and become zeros.
+    Learned masks start from these, comparable with what training adds. Equal scores of a whole part become zeros.
     """
     return [{name: _rank_transform(values) for name, values in layer.items()} for layer in scores]
 

@@ -57,8 +57,7 @@ class MaskOptimizer(nn.Module):
 
 
 def schedule_of(optimizer: torch.optim.Optimizer) -> float:
-    """Returns the learning rate of an optimizer as a share of its first one, whatever schedules it; 1 without a
-    rate."""
+    """Returns the learning rate of an optimizer as a share of its first one; 1 without a rate."""
     group: dict[str, Any] = optimizer.param_groups[0]
     now, first = group.get("lr"), group.get("initial_lr", optimizer.defaults.get("lr"))
     return float(now) / float(first) if now is not None and first else 1.0

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from prunetime.models.mask_variables import SIDES, BlockMaskVariables, MaskVaria
 from prunetime.pruning.methods import Pruner
 from prunetime.pruning.regularise import Cost, regularisation, share_of
 
+T = TypeVar("T")
+
 Kept = list[dict[str, BoolArray]]
 """The parts that masks keep, for every layer: by part [n], or by matrix [row blocks, column blocks]."""
 
@@ -40,8 +42,7 @@ MOMENTS = 60
 
 @dataclass(frozen=True)
 class MaskStep:
-    """The settings of one step: masks are learned of heads and rows or, with `block_shape`, of the blocks of all
-    matrices.
+    """The settings of one step: masks are learned of heads and rows or, with `block_shape`, of all matrices' blocks.
 
     They are learned by `pruner` until `cost` is down to `target` (in the same units), from `scores`, which say what is
     kept first, or from zeros; after `learning` of the steps the masks stay as they are, at the target, and the weights
@@ -182,13 +183,12 @@ class LearnedMasks(nn.Module, ABC):
         """Computes the masks from what is learned, as it now is."""
         self._now = self._by_name(self.views(self.fixed) if self.frozen else self.masks())
 
-    def _by_name(self, masks: Iterable[Tensor]) -> list[dict[str, Tensor]]:
+    def _by_name(self, masks: Iterable[T]) -> list[dict[str, T]]:
         each = iter(masks)
         return [{name: next(each) for name in layer} for layer in self.names]
 
     def _spec(self, counts: Iterable[int]) -> ArchSpec:
-        each = iter(counts)
-        return self.step.spec([{name: next(each) for name in layer} for layer in self.names])
+        return self.step.spec(self._by_name(counts))
 
     def masked(self, layer: int, matrix: str, parameter: Tensor) -> Tensor:
         """Returns a weight or bias of a matrix times its mask."""
@@ -206,8 +206,7 @@ class LearnedMasks(nn.Module, ABC):
         return [layer.get("heads") for layer in self._now]
 
     def mask_variables(self) -> list[MaskVariables] | None:
-        """Returns the mask variables that take the LayerNorm of a sub-layer that is gone with it; None where none is
-        gone."""
+        """Returns the mask variables that take along the LayerNorm of a sub-layer that is gone; None where none is."""
         if self.step.block_shape is not None or not self.frozen:
             return None
         there = torch.stack([mask.any() for layer in self._now for mask in layer.values()])
@@ -239,8 +238,7 @@ class LearnedMasks(nn.Module, ABC):
     def regularisation(self, ratios: Tensor, counts: list[int], learned: Tensor) -> Tensor:
         """Returns the regularisation of keep `ratios` [masks], which follow from `learned` and keep so many parts.
 
-        It is scaled down to a gradient of norm 1 at most: far from the target it would drown all others where norms are
-        clipped, as `transformers.Trainer` does.
+        Its gradient has at most norm 1: far from the target it would drown all others where `Trainer` clips norms.
         """
         share = self._share(self._spec(counts))
         if share <= self._target:

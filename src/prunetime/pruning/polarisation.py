@@ -1,5 +1,4 @@
-"""Gates with differentiable polarisation: soft gates that training drives apart, to nothing or to one (GDP, Guo et al.,
-arXiv 2109.02220)."""
+"""Soft gates that training drives apart, to nothing or to one: differentiable polarisation (GDP, arXiv 2109.02220)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Learnable top-k: which parts are kept is learned by their scores, and how many by a threshold (MLPruning, arXiv
-2105.14636, section 3)."""
+"""Learnable top-k: scores say which parts are kept, a threshold how many (MLPruning, arXiv 2105.14636, section 3)."""
 
 from __future__ import annotations
 

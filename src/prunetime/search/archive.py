@@ -6,6 +6,7 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +27,7 @@ class Evaluation:
     """One scored genome.
 
     `predicted_us` is its predicted latency in microseconds, `score` its quality (higher is better), `kind` what
-    proposed it, `generation` the number of its generation (0 for baselines and the initial population) and `parent` the
-    genome it was mutated from.
+    proposed it, `generation` its number (0 for baselines and the initial population) and `parent` what it was made of.
     """
 
     genome: Genome
@@ -36,9 +36,6 @@ class Evaluation:
     kind: ProposalKind
     generation: int = 0
     parent: Genome | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Any) -> Evaluation:
@@ -58,8 +55,7 @@ def elites(evaluations: Iterable[Evaluation], edges_us: Sequence[float]) -> list
 
 
 def spread(front: Sequence[Evaluation], chosen: Evaluation, count: int) -> list[Evaluation]:
-    """Returns at most `count` evaluations of `front`, spread evenly over its latencies, fastest first; `chosen` takes
-    the place of the one nearest to it."""
+    """Returns at most `count` evaluations spread evenly over `front`, fastest first; `chosen` replaces the nearest."""
     targets = np.linspace(front[0].predicted_us, front[-1].predicted_us, count)
     others = np.delete(targets, np.argmin(np.abs(targets - chosen.predicted_us)))
     taken = [chosen]
@@ -74,7 +70,7 @@ def preference(evaluation: Evaluation) -> tuple[float, float, Genome]:
     return (-evaluation.score, evaluation.predicted_us, evaluation.genome)
 
 
-class Archive:
+class Archive(AbstractContextManager["Archive"]):
     """Append-only file of evaluations: a header line with the digest of space, model and data, then one line each.
 
     Every line is on disk before `add` returns. A last line torn by a crash is dropped on opening.
@@ -83,7 +79,8 @@ class Archive:
     def __init__(self, path: Path, digest: str) -> None:
         """Raises InputError, leaving the file as it is, where it is corrupt or belongs to another digest."""
         self._evaluations: dict[Genome, Evaluation] = {}
-        lines = _complete_lines(path)
+        # What stands after the last newline was torn by a crash.
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         if lines:
             _check_header(path, lines[0], digest)
             for number, line in enumerate(lines[1:], start=2):
@@ -97,7 +94,7 @@ class Archive:
     def add(self, evaluation: Evaluation) -> None:
         if evaluation.genome in self._evaluations:
             raise ValueError(f"genome {evaluation.genome} is in the archive already")
-        self._write(evaluation.to_json())
+        self._write(asdict(evaluation))
         self._evaluations[evaluation.genome] = evaluation
 
     def __contains__(self, genome: Genome) -> bool:
@@ -115,9 +112,6 @@ class Archive:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Archive:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -141,13 +135,6 @@ class Archive:
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-
-
-def _complete_lines(path: Path) -> list[bytes]:
-    """Lines of the file that end in a newline; what stands after the last newline was torn by a crash."""
-    if not path.exists():
-        return []
-    return path.read_bytes().split(b"\n")[:-1]
 
 
 def _check_header(path: Path, line: bytes, digest: str) -> None:

@@ -20,7 +20,7 @@ from prunetime.core.machine import memory_bytes
 from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, PrunetimeError, first_line
 from prunetime.inference.engine import ReferenceKernel, engine_build
-from prunetime.search.evaluate import CACHE_SHARE, Elastic, ElasticScorer, ScorerFor, ScoringRows
+from prunetime.search.evaluate import CACHE_SHARE, Elastic, ElasticScorer, Scorer, ScorerFor, ScoringRows
 
 try:
     import ray
@@ -83,14 +83,13 @@ class Workers:
             actors: list[Any] = [actor.remote(self.count) for _ in range(self.count)]
             try:
                 _check_builds(_value([each.build.remote(elastic) for each in actors]))
-                yield partial(_Scorer, actors, elastic)
+                yield partial(_scorer, actors, elastic)
             finally:
                 for each in actors:
                     ray.kill(each)
 
 
 def _cores() -> list[int]:
-    """Returns the cores of every machine of the cluster."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
 
@@ -150,8 +149,7 @@ def start_ray(cores: int) -> None:
 
 
 def _end_processes(error: Exception) -> None:
-    """Ends the processes of a Ray that has given up with `error`, which would go on: only its traceback still has the
-    node that started them."""
+    """Ends the processes of a Ray that gave up with `error`, whose traceback alone has the node that started them."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         end = getattr(frame.f_locals.get("self"), "kill_all_processes", None)
         if end:
@@ -172,8 +170,7 @@ def _check_listening(address: str) -> None:
 class _Worker:
     """What an actor runs. Its process may die and start anew at any time, so every call brings what it needs.
 
-    `elastic` and `rows` are references to an `Elastic` and `ScoringRows`, each in a list, so that Ray does not fetch it
-    for every call.
+    `elastic` and `rows` are references, each in a list, so that Ray does not fetch it for every call.
     """
 
     def __init__(self, workers: int) -> None:
@@ -200,26 +197,26 @@ class _Worker:
         return self._elastic
 
 
-class _Scorer:
-    def __init__(self, actors: Sequence[Any], elastic: list[Any], rows: ScoringRows) -> None:
-        self._actors = actors
-        self._subject = elastic, [ray.put(rows)]
+def _scorer(actors: Sequence[Any], elastic: list[Any], rows: ScoringRows) -> Scorer:
+    """Returns a scorer by `actors`: whoever is idle takes the next spec."""
+    subject = elastic, [ray.put(rows)]
 
-    def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
-        """Whoever is idle takes the next spec; scores are handed on in the order of the specs."""
-        idle, waiting = list(self._actors), deque(enumerate(specs))
+    def scores_in_order(specs: Sequence[ArchSpec]) -> Iterator[float]:
+        idle, waiting = list(actors), deque(enumerate(specs))
         running: dict[Any, tuple[int, Any]] = {}
         scores: dict[int, float] = {}
         for number in range(len(specs)):
             while number not in scores:
                 while idle and waiting:
                     (taken, spec), actor = waiting.popleft(), idle.pop()
-                    running[actor.score.remote(*self._subject, spec)] = taken, actor
+                    running[actor.score.remote(*subject, spec)] = taken, actor
                 (answer,), _ = ray.wait(list(running))
                 done, actor = running.pop(answer)
                 scores[done] = _value(answer)
                 idle.append(actor)
             yield scores.pop(number)
+
+    return scores_in_order
 
 
 def _check_builds(builds: Sequence[str]) -> None:

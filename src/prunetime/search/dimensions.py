@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,23 +24,6 @@ MOST_CHOICES = 256
 """A category with more choices than this is no gene."""
 
 
-class Dimension(ABC):
-    """A parameter whose values are grouped into levels, from 0 to `top`."""
-
-    @property
-    @abstractmethod
-    def top(self) -> int:
-        """The highest level."""
-
-    @abstractmethod
-    def level_of(self, value: Any) -> int:
-        """The level of a value in the range."""
-
-    @abstractmethod
-    def value_at(self, level: int, rng: np.random.Generator) -> Any:
-        """A value of a level."""
-
-
 def is_gene(distribution: BaseDistribution) -> bool:
     """Whether a parameter can be a gene: it has more than one value, and not too many choices."""
     many = isinstance(distribution, CategoricalDistribution) and len(distribution.choices) > MOST_CHOICES
@@ -58,17 +40,9 @@ def in_range(distribution: BaseDistribution, value: Any) -> bool:
     return True
 
 
-def dimension_of(distribution: BaseDistribution, parameters: int) -> Dimension:
-    """Returns the dimension of a parameter with `distribution`, in a study that has so many `parameters`."""
-    if isinstance(distribution, CategoricalDistribution):
-        return CategoricalDimension(distribution)
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return NumericDimension.of(distribution, min(MOST_LEVELS, max(LEAST_LEVELS, ACTIONS // parameters)))
-
-
 @dataclass(frozen=True)
-class CategoricalDimension(Dimension):
-    """A level for every choice of a category."""
+class CategoricalDimension:
+    """A level for every choice of a category, from 0 to `top`."""
 
     distribution: CategoricalDistribution
 
@@ -79,12 +53,12 @@ class CategoricalDimension(Dimension):
     def level_of(self, value: Any) -> int:
         return int(self.distribution.to_internal_repr(value))
 
-    def value_at(self, level: int, rng: np.random.Generator) -> Any:  # noqa: ARG002 (of Dimension)
+    def value_at(self, level: int, rng: np.random.Generator) -> Any:  # noqa: ARG002 (as of numbers)
         return self.distribution.choices[level]
 
 
 @dataclass(frozen=True)
-class NumericDimension(Dimension):
+class NumericDimension:
     """A level for every one of `points`, rising numbers from the lowest to the highest; they are all values where there
     are few, else evenly spread (in the logarithm, where the range is logarithmic).
 
@@ -122,6 +96,18 @@ class NumericDimension(Dimension):
             if self.level_of(drawn) == level:
                 return drawn
         return self.points[level]
+
+
+Dimension = CategoricalDimension | NumericDimension
+"""A parameter whose values are grouped into levels."""
+
+
+def dimension_of(distribution: BaseDistribution, parameters: int) -> Dimension:
+    """Returns the dimension of a parameter with `distribution`, in a study that has so many `parameters`."""
+    if isinstance(distribution, CategoricalDistribution):
+        return CategoricalDimension(distribution)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return NumericDimension.of(distribution, min(MOST_LEVELS, max(LEAST_LEVELS, ACTIONS // parameters)))
 
 
 def _scaled(distribution: IntDistribution | FloatDistribution, value: float) -> float:

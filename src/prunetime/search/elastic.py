@@ -17,8 +17,7 @@ NEAR = 1 / 6
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The sandwich rule (Yu and Huang, arXiv 1903.05134): every step trains the smallest and `random`
-    others of `space`.
+    """The sandwich rule (Yu and Huang, arXiv 1903.05134): a step trains the smallest and `random` others of `space`.
 
     The smallest is the uniform structure of the share `smallest` of the operations. The others are random structures
     of a share between that and 1, uniform in its logarithm, half of them near a uniform one, and half of those of a

@@ -7,30 +7,25 @@ AUC on 2,000 rows gains nothing on others (docs/explanation/search.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-from prunetime.core.arch import ArchSpec
+from prunetime.core.arch import ArchSpec, LayerSpec
 from prunetime.core.arrays import Float32Array, Float64Array, Int32Array, Weights
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import memory_bytes
 from prunetime.core.precision import PrecisionPlan
-from prunetime.inference.engine import Engine
+from prunetime.inference.engine import Engine, HiddenStates
 from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import compact, prefix_mask
-from prunetime.search.hidden_state_cache import HiddenStateCache, cacheable_prefixes
 
-
-class Scorer(Protocol):
-    """Quality of architectures, higher is better."""
-
-    def __call__(self, specs: Sequence[ArchSpec]) -> Iterable[float]:
-        """The score of each spec, in their order; may yield each as soon as it is known."""
-        ...
+Scorer = Callable[[Sequence[ArchSpec]], Iterable[float]]
+"""Returns the quality of each spec, higher is better, in their order; may yield each as soon as it is known."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +51,7 @@ def agreement(logits: Float32Array, expected: Float32Array, offsets: Int32Array 
     It is Pearson's, of all logits less the mean of their row (which a softmax does not see; not where there is one
     output) and of their output; 0 where a model gives every row the same, as one without any attention does.
 
-    Of logits [tokens, outputs] of sequences at `offsets` (see `Ragged`), every output is a softmax over the tokens of a
-    sequence, and it is their mean that is left out.
+    Of logits [tokens, outputs] at `offsets` (see `Ragged`), it is the mean of each sequence's tokens that is left out.
     """
     a, b = (_centred(one) if offsets is None else _centred_by_sequence(one, offsets) for one in (logits, expected))
     sizes = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -104,6 +98,55 @@ class Elastic:
         dims = self.config.dims
         weights = compact(self.weights, prefix_mask(self.weights, spec, dims), dims)
         return Engine(self.config, weights, self.threads, self.isa, spec=spec, plan=self.plan)
+
+
+Prefix = tuple[LayerSpec, ...]
+"""The first layers of a structure."""
+
+
+def cacheable_prefixes(spec: ArchSpec) -> list[Prefix]:
+    """The first layers of `spec`, at least one, after which another attention reads all tokens; the shortest first."""
+    attend = [index for index, layer in enumerate(spec.layers) if layer.has_attention]
+    drop = [index for index, layer in enumerate(spec.layers) if layer.tokens < 1.0]
+    return [spec.layers[:count] for count in range(1, min([max(attend, default=0), *drop]) + 1)]
+
+
+class HiddenStateCache:
+    """An LRU cache of the hidden states that come out of prefixes of structures, for one batch of tokens.
+
+    Args:
+        shape: of a state, (tokens, hidden); states are float32.
+        max_bytes: of all states together. The states that were asked for longest ago leave first.
+    """
+
+    def __init__(self, shape: tuple[int, int], max_bytes: int) -> None:
+        self._shape = shape
+        self._capacity = max_bytes // (4 * math.prod(shape))
+        self._states: OrderedDict[Prefix, HiddenStates] = OrderedDict()
+
+    def reserve(self, prefixes: Sequence[Prefix]) -> tuple[tuple[int, HiddenStates] | None, dict[int, HiddenStates]]:
+        """Looks up the longest of `prefixes` (the shortest first), and makes room for the longer ones.
+
+        Returns:
+            The number of its layers and its state, or None where no prefix is cached; and by their numbers of layers
+            arrays for the states of longer prefixes, which `Engine.logits_between` writes and `store` takes.
+        """
+        known = [prefix for prefix in prefixes if prefix in self._states]
+        for prefix in known:
+            self._states.move_to_end(prefix)
+        start = (len(known[-1]), self._states[known[-1]]) if known else None
+        after = start[0] if start else 0
+        room = self._capacity - len(known[-1:])
+        missing = [len(prefix) for prefix in prefixes if len(prefix) > after][: max(0, room)]
+        freed = []
+        while len(self._states) + len(missing) > self._capacity:
+            freed.append(self._states.popitem(last=False)[1])
+        arrays = freed + [np.empty(self._shape, np.float32) for _ in missing[len(freed) :]]
+        return start, dict(zip(missing, arrays, strict=True))
+
+    def store(self, prefixes: Sequence[Prefix], states: Mapping[int, HiddenStates]) -> None:
+        """Adds the `states` that `reserve` gave arrays for, once they are written."""
+        self._states |= {prefix: states[len(prefix)] for prefix in prefixes if len(prefix) in states}
 
 
 class ElasticScorer:

@@ -1,8 +1,7 @@
 """Reinforced evolution inside a latency budget, with the uniform and depth-only baselines beside it.
 
 Ageing evolution (Real et al., "Regularized Evolution for Image Classifier Architecture Search", arXiv 1802.01548) whose
-mutator may learn (SwiftPruner, arXiv 2209.00625). A search is a fold over generations: `propose` and `update` are
-functions of a `SearchState`.
+mutator may learn (SwiftPruner, arXiv 2209.00625). A search is a fold of `propose` and `update` over a `SearchState`.
 """
 
 from __future__ import annotations
@@ -137,8 +136,7 @@ def propose(
 ) -> Generation:
     """Returns the next generation: distinct children not visited yet; fewer than a batch where no more are found.
 
-    `surrogate` screens them; by default one is fitted to all that is visited. `attempts` are how many rounds of
-    proposals are made to find enough.
+    `surrogate` screens them; by default one is fitted to all that is visited. At most `attempts` rounds are made.
     """
     if surrogate is None and settings.screened > 1:
         surrogate = Surrogate.fit(state.levels, list(state.visited.values()))
@@ -181,8 +179,7 @@ def update(
 
 
 Parents = Callable[[SearchState, SearchSettings, int, np.random.Generator], list[tuple[Evaluation, Genome, float]]]
-"""Chooses for so many children a parent, the genome to mutate (the parent's, or a cross with another's), and a
-target."""
+"""Chooses for so many children a parent, the genome to mutate (its own, or a cross with another's), and a target."""
 
 
 def _proposals(
@@ -275,11 +272,6 @@ def search(
     return best
 
 
-def finalists(archive: Archive, budget_us: float, count: int) -> list[Evaluation]:
-    """The `count` best evaluations predicted inside the budget, best first."""
-    return archive.within(budget_us)[:count]
-
-
 def score_into(
     archive: Archive, space: Space, candidates: Sequence[Evaluation], scorer: Scorer, on_progress: Progress
 ) -> None:
@@ -331,7 +323,10 @@ def _initial(run: _SearchRun, mutator: Mutator) -> SearchState:
     base = max((e.score for e in run.score([run.candidate(g, kind="uniform") for g in uniform])), default=0.0)
     run.score([run.candidate(g, kind="depth") for g in depth])
     population = sorted(run.visited.values(), key=preference)[: int(SEEDED * settings.population)]
-    population += run.score([run.candidate(genome) for genome in _fitted_seeds(run)])
+    rng = np.random.default_rng([settings.seed, 2])
+    seeds = (seed for seed in settings.seeds for _ in range(FITS_PER_SEED))
+    fits = [fit_to(space.levels, run.latency, seed, settings.budget_us, rng) for seed in seeds]
+    population += run.score([run.candidate(genome) for genome in dict.fromkeys(fit[0] for fit in fits if fit)])
     rng = np.random.default_rng([settings.seed, 0])
     fresh: dict[Genome, Evaluation] = {}
     for _ in range(ATTEMPTS * settings.population):
@@ -349,13 +344,6 @@ def _initial(run: _SearchRun, mutator: Mutator) -> SearchState:
         tuple(population),
         dict(run.visited),
     )
-
-
-def _fitted_seeds(run: _SearchRun) -> list[Genome]:
-    rng = np.random.default_rng([run.settings.seed, 2])
-    seeds = [seed for seed in run.settings.seeds for _ in range(FITS_PER_SEED)]
-    fitted = (fit_to(run.space.levels, run.latency, seed, run.settings.budget_us, rng) for seed in seeds)
-    return list(dict.fromkeys(found[0] for found in fitted if found))
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,16 +33,6 @@ class Child(NamedTuple):
     edits: tuple[Edit, ...] = ()
 
 
-class Mutator(Protocol):
-    def propose(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
-        """Returns a changed copy of every parent; most take nearly their target latency, some more."""
-        ...
-
-    def updated(self, transitions: Sequence[Transition]) -> Mutator:
-        """Returns the mutator after an update on the transitions of a generation; this one is unchanged."""
-        ...
-
-
 @dataclass(frozen=True)
 class UniformMutator:
     """Sets one to three genes, chosen uniformly, to other levels, chosen uniformly; then others, to fit the target."""
@@ -51,6 +41,7 @@ class UniformMutator:
     latency: GenomeLatency
 
     def propose(self, parents: Sequence[Genome], targets_us: Sequence[float], rng: np.random.Generator) -> list[Child]:
+        """Returns a changed copy of every parent; most take nearly their target latency, some more."""
         return [self._changed(parent, target, rng) for parent, target in zip(parents, targets_us, strict=True)]
 
     def updated(self, _: Sequence[Transition]) -> UniformMutator:
@@ -122,5 +113,9 @@ class ReinforcedMutator:
         return tuple(self.policy.actions.at(edit.chosen)[0] for edit in edits)
 
     def updated(self, transitions: Sequence[Transition]) -> ReinforcedMutator:
+        """Returns the mutator after an update on the transitions of a generation; this one is unchanged."""
         edited = [each for each in transitions if each.edits]
         return replace(self, policy=update_policy(self.policy, edited)) if edited else self
+
+
+Mutator = UniformMutator | ReinforcedMutator

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from prunetime.core.arrays import BoolArray, Float32Array, Float64Array
+from prunetime.core.deprecation import renamed_arguments
 from prunetime.models.threads import training_on
 from prunetime.search.space import Genes, Genome
 
@@ -52,11 +53,14 @@ class PolicySettings:
     entropy: float = 0.01
 
 
+_old_names = renamed_arguments(remembered="replay_size", truncated="max_importance_weight")
+PolicySettings.__init__ = _old_names(PolicySettings.__init__)  # type: ignore[method-assign]
+
+
 class EditContext(NamedTuple):
     """The state in which the policy chooses an edit: a `genome` predicted to take `us` microseconds, of `target_us`.
 
-    Genes in `touched` were changed before. A `fitting` edit must bring the latency nearer to the target: down to it, or
-    up to it and no further.
+    Genes in `touched` were changed before. A `fitting` edit must bring the latency nearer to the target, not beyond.
     """
 
     genome: Genome

@@ -139,7 +139,7 @@ class ReinforcedEvolutionSampler(BaseSampler):
             folded = self._fold(study, space, trials)
             rng = np.random.default_rng([self._seed, 1, trial.number])
             proposal = _proposal(folded, self._settings, rng)
-        study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, _to_json(folded.levels, proposal))
+        study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, _to_json(folded.state.levels, proposal))
         return at_random(search_space.keys() - space) | folded.values(proposal, rng)
 
     def sample_independent(
@@ -216,10 +216,6 @@ class _Folded:
     parameters: dict[Genome, dict[str, Any]]
     surrogate: Surrogate | None = None
 
-    @property
-    def levels(self) -> Genome:
-        return self.state.levels
-
     def genome(self, trial: FrozenTrial) -> Genome:
         return tuple(dimension.level_of(trial.params[name]) for name, dimension in self.dimensions.items())
 
@@ -250,8 +246,7 @@ class _Folded:
 
 
 class _FeasibleFirst(Reward):
-    """The standardised score of a feasible trial; for an infeasible one a number below all, lower the more it
-    violates."""
+    """The standardised score of a feasible trial; of an infeasible one a number below all, by how much it violates."""
 
     def __call__(self, evaluation: Evaluation, budget_us: float) -> float:
         over = evaluation.predicted_us - budget_us
@@ -300,8 +295,7 @@ def _unknown(levels: Genome) -> Genes:
 
 
 class _Usable:
-    """A filter of finished trials: it keeps those with a value and with parameters in range, which enqueued ones may
-    not be."""
+    """A filter of finished trials: it keeps those with a value and parameters in range; enqueued ones may have none."""
 
     def __init__(self, space: SpaceOfStudy) -> None:
         self.space = space
@@ -310,11 +304,10 @@ class _Usable:
     def __call__(self, trial: FrozenTrial) -> bool:
         key = _finished(trial)
         if key not in self._known:
-            self._known[key] = _value(trial) is not None and self._inside(trial.params)
+            values = trial.params
+            inside = all(name in values and in_range(each, values[name]) for name, each in self.space.items())
+            self._known[key] = inside and _value(trial) is not None
         return self._known[key]
-
-    def _inside(self, values: dict[str, Any]) -> bool:
-        return all(name in values and in_range(each, values[name]) for name, each in self.space.items())
 
 
 def _finished(trial: FrozenTrial) -> Finished:
@@ -343,7 +336,7 @@ def _from_json(data: Any, evaluation: Evaluation, folded: _Folded) -> Proposal:
     parameters had other levels, is its own parent, and no policy is updated on it."""
     child = Child(evaluation.genome, evaluation.predicted_us)
     visited = folded.state.visited
-    if data is None or tuple(data.get("levels", ())) != folded.levels or tuple(data["parent"]) not in visited:
+    if data is None or tuple(data.get("levels", ())) != folded.state.levels or tuple(data["parent"]) not in visited:
         return Proposal(child, evaluation, ALWAYS_FITS)
     edits: list[Edit] = []
     actions = cast(ReinforcedMutator, folded.state.mutator).policy.actions

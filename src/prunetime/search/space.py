@@ -146,8 +146,7 @@ class Space:
         return widths + self.levels[len(widths) :]
 
     def genes(self, cost: Callable[[Genome], float], scores: Scores) -> Genes:
-        """Returns the features of the genes; the cost of a gene is what it adds to the `cost` of an otherwise full
-        genome.
+        """Returns the features of the genes; a gene's cost is what it adds to the `cost` of an otherwise full genome.
 
         `scores` are importance. Once elastic training has had its way, the first heads and rows do most of what all of
         them did, and a part that seemed to matter little matters more: so `mass` is the root of the importance of all
@@ -215,8 +214,7 @@ def fit_to(
 ) -> tuple[Genome, float] | None:
     """Shrinks and grows a genome at random genes until it costs nearly `most` and no more; returns it and its cost.
 
-    Returns None where even the genome of zeros costs more. Each step lowers a gene, raises one or closes one for good,
-    so it ends.
+    Returns None where even the genome of zeros costs more. Each step lowers, raises or closes a gene, so it ends.
     """
     genes = list(genome)
     costs = cost(genome)

@@ -30,12 +30,10 @@ def best_precision() -> TrainingPrecision:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The settings of a training. The learning rate rises over the `warmup` share of the steps and then falls to 0,
-    both linearly.
+    """The settings of a training. The learning rate rises over the `warmup` share of the steps, then falls to 0.
 
     `threads` are those of the CPU. `checkpoint_steps` is the number of steps between checkpoints. Weight decay is that
-    of AdamW and applies to the matrices only, not to embeddings, biases and norms. `distillation` is used where there
-    is a teacher.
+    of AdamW and applies to matrices only, not to embeddings, biases and norms. `distillation` is from a teacher.
     """
 
     epochs: float

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 
 from prunetime.errors import InputError
 
-TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-"""The trackers, and the package that each needs."""
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+"""The trackers, each with the name of the package that it needs."""
 
 LOGGING_STEPS = 10
 
@@ -75,8 +75,8 @@ def reporting(trackers: Sequence[str], folder: Path) -> Iterator[None]:
     for each in trackers:
         if each not in TRACKERS:
             raise InputError(f"nothing called {each!r} can be reported to; there are {', '.join(TRACKERS)}")
-        if find_spec(TRACKERS[each]) is None:
-            raise InputError(f"{each} is not installed: pip install {TRACKERS[each]}")
+        if find_spec(each) is None:
+            raise InputError(f"{each} is not installed: pip install {each}")
     before = _tracking.set(Tracking(tuple(trackers), folder))
     try:
         yield

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from prunetime.core.arch import ArchSpec
@@ -20,11 +20,10 @@ from prunetime.core.arrays import Int32Array
 from prunetime.core.progress import Progress
 from prunetime.core.task import Task
 from prunetime.errors import PrunetimeError
-from prunetime.models.batches import BatchDataset, LengthBucketedBatches, TrainingBatch, TrainingData
-from prunetime.models.distill import Distillation, choice_of, distilled_loss
-from prunetime.models.distributed import DistributedBatchSampler, all_reduce_mean
+from prunetime.models.batches import LengthBucketedBatches, TrainingBatch, TrainingData
+from prunetime.models.distill import Distillation, distilled_loss
 from prunetime.models.encoder import Output, SequenceClassifier, linears_of
-from prunetime.models.losses import kept_of, mean_over_rows, task_losses
+from prunetime.models.losses import all_reduce_mean, kept_of, mean_over_rows, task_losses
 from prunetime.models.prefix import run_prefix
 from prunetime.models.threads import training_on
 from prunetime.pruning.masks import Learned, LearnedMasks, MaskStep
@@ -35,8 +34,7 @@ from prunetime.training.tracking import tracking
 
 
 class SubNetworks(Protocol):
-    """The sub-networks that elastic training trains beside the whole network; the `repr` has all that `draw` depends
-    on."""
+    """The sub-networks that elastic training trains beside the whole; the `repr` has all that `draw` depends on."""
 
     def draw(self, rng: np.random.Generator) -> Sequence[ArchSpec]:
         """Draws the sub-networks of one step."""
@@ -70,8 +68,7 @@ def fit(
     Under torchrun every rank calls it with the same arguments, takes its share of every batch, and has the same weights
     in the end: those of one process but for rounding and dropout. `folder` is one that all ranks see.
 
-    Raises InputError where checkpoints of other data, settings or models are in the folder, and PrunetimeError where
-    the loss is not finite any more.
+    Raises InputError where the folder has checkpoints of another training, PrunetimeError where the loss is not finite.
     """
     checkpoints = folder / "checkpoints"
     beside = f"{sub_networks!r} {mask_step and mask_step.digest()}"
@@ -135,7 +132,7 @@ class _Objective(nn.Module):
             heads = self.masks.heads() if self.masks else None
             output, target = (each._replace(logits=kept_of(each.logits, self._task)) for each in (output, target))
             return distilled_loss(
-                loss, output, target, attention_mask, distillation, heads=heads, choice=choice_of(self._task)
+                loss, output, target, attention_mask, distillation, heads=heads, choice=self._task.traits.choice
             )
 
         if self.masks:
@@ -149,15 +146,13 @@ class _Objective(nn.Module):
                 target: Output | None = None
                 if teacher is not None:
                     target = teacher(*inputs, want_scores=want_scores, skipped=skipped)
-            parts = [run_prefix(self.student, spec, inputs, skipped=skipped) for spec in self._drawn(seed)]
+            drawn = self._sub_networks.draw(np.random.default_rng(seed)) if self._sub_networks else ()
+            parts = [run_prefix(self.student, spec, inputs, skipped=skipped) for spec in drawn]
         fixed = Output(whole.logits.detach(), tuple(state.detach() for state in whole.hidden_states))
         in_place = replace(distillation, attention=0.0)  # of other heads
         losses = [loss_of(whole, target, distillation), *(loss_of(part, fixed, in_place) for part in parts)]
         loss = torch.stack(losses).mean()
         return {"loss": loss + self.masks.penalty() if self.masks else loss}
-
-    def _drawn(self, seed: int) -> Sequence[ArchSpec]:
-        return () if self._sub_networks is None else self._sub_networks.draw(np.random.default_rng(seed))
 
 
 class _Loop(Trainer):
@@ -195,13 +190,12 @@ class _Loop(Trainer):
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[TrainingBatch]:
-        settings = self._settings
-        order = LengthBucketedBatches(
-            self._data.lengths, settings.batch_size, settings.steps(len(self._data)), settings.seed
-        )
+        settings, rows = self._settings, cast(Dataset[Any], range(len(self._data)))
         # Accelerate would give each rank whole batches, or drop those that are not full.
-        sampler = DistributedBatchSampler(order, self.args.process_index, self.args.world_size)
-        return DataLoader(BatchDataset(self._data), batch_sampler=sampler, collate_fn=lambda batch: batch)
+        ranks = {"rank": self.args.process_index, "world_size": self.args.world_size}
+        steps = settings.steps(len(self._data))
+        sampler = LengthBucketedBatches(self._data.lengths, settings.batch_size, steps, settings.seed, **ranks)
+        return DataLoader(rows, batch_sampler=sampler, collate_fn=self._data.batch)
 
     def training_step(
         self, model: nn.Module, inputs: TrainingBatch, num_items_in_batch: Tensor | int | None = None
@@ -219,20 +213,20 @@ class _Loop(Trainer):
         return loss
 
 
+@dataclass
 class _Callback(TrainerCallback):
-    def __init__(self, on_progress: Progress | None, masks: LearnedMasks | None) -> None:
-        self._on_progress = on_progress
-        self._masks = masks
+    on_progress: Progress | None
+    masks: LearnedMasks | None
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if state.is_world_process_zero:
             mark_complete(Path(str(args.output_dir)), state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        if self._on_progress:
-            self._on_progress(state.global_step, args.max_steps)
-        if self._masks:
-            self._masks.end_step(state.global_step, args.max_steps)
+        if self.on_progress:
+            self.on_progress(state.global_step, args.max_steps)
+        if self.masks:
+            self.masks.end_step(state.global_step, args.max_steps)
 
 
 def _seed_of(*numbers: int) -> int:

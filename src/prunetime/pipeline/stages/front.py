@@ -4,6 +4,7 @@ off."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from prunetime.core.arch import ArchSpec
@@ -27,7 +28,7 @@ def _points(context: Context) -> list[Evaluation]:
     "Measure points of the Pareto front",
     ["front.json"],
     inputs=lambda context: [
-        [point.to_json() for point in _points(context)],
+        [asdict(point) for point in _points(context)],
         context.budget.to_json(),
         context.plan.to_json(),
     ],

@@ -21,8 +21,7 @@ from prunetime.pipeline.run import Run, digest_of
 from prunetime.pipeline.stages.profile import MARGIN
 from prunetime.pipeline.stages.search import leave_chosen
 from prunetime.pipeline.student import THREADS, distil, kept_of, manifest_of, training_settings, write_artifact
-from prunetime.pruning.block_importance import measure_block_importance
-from prunetime.pruning.importance import load_scores, rank_transform
+from prunetime.pruning.importance import load_scores, measure_block_importance, rank_transform
 from prunetime.pruning.masks import Learned, MaskStep, mask_of
 from prunetime.pruning.methods import LEARNED, Granularity, LearnedMethod
 from prunetime.pruning.pruners import learning_rate

@@ -20,7 +20,7 @@ from prunetime.pruning.importance import load_scores
 from prunetime.search.acquisition import surrogate_proposals
 from prunetime.search.archive import Archive, Evaluation, preference
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScorerFor, ScoringRows
-from prunetime.search.evolution import SearchSettings, SearchState, finalists, rescore, score_into
+from prunetime.search.evolution import SearchSettings, SearchState, rescore, score_into
 from prunetime.search.evolution import search as evolve
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
@@ -109,7 +109,7 @@ def leave_choice(context: Context, target_us: float, scorer_for: ScorerFor) -> N
     """Scores the archive's finalists again on more rows, and leaves the best as `mask.json` and `search.json`."""
     run, effort, space = context.run, context.effort, context.space
     with _archive(context) as archive:
-        chosen = finalists(archive, target_us, effort.finalists)
+        chosen = archive.within(target_us)[: effort.finalists]
         if not chosen:
             fastest = min((e.predicted_us for e in archive), default=0.0)
             raise InputError(
