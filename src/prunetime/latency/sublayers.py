@@ -9,15 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from prunetime.core.arch import (
-    ATTENTION_MATRICES,
-    FFN_MATRICES,
-    MATRICES,
-    TILE,
-    ArchSpec,
-    Dims,
-    LayerSpec,
-)
+from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, MATRICES, TILE, ArchSpec, Dims, LayerSpec
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import this_machine
 from prunetime.core.precision import MatrixPlan, PrecisionPlan
