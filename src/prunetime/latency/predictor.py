@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from prunetime.core.arch import ArchSpec, BlockShape, Dims, strict_keys
+from prunetime.core.arch import ArchSpec, BlockShape, Dims
 from prunetime.core.arrays import Float64Array
 from prunetime.core.budget import Budget
+from prunetime.core.record import strict_keys
 from prunetime.errors import ProfileError
 from prunetime.latency.sublayers import (
     FILE_NAMES,

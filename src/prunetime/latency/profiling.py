@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from prunetime.core.config import EncoderConfig
 from prunetime.core.estimate import Ranking, spearman
 from prunetime.core.precision import PrecisionPlan
 from prunetime.core.progress import Progress
+from prunetime.core.record import Record
 from prunetime.errors import InputError, ProfileError
 from prunetime.inference.engine import Engine
 from prunetime.inference.tokenize import Tokenizer
@@ -35,7 +36,7 @@ _ERROR_CALLS = 6
 
 
 @dataclass(frozen=True)
-class PredictionError:
+class PredictionError(Record):
     """How far predictions are from measurements, both as shares of the dense model timed in the same minute.
 
     `mape`, `median` and `worst` are of the absolute error in per cent; `within_5` is the share of specs predicted
@@ -58,9 +59,6 @@ class PredictionError:
             spearman(Ranking(np.array(measured)), Ranking(np.array(predicted)), np.ones((1, len(errors))))[0]
         )
         return cls(len(errors), *found, correlation, float((errors <= 5.0).mean()))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def record(
