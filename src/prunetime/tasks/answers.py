@@ -63,9 +63,8 @@ def _part(holder: Any, key: str, kind: type, where: str) -> Any:
     value = holder.get(key) if isinstance(holder, dict) else None
     if type(value) is not kind:
         names = {list: "list", str: "text", int: "whole number"}
-        found = (
-            f"it has {', '.join(map(repr, list(holder)[:8])) or 'none'}" if isinstance(holder, dict) else "no object"
-        )
+        has = ", ".join(map(repr, list(holder)[:8])) if isinstance(holder, dict) else ""
+        found = f"it has {has or 'none'}" if isinstance(holder, dict) else "no object"
         raise InputError(
             f"{where}: no {names[kind]} {key!r} ({found}); SQuAD v1.1 has data > paragraphs > context and qas > "
             "question and answers > text and answer_start"
@@ -128,11 +127,8 @@ def _gold(where: str, value: str, context: str, unanswerable: bool) -> tuple[Ans
 
 def normalized_answer(text: str) -> str:
     """In lower case, without punctuation (of ASCII), articles and superfluous white space; as the official script."""
-    bare = "".join(character for character in text.lower() if character not in _PUNCTUATION)
+    bare = text.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
-
-
-_PUNCTUATION = frozenset(string.punctuation)
 
 
 def exact_match(answer: Answer, gold: Sequence[Answer]) -> float:
@@ -148,9 +144,5 @@ def f1(answer: Answer, gold: Sequence[Answer]) -> float:
     said = Counter(normalized_answer(answer.text).split())
     if not gold:
         return float(not said)
-    return max(_f1(said, Counter(normalized_answer(one.text).split())) for one in gold)
-
-
-def _f1(said: Counter[str], gold: Counter[str]) -> float:
-    same = (said & gold).total()
-    return 2 * same / (said.total() + gold.total()) if same else 0.0
+    words = [Counter(normalized_answer(one.text).split()) for one in gold]
+    return max(2 * (said & each).total() / max(1, said.total() + each.total()) for each in words)

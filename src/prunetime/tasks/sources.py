@@ -162,23 +162,15 @@ def parse_parquet(data: bytes, name: str) -> Table:
     return found.with_class_names(class_names_of_schema(table.schema.metadata), f"the metadata of {name}")
 
 
-def parse_conll_file(data: bytes, name: str) -> Table:
-    return parse_conll(lines_of(_text(data, name)), name)
-
-
-def parse_json(data: bytes, name: str) -> Table:
-    return parse_squad(_text(data, name), name)
-
-
-_TEXT_PARSERS = {
+_TEXT_PARSERS: dict[str, Callable[[bytes, str], Table]] = {
     ".tsv": parse_tsv,
     ".csv": parse_csv,
     ".jsonl": parse_jsonl,
-    ".json": parse_json,
-    ".conll": parse_conll_file,
+    ".json": lambda data, name: parse_squad(_text(data, name), name),
+    ".conll": lambda data, name: parse_conll(lines_of(_text(data, name)), name),
 }
 
-_PARSERS: dict[str, Callable[[bytes, str], Table]] = {
+_PARSERS = {
     **_TEXT_PARSERS,
     **{f"{suffix}.gz": parse for suffix, parse in _TEXT_PARSERS.items()},
     ".parquet": parse_parquet,
@@ -207,11 +199,9 @@ def _as_text(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, bytes):
         return value.decode("utf-8")
-    if isinstance(value, (dict, list)):
+    if isinstance(value, (bool, dict, list)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
 
