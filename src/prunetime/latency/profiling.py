@@ -53,12 +53,11 @@ class PredictionError(Record):
     @classmethod
     def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> PredictionError:
         """From two or more specs' shares of dense, in the same order."""
-        errors = 100 * np.abs(np.array(predicted) / np.array(measured) - 1.0)
-        found = (float(errors.mean()), float(np.median(errors)), float(errors.max()))
-        correlation = float(
-            spearman(Ranking(np.array(measured)), Ranking(np.array(predicted)), np.ones((1, len(errors))))[0]
-        )
-        return cls(len(errors), *found, correlation, float((errors <= 5.0).mean()))
+        guess, truth = np.array(predicted), np.array(measured)
+        errors = 100 * np.abs(guess / truth - 1.0)
+        correlation = spearman(Ranking(truth), Ranking(guess), np.ones((1, len(errors))))[0]
+        found = (errors.mean(), np.median(errors), errors.max(), correlation, (errors <= 5.0).mean())
+        return cls(len(errors), *map(float, found))
 
 
 def record(
@@ -132,11 +131,7 @@ def prediction_error(
 
 
 def shares_of_dense(
-    key: ProfileKey,
-    config: EncoderConfig,
-    specs: Sequence[ArchSpec],
-    *,
-    plan: PrecisionPlan = PrecisionPlan(),
+    key: ProfileKey, config: EncoderConfig, specs: Sequence[ArchSpec], *, plan: PrecisionPlan = PrecisionPlan()
 ) -> Iterator[float]:
     """Measured latency of each of `specs` in the setting of `key`, as a share of dense timed in turn with it."""
     batch = random_batch(config, key.batch, key.tokens)

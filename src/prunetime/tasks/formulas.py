@@ -30,8 +30,6 @@ def _good(labels: Array) -> BoolArray:
 
 
 class _Ranked(Ranking):
-    """Rows in the order of `scores`, each with its group."""
-
     def __init__(self, scores: Array, inverse: Int64Array, *, descending: bool) -> None:
         super().__init__(scores, descending=descending)
         self.inverse = inverse[self.order]
@@ -170,7 +168,6 @@ def mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
 
 
 def _mean(values: Array | Sequence[float], inverse: Int64Array) -> ResampledMetric:
-    """The mean of a value of each example."""
     totals, examples = np.bincount(inverse, weights=values), np.bincount(inverse).astype(np.float64)
     return lambda counts: np.asarray((counts @ totals) / (counts @ examples))
 

@@ -183,7 +183,6 @@ def _as_integer(text: str) -> str:
 
 
 def _order(name: str) -> tuple[bool, int, str]:
-    """Whole numbers by value, however large, and then names."""
     number = _INTEGER.fullmatch(name) is not None
     return (not number, int(name) if number else 0, name)
 

@@ -20,7 +20,7 @@ from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.class_names import class_names_beside, class_names_of_schema
 from prunetime.tasks.conll import parse_conll
 from prunetime.tasks.synthetic import GENERATORS
-from prunetime.tasks.table import Table
+from prunetime.tasks.table import Table, parse_json
 
 SYNTHETIC_ROWS = 24_000
 """Enough for a test part (a tenth) of 2,000 rows."""
@@ -125,15 +125,10 @@ def parse_jsonl(data: bytes, name: str) -> Table:
     for number, line in enumerate(lines_of(_text(data, name)), start=1):
         if not line.strip(" \t\r"):
             continue
-        try:
-            record = json.loads(line, object_pairs_hook=_without_duplicates)
-            json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{name}, line {number}: {error.reason} (half of a surrogate pair); remove it") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{name}, line {number}: not JSON ({error}); one object a line is expected") from error
+        at = f"{name}, line {number}"
+        record = parse_json(line, at, "one object a line is expected", object_pairs_hook=_without_duplicates)
         if not isinstance(record, dict):
-            raise InputError(f"{name}, line {number}: {line.strip()[:40]!r} is not an object of column: value")
+            raise InputError(f"{at}: {line.strip()[:40]!r} is not an object of column: value")
         records.append(record)
     header = list(dict.fromkeys(column for record in records for column in record))
     return Table.of_rows(name, header, [[_as_text(record.get(column)) for column in header] for record in records])

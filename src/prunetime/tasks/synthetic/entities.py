@@ -28,7 +28,6 @@ def product_entities(rows: int, seed: int) -> Table:
 
 
 def _title(rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Words with their labels."""
     kind = KINDS[rng.integers(len(KINDS))]
     name = str(rng.choice(kind.names))
     parts: list[tuple[str, str]] = [(str(rng.choice(BRANDS)), "BRAND")]

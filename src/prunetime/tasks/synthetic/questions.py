@@ -62,7 +62,6 @@ def question_answering(rows: int, seed: int) -> Table:
 
 
 def _facts(choices: RandomChoices) -> list[Fact]:
-    """All that a context tells."""
     facts = []
     for kind in choices.shuffled(KINDS)[: choices.between(*PRODUCTS)]:
         name = choices.one_of(kind.names)

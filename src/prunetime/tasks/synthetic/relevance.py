@@ -150,7 +150,6 @@ def _wanted(choices: RandomChoices) -> tuple[Wanted, str]:
 
 
 def _ad(wanted: Wanted, name: str, catalogue: ProductCatalogue, choices: RandomChoices) -> tuple[Product, bool]:
-    """A product for the query and whether it answers it."""
     if choices.chance(RELEVANT):
         other_word = choices.chance(0.6)
         return catalogue.product(wanted, name if other_word else None, None if other_word else name), True
