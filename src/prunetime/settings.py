@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from prunetime.core.arch import BLOCK_SHAPES, BlockShape, Dims, strict_keys
+from prunetime.core.arch import BLOCK_SHAPES, BlockShape, Dims
 from prunetime.core.budget import Budget
 from prunetime.core.options import arguments, check, made, option
 from prunetime.core.precision import Precision
+from prunetime.core.record import strict_keys
 from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.latency.settings import TimingSettings

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from prunetime.core.checks import true_or_false, whole_number
+from prunetime.core.record import Record, strict_keys
 from prunetime.errors import InputError
 
 TILE = 32
@@ -26,7 +27,7 @@ BLOCK_SHAPES: tuple[BlockShape, ...] = ((32, 32), (32, 16), (16, 16), (32, 1))
 
 
 @dataclass(frozen=True)
-class Dims:
+class Dims(Record):
     """The sizes of the unpruned encoder.
 
     Attributes:
@@ -57,16 +58,9 @@ class Dims:
         for item in fields(self)[:-1]:
             whole_number(f"dims.{item.name}", getattr(self, item.name))
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Dims:
-        return cls(**strict_keys(cls, data))
-
 
 @dataclass(frozen=True, order=True)
-class KeptBlocks:
+class KeptBlocks(Record):
     """How many blocks of `rows` x `columns` weights are kept in one matrix of a layer."""
 
     matrix: str
@@ -189,13 +183,8 @@ class LayerSpec:
 
     def check(self, dims: Dims, where: str = "layer") -> None:
         """Raises InputError where a count is outside `dims` or rows are not kept in whole tiles."""
-        for name, limit in (
-            ("heads", dims.heads),
-            ("attention_rows", dims.hidden),
-            ("ffn", dims.ffn),
-            ("ffn_rows", dims.hidden),
-        ):
-            value = getattr(self, name)
+        for name in ("heads", "attention_rows", "ffn", "ffn_rows"):
+            value, limit = getattr(self, name), getattr(LayerSpec.full(dims), name)
             if type(value) is not int or not 0 <= value <= limit:
                 raise InputError(f"{where}: {name} is {value!r}; it must be a whole number from 0 to {limit}")
             if name != "heads" and value % TILE and value != limit:
@@ -228,7 +217,7 @@ class LayerSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LayerSpec:
         values = strict_keys(cls, data)
-        blocks = tuple(KeptBlocks(**strict_keys(KeptBlocks, b)) for b in values.get("blocks", ()))
+        blocks = tuple(KeptBlocks.from_json(b) for b in values.get("blocks", ()))
         return cls(**{**values, "blocks": blocks})
 
 
@@ -296,18 +285,3 @@ class ArchSpec:
     @classmethod
     def from_json(cls, data: Iterable[Mapping[str, Any]]) -> ArchSpec:
         return cls(tuple(LayerSpec.from_json(layer) for layer in data))
-
-
-def strict_keys(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """`data` as keyword arguments of the dataclass `cls`; raises InputError on a key it has not, or one missing."""
-    if not isinstance(data, Mapping):
-        raise InputError(f"{cls.__name__}: got {data!r}, expected an object")
-    known = {item.name for item in fields(cls)}
-    required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}
-    if set(data) - known:
-        raise InputError(
-            f"{cls.__name__}: unknown {', '.join(sorted(set(data) - known))}; known are {', '.join(sorted(known))}"
-        )
-    if required - set(data):
-        raise InputError(f"{cls.__name__}: {', '.join(sorted(required - set(data)))} missing")
-    return dict(data)

@@ -77,14 +77,8 @@ class Manifest:
             )
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "config": self.config.to_json(),
-            "spec": self.spec.to_json(),
-            "plan": self.plan.to_json(),
-            "task": self.task.to_json(),
-            "provenance": dict(self.provenance),
-        }
+        parts = {name: getattr(self, name).to_json() for name in ("config", "spec", "plan", "task")}
+        return {"format": FORMAT, **parts, "provenance": dict(self.provenance)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
@@ -92,13 +86,9 @@ class Manifest:
         if task.rows == "embedding" and "embedding" not in data["task"]:
             # Written before manifests said how embeddings are used: they were all scaled to length 1.
             config = replace(config, normalize=True)
-        return cls(
-            config,
-            ArchSpec.from_json(data["spec"]),
-            PrecisionPlan.from_json(data["plan"]) if data["format"] > 1 else PrecisionPlan(),
-            task,
-            data["provenance"],
-        )
+        spec = ArchSpec.from_json(data["spec"])
+        plan = PrecisionPlan.from_json(data["plan"]) if data["format"] > 1 else PrecisionPlan()
+        return cls(config, spec, plan, task, data["provenance"])
 
 
 @dataclass(frozen=True)
@@ -188,17 +178,18 @@ def write(folder: str | Path, manifest: Manifest, weights: Weights, files: Mappi
         for name, content in files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_bytes(content)
-        written = sorted(path for path in temporary.rglob("*") if path.is_file())
-        entries = {path.relative_to(temporary).as_posix(): _entry(path.read_bytes()) for path in written}
+        entries = {name: _entry(path.read_bytes()) for name, path in _files(temporary).items()}
         write_json(temporary / MANIFEST, manifest.to_json() | {"files": entries})
     return folder
 
 
 def other_files(folder: Path) -> dict[str, bytes]:
     """The contents of all files of an artifact but its manifest and its weights, by their names."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    contents = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: path.read_bytes() for name, path in sorted(contents.items()) if name not in (MANIFEST, WEIGHTS)}
+    return {name: path.read_bytes() for name, path in _files(folder).items() if name not in (MANIFEST, WEIGHTS)}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def weight_shapes(config: EncoderConfig, spec: ArchSpec) -> dict[str, tuple[int, ...]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from prunetime.core.arch import strict_keys
 from prunetime.core.options import check, option
+from prunetime.core.record import Record
 from prunetime.errors import InputError
 
 Statistic = Literal["p50", "p99"]
@@ -21,7 +20,7 @@ _MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Record):
     """A latency that a model has to meet, in one setting.
 
     Attributes:
@@ -94,13 +93,6 @@ class Budget:
         amount = f"{self.us:g} us" if self.us is not None else f"{100 * (self.share or 0):g} % of dense"
         where = f"{self.scope} to score, {self.condition}, {self.batch} x {self.seq_len} tokens"
         return f"{amount} ({self.statistic}, {where}, {self.threads} thread{'s' * (self.threads > 1)})"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Budget:
-        return cls(**strict_keys(cls, data))
 
 
 def _digits(number: Decimal) -> str:

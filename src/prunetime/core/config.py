@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from prunetime.core.arch import ArchSpec, Dims, strict_keys
+from prunetime.core.arch import ArchSpec, Dims
 from prunetime.core.checks import one_of, whole_number
+from prunetime.core.record import Record, strict_keys
 from prunetime.errors import InputError
 
 Activation = Literal["identity", "tanh", "relu", "gelu"]
@@ -83,7 +84,7 @@ only zeros stay zeros."""
 
 
 @dataclass(frozen=True)
-class HeadLayer:
+class HeadLayer(Record):
     """One layer of a head after pooling, `width` numbers wide: `dense` is a matrix and a bias, followed by an
     `activation`; `norm` is LayerNorm with `eps`."""
 
@@ -107,13 +108,9 @@ class HeadLayer:
         if not (isinstance(self.eps, float) and 0.0 < self.eps < 1.0):
             raise InputError(f"eps of a head layer is {self.eps!r}; it must be above 0 and below 1")
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> HeadLayer:
-        return cls(**strict_keys(cls, data))
-
 
 @dataclass(frozen=True)
-class Rotary:
+class Rotary(Record):
     """The rotary positions of a layer: `theta` is the base of its angles. With sliding-window attention, tokens further
     away than `window` are not attended to; None stands for full attention."""
 
@@ -124,10 +121,6 @@ class Rotary:
         if not (isinstance(self.theta, float) and 1.0 < self.theta < math.inf):
             raise InputError(f"rotary theta is {self.theta!r}; it must be a number above 1")
         whole_number("rotary window", self.window, or_none=True)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Rotary:
-        return cls(**strict_keys(cls, data))
 
 
 @dataclass(frozen=True)

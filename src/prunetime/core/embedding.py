@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from prunetime.core.arch import strict_keys
 from prunetime.core.arrays import Float32Array
 from prunetime.core.checks import one_of, true_or_false, whole_number
+from prunetime.core.record import Record
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 """The names of sentence-transformers for what compares two embeddings; a distance counts as its negative."""
 
 
 @dataclass(frozen=True)
-class EmbeddingSettings:
+class EmbeddingSettings(Record):
     """How a text becomes an embedding, and two embeddings a score, besides the encoder.
 
     With `include_prompt` false, the tokens of a prompt are read but not pooled. `truncate_dim` is how many of the
@@ -60,10 +59,6 @@ class EmbeddingSettings:
         not."""
         unit_length = normalized and self.truncate_dim is None
         return self.similarity_fn_name == "cosine" or (unit_length and self.similarity_fn_name != "manhattan")
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> EmbeddingSettings:
-        return cls(**strict_keys(cls, data))
 
 
 def unit(embeddings: Float32Array) -> Float32Array:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 
 from prunetime.core.arrays import Array, Float64Array
+
+E = TypeVar("E", bound="Estimate")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Estimate:
     high: float
 
     @classmethod
-    def of_resamples(cls, value: float, resamples: Float64Array, **more: Any) -> Self:
+    def of_resamples(cls: type[E], value: float, resamples: Float64Array, **more: Any) -> E:
         """The estimate of `value` whose interval are the 2.5 and 97.5 percentiles of a bootstrap's `resamples` [n]."""
         low, high = np.percentile(resamples, (2.5, 97.5))
         return cls(float(value), float(low), float(high), **more)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunetime.core.arch import MATRICES, ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid, strict_keys
+from prunetime.core.arch import ArchSpec, Dims, KeptBlocks, LayerSpec, block_grid
 from prunetime.core.arrays import BoolArray, Float64Array
+from prunetime.core.record import strict_keys
 from prunetime.errors import InputError
 
 PARTS = ("heads", "attention_rows", "ffn", "ffn_rows")
@@ -18,7 +19,7 @@ PARTS = ("heads", "attention_rows", "ffn", "ffn_rows")
 
 def part_widths(dims: Dims) -> dict[str, int]:
     """How many there are of each of `PARTS` in a layer of the unpruned encoder."""
-    return dict(zip(PARTS, (dims.heads, dims.hidden, dims.ffn, dims.hidden), strict=True))
+    return {part: getattr(LayerSpec.full(dims), part) for part in PARTS}
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class BlockMask:
         object.__setattr__(self, "kept", _read_only(self.kept, 2, "blocks"))
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, BlockMask)
-            and (self.rows, self.columns) == (other.rows, other.columns)
-            and np.array_equal(self.kept, other.kept)
-        )
+        return isinstance(other, BlockMask) and self.to_json() == other.to_json()
 
     __hash__ = None  # type: ignore[assignment]  # holds an array
+
+    def to_json(self) -> dict[str, Any]:
+        grid, kept = list(self.kept.shape), _bools_to_json(self.kept.ravel())
+        return {"rows": self.rows, "columns": self.columns, "grid": grid, "kept": kept}
 
 
 @dataclass(frozen=True)
@@ -67,23 +68,19 @@ class LayerMask:
             object.__setattr__(self, name, _read_only(getattr(self, name), 1, name))
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, LayerMask)
-            and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in PARTS)
-            and self.blocks == other.blocks
-            and self.tokens == other.tokens
-        )
+        return isinstance(other, LayerMask) and self.to_json() == other.to_json()
 
     __hash__ = None  # type: ignore[assignment]  # holds arrays
 
     def spec(self) -> LayerSpec:
         counts = {name: int(getattr(self, name).sum()) for name in PARTS}
-        blocks = (
-            KeptBlocks(name, self.blocks[name].rows, self.blocks[name].columns, int(self.blocks[name].kept.sum()))
-            for name in MATRICES
-            if name in self.blocks
-        )
+        blocks = (KeptBlocks(name, b.rows, b.columns, int(b.kept.sum())) for name, b in self.blocks.items())
         return LayerSpec(**counts, blocks=tuple(blocks), tokens=self.tokens)
+
+    def to_json(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {name: _bools_to_json(getattr(self, name)) for name in PARTS}
+        blocks = {name: block.to_json() for name, block in self.blocks.items()}
+        return parts | {"blocks": blocks, "tokens": self.tokens}
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ class Mask:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Kept indices of every part, with the part's width."""
-        return [_layer_to_json(layer) for layer in self.layers]
+        return [layer.to_json() for layer in self.layers]
 
     @classmethod
     def from_json(cls, data: Iterable[Mapping[str, Any]]) -> Mask:
@@ -174,15 +171,6 @@ def _top(scores: Float64Array, count: int, name: str) -> BoolArray:
     kept = np.zeros(len(scores), np.bool_)
     kept[by_importance(scores)[:count]] = True
     return kept
-
-
-def _layer_to_json(layer: LayerMask) -> dict[str, Any]:
-    parts: dict[str, Any] = {name: _bools_to_json(getattr(layer, name)) for name in PARTS}
-    blocks = {
-        name: {"rows": b.rows, "columns": b.columns, "grid": list(b.kept.shape), "kept": _bools_to_json(b.kept.ravel())}
-        for name, b in layer.blocks.items()
-    }
-    return parts | {"blocks": blocks, "tokens": layer.tokens}
 
 
 def _layer_from_json(data: Mapping[str, Any]) -> LayerMask:

@@ -20,7 +20,11 @@ EXACT = BUCKETS // 4
 
 def buckets(longest: int) -> Int64Array:
     """[2 longest - 1], for every distance (key - query) from 1 - longest to longest - 1."""
-    return np.array([_bucket(key_less_query) for key_less_query in range(1 - longest, longest)], np.int64)
+    distances = np.arange(1 - longest, longest)
+    far = np.abs(distances)
+    bits = np.frexp(far * far // EXACT**2)[1]  # so that this is EXACT + floor(2 log2(far / EXACT)), in whole numbers
+    beyond = np.minimum(EXACT + bits - 1, BUCKETS // 2 - 1)
+    return np.where(far < EXACT, far, beyond) + np.where(distances > 0, BUCKETS // 2, 0)
 
 
 def by_distance(bias: Float32Array, longest: int) -> Float32Array:
@@ -33,11 +37,3 @@ def angles(theta: float, head_dim: int, longest: int) -> Float32Array:
     theta^(2 j / head_dim), rounded as transformers does."""
     slowing = (1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
     return np.arange(longest, dtype=np.float32)[:, None] * slowing
-
-
-def _bucket(distance: int) -> int:
-    after, far = (BUCKETS // 2 if distance > 0 else 0), abs(distance)
-    if far < EXACT:
-        return after + far
-    # 8 + floor(2 log2(far / 8)), in whole numbers
-    return after + min(EXACT + (far * far // EXACT**2).bit_length() - 1, BUCKETS // 2 - 1)

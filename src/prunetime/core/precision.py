@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from prunetime.core.arch import MATRICES, ArchSpec, strict_keys
+from prunetime.core.arch import MATRICES, ArchSpec
 from prunetime.core.checks import true_or_false
+from prunetime.core.record import Record, strict_keys
 from prunetime.errors import InputError
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -21,7 +22,7 @@ PLANNED = tuple(matrix for matrix in MATRICES if matrix != "ffn_gate")
 
 
 @dataclass(frozen=True)
-class MatrixPlan:
+class MatrixPlan(Record):
     """How one matrix is run.
 
     Attributes:
@@ -36,13 +37,6 @@ class MatrixPlan:
         if self.precision not in get_args(Precision):
             raise InputError(f"precision is {self.precision!r}; the precisions are {', '.join(get_args(Precision))}")
         true_or_false("sparse", self.sparse)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> MatrixPlan:
-        return cls(**strict_keys(cls, data))
 
 
 @dataclass(frozen=True)

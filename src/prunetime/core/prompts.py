@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from prunetime.core.arch import strict_keys
+from prunetime.core.record import Record
 from prunetime.errors import InputError
 
 
 @dataclass(frozen=True)
-class Prompts:
+class Prompts(Record):
     """The prompts of a model: `texts` by their names, and the name of the one that is the `default`, if one is."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +44,3 @@ class Prompts:
     @property
     def _names(self) -> str:
         return ", ".join(self.texts) or "none"
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Prompts:
-        return cls(**strict_keys(cls, data))

@@ -13,29 +13,12 @@ OUTSIDE = "O"
 
 Role = Literal["begin", "inside", "end", "single"]
 
-ROLES: dict[str, Role] = {
-    "B": "begin",
-    "I": "inside",
-    "M": "inside",
-    "E": "end",
-    "L": "end",
-    "S": "single",
-    "U": "single",
-    "W": "single",
-}
+_LETTERS: dict[Role, str] = {"begin": "B", "inside": "IM", "end": "EL", "single": "SUW"}
+ROLES = {letter: role for role, letters in _LETTERS.items() for letter in letters}
 """The letters of IOB1, IOB2, IOE1, IOE2, BIOES, BILOU and BMEWO, and the word of a span that each is for."""
 
-SCHEMES = {
-    "I": "IO",
-    "B": "IOB",
-    "BI": "IOB",
-    "IE": "IOE",
-    "BIES": "BIOES",
-    "BILU": "BILOU",
-    "BMEW": "BMEWO",
-    "BMES": "BMES",
-}
-"""Names of schemes, by their letters in the order of `ROLES`."""
+SCHEMES = {"I": "IO", "B": "IOB", "BI": "IOB", "IE": "IOE", "BIES": "BIOES", "BILU": "BILOU", "BMEW": "BMEWO"}
+"""Names of schemes, where they are not just their letters, by these in the order of `ROLES`."""
 
 FORMS = {
     "-prefix": r"(?P<letter>[BIMELSUW])-(?P<name>.+)",
@@ -87,13 +70,8 @@ class TagScheme:
         for word, label in enumerate(labels):
             tag = self.parse(label)
             if tag is not None:
-                goes_on = (
-                    before is not None
-                    and before.name == tag.name
-                    and before.role in ("begin", "inside")
-                    and tag.role in ("inside", "end")
-                )
-                if goes_on:
+                may_go_on = before is not None and before.name == tag.name and before.role in ("begin", "inside")
+                if may_go_on and tag.role in ("inside", "end"):
                     found[-1] = (tag.name, found[-1][1], word)
                 else:
                     found.append((tag.name, word, word))

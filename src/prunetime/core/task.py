@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from prunetime.core.arch import strict_keys
 from prunetime.core.arrays import Float32Array
 from prunetime.core.checks import one_of
 from prunetime.core.config import LogitRows
 from prunetime.core.embedding import EmbeddingSettings
 from prunetime.core.prompts import Prompts
+from prunetime.core.record import strict_keys
 from prunetime.core.tag_scheme import TagScheme, scheme_of
 from prunetime.core.task_kind import TASK_KINDS, TaskKind, TaskTraits
 from prunetime.errors import InputError

@@ -79,10 +79,7 @@ TASK_KINDS: dict[TaskKind, TaskTraits] = {
         problem_type="single_label_classification",
     ),
     "relevance": TaskTraits(
-        gives="a relevance from 0 to 1",
-        score="sigmoid",
-        is_ranking=True,
-        problem_type="multi_label_classification",
+        gives="a relevance from 0 to 1", score="sigmoid", is_ranking=True, problem_type="multi_label_classification"
     ),
     "regression": TaskTraits(gives="a number", is_ranking=True, problem_type="regression"),
     "question-answering": TaskTraits(

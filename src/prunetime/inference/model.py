@@ -323,7 +323,6 @@ class Model:
     def _predictions(
         self, texts: Sequence[str | Texts], prompt: str, batch_size: int, progress: bool | None, activated: bool
     ) -> NDArray[Any]:
-        """The logits of `texts` after `prompt` under the task's activation, or else their scores."""
         task, parts = self.manifest.task, []
         for batch in _batches(self.checked(texts), batch_size, progress):
             inputs = read(self.tokenizer, task, batch, prompt)

@@ -33,8 +33,7 @@ class Ragged:
         """From one list of token ids (and token types, by default 0) per sequence."""
         if len(ids) == 1 and types is not None:  # as fast as can be: what is served online comes one by one
             return cls(np.array(ids[0], np.int32), np.array(types[0], np.int32), np.array((0, len(ids[0])), np.int32))
-        offsets = np.zeros(len(ids) + 1, np.int32)
-        np.cumsum([len(sequence) for sequence in ids], out=offsets[1:])
+        offsets = _offsets([len(sequence) for sequence in ids])
         flat = np.fromiter((i for sequence in ids for i in sequence), np.int32, int(offsets[-1]))
         if types is None:
             return cls(flat, np.zeros_like(flat), offsets)
@@ -44,8 +43,7 @@ class Ragged:
     def joined(cls, pieces: Sequence[Ragged]) -> Ragged:
         """The sequences of all `pieces`, one after another."""
         lengths = np.concatenate([piece.lengths for piece in pieces])
-        offsets = np.zeros(len(lengths) + 1, np.int32)
-        np.cumsum(lengths, out=offsets[1:])
+        offsets = _offsets(lengths)
         ids, types = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("ids", "types"))
         if all(piece.skipped is None for piece in pieces):
             return cls(ids, types, offsets)
@@ -68,8 +66,7 @@ class Ragged:
         """The sequences at these indices, in that order, and where their tokens are in `ids`."""
         sequences = np.asarray(sequences, np.int64)
         lengths = self.lengths[sequences]
-        offsets = np.zeros(len(sequences) + 1, np.int32)
-        np.cumsum(lengths, out=offsets[1:])
+        offsets = _offsets(lengths)
         starts = np.repeat(self.offsets[sequences] - offsets[:-1], lengths)
         source = starts + np.arange(offsets[-1], dtype=np.int32)
         skipped = None if self.skipped is None else self.skipped[sequences]
@@ -99,3 +96,9 @@ class Ragged:
         ids[mask == 1] = self.ids
         types[mask == 1] = self.types
         return ids, mask, types
+
+
+def _offsets(lengths: Sequence[int] | Int32Array) -> Int32Array:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

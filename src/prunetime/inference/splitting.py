@@ -42,10 +42,8 @@ def boundary_of(tokenizer: tokenizers.Tokenizer) -> re.Pattern[str] | None:
     added = tokenizer.get_added_tokens_decoder().values()
     if any(token.rstrip or any(map(str.isspace, token.content)) for token in added):
         return None
-    normalizers, splitters = (
-        _steps(tokenizer.normalizer, "normalizers"),
-        _steps(tokenizer.pre_tokenizer, "pretokenizers"),
-    )
+    normalizers = _steps(tokenizer.normalizer, "normalizers")
+    splitters = _steps(tokenizer.pre_tokenizer, "pretokenizers")
     if not (all(step["type"] in NORMALIZERS for step in normalizers) and _end_at_spaces(splitters)):
         return None
     parts_ideographs = any(step.get("handle_chinese_chars") for step in normalizers)
@@ -54,24 +52,20 @@ def boundary_of(tokenizer: tokenizers.Tokenizer) -> re.Pattern[str] | None:
     return SPACE
 
 
-def start_of(text: str, characters: int, boundary: re.Pattern[str] | None, most: int | None = None) -> str:
-    """The shortest part of at least `characters` with which `text` begins; all of it where there is none.
+def part_of(
+    text: str, characters: int, boundary: re.Pattern[str] | None, most: int | None = None, *, from_end: bool = False
+) -> str:
+    """The shortest part of at least `characters` with which `text` begins, or ends; all of it where there is none.
 
     Raises InputError where that is more than `most` characters.
     """
-    found = boundary.search(text, characters, most or len(text)) if boundary and len(text) > characters else None
-    return text[: found.start()] if found else _whole(text, most)
-
-
-def end_of(text: str, characters: int, boundary: re.Pattern[str] | None, most: int | None = None) -> str:
-    """The shortest part of at least `characters` with which `text` ends; all of it where there is none.
-
-    Raises InputError where that is more than `most` characters.
-    """
-    found = None
-    if boundary and len(text) > characters:
-        found = boundary.search(text[-(most or len(text)) :][::-1], characters)
-    return text[len(text) - found.end() :] if found else _whole(text, most)
+    read = text[-(most or len(text)) :][::-1] if from_end else text[:most]
+    found = boundary.search(read, characters) if boundary and len(text) > characters else None
+    if not found:
+        if most and len(text) > most:
+            raise _uncut(text, most)
+        return text
+    return text[len(text) - found.end() :] if from_end else text[: found.start()]
 
 
 def pieces(text: str, characters: int, boundary: re.Pattern[str] | None, most: int | None = None) -> Iterator[str]:
@@ -88,12 +82,6 @@ def pieces(text: str, characters: int, boundary: re.Pattern[str] | None, most: i
         stop = found.start() if found else len(text)
         yield text[start:stop]
         start = stop
-
-
-def _whole(text: str, most: int | None) -> str:
-    if most and len(text) > most:
-        raise _uncut(text, most)
-    return text
 
 
 def _uncut(text: str, characters: int) -> InputError:

@@ -16,7 +16,7 @@ import tokenizers
 from prunetime.core.arrays import Int32Array
 from prunetime.errors import InputError
 from prunetime.inference.ragged import Ragged
-from prunetime.inference.splitting import boundary_of, end_of, pieces, start_of
+from prunetime.inference.splitting import boundary_of, part_of, pieces
 
 Item = TypeVar("Item")
 
@@ -137,7 +137,7 @@ class Tokenizer:
         """The part of `text`, from its beginning, that its first `count` tokens stand for."""
         characters = CHARACTERS_PER_TOKEN * count
         while True:
-            part = start_of(text, characters, self._boundary, self._most_characters)
+            part = part_of(text, characters, self._boundary, self._most_characters)
             (encoding,) = self._batch([part], with_spans=True)
             if len(encoding) > count:
                 return text[: encoding.offsets[count - 1][1]]
@@ -163,9 +163,7 @@ class Tokenizer:
         """
         template = self._template(1)
         place = next(index for index, run in enumerate(template) if run.text is not None)
-        before, after = (
-            [number for run in runs for number in run.ids] for runs in (template[:place], template[place + 1 :])
-        )
+        before, after = (_filled(runs, []) for runs in (template[:place], template[place + 1 :]))
         types = []
         for number, ids in enumerate(sequences):
             self._check_ids(ids)
@@ -220,7 +218,6 @@ class Tokenizer:
                 yield longest, found
 
     def _batch(self, parts: Sequence[str], with_spans: bool = False) -> Sequence[tokenizers.Encoding]:
-        """The encodings of all of `parts`, without special tokens."""
         if len(parts) <= ALONE and sum(map(len, parts)) <= ALONE_CHARACTERS:
             return [self._tokenizer.encode(part, add_special_tokens=False) for part in parts]
         batch = self._tokenizer.encode_batch if with_spans else self._tokenizer.encode_batch_fast
@@ -236,7 +233,7 @@ class Tokenizer:
             )
 
     def _part(self, text: str, characters: int) -> str:
-        return (end_of if self.cuts_left else start_of)(text, characters, self._boundary, self._most_characters)
+        return part_of(text, characters, self._boundary, self._most_characters, from_end=self.cuts_left)
 
     def _counts(self, *pair: Tokens) -> list[int]:
         """How many tokens the texts of a pair have; of the longer one perhaps no more than show that it is."""
@@ -266,7 +263,6 @@ class Tokenizer:
         return count
 
     def _kept(self, count: int, room: int) -> slice:
-        """Which of `count` tokens there is `room` for."""
         return slice(max(0, count - room), count) if self.cuts_left else slice(0, room)
 
     def _room(self, texts: int) -> int:

@@ -95,11 +95,9 @@ class Windows(Inputs):
         return [_distinct(answers)[:count] for answers in found]
 
     def _of_window(self, values: Array, window: int) -> Array:
-        """The part of `values` [tokens, ..] that belongs to one window."""
         return values[self.tokens.offsets[window] : self.tokens.offsets[window + 1]]
 
     def _context_tokens(self) -> list[slice]:
-        """Which tokens of each window are of the context."""
         found = []
         for window in range(len(self.tokens)):
             (at,) = np.nonzero(self._of_window(self.characters, window)[:, 0] >= 0)
@@ -116,9 +114,9 @@ def windows(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts]) -> Windows
     left = tokenizer.cuts_left
     cut = [_cut(*pair, task, left) for pair in zip(tokenizer.encode_whole(texts), texts, strict=True)]
     windows = [window for of_example in cut for window in of_example]
-    tokens = Ragged.of([window.ids for window in windows], [window.types for window in windows])
+    tokens = Ragged.of([ids for ids, _, _ in windows], [types for _, types, _ in windows])
     owner = np.repeat(np.arange(len(cut)), [len(of_example) for of_example in cut])
-    characters = np.concatenate([np.empty((0, 2), np.int32), *(window.characters for window in windows)])
+    characters = np.concatenate([np.empty((0, 2), np.int32), *(characters for _, _, characters in windows)])
     return Windows(task, tokens, owner, characters, [context for _, context in texts])
 
 
@@ -139,11 +137,8 @@ def _distinct(answers: list[tuple[float, Answer]]) -> list[Answer]:
     return sorted(first.values(), key=[answer for _, answer in ordered].index)
 
 
-@dataclass(frozen=True)
-class _Window:
-    ids: list[int]
-    types: list[int]
-    characters: Int32Array
+_Window = tuple[list[int], list[int], Int32Array]
+"""Token ids, types and characters."""
 
 
 def _cut(encoding: tokenizers.Encoding, texts: Texts, task: Task, left: bool) -> list[_Window]:
@@ -171,7 +166,7 @@ def _cut(encoding: tokenizers.Encoding, texts: Texts, task: Task, left: bool) ->
     for start, end in spans:
         kept = [*range(first), *range(start, end), *range(stop, whole)]
         ids, types = ([values[i] for i in kept] for values in (encoding.ids, encoding.type_ids))
-        windows.append(_Window(ids, types, characters[kept]))
+        windows.append((ids, types, characters[kept]))
     return windows
 
 

@@ -60,28 +60,17 @@ def checkup() -> Checkup:
     seconds, own = time.monotonic() - began, time.process_time() - own
     busy, stolen = (after - earlier for after, earlier in zip(_ticks(), before, strict=True))
     latency = summarise(samples)
-    found = {
-        "unsteady": latency.p99_us / latency.p50_us,
-        "interval": latency.p50.width,
-        "stolen": stolen / (seconds * (os.cpu_count() or 1)),
-        "others": max(0.0, busy - own) / seconds,
+    unsteady, interval = latency.p99_us / latency.p50_us, latency.p50.width
+    stolen, others = stolen / (seconds * (os.cpu_count() or 1)), max(0.0, busy - own) / seconds
+    possible = {
+        f"medians of the same work differ by {interval:.0%} from round to round": latency.noisy,
+        f"one call in a hundred takes {unsteady:.1f} times as long as most": unsteady > UNSTEADY,
+        f"the host gives {stolen:.0%} of this machine's time to others": stolen > BUSY,
+        f"other processes have {others:.0%} of a core: stop them, or time on a core of its own": others > BUSY,
     }
-    isas = supported_isas()
-    doubts = _doubts(latency.noisy, found)
-    return Checkup(this_machine(), isas, isa, memory_bytes(), latency.p50_us, **found, doubts=doubts)
-
-
-def _doubts(noisy: bool, found: dict[str, float]) -> list[str]:
-    doubts = []
-    if noisy:
-        doubts.append(f"medians of the same work differ by {found['interval']:.0%} from round to round")
-    if found["unsteady"] > UNSTEADY:
-        doubts.append(f"one call in a hundred takes {found['unsteady']:.1f} times as long as most")
-    if found["stolen"] > BUSY:
-        doubts.append(f"the host gives {found['stolen']:.0%} of this machine's time to others")
-    if found["others"] > BUSY:
-        doubts.append(f"other processes have {found['others']:.0%} of a core: stop them, or time on a core of its own")
-    return doubts
+    doubts = [doubt for doubt, is_so in possible.items() if is_so]
+    shares = (unsteady, interval, stolen, others)
+    return Checkup(this_machine(), supported_isas(), isa, memory_bytes(), latency.p50_us, *shares, doubts)
 
 
 def _ticks() -> tuple[float, float]:

@@ -141,7 +141,11 @@ def calls_within(call: TimedCall, seconds: float, most: int) -> int:
 
 def summarise(samples: Samples, statistic: str = "p50") -> LatencySummary:
     """Median, 99th percentile and their intervals; `noisy` judges the interval of `statistic`."""
-    p50, p99 = (_estimate(samples, percent) for percent in _PERCENT.values())
+    draws = _draws(len(samples))
+    p50, p99 = (
+        Estimate.of_resamples(np.percentile(samples, percent), _resampled(samples, draws, percent))
+        for percent in _PERCENT.values()
+    )
     judged = p99 if statistic == "p99" else p50
     return LatencySummary(p50, p99, len(samples), judged.is_wider_than(NOISY))
 
@@ -155,11 +159,6 @@ def ratio(numerator: Samples, denominator: Samples, statistic: str = "p50") -> E
 
 
 _PERCENT = {"p50": 50.0, "p99": 99.0}
-
-
-def _estimate(samples: Samples, percent: float) -> Estimate:
-    resamples = _resampled(samples, _draws(len(samples)), percent)
-    return Estimate.of_resamples(np.percentile(samples, percent), resamples)
 
 
 def _draws(rounds: int) -> Int64Array:

@@ -4,6 +4,7 @@ quality."""
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -125,16 +126,11 @@ def _row_of_plans(
     times: Float64Array, options: list[PrecisionOption], harm: Mapping[tuple[tuple[int, int], Precision], float]
 ) -> list[PrecisionPlan]:
     """Different plans, each less harmful than the one before; the last is float32."""
-    sublayers = times.shape[1]
     harms = np.zeros_like(times)
     for index, option in enumerate(options):
-        for sublayer in range(sublayers):
-            sub = sublayer % 2
-            harms[index, sublayer] = sum(
-                harm[(sub, end), precision]
-                for end, precision in enumerate((option.first, option.last))
-                if precision in NARROW
-            )
+        narrow = [(end, each) for end, each in enumerate((option.first, option.last)) if each in NARROW]
+        for sub in (0, 1):
+            harms[index, sub::2] = sum(harm[(sub, end), precision] for end, precision in narrow)
     scale = times.mean() / max(harms.mean(), np.finfo(np.float64).tiny)
     plans: list[PrecisionPlan] = []
     for weight in _WEIGHTS_OF_LOSS:
@@ -157,7 +153,6 @@ def _plan_of(chosen: list[PrecisionOption]) -> PrecisionPlan:
 
 
 def _one_kind(spec: ArchSpec, kind: tuple[int, int], precision: Precision) -> PrecisionPlan:
-    """float32, but one kind of matrix of all layers in `precision`."""
     sub, end = kind
     layers = range(len(spec.layers))
     return PrecisionPlan(
@@ -167,12 +162,11 @@ def _one_kind(spec: ArchSpec, kind: tuple[int, int], precision: Precision) -> Pr
 
 def _first_inside(model: EngineArguments, plans: list[PrecisionPlan], loss: Loss, limit: float) -> PrecisionPlan:
     """The first plan whose loss is inside, by bisection: the last one, float32, is taken to lose nothing."""
-    low, high, losses = 0, len(plans) - 1, {len(plans) - 1: 0.0}
-    while low < high:
-        middle = (low + high) // 2
-        losses[middle] = loss(model.engine(plans[middle]))
-        if losses[middle] <= limit:
-            high = middle
-        else:
-            low = middle + 1
-    return replace(plans[high], quality_loss=losses[high] if high + 1 < len(plans) else None)
+    losses: dict[int, float] = {}
+
+    def is_inside(index: int) -> bool:
+        losses[index] = loss(model.engine(plans[index]))
+        return losses[index] <= limit
+
+    first = bisect_left(range(len(plans) - 1), True, key=is_inside)
+    return replace(plans[first], quality_loss=losses.get(first))

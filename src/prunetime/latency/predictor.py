@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from prunetime.core.arch import ArchSpec, BlockShape, Dims, strict_keys
+from prunetime.core.arch import ArchSpec, BlockShape, Dims
 from prunetime.core.arrays import Float64Array
 from prunetime.core.budget import Budget
+from prunetime.core.record import Record, strict_keys
 from prunetime.errors import ProfileError
 from prunetime.latency.sublayers import (
     FILE_NAMES,
@@ -48,7 +49,7 @@ stay. MiniLM-L6 on AVX2: 0.5 to 0.9, measured by hand."""
 
 
 @dataclass(frozen=True)
-class BlockCosts:
+class BlockCosts(Record):
     """The time of a sub-layer whose matrices are stored in blocks of `rows` x `columns`.
 
     `each[kind][i]` are the units of every head, or of every tile of FFN neurons, where `densities[i]` (ascending) of
@@ -62,7 +63,7 @@ class BlockCosts:
 
 
 @dataclass(frozen=True)
-class TokenShares:
+class TokenShares(Record):
     """The time of a sub-layer on fewer tokens.
 
     `share[kind][i]` is its time where each sequence comes in with `counts[i]` tokens (ascending), as a share of that
@@ -213,8 +214,7 @@ class LatencyProfile:
                 raise ProfileError(f"layer {index}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        data: dict[str, Any] = json.loads(json.dumps(renamed(asdict(self), FILE_NAMES)))
-        return data
+        return dict(json.loads(json.dumps(renamed(asdict(self), FILE_NAMES))))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LatencyProfile:
@@ -224,16 +224,13 @@ class LatencyProfile:
         values["key"] = ProfileKey(**key)
         floor, dense = values["fixed_overhead"]
         values["fixed_overhead"] = (float(floor), float(dense))
-        for kind in SUBLAYER_KINDS:
-            values[kind] = _floats(values.get(kind, ()))
-        if values.get("blocks") is not None:
-            blocks = strict_keys(BlockCosts, values["blocks"])
-            blocks |= {"densities": _floats(blocks["densities"]), "each": _by_kind(blocks["each"])}
-            values["blocks"] = BlockCosts(**blocks)
-        if values.get("tokens") is not None:
-            tokens = strict_keys(TokenShares, values["tokens"])
-            tokens |= {"counts": tuple(map(int, tokens["counts"])), "share": _by_kind(tokens["share"])}
-            values["tokens"] = TokenShares(**tokens)
+        values |= {kind: _floats(values.get(kind, ())) for kind in SUBLAYER_KINDS}
+        if (blocks := values.get("blocks")) is not None:
+            tables = {"densities": _floats(blocks["densities"]), "each": _by_kind(blocks["each"])}
+            values["blocks"] = BlockCosts.from_json({**blocks, **tables})
+        if (tokens := values.get("tokens")) is not None:
+            tables = {"counts": tuple(map(int, tokens["counts"])), "share": _by_kind(tokens["share"])}
+            values["tokens"] = TokenShares.from_json({**tokens, **tables})
         measured = values.get("measured_us", {})
         values["measured_us"] = {name: (float(pair[0]), float(pair[1])) for name, pair in measured.items()}
         return cls(**values)
@@ -328,18 +325,13 @@ def _token_shares(profile: LatencyProfile, seen: Sequence[tuple[Sublayer, float]
     counts = (0, *sorted({part.tokens for part, _ in seen} | {every}))
     share: dict[str, tuple[float, ...]] = {}
     for kind in ("attention", "ffn", "pooled_attention"):
-        ratios = [
-            (part.tokens, units / profile.units_of(part))
-            for part, units in seen
-            if part.kind == kind and not part.drops
-        ]
-        known = {0: 0.0} | _medians(ratios) | {every: 1.0}
+        whole = ((part, units) for part, units in seen if part.kind == kind and not part.drops)
+        ratios = _medians((part.tokens, units / profile.units_of(part)) for part, units in whole)
+        known = {0: 0.0} | ratios | {every: 1.0}
         share[kind] = tuple(np.interp(counts, list(known), list(known.values())).tolist())
     shares = TokenShares(counts, share, drop_cost=0.0, drop_saves=0.0)
     profile = replace(profile, tokens=shares)
-    drops = [
-        (1.0 - part.kept / part.tokens, units / profile.units_of(part) - 1.0) for part, units in seen if part.drops
-    ]
+    drops = [(1 - part.kept / part.tokens, units / profile.units_of(part) - 1) for part, units in seen if part.drops]
     if not drops:
         return shares
     dropped, more = np.array(drops).T

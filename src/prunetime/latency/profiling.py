@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from prunetime.core.config import EncoderConfig
 from prunetime.core.estimate import Ranking, spearman
 from prunetime.core.precision import PrecisionPlan
 from prunetime.core.progress import Progress
+from prunetime.core.record import Record
 from prunetime.errors import InputError, ProfileError
 from prunetime.inference.engine import Engine
 from prunetime.inference.tokenize import Tokenizer
@@ -35,7 +36,7 @@ _ERROR_CALLS = 6
 
 
 @dataclass(frozen=True)
-class PredictionError:
+class PredictionError(Record):
     """How far predictions are from measurements, both as shares of the dense model timed in the same minute.
 
     `mape`, `median` and `worst` are of the absolute error in per cent; `within_5` is the share of specs predicted
@@ -52,15 +53,11 @@ class PredictionError:
     @classmethod
     def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> PredictionError:
         """From two or more specs' shares of dense, in the same order."""
-        errors = 100 * np.abs(np.array(predicted) / np.array(measured) - 1.0)
-        found = (float(errors.mean()), float(np.median(errors)), float(errors.max()))
-        correlation = float(
-            spearman(Ranking(np.array(measured)), Ranking(np.array(predicted)), np.ones((1, len(errors))))[0]
-        )
-        return cls(len(errors), *found, correlation, float((errors <= 5.0).mean()))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        guess, truth = np.array(predicted), np.array(measured)
+        errors = 100 * np.abs(guess / truth - 1.0)
+        correlation = spearman(Ranking(truth), Ranking(guess), np.ones((1, len(errors))))[0]
+        found = (errors.mean(), np.median(errors), errors.max(), correlation, (errors <= 5.0).mean())
+        return cls(len(errors), *map(float, found))
 
 
 def record(
@@ -134,11 +131,7 @@ def prediction_error(
 
 
 def shares_of_dense(
-    key: ProfileKey,
-    config: EncoderConfig,
-    specs: Sequence[ArchSpec],
-    *,
-    plan: PrecisionPlan = PrecisionPlan(),
+    key: ProfileKey, config: EncoderConfig, specs: Sequence[ArchSpec], *, plan: PrecisionPlan = PrecisionPlan()
 ) -> Iterator[float]:
     """Measured latency of each of `specs` in the setting of `key`, as a share of dense timed in turn with it."""
     batch = random_batch(config, key.batch, key.tokens)

@@ -153,8 +153,6 @@ def token_specs(key: ProfileKey, rng: np.random.Generator) -> list[ArchSpec]:
 
 
 class _Deck:
-    """Cards drawn at random, each as often as any other."""
-
     def __init__(self, cards: Sequence[float], rng: np.random.Generator) -> None:
         self._cards, self._rng, self._left = cards, rng, list[float]()
         self.rounds = 0
@@ -217,7 +215,6 @@ class _Unit:
 
 
 def _time_engine(engine: Engine, batch: Ragged, unit: _Unit) -> tuple[Units, float]:
-    """One pass of `engine`, and the microseconds of the reference kernel beside it."""
     time_calls(partial(engine.timed, batch), 2)
     unit.time()
     passes = np.empty((_FORWARDS, 2 * len(engine.spec.layers) + 1))

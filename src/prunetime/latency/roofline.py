@@ -20,6 +20,7 @@ import numpy as np
 import prunetime._engine as _engine
 from prunetime.core.arrays import Float64Array
 from prunetime.core.precision import PRECISIONS
+from prunetime.core.record import Record
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.measure import calls_within, summarise, time_calls
@@ -39,7 +40,7 @@ class CacheLevel:
 
 
 @dataclass(frozen=True)
-class Peaks:
+class Peaks(Record):
     """The most that one core does in a second.
 
     `operations` are multiplications and additions by precision, `numbers` vector work by kind (as in `SublayerWork`),
@@ -54,9 +55,6 @@ class Peaks:
     def level(self, size: int) -> CacheLevel:
         """The first level that holds `size` bytes."""
         return next(level for level in self.levels if level.size is None or size <= level.size)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"levels": [asdict(level) for level in self.levels]}
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,8 @@ class Roofline:
     noisy: bool
 
     def to_json(self) -> dict[str, Any]:
-        rows = [row.to_json() for row in self.rows]
         totals = {"total": self.total.to_json(), "every_token": self.every_token.to_json()}
-        return {"rows": rows, **totals, "noisy": self.noisy}
+        return {"rows": [row.to_json() for row in self.rows], **totals, "noisy": self.noisy}
 
 
 def measure_peaks(isa: str) -> Peaks:
@@ -156,14 +153,11 @@ def roofline(engine: Engine, batch: Ragged, passes: Float64Array, peaks: Peaks) 
     level = peaks.level(sum(part.weight_bytes for part in parts))
     medians = np.median(passes, axis=(0, 1))
     rows = tuple(_row(part, float(medians[part.slot]), peaks, level) for part in parts)
-    total = RooflineRow(
-        "total",
-        sum(row.us for row in rows),
-        sum(row.products_us for row in rows),
-        sum(row.core_us for row in rows),
-        sum(row.vector_us for row in rows),
-        max(rows, key=lambda row: row.products_us).bound,
+    us, products_us, core_us, vector_us = (
+        sum(getattr(row, name) for row in rows) for name in ("us", "products_us", "core_us", "vector_us")
     )
+    bound = max(rows, key=lambda row: row.products_us).bound
+    total = RooflineRow("total", us, products_us, core_us, vector_us, bound)
     return Roofline(rows, total, _every_token(engine, batch, total, peaks), summarise(passes.sum(axis=2)).noisy)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from prunetime.core.arch import strict_keys
 from prunetime.core.options import check, option
+from prunetime.core.record import Record
 from prunetime.latency.measure import RETRY_SECONDS
 
 
 @dataclass(frozen=True)
-class TimingSettings:
+class TimingSettings(Record):
     """Settings of how long latencies are measured; more makes their intervals narrower.
 
     A budget is judged by `verify_rounds` interleaved rounds of `verify_calls` calls of each model (three times as many
@@ -30,8 +28,3 @@ class TimingSettings:
 
     def __post_init__(self) -> None:
         check(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TimingSettings:
-        """Reads what `dataclasses.asdict` wrote; raises InputError where a field is unknown or none of its values."""
-        return cls(**strict_keys(cls, data))

@@ -9,15 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from prunetime.core.arch import (
-    ATTENTION_MATRICES,
-    FFN_MATRICES,
-    MATRICES,
-    TILE,
-    ArchSpec,
-    Dims,
-    LayerSpec,
-)
+from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, MATRICES, TILE, ArchSpec, Dims, LayerSpec
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import this_machine
 from prunetime.core.precision import MatrixPlan, PrecisionPlan
@@ -63,12 +55,7 @@ class ProfileKey:
 
     @classmethod
     def here(
-        cls,
-        config: EncoderConfig,
-        threads: int,
-        batch: int,
-        tokens: int,
-        plan: PrecisionPlan = PrecisionPlan(),
+        cls, config: EncoderConfig, threads: int, batch: int, tokens: int, plan: PrecisionPlan = PrecisionPlan()
     ) -> ProfileKey:
         """The key of a profile recorded now, on this machine, of encoders run by `plan`.
 
@@ -82,8 +69,7 @@ class ProfileKey:
         return cls(this_machine().id, engine_build(), isa, *setting, precision, pooled, spans)
 
     def to_json(self) -> dict[str, Any]:
-        data: dict[str, Any] = renamed(asdict(self), FILE_NAMES)
-        return data
+        return dict(renamed(asdict(self), FILE_NAMES))
 
     def attention_of(self, layer: int, pools: bool) -> SublayerKind:
         """The kind of a layer's attention, of which with `pools` only the first token's row is computed."""
@@ -150,9 +136,8 @@ def sublayers(spec: ArchSpec, key: ProfileKey) -> Iterator[Sublayer]:
             kind = key.attention_of(index, pools)
             density = _density(layer, ("key", "value") if pools else ATTENTION_MATRICES, key.dims)
             # Beside the four matrices, `hidden` weights wide for every channel of a head, there are scores and values.
-            products = 4.0 * key.dims.hidden + 2.0 * (
-                min(tokens, key.attention_spans[index]) if key.attention_spans else tokens
-            )
+            attended = min(tokens, key.attention_spans[index]) if key.attention_spans else tokens
+            products = 4.0 * key.dims.hidden + 2.0 * attended
             channels = 1.0 if pools else 1.0 - (key.dims.hidden - layer.attention_rows) / products
             yield Sublayer(1 + 2 * index, kind, layer.heads, density, channels, tokens, kept)
             tokens = kept
@@ -200,11 +185,9 @@ def level_neurons(level: int, dims: Dims) -> int:
 
 def renamed(data: Any, names: Mapping[str, str]) -> Any:
     """`data` whose objects have other keys for those in `names`, however deep."""
-    return (
-        {names.get(key, key): renamed(value, names) for key, value in data.items()}
-        if isinstance(data, Mapping)
-        else data
-    )
+    if not isinstance(data, Mapping):
+        return data
+    return {names.get(key, key): renamed(value, names) for key, value in data.items()}
 
 
 def _density(layer: LayerSpec, matrices: tuple[str, ...], dims: Dims) -> float | None:

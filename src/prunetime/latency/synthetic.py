@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from prunetime.core.arch import ArchSpec
-from prunetime.core.arrays import Array, Float32Array
+from prunetime.core.arrays import Array
 from prunetime.core.artifact import weight_shapes
 from prunetime.core.blocks import put_in_blocks
 from prunetime.core.config import EncoderConfig
@@ -21,8 +21,8 @@ def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, Array]:
     The kept blocks of a matrix are drawn uniformly.
     """
     shapes = weight_shapes(config, ArchSpec(tuple(replace(layer, blocks=()) for layer in spec.layers)))
-    largest = max(int(np.prod(shape)) for shape in shapes.values())
-    values = _noise(largest)
+    stretch = np.random.default_rng(0).normal(0.0, 0.05, 65_521).astype(np.float32)  # of the size of trained weights
+    values = np.resize(stretch, max(math.prod(shape) for shape in shapes.values()))
     weights: dict[str, Array] = {}
     for name, shape in shapes.items():
         if name.endswith("_rows"):
@@ -30,7 +30,7 @@ def random_weights(config: EncoderConfig, spec: ArchSpec) -> dict[str, Array]:
         elif name.endswith("norm.weight"):
             weights[name] = np.ones(shape, np.float32)
         else:
-            weights[name] = values[: int(np.prod(shape))].reshape(shape)
+            weights[name] = values[: math.prod(shape)].reshape(shape)
     rng = np.random.default_rng(0)
     for index, layer in enumerate(spec.layers):
         for block in layer.blocks:
@@ -45,9 +45,3 @@ def random_batch(config: EncoderConfig, batch: int, tokens: int) -> Ragged:
     """`batch` sequences of `tokens` random ids each."""
     ids = np.random.default_rng(0).integers(0, config.dims.vocabulary, (batch, tokens))
     return Ragged.of(ids.tolist())
-
-
-def _noise(count: int) -> Float32Array:
-    """`count` values of the size that trained weights have, from a short stretch of random ones."""
-    stretch = np.random.default_rng(0).normal(0.0, 0.05, 65_521).astype(np.float32)
-    return np.resize(stretch, count)

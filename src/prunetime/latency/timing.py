@@ -82,9 +82,7 @@ def time_artifacts(job: Job, on_round: Callable[[int, int], None] | None = None)
 
 
 def time_settings(
-    calls: Mapping[str, Mapping[str, TimedCall]],
-    job: Job,
-    on_round: Callable[[int, int], None] | None = None,
+    calls: Mapping[str, Mapping[str, TimedCall]], job: Job, on_round: Callable[[int, int], None] | None = None
 ) -> SamplesBySetting:
     """Samples of every setting for `calls` (by name, then by scope); the budget's own setting gets the most."""
     collected: dict[TimingSetting, dict[str, list[Any]]] = {s: {name: [] for name in calls} for s in SETTINGS}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prunetime.core.arch import strict_keys
+from prunetime.core.record import strict_keys
 from prunetime.errors import InputError
 from prunetime.search.space import Genome
 

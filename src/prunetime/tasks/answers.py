@@ -17,7 +17,7 @@ import numpy as np
 from prunetime.core.arrays import Array
 from prunetime.core.task import Answer
 from prunetime.errors import InputError
-from prunetime.tasks.table import Table
+from prunetime.tasks.table import Table, parse_json
 
 COLUMNS = ("id", "title", "context", "question", "answers")
 """As the `datasets` library has them: `answers` is an object of two lists, `text` and `answer_start`."""
@@ -30,15 +30,7 @@ def parse_squad(text: str, name: str) -> Table:
 
     Raises InputError where it is no JSON or has another form. Answers are checked by `gold_answers`.
     """
-    try:
-        content = json.loads(text)
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{name}: {error.reason} (half of a surrogate pair); remove it") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{name}: not JSON ({error}); a SQuAD file is one object, records a line are .jsonl"
-        ) from error
+    content = parse_json(text, name, "a SQuAD file is one object, records a line are .jsonl")
     rows = []
     for i, article in enumerate(_part(content, "data", list, name)):
         at_article = f"{name}, article {i + 1}"
@@ -49,13 +41,10 @@ def parse_squad(text: str, name: str) -> Table:
                 at_question = f"{at}, question {k + 1}"
                 question = _part(asked, "question", str, at_question)
                 answers = _part(asked, "answers", list, at_question)
-                lists: dict[str, list[Any]] = {
-                    "text": [_part(answer, "text", str, at_question) for answer in answers],
-                    "answer_start": [_part(answer, "answer_start", int, at_question) for answer in answers],
-                }
-                title = str(article.get("title", ""))
-                row = (str(asked.get("id", "")), title, context, question, json.dumps(lists, ensure_ascii=False))
-                rows.append(row)
+                kinds = {"text": str, "answer_start": int}
+                lists = {key: [_part(each, key, kind, at_question) for each in answers] for key, kind in kinds.items()}
+                number, title = str(asked.get("id", "")), str(article.get("title", ""))
+                rows.append((number, title, context, question, json.dumps(lists, ensure_ascii=False)))
     return Table.of_rows(name, COLUMNS, rows)
 
 
@@ -63,9 +52,8 @@ def _part(holder: Any, key: str, kind: type, where: str) -> Any:
     value = holder.get(key) if isinstance(holder, dict) else None
     if type(value) is not kind:
         names = {list: "list", str: "text", int: "whole number"}
-        found = (
-            f"it has {', '.join(map(repr, list(holder)[:8])) or 'none'}" if isinstance(holder, dict) else "no object"
-        )
+        has = ", ".join(map(repr, list(holder)[:8])) if isinstance(holder, dict) else ""
+        found = f"it has {has or 'none'}" if isinstance(holder, dict) else "no object"
         raise InputError(
             f"{where}: no {names[kind]} {key!r} ({found}); SQuAD v1.1 has data > paragraphs > context and qas > "
             "question and answers > text and answer_start"
@@ -128,11 +116,8 @@ def _gold(where: str, value: str, context: str, unanswerable: bool) -> tuple[Ans
 
 def normalized_answer(text: str) -> str:
     """In lower case, without punctuation (of ASCII), articles and superfluous white space; as the official script."""
-    bare = "".join(character for character in text.lower() if character not in _PUNCTUATION)
+    bare = text.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
-
-
-_PUNCTUATION = frozenset(string.punctuation)
 
 
 def exact_match(answer: Answer, gold: Sequence[Answer]) -> float:
@@ -148,9 +133,5 @@ def f1(answer: Answer, gold: Sequence[Answer]) -> float:
     said = Counter(normalized_answer(answer.text).split())
     if not gold:
         return float(not said)
-    return max(_f1(said, Counter(normalized_answer(one.text).split())) for one in gold)
-
-
-def _f1(said: Counter[str], gold: Counter[str]) -> float:
-    same = (said & gold).total()
-    return 2 * same / (said.total() + gold.total()) if same else 0.0
+    words = [Counter(normalized_answer(one.text).split()) for one in gold]
+    return max(2 * (said & each).total() / max(1, said.total() + each.total()) for each in words)

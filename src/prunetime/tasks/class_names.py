@@ -112,7 +112,6 @@ def _of_infos_file(path: Path) -> ClassNames:
 
 
 def _of_card(path: Path) -> ClassNames:
-    """Reads class names from the YAML header of a dataset's card."""
     header = re.match(r"---\s*\n(.*?)\n---\s*$", path.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE)
     if not header or "class_label" not in header[1]:
         return {}

@@ -35,12 +35,14 @@ def parse_conll(lines: Sequence[str], name: str) -> Table:
     Raises InputError for a line that lacks a label or has another number of columns than the first, and where the
     first column counts words, as CoNLL-U does.
     """
-    numbered = [ConllLine(number, line, _columns(line)) for number, line in enumerate(lines, start=1)]
-    certain = [line for line in numbered if line.columns and not line.text.startswith("#") and not _is_document(line)]
+    numbered = [ConllLine(number, line, re.findall("[^ \t]+", line)) for number, line in enumerate(lines, start=1)]
+    certain = [
+        line for line in numbered if line.columns and not line.text.startswith("#") and line.columns[0] != DOCUMENT
+    ]
     width = len(certain[0].columns) if certain else 0
     labels = Counter(line.columns[-1] for line in certain)
     found = list(_sentences(numbered, width, labels, name))
-    if found and all([line.columns[0] for line in words] == _counting(words) for words in found):
+    if found and all(line.columns[0] == str(place) for words in found for place, line in enumerate(words, start=1)):
         raise InputError(
             f"{name}, line {found[0][0].number}: the first column counts the words, as in CoNLL-U; give the word first "
             "and its label last"
@@ -51,40 +53,23 @@ def parse_conll(lines: Sequence[str], name: str) -> Table:
     return Table.of_rows(name, COLUMNS, rows)
 
 
-def _columns(line: str) -> list[str]:
-    bare = line.strip(" \t")
-    return re.split("[ \t]+", bare) if bare else []
-
-
-def _is_document(line: ConllLine) -> bool:
-    return line.columns[0] == DOCUMENT
-
-
-def _counting(words: Sequence[ConllLine]) -> list[str]:
-    return [str(number) for number in range(1, len(words) + 1)]
-
-
 def _sentences(lines: Sequence[ConllLine], width: int, labels: Counter[str], name: str) -> Iterator[list[ConllLine]]:
     """The lines of every sentence; each has `width` columns."""
     words: list[ConllLine] = []
     for line in lines:
-        if not line.columns or _is_document(line):
+        if not line.columns or line.columns[0] == DOCUMENT:
             if words:
                 yield words
             words = []
         elif not line.text.startswith("#") or (len(line.columns) == width and line.columns[-1] in labels) or words:
-            _check_columns(line, width, name)
+            count, at = len(line.columns), f"{name}, line {line.number}: {line.text[:40]!r}"
+            if count < 2:
+                raise InputError(f"{at} has no label; give a word and its label")
+            if count != width:
+                raise InputError(
+                    f"{at} has {count} columns, but the first word of the file has {width}; give every word as many, "
+                    "its label in the last"
+                )
             words.append(line)
     if words:
         yield words
-
-
-def _check_columns(line: ConllLine, width: int, name: str) -> None:
-    count = len(line.columns)
-    if count < 2:
-        raise InputError(f"{name}, line {line.number}: {line.text[:40]!r} has no label; give a word and its label")
-    if count != width:
-        raise InputError(
-            f"{name}, line {line.number}: {line.text[:40]!r} has {count} columns, but the first word of the file has "
-            f"{width}; give every word as many, its label in the last"
-        )

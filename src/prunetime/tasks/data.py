@@ -14,17 +14,7 @@ from prunetime.core.task import DOC_STRIDE, Task
 from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.tasks.answers import gold_answers, is_squad, lacks_answers
-from prunetime.tasks.labels import (
-    check_relevance,
-    class_labels,
-    classes_of,
-    first_row,
-    kind_of,
-    label_texts,
-    number_of,
-    numbers_of,
-    row_numbers,
-)
+from prunetime.tasks.labels import LabelColumn, row_numbers
 from prunetime.tasks.table import Table
 from prunetime.tasks.tags import WORDS, gold_tags, sentences, tag_column, tag_names
 
@@ -125,9 +115,9 @@ def task_of(
     question answering share `doc_stride` of them, by default 128 or half of `max_length`. Raises InputError for empty,
     NaN or infinite labels, for one class only, and for labels that are not of `kind`.
     """
-    column = LabelColumn(table, columns.label, label_texts(table, columns.label))
-    numbers_of(column.where, column.texts)
-    kind = kind or kind_of(table, column.name, column.texts)
+    column = LabelColumn.of(table, columns.label)
+    column.numbers()
+    kind = kind or column.kind()
     windows = TASK_KINDS[kind].reads_windows
     if windows and doc_stride is None:
         doc_stride = min(DOC_STRIDE, max_length // 2)
@@ -146,7 +136,7 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
     texts = list(zip(*(_texts(table, name) for name in columns.text), strict=True))
     if task.traits.labels_words:
         texts = [(text,) for text in sentences(f"{table.name}, column {columns.text[0]!r}", [row[0] for row in texts])]
-    column = LabelColumn(table, columns.label, label_texts(table, columns.label))
+    column = LabelColumn.of(table, columns.label)
     labels = LABELS[task.kind].values(column, task, texts)
     if labels.dtype != object and len(np.unique(labels)) < 2:
         raise InputError(
@@ -156,39 +146,11 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
     return Examples(table, texts, labels, group_ids(groups), np.arange(len(texts), dtype=np.int64), columns.group)
 
 
-@dataclass(frozen=True)
-class LabelColumn:
-    """The column `name` of a table, which has the labels `texts`."""
-
-    table: Table
-    name: str
-    texts: Sequence[str]
-
-    @property
-    def where(self) -> str:
-        """For messages."""
-        return f"{self.table.name}, column {self.name!r}"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.table.class_names.get(self.name, ())
-
-    def numbers(self, kind: TaskKind) -> list[float]:
-        """The labels of a task of `kind` as numbers; raises InputError where one is none that the kind takes."""
-        numbers = numbers_of(self.where, self.texts)
-        if numbers is None:
-            bad = first_row(self.texts, lambda text: number_of(text) is None)
-            raise InputError(f"{self.where}: {bad} is no number, as {kind} needs")
-        if TASK_KINDS[kind].score == "sigmoid":
-            check_relevance(self.where, numbers)
-        return numbers
-
-
 def _class_indices(column: LabelColumn, task: Task, _: Sequence[tuple[str, ...]]) -> Int64Array:
     """The class of every label, [rows]. A number whose name is none of the task's may be the name of a class itself:
     artifacts from before class names were read have the numbers."""
     index = {name: number for number, name in enumerate(task.labels)}
-    names = class_labels(column.table, column.name, column.texts)
+    names = column.classes()
     found = [index.get(name, index.get(text)) for name, text in zip(names, column.texts, strict=True)]
     unknown = [row for row, number in enumerate(found) if number is None]
     if unknown:
@@ -225,16 +187,14 @@ class LabelReader(NamedTuple):
 
 
 def _no_names(column: LabelColumn, kind: TaskKind) -> tuple[str, ...]:
-    column.numbers(kind)
+    column.numbers_for(kind)
     return ()
 
 
-_NUMBERS = LabelReader(_no_names, lambda column, task, _: np.array(column.numbers(task.kind), np.float32))
+_NUMBERS = LabelReader(_no_names, lambda column, task, _: np.array(column.numbers_for(task.kind), np.float32))
 
 LABELS: dict[TaskKind, LabelReader] = {
-    "classification": LabelReader(
-        lambda column, _: classes_of(column.table, column.name, column.texts), _class_indices
-    ),
+    "classification": LabelReader(lambda column, _: column.distinct_classes(), _class_indices),
     "relevance": _NUMBERS,
     "regression": _NUMBERS,
     "question-answering": LabelReader(lambda *_: (), _answers),

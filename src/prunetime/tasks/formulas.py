@@ -30,8 +30,6 @@ def _good(labels: Array) -> BoolArray:
 
 
 class _Ranked(Ranking):
-    """Rows in the order of `scores`, each with its group."""
-
     def __init__(self, scores: Array, inverse: Int64Array, *, descending: bool) -> None:
         super().__init__(scores, descending=descending)
         self.inverse = inverse[self.order]
@@ -156,21 +154,22 @@ def rank_correlation(scores: Array, labels: Array, inverse: Int64Array) -> Resam
 
 
 def rmse(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
-    squares = np.bincount(inverse, weights=(scores.astype(np.float64) - labels) ** 2)
-    examples = np.bincount(inverse).astype(np.float64)
-    return lambda counts: np.sqrt((counts @ squares) / (counts @ examples))
+    mean_square = _mean((scores.astype(np.float64) - labels) ** 2, inverse)
+    return lambda counts: np.sqrt(mean_square(counts))
 
 
 def mean_of(of_answer: Callable[[Answer, Sequence[Answer]], float]) -> Prepare:
     """The mean over questions of a value of the answer and the gold ones."""
 
     def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
-        values = [of_answer(answer, gold) for answer, gold in zip(scores, labels, strict=True)]
-        totals = np.bincount(inverse, weights=values)
-        examples = np.bincount(inverse).astype(np.float64)
-        return lambda counts: np.asarray((counts @ totals) / (counts @ examples))
+        return _mean([of_answer(answer, gold) for answer, gold in zip(scores, labels, strict=True)], inverse)
 
     return prepare
+
+
+def _mean(values: Array | Sequence[float], inverse: Int64Array) -> ResampledMetric:
+    totals, examples = np.bincount(inverse, weights=values), np.bincount(inverse).astype(np.float64)
+    return lambda counts: np.asarray((counts @ totals) / (counts @ examples))
 
 
 def per_group(of_group: Callable[[Float64Array, Float64Array], float]) -> Prepare:
@@ -180,9 +179,8 @@ def per_group(of_group: Callable[[Float64Array, Float64Array], float]) -> Prepar
         _good(labels)
         order = np.argsort(inverse, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
-        values = np.array(
-            [of_group(scores[examples].astype(np.float64), labels[examples].astype(np.float64)) for examples in parts]
-        )
+        pairs = ((scores[examples].astype(np.float64), labels[examples].astype(np.float64)) for examples in parts)
+        values = np.array([of_group(*pair) for pair in pairs])
         defined = np.isfinite(values).astype(np.float64)
         return lambda counts: divided(counts @ np.nan_to_num(values), counts @ defined)
 

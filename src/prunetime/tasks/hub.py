@@ -92,8 +92,9 @@ def _splits_of_card(
     splits = {}
     for item in data_files:
         patterns = [item["path"]] if isinstance(item["path"], str) else item["path"]
-        chosen = [file for file in files if any(fnmatch(file, pattern) for pattern in patterns)]
-        splits[_standard_name(str(item["split"]))] = chosen
+        split = str(item["split"])
+        name = next((name for name, known in SPLIT_WORDS.items() if split in known), split)
+        splits[name] = [file for file in files if any(fnmatch(file, pattern) for pattern in patterns)]
     return splits
 
 
@@ -118,10 +119,6 @@ def _split_named_in(path: str) -> str | None:
     for part in reversed(path.lower().split("/")):
         words = re.split(r"[^a-z]+", part)
         for split, known in SPLIT_WORDS.items():
-            if any(word in words for word in known):
+            if not set(words).isdisjoint(known):
                 return split
     return None
-
-
-def _standard_name(split: str) -> str:
-    return next((name for name, known in SPLIT_WORDS.items() if split in known), split)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from prunetime.core.task import Task
-from prunetime.core.task_kind import TaskKind
+from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.tasks.table import Table
 from prunetime.tasks.tags import is_list
@@ -19,71 +20,114 @@ _WHOLE = re.compile(r"([+-]?(?:0|[1-9][0-9]*))(\.0*)?")
 """A whole number as programs write it: without zeros in front; the second group is what makes it a float."""
 
 
-def label_texts(table: Table, column: str) -> list[str]:
-    """The values of a label column without white space around them, [rows]; InputError where one is empty or NaN."""
-    values = [value.strip() for value in table.column(column)]
-    empty = [row for row, value in enumerate(values) if not value or value.lower() in ("nan", "+nan", "-nan")]
-    if empty:
-        raise InputError(f"{table.name}, column {column!r}: empty or NaN label in {row_numbers(empty)}; remove them")
-    return values
+@dataclass(frozen=True)
+class LabelColumn:
+    """The column `name` of a table, which has the labels `texts` [rows], without white space around them."""
 
+    table: Table
+    name: str
+    texts: list[str]
 
-def class_labels(table: Table, column: str, texts: Sequence[str]) -> list[str]:
-    """The class that each of the labels `texts` of a column names, [rows].
+    @classmethod
+    def of(cls, table: Table, name: str) -> LabelColumn:
+        """Raises InputError where a label is empty or NaN."""
+        column = cls(table, name, [value.strip() for value in table.column(name)])
+        empty = [row for row, text in enumerate(column.texts) if text.lower() in ("", "nan", "+nan", "-nan")]
+        if empty:
+            raise InputError(f"{column.where}: empty or NaN label in {row_numbers(empty)}; remove them")
+        return column
 
-    A label is a name: `01` is not `1`. But a whole number in a column with class names is an index of one, and in a
-    column of whole numbers, some of which were written as floats (as pandas does where values are missing), 1.0 is 1.
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.table.name}, column {self.name!r}"
 
-    Raises InputError for a number that is no index of the column's class names, and where these are other numbers.
-    """
-    names = table.class_names.get(column)
-    if names is None:
-        return [_as_integer(text) for text in texts] if _are_floats_of_integers(texts) else list(texts)
-    if strange := next((name for number, name in enumerate(names) if name.isdecimal() and name != str(number)), None):
-        raise InputError(
-            f"{table.name}, column {column!r}: a class is called {strange!r}, but is not the class of that number, so "
-            "that labels can be read in two ways; give names that are no numbers"
-        )
-    as_indices = dict.fromkeys(names) | {str(number): name for number, name in enumerate(names)}
-    unknown = [row for row, text in enumerate(texts) if _as_integer(text) not in as_indices]
-    if unknown:
-        raise InputError(
-            f"{table.name}, column {column!r}: label {texts[unknown[0]]!r} ({row_numbers(unknown)}) is none of the "
-            f"classes {_numbered(names)} by {table.names_from}; remove such rows (-1 says that a row has no label)"
-        )
-    return [as_indices[_as_integer(text)] or text for text in texts]
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.table.class_names.get(self.name, ())
 
+    def classes(self) -> list[str]:
+        """The class that each label names, [rows].
 
-def classes_of(table: Table, column: str, texts: Sequence[str]) -> tuple[str, ...]:
-    """The classes of a label column: in the order of its class names, or whole numbers by value and then names.
+        A label is a name: `01` is not `1`. But a whole number in a column with class names is an index of one, and in a
+        column of whole numbers, some of which were written as floats (as pandas does where values are missing), 1.0 is
+        1.
 
-    Raises InputError where there are fewer than two, over a thousand, or they are numbers with a decimal comma.
-    """
-    where = f"{table.name}, column {column!r}"
-    if all(re.fullmatch(r"[+-]?[0-9]+,[0-9]+", text) for text in texts):
-        raise InputError(f"{where}: {texts[0]!r} is a number with a comma; write a point, and no comma for thousands")
-    occurring = sorted(set(class_labels(table, column, texts)), key=_order)
-    if len(occurring) < 2:
-        raise InputError(f"{where}: one class only, {occurring[0]!r}; a classifier needs rows of at least two")
-    if len(occurring) > MAX_CLASSES:
-        raise InputError(
-            f"{where}: {len(occurring)} different labels, such as {occurring[0]!r} and {occurring[-1]!r}; the limit is "
-            f"{MAX_CLASSES} classes. Is it the label column? --task regression takes numbers as numbers"
-        )
-    return tuple(table.class_names.get(column, occurring))
+        Raises InputError for a number that is no index of the column's class names, and where these are other numbers.
+        """
+        names = self.class_names
+        if not names:
+            return list(map(_as_integer, self.texts)) if _are_floats_of_integers(self.texts) else self.texts
+        if strange := [name for number, name in enumerate(names) if name.isdecimal() and name != str(number)]:
+            raise InputError(
+                f"{self.where}: a class is called {strange[0]!r}, but is not the class of that number, so that labels "
+                "can be read in two ways; give names that are no numbers"
+            )
+        as_indices = dict.fromkeys(names) | {str(number): name for number, name in enumerate(names)}
+        unknown = [row for row, text in enumerate(self.texts) if _as_integer(text) not in as_indices]
+        if unknown:
+            raise InputError(
+                f"{self.where}: label {self.texts[unknown[0]]!r} ({row_numbers(unknown)}) is none of the classes "
+                f"{_numbered(names)} by {self.table.names_from}; remove such rows (-1 says that a row has no label)"
+            )
+        return [as_indices[_as_integer(text)] or text for text in self.texts]
 
+    def distinct_classes(self) -> tuple[str, ...]:
+        """The classes: in the order of the column's class names, or whole numbers by value and then names.
 
-def kind_of(table: Table, column: str, texts: Sequence[str]) -> TaskKind:
-    """The kind of task that labels are of; see `tasks.data.task_of`."""
-    if texts[0].startswith("{"):
-        return "question-answering"
-    if is_list(texts[0]):
-        return "token-classification"
-    numbers = numbers_of(f"{table.name}, column {column!r}", texts)
-    whole = all(_INTEGER.fullmatch(text) or _WHOLE.fullmatch(text) for text in texts)
-    if column in table.class_names or numbers is None or whole:
-        return "classification"
-    return "relevance" if min(numbers) >= 0.0 and max(numbers) <= 1.0 else "regression"
+        Raises InputError where there are fewer than two, over a thousand, or they are numbers with a decimal comma.
+        """
+        if all(re.fullmatch(r"[+-]?[0-9]+,[0-9]+", text) for text in self.texts):
+            raise InputError(
+                f"{self.where}: {self.texts[0]!r} is a number with a comma; write a point, and no comma for thousands"
+            )
+        occurring = sorted(set(self.classes()), key=_order)
+        if len(occurring) < 2:
+            raise InputError(f"{self.where}: one class only, {occurring[0]!r}; a classifier needs rows of at least two")
+        if len(occurring) > MAX_CLASSES:
+            raise InputError(
+                f"{self.where}: {len(occurring)} different labels, such as {occurring[0]!r} and {occurring[-1]!r}; the "
+                f"limit is {MAX_CLASSES} classes. Is it the label column? --task regression takes numbers as numbers"
+            )
+        return self.class_names or tuple(occurring)
+
+    def kind(self) -> TaskKind:
+        """The kind of task that the labels are of; see `tasks.data.task_of`."""
+        if self.texts[0].startswith("{"):
+            return "question-answering"
+        if is_list(self.texts[0]):
+            return "token-classification"
+        numbers = self.numbers()
+        whole = all(_INTEGER.fullmatch(text) or _WHOLE.fullmatch(text) for text in self.texts)
+        if self.class_names or numbers is None or whole:
+            return "classification"
+        return "relevance" if min(numbers) >= 0.0 and max(numbers) <= 1.0 else "regression"
+
+    def numbers(self) -> list[float] | None:
+        """The labels as numbers, None if not all are; InputError where one is infinite."""
+        numbers = [number for text in self.texts if (number := _number(text)) is not None]
+        if len(numbers) < len(self.texts):
+            return None
+        infinite = [row for row, number in enumerate(numbers) if math.isinf(number)]
+        if infinite:
+            raise InputError(
+                f"{self.where}: label {self.texts[infinite[0]]!r} in {row_numbers(infinite)} is not finite"
+            )
+        return numbers
+
+    def numbers_for(self, kind: TaskKind) -> list[float]:
+        """The labels of a task of `kind` as numbers; raises InputError where one is none that the kind takes."""
+        numbers = self.numbers()
+        if numbers is None:
+            row, text = next((row, text) for row, text in enumerate(self.texts) if _number(text) is None)
+            raise InputError(f"{self.where}: {text!r} (row {row + 1}) is no number, as {kind} needs")
+        outside = [row for row, number in enumerate(numbers) if not 0.0 <= number <= 1.0]
+        if outside and TASK_KINDS[kind].score == "sigmoid":
+            raise InputError(
+                f"{self.where}: {numbers[outside[0]]:g} ({row_numbers(outside)}) is outside 0..1, as relevance is; "
+                "scale it"
+            )
+        return numbers
 
 
 def label_notes(table: Table, column: str, task: Task) -> list[str]:
@@ -113,38 +157,11 @@ def label_notes(table: Table, column: str, task: Task) -> list[str]:
     return notes
 
 
-def numbers_of(where: str, texts: Sequence[str]) -> list[float] | None:
-    """`texts` as numbers, None if not all are; InputError where one is infinite."""
-    numbers = [number for text in texts if (number := number_of(text)) is not None]
-    if len(numbers) < len(texts):
-        return None
-    infinite = [row for row, number in enumerate(numbers) if math.isinf(number)]
-    if infinite:
-        raise InputError(f"{where}: label {texts[infinite[0]]!r} in {row_numbers(infinite)} is not finite")
-    return numbers
-
-
-def number_of(text: str) -> float | None:
-    """The number that a text is; None where it is none."""
+def _number(text: str) -> float | None:
     try:
         return float(text) if text.isascii() and "_" not in text else None
     except ValueError:
         return None
-
-
-def check_relevance(where: str, numbers: Sequence[float]) -> None:
-    """Raises InputError where a number is outside of 0..1."""
-    outside = [row for row, number in enumerate(numbers) if not 0.0 <= number <= 1.0]
-    if outside:
-        raise InputError(
-            f"{where}: {numbers[outside[0]]:g} ({row_numbers(outside)}) is outside 0..1, as relevance is; scale it"
-        )
-
-
-def first_row(texts: Sequence[str], wrong: Callable[[str], bool]) -> str:
-    """The first text that is `wrong`, and its row, for messages."""
-    row = next(row for row, text in enumerate(texts) if wrong(text))
-    return f"{texts[row]!r} (row {row + 1})"
 
 
 def row_numbers(rows: Sequence[int]) -> str:
@@ -166,7 +183,6 @@ def _as_integer(text: str) -> str:
 
 
 def _order(name: str) -> tuple[bool, int, str]:
-    """Whole numbers by value, however large, and then names."""
     number = _INTEGER.fullmatch(name) is not None
     return (not number, int(name) if number else 0, name)
 

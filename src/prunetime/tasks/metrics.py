@@ -10,27 +10,12 @@ import numpy as np
 
 from prunetime.core.arrays import Array, Float64Array, Int64Array
 from prunetime.core.estimate import Estimate
-from prunetime.core.task import Answer, Tagged, Task
+from prunetime.core.task import Answer, Task
 from prunetime.errors import InputError
+from prunetime.tasks import formulas
 from prunetime.tasks.answers import exact_match
 from prunetime.tasks.benchmarks import BENCHMARKS
-from prunetime.tasks.formulas import (
-    Prepare,
-    ResampledMetric,
-    any_accuracy,
-    auc,
-    defect_rate_at,
-    f1,
-    mcc,
-    mean_of,
-    ndcg_at,
-    of_confusion,
-    per_group,
-    pr_auc,
-    rank_correlation,
-    reciprocal_rank,
-    rmse,
-)
+from prunetime.tasks.formulas import Prepare, ResampledMetric
 
 CELLS = 2**20
 """Weights held at once, in numbers: resamples are taken in parts of this size."""
@@ -84,9 +69,8 @@ def metric(name: str) -> Metric:
     if kind == "ndcg" and re.fullmatch(r"[1-9][0-9]{0,5}", parameter):
         return _ndcg_at(int(parameter))
     if kind == "defect_rate" and re.fullmatch(r"[0-9]*\.?[0-9]+", parameter):
-        coverage = float(parameter)
-        if 0.0 < coverage <= 1.0:
-            return _defect_rate_at(parameter, coverage)
+        if 0.0 < float(parameter) <= 1.0:
+            return _defect_rate_at(parameter)
         raise InputError(f"metric {name}: coverage {parameter} must be above 0 and at most 1")
     raise InputError(f"unknown metric {name!r}; there are {', '.join(_METRICS)}")
 
@@ -143,7 +127,10 @@ def _checked(scores: Array, labels: Array, groups: Array) -> tuple[Int64Array, i
     """Each example's group as an index, and the number of groups."""
     if not len(scores) == len(labels) == len(groups) or not len(labels):
         raise InputError(f"{len(scores)} scores, {len(labels)} labels, {len(groups)} groups: one of each per row")
-    numbers = scores.reshape(len(scores), -1) if scores.dtype != object else np.array([[_surest(s)] for s in scores])
+    numbers = scores.reshape(len(scores), -1)
+    if scores.dtype == object:
+        surest = [s.score if isinstance(s, Answer) else max(s.probabilities, default=1.0) for s in scores]
+        numbers = np.array(surest)[:, None]
     bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
     if len(bad):
         raise InputError(f"the score of row {int(bad[0]) + 1} is not finite (of {len(bad)} rows)")
@@ -170,34 +157,33 @@ def _estimate(metric: Metric, value: float, draws: Sequence[Float64Array], rows:
     return MetricEstimate.of_resamples(value, defined, rows=rows)
 
 
-def _surest(score: Answer | Tagged) -> float:
-    return score.score if isinstance(score, Answer) else max(score.probabilities, default=1.0)
-
-
-def _ndcg_at(k: int) -> Metric:
-    return Metric(f"ndcg@{k}", True, _BINARY, per_group(ndcg_at(k)))
-
-
-def _defect_rate_at(parameter: str, coverage: float) -> Metric:
-    return Metric(f"defect_rate@{parameter}", False, _BINARY, defect_rate_at(coverage))
-
-
 _ANSWERS, _TAGS, _SIMILAR = "question-answering", "token-classification", "similarity"
 _BINARY = ("binary", "relevance")
 _CLASSES = ("binary", "multiclass", "relevance")
+_NUMBERS = ("binary", "relevance", "regression")
+
+
+def _ndcg_at(k: int) -> Metric:
+    return Metric(f"ndcg@{k}", True, _BINARY, formulas.per_group(formulas.ndcg_at(k)))
+
+
+def _defect_rate_at(coverage: str) -> Metric:
+    return Metric(f"defect_rate@{coverage}", False, _BINARY, formulas.defect_rate_at(float(coverage)))
+
+
 _METRICS = {
     m.name: m
     for m in (
-        Metric("auc", True, (*_CLASSES, _SIMILAR), auc),
-        Metric("pr_auc", True, _BINARY, pr_auc),
-        Metric("accuracy", True, (*_CLASSES, _TAGS), any_accuracy),
-        Metric("f1", True, (*_CLASSES, _ANSWERS, _TAGS), f1),
-        Metric("exact", True, (_ANSWERS,), mean_of(exact_match)),
-        Metric("mcc", True, _CLASSES, of_confusion(mcc)),
-        Metric("spearman", True, ("binary", "relevance", "regression", _SIMILAR), rank_correlation),
-        Metric("rmse", False, ("binary", "relevance", "regression"), rmse),
-        Metric("mrr", True, _BINARY, per_group(reciprocal_rank)),
+        Metric("auc", True, (*_CLASSES, _SIMILAR), formulas.auc),
+        Metric("pr_auc", True, _BINARY, formulas.pr_auc),
+        Metric("accuracy", True, (*_CLASSES, _TAGS), formulas.any_accuracy),
+        Metric("f1", True, (*_CLASSES, _ANSWERS, _TAGS), formulas.f1),
+        Metric("exact", True, (_ANSWERS,), formulas.mean_of(exact_match)),
+        Metric("mcc", True, _CLASSES, formulas.of_confusion(formulas.mcc)),
+        Metric("spearman", True, (*_NUMBERS, _SIMILAR), formulas.rank_correlation),
+        Metric("rmse", False, _NUMBERS, formulas.rmse),
+        Metric("mrr", True, _BINARY, formulas.per_group(formulas.reciprocal_rank)),
         _ndcg_at(10),
-        _defect_rate_at("0.5", 0.5),
+        _defect_rate_at("0.5"),
     )
 }

@@ -35,12 +35,9 @@ class Slice:
 
     def select(self, role: Examples, train: Examples) -> Examples:
         """The examples of the slice; InputError when there are none."""
+        seen = set(train.column(self.column)) if self.value is None else set()
         values = role.column(self.column)
-        if self.value is None:
-            seen = set(train.column(self.column))
-            kept = [value not in seen for value in values]
-        else:
-            kept = [value == self.value for value in values]
+        kept = [value not in seen if self.value is None else value == self.value for value in values]
         if not any(kept):
             raise InputError(f"slice {self.name}: none of the {len(role)} rows of {role.table.name} is in it")
         return role.select(np.array(kept))
@@ -74,22 +71,18 @@ def split_roles(train: Examples, valid: Examples | None, test: Examples | None, 
     """
     split = valid is None or test is None
     if valid is None:
-        train, valid, test = _split_train(train, test, seed)
+        position, tenth = _positions(train.groups, seed), 0.0
+        if test is None:
+            test, tenth = train.select(position < 0.1), 0.1
+        chosen = (position >= tenth) & (position < tenth + 0.1)
+        train, valid = train.select(position >= tenth + 0.1), train.select(chosen)
     elif test is None:
         chosen = group_hash_split(valid.groups, 0.5, seed)
         valid, test = valid.select(~chosen), valid.select(chosen)
     named = {"train": train, "valid": valid, "test": test}
     for name, role in named.items():
-        _check_role(name, role, split)
+        _check_role(f"{name} (after the split by group)" if split else name, role)
     return Roles(train, valid, test, _shared(named))
-
-
-def _split_train(train: Examples, test: Examples | None, seed: int) -> tuple[Examples, Examples, Examples]:
-    position = _positions(train.groups, seed)
-    if test is not None:
-        return train.select(position >= 0.1), train.select(position < 0.1), test
-    valid = train.select((position >= 0.1) & (position < 0.2))
-    return train.select(position >= 0.2), valid, train.select(position < 0.1)
 
 
 def _positions(groups: Int64Array, seed: int) -> Float64Array:
@@ -98,16 +91,15 @@ def _positions(groups: Int64Array, seed: int) -> Float64Array:
     return np.array([stable_hash(f"{seed} {group}") / 2**64 for group in unique])[inverse]
 
 
-def _check_role(name: str, role: Examples, split: bool) -> None:
-    what = f"{name} (after the split by group)" if split else name
+def _check_role(name: str, role: Examples) -> None:
     groups = len(np.unique(role.groups))
     if len(role) < MIN_ROWS or groups < 2:
         raise InputError(
-            f"{what} has {len(role)} rows in {groups} groups; it needs at least {MIN_ROWS} rows in 2 groups: "
+            f"{name} has {len(role)} rows in {groups} groups; it needs at least {MIN_ROWS} rows in 2 groups: "
             "give more data, a finer --group, or the roles themselves with --valid and --test"
         )
     if len(np.unique(role.labels)) < 2:
-        raise InputError(f"{what} has {len(role)} rows of one label only; give more data")
+        raise InputError(f"{name} has {len(role)} rows of one label only; give more data")
 
 
 def _shared(roles: dict[str, Examples]) -> tuple[str, ...]:
@@ -117,17 +109,13 @@ def _shared(roles: dict[str, Examples]) -> tuple[str, ...]:
             ids = np.unique(b.groups)
             shared = np.isin(ids, a.groups)
             if shared.any():
+                example = b.column(b.group)[int(np.flatnonzero(b.groups == ids[shared][0])[0])]
                 warnings.append(
                     f"Leakage: {int(shared.sum())} of the {len(ids)} groups ({b.group}) of {name_b} are also in "
-                    f"{name_a}, such as {_example(b, ids[shared][0])!r}; {name_b} will flatter the model."
+                    f"{name_a}, such as {example!r}; {name_b} will flatter the model."
                 )
         texts = {tuple(map(normalized, row)) for row in a.texts}
         twice = sum(tuple(map(normalized, row)) in texts for row in b.texts)
         if twice:
             warnings.append(f"{twice} of the {len(b)} rows of {name_b} have the texts of a row of {name_a}.")
     return tuple(warnings)
-
-
-def _example(role: Examples, group: int) -> str:
-    assert role.group is not None
-    return role.column(role.group)[int(np.flatnonzero(role.groups == group)[0])]

@@ -20,7 +20,7 @@ from prunetime.tasks.benchmarks import BENCHMARKS
 from prunetime.tasks.class_names import class_names_beside, class_names_of_schema
 from prunetime.tasks.conll import parse_conll
 from prunetime.tasks.synthetic import GENERATORS
-from prunetime.tasks.table import Table
+from prunetime.tasks.table import Table, parse_json
 
 SYNTHETIC_ROWS = 24_000
 """Enough for a test part (a tenth) of 2,000 rows."""
@@ -125,15 +125,10 @@ def parse_jsonl(data: bytes, name: str) -> Table:
     for number, line in enumerate(lines_of(_text(data, name)), start=1):
         if not line.strip(" \t\r"):
             continue
-        try:
-            record = json.loads(line, object_pairs_hook=_without_duplicates)
-            json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{name}, line {number}: {error.reason} (half of a surrogate pair); remove it") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{name}, line {number}: not JSON ({error}); one object a line is expected") from error
+        at = f"{name}, line {number}"
+        record = parse_json(line, at, "one object a line is expected", object_pairs_hook=_without_duplicates)
         if not isinstance(record, dict):
-            raise InputError(f"{name}, line {number}: {line.strip()[:40]!r} is not an object of column: value")
+            raise InputError(f"{at}: {line.strip()[:40]!r} is not an object of column: value")
         records.append(record)
     header = list(dict.fromkeys(column for record in records for column in record))
     return Table.of_rows(name, header, [[_as_text(record.get(column)) for column in header] for record in records])
@@ -162,23 +157,15 @@ def parse_parquet(data: bytes, name: str) -> Table:
     return found.with_class_names(class_names_of_schema(table.schema.metadata), f"the metadata of {name}")
 
 
-def parse_conll_file(data: bytes, name: str) -> Table:
-    return parse_conll(lines_of(_text(data, name)), name)
-
-
-def parse_json(data: bytes, name: str) -> Table:
-    return parse_squad(_text(data, name), name)
-
-
-_TEXT_PARSERS = {
+_TEXT_PARSERS: dict[str, Callable[[bytes, str], Table]] = {
     ".tsv": parse_tsv,
     ".csv": parse_csv,
     ".jsonl": parse_jsonl,
-    ".json": parse_json,
-    ".conll": parse_conll_file,
+    ".json": lambda data, name: parse_squad(_text(data, name), name),
+    ".conll": lambda data, name: parse_conll(lines_of(_text(data, name)), name),
 }
 
-_PARSERS: dict[str, Callable[[bytes, str], Table]] = {
+_PARSERS = {
     **_TEXT_PARSERS,
     **{f"{suffix}.gz": parse for suffix, parse in _TEXT_PARSERS.items()},
     ".parquet": parse_parquet,
@@ -207,11 +194,9 @@ def _as_text(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, bytes):
         return value.decode("utf-8")
-    if isinstance(value, (dict, list)):
+    if isinstance(value, (bool, dict, list)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
 

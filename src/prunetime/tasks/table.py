@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prunetime.errors import InputError
 
@@ -50,6 +52,18 @@ class Table:
         if not rows or not header:
             raise InputError(f"{name} has no rows of data; give at least one")
         return cls(name, {column: list(values) for column, values in zip(header, zip(*rows, strict=True), strict=True)})
+
+
+def parse_json(text: str, where: str, expected: str, **options: Any) -> Any:
+    """The JSON of `text`, with `options` of `json.loads`; raises InputError where it is none that can be written."""
+    try:
+        content = json.loads(text, **options)
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: {error.reason} (half of a surrogate pair); remove it") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}); {expected}") from error
+    return content
 
 
 def join_columns(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from prunetime.errors import InputError
 from prunetime.inference.model import Model
 from prunetime.serve.experiments.experiment import BLANKS, Experiment, ExperimentReport, report_of
 from prunetime.serve.experiments.sequential import KeySums
-from prunetime.tasks.labels import class_labels, label_texts
+from prunetime.tasks.labels import LabelColumn
 from prunetime.tasks.table import Table
 
 ROWS_AT_ONCE = 256
@@ -50,7 +50,7 @@ def replay(
     not score by one number.
     """
     keys = [key.strip(BLANKS) for key in table.column(judged.key)]
-    labels = class_labels(table, judged.label, label_texts(table, judged.label))
+    labels = LabelColumn.of(table, judged.label).classes()
     if missing := sorted(judged.defects - set(labels)):
         known = ", ".join(sorted(set(labels))[:8])
         raise InputError(f"no row has a {judged.label} of {', '.join(missing)}; there is {known}")

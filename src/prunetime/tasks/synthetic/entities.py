@@ -11,8 +11,7 @@ import json
 
 import numpy as np
 
-from prunetime.errors import InputError
-from prunetime.tasks.synthetic.vocabulary import BRANDS, COLORS, KINDS, QUALITIES
+from prunetime.tasks.synthetic.vocabulary import BRANDS, COLORS, KINDS, QUALITIES, table_name
 from prunetime.tasks.table import Table
 
 COLUMNS = ("tokens", "tags")
@@ -21,16 +20,14 @@ COLUMNS = ("tokens", "tags")
 def product_entities(rows: int, seed: int) -> Table:
     """`rows` titles with a label for every word: B- and I- of BRAND, COLOR, MATERIAL, NAME (of the product) and TARGET
     (what a part is for), or O. Raises InputError for fewer than one."""
-    if rows < 1:
-        raise InputError(f"synthetic:product-entities with rows={rows}: give at least 1")
+    name = table_name("product-entities", rows, seed)
     rng = np.random.default_rng([seed, 2])
     found = [_title(rng) for _ in range(rows)]
     encoded = [[json.dumps([pair[i] for pair in title]) for i in (0, 1)] for title in found]
-    return Table.of_rows(f"synthetic:product-entities?rows={rows}&seed={seed}", COLUMNS, encoded)
+    return Table.of_rows(name, COLUMNS, encoded)
 
 
 def _title(rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Words with their labels."""
     kind = KINDS[rng.integers(len(KINDS))]
     name = str(rng.choice(kind.names))
     parts: list[tuple[str, str]] = [(str(rng.choice(BRANDS)), "BRAND")]

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from prunetime.errors import InputError
 from prunetime.tasks.answers import COLUMNS
 from prunetime.tasks.synthetic.relevance import RandomChoices
-from prunetime.tasks.synthetic.vocabulary import BRANDS, COLORS, KINDS, UNITS, ProductKind
+from prunetime.tasks.synthetic.vocabulary import COLORS, KINDS, QUESTIONS_ON, SENTENCES, UNITS, ProductKind, table_name
 from prunetime.tasks.table import Table
 
 PRODUCTS = (3, 9)
@@ -23,38 +22,6 @@ QUESTIONS = 5
 
 OTHER_WORD = 0.6
 """How often a question calls the product by another name than the context."""
-
-SENTENCES = {
-    "brand": ("The {thing} is made by {value}.", "{value} sells the {thing}.", "Our {thing} is from {value}."),
-    "color": (
-        "The {thing} is {value}.",
-        "We have the {thing} in {value} only.",
-        "Painted {value}, the {thing} is new.",
-    ),
-    "material": (
-        "The {thing} is made of {value}.",
-        "They used {value} for the {thing}.",
-        "Our {thing} of {value} is here.",
-    ),
-    "size": (
-        "The {thing} has a size of {value}.",
-        "At {value}, the {thing} is in stock.",
-        "We list the {thing} as {value}.",
-    ),
-    "part": (
-        "The {value} comes with the {thing}.",
-        "The {thing} includes the {value}.",
-        "Buy the {thing} and get the {value}.",
-    ),
-}
-
-QUESTIONS_ON = {
-    "brand": ("Who makes the {thing}?", "Which brand is the {thing}?"),
-    "color": ("What color is the {thing}?", "In which color is the {thing}?"),
-    "material": ("What is the {thing} made of?", "Which material is the {thing}?"),
-    "size": ("How large is the {thing}?", "What size does the {thing} have?"),
-    "part": ("What comes with the {thing}?", "What does the {thing} include?"),
-}
 
 
 @dataclass(frozen=True)
@@ -72,8 +39,7 @@ def question_answering(rows: int, seed: int) -> Table:
 
     Same `rows` and `seed`, same table everywhere. A longer table starts with the shorter one's rows.
     """
-    if rows < 1:
-        raise InputError(f"synthetic:question-answering with rows={rows}: give at least 1")
+    name = table_name("question-answering", rows, seed)
     choices = RandomChoices(seed)
     found: list[tuple[str, ...]] = []
     while len(found) < rows:
@@ -92,17 +58,15 @@ def question_answering(rows: int, seed: int) -> Table:
             question = choices.one_of(QUESTIONS_ON[fact.attribute]).format(thing=thing)
             answers = json.dumps({"text": [fact.value], "answer_start": [starts[index]]})
             found.append((f"{len(found)}", fact.kind.category, context, question, answers))
-    return Table.of_rows(f"synthetic:question-answering?rows={rows}&seed={seed}", COLUMNS, found[:rows])
+    return Table.of_rows(name, COLUMNS, found[:rows])
 
 
 def _facts(choices: RandomChoices) -> list[Fact]:
-    """All that a context tells."""
-    low, high = PRODUCTS
     facts = []
-    for kind in choices.shuffled(KINDS)[: low + choices.below(high - low + 1)]:
+    for kind in choices.shuffled(KINDS)[: choices.between(*PRODUCTS)]:
         name = choices.one_of(kind.names)
         values = {
-            "brand": choices.one_of(BRANDS),
+            "brand": choices.one_of(kind.values["brand"]),
             "color": choices.one_of(choices.one_of(COLORS)),
             "material": choices.one_of(kind.materials),
             "size": choices.one_of(UNITS[kind.unit][1]).format(choices.one_of(kind.sizes)),

@@ -10,13 +10,12 @@ the query names.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from prunetime.errors import InputError
-from prunetime.tasks.synthetic.vocabulary import BRANDS, COLORS, ENDINGS, KINDS, QUALITIES, UNITS, ProductKind
+from prunetime.tasks.synthetic.vocabulary import COLORS, ENDINGS, KINDS, QUALITIES, UNITS, ProductKind, table_name
 from prunetime.tasks.table import Table
 
 T = TypeVar("T")
@@ -38,20 +37,8 @@ FROM_CATALOGUE = 0.85
 """How often an ad is looked for among the products there are before a new one is made."""
 
 
-@dataclass(frozen=True)
-class Attributes:
-    """The attributes that a product has or a query names; None is not named. `color` is a row of `COLORS`."""
-
-    brand: str | None = None
-    color: int | None = None
-    material: str | None = None
-    size: str | None = None
-
-    def agree_with(self, named: Attributes) -> bool:
-        return all(getattr(named, f.name) in (None, getattr(self, f.name)) for f in fields(self))
-
-    def named(self) -> list[str]:
-        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
+Attributes = Mapping[str, Any]
+"""The attributes that a product has or a query names, in the order of `NAMED`; a color is a row of `COLORS`."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +70,9 @@ class RandomChoices:
     def below(self, count: int) -> int:
         return int(self._random() * count)
 
+    def between(self, least: int, most: int) -> int:
+        return least + self.below(most - least + 1)
+
     def one_of(self, items: Sequence[T]) -> T:
         return items[self.below(len(items))]
 
@@ -99,30 +89,25 @@ def ad_relevance(rows: int, seed: int) -> Table:
 
     Same `rows` and `seed`, same table everywhere. A longer table starts with the shorter one's rows.
     """
-    if rows < 1:
-        raise InputError(f"synthetic:ad-relevance with rows={rows}: give at least 1")
+    name = table_name("ad-relevance", rows, seed)
     choices = RandomChoices(seed)
     catalogue = ProductCatalogue(choices)
-    columns: dict[str, list[str]] = {name: [] for name in ("query", "title", "product_uid", "label")}
+    found: list[tuple[str, ...]] = []
     asked: set[str] = set()
-    while len(columns["label"]) < rows:
-        wanted, name = _wanted(choices)
-        query = _query_text(wanted, name, choices)
+    while len(found) < rows:
+        wanted, word = _wanted(choices)
+        query = _query_text(wanted, word, choices)
         if query in asked:
             continue
         asked.add(query)
         shown: set[int] = set()
-        low, high = ADS_PER_QUERY
-        for _ in range(low + choices.below(high - low + 1)):
-            product, relevant = _ad(wanted, name, catalogue, choices)
-            if product.uid in shown:
-                continue
-            shown.add(product.uid)
-            label = relevant != choices.chance(LABEL_NOISE)
-            row = (query, product.title, str(product.uid), str(int(label)))
-            for values, value in zip(columns.values(), row, strict=True):
-                values.append(value)
-    return Table(f"synthetic:ad-relevance?rows={rows}&seed={seed}", {n: c[:rows] for n, c in columns.items()})
+        for _ in range(choices.between(*ADS_PER_QUERY)):
+            product, relevant = _ad(wanted, word, catalogue, choices)
+            if product.uid not in shown:
+                shown.add(product.uid)
+                label = relevant != choices.chance(LABEL_NOISE)
+                found.append((query, product.title, str(product.uid), str(int(label))))
+    return Table.of_rows(name, ("query", "title", "product_uid", "label"), found[:rows])
 
 
 class ProductCatalogue:
@@ -140,47 +125,31 @@ class ProductCatalogue:
         if there_are and choices.chance(FROM_CATALOGUE):
             for _ in range(8):
                 product = choices.one_of(there_are)
-                if (
-                    product.attributes.agree_with(wanted.attributes)
-                    and product.name != avoid
-                    and prefer in (None, product.name)
-                ):
+                agrees = wanted.attributes.items() <= product.attributes.items()
+                if agrees and product.name != avoid and prefer in (None, product.name):
                     return product
         names = [name for name in wanted.kind.names if name != avoid]
         return self._make(wanted, prefer or choices.one_of(names))
 
     def _make(self, wanted: Wanted, name: str) -> Product:
-        choices, kind, named = self._choices, wanted.kind, wanted.attributes
-        attributes = Attributes(
-            named.brand or choices.one_of(BRANDS),
-            choices.below(len(COLORS)) if named.color is None else named.color,
-            named.material or choices.one_of(kind.materials),
-            named.size or choices.one_of(kind.sizes),
-        )
-        title = _title(kind, name, wanted.part, attributes, choices)
-        product = Product(100001 + len(self._by_title), name, attributes, title)
-        if title in self._by_title:
-            return self._by_title[title]
-        self._by_title[title] = product
-        self._products[kind, wanted.part].append(product)
-        return product
+        values, named = wanted.kind.values, wanted.attributes
+        attributes = {key: named[key] if key in named else self._choices.one_of(values[key]) for key in NAMED}
+        title = _title(replace(wanted, attributes=attributes), name, self._choices)
+        if title not in self._by_title:
+            self._by_title[title] = Product(100001 + len(self._by_title), name, attributes, title)
+            self._products[wanted.kind, wanted.part].append(self._by_title[title])
+        return self._by_title[title]
 
 
 def _wanted(choices: RandomChoices) -> tuple[Wanted, str]:
     """Draws the product that a query asks for, and its name in the query."""
     kind = choices.one_of(KINDS)
     part = choices.one_of(kind.parts) if choices.chance(0.3) else None
-    attributes = Attributes(
-        choices.one_of(BRANDS) if choices.chance(NAMED["brand"]) else None,
-        choices.below(len(COLORS)) if choices.chance(NAMED["color"]) else None,
-        choices.one_of(kind.materials) if choices.chance(NAMED["material"]) else None,
-        choices.one_of(kind.sizes) if choices.chance(NAMED["size"]) else None,
-    )
+    attributes = {key: choices.one_of(kind.values[key]) for key, often in NAMED.items() if choices.chance(often)}
     return Wanted(kind, part, attributes), choices.one_of(kind.names)
 
 
 def _ad(wanted: Wanted, name: str, catalogue: ProductCatalogue, choices: RandomChoices) -> tuple[Product, bool]:
-    """A product for the query and whether it answers it."""
     if choices.chance(RELEVANT):
         other_word = choices.chance(0.6)
         return catalogue.product(wanted, name if other_word else None, None if other_word else name), True
@@ -192,43 +161,27 @@ def _ad(wanted: Wanted, name: str, catalogue: ProductCatalogue, choices: RandomC
 def _near_miss(wanted: Wanted, choices: RandomChoices) -> Wanted:
     kind, part, attributes = wanted.kind, wanted.part, wanted.attributes
     draw = choices.below(100)
-    if attributes.named() and draw < 55:
-        return Wanted(kind, part, _one_differs(attributes, kind, choices))
+    if attributes and draw < 55:
+        changed = choices.one_of(list(attributes))
+        other = choices.other_than(attributes[changed], kind.values[changed])
+        return Wanted(kind, part, {**attributes, changed: other})
     if draw < 75:
         return Wanted(kind, choices.one_of(kind.parts) if part is None else None, attributes)
     siblings = [other for other in KINDS if draw >= 95 or other.category == kind.category]
     sibling = choices.other_than(kind, siblings)
-    fitting = Attributes(
-        attributes.brand,
-        attributes.color,
-        attributes.material if attributes.material in sibling.materials else None,
-        attributes.size if attributes.size in sibling.sizes else None,
-    )
+    fitting = {key: value for key, value in attributes.items() if value in sibling.values[key]}
     return Wanted(sibling, choices.one_of(sibling.parts) if part else None, fitting)
 
 
-def _one_differs(attributes: Attributes, kind: ProductKind, choices: RandomChoices) -> Attributes:
-    values = {f.name: getattr(attributes, f.name) for f in fields(attributes)}
-    changed = choices.one_of(attributes.named())
-    all_values: dict[str, Sequence[object]] = {
-        "brand": BRANDS,
-        "color": range(len(COLORS)),
-        "material": kind.materials,
-        "size": kind.sizes,
-    }
-    values[changed] = choices.other_than(values[changed], all_values[changed])
-    return Attributes(**values)
-
-
-def _title(kind: ProductKind, name: str, part: str | None, attributes: Attributes, choices: RandomChoices) -> str:
-    brand, color, material, size = (getattr(attributes, f.name) for f in fields(attributes))
-    written_size = choices.one_of(UNITS[kind.unit][0]).format(size.title())
-    thing = name if part is None else choices.one_of((f"{name} {part}", f"{part} for {name}"))
+def _title(product: Wanted, name: str, choices: RandomChoices) -> str:
+    attributes = product.attributes
+    written_size = choices.one_of(UNITS[product.kind.unit][0]).format(attributes["size"].title())
+    thing = _thing(name, product.part, choices)
     words = [
-        brand,
+        attributes["brand"],
         *([choices.one_of(QUALITIES)] if choices.chance(0.4) else []),
-        choices.one_of(COLORS[color]).title(),
-        material.title(),
+        choices.one_of(COLORS[attributes["color"]]).title(),
+        attributes["material"].title(),
         thing.title().replace(" For ", " for ").replace(" Of ", " of "),
     ]
     words.insert(1 if choices.chance(0.6) else len(words), written_size)
@@ -237,22 +190,23 @@ def _title(kind: ProductKind, name: str, part: str | None, attributes: Attribute
     return " ".join(words)
 
 
+def _thing(name: str, part: str | None, choices: RandomChoices) -> str:
+    return choices.one_of((f"{name} {part}", f"{part} for {name}")) if part else name
+
+
 def _query_text(wanted: Wanted, name: str, choices: RandomChoices) -> str:
     attributes = wanted.attributes
-    before = [attributes.brand.lower()] if attributes.brand else []
-    if attributes.color is not None:
-        before.append(choices.one_of(COLORS[attributes.color]))
-    if attributes.material:
-        before.append(attributes.material)
+    before = [attributes["brand"].lower()] if "brand" in attributes else []
+    if "color" in attributes:
+        before.append(choices.one_of(COLORS[attributes["color"]]))
+    if "material" in attributes:
+        before.append(attributes["material"])
     after: list[str] = []
-    if attributes.size:
-        size = choices.one_of(UNITS[wanted.kind.unit][1]).format(attributes.size)
-        if choices.chance(0.15):
-            size = attributes.size
+    if size := attributes.get("size"):
+        written = choices.one_of(UNITS[wanted.kind.unit][1]).format(size)
+        size = size if choices.chance(0.15) else written
         (before if choices.chance(0.6) else after).append(size)
-    thing = name
-    if wanted.part:
-        thing = choices.one_of((f"{name} {wanted.part}", f"{wanted.part} for {name}"))
+    thing = _thing(name, wanted.part, choices)
     text = " ".join([*choices.shuffled(before), thing, *after])
     return _misspelled(text, choices) if choices.chance(MISSPELLED) else text
 
