@@ -17,9 +17,10 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.errors import InputError, PrunetimeError
 from prunetime.inference.engine import supported_isas
-from prunetime.latency import measure
 
 LENGTHS = (7, 1, 16)
+
+QUICK = {"retry_seconds": 0.0, "idle_us": 1_000.0}
 
 
 def case(seed: int, pruned: bool = True, **sizes: int) -> BenchmarkCase:
@@ -91,12 +92,10 @@ def test_compiled_torch_without_a_compiler() -> None:
         pytorch_compiled.prepare(setting_of(case(0, pruned=False, layers=1)), "fp32")
 
 
-def test_rows_of_every_precision_of_ours_and_of_the_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
+def test_rows_of_every_precision_of_ours_and_of_the_baselines() -> None:
     budget = Budget(share=1.0, seq_len=8, batch=2)
     dense, pruned = case(0, pruned=False), case(0)
-    rows = bench.rows([dense, pruned], budget, ["onnxruntime", "pytorch"])
+    rows = bench.rows([dense, pruned], budget, ["onnxruntime", "pytorch"], **QUICK)
     ours = [("prunetime", "fp32"), ("prunetime", "bf16"), ("prunetime", "int8")]
     theirs = [("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("pytorch", "fp32"), ("pytorch", "bf16")]
     assert [(row["engine"], row["precision"]) for row in rows] == [*ours, *theirs, *ours]
@@ -110,16 +109,14 @@ def test_rows_of_every_precision_of_ours_and_of_the_baselines(monkeypatch: pytes
         else:
             assert row["max_logit_error"] > 1e-4
     assert rows[5]["max_logit_error"] == 0.0
-    alone = bench.rows([pruned], budget, [], ["bf16"])
+    alone = bench.rows([pruned], budget, [], ["bf16"], **QUICK)
     assert [row["precision"] for row in alone] == ["bf16"]
 
 
-def test_a_model_that_drops_tokens_is_checked_against_torch_that_drops_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
+def test_a_model_that_drops_tokens_is_checked_against_torch_that_drops_them() -> None:
     model = case(0, pruned=False)
     dropping = replace(model, spec=model.spec.with_layer(0, tokens=0.5))
-    rows = bench.rows([dropping], Budget(share=1.0, seq_len=16), ["pytorch"], ["fp32"])
+    rows = bench.rows([dropping], Budget(share=1.0, seq_len=16), ["pytorch"], ["fp32"], **QUICK)
     assert [row["max_logit_error"] < 1e-4 for row in rows if row["precision"] == "fp32"] == [True, True]
     setting, batch = setting_of(model), setting_of(model).checked[0]
     whole, dropped = (pytorch.prepare(setting, "fp32", each.token_spec)(batch)() for each in (model, dropping))
@@ -140,10 +137,8 @@ WRONG = r"{} fp32 tiny 0: .* differ .* the limit is 0\.001 for fp32"
 
 
 def test_a_baseline_that_runs_another_model_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
     monkeypatch.setattr(onnxruntime, "prepare", with_another_bias(onnxruntime.prepare))
-    rows = bench.rows([case(0)], Budget(share=1.0, seq_len=8), ["onnxruntime", "pytorch"], ["fp32"])
+    rows = bench.rows([case(0)], Budget(share=1.0, seq_len=8), ["onnxruntime", "pytorch"], ["fp32"], **QUICK)
     refused = next(row for row in rows if row["engine"] == "onnxruntime")
     assert re.match(WRONG.format("onnxruntime"), refused["refused"])
     assert [refused[name] for name in bench.MEASURED] == [None] * len(bench.MEASURED)
@@ -153,37 +148,31 @@ def test_a_baseline_that_runs_another_model_is_a_row_that_says_so(monkeypatch: p
 
 def test_our_engine_is_not_timed_where_it_runs_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of fp32 a bias is too much; bf16 is off by more than that."""
-    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
     monkeypatch.setattr(pytorch, "prepare", with_another_bias(pytorch.prepare))
-    rows = bench.rows([case(0)], Budget(share=1.0, seq_len=8), [])
+    rows = bench.rows([case(0)], Budget(share=1.0, seq_len=8), [], **QUICK)
     assert re.match(WRONG.format("prunetime"), rows[0]["refused"])
     assert [(row["precision"], row["p50_us"] is None) for row in rows] == [
         ("fp32", True), ("bf16", False), ("int8", False)
     ]  # fmt: skip
-    (alone,) = bench.rows([case(0)], Budget(share=1.0, seq_len=8), [], ["fp32"])
+    (alone,) = bench.rows([case(0)], Budget(share=1.0, seq_len=8), [], ["fp32"], **QUICK)
     assert "refused" in alone
 
 
 def test_a_precision_that_does_badly_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
     monkeypatch.setitem(bench.LARGEST_ERROR, "int8", 1e-9)
-    rows = bench.rows([case(0)], Budget(share=1.0, seq_len=8), [])
+    rows = bench.rows([case(0)], Budget(share=1.0, seq_len=8), [], **QUICK)
     assert re.search(r"limit is 1e-09 for int8: they are too far off to be of use", rows[2]["refused"])
     assert all(row["p50_us"] > 0 for row in rows[:2])
 
 
 def test_a_baseline_that_cannot_run_the_model_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """CTranslate2 has no uneven layers, and a library may fail in a way of its own."""
-    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
 
     def fails(*_: object) -> None:
         raise RuntimeError("no such kernel\n  at line 1")
 
     monkeypatch.setattr(onnxruntime, "prepare", fails)
-    rows = bench.rows([case(0)], Budget(share=1.0, seq_len=8), ["ctranslate2", "onnxruntime"], ["fp32"])
+    rows = bench.rows([case(0)], Budget(share=1.0, seq_len=8), ["ctranslate2", "onnxruntime"], ["fp32"], **QUICK)
     refused = [row["refused"] for row in rows[1:]]
     assert "all heads, all rows" in refused[0]
     assert refused[1:] == [

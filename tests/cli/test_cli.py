@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 from tiny import bert_folder, write_tsv
 
 import prunetime
-from prunetime.baselines import bench
 from prunetime.cli import main
 from prunetime.cli.runs import emit_result
 from prunetime.core import artifact
@@ -22,7 +21,6 @@ from prunetime.core.arch import ArchSpec, KeptBlocks
 from prunetime.core.artifact import Manifest
 from prunetime.core.precision import MatrixPlan, PrecisionPlan
 from prunetime.core.task import Task
-from prunetime.latency import measure
 from prunetime.latency.synthetic import random_weights
 from prunetime.models import families
 from prunetime.models.hf import config_json
@@ -204,16 +202,15 @@ def test_profile_reports_its_error(inputs: Path, tmp_path: Path) -> None:
     assert profile["noisy"] == result["noisy"]
 
 
-def test_bench_times_every_precision_and_checks_baselines(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(bench, "IDLE_US", 1_000.0)
-    rows = answer("bench", inputs / "model", "--seq-len", "16", "--against", "pytorch,onnxruntime")["rows"]
+def test_bench_times_every_precision_and_checks_baselines(inputs: Path) -> None:
+    quick = ("--seq-len", "16", "--retry-seconds", "0", "--idle-us", "1000")
+    rows = answer("bench", inputs / "model", *quick, "--against", "pytorch,onnxruntime")["rows"]
     engines = [(row["engine"], row["precision"]) for row in rows]
     assert [precision for engine, precision in engines if engine == "prunetime"] == ["fp32", "bf16", "int8"]
     assert {("pytorch", "bf16"), ("onnxruntime", "int8")} <= set(engines)
     assert all(row["p50_us"] > 0 and row["idle_p50_us"] > 0 for row in rows)
     assert all(row["max_logit_error"] < 1e-3 for row in rows if row["precision"] == "fp32")
-    shown = run("bench", inputs / "bert", "--seq-len", "16", "--precision", "fp32").stdout.splitlines()
+    shown = run("bench", inputs / "bert", *quick, "--precision", "fp32").stdout.splitlines()
     assert len(shown) == 2
     assert shown[1].split()[1:3] == ["prunetime", "fp32"]
 

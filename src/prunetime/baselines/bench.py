@@ -19,8 +19,8 @@ from prunetime.errors import InputError, PrunetimeError, first_line
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.latency import plans
-from prunetime.latency.measure import calls_within, interleave, pinned, run_rounds, summarise
-from prunetime.latency.timing import IDLE_US
+from prunetime.latency.measure import RETRY_SECONDS, calls_within, interleave, pinned, run_rounds, summarise
+from prunetime.latency.settings import IDLE_US
 
 BASELINES = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "ctranslate2")
 """Modules of this package with `precisions()` and `prepare(setting, precision)`."""
@@ -54,17 +54,21 @@ def rows(
     baselines: Sequence[str],
     precisions: Sequence[str] = PRECISIONS,
     auto_error: float = AUTO_ERROR,
+    *,
+    retry_seconds: float = RETRY_SECONDS,
+    idle_us: float = IDLE_US,
 ) -> list[dict[str, Any]]:
     """A row for each of `precisions` of our engine on each of `cases`, then for each precision of each of `baselines`.
 
-    The precision `auto` is the fastest plan that is off by at most `auto_error` in a logit.
+    The precision `auto` is the fastest plan that is off by at most `auto_error` in a logit. What is noisy is timed
+    again, for at most `retry_seconds`.
 
     All take turns at `budget.batch` random sequences of `budget.seq_len` tokens on `budget.threads` threads, from
     token ids to logits. The baselines run the first of `cases`, its matrices dense and no token dropped. A row:
     `model`, `engine`, `precision`, `batch`, `seq_len`, `threads`, `p50_us`, `p99_us`, `noisy` (the interval of the
-    median is wide, or the p99 several times the median), `idle_p50_us` (after a pause of 20 ms), `max_logit_error` (the
-    largest absolute difference to float32 torch of the same weights) and, of ours, `isa`. What cannot run the model, or
-    whose logits are wrong, is not timed: its row says why in `refused`, and its numbers are None.
+    median is wide, or the p99 several times the median), `idle_p50_us` (after a pause of `idle_us`), `max_logit_error`
+    (the largest absolute difference to float32 torch of the same weights) and, of ours, `isa`. What cannot run the
+    model, or whose logits are wrong, is not timed: its row says why in `refused`, and its numbers are None.
 
     Raises:
         InputError: a baseline is unknown or not installed, or the sequences are too long for a model.
@@ -112,9 +116,9 @@ def rows(
         if not calls:
             return list(found.values())
         counts = {name: calls_within(call, _SECONDS, _CALLS) for name, call in calls.items()}
-        hot = interleave(calls, calls=counts)
+        hot = interleave(calls, calls=counts, retry_seconds=retry_seconds)
         few = {name: min(count, _IDLE_CALLS) for name, count in counts.items()}
-        idle = run_rounds(calls, _IDLE_ROUNDS, few, idle_us=IDLE_US)
+        idle = run_rounds(calls, _IDLE_ROUNDS, few, idle_us=idle_us)
     for key in calls:
         latency = summarise(hot[key])
         found[key] |= {"p50_us": latency.p50_us, "p99_us": latency.p99_us, "noisy": latency.disturbed}

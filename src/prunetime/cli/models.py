@@ -30,7 +30,7 @@ from prunetime.core.precision import PRECISIONS, Precision, PrecisionPlan
 from prunetime.core.task import Answer, Tagged, Task
 from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
-from prunetime.latency.settings import TimingSettings
+from prunetime.latency.settings import IDLE_US, TimingSettings
 from prunetime.settings import Settings
 
 INSPECT_WIDTH = 100
@@ -220,6 +220,8 @@ def profile(
     help="Of our engine; without it, fp32, bf16 and int8 are rows. auto: what measures fastest, matrix by matrix.",
 )
 @click.option("--max-error", default=0.05, help="Of a logit against fp32, for --precision auto.")
+@settings_options(TimingSettings, ("retry_seconds",), plain=True)
+@click.option("--idle-us", type=click.FloatRange(1.0), default=IDLE_US, help="Pause before each call after a pause.")
 @click.option("--roofline", is_flag=True, help="Beside every sub-layer the least time that this machine allows.")
 @json_option
 def bench(
@@ -228,6 +230,8 @@ def bench(
     precision: str | None,
     max_error: float,
     roofline: bool,
+    retry_seconds: float,
+    idle_us: float,
     as_json: bool,
     **setting: Any,
 ) -> None:
@@ -251,7 +255,7 @@ def bench(
         measured = [measure(each, budget, uniform) for each in cases]
         emit({"models": [result for result, _ in measured]}, as_json, "\n\n".join(text for _, text in measured))
         return
-    rows = benching.rows(cases, budget, names, precisions, max_error)
+    rows = benching.rows(cases, budget, names, precisions, max_error, retry_seconds=retry_seconds, idle_us=idle_us)
     width = max(len(row["model"]) for row in rows)
     header = (
         f"{'model':{width}}  {'engine':18}{'precision':10}{'p50 us':>10}{'p99 us':>10}{'idle us':>10}{'max error':>12}"

@@ -121,10 +121,10 @@ def interleave(
     named: Mapping[str, TimedCall],
     rounds: int = 12,
     calls: int | Mapping[str, int] = 20,
-    retry_seconds: float | None = None,
+    retry_seconds: float = RETRY_SECONDS,
 ) -> dict[str, Samples]:
     """Samples of every call over `rounds` interleaved rounds, and more for `retry_seconds` while any is noisy."""
-    deadline = time.monotonic() + (RETRY_SECONDS if retry_seconds is None else retry_seconds)
+    deadline = time.monotonic() + retry_seconds
     result = run_rounds(named, rounds, calls)
     while time.monotonic() < deadline and any(summarise(samples).noisy for samples in result.values()):
         done = len(next(iter(result.values())))

@@ -8,6 +8,9 @@ from prunetime.core.options import check, option
 from prunetime.core.record import Record
 from prunetime.latency.measure import RETRY_SECONDS
 
+IDLE_US = 20_000.0
+"""The pause before each call of the condition `idle`, in microseconds."""
+
 
 @dataclass(frozen=True)
 class TimingSettings(Record):

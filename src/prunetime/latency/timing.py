@@ -26,6 +26,7 @@ from prunetime.inference.engine import Engine
 from prunetime.inference.model import load
 from prunetime.inference.tokenize import Texts, Tokenizer
 from prunetime.latency.measure import Samples, TimedCall, one_round, pinned, run_rounds
+from prunetime.latency.settings import IDLE_US
 from prunetime.latency.synthetic import random_batch, random_weights
 
 TimingSetting = tuple[str, str]
@@ -34,7 +35,6 @@ TimingSetting = tuple[str, str]
 SETTINGS: tuple[TimingSetting, ...] = tuple(
     (scope, condition) for scope in ("ids", "text") for condition in ("hot", "idle")
 )
-IDLE_US = 20_000.0
 
 SamplesBySetting = dict[TimingSetting, dict[str, Samples]]
 
