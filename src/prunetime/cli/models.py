@@ -230,10 +230,8 @@ def bench(
     precision: str | None,
     max_error: float,
     roofline: bool,
-    retry_seconds: float,
-    idle_us: float,
     as_json: bool,
-    **setting: Any,
+    **options: Any,
 ) -> None:
     """Time encoders, interleaved with baselines that run the first of them (its matrices dense).
 
@@ -243,8 +241,9 @@ def bench(
     from prunetime.baselines import bench as benching
     from prunetime.baselines.case import benchmark_case
 
+    waits = {name: options.pop(name) for name in ("retry_seconds", "idle_us")}
     names = [name.strip() for name in against.split(",") if name.strip()]
-    cases, budget = [benchmark_case(model) for model in models], Budget(share=1.0, **setting)
+    cases, budget = [benchmark_case(model) for model in models], Budget(share=1.0, **options)
     precisions = (precision,) if precision else PRECISIONS
     if roofline:
         if names or budget.threads > 1 or precision == "auto":
@@ -255,7 +254,7 @@ def bench(
         measured = [measure(each, budget, uniform) for each in cases]
         emit({"models": [result for result, _ in measured]}, as_json, "\n\n".join(text for _, text in measured))
         return
-    rows = benching.rows(cases, budget, names, precisions, max_error, retry_seconds=retry_seconds, idle_us=idle_us)
+    rows = benching.rows(cases, budget, names, precisions, max_error, **waits)
     width = max(len(row["model"]) for row in rows)
     header = (
         f"{'model':{width}}  {'engine':18}{'precision':10}{'p50 us':>10}{'p99 us':>10}{'idle us':>10}{'max error':>12}"
