@@ -41,9 +41,9 @@ ALWAYS_PROMPTS: Mapping[str, str] = {"query": "", "document": ""}
 class SentenceFolder:
     """What a folder says of a model for tasks of some kind; `folder` has the encoder's files, `root` modules.json.
 
-    `pooling` is None where the folder says nothing of it. `layers` follow pooling, each with
-    the folder of its weights; with `normalize`, embeddings are
-    scaled to length 1. `activation` is what a CrossEncoder does to its logits, None where the folder does not say.
+    `pooling` is None where the folder says nothing of it. `layers` follow pooling, each with the folder of its weights;
+    with `normalize`, embeddings are scaled to length 1. `activation` is what a CrossEncoder does to its logits, None
+    where the folder does not say.
     `max_seq_length` is the most tokens of a text, with the name of the field that says so.
     """
 
