@@ -152,11 +152,8 @@ class LayerSpec:
     def describe_blocks(self, dims: Dims, matrices: Iterable[str] = MATRICES) -> str:
         """For people, what is kept of those of `matrices` that are in blocks: `query 5 of 16 32x32`; or nothing."""
         shapes = self.matrix_shapes(dims)
-        return ", ".join(
-            f"{b.matrix} {b.kept} of {math.prod(b.grid(shapes[b.matrix]))} {b.rows}x{b.columns}"
-            for b in self.blocks
-            if b.matrix in matrices
-        )
+        blocks = [(b, math.prod(b.grid(shapes[b.matrix]))) for b in self.blocks if b.matrix in matrices]
+        return ", ".join(f"{b.matrix} {b.kept} of {count} {b.rows}x{b.columns}" for b, count in blocks)
 
     def matrix_shapes(self, dims: Dims) -> dict[str, tuple[int, int]]:
         """(output channels, inputs) of every matrix this layer still has."""
@@ -217,8 +214,7 @@ class LayerSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LayerSpec:
         values = strict_keys(cls, data)
-        blocks = tuple(KeptBlocks.from_json(b) for b in values.get("blocks", ()))
-        return cls(**{**values, "blocks": blocks})
+        return cls(**{**values, "blocks": tuple(map(KeptBlocks.from_json, values.get("blocks", ())))})
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,5 @@
 """The artifact: a folder with a pruned model, all that is needed to run it, and a digest of every byte of it.
 
-    manifest.json       format, config, spec, plan, task, provenance, sha256 and size of every other file
-    model.safetensors   the kept weights
-    tokenizer.json      the tokenizer
-    config.json         lets `transformers` load the same folder (after `import prunetime.models.hf`)
-    model_card.md       what it is and what was measured
-
 Reading one executes nothing from it and believes nothing that it has not checked.
 """
 

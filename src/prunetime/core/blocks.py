@@ -28,9 +28,14 @@ def to_blocks(weight: Float32Array, kept: BoolArray, rows: int, columns: int) ->
     grid = block_grid((weight.shape[0], weight.shape[1]), rows, columns)
     if kept.shape != grid:
         raise InputError(f"kept blocks are {kept.shape}; a matrix {weight.shape} has {grid} blocks of {rows}x{columns}")
-    over = [(0, blocks * size - width) for blocks, size, width in zip(grid, (rows, columns), weight.shape, strict=True)]
-    tiles = np.pad(weight, over).reshape(grid[0], rows, grid[1], columns).swapaxes(1, 2)
-    return np.ascontiguousarray(tiles[kept]), np.flatnonzero(kept).astype(np.int32)
+    return np.ascontiguousarray(_tiles(weight, rows, columns)[kept]), np.flatnonzero(kept).astype(np.int32)
+
+
+def _tiles(matrix: Array, rows: int, columns: int) -> Array:
+    """[row blocks, column blocks, rows, columns], with zeros outside of the matrix."""
+    grid = block_grid((matrix.shape[0], matrix.shape[1]), rows, columns)
+    over = [(0, blocks * size - width) for blocks, size, width in zip(grid, (rows, columns), matrix.shape, strict=True)]
+    return np.pad(matrix, over).reshape(grid[0], rows, grid[1], columns).swapaxes(1, 2)
 
 
 def put_in_blocks(weights: dict[str, Array], name: str, kept: BoolArray, rows: int, columns: int) -> None:
@@ -48,11 +53,7 @@ def kept_blocks(weights: Weights, layer: int) -> tuple[KeptBlocks, ...]:
 
 def block_norms(weight: Float32Array, rows: int, columns: int) -> Float64Array:
     """Sums of squares [row blocks, column blocks] of the blocks of `weight` [out, in]."""
-    grid = block_grid((weight.shape[0], weight.shape[1]), rows, columns)
-    padded = np.zeros((grid[0] * rows, grid[1] * columns))
-    padded[: weight.shape[0], : weight.shape[1]] = np.square(weight, dtype=np.float64)
-    found: Float64Array = padded.reshape(grid[0], rows, grid[1], columns).sum((1, 3))
-    return found
+    return np.asarray(_tiles(np.square(weight, dtype=np.float64), rows, columns).sum((2, 3)))
 
 
 def to_dense(

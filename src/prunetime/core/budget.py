@@ -79,8 +79,8 @@ class Budget(Record):
     def amount(self) -> str:
         """The time or share as `parse` reads it, without rounding: `1900us`, `40%`."""
         if self.us is not None:
-            return f"{_digits(Decimal(repr(self.us)))}us"
-        return f"{_digits(Decimal(repr(self.share)) * 100)}%"
+            return f"{Decimal(repr(self.us)).normalize():f}us"
+        return f"{(Decimal(repr(self.share)) * 100).normalize():f}%"
 
     def resolve(self, dense_us: float) -> float:
         """The budget in microseconds, given the dense latency in the same setting."""
@@ -93,9 +93,3 @@ class Budget(Record):
         amount = f"{self.us:g} us" if self.us is not None else f"{100 * (self.share or 0):g} % of dense"
         where = f"{self.scope} to score, {self.condition}, {self.batch} x {self.seq_len} tokens"
         return f"{amount} ({self.statistic}, {where}, {self.threads} thread{'s' * (self.threads > 1)})"
-
-
-def _digits(number: Decimal) -> str:
-    """A number without an exponent and without zeros at its end."""
-    digits = f"{number:f}"
-    return digits.rstrip("0").rstrip(".") if "." in digits else digits

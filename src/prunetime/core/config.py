@@ -46,27 +46,19 @@ class Family:
         return self.position_offset - 1 if self.position_offset else None
 
 
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family("bert"),
-        Family("roberta", position_offset=2),
-        Family("xlm-roberta", position_offset=2),
-        Family("camembert", position_offset=2),
-        Family("distilbert", token_types=False, head_activation="relu"),
-        Family("electra", head_activation="gelu"),
-        Family("mpnet", position_offset=2, token_types=False, relative_positions=True),
-        Family(
-            "modernbert",
-            token_types=False,
-            head_activation="gelu",
-            rotary=True,
-            pre_norm=True,
-            gated=True,
-            head_norm=True,
-        ),
-    )
-}
+_FAMILIES = (
+    Family("bert"),
+    Family("roberta", position_offset=2),
+    Family("xlm-roberta", position_offset=2),
+    Family("camembert", position_offset=2),
+    Family("distilbert", token_types=False, head_activation="relu"),
+    Family("electra", head_activation="gelu"),
+    Family("mpnet", position_offset=2, token_types=False, relative_positions=True),
+    Family(
+        "modernbert", token_types=False, head_activation="gelu", rotary=True, pre_norm=True, gated=True, head_norm=True
+    ),
+)
+FAMILIES = {family.name: family for family in _FAMILIES}
 
 TaskLogitRows = Literal["pooled", "tokens", "embedding"]
 LogitRows = Literal[TaskLogitRows, "token_embeddings"]
@@ -99,10 +91,8 @@ class HeadLayer(Record):
         if type(self.width) is not int or self.width < 1:
             raise InputError(f"a head layer is {self.width!r} wide; it must be a whole number of at least 1")
         if self.activation not in get_args(Activation):
-            raise InputError(
-                f"the activation {self.activation!r} of a head layer is not supported; use one of "
-                f"{', '.join(get_args(Activation))}"
-            )
+            known = ", ".join(get_args(Activation))
+            raise InputError(f"the activation {self.activation!r} of a head layer is not supported; use one of {known}")
         if self.kind == "norm" and self.activation != "identity":
             raise InputError(f"a head layer of kind norm has the activation {self.activation}; only dense layers have")
         if not (isinstance(self.eps, float) and 0.0 < self.eps < 1.0):

@@ -150,15 +150,13 @@ def check(settings: object) -> None:
             continue
         if limits.choices is not None and not is_dataclass(value) and value not in limits.choices.values():
             raise InputError(f"{each.name} is {value!r}; it must be one of {', '.join(limits.choices)}")
-        if limits.least is not None:
-            _check_number(each, value, limits.least, inf if limits.most is None else limits.most)
-
-
-def _check_number(declared: Declared, value: Any, least: float, most: float) -> None:
-    types, number = ((int,), "a whole number") if declared.kind is int else ((int, float), "a number")
-    if type(value) not in types or not least <= value <= most:
-        bounds = f"of at least {least:g}" if most == inf else f"from {least:.10g} to {most:.10g}"
-        raise InputError(f"{declared.name} is {value!r}; it must be {number} {bounds}")
+        if limits.least is None:
+            continue
+        least, most = limits.least, inf if limits.most is None else limits.most
+        types, number = ((int,), "a whole number") if each.kind is int else ((int, float), "a number")
+        if type(value) not in types or not least <= value <= most:
+            bounds = f"of at least {least:g}" if most == inf else f"from {least:.10g} to {most:.10g}"
+            raise InputError(f"{each.name} is {value!r}; it must be {number} {bounds}")
 
 
 def _declared(each: Field[Any], hint: Any) -> Declared:

@@ -92,13 +92,9 @@ class PrecisionPlan:
             raise InputError(f"plan names layer {beyond[0]}; the encoder has {len(spec.layers)} layers, from 0")
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "default": self.default.to_json(),
-            "exceptions": [
-                {"layer": layer, "matrix": matrix, "plan": plan.to_json()} for layer, matrix, plan in self.exceptions
-            ],
-            "quality_loss": self.quality_loss,
-        }
+        places = ((layer, matrix, plan.to_json()) for layer, matrix, plan in self.exceptions)
+        exceptions = [{"layer": layer, "matrix": matrix, "plan": plan} for layer, matrix, plan in places]
+        return {"default": self.default.to_json(), "exceptions": exceptions, "quality_loss": self.quality_loss}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PrecisionPlan:

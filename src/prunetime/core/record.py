@@ -30,10 +30,8 @@ def strict_keys(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{cls.__name__}: got {data!r}, expected an object")
     known = {item.name for item in fields(cls)}
     required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}
-    if set(data) - known:
-        raise InputError(
-            f"{cls.__name__}: unknown {', '.join(sorted(set(data) - known))}; known are {', '.join(sorted(known))}"
-        )
-    if required - set(data):
-        raise InputError(f"{cls.__name__}: {', '.join(sorted(required - set(data)))} missing")
+    if unknown := sorted(set(data) - known):
+        raise InputError(f"{cls.__name__}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    if missing := sorted(required - set(data)):
+        raise InputError(f"{cls.__name__}: {', '.join(missing)} missing")
     return dict(data)

@@ -131,7 +131,15 @@ class Task:
         if self.max_length < 3:
             raise InputError(f"max_length is {self.max_length}: a sequence has at least 3 tokens")
         self._check_windows()
-        self._check_sentence_settings()
+        one_of("activation", self.activation, (None, *get_args(ScoreActivation)))
+        if self.activation is not None and self.rows != "pooled":
+            raise InputError(
+                f"activation is {self.activation!r}, but {self.kind} has no scores of logits: leave it out"
+            )
+        if self.prompts != Prompts() and self.rows == "tokens":
+            raise InputError(f"prompts are not supported for {self.kind}: leave them out")
+        if self.embedding != EmbeddingSettings() and self.rows != "embedding":
+            raise InputError(f"{self.embedding} is of embeddings, which {self.kind} has not: leave it out")
 
     @property
     def traits(self) -> TaskTraits:
@@ -191,17 +199,6 @@ class Task:
             return self.scores(logits)
         predicted = sigmoid(logits) if self.activation == "sigmoid" else logits
         return predicted[:, 0] if self.outputs == 1 else predicted
-
-    def _check_sentence_settings(self) -> None:
-        one_of("activation", self.activation, (None, *get_args(ScoreActivation)))
-        if self.activation is not None and self.rows != "pooled":
-            raise InputError(
-                f"activation is {self.activation!r}, but {self.kind} has no scores of logits: leave it out"
-            )
-        if self.prompts != Prompts() and self.rows == "tokens":
-            raise InputError(f"prompts are not supported for {self.kind}: leave them out")
-        if self.embedding != EmbeddingSettings() and self.rows != "embedding":
-            raise InputError(f"{self.embedding} is of embeddings, which {self.kind} has not: leave it out")
 
     def _check_windows(self) -> None:
         if not self.traits.reads_windows:

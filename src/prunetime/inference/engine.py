@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -171,30 +171,20 @@ def supported_isas() -> list[str]:
 
 def forward_config(config: EncoderConfig) -> ForwardConfig:
     """`config` as the engine takes it: the differences of its family and the layers of its head are written out."""
-    dims, family = config.dims, FAMILIES[config.family]
+    family = FAMILIES[config.family]
     return ForwardConfig(
-        layers=dims.layers,
+        **asdict(config.dims),
         embedding=config.embedding,
-        hidden=dims.hidden,
-        heads=dims.heads,
-        head_dim=dims.head_dim,
-        ffn=dims.ffn,
-        vocabulary=dims.vocabulary,
-        positions=dims.positions,
         position_offset=family.position_offset,
         token_types=config.token_types if family.token_types else 0,
         relative_positions=family.relative_positions,
         rotary_theta=[layer.theta for layer in config.rotary],
         rotary_window=[layer.window or 0 for layer in config.rotary],
         pre_norm=family.pre_norm,
-        gated=family.gated,
         layer_norm_eps=config.layer_norm_eps,
         outputs=config.outputs,
         rows="all" if config.reads_every_token else config.pooling,
-        head=[
-            HeadLayerConfig(name=name, kind=layer.kind, width=layer.width, activation=layer.activation, eps=layer.eps)
-            for name, layer in config.head_layers
-        ],
+        head=[HeadLayerConfig(name=name, **asdict(layer)) for name, layer in config.head_layers],
         normalize=config.normalize,
         separator=-1 if config.separator is None else config.separator,
     )
@@ -235,10 +225,8 @@ def _with_distances(weights: Weights, config: EncoderConfig) -> Weights:
 
 def _spec_of(counts: list[tuple[int, int, int, int]], weights: Weights, spec: ArchSpec | None) -> ArchSpec:
     """The spec that the arrays have, with the tokens kept of `spec`; raises EngineError where the rest differs."""
-    layers = []
-    for index, layer_counts in enumerate(counts):
-        tokens = 1.0 if spec is None else spec.layers[index].tokens
-        layers.append(LayerSpec(*layer_counts, blocks=kept_blocks(weights, index), tokens=tokens))
+    tokens = [1.0] * len(counts) if spec is None else [layer.tokens for layer in spec.layers]
+    layers = (LayerSpec(*each, kept_blocks(weights, i), tokens[i]) for i, each in enumerate(counts))
     found = ArchSpec(tuple(layers))
     if spec is not None and _live(found) != _live(spec):
         raise EngineError(f"the arrays are an encoder of {found}, not of {spec}")

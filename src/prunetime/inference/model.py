@@ -144,11 +144,9 @@ class Model:
         prompt = task.prompts.resolve(prompt_name, prompt)
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         check_not_empty(texts)
-        parts = [
-            settings.kept(self.engine.logits(single_inputs(self.tokenizer, task, batch, prompt).tokens))
-            for batch in _batches(texts, batch_size, show_progress_bar)
-        ]
-        embeddings = np.concatenate(parts)
+        batches = _batches(texts, batch_size, show_progress_bar)
+        inputs_of_batches = (single_inputs(self.tokenizer, task, batch, prompt) for batch in batches)
+        embeddings = np.concatenate([settings.kept(self.engine.logits(each.tokens)) for each in inputs_of_batches])
         if normalize_embeddings:
             embeddings = unit(embeddings)
         return embeddings[0] if isinstance(inputs, str) else embeddings

@@ -82,12 +82,8 @@ def words(tokenizer: Tokenizer, task: Task, texts: Sequence[str]) -> Words:
         starts, last = [start for start, _ in own], -1
         for token in range(tokens.offsets[sequence], tokens.offsets[sequence + 1]):
             first, stop = spans[token].tolist()
-            while first < stop and text[first].isspace():
-                first += 1
-            if first >= stop:
-                continue
-            found = bisect_right(starts, first) - 1
-            if found != last:
+            first = stop - len(text[first:stop].lstrip())
+            if first < stop and (found := bisect_right(starts, first) - 1) != last:
                 word[token], last = found, found
     return Words(task, tokens, list(texts), parts, word)
 

@@ -92,7 +92,7 @@ class Tokenizer:
 
     def highest_type(self, texts: int) -> int:
         """The highest token type of sequences of one or of two texts."""
-        return max(run.type for run in self._template(texts))
+        return max(run.type for run in self._templates[texts])
 
     def encode(self, texts: Sequence[Texts]) -> Ragged:
         """Token ids and types of texts or pairs, special tokens included, at most `max_length` each.
@@ -122,7 +122,7 @@ class Tokenizer:
     def encode_spans(self, texts: Sequence[str]) -> tuple[Ragged, Int32Array]:
         """As `encode`, and the characters (first, one past the last) of its text that each token stands for,
         [tokens, 2]; nothing, (0, 0), for special tokens."""
-        template, room = self._template(1), self._room(1)
+        template, room = self._templates[1], self._room(1)
         ids, types, spans = [], [], [np.zeros((0, 2), np.int32)]
         for text, (part, encoding) in zip(texts, self._encodings(texts, with_spans=True), strict=True):
             own = encoding.ids[self._kept(len(encoding), room)]
@@ -161,7 +161,7 @@ class Tokenizer:
         Raises InputError for an id that is none, and where a sequence is too long, empty, or without the special tokens
         that a text has.
         """
-        template = self._template(1)
+        template = self._templates[1]
         place = next(index for index, run in enumerate(template) if run.text is not None)
         before, after = (_filled(runs, []) for runs in (template[:place], template[place + 1 :]))
         types = []
@@ -184,7 +184,7 @@ class Tokenizer:
 
     def joined(self, *texts: Tokens) -> tuple[list[int], list[int]]:
         """The ids and types that `encode` gives for one or two texts, of which these are the `single` tokens."""
-        template, room = self._template(len(texts)), self._room(len(texts))
+        template, room = self._templates[len(texts)], self._room(len(texts))
         lengths = [len(text.ids) for text in texts]
         if len(texts) == 2 and sum(lengths) > room:
             if room % 2 and min(lengths) > room // 2:  # the longer text keeps one token more
@@ -266,7 +266,7 @@ class Tokenizer:
         return slice(max(0, count - room), count) if self.cuts_left else slice(0, room)
 
     def _room(self, texts: int) -> int:
-        special = sum(len(run.ids) for run in self._template(texts) if run.text is None)
+        special = sum(len(run.ids) for run in self._templates[texts] if run.text is None)
         if special > self.max_length:
             raise InputError(
                 f"sequences of {self.max_length} tokens hold no text: {special} are special tokens; give a larger "
@@ -274,18 +274,14 @@ class Tokenizer:
             )
         return self.max_length - special
 
-    def _template(self, texts: int) -> tuple[_TokenRun, ...]:
-        return self._templates[texts - 1]
-
     @cached_property
-    def _templates(self) -> tuple[tuple[_TokenRun, ...], tuple[_TokenRun, ...]]:
-        """The templates of sequences of one text and of two: their parts in order, read off the tokenizer."""
+    def _templates(self) -> dict[int, tuple[_TokenRun, ...]]:
+        """The parts of sequences, in order, by the number of their texts (1 or 2), read off the tokenizer."""
         words = ("a", *(token.content for token in self._tokenizer.get_added_tokens_decoder().values()))
         word = next((word for word in words if len(self._tokenizer.encode(word, add_special_tokens=False))), None)
         if word is None:
             raise InputError("the tokenizer makes no token of any text: its vocabulary is empty")
-        one, two = (_runs(self._tokenizer.encode(*texts)) for texts in ((word,), (word, word)))
-        return one, two
+        return {1: _runs(self._tokenizer.encode(word)), 2: _runs(self._tokenizer.encode(word, word))}
 
 
 def _groups(items: Iterable[Item], characters: Callable[[Item], int], most: int) -> Iterator[list[Item]]:

@@ -8,14 +8,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import get_args
 
 import numpy as np
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.arrays import Float64Array, Weights
 from prunetime.core.config import EncoderConfig
-from prunetime.core.precision import MatrixPlan, Precision, PrecisionPlan
+from prunetime.core.precision import PRECISIONS, MatrixPlan, Precision, PrecisionPlan
 from prunetime.core.progress import Progress
 from prunetime.inference.engine import Engine, ReferenceKernel
 from prunetime.inference.ragged import Ragged
@@ -77,7 +76,8 @@ def choose(
     that trade the two at different rates (Lagrange multipliers) form a row from the fastest to float32; the loss picks
     the first that stays inside the limit. `quality_loss` of the plan is its loss.
     """
-    options = _options(model.spec)
+    ways = (True, False) if any(layer.blocks for layer in model.spec.layers) else (True,)
+    options = [PrecisionOption(first, last, way) for way in ways for first in PRECISIONS for last in PRECISIONS]
     kinds = [(sub, end) for sub in (0, 1) for end in (0, 1)]
     steps = len(options) + 2 * len(kinds)
     report = on_progress or (lambda _done, _of: None)
@@ -100,17 +100,11 @@ def choose(
 
 def fastest_uniform(model: EngineArguments, batch: Ragged) -> PrecisionPlan:
     """The fastest plan for passes of `batch` of those with one precision for every matrix."""
-    plans = [PrecisionPlan.uniform(precision) for precision in get_args(Precision)]
+    plans = [PrecisionPlan.uniform(precision) for precision in PRECISIONS]
     with pinned(model.threads):
         reference = ReferenceKernel()
         times = [_time_sublayers(model.engine(plan), batch, reference).sum() for plan in plans]
     return plans[int(np.argmin(times))]
-
-
-def _options(spec: ArchSpec) -> list[PrecisionOption]:
-    precisions = get_args(Precision)
-    ways = (True, False) if any(layer.blocks for layer in spec.layers) else (True,)
-    return [PrecisionOption(first, last, sparse) for sparse in ways for first in precisions for last in precisions]
 
 
 def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> Float64Array:
@@ -154,10 +148,8 @@ def _plan_of(chosen: list[PrecisionOption]) -> PrecisionPlan:
 
 def _one_kind(spec: ArchSpec, kind: tuple[int, int], precision: Precision) -> PrecisionPlan:
     sub, end = kind
-    layers = range(len(spec.layers))
-    return PrecisionPlan(
-        exceptions=tuple((i, matrix, MatrixPlan(precision)) for i in layers for matrix in PAIRS[sub][end])
-    )
+    named = ((i, matrix) for i in range(len(spec.layers)) for matrix in PAIRS[sub][end])
+    return PrecisionPlan(exceptions=tuple((*place, MatrixPlan(precision)) for place in named))
 
 
 def _first_inside(model: EngineArguments, plans: list[PrecisionPlan], loss: Loss, limit: float) -> PrecisionPlan:

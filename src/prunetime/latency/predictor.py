@@ -261,7 +261,7 @@ def fit(
     Tables and cache pressure depend on each other, so each is fitted to the other in turns.
     """
     passes = list(zip(specs, units, strict=True))
-    dense = [(spec, u) for spec, u in passes if not _has_blocks_or_drops(spec)]
+    dense = [(spec, u) for spec, u in passes if not any(layer.blocks or layer.tokens < 1.0 for layer in spec.layers)]
     profile = LatencyProfile(key, 0.0, (0.0, 0.0), 0.0, (), (), (), ())
     for _ in range(_FITS):
         seen = [(p, float(u[p.slot]) / profile.slowdown(spec)) for spec, u in passes for p in sublayers(spec, key)]
@@ -296,10 +296,6 @@ def _cache_pressure(profile: LatencyProfile, dense: Sequence[tuple[ArchSpec, Uni
     measured = np.array([u[1:].sum() for _, u in dense])
     scale, more = np.linalg.lstsq(np.stack((sums, sums * shares), axis=1), measured, rcond=None)[0]
     return float(more / scale)
-
-
-def _has_blocks_or_drops(spec: ArchSpec) -> bool:
-    return any(layer.blocks or layer.tokens < 1.0 for layer in spec.layers)
 
 
 def _is_shorter(part: Sublayer, key: ProfileKey) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,7 @@ from prunetime.latency.synthetic import random_batch, random_weights
 TimingSetting = tuple[str, str]
 """Scope and condition, as in `Budget`."""
 
-SETTINGS: tuple[TimingSetting, ...] = tuple(
-    (scope, condition) for scope in ("ids", "text") for condition in ("hot", "idle")
-)
+SETTINGS: tuple[TimingSetting, ...] = tuple(product(("ids", "text"), ("hot", "idle")))
 
 SamplesBySetting = dict[TimingSetting, dict[str, Samples]]
 

@@ -33,9 +33,8 @@ class SublayerWork:
     """The work of one sub-layer, that at `slot` of `Engine.timed`.
 
     `core` are the multiplications and additions of queries with keys and of probabilities with values, in
-    `core_precision`. `numbers` is
-    the vector work by kind: gelu_fp32, gelu_bf16 (by the precision that is written), softmax, norm (LayerNorm with the
-    residual), encode_bf16, encode_int8.
+    `core_precision`. `numbers` is the vector work by kind: gelu_fp32, gelu_bf16 (by the precision that is written),
+    softmax, norm (LayerNorm with the residual), encode_bf16, encode_int8.
     """
 
     name: str
@@ -90,18 +89,16 @@ class _Count:
 
     def embedding(self, lengths: Lengths, left: Lengths) -> SublayerWork:
         numbers = Counter(norm=int(lengths.sum()) * self._dims.hidden)
-        return SublayerWork("embedding", 0, numbers=numbers + self._hidden_for(self._next(0), left))
+        return SublayerWork("embedding", 0, numbers=numbers + self._encode(self._next(0), left, self._dims.hidden))
 
     def attention(self, i: int, lengths: Lengths, queries: Lengths, left: Lengths) -> SublayerWork:
         """Counts an attention after which `left` tokens stay of `queries`: the others skip the output matrix."""
         width = self._layers[i].heads * self._dims.head_dim
         pairs = self._pairs(i, queries, lengths)
         tokens = {"query": queries, "key": lengths, "value": lengths, "attention_output": left}
-        numbers = (
-            Counter(softmax=pairs * self._layers[i].heads, norm=int(left.sum()) * self._dims.hidden)
-            + self._encode(self._name(i, "attention_output"), left, width)
-            + self._hidden_for(self._next(i, after_attention=True), left)
-        )
+        numbers = Counter(softmax=pairs * self._layers[i].heads, norm=int(left.sum()) * self._dims.hidden)
+        numbers += self._encode(self._name(i, "attention_output"), left, width)
+        numbers += self._encode(self._next(i, after_attention=True), left, self._dims.hidden)
         narrow = self._engine.precision[self._name(i, "query")] != "fp32" and not self._engine.config.rotary
         core: Precision = "bf16" if narrow and narrow_attention(self._engine.isa) == "bf16" else "fp32"
         return SublayerWork(f"attention {i}", 1 + 2 * i, self._products(i, tokens), 4 * pairs * width, core, numbers)
@@ -113,11 +110,9 @@ class _Count:
         window = config.rotary[i].window if config.rotary else None
         if window is None or (config.pooling == "lasttoken" and bool((queries == 1).all())):
             return int((queries * lengths).sum())
-        pairs = 0
-        for count, length in zip(queries.tolist(), lengths.tolist(), strict=True):
-            place = np.arange(count)
-            pairs += int((np.minimum(place + window + 1, length) - np.maximum(place - window, 0)).sum())
-        return pairs
+        places = [(np.arange(count), length) for count, length in zip(queries, lengths, strict=True)]
+        spans = (np.minimum(at + window + 1, length) - np.maximum(at - window, 0) for at, length in places)
+        return sum(int(span.sum()) for span in spans)
 
     def ffn(self, i: int, lengths: Lengths) -> SublayerWork:
         output, tokens = self._name(i, "ffn_output"), int(lengths.sum())
@@ -125,7 +120,8 @@ class _Count:
         numbers = Counter({"gelu_bf16" if in_bf16 else "gelu_fp32": tokens * self._layers[i].ffn})
         if not in_bf16:
             numbers += self._encode(output, lengths, self._layers[i].ffn)
-        numbers += Counter(norm=tokens * self._dims.hidden) + self._hidden_for(self._next(i + 1), lengths)
+        numbers += Counter(norm=tokens * self._dims.hidden)
+        numbers += self._encode(self._next(i + 1), lengths, self._dims.hidden)
         matrices = [name for name in FFN_MATRICES if name in self._layers[i].matrix_shapes(self._dims)]
         return SublayerWork(f"ffn {i}", 2 + 2 * i, self._products(i, dict.fromkeys(matrices, lengths)), numbers=numbers)
 
@@ -161,15 +157,10 @@ class _Count:
         precision = self._engine.precision[name]
         return MatrixProduct(2 * weights * int(lengths.sum()), weights * self._number_bytes[precision], precision)
 
-    def _hidden_for(self, name: str | None, lengths: Lengths) -> Counter[str]:
-        return Counter() if name is None else self._encode(name, lengths, self._dims.hidden)
-
-    def _encode(self, name: str, lengths: Lengths, width: int) -> Counter[str]:
-        """Vector work of writing the input of the matrix `name`, `width` wide, in the precision that it reads."""
-        precision = self._engine.precision[name]
-        if precision == "fp32":
-            return Counter()
-        return Counter({f"encode_{precision}": int(lengths.sum()) * width})
+    def _encode(self, name: str | None, lengths: Lengths, width: int) -> Counter[str]:
+        """Vector work of writing the input of the matrix `name` (if any), `width` wide, in the precision it reads."""
+        precision = self._engine.precision[name] if name else "fp32"
+        return Counter() if precision == "fp32" else Counter({f"encode_{precision}": int(lengths.sum()) * width})
 
     def _next(self, layer: int, after_attention: bool = False) -> str | None:
         """The matrix that reads the hidden rows which come into `layer`, or into its FFN; None: no matrix does."""

@@ -10,6 +10,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -80,14 +81,11 @@ def gold_answers(where: str, values: Sequence[str], contexts: Sequence[str], una
 
 def lacks_answers(values: Sequence[str]) -> bool:
     """Whether some question has none (SQuAD v2); what is no object of answers is not looked at."""
-
-    def has_none(value: str) -> bool:
-        try:
-            return bool(json.loads(value)["text"] == [])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return False
-
-    return any(has_none(value) for value in values)
+    for value in values:
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            if json.loads(value)["text"] == []:
+                return True
+    return False
 
 
 def _gold(where: str, value: str, context: str, unanswerable: bool) -> tuple[Answer, ...]:
@@ -122,9 +120,8 @@ def normalized_answer(text: str) -> str:
 
 def exact_match(answer: Answer, gold: Sequence[Answer]) -> float:
     """1 where the answer is one of `gold` but for normalisation, else 0; of none, where it is empty (SQuAD v2)."""
-    if not gold:
-        return float(not normalized_answer(answer.text))
-    return float(normalized_answer(answer.text) in {normalized_answer(one.text) for one in gold})
+    accepted = {normalized_answer(one.text) for one in gold} or {""}
+    return float(normalized_answer(answer.text) in accepted)
 
 
 def f1(answer: Answer, gold: Sequence[Answer]) -> float:

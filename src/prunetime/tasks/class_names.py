@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,10 @@ def class_names_of_infos(infos: Any, config: str = "") -> ClassNames:
     else:
         return {}
     chosen = [entries[config]] if config in entries else list(entries.values())
-    return _agreed(class_names_of_features(entry.get("features")) for entry in chosen if isinstance(entry, Mapping))
-
-
-def _agreed(several: Iterable[ClassNames]) -> ClassNames:
-    found: dict[str, set[tuple[str, ...]]] = {}
-    for names_of_one in several:
-        for column, names in names_of_one.items():
-            found.setdefault(column, set()).add(names)
+    found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for features in (entry.get("features") for entry in chosen if isinstance(entry, Mapping)):
+        for column, names in class_names_of_features(features).items():
+            found[column].add(names)
     return {column: next(iter(names)) for column, names in found.items() if len(names) == 1}
 
 

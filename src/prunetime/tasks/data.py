@@ -60,13 +60,8 @@ class Examples:
     def select(self, rows: Array | Sequence[int]) -> Examples:
         """The examples at `rows` (indices or booleans), in that order."""
         chosen = np.arange(len(self))[np.asarray(rows)]
-        return replace(
-            self,
-            texts=[self.texts[row] for row in chosen],
-            labels=self.labels[chosen],
-            groups=self.groups[chosen],
-            rows=self.rows[chosen],
-        )
+        arrays = {name: getattr(self, name)[chosen] for name in ("labels", "groups", "rows")}
+        return replace(self, texts=[self.texts[row] for row in chosen], **arrays)
 
     def column(self, name: str) -> list[str]:
         """Values of a column of the table for these rows."""
@@ -80,8 +75,7 @@ def guess_columns(
     """The columns given, the others guessed from names and values, and a sentence that says what was guessed.
 
     Questions with a context and `answers` are taken as such, a context a group. The sentence is empty when nothing was
-    guessed. Raises InputError for a given column that is missing and where more than
-    one guess is possible.
+    guessed. Raises InputError for a given column that is missing and where more than one guess is possible.
     """
     for name in (*text, *filter(None, (label, group))):
         table.column(name)

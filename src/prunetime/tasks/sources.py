@@ -165,11 +165,8 @@ _TEXT_PARSERS: dict[str, Callable[[bytes, str], Table]] = {
     ".conll": lambda data, name: parse_conll(lines_of(_text(data, name)), name),
 }
 
-_PARSERS = {
-    **_TEXT_PARSERS,
-    **{f"{suffix}.gz": parse for suffix, parse in _TEXT_PARSERS.items()},
-    ".parquet": parse_parquet,
-}
+_ZIPPED_PARSERS = {f"{suffix}.gz": parse for suffix, parse in _TEXT_PARSERS.items()}
+_PARSERS = _TEXT_PARSERS | _ZIPPED_PARSERS | {".parquet": parse_parquet}
 
 
 def _text(data: bytes, name: str) -> str:
@@ -192,8 +189,6 @@ def _as_text(value: Any) -> str:
     """A value of JSON or Parquet as the text that TSV would hold."""
     if value is None:
         return ""
-    if isinstance(value, str):
-        return value
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, (bool, dict, list)):
