@@ -35,6 +35,7 @@ GENERATIONS = 4
 """Shades by which the evolution's points tell early from late ones."""
 
 SHAPES = {"uniform": "square", "depth": "triangle", "evolution": "circle"}
+INTERVAL_SHAPES = {"dense": "square", "pruned": "circle", "other": "triangle"}
 
 SHOWN = 24
 """Generations that the chart of preferences shows, evenly spread."""
@@ -91,8 +92,7 @@ def intervals(
     bottom = top + height * len(rows)
     values = [v for one in rows for v in (one.interval.low, one.interval.high, one.interval.value)]
     scale = Scale.around([*values, *limits.values()], left, width - right)
-    if zero:
-        scale = replace(scale, low=0.0)
+    scale = replace(scale, low=0.0) if zero else scale
     content = x_axis(scale, top, bottom, axis)
     for name, value in limits.items():
         x = scale(value)
@@ -106,19 +106,18 @@ def intervals(
         y = base + (30.0 if narrow else height / 2)
         low, value, high = (scale(v) for v in (one.interval.low, one.interval.value, one.interval.high))
         if narrow:
-            label = shortened(one.label, width - beside)
-            content += [text(4, base + 16, label), text(width - 4, base + 16, one.value, "end", "value")]
+            label = text(4, base + 16, shortened(one.label, width - beside))
+            said = text(width - 4, base + 16, one.value, "end", "value")
         else:
-            label = shortened(one.label, left - 12)
-            content += [
-                text(left - 12, y + 4, label, "end"),
-                text(width - right + 12, y + 4, one.value, "start", "value"),
-            ]
+            label = text(left - 12, y + 4, shortened(one.label, left - 12), "end")
+            said = text(width - right + 12, y + 4, one.value, "start", "value")
         content += [
+            label,
+            said,
             line(low, y, high, y, f"whisker {one.class_}"),
             line(low, y - 5, low, y + 5, f"whisker {one.class_}"),
             line(high, y - 5, high, y + 5, f"whisker {one.class_}"),
-            mark(_shape(one.class_), value, y, 5.5, one.class_, f"{one.label}: {one.value}"),
+            mark(INTERVAL_SHAPES[one.class_], value, y, 5.5, one.class_, f"{one.label}: {one.value}"),
         ]
     description = "; ".join(f"{one.label}: {one.value}" for one in rows)
     return figure(title, description, (width, bottom + 42), content)
@@ -287,10 +286,6 @@ def microseconds(parts: Sequence[SublayerLatency], width: float) -> Markup:
         ]
     description = "; ".join(f"{label}: dense {dense:.0f} µs, pruned {pruned:.0f} µs" for label, dense, pruned in parts)
     return figure("Where the microseconds go", description, (width, bottom + 42), content)
-
-
-def _shape(class_: str) -> str:
-    return {"dense": "square", "pruned": "circle"}.get(class_, "triangle")
 
 
 def _shade(generation: int, last: int) -> int:

@@ -15,8 +15,11 @@ _CHARACTER = 7.0
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
     """Returns an element. `class_` is written class, other underscores hyphens; None leaves an attribute out."""
-    pairs = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
-    head = Markup("").join(Markup(' {}="{}"').format(key, _plain(value)) for key, value in pairs)
+    head = Markup("")
+    for key, value in attributes.items():
+        if value is not None:
+            shown = f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value
+            head += Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), shown)
     body = Markup("").join(escape(child) for child in children)
     return Markup("<{0}{1}>{2}</{0}>").format(name, head, body)
 
@@ -129,7 +132,3 @@ def mark(shape: str, x: float, y: float, radius: float, class_: str, title: str 
     around = ((r * radius * 1.1, math.radians(angle)) for r, angle in corners)
     points = " ".join(f"{x + r * math.cos(a):.1f},{y + r * math.sin(a):.1f}" for r, a in around)
     return tag("polygon", *children, points=points, class_=class_)
-
-
-def _plain(value: object) -> object:
-    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value
