@@ -33,6 +33,14 @@ def test_pruning_while_training_takes_under_ten_more_lines() -> None:
     assert 0 < len(changed) < 10
 
 
+def test_the_page_of_trainers_shows_lines_of_the_script() -> None:
+    page = (FOLDER.parent / "how-to" / "trainer.md").read_text(encoding="utf-8")
+    imported, shown = page.split("```py\n")[1].split("```")[0].split("\n\n")
+    script = (FOLDER / "prune_while_training.py").read_text(encoding="utf-8")
+    assert f"\n{imported}\n" in script
+    assert f"\n{shown}" in script
+
+
 @pytest.mark.parametrize("name", ["train", "prune_while_training"])
 def test_a_script_runs_as_it_stands(folder: Path, name: str) -> None:
     words = [sys.executable, str(FOLDER / f"{name}.py"), str(folder / "bert"), str(folder / "train.tsv")]

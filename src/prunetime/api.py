@@ -72,7 +72,14 @@ class Pruned:
     spec: ArchSpec
 
     def load(self, threads: int = 1) -> Model:
-        """The pruned model, ready to score."""
+        """Loads the artifact.
+
+        Args:
+            threads: Threads that compute one batch.
+
+        Returns:
+            The pruned model, ready to score.
+        """
         return load(self.artifact, threads)
 
 
@@ -106,8 +113,7 @@ def prune(
 ) -> Pruned:
     """Prunes a model into a latency budget, measured on this machine.
 
-    The run folder `out` keeps what was done: the same call resumes what was interrupted, and is done at once where it
-    was finished.
+    The run folder `out` keeps what was done: the same call resumes an interrupted run, and reads a finished one.
 
     Args:
         settings: The model, the data, the budget, and how to prune.

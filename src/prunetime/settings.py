@@ -28,10 +28,24 @@ LEARNED_GRAIN: BlockShape = (32, 32)
 
 @dataclass(frozen=True)
 class Effort:
-    """How much work goes into a run: examples and epochs to train on, evaluations and examples to search with.
+    """An amount of training and search. Rows are upper limits; learning rates are for a batch of 32 rows.
 
-    Learning rates are for a batch of 32 rows. The best of the search's `finalists`, scored on `score_rows` rows, is
-    chosen on `finalist_rows`.
+    Attributes:
+        name: The name that `named` finds it by.
+        teacher_rows: The rows that the dense model is fine-tuned on.
+        teacher_epochs: The epochs of that.
+        tune_rows: The rows that the pruned model is fine-tuned on, and that masks are learned on.
+        tune_epochs: The epochs of that; each level of masks is learned for twice as many.
+        learning_rate: The peak learning rate of the dense model.
+        tune_learning_rate: The peak learning rate of the pruned model, and of weights under masks.
+        elastic_learning_rate: The peak learning rate of the elastic training.
+        importance_rows: The rows that heads and FFN neurons are ordered on.
+        elastic_rows: The rows of the elastic training, which fits the weights to many structures.
+        elastic_epochs: The epochs of that.
+        evaluations: The structures that the search scores.
+        score_rows: The rows that each of them is scored on.
+        finalists: The best structures of the search, which are scored again.
+        finalist_rows: The rows that the best of them is chosen on.
     """
 
     name: str
@@ -53,7 +67,14 @@ class Effort:
 
     @classmethod
     def named(cls, name: str) -> Effort:
-        """One of `EFFORTS`; raises InputError where none has this name."""
+        """Returns the effort of a name.
+
+        Args:
+            name: `quick`, `standard` or `thorough`.
+
+        Raises:
+            InputError: no effort has this name.
+        """
         if name not in EFFORTS:
             raise InputError(f"effort is {name!r}; it must be one of {', '.join(EFFORTS)}")
         return EFFORTS[name]
@@ -72,6 +93,9 @@ EFFORTS = {
 @dataclass(frozen=True)
 class Settings:
     """Settings of one run of `prunetime.prune`; `prunetime prune --help` explains every field.
+
+    Attributes:
+        timing: How long latencies are measured.
 
     Raises:
         InputError: a value is none of those that its field can have, or two do not go together.
@@ -185,20 +209,21 @@ class Settings:
         return replace(self, budget=budget)
 
     def command(self, out: str) -> str:
-        """The `prunetime prune` command that makes a run with these settings in the folder `out`."""
+        """Returns the `prunetime prune` command of a run with these settings.
+
+        Args:
+            out: The run folder.
+        """
         return shlex.join(["prunetime", "prune", *arguments(self), "--out", out])
 
     @classmethod
     def of_options(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings from the parsed options of `prunetime prune`, by the names of their fields.
-
-        Raises InputError where they do not go together.
-        """
+        """Returns settings from parsed options, by field; raises InputError where they do not go together."""
         settings: Settings = made(cls, values)
         return settings
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as `run.json` has them; `timing` only where it is not the usual, as runs of 0.1 are without."""
+        """Returns what `run.json` has; `timing` only where it is not the usual, as runs of 0.1 are without."""
         written: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if self.timing == TimingSettings():
             del written["timing"]
@@ -210,7 +235,14 @@ class Settings:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
-        """Reads what `to_json` wrote, of this version or an earlier one; raises InputError on unknown fields."""
+        """Returns the settings that `to_json` wrote, in this version or an earlier one.
+
+        Args:
+            data: What it wrote.
+
+        Raises:
+            InputError: a field is unknown, missing, or has a value that it cannot have.
+        """
         values = strict_keys(cls, data)
         tuples = {name: tuple(values[name]) for name in ("text", "blocks", "slices") if values.get(name)}
         parts = {

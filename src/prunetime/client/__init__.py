@@ -62,8 +62,7 @@ class Client:
             model: the name of the model.
             version: a version of it; by default the newest.
             timeout: seconds for this call, instead of the client's.
-            experiment_key: what an experiment on the model splits traffic by, such as a user; the model of the key's
-                arm answers.
+            experiment_key: what an experiment splits traffic by, such as a user; the model of its arm answers.
 
         Returns:
             For each text or pair a number, or one for each class, or an `Answer`, or the spans of labelled words.
@@ -126,15 +125,33 @@ class Client:
         return _done(self._conversation.embed(texts, model, timeout, **options))
 
     def add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None = None) -> int:
-        """Posts outcomes of an experiment, and returns how many, once they are on the server's disk."""
+        """Posts outcomes of an experiment.
+
+        Args:
+            experiment: the name of the experiment.
+            outcomes: outcomes of requests that had an `experiment_key`.
+            timeout: seconds for this call, instead of the client's.
+
+        Returns:
+            The number of outcomes, once they are on the server's disk.
+        """
         return _done(self._conversation.add_outcomes(experiment, outcomes, timeout))
 
     def experiment(self, name: str, timeout: float | None = None) -> dict[str, Any]:
-        """The report of an experiment: its `arms` and `comparisons`, as `GET /experiments/NAME` has them."""
+        """Returns the `arms` and `comparisons` of an experiment, as `GET /experiments/NAME` has them.
+
+        Args:
+            name: the name of the experiment.
+            timeout: seconds for this call, instead of the client's.
+        """
         return _done(self._conversation.experiment(name, timeout))
 
     def models(self, timeout: float | None = None) -> list[str]:
-        """The served models, as NAME/VERSION."""
+        """Returns the served models, as NAME/VERSION.
+
+        Args:
+            timeout: seconds for this call, instead of the client's.
+        """
         return _done(self._conversation.models(timeout))
 
     def close(self) -> None:
@@ -149,7 +166,12 @@ class Client:
 
 
 class AsyncClient(Conversation):
-    """As `Client`, with methods to be awaited.
+    """A client whose calls are those of `Client`, awaited.
+
+    Args:
+        base_url: as for `Client`.
+        api_key: as for `Client`.
+        timeout: as for `Client`.
 
     Example:
         >>> async with AsyncClient("http://localhost:8080", timeout=0.5) as client:

@@ -31,6 +31,9 @@ Score = float | list[float] | Answer | list[Span]
 class ServerError(PrunetimeError):
     """A server refused a request, or could not be reached.
 
+    Args:
+        message: what the server said.
+
     Attributes:
         status: the HTTP status; 0 where no server was reached.
         kind: the code of the refusal, a word of `prunetime.serve.errors.STATUS`; `unreachable` where no server was.
@@ -84,7 +87,7 @@ class Conversation:
         *,
         experiment_key: str | None = None,
     ) -> list[Score]:
-        """See `Client.score`."""
+        """As `Client.score`."""
         rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         widths = {len(row) for row in rows}
         if len(widths) != 1:
@@ -128,7 +131,7 @@ class Conversation:
         return_documents: bool = False,
         experiment_key: str | None = None,
     ) -> list[RankedDocument]:
-        """See `Client.rank`."""
+        """As `Client.rank`."""
         content = {"query": query, "documents": list(documents), "top_n": top_k, "model": model}
         reply = await self._ask("POST", "/v1/rerank", content, timeout, experiment_key)
         ranked = [RankedDocument(corpus_id=each["index"], score=each["relevance_score"]) for each in reply["results"]]
@@ -145,23 +148,23 @@ class Conversation:
         prompt_name: str | None = None,
         experiment_key: str | None = None,
     ) -> list[list[float]]:
-        """See `Client.embed`."""
+        """As `Client.embed`."""
         content = {"input": list(texts), "model": model, "prompt_name": prompt_name}
         reply = await self._ask("POST", "/v1/embeddings", content, timeout, experiment_key)
         return [each["embedding"] for each in reply["data"]]
 
     async def add_outcomes(self, experiment: str, outcomes: Sequence[Outcome], timeout: float | None = None) -> int:
-        """See `Client.add_outcomes`."""
+        """As `Client.add_outcomes`."""
         content = {"outcomes": [asdict(each) for each in outcomes]}
         reply = await self._ask("POST", f"/experiments/{quote(experiment, safe='')}/outcomes", content, timeout)
         return int(reply["accepted"])
 
     async def experiment(self, name: str, timeout: float | None = None) -> dict[str, Any]:
-        """See `Client.experiment`."""
+        """As `Client.experiment`."""
         return dict(await self._ask("GET", f"/experiments/{quote(name, safe='')}", None, timeout))
 
     async def models(self, timeout: float | None = None) -> list[str]:
-        """See `Client.models`."""
+        """As `Client.models`."""
         reply = await self._ask("POST", "/v2/repository/index", {"ready": True}, timeout)
         return [f"{each['name']}/{each['version']}" for each in reply]
 

@@ -219,7 +219,10 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ArchSpec:
-    """How much every layer keeps: all that latency depends on.
+    """The structure of a pruned encoder: how much every layer keeps, which is all that latency depends on.
+
+    Attributes:
+        layers: What each layer keeps, from the first on.
 
     Example:
         >>> dims = Dims(layers=2, hidden=64, heads=4, head_dim=16, ffn=256, vocabulary=400, positions=64)
@@ -232,17 +235,32 @@ class ArchSpec:
 
     @classmethod
     def full(cls, dims: Dims) -> ArchSpec:
+        """Returns the spec of the unpruned encoder.
+
+        Args:
+            dims: The sizes of the encoder.
+        """
         return cls((LayerSpec.full(dims),) * dims.layers)
 
     @classmethod
     def of(cls, dims: Dims, heads: Iterable[int], ffn: Iterable[int]) -> ArchSpec:
-        """The spec with these heads and FFN neurons per layer, and with every output channel."""
+        """Returns the spec with so many heads and FFN neurons, and with every output channel.
+
+        Args:
+            dims: The sizes of the unpruned encoder.
+            heads: The heads of each layer.
+            ffn: The FFN neurons of each layer.
+        """
         pairs = zip(heads, ffn, strict=True)
         return cls(tuple(LayerSpec(h, dims.hidden, f, dims.hidden) for h, f in pairs))
 
     @classmethod
     def floor(cls, dims: Dims) -> ArchSpec:
-        """Every layer gone: embeddings and head only."""
+        """Returns the spec without any layer: embeddings and head only.
+
+        Args:
+            dims: The sizes of the unpruned encoder.
+        """
         return cls.of(dims, [0] * dims.layers, [0] * dims.layers)
 
     def with_layer(self, index: int, **counts: Any) -> ArchSpec:
@@ -259,11 +277,20 @@ class ArchSpec:
             layer.check(dims, f"layer {index}")
 
     def weights(self, dims: Dims) -> int:
-        """Weights kept in all layer matrices (embeddings, head, biases and LayerNorms not counted)."""
+        """Returns the number of weights in the layers' matrices, without biases and LayerNorms.
+
+        Args:
+            dims: The sizes of the unpruned encoder.
+        """
         return sum(layer.weights(dims) for layer in self.layers)
 
     def flops(self, dims: Dims, length: int) -> int:
-        """Multiplications and additions of one sequence of `length` tokens in the encoder layers."""
+        """Returns the multiplications and additions that the layers need for one sequence.
+
+        Args:
+            dims: The sizes of the unpruned encoder.
+            length: The tokens of the sequence.
+        """
         total = 0
         for layer in self.layers:
             weights = layer.matrix_weights(dims)

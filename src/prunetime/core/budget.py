@@ -61,12 +61,25 @@ class Budget(Record):
 
     @classmethod
     def ms(cls, milliseconds: float, **setting: Any) -> Budget:
-        """`Budget.ms(1.9, seq_len=48)`."""
+        """Returns a budget in milliseconds, such as `Budget.ms(1.9, seq_len=48)`.
+
+        Args:
+            milliseconds: The latency.
+            setting: The fields from `statistic` on.
+        """
         return cls(us=milliseconds * _MICROSECONDS["ms"], **setting)
 
     @classmethod
     def parse(cls, text: str, **setting: Any) -> Budget:
-        """From `1.9ms`, `1900us`, `0.002s` or `40%` (of dense); raises InputError on anything else."""
+        """Returns a budget from text.
+
+        Args:
+            text: A time (`1.9ms`, `1900us`, `0.002s`) or a share of the dense latency (`40%`).
+            setting: The fields from `statistic` on.
+
+        Raises:
+            InputError: `text` is neither.
+        """
         match = _AMOUNT.fullmatch(text)
         if match is None:
             raise InputError(f"latency {text!r} is no budget: write a time (1.9ms, 1900us) or a share of dense (40%)")
@@ -83,7 +96,11 @@ class Budget(Record):
         return f"{(Decimal(repr(self.share)) * 100).normalize():f}%"
 
     def resolve(self, dense_us: float) -> float:
-        """The budget in microseconds, given the dense latency in the same setting."""
+        """Returns the budget in microseconds.
+
+        Args:
+            dense_us: The latency of the dense model in the same setting, in microseconds.
+        """
         if self.share is not None:
             return self.share * dense_us
         assert self.us is not None  # one of the two is set

@@ -75,7 +75,11 @@ class PrecisionPlan:
 
     @classmethod
     def uniform(cls, precision: Precision) -> PrecisionPlan:
-        """Every matrix in one precision, block by block where it is stored in blocks."""
+        """Returns the plan of one precision for every matrix, block by block where it is stored in blocks.
+
+        Args:
+            precision: `fp32`, `bf16` or `int8`.
+        """
         return cls(MatrixPlan(precision))
 
     def of(self, layer: int, matrix: str) -> MatrixPlan:

@@ -52,6 +52,11 @@ class RankedDocument(dict[str, Any]):
 class Model:
     """A model that scores, ranks and embeds texts on this CPU; `prunetime.load` makes one of an artifact.
 
+    Args:
+        source: an opened artifact.
+        threads: as for `load`.
+        make_tokenizer: as for `load`.
+
     Attributes:
         manifest: what the model is: its configuration, structure, precision plan and task.
         digests: the SHA-256 of the artifact's files by name.
@@ -91,7 +96,11 @@ class Model:
         return inputs.scores(self.engine.logits(inputs.tokens))
 
     def answers(self, questions: Sequence[Texts], count: int) -> list[list[Answer]]:
-        """Answers questions, with up to `count` answers to each (question, context), the best first.
+        """Returns answers to questions: a list for each (question, context), the best answer first.
+
+        Args:
+            questions: pairs of a question and the context to answer it from.
+            count: how many answers to each, at most.
 
         Raises:
             InputError: as `score`; or the model answers no questions, or `count` is below 1.
@@ -119,14 +128,11 @@ class Model:
 
         Args:
             inputs: texts, or one text.
-            prompt_name: the prompt of the model that goes before each text; by default the model's default prompt, if
-                it has one.
+            prompt_name: the model's prompt that goes before each text; by default its default prompt, if it has one.
             prompt: the text to put there instead.
             batch_size: how many texts are computed at a time. It bounds memory and changes no number.
-            show_progress_bar: whether to draw progress on standard error; by default where the logger of this module
-                is at INFO or DEBUG.
-            normalize_embeddings: whether to scale each embedding to a length of 1. Those of a model that ends in
-                Normalize, as one made of a plain encoder does, have it already.
+            show_progress_bar: whether standard error shows progress; by default where the module logs at INFO or DEBUG.
+            normalize_embeddings: whether to scale embeddings to length 1; a model that ends in Normalize has done it.
             truncate_dim: how many of the first numbers of each embedding are kept, instead of the model's own setting.
 
         Returns:
@@ -168,13 +174,18 @@ class Model:
         return self.check_embeds().embedding.similarity_matrix(left, right)
 
     def tokenize(self, texts: Sequence[str | Texts]) -> Ragged:
-        """The token ids that the model reads of `texts`: a sequence for each text or pair, or for each window of a
-        context. Raises InputError as `score`."""
+        """Returns the token ids that the model reads: a sequence for each text or pair, or each window of a context.
+
+        Args:
+            texts: as for `score`.
+
+        Raises:
+            InputError: as `score`.
+        """
         return self.read(texts).tokens
 
     def read(self, texts: Sequence[str | Texts], prompt: str | None = None) -> Inputs:
-        """The rows that the model reads of `texts`, after `prompt` or its default one; raises InputError as `score`
-        does."""
+        """Returns the rows that the model reads, each after `prompt` or its default; raises InputError as `score`."""
         return read(self.tokenizer, self.manifest.task, self.checked(texts), prompt)
 
     def read_single(
@@ -186,20 +197,14 @@ class Model:
         return single_inputs(self.tokenizer, task, texts, task.prompts.resolve(prompt_name, prompt))
 
     def read_single_ids(self, rows: Sequence[Sequence[int]], prompt_name: str | None = None) -> SingleInputs:
-        """The rows that the model reads of texts to be embedded that are token ids already, special tokens included.
-
-        Raises InputError as `Tokenizer.encode_ids`, and where the model would put a prompt before them.
-        """
+        """Returns rows of token ids; raises InputError as `Tokenizer.encode_ids`, or if a prompt goes before them."""
         task = self.check_embeds()
         if prompt := task.prompts.resolve(prompt_name):
             raise InputError(f"the prompt {prompt[:80]!r} goes before texts, not before token ids: give texts")
         return SingleInputs(task, self.tokenizer.encode_ids(rows))
 
     def check_lengths(self, texts: Sequence[str | Texts], prompt_name: str | None = None) -> None:
-        """Raises InputError where a text or pair, its prompt before it, has more tokens than the model reads.
-
-        A context to answer questions from never has: it is read in windows.
-        """
+        """Raises InputError where a text or pair after its prompt is too long; a context, read in windows, never is."""
         task = self.manifest.task
         if task.traits.reads_windows:
             return
