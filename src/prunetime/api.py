@@ -1,4 +1,4 @@
-"""What the command line does, for Python: `prune`, `pick` and `profile`. Models that are made are loaded by
+"""The commands `prune`, `pick` and `profile` for Python. Models that are made are loaded by
 `prunetime.load`, which needs none of this."""
 
 from __future__ import annotations

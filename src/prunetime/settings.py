@@ -202,7 +202,7 @@ class Settings:
         return self.blocks or (LEARNED_GRAIN if learned and "blocks" in learned.levels else None)
 
     def space(self, dims: Dims) -> Space:
-        """What the search chooses from."""
+        """The space that the search chooses from."""
         return Space(dims, self.tokens, self.blocks)
 
     def with_budget(self, budget: Budget) -> Settings:

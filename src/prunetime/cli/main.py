@@ -28,7 +28,7 @@ EXTRAS = {
     **dict.fromkeys(("grpc", "grpc_health"), "grpc"),
     **dict.fromkeys(("onnx", "openvino"), "export"),
 }
-"""What installs a module that is missing; what is not here, making models does."""
+"""The extra that installs a module that is missing; it is `prune` for a module that is not here."""
 
 
 class ErrorsAsExitCodes(click.Group):

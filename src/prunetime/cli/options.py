@@ -89,7 +89,7 @@ def settings_options(
 
 
 timed_options = settings_options(Budget, ("seq_len", "batch", "threads"), plain=True)
-"""What is timed: sequence length, batch and threads."""
+"""The options of what is timed: sequence length, batch and threads."""
 
 timing_options = settings_options(TimingSettings, ("profile_calls", "retry_seconds"), plain=True)
 

@@ -1,4 +1,4 @@
-"""Which machine this is: what a latency depends on besides the model and the engine."""
+"""Describes this machine: what a latency depends on besides the model and the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which heads, neurons, channels and blocks are kept. Every pruner makes a `Mask`; its counts are the `ArchSpec`."""
+"""Masks of heads, neurons, channels and blocks. Every pruner makes one; its counts are the `ArchSpec`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def part_widths(dims: Dims) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class BlockMask:
-    """Which blocks of `rows` x `columns` weights of a matrix are kept: `kept` is [row blocks, column blocks]."""
+    """The blocks of `rows` x `columns` weights of a matrix that are kept: `kept` is [row blocks, column blocks]."""
 
     rows: int
     columns: int

@@ -1,4 +1,4 @@
-"""What long work reports to whoever waits for it."""
+"""Callbacks by which long work reports to whoever waits for it."""
 
 from collections.abc import Callable
 

@@ -83,7 +83,7 @@ def output_name(config: EncoderConfig) -> str:
 
 
 Input = str | float | list[int]
-"""Of a node: the name of another's output or of a weight, or a constant, float32 or (of whole numbers) int64."""
+"""An input of a node: the name of an output or of a weight, or a constant, float32 or (of whole numbers) int64."""
 
 
 class _Graph:

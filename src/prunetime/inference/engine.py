@@ -143,7 +143,7 @@ class Engine:
 
 
 def _answer(function: Callable[Arguments, Returned], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
-    """What a function of the binding returns; raises its errors as EngineError."""
+    """Calls a function of the binding; raises its errors as EngineError."""
     try:
         return function(*args, **kwargs)
     except (ValueError, TypeError) as error:

@@ -16,8 +16,8 @@ IDEOGRAPHS = r"\u4e00-\u9fff"
 LETTERS = (
     rf"0-9A-Za-z\u00c0-\u024f\u0386-\u03ce\u0400-\u0481\u048a-\u052f\u05d0-\u05ea\u0620-\u064a\uac00-\ud7a3{IDEOGRAPHS}"
 )
-"""Of the commonest scripts, without marks: characters that stand apart from a space before or after them in every form
-of normalisation, and share no grapheme with it."""
+"""The characters of the commonest scripts, without marks, that stand apart from a space before or after them in every
+form of normalisation, and share no grapheme with it."""
 
 SPACE = re.compile(rf"(?<=[{LETTERS}]) (?=[{LETTERS}])")
 """A single space between letters: a text may be split before it."""

@@ -67,7 +67,7 @@ class Words(Inputs):
         return found
 
     def _firsts(self, sequence: int) -> tuple[Int64Array, Int32Array]:
-        """Which tokens of a sequence are the first of words, and of which."""
+        """The tokens of a sequence that are the first of words, and their words."""
         start, stop = self.tokens.offsets[sequence : sequence + 2]
         (at,) = np.nonzero(self.word[start:stop] >= 0)
         return at + start, self.word[start:stop][at]

@@ -204,7 +204,7 @@ class Tokenizer:
             yield Tokens(text, encoding.ids[self._kept(len(encoding), self.max_length + 1)], count)
 
     def _encodings(self, texts: Sequence[str], with_spans: bool = False) -> Iterator[tuple[str, tokenizers.Encoding]]:
-        """Of each text a part on the side that is kept, the whole or with more tokens than a sequence holds, and its
+        """The part of each text on the side that is kept, the whole or with more tokens than a sequence holds, and its
         encoding without special tokens."""
         characters = CHARACTERS_PER_TOKEN * self.max_length
         parts = ((text, self._part(text, characters)) for text in texts)

@@ -16,7 +16,7 @@ from prunetime.models.losses import all_reduce_mean, mean_over_rows
 from prunetime.models.tokens import take
 
 Choice = Literal["outputs", "tokens", "embedding"]
-"""What the softmax of logits is over: the outputs (of a row or a token), or the tokens; an embedding has none."""
+"""The axis of the softmax of logits: the outputs (of a row or a token), or the tokens; an embedding has none."""
 
 
 @dataclass(frozen=True)

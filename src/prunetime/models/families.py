@@ -207,7 +207,7 @@ def named_labels(model: str) -> tuple[str, ...]:
 
 
 def family_config(settings: Mapping[str, Any], family: str, outputs: int, where: str) -> EncoderConfig:
-    """What config.json's `settings` say of a model of `family`, called `where` in messages.
+    """The config of a model of `family` by the `settings` of its config.json, called `where` in messages.
 
     Raises InputError where they are not supported, or damaged.
     """
@@ -247,7 +247,7 @@ def family_config(settings: Mapping[str, Any], family: str, outputs: int, where:
 
 
 def rotary_of(settings: Mapping[str, Any], layers: int, where: str) -> tuple[Rotary, ...]:
-    """What config.json says of the rotary positions of every layer, as transformers wrote it until 4 and since 5."""
+    """The rotary positions of every layer by config.json, as transformers wrote it until 4 and since 5."""
     every = settings.get("global_attn_every_n_layers", 3)
     types = settings.get("layer_types") or [LOCAL if index % every else GLOBAL for index in range(layers)]
     given = settings.get("rope_parameters") or {}

@@ -39,7 +39,7 @@ ALWAYS_PROMPTS: Mapping[str, str] = {"query": "", "document": ""}
 
 @dataclass(frozen=True)
 class SentenceFolder:
-    """What a folder says of a model for tasks of some kind; `folder` has the encoder's files, `root` modules.json.
+    """A model for tasks of a kind, as its folder describes it; `folder` has the encoder's files, `root` modules.json.
 
     `pooling` is None where the folder says nothing of it. `layers` follow pooling, each with the folder of its weights;
     with `normalize`, embeddings are scaled to length 1. `activation` is what a CrossEncoder does to its logits, None
@@ -110,7 +110,7 @@ def transformer_folder(root: Path) -> Path:
 
 
 def read_folder(root: Path, kind: TaskKind) -> SentenceFolder:
-    """What the model folder `root` says for tasks of a `kind`.
+    """Reads the model folder `root` for tasks of a `kind`.
 
     A CrossEncoder is for tasks with pooled rows, a SentenceTransformer for those of embeddings. Of another model, as of
     a folder without modules, the encoder alone is taken: sentence-transformers does so, too.

@@ -46,7 +46,7 @@ ModuleSettings = Mapping[str, Any]
 Function = TypeVar("Function", bound=str)
 
 EMBEDDING, SCORES = "sentence_embedding", "scores"
-"""What modules after pooling read and write."""
+"""The name of what modules after pooling read and write."""
 
 OUTPUTS = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
@@ -72,7 +72,7 @@ def transformer_settings(folder: Path) -> tuple[dict[str, Any], Path]:
 
 
 def transformer_task(settings: ModuleSettings, where: Path) -> str:
-    """What the Transformer module gives, a key of `OUTPUTS`; raises InputError for a setting that is not supported."""
+    """The output of the Transformer module, a key of `OUTPUTS`; raises InputError for an unsupported setting."""
     task = settings.get("transformer_task", "feature-extraction")
     if task not in OUTPUTS:
         raise InputError(f"{where}: transformer_task {task!r} is not supported; {' and '.join(OUTPUTS)} are")
@@ -140,7 +140,7 @@ def norm(settings: ModuleSettings, where: Path) -> HeadLayer:
 
 
 def output(settings: ModuleSettings, where: Path, *, may_be_scores: bool) -> str:
-    """What a module after pooling writes; raises InputError where it reads or writes other things than embeddings."""
+    """The output of a module after pooling; raises InputError where it reads or writes other things than embeddings."""
     read = settings.get("module_input_name") or EMBEDDING
     written = settings.get("module_output_name") or read
     allowed = (EMBEDDING, SCORES) if may_be_scores else (EMBEDDING,)
@@ -151,7 +151,7 @@ def output(settings: ModuleSettings, where: Path, *, may_be_scores: bool) -> str
 
 
 def encoder_activation(settings: ModuleSettings, where: Path) -> ScoreActivation | None:
-    """What a CrossEncoder does to logits as its encoder's config.json says, where versions 5.3 and earlier wrote it."""
+    """The activation of a CrossEncoder by its encoder's config.json, where versions 5.3 and earlier wrote it."""
     of_4 = settings.get("sentence_transformers")
     if isinstance(of_4, Mapping) and "activation_fn" in of_4:
         return score_activation(of_4["activation_fn"], "activation_fn", where)
@@ -160,7 +160,7 @@ def encoder_activation(settings: ModuleSettings, where: Path) -> ScoreActivation
 
 
 def score_activation(named: object, name: str, where: Path) -> ScoreActivation | None:
-    """What the class of torch that is `named` under `name` does to logits; None for None."""
+    """The activation that the class of torch `named` under `name` is; None for None."""
     return None if named is None else _of_torch_class(named, SCORE_ACTIVATIONS, name, where)
 
 

@@ -105,7 +105,7 @@ def load_tokenizer(
 
 
 def _as_transformers(folder: Path) -> Any:
-    """What `AutoTokenizer` makes of the folder; raises InputError where that is nothing that can be honoured."""
+    """The tokenizer that `AutoTokenizer` makes of the folder; raises InputError where it cannot be honoured."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     import prunetime.models.hf  # noqa: F401 (registers the class by which artifacts are read)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
 
 SCORE = "agreement"
-"""What a score is; archives of other scores are refused."""
+"""The kind of a score; archives of other scores are refused."""
 
 NOT_OF_THE_TEACHER = ("budget", "slices", "method", "tokens", "blocks")
 """Settings that teacher and importance do not depend on."""

@@ -35,7 +35,7 @@ QUESTION_WINDOW = 384
 
 @dataclass(frozen=True)
 class Found:
-    """What a model folder says that its head is for: a `kind` of task with so many `outputs` (None: embeddings), of
+    """The purpose of the head in a model folder: a `kind` of task with so many `outputs` (None: embeddings), of
     which each has a name in `labels`; `pairs` where the texts of a pair are read together."""
 
     kind: TaskKind
@@ -110,7 +110,7 @@ def longest(pretrained: families.Pretrained) -> int:
 
 
 def found_in(folder: Path, kind: TaskKind | None) -> Found:
-    """What the model `folder` says that its head is for, where `kind` is None; else what it has for such tasks.
+    """The purpose of the head in the model `folder`, where `kind` is None; else what it has for such tasks.
 
     Raises InputError where it says nothing, or two things.
     """

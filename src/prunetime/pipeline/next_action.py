@@ -1,4 +1,4 @@
-"""What follows a measurement: the one place where a run decides to tune, to search again, to finish or to give up.
+"""Decides what follows a measurement: to tune, to search again, to finish or to give up.
 
 A verdict is compared with the prediction that the structure was chosen by: where the two differ, the next search aims
 at a target that is corrected by their ratio.
@@ -48,7 +48,7 @@ def correction(attempts: Sequence[Attempt]) -> float:
 
 
 def after_precheck(attempts: Sequence[Attempt], verdict: Verdict, predicted: float) -> tuple[Action, float]:
-    """What follows the timing of a structure with random weights, and its time over the predicted one.
+    """Decides what follows the timing of a structure with random weights; gives also its time over the predicted one.
 
     Args:
         attempts: The attempts before this one.
@@ -64,7 +64,7 @@ def after_precheck(attempts: Sequence[Attempt], verdict: Verdict, predicted: flo
 
 
 def after_verify(attempts: Sequence[Attempt], verdict: Verdict, predicted: float) -> tuple[Action, float]:
-    """What follows the timing of the tuned model, and its time over the predicted one.
+    """Decides what follows the timing of the tuned model; gives also its time over the predicted one.
 
     By its upper end a verdict is not met, so that is the time: tightened by less, the same structure would be chosen
     again.

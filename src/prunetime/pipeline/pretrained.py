@@ -17,7 +17,7 @@ from prunetime.models import families
 from prunetime.models.tokenization import PretrainedTokenizer, load_tokenizer
 
 MOST_NAMES = 5
-"""Of tensors, in a message."""
+"""A message names at most so many tensors."""
 
 
 def load(model: str, outputs: int | None, kind: TaskKind, say: Say, seed: int = 0) -> families.Pretrained:

@@ -32,7 +32,7 @@ WRITTEN = frozenset(
         *("tail.json", "gate.json", "front.json", "candidate", "verify.json", "artifact", "trust", "trust.json"),
     )
 )
-"""What runs write at the top of their folder. Nothing else in it is ever touched."""
+"""The names that runs write at the top of their folder. Nothing else in it is ever touched."""
 
 FULL_DISK_BYTES = 2**20
 """A write that failed with less space left than this failed for want of space."""

@@ -40,7 +40,7 @@ from prunetime.tasks.sources import read_table
 
 @dataclass(frozen=True)
 class Source:
-    """What a run starts from. `roles.test` is read by verify alone."""
+    """The sources of a run: the pretrained model and the data. `roles.test` is read by verify alone."""
 
     pretrained: families.Pretrained
     tokenizer: Tokenizer
@@ -79,7 +79,7 @@ class Source:
 
 
 def scaled(task: Task, labels: NDArray[Any]) -> NDArray[Any]:
-    """Those of similarity as a cosine can be: from 0 to 1, where any lies outside of -1 to 1."""
+    """The labels; of similarity scaled to 0 to 1, as a cosine can be, where any lies outside of -1 to 1."""
     if not task.traits.reads_apart or float(np.abs(labels).max()) <= 1.0:
         return labels
     low, high = labels.min(), labels.max()

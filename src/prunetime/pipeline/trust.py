@@ -29,7 +29,7 @@ SHARES = (1.0, 0.8, 0.6)
 """The budgets of the sample, of the run's."""
 
 GENOMES = 8
-"""Of each budget: the best that was found, and random ones from the worst score to the best."""
+"""The genomes that are tuned for each budget: the best found, and random ones from the worst score to the best."""
 
 DRAWN = 40
 """Random sub-networks of each budget that are scored for that."""

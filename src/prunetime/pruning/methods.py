@@ -9,7 +9,7 @@ from typing import Literal
 PruningMethod = Literal["search", "multilevel", "group-lasso", "polarisation", "identity-priors", "auto"]
 
 Criterion = Literal["fisher", "taylor", "magnitude", "movement"]
-"""What heads and FFN neurons are ordered by."""
+"""The criterion by which heads and FFN neurons are ordered."""
 
 Pruner = Literal["top-k", "group-lasso", "polarisation", "identity-priors"]
 

@@ -79,7 +79,7 @@ class LatencyComparison:
 
 @dataclass(frozen=True)
 class RunMetadata:
-    """What was asked of a run, about which data, on which machine (`run.json`)."""
+    """The settings, the data and the machine of a run (`run.json`)."""
 
     settings: Settings
     task: Task
@@ -118,7 +118,7 @@ class RunMetadata:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured of the finished model (`verify.json`)."""
+    """The measurements of the finished model (`verify.json`)."""
 
     budget: Budget
     budget_us: float

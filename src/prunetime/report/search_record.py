@@ -38,7 +38,7 @@ class ScoredStructure:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What the search chose (`search.json`); `chosen` and `finalists` are scored on more examples than all else."""
+    """The choice of the search (`search.json`); `chosen` and `finalists` are scored on more examples than all else."""
 
     target_us: float
     chosen: ScoredStructure

@@ -168,7 +168,7 @@ def _check_listening(address: str) -> None:
 
 
 class _Worker:
-    """What an actor runs. Its process may die and start anew at any time, so every call brings what it needs.
+    """Scores candidates as an actor. Its process may die and start anew at any time, so a call brings what it needs.
 
     `elastic` and `rows` are references, each in a list, so that Ray does not fetch it for every call.
     """
@@ -228,7 +228,7 @@ def _check_builds(builds: Sequence[str]) -> None:
 
 
 def _value(answer: Any) -> Any:
-    """What an actor answered, or answers (a list); raises what it raised."""
+    """The answer of an actor, or a list of answers; raises what it raised."""
     try:
         return ray.get(answer, timeout=START_SECONDS)
     except RayTaskError as error:

@@ -23,7 +23,7 @@ Prepare = Callable[[Array, Array, Int64Array], ResampledMetric]
 
 
 def _good(labels: Array) -> BoolArray:
-    """Which examples are labelled good: class 1, or graded at least 0.5."""
+    """Says of each example whether it is labelled good: class 1, or graded at least 0.5."""
     if labels.min() < 0 or labels.max() > 1:
         raise InputError(f"a metric of good and bad rows got the label {labels.max()}; labels must lie in 0..1")
     return np.asarray(labels >= 0.5)

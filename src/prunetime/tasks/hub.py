@@ -1,4 +1,4 @@
-"""Which files of a Hugging Face hub dataset hold a split, and getting them."""
+"""Finds and downloads the files of a Hugging Face hub dataset that hold a split."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def measure_front(context: Context, _: Progress) -> None:
 def front_json(
     points: Sequence[Evaluation], samples: Mapping[str, Samples], statistic: str, dense_us: float
 ) -> dict[str, Any]:
-    """What `samples` (by `name_of`, and `dense`, of the same rounds) say of `points`.
+    """The content of `front.json`: `points` with their latencies in `samples` (by name, and `dense`).
 
     A point's measured microseconds are its share of dense in these rounds, times `dense_us`, the dense latency by which
     it was predicted: a clock that has drifted since then is no error of the prediction.

@@ -32,7 +32,7 @@ from prunetime.training.checkpoints import discard_checkpoints
 from prunetime.training.distributed import fit_on_every_rank
 
 OF_ROWS = 0.75
-"""Of two levels, heads and FFN neurons leave this power of the share that is to be left in the end of the latency above
+"""Where blocks follow, heads and FFN neurons leave this power of the share that is left in the end of the latency above
 the floor: most of it is theirs, because at the same size they lose less than blocks do (docs/benchmarks.md)."""
 
 EPOCHS = 2.0
@@ -67,7 +67,7 @@ class Start:
 
     @classmethod
     def of_rows(cls, context: Context) -> Start:
-        """What heads and FFN neurons left of the teacher."""
+        """The teacher, as its pruned heads and FFN neurons left it."""
         mask = Mask.from_json(context.run.read("rows.json"))
         return cls("rows", artifact.read(context.run.path("rows")), mask)
 

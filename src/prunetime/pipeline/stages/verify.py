@@ -156,7 +156,7 @@ def summaries(timed: SamplesBySetting, statistic: str) -> dict[str, dict[str, An
 def row(
     source: Source, budget: Budget, latency: LatencySummary, estimate: dict[str, Any], weights: Weights
 ) -> dict[str, Any]:
-    """What the result says of one model."""
+    """The figures of one model in the result."""
     return {
         "p50_us": latency.p50_us,
         "p99_us": latency.p99_us,

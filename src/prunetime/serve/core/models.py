@@ -42,7 +42,7 @@ LEAST_US = 1.0
 upwards."""
 
 Replaced = Literal["all", "newest", "none"]
-"""Which versions of a model a new one replaces."""
+"""The versions of a model that a new one replaces."""
 
 
 class Entry(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What is recorded of each answered request: counters, a span, and a line of the access log."""
+"""Records each answered request: in counters, a span, and a line of the access log."""
 
 from __future__ import annotations
 

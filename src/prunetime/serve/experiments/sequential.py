@@ -190,7 +190,7 @@ def students(normal: FloatArray, freedom: FloatArray) -> FloatArray:
 
 
 def advice(interval: tuple[float, float], margin: float) -> Advice:
-    """What to do where fewer defects are better and a difference below `margin` does not matter."""
+    """The decision where fewer defects are better and a difference below `margin` does not matter."""
     low, high = interval
     if high < 0.0:
         return "stop: better"
