@@ -8,6 +8,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -79,8 +80,21 @@ def test_two_processes_keep_outcomes_in_one_file(path: Path) -> None:
         assert kept.sums("e").result() == sums_of(made(range(100), "x") + made(range(100), "y"))
 
 
+def test_a_new_file_that_another_process_is_making_is_waited_for(path: Path) -> None:
+    """SQLite refuses to go to a write-ahead log at once where a file is locked, whatever its timeout is."""
+    with closing(sqlite3.connect(path, check_same_thread=False, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        other.execute("create table notes (text)")
+        done = threading.Timer(0.2, other.execute, ["commit"])
+        done.start()
+        with closing(Outcomes(path)) as kept:
+            done.join()
+            assert kept.sums("e").result() == {}
+
+
 def test_a_database_of_an_older_version_is_read(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its outcomes have no key: each counts as a key of its own, once."""
+    caplog.set_level(logging.WARNING)
     with closing(sqlite3.connect(path)) as old:
         old.execute(OLD_TABLE)
         old.executemany(

@@ -38,6 +38,10 @@ class GroupedOption(click.Option):
 class GroupedCommand(click.Command):
     """A command whose `--help` lists its options by group."""
 
+    def get_help_option_names(self, _: click.Context) -> list[str]:
+        """The names of `main`, also in a call without it: click keeps the names that it was asked for first."""
+        return ["-h", "--help"]
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for group in (*get_args(Group), None):
             shown = [each for each in self.get_params(ctx) if getattr(each, "group", None) == group]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ class Sqlite:
         try:
             with self._failing():
                 self._file = self._path.stat()
-                self._connection.execute("pragma journal_mode = wal")
+                self._use_write_ahead_log()
                 self._connection.execute("pragma synchronous = full")
                 with self._transaction():
                     self._make_tables()
@@ -125,6 +126,18 @@ class Sqlite:
         """Inserts an outcome, and returns whether it is new."""
         row = (outcome.experiment, outcome.id, outcome.arm, int(outcome.defect))
         return self._connection.execute("insert or ignore into outcomes values (?, ?, ?, ?)", row).rowcount == 1
+
+    def _use_write_ahead_log(self) -> None:
+        """Waits for its turn itself: SQLite refuses this at once where another process has the file."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _make_tables(self) -> None:
         self._connection.execute(OUTCOMES)
