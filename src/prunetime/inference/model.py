@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -346,6 +345,8 @@ def check_not_empty(texts: Sequence[str]) -> None:
 
 def _batches(rows: Sequence[T], size: int, progress: bool | None) -> Iterator[Sequence[T]]:
     """Yields `rows` in batches of `size`, at least one, and draws progress (None: where the logger is at INFO)."""
+    import click  # only here: running a model needs no command line
+
     if size < 1:
         raise InputError(f"batch_size is {size}; it must be at least 1")
     if progress is None:
