@@ -25,7 +25,7 @@ from provenance import provenance
 
 from prunetime.core import artifact
 from prunetime.core.machine import this_machine
-from prunetime.core.precision import PrecisionPlan
+from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.inference.model import Model
 from prunetime.pipeline.source import Source, load_source
 from prunetime.settings import Settings
@@ -33,13 +33,13 @@ from prunetime.tasks.metrics import evaluate
 
 RESULTS = Path(__file__).parent / "results"
 TOKENS = 32
-INT8 = "int8"
+INT8: Precision = "int8"
 
 
-def quality(source: Source, folder: Path, precision: str) -> dict[str, Any]:
+def quality(source: Source, folder: Path, precision: Precision) -> dict[str, Any]:
     """The metric of an artifact on the run's test rows, with its 95 % interval."""
     found = artifact.read(folder)
-    manifest = replace(found.manifest, plan=PrecisionPlan.uniform(precision))  # type: ignore[arg-type]
+    manifest = replace(found.manifest, plan=PrecisionPlan.uniform(precision))
     model = Model(replace(found, manifest=manifest))
     test = source.roles.test
     estimate = evaluate(
@@ -88,7 +88,8 @@ def main() -> None:
     rows = []
     for folder, budget, measured, int8_us in zip(folders, [None, *budgets], fp32, int8, strict=True):
         size = {"parameters": measured["params"], "bytes": (folder / artifact.WEIGHTS).stat().st_size}
-        for precision, p50_us in (("fp32", measured["p50_us"]), (INT8, int8_us)):
+        latencies: dict[Precision, float | None] = {"fp32": measured["p50_us"], INT8: int8_us}
+        for precision, p50_us in latencies.items():
             row = {"budget": budget, "precision": precision, "p50_us": p50_us} | size
             rows.append(row | quality(source, folder, precision))
             print(rows[-1])

@@ -184,5 +184,8 @@ def serve(settings: ServeSettings, on_ready: OnReady) -> None:
             supervise(settings, listener, lambda entries: on_ready(entries, port, grpc_port))
         else:
             app = App(settings)
-            ready = lambda: on_ready([loaded.entry for loaded in app.models], port, grpc_port)  # noqa: E731
-            Server(app, Acceptor(listener), ready).run()
+            Server(
+                app,
+                Acceptor(listener),
+                lambda: on_ready([loaded.entry for loaded in app.models], port, grpc_port),
+            ).run()
