@@ -58,7 +58,22 @@ def page() -> str:
     sources = {
         f"{path.stem}_source": source(path.stem) for path in RESULTS.glob("*.json") if "commit" in read(path.stem)
     }
-    parts = (demo, engines, prediction, search, search_methods, search_cost, masks, serving, faults, experiments)
+    parts = (
+        demo,
+        alternatives,
+        engines,
+        prediction,
+        search,
+        search_methods,
+        search_cost,
+        masks,
+        quantised_tuning,
+        training,
+        serving,
+        faults,
+        experiments,
+        ranking,
+    )
     figures = {name: value for part in parts for name, value in part().items()}
     return TEMPLATE.read_text(encoding="utf-8").format(**sources, **figures)
 
@@ -107,26 +122,53 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def demo() -> dict[str, str]:
-    """Models whose latency was not measured are left out."""
     data = read("demo")
-    models = [model for model in data["models"] if model["p50_us"] is not None]
+    dense = data["models"][0]
     rows = [
         (
-            f"{'dense' if model['budget'] is None else 'pruned to ' + percent(model['budget'])}, {model['precision']}",
+            f"**{model['name']}, to {percent(model['budget'])}**" if model["budget"] else model["name"],
             f"{model['p50_us'] / 1000:.2f} ms",
-            f"{models[0]['p50_us'] / model['p50_us']:.1f}x",
+            f"{dense['p50_us'] / model['p50_us']:.1f}x",
             interval(model["value"], model["ci95"], 3),
-            f"{model['parameters'] / 1e6:.1f} M, {model['bytes'] / 1e6:.0f} MB",
+            f"{model['parameters'] / 1e6:.1f} M, {model['bytes'] / 1e6:.0f} MB" if model["budget"] else "",
         )
-        for model in models
+        for model in data["models"]
     ]
     header = (data["model"], "latency", "speed", f"{data['metric'].upper()} (95 % interval)", "parameters, file")
-    facts = {"demo_model": data["model"], "demo_tokens": str(data["tokens"]), "demo_rows": f"{data['rows']:,}"}
-    facts["demo_int8"] = data["int8_latency"]
     seconds = [(name, f"{taken:.0f}") for name, taken in data["seconds"].items()]
-    total = sum(data["seconds"].values())
-    facts |= {"demo_seconds": table(("stage", "seconds"), seconds), "demo_minutes": f"{total / 60:.0f}"}
-    return {"demo": table(header, rows), **facts}
+    return {
+        "demo": table(header, rows),
+        "demo_model": data["model"],
+        "demo_tokens": str(data["tokens"]),
+        "demo_rows": f"{data['rows']:,}",
+        "demo_seconds": table(("stage", "seconds"), seconds),
+        "demo_minutes": f"{sum(data['seconds'].values()) / 60:.0f}",
+    }
+
+
+def alternatives() -> dict[str, str]:
+    """The pruned model beside the best that is inside the same budget without pruning, cell by cell."""
+    data, rows = read("alternatives"), []
+    for name, cell in data["cells"].items():
+        dense = f"{cell['metric']} {cell['dense']['value']:.4f}"
+        if cell["stands"] == "lossless":
+            rows.append([name, dense, f"{cell['answer']['value']:.4f}", "", "", "lossless", "dense, faster precisions"])
+            continue
+        lines = {line["name"]: line["quality"]["value"] for line in cell["lines"]}
+        low, high = cell["ci95"]
+        beside = f"{cell['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+        pruned = f"{lines['pruned']:.4f}"
+        rows.append(
+            [name, dense, pruned, f"{cell['next']} {lines[cell['next']]:.4f}", beside, cell["stands"], cell["name"]]
+        )
+    header = ("", "dense, fp32", "pruned", "best other", "pruned less that", "stands", "answer of the run")
+    last = list(data["cells"].values())[-1]
+    commits = {cell["commit"] for cell in data["cells"].values()}
+    return {
+        "alternatives": table(header, rows),
+        "alternatives_effort": data["effort"],
+        "alternatives_source": source("alternatives", last, commits),
+    }
 
 
 def engines() -> dict[str, str]:
@@ -281,6 +323,35 @@ def masks() -> dict[str, str]:
     }
 
 
+def quantised_tuning() -> dict[str, str]:
+    """Tuning without and with fake quantisation, data set by data set."""
+    found, rows = read("quantised_tuning"), []
+    for row in found["results"]:
+        digits = [f"{row[name]:.4f}" for name in ("fp32", "int8")]
+        losses = [f"{row['loss']:+.4f}", f"{row['divergence_loss']:+.5f}", percent(row["squared_difference"], 3)]
+        way = "with" if row["share"] else "without"
+        what = f"{row['data']}, {row['metric']}, {way}"
+        rows.append([what, str(row["seeds"]), *digits, *losses, f"{row['cpu_seconds_per_step']:.2f} s"])
+    header = ("", "seeds", "fp32", "int8", "loss", "loss, divergence", "squared difference", "CPU time of a step")
+    noise = [
+        [name, percent(shares["int8"], 3), percent(shares["weights"], 3)] for name, shares in found["noise"].items()
+    ]
+    return {
+        "quantised_tuning": table(header, rows),
+        "quantised_noise": table(("teacher", "int8", "weights alone"), noise),
+    }
+
+
+def training() -> dict[str, str]:
+    data = read("training_speed")
+    rows = [
+        (name, *(f"{found[f'{build}_ms_a_row']:.1f} ms" for build in ("other", "this")), f"{found['speed']:.2f}x")
+        for name, found in data["trainings"].items()
+    ]
+    header = ("a row of", "before", "now", "speed")
+    return {"training": table(header, rows), "training_precision": data["precision"]}
+
+
 def serving() -> dict[str, str]:
     rows = []
     for who, title in SERVERS.items():
@@ -334,6 +405,20 @@ def experiments() -> dict[str, str]:
         "experiments": table(("users", "false stops, planned", "false stops, open", *header), rows),
         "experiment_count": f"{data['experiments']:,}",
     }
+
+
+def ranking() -> dict[str, str]:
+    data, rows = read("ranking"), []
+    for name, title in (("wikiqa", "WikiQA"), ("home_depot", "Home Depot")):
+        for part, words in {"choose": "valid", "dev": "dev"}.items():
+            of_part = data["sets"][name][part]
+            values = [f"{row['ndcg@10']:.4f}" for row in (of_part["teacher"], *of_part["arms"].values())]
+            less = [interval(one["value"], one["ci95"], 4, "+") for one in of_part["difference"].values()]
+            rows.append([f"{title}, {words}", f"{of_part['difference']['ndcg@10']['queries']:,}", *values, *less])
+    header = ("queries", "teacher", "without", "with the loss", "difference", "difference of MRR")
+    arms = [of_set["dev"]["arms"] for of_set in data["sets"].values()]
+    slower = max(each["with"]["seconds"] / each["without"]["seconds"] for each in arms)
+    return {"ranking": table(("rows", *header), rows), "ranking_slower": f"{slower:.1f}"}
 
 
 if __name__ == "__main__":

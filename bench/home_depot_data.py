@@ -25,13 +25,12 @@ from prunetime.latency import profiling
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.models.batches import TrainingData
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
-from prunetime.pipeline.context import whole_groups
 from prunetime.pipeline.source import load_source
 from prunetime.pruning.importance import load_scores
 from prunetime.search.space import Space
 from prunetime.settings import Settings
 from prunetime.tasks.data import Examples, group_ids
-from prunetime.tasks.roles import group_hash_split
+from prunetime.tasks.roles import group_hash_split, whole_groups
 
 MODELS = ("l6", "l4")
 LENGTH = 48

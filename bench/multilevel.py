@@ -146,7 +146,7 @@ def one_step(job: Job, model: SequenceClassifier, mask: Mask, teacher: SequenceC
     what = f"{job.name}: {'blocks' if step.block_shape else 'rows'}"
     work = prepared.path("work") / what.replace("/", "-")
     training = prepared.training(steps, 1)
-    learned = fit(model, prepared.part.fit, training, work, teacher, progress(what), mask_step=step)
+    learned = fit(model, prepared.part.fit, training, work, teacher, progress(what), mask_step=step).learned
     assert learned is not None
     return mask_of(step, learned.kept, mask)
 

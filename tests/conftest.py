@@ -26,7 +26,14 @@ LONGEST = (
         "test_multilevel.py",
         "test_cluster.py",
     ),
-    *("test_samplers.py", "test_distributed.py", "test_forward.py", "test_support.py", "test_docs.py"),
+    *(
+        "test_samplers.py",
+        "test_distributed.py",
+        "test_forward.py",
+        "test_forward_bits.py",
+        "test_support.py",
+        "test_docs.py",
+    ),
 )
 """Files that take half a minute or more, which come first: no worker is left alone with one in the end."""
 

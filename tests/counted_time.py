@@ -40,18 +40,50 @@ class CountedTime:
     def __init__(self) -> None:
         self._ns = 0
 
-    def spend(self, us: float) -> None:
+    def spend(self, us: float) -> float:
+        """Lets time pass for `us` of work. Returns the microseconds that passed on the clock."""
         self._ns += round(1e3 * us)
+        return us
 
     def perf_counter_ns(self) -> int:
         self.spend(READING_US)
         return self._ns
+
+    def thread_time_ns(self) -> int:
+        return self._ns
+
+    def involuntary_switches(self) -> int:
+        return 0
 
     def monotonic(self) -> float:
         return self.perf_counter_ns() / 1e9
 
     def sleep(self, seconds: float) -> None:
         self.spend(1e6 * seconds)
+
+
+class BusyTime(CountedTime):
+    """Time on a core that this process shares: after each slice of its own, `others` have one each."""
+
+    def __init__(self, others: int, slice_us: float = 3_000.0) -> None:
+        super().__init__()
+        self._others, self._slice_us = others, slice_us
+        self._own_us, self._switches = 0.0, 0
+
+    def spend(self, us: float) -> float:
+        before, self._own_us = self._own_us, self._own_us + us
+        slices = int(self._own_us // self._slice_us - before // self._slice_us)
+        self._switches += slices
+        return super().spend(us + slices * self._others * self._slice_us)
+
+    def thread_time_ns(self) -> int:
+        return round(1e3 * self._own_us)
+
+    def involuntary_switches(self) -> int:
+        return self._switches
+
+    def sleep(self, seconds: float) -> None:
+        super().spend(1e6 * seconds)
 
 
 def _us(part: SublayerWork) -> float:
@@ -88,9 +120,8 @@ def count_passes(clock: CountedTime, replace: Replace = setattr) -> None:
 
     @wraps(timed)
     def counted_timed(self: Engine, batch: Ragged) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        found, spent = timed(self, batch)[0], costs.of(self, batch)
-        clock.spend(spent.sum())
-        return found, spent.copy()
+        found = timed(self, batch)[0]
+        return found, np.array([clock.spend(us) for us in costs.of(self, batch)])
 
     @wraps(encode)
     def counted_encode(self: Tokenizer, texts: Sequence[Texts]) -> Ragged:
@@ -99,16 +130,17 @@ def count_passes(clock: CountedTime, replace: Replace = setattr) -> None:
         return found
 
     replace(measure, "time", clock)
+    replace(measure, "involuntary_switches", clock.involuntary_switches)
     replace(Engine, "logits", counted_logits)
     replace(Engine, "timed", counted_timed)
     replace(Tokenizer, "encode", counted_encode)
 
 
-def install(replace: Replace = setattr) -> None:
-    """Makes this process count time."""
+def install(replace: Replace = setattr, clock: CountedTime | None = None) -> None:
+    """Makes this process count time, by `clock` where one is given."""
     from prunetime.latency import profiling, recording, timing
 
-    clock = CountedTime()
+    clock = clock or CountedTime()
 
     class CountedKernel(recording.ReferenceKernel):
         def run(self) -> None:
@@ -118,7 +150,8 @@ def install(replace: Replace = setattr) -> None:
     count_passes(clock, replace)
     for module in (profiling, recording, timing):
         replace(module, "time", clock)
-    replace(recording, "ReferenceKernel", CountedKernel)
+    for module in (profiling, recording):
+        replace(module, "ReferenceKernel", CountedKernel)
 
 
 def install_for_command() -> None:

@@ -85,7 +85,8 @@ def _byte_pairs(texts: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]
 def _unigrams(texts: list[str]) -> list[tuple[str, float]]:
     trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
     found = _trained(models.Unigram(), pre_tokenizers.Metaspace(), trainer, texts)
-    return [(piece, score) for piece, score in found["vocab"]]
+    # of few digits: the tokenizers library loads some scores of 17 a bit off, and ties between splits end otherwise
+    return [(piece, round(score, 6)) for piece, score in found["vocab"]]
 
 
 def _trained(model: Any, words: Any, trainer: Any, texts: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from prunetime.inference import tokenize
 from prunetime.latency import measure, predictor
 from prunetime.latency.sublayers import ProfileKey
 from prunetime.models import compact as compacting
-from prunetime.models import layers
+from prunetime.models import layers, rounding
 from prunetime.pruning import topk
 from prunetime.tasks import roles
 
@@ -73,6 +73,11 @@ def pack_the_wrong_blocks() -> None:
     blocks.to_blocks = lambda weight, kept, *grain: whole(weight, np.roll(kept, 1, axis=1), *grain)
 
 
+def quantise_whole_tensors() -> None:
+    whole = rounding._int8_rows
+    rounding._int8_rows = lambda x: whole(x.reshape(1, -1)).view_as(x)
+
+
 FAULTS: dict[str, tuple[Callable[[], None], str]] = {
     "swapped rows in compact": (swap_two_rows_in_compact, "tests/models/test_parity.py"),
     "pooled rows": (forget_pooled_rows, "tests/latency/test_predictor.py"),
@@ -83,6 +88,7 @@ FAULTS: dict[str, tuple[Callable[[], None], str]] = {
     "mask gradient": (turn_the_gradient_of_masks_around, "tests/pruning/test_topk.py"),
     "tile rounding": (keep_parts_of_tiles, "tests/pruning/test_multilevel.py"),
     "block packing": (pack_the_wrong_blocks, "tests/pruning/test_multilevel.py"),
+    "one scale for all tokens": (quantise_whole_tensors, "tests/models/test_fake_quant.py"),
     "padding": (let_padding_be_an_answer, "tests/training/test_question_answering.py"),
 }
 """By name: what plants it, and the tests that must fail then. Faults in kernels are planted in tests/engine."""

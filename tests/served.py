@@ -37,6 +37,7 @@ from prunetime.tasks.synthetic import ad_relevance
 TASKS = {
     "pairs": Task("classification", ("bad", "good"), ("query", "title"), 24),
     "topics": Task("classification", ("shoes", "sofas", "lamps"), ("text",), 24),
+    "several": Task("multi-label-classification", ("shoes", "sofas", "lamps"), ("text",), 24, threshold=0.45),
     "answers": Task("question-answering", (), ("question", "context"), 24, 4),
     "words": Task("token-classification", ("O", "B-NAME", "I-NAME"), ("tokens",), 24),
     "twins": Task("similarity", (), ("query", "title"), 24),

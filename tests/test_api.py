@@ -26,7 +26,7 @@ def test_names_are_sorted_documented_and_there() -> None:
         assert inspect.getdoc(getattr(prunetime, name)), name
     assert set(prunetime.__all__) <= {*dir(prunetime), *prunetime._ELSEWHERE}
     with pytest.raises(AttributeError, match="module 'prunetime' has no attribute 'prone'"):
-        prunetime.prone  # noqa: B018
+        prunetime.prone  # noqa: B018 (reading it is refused)
 
 
 def test_a_budget_of_milliseconds() -> None:

@@ -1,6 +1,8 @@
-"""One name, one type: no class or type alias of `src` has the name of another (generated modules apart)."""
+"""One name, one type: no class or type alias of `src` has the name of another (generated modules apart); and a check is
+hushed only for a reason that is said."""
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -42,3 +44,21 @@ def test_a_planted_second_definition_is_found() -> None:
     }
     assert defined_twice(planted) == {"Batch": ["a", "b"]}
     assert types_of(planted["c"]) == {"Row"}
+
+
+SUPPRESSED = re.compile(r"# (noqa\b|type: ignore)")
+WITH_REASON = re.compile(r"# noqa: [A-Z0-9, ]+ \(\S.*\)$|# type: ignore\[[a-z-]+\]  # \S")
+
+
+def without_reason(source: str) -> list[str]:
+    """The lines that hush ruff or mypy, and do not say why."""
+    return [line for line in source.splitlines() if SUPPRESSED.search(line) and not WITH_REASON.search(line)]
+
+
+def test_what_hushes_a_check_says_why() -> None:
+    for path in ROOT.rglob("*.py"):
+        assert without_reason(path.read_text()) == [], path
+    planted = ["import a  # noqa", "b()  # noqa: B018", "c()  # type: ignore[misc]"]
+    assert (
+        without_reason("\n".join([*planted, "d()  # noqa: B018 (why)", "e()  # type: ignore[misc]  # why"])) == planted
+    )

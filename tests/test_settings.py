@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 from prunetime.cli import main
 from prunetime.cli.runs import prune
 from prunetime.core.arch import BLOCK_SHAPES
-from prunetime.core.budget import Budget, Condition, Statistic, TimingScope
+from prunetime.core.budget import Budget, Condition, ShareOf, Statistic, TimingScope
+from prunetime.core.effort import EFFORTS, Effort, RunPlan
 from prunetime.core.options import every
 from prunetime.core.precision import PRECISIONS
 from prunetime.core.task_kind import TaskKind
 from prunetime.errors import InputError
 from prunetime.latency.settings import TimingSettings
 from prunetime.pruning.methods import Criterion, PruningMethod
-from prunetime.settings import AUTO, EFFORTS, Settings
+from prunetime.settings import AUTO, Settings
 from prunetime.tasks.table import join_columns, split_columns
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -41,6 +42,7 @@ BUDGETS = st.builds(
     batch=COUNTS,
     threads=COUNTS,
 )
+BUDGETS |= st.builds(Budget, us=st.none(), share=st.just(0.4), share_of=st.sampled_from(get_args(ShareOf)))
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("model", "data"), NAMES),
     "budget": BUDGETS,
@@ -49,9 +51,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "task": st.none() | st.sampled_from(get_args(TaskKind)),
     "doc_stride": st.none() | st.integers(0, 4096),
     "slices": st.lists(NAMES, max_size=3).map(tuple),
+    "beside": st.lists(NAMES, max_size=3, unique=True).map(tuple),
     **dict.fromkeys(("teacher_ready", "tokens"), st.booleans()),
     "seed": st.integers(0, 2**31 - 1),
-    "effort": st.sampled_from(list(EFFORTS.values())),
+    "effort": st.sampled_from(list(EFFORTS.values()))
+    | st.builds(Effort, st.floats(0.01, 1e6))
+    | st.builds(RunPlan, *[NAMES, *[st.integers(1, 10**6)] * 14, st.integers(0, 20)]),
     "precision": st.sampled_from((*PRECISIONS, AUTO)),
     "max_loss": st.floats(0.0, 1.0, exclude_max=True),
     "importance": st.sampled_from(get_args(Criterion)),

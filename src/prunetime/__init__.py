@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prunetime._version import __version__
 from prunetime.core.arch import ArchSpec, Dims, LayerSpec
 from prunetime.core.budget import Budget
+from prunetime.core.effort import Effort
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
 from prunetime.core.task import Answer, Span, Tagged
@@ -16,7 +17,7 @@ from prunetime.inference.model import Model, load
 if TYPE_CHECKING:
     from prunetime.api import Pruned, pick, profile, prune
     from prunetime.client import AsyncClient, Client
-    from prunetime.settings import Effort, Settings
+    from prunetime.settings import Settings
 
 __all__ = [
     "Answer",
@@ -44,7 +45,7 @@ __all__ = [
 
 _ELSEWHERE = {
     **dict.fromkeys(("Pruned", "pick", "profile", "prune"), ("api", "prune")),
-    **dict.fromkeys(("Effort", "Settings"), ("settings", "prune")),
+    "Settings": ("settings", "prune"),
     **dict.fromkeys(("AsyncClient", "Client"), ("client", "client")),
 }
 """Names that need more than running models does: their module, and the extra that installs what it needs."""

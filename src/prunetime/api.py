@@ -14,6 +14,7 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
 from prunetime.core.config import LogitRows
 from prunetime.core.deprecation import warn_renamed
+from prunetime.core.effort import Effort
 from prunetime.core.precision import Precision, PrecisionPlan
 from prunetime.inference.model import Model, load
 from prunetime.latency.predictor import LatencyProfile
@@ -21,7 +22,7 @@ from prunetime.pipeline import auto
 from prunetime.pipeline import prune as pipeline
 from prunetime.pipeline.run import Reporter
 from prunetime.pipeline.source import profile_of
-from prunetime.settings import Effort, Settings
+from prunetime.settings import Settings
 
 P = ParamSpec("P")
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from prunetime.core.arch import BLOCK_SHAPES, BlockShape, Dims
 from prunetime.core.budget import Budget
+from prunetime.core.effort import EFFORTS, Effort, RunPlan, effort_from_json
 from prunetime.core.options import arguments, check, made, option
 from prunetime.core.precision import Precision
 from prunetime.core.record import strict_keys
@@ -24,70 +25,6 @@ AUTO: Final = "auto"
 
 LEARNED_GRAIN: BlockShape = (32, 32)
 """The shape of the blocks that are learned, where none is asked for."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """An amount of training and search. Rows are upper limits; learning rates are for a batch of 32 rows.
-
-    Attributes:
-        name: The name that `named` finds it by.
-        teacher_rows: The rows that the dense model is fine-tuned on.
-        teacher_epochs: The epochs of that.
-        tune_rows: The rows that the pruned model is fine-tuned on, and that masks are learned on.
-        tune_epochs: The epochs of that; each level of masks is learned for twice as many.
-        learning_rate: The peak learning rate of the dense model.
-        tune_learning_rate: The peak learning rate of the pruned model, and of weights under masks.
-        elastic_learning_rate: The peak learning rate of the elastic training.
-        importance_rows: The rows that heads and FFN neurons are ordered on.
-        elastic_rows: The rows of the elastic training, which fits the weights to many structures.
-        elastic_epochs: The epochs of that.
-        evaluations: The structures that the search scores.
-        score_rows: The rows that each of them is scored on.
-        finalists: The best structures of the search, which are scored again.
-        finalist_rows: The rows that the best of them is chosen on.
-    """
-
-    name: str
-
-    teacher_rows: int
-    teacher_epochs: float
-    tune_rows: int
-    tune_epochs: float
-    learning_rate: float
-    tune_learning_rate: float
-    elastic_learning_rate: float
-    importance_rows: int
-    elastic_rows: int
-    elastic_epochs: float
-    evaluations: int
-    score_rows: int
-    finalists: int
-    finalist_rows: int
-
-    @classmethod
-    def named(cls, name: str) -> Effort:
-        """Returns the effort of a name.
-
-        Args:
-            name: `quick`, `standard` or `thorough`.
-
-        Raises:
-            InputError: no effort has this name.
-        """
-        if name not in EFFORTS:
-            raise InputError(f"effort is {name!r}; it must be one of {', '.join(EFFORTS)}")
-        return EFFORTS[name]
-
-
-EFFORTS = {
-    effort.name: effort
-    for effort in (
-        Effort("quick", 16_000, 1, 10_000, 1, 1e-4, 1e-4, 5e-5, 512, 3_000, 1, 80, 500, 8, 1_500),
-        Effort("standard", 60_000, 1, 60_000, 2, 5e-5, 1e-4, 5e-5, 1_024, 32_000, 1, 300, 1_000, 16, 4_000),
-        Effort("thorough", 400_000, 3, 400_000, 4, 5e-5, 1e-4, 5e-5, 2_048, 200_000, 1, 1_000, 2_000, 32, 10_000),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -126,7 +63,11 @@ class Settings:
         parse=split_columns,
         write=join_columns,
     )
-    label: str | None = option("Label column; guessed where there is no doubt.", "data", None)
+    label: str | None = option(
+        "Label column, guessed where there is no doubt; or a column of 0 and 1 for each of several labels: a,b,c.",
+        "data",
+        None,
+    )
     group: str | None = option("Column whose equal values stay together when data is split.", "data", None)
     task: TaskKind | None = option(
         "Kind of task; by default what the labels say. similarity: pairs whose texts are embedded apart.", "data", None
@@ -137,7 +78,9 @@ class Settings:
         None,
         least=0,
     )
-    metric: str | None = option("auc, pr_auc, accuracy, f1, mcc, spearman, ndcg@10, mrr, exact, ...", "data", None)
+    metric: str | None = option(
+        "auc, pr_auc, accuracy, f1, f1_micro, f1_macro, mcc, spearman, ndcg@10, mrr, exact, ...", "data", None
+    )
     slices: tuple[str, ...] = option(
         "Also report on a part of the test data: unseen:COLUMN or COLUMN=VALUE. Can be given several times.",
         "data",
@@ -145,18 +88,25 @@ class Settings:
         flag="slice",
     )
     teacher_ready: bool = option("The model is fine-tuned on the task already.", "data", False)
+    beside: tuple[str, ...] = option(
+        "Another pretrained model, a folder or a hub id, that is tuned alike and measured beside the pruned one; the "
+        "answer, where it is better. Can be given several times.",
+        "data",
+        (),
+    )
     seed: int = option("Seed of every random choice.", "effort", 0, least=0, most=2**31 - 1)
-    effort: Effort = option(
-        "How much to train and search.",
+    effort: Effort | RunPlan = option(
+        "The time that the run may take here: quick (5 minutes), standard (30), thorough (240), or 45m, 2h; or the "
+        "run-plan.json of a run, which is then followed.",
         "effort",
         EFFORTS["standard"],
-        choices=EFFORTS,
-        write=lambda effort: effort.name,
+        parse=Effort.named,
     )
     precision: Precision | Literal["auto"] = option(
-        "Precision of dense and pruned model. auto: the fastest for each matrix that loses at most --max-loss.",
+        "Precision of the pruned model. auto: the fastest for each matrix that loses at most --max-loss; where the "
+        "dense model so comes inside the budget, nothing is pruned.",
         "structure",
-        "fp32",
+        AUTO,
     )
     max_loss: float = option(
         "The most of the metric on valid data that --precision auto may lose.", "structure", 0.002, least=0.0, most=1.0
@@ -187,6 +137,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
+        if not isinstance(self.effort, Effort | RunPlan):
+            raise InputError(
+                f"effort is {self.effort!r}; it must be one of {', '.join(EFFORTS)} as `Effort.named` gives it, a time "
+                "(`Effort(45)`) or a `RunPlan`"
+            )
+        twice = [model for model in self.beside if self.beside.count(model) > 1]
+        if twice:
+            raise InputError(f"--beside {twice[0]} is given {self.beside.count(twice[0])} times: give it once")
         learned = LEARNED.get(self.method)
         if self.importance == "movement" and not learned:
             raise InputError("--importance movement orders nothing before masks are learned: use --method multilevel")
@@ -204,6 +162,22 @@ class Settings:
     def space(self, dims: Dims) -> Space:
         """The space that the search chooses from."""
         return Space(dims, self.tokens, self.blocks)
+
+    def as_begun(self, record: Mapping[str, Any]) -> Settings:
+        """Returns the settings that a run was begun with, where these are of the same command.
+
+        Names and defaults may have had another meaning then: an effort was amounts, and the precision fp32.
+
+        Args:
+            record: The `run.json` of the run.
+        """
+        begun, before = Settings.from_json(record["settings"]), record.get("defaults", {"precision": "fp32"})
+        changes: dict[str, Any] = {}
+        if self.precision == AUTO != before["precision"]:
+            changes["precision"] = before["precision"]
+        if isinstance(begun.effort, RunPlan) and str(self.effort) == begun.effort.name:
+            changes["effort"] = begun.effort
+        return replace(self, **changes)
 
     def with_budget(self, budget: Budget) -> Settings:
         return replace(self, budget=budget)
@@ -223,15 +197,19 @@ class Settings:
         return settings
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `run.json` has; `timing` only where it is not the usual, as runs of 0.1 are without."""
-        written: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        if self.timing == TimingSettings():
-            del written["timing"]
+        """Returns what `run.json` has; `timing` and `beside` only where they are not the usual, as runs of before are
+        without."""
+        parts = {"budget": self.budget.to_json(), "effort": self.effort.to_json()}
+        written: dict[str, Any] = json.loads(json.dumps(asdict(self) | parts))
+        for name, usual in (("timing", TimingSettings()), ("beside", ())):
+            if getattr(self, name) == usual:
+                del written[name]
         return written
 
     def of_models(self) -> dict[str, Any]:
-        """The settings that models depend on, as JSON: all but how long latencies are measured."""
-        return {name: value for name, value in self.to_json().items() if name != "timing"}
+        """The settings that the models of a run depend on, as JSON: all but how long latencies are measured, and what
+        stands beside them."""
+        return {name: value for name, value in self.to_json().items() if name not in ("timing", "beside")}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
@@ -244,10 +222,10 @@ class Settings:
             InputError: a field is unknown, missing, or has a value that it cannot have.
         """
         values = strict_keys(cls, data)
-        tuples = {name: tuple(values[name]) for name in ("text", "blocks", "slices") if values.get(name)}
+        tuples = {name: tuple(values[name]) for name in ("text", "blocks", "slices", "beside") if values.get(name)}
         parts = {
             "budget": Budget.from_json(values["budget"]),
-            "effort": Effort(**strict_keys(Effort, values["effort"])),
+            "effort": effort_from_json(values["effort"]),
             "timing": TimingSettings.from_json(values.get("timing", {})),
             "slices": (),
         }

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import counted_time
 import numpy as np
 import pytest
 from cases import random_spec
@@ -62,6 +63,20 @@ def test_scores_of_the_command_are_those_of_the_library(inputs: Path) -> None:
     lines = "".join(f"{query}\t{title}\n" for query, title in pairs)
     assert answer("score", inputs / "model", stdin=lines)["scores"] == expected
     assert answer("score", inputs / "model", "--text", pairs[1][0], "--pair", pairs[1][1])["scores"] == expected[1:]
+
+
+def test_the_best_classes_are_printed_by_name(inputs: Path) -> None:
+    pair = ("score", inputs / "model", "--text", "red sofa", "--pair", "couch in red velvet")
+    (good,), names = answer(*pair)["scores"], prunetime.load(inputs / "model").manifest.task.labels
+    expected = sorted(zip((1 - good, good), names, strict=True), reverse=True)
+    assert answer(*pair, "--top", 2)["scores"] == [
+        [{"label": name, "score": pytest.approx(score)} for score, name in expected]
+    ]
+    score, name = expected[0]
+    assert run(*pair, "--top", 1).stdout == f"{name} {score:.4f}\n"
+    for more, message in ((("--top", 3), "this model has 2; ask for 1"), (("--top", 1, "--n-best", 1), "give one")):
+        ran = run(*pair, *more)
+        assert (ran.exit_code, message in ran.stderr) == (2, True), ran.stderr
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -189,7 +204,8 @@ def test_an_exported_model_gives_the_same_scores(inputs: Path, tmp_path: Path) -
     np.testing.assert_allclose(session.run(None, feed)[0], model.engine.logits(tokens), atol=1e-4)
 
 
-def test_profile_reports_its_error(inputs: Path, tmp_path: Path) -> None:
+def test_profile_reports_its_error(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted_time.install(monkeypatch.setattr)
     out = tmp_path / "profile.json"
     covered = ("--precision", "int8", "--blocks", "32x32", "--tokens", "--profile-calls", "5", "--retry-seconds", "0")
     result = answer("profile", "--model", inputs / "bert", "--seq-len", "24", "--specs", "5", *covered, "--out", out)

@@ -14,11 +14,11 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from served import Served, make_artifact  # noqa: E402
-from world import CONTEXT, DOCUMENTS, QUERY, QUESTION, SENTENCE, TEXTS, TOP  # noqa: E402
+from served import Served, make_artifact  # noqa: E402 (the path is set above)
+from world import CONTEXT, DOCUMENTS, QUERY, QUESTION, SENTENCE, TEXTS, TOP  # noqa: E402 (the path is set above)
 
-from prunetime import load  # noqa: E402
-from prunetime.core.embedding import unit  # noqa: E402
+from prunetime import load  # noqa: E402 (the path is set above)
+from prunetime.core.embedding import unit  # noqa: E402 (the path is set above)
 
 KINDS = ("pairs", "topics", "answers", "words", "twins")
 

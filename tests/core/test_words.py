@@ -236,9 +236,9 @@ def test_a_plan_that_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="query int8, key fp32, value fp32 in layer 1: the three must have one"):
         PrecisionPlan(exceptions=((1, "query", MatrixPlan("int8")),))
     with pytest.raises(InputError, match="precision is 'fp8'"):
-        PrecisionPlan.uniform("fp8")  # type: ignore[arg-type]
+        PrecisionPlan.uniform("fp8")
     with pytest.raises(InputError, match="sparse is 1"):
-        MatrixPlan("int8", 1)  # type: ignore[arg-type]
+        MatrixPlan("int8", 1)
     plan = PrecisionPlan(exceptions=((3, "ffn_input", MatrixPlan("bf16")),))
     with pytest.raises(InputError, match="plan names layer 3; the encoder has 3 layers"):
         plan.check(ArchSpec.full(DIMS))

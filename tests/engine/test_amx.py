@@ -1,6 +1,6 @@
 """The kernels on tiles, native where the CPU has AMX, and emulated: held to what the instructions are documented to do.
 
-What every table must do is tested of these in test_kernels.py and test_forward.py.
+What every table must do is tested of these in test_kernels.py, test_forward.py and test_forward_bits.py.
 """
 
 from pathlib import Path

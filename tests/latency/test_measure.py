@@ -10,6 +10,7 @@ from counted_time import READING_US, CountedTime
 from prunetime.latency import measure
 from prunetime.latency.measure import (
     LatencySummary,
+    Samples,
     calls_within,
     interleave,
     pinned,
@@ -24,12 +25,13 @@ from prunetime.latency.measure import (
 def clock(monkeypatch: pytest.MonkeyPatch) -> CountedTime:
     counted = CountedTime()
     monkeypatch.setattr(measure, "time", counted)
+    monkeypatch.setattr(measure, "involuntary_switches", counted.involuntary_switches)
     return counted
 
 
-def samples(medians: list[float], spread: float = 0.01, calls: int = 40) -> np.ndarray:
+def samples(medians: list[float], spread: float = 0.01, calls: int = 40) -> Samples:
     rng = np.random.default_rng(0)
-    return np.array(medians)[:, None] * (1 + spread * rng.standard_normal((len(medians), calls)))
+    return Samples.of_wall(np.array(medians)[:, None] * (1 + spread * rng.standard_normal((len(medians), calls))))
 
 
 def test_the_interval_comes_from_rounds_and_not_from_single_samples() -> None:
@@ -45,8 +47,8 @@ def test_the_interval_comes_from_rounds_and_not_from_single_samples() -> None:
 def test_a_steady_call_is_not_noisy_and_its_statistics_are_those_of_the_pool() -> None:
     steady = samples([100.0] * 12)
     latency = summarise(steady)
-    assert latency.p50_us == pytest.approx(np.median(steady))
-    assert latency.p99_us == pytest.approx(np.percentile(steady, 99))
+    assert latency.p50_us == pytest.approx(np.median(steady.wall_us))
+    assert latency.p99_us == pytest.approx(np.percentile(steady.wall_us, 99))
     assert not latency.noisy
     assert LatencySummary.from_json(latency.to_json()) == latency
     assert latency.of("p99") == latency.p99
@@ -55,9 +57,9 @@ def test_a_steady_call_is_not_noisy_and_its_statistics_are_those_of_the_pool() -
 def test_a_call_whose_tail_is_several_times_its_median_is_disturbed() -> None:
     quiet = samples([100.0] * 12)
     assert not summarise(quiet).disturbed
-    interrupted = quiet.copy()
+    interrupted = quiet.wall_us.copy()
     interrupted[:, 0] *= 5  # 1 call in 40
-    latency = summarise(interrupted)
+    latency = summarise(Samples.of_wall(interrupted))
     assert (latency.noisy, latency.disturbed) == (False, True)
     assert latency.p99_us > 4 * latency.p50_us
     assert summarise(samples([85.0, 90.0, 110.0, 115.0] * 3)).disturbed
@@ -75,14 +77,14 @@ def test_a_drift_that_both_share_cancels_out_of_the_ratio() -> None:
 def test_calls_are_interleaved_and_all_timed() -> None:
     order: list[str] = []
     result = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, calls=16)
-    assert all(values.shape[1] == 16 and (values > 0).all() for values in result.values())
+    assert all(values.wall_us.shape[1] == 16 and (values.wall_us > 0).all() for values in result.values())
     assert "".join(order[:72]).replace("a" * 18, "A").replace("b" * 18, "B") == "ABBA"
 
 
 def test_long_calls_are_timed_less_often() -> None:
     order: list[str] = []
     result = run_rounds({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, {"a": 1, "b": 4}, first=1)
-    assert {name: values.shape for name, values in result.items()} == {"a": (3, 1), "b": (3, 4)}
+    assert {name: values.wall_us.shape for name, values in result.items()} == {"a": (3, 1), "b": (3, 4)}
     assert "".join(order).replace("b" * 6, "B").replace("aa", "A") == "BAABBA"
 
 
@@ -92,15 +94,15 @@ def test_as_many_calls_as_fit(clock: CountedTime, call_us: float, count: int) ->
 
 
 def test_time_calls_measures_microseconds_and_waits_when_idle(clock: CountedTime) -> None:
-    np.testing.assert_allclose(time_calls(lambda: clock.spend(1_000.0), 5), 1_000.0 + READING_US)
+    np.testing.assert_allclose(time_calls(lambda: clock.spend(1_000.0), 5).wall_us, 1_000.0 + READING_US)
     start = clock.monotonic()
-    np.testing.assert_allclose(time_calls(lambda: None, 5, idle_us=4_000), READING_US)
+    np.testing.assert_allclose(time_calls(lambda: None, 5, idle_us=4_000).wall_us, READING_US)
     assert clock.monotonic() - start == pytest.approx(0.02, rel=1e-3)
 
 
 def test_microseconds_are_those_of_the_system() -> None:
     """However long a pause takes, it takes no less than was asked for."""
-    assert time_calls(lambda: time.sleep(0.001), 5).min() >= 1_000.0
+    assert time_calls(lambda: time.sleep(0.001), 5).wall_us.min() >= 1_000.0
 
 
 def test_pinning_is_undone() -> None:

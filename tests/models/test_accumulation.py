@@ -43,6 +43,7 @@ def some_tags() -> Tensor:
 
 
 CLASSES = torch.arange(ROWS) % OUTPUTS
+SEVERAL = (torch.arange(ROWS * OUTPUTS).reshape(ROWS, OUTPUTS) % 3 == 0).float()
 NUMBERS = torch.linspace(-1, 1, ROWS)
 POSITIONS = {"start_positions": torch.arange(ROWS), "end_positions": torch.arange(ROWS) + 1}
 
@@ -55,6 +56,13 @@ CASES: dict[str, tuple[str, int, str | None, dict[str, Tensor], Any]] = {
         PROBLEM_TYPES["relevance"],
         {"labels": (NUMBERS > 0).float()},
         lambda o: functional.binary_cross_entropy_with_logits(o.logits[:, 0], (NUMBERS > 0).float()),
+    ),
+    "several labels": (
+        "pooled",
+        OUTPUTS,
+        PROBLEM_TYPES["multi-label-classification"],
+        {"labels": SEVERAL},
+        lambda o: functional.binary_cross_entropy_with_logits(o.logits, SEVERAL),
     ),
     "tags": (
         "tags",

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from cases import random_config, random_ragged
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 
 from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.models.batches import WINDOW, LengthBucketedBatches, TrainingData
+from prunetime.models.batches import ROWS_OF_GROUP, WINDOW, LengthBucketedBatches, TrainingData
 
 CLASSES = Task("classification", ("a", "b", "c"), ("text",), 32)
 
@@ -48,6 +50,44 @@ def test_there_is_little_padding_and_lengths_are_not_read_in_order():
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
 
 
+GROUPS = st.lists(st.integers(0, 6), min_size=1, max_size=80)
+
+
+def grouped(groups, lengths, batch_size, steps, **part):
+    groups, lengths = np.asarray(groups, np.int64), np.asarray(lengths, np.int32)
+    return list(LengthBucketedBatches(lengths, batch_size, steps, 0, groups=groups, **part))
+
+
+@given(GROUPS, st.integers(1, 9))
+def test_with_groups_every_epoch_reads_every_row_once_in_as_many_batches(groups, batch_size):
+    per_epoch = -(-len(groups) // batch_size)
+    batches = grouped(groups, np.arange(len(groups)) % 7 + 1, batch_size, 2 * per_epoch)
+    for epoch in (batches[:per_epoch], batches[per_epoch:]):
+        assert sorted(row for batch in epoch for row in batch) == list(range(len(groups)))
+        assert sum(len(batch) < batch_size for batch in epoch) <= 1
+    shorter = grouped(groups, np.arange(len(groups)) % 7 + 1, batch_size, per_epoch)
+    assert shorter == batches[:per_epoch]
+    parts = [
+        grouped(groups, np.arange(len(groups)) % 7 + 1, batch_size, per_epoch, rank=r, world_size=2) for r in (0, 1)
+    ]
+    assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(batch) for batch in shorter]
+
+
+def test_rows_of_a_group_are_in_few_batches_and_a_large_group_is_in_many():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(401), [400] + [5] * 400)[rng.permutation(2_400)]
+    lengths = rng.integers(5, 60, 2_400)
+    batches = grouped(groups, lengths, 32, 75)
+    where = {row: number for number, batch in enumerate(batches) for row in batch}
+    spread = [len({where[row] for row in np.flatnonzero(groups == group)}) for group in range(1, 401)]
+    assert max(spread) <= 2
+    assert np.mean(spread) < 1.2  # a group is cut only at the end of a batch
+    of_largest = [count for batch in batches if (count := np.count_nonzero(groups[batch] == 0))]
+    assert np.mean(of_largest) <= ROWS_OF_GROUP
+    alike = rng.integers(5, 60, 401)[groups] + rng.integers(0, 4, 2_400)
+    assert sum(len(rows) * alike[rows].max() for rows in grouped(groups, alike, 32, 75)) < 1.2 * alike.sum()
+
+
 def data(labels, task=CLASSES, rows=5):
     rng = np.random.default_rng(0)
     return TrainingData(random_ragged(random_config(rng), rng, [3, 5, 2, 7, 4][:rows]), np.asarray(labels), task, 0)
@@ -87,3 +127,13 @@ def test_the_digest_depends_on_tokens_labels_and_task():
 def test_labels_that_do_not_fit_are_refused(labels, message):
     with pytest.raises(InputError, match=message):
         data(labels)
+
+
+def test_groups_go_with_their_examples():
+    whole = dataclasses.replace(data([0, 1, 2, 1, 0]), groups=np.array([7, 8, 7, 9, 8]))
+    assert whole.batch([3, 0])["groups"].tolist() == [9, 7]
+    assert whole.select([4, 2]).batch([0, 1])["groups"].tolist() == [8, 7]
+    others = (np.array([7, 8, 7, 9, 9]), None)
+    assert len({whole.digest(), *(dataclasses.replace(whole, groups=groups).digest() for groups in others)}) == 3
+    with pytest.raises(InputError, match="one group per example"):
+        dataclasses.replace(whole, groups=np.zeros(4, np.int64))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import rel_entr, softmax
+from scipy.special import expit, rel_entr, softmax
 
 from prunetime.errors import InputError
 from prunetime.models.distill import Distillation, distilled_loss, hidden_distance, logits_distance
@@ -28,6 +28,19 @@ def test_classes_are_compared_by_the_divergence_of_softened_probabilities(temper
     p, q = (softmax(x.numpy().astype(np.float64) / temperature, axis=1) for x in (teacher, student))
     expected = temperature**2 * rel_entr(p, q).sum(1).mean()
     assert logits_distance(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_several_labels_are_compared_by_the_divergence_of_each(temperature):
+    student, teacher = normal(5, 3), normal(5, 3)
+    p, q = (expit(x.numpy().astype(np.float64) / temperature) for x in (teacher, student))
+    expected = temperature**2 * (rel_entr(p, q) + rel_entr(1 - p, 1 - q)).mean()
+    found = logits_distance(student, teacher, temperature, choice="yes-no")
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert logits_distance(student + 1, student, temperature, choice="yes-no").item() > 0.01  # no softmax is shifted
+    assert logits_distance(student + 1, student, temperature).item() == pytest.approx(0.0, abs=1e-6)
+    far = torch.tensor([[300.0, -300.0]])
+    assert torch.isfinite(logits_distance(far, -far, temperature, choice="yes-no"))
 
 
 def test_a_single_logit_is_compared_by_its_squared_error():

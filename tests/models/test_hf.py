@@ -135,6 +135,12 @@ def test_state_dict_names_are_the_encoders(rng):
             [0.0, 0.3, 1.0],
             lambda x, y: functional.binary_cross_entropy(x.sigmoid()[:, 0], y),
         ),
+        (
+            "multi_label_classification",
+            3,
+            [[0, 1, 1], [0, 0, 0], [1, 0, 0]],
+            lambda x, y: functional.binary_cross_entropy_with_logits(x, y.float()),
+        ),
         ("regression", 1, [-1.0, 0.5, 7.0], lambda x, y: ((x[:, 0] - y) ** 2).mean()),
     ],
 )
@@ -145,6 +151,9 @@ def test_losses(rng, problem_type, outputs, labels, reference):
     ids = torch.zeros(3, 5, dtype=torch.long)
     output = model(input_ids=ids, labels=torch.tensor(labels))
     torch.testing.assert_close(output.loss, reference(output.logits, torch.tensor(labels)))
+    items = torch.tensor(labels).numel()  # as Trainer counts those of all batches of a step
+    whole = model(input_ids=ids, labels=torch.tensor(labels), num_items_in_batch=2 * items)
+    torch.testing.assert_close(2 * whole.loss, output.loss)
 
 
 def test_hidden_states_on_request(rng):

@@ -135,8 +135,8 @@ def test_int8_is_the_plan_of_every_matrix(tmp_path: Path) -> None:
         (
             BertForSequenceClassification,
             {"num_labels": 3, "problem_type": "multi_label_classification"},
-            {},
-            "problem_type 'multi_label_classification' with 3 labels is not supported",
+            {"kind": "classification"},
+            "problem_type 'multi_label_classification' with 3 labels is multi-label-classification, not classification",
         ),
         (BertForSequenceClassification, {}, {"seq_len": 65}, "--seq-len 65 is longer than the 64 positions"),
     ],

@@ -47,7 +47,7 @@ def test_the_whole_road(family: str, tmp_path: Path) -> None:
     command = [
         *QUICK_PRUNETIME, "prune", "--model", str(model), "--data", str(data), "--text", "query,title",
         "--label", "label", "--group", "query", "--latency", "70%", "--seq-len", "24", "--effort", "quick",
-        "--out", str(tmp_path / "run"), "--json",
+        "--precision", "fp32", "--out", str(tmp_path / "run"), "--json",
     ]  # fmt: skip
     ran = run(command)
     assert ran.returncode == 0, ran.stderr

@@ -29,7 +29,7 @@ from prunetime.tasks.synthetic import ad_relevance, product_entities
 def prune(model: Path, data: str, out: Path, *more: str) -> dict[str, Any]:
     command = [
         *QUICK_PRUNETIME, "prune", "--model", str(model), "--data", data, "--latency", "75%", "--seq-len", "24",
-        "--effort", "quick", "--out", str(out), "--json", *more,
+        "--effort", "quick", "--precision", "fp32", "--out", str(out), "--json", *more,
     ]  # fmt: skip
     ran = run(command)
     assert ran.returncode == 0, ran.stderr

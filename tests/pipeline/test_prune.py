@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forked import Command, kill_soon_after, run
-from tiny import QUICK_PRUNETIME, last_object, prune_command
+from tiny import FEW_ROWS, QUICK_PRUNETIME, last_object, prune_command
 
 from prunetime.pipeline.run import WRITTEN
 from prunetime.pipeline.stages.profile import MARGIN
-from prunetime.settings import EFFORTS
 from prunetime.tasks.synthetic import ad_relevance
 
 STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate", "front", "tune", "verify")
@@ -199,7 +198,7 @@ def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_and_asks_its_surr
     assert (out / "evaluations.jsonl").read_bytes().startswith((whole / "evaluations.jsonl").read_bytes())
     proposed = {tuple(genome) for genome in json.loads((out / "proposed.json").read_text())["genomes"]}
     assert evaluated(out).keys() - evaluated(whole).keys() == proposed
-    assert 1 <= len(proposed) <= EFFORTS["quick"].finalists
+    assert 1 <= len(proposed) <= FEW_ROWS["finalists"]
     assert {path.stem for path in (out / "stages").iterdir()} == {
         "profile",
         "propose",
@@ -210,7 +209,7 @@ def test_pick_takes_seven_tenths_of_the_budget_off_the_archive_and_asks_its_surr
         "verify",
     }
     finalists = json.loads((out / "search.json").read_text())["finalists"]
-    assert 1 <= len(finalists) <= EFFORTS["quick"].finalists
+    assert 1 <= len(finalists) <= FEW_ROWS["finalists"]
     assert {tuple(one["genome"]) for one in finalists} <= evaluated(out).keys()
     check_front(out)
 
@@ -286,7 +285,7 @@ def test_a_predictor_that_is_far_off_is_tightened_until_the_budget_is_met(
     more = ("--profile", str(profile), "--latency", f"{0.45 * dense_us:.1f}us")
     ran = run(prune_command(inputs, out, *more))
     assert ran.returncode == 0, ran.stderr
-    assert "searching again with the predictor tightened" in ran.stderr
+    assert "choosing again with the predictor tightened" in ran.stderr
     assert json.loads((out / "attempts.json").read_text())[0]["measured_over_predicted"] > 1.2
     assert json.loads((out / "verify.json").read_text())["verdict"]["ci95"][1] <= 0.45 * dense_us
 
@@ -300,7 +299,7 @@ def test_a_predictor_that_is_too_high_is_loosened_and_the_budget_used(
     command = prune_command(inputs, out, "--profile", str(profile), "--latency", f"{0.8 * dense_us:.1f}us")
     ran = run(command)
     assert ran.returncode == 0, ran.stderr
-    assert "searching again with the predictor loosened" in ran.stderr
+    assert "choosing again with the predictor loosened" in ran.stderr
     first, *_ = json.loads((out / "attempts.json").read_text())
     assert first["measured_over_predicted"] < 0.75
     verdict = json.loads((out / "verify.json").read_text())["verdict"]

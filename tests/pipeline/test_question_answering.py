@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny import bert_folder, last_object
+from tiny import FEW_ROWS, bert_folder, last_object
 
 import prunetime
 from prunetime.cli import main
@@ -36,6 +36,9 @@ def write_squad(table: Table, path: Path, contexts: slice) -> list[dict]:
     return [record for record in records if record["context"] in kept]
 
 
+PLAN = json.dumps(FEW_ROWS)
+
+
 @pytest.fixture(scope="module")
 def squad(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     """A BERT, train.json and dev.json; and the questions of the latter."""
@@ -49,9 +52,21 @@ def squad(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
 def artifact(squad: tuple[Path, list[dict]]) -> Path:
     """In this process, because that takes half of the time."""
     folder, _ = squad
-    given = ["--data", folder / "train.json", "--valid", folder / "dev.json", "--latency", "75%", "--effort", "quick"]
+    given = ["--data", folder / "train.json", "--valid", folder / "dev.json", "--latency", "75%", "--effort", PLAN]
     model = ["--model", folder / "bert", "--seq-len", SEQ_LEN]
-    command = ["prune", *model, *given, "--verify-seconds", 0, "--doc-stride", 24, "--profile", folder / "profile.json"]
+    command = [
+        "prune",
+        *model,
+        *given,
+        "--precision",
+        "fp32",
+        "--verify-seconds",
+        0,
+        "--doc-stride",
+        24,
+        "--profile",
+        folder / "profile.json",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         counted_time.install(patch.setattr)
         patch.setenv("PYTHONPATH", counted_time.python_path())

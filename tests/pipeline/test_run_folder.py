@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from served import make_artifact
-from tiny import bert_folder, write_tsv
+from tiny import FEW_ROWS, bert_folder, write_tsv
 
 from prunetime.cli import main
 from prunetime.core.budget import Budget
+from prunetime.core.effort import RunPlan
 from prunetime.errors import InputError
 from prunetime.pipeline.auto import METHODS
 from prunetime.pipeline.context import Context
@@ -20,7 +21,7 @@ from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.prune import begin, pick
 from prunetime.pipeline.run import WRITTEN, Run
 from prunetime.pipeline.stages import STAGES
-from prunetime.settings import EFFORTS, Settings
+from prunetime.settings import Settings
 from prunetime.tasks.synthetic import ad_relevance
 
 REPORTER = ConsoleReporter()
@@ -33,7 +34,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     model = bert_folder(folder / "bert")
     text = ("query", "title")
     budget = Budget(share=0.5, seq_len=24)
-    return Settings(str(model), str(data), budget, text=text, label="label", effort=EFFORTS["quick"])
+    return Settings(str(model), str(data), budget, text=text, label="label", effort=RunPlan(**FEW_ROWS))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -173,5 +174,5 @@ def test_a_profile_is_refused_its_file_before_anything_is_measured(settings: Set
 
 def test_every_output_of_a_stage_is_removed_with_its_run() -> None:
     for stage in STAGES:
-        assert set(stage.outputs) <= WRITTEN, stage.name
+        assert {output.partition("/")[0] for output in stage.outputs} <= WRITTEN, stage.name
         assert stage.summary.endswith("."), stage.name

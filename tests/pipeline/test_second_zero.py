@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from forked import Ran, run
-from tiny import QUICK_PRUNETIME, prune_command, write_tsv
+from tiny import FEW_ROWS, QUICK, QUICK_PRUNETIME, prune_command, write_tsv
 
 from prunetime.core.budget import Budget
+from prunetime.core.effort import RunPlan
 from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, ProfileError
 from prunetime.latency import profiling
+from prunetime.latency.measure import Samples
 from prunetime.pipeline.auto import prune_by_all_methods
 from prunetime.pipeline.context import Context
 from prunetime.pipeline.progress import ConsoleReporter
@@ -26,7 +29,7 @@ from prunetime.pipeline.stages import measure
 from prunetime.pipeline.stages.profile import check_above_floor
 from prunetime.pipeline.verdict import Verdict, check_judged, judge
 from prunetime.search.cluster import Workers
-from prunetime.settings import EFFORTS, Settings
+from prunetime.settings import Settings
 from prunetime.tasks.synthetic import ad_relevance
 
 REPORTER = ConsoleReporter()
@@ -52,9 +55,23 @@ def refused(inputs: Path, out: Path, *more: str) -> str:
     return line
 
 
+def test_a_machine_too_busy_to_profile_is_said_before_any_training(inputs: Path, tmp_path: Path) -> None:
+    doubt = "the pieces disagree; this process got 27% of the time"
+    doubtful = ["from prunetime.latency import profiling", f"profiling.doubt_of = lambda *_: {doubt!r}"]
+    whole = prune_command(inputs, tmp_path / "run")
+    python = [sys.executable, "-c", "; ".join([*QUICK, *doubtful, "from prunetime.cli import main", "main()"])]
+    ran = run([*python, *whole[len(QUICK_PRUNETIME) :]])
+    assert ran.returncode == 2, ran.stderr
+    said = " ".join(ran.stderr.split())  # lines are wrapped
+    assert said.count(f"so it is taken again: {doubt}") == 2
+    assert f"error: 3 latency profiles of this machine cannot be trusted: {doubt}. The machine is too busy" in said
+    assert "or give --profile FILE" in said
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
 def settings_of(inputs: Path, **more: Any) -> Settings:
     budget = more.pop("budget", Budget(share=0.7, seq_len=24))
-    usual = {"text": ("query", "title"), "label": "label", "group": "query", "effort": EFFORTS["quick"]}
+    usual = {"text": ("query", "title"), "label": "label", "group": "query", "effort": RunPlan(**FEW_ROWS)}
     return Settings(str(inputs / "bert"), str(inputs / "ads.tsv"), budget, **usual | more)
 
 
@@ -185,7 +202,7 @@ def test_workers_without_a_search_are_refused(inputs: Path, tmp_path: Path) -> N
 def p99_verdict(spread: float, budget: Budget) -> Verdict:
     """Of two calls that take the same time in every round, but that each is interrupted on its own."""
     one, other = (100.0 * np.exp(spread * np.random.default_rng(seed).standard_normal((24, 120))) for seed in (0, 1))
-    return judge(budget, {("ids", "hot"): {"dense": one, "pruned": other}})
+    return judge(budget, {("ids", "hot"): {"dense": Samples.of_wall(one), "pruned": Samples.of_wall(other)}})
 
 
 @pytest.mark.parametrize("budget", [Budget(us=50.0, statistic="p99"), Budget(share=0.5, statistic="p99")])
@@ -211,4 +228,4 @@ def test_a_p99_is_measured_before_anything_is_trained_where_it_can_matter(
     with suppress(InputError):  # the machine of the test may be noisy
         budget = Budget(share=0.5, statistic="p99", seq_len=24)
         measure.check_tail(Context(run, settings.with_budget(budget)))
-    assert timed[0]["dense"].shape == (settings.timing.verify_rounds, 3 * settings.timing.verify_calls)
+    assert timed[0]["dense"].wall_us.shape == (settings.timing.verify_rounds, 3 * settings.timing.verify_calls)

@@ -229,6 +229,8 @@ def pipeline_of(folder: Path) -> np.ndarray:
 
 MULTIPLE, SINGLE, NUMBER = "multi_label_classification", "single_label_classification", "regression"
 
+SEVERAL = "multi-label-classification"
+
 CASES: list[tuple[str, str, dict[str, Any], str | None]] = [
     ("id2label", "names in another order", {"id2label": dict(enumerate(MNLI[::-1]))}, None),
     ("id2label", "other names", {"id2label": {0: "a", 1: "b", 2: "neutral"}}, None),
@@ -237,6 +239,8 @@ CASES: list[tuple[str, str, dict[str, Any], str | None]] = [
     ("problem_type", f"`{SINGLE}`, classes", {"problem_type": SINGLE}, None),
     ("problem_type", f"`{MULTIPLE}`, classes", {"problem_type": MULTIPLE}, None),
     ("problem_type", f"`{NUMBER}`, classes", {"problem_type": NUMBER}, None),
+    ("problem_type", f"`{MULTIPLE}`, several labels", {"problem_type": MULTIPLE}, SEVERAL),
+    ("problem_type", f"`{SINGLE}`, several labels", {"problem_type": SINGLE}, SEVERAL),
     ("problem_type", f"`{MULTIPLE}`, `--task relevance`", {"problem_type": MULTIPLE}, "relevance"),
     ("problem_type", f"`{NUMBER}`, `--task relevance`", {"problem_type": NUMBER}, "relevance"),
     ("problem_type", f"`{NUMBER}`, `--task regression`", {"problem_type": NUMBER}, "regression"),
@@ -249,6 +253,7 @@ def test_every_setting_of_the_outputs_is_honoured_or_refused(
     of_classes: Teacher, of_one_output: Teacher, tmp_path: Path
 ) -> None:
     classes = write_data(tmp_path, of_classes.answers(MNLI))
+    lists = write_data(tmp_path, [[label] for label in of_classes.answers(MNLI)], name="lists.jsonl")
     numbers = write_data(tmp_path, [number / len(TEXTS) for number in range(len(TEXTS))], name="numbers.jsonl")
     unchanged = {
         "classes": pipeline_of(of_classes.copy(tmp_path / "classes", MNLI).folder),
@@ -256,16 +261,16 @@ def test_every_setting_of_the_outputs_is_honoured_or_refused(
     }
     rows = []
     for field, values, change, task in CASES:
-        kind = "number" if task else "classes"
-        made = of_one_output if task else of_classes
-        folder = made.copy(tmp_path / f"changed{len(rows)}", None if task else MNLI, **change).folder
+        kind = "classes" if task in (None, SEVERAL) else "number"
+        made, data = (of_classes, lists if task else classes) if kind == "classes" else (of_one_output, numbers)
+        folder = made.copy(tmp_path / f"changed{len(rows)}", MNLI if kind == "classes" else None, **change).folder
         try:
             expected = pipeline_of(folder)
         except KeyError:  # the pipeline has no name for an output
             expected = np.full_like(unchanged[kind], np.nan)
         found = verdict(
             field,
-            ours(folder, numbers if task else classes, task=task),
+            ours(folder, data, task=task),
             not np.allclose(expected, unchanged[kind], rtol=0, atol=1e-6),
             lambda scores, expected=expected: np.allclose(scores, expected, rtol=0, atol=1e-5),
         )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from prunetime.core.budget import Budget
+from prunetime.latency.measure import Samples
 from prunetime.latency.timing import SETTINGS, Job, SamplesBySetting
 from prunetime.pipeline.stages import measure, verify
 from prunetime.pipeline.verdict import Verdict, judge
@@ -16,7 +17,8 @@ def measurement(share: float, spread: float, seed: int) -> SamplesBySetting:
     """24 rounds in which the pruned model takes about `share` of the dense one, as far off as `spread` says."""
     rng = np.random.default_rng(seed)
     rounds = share * DENSE_US * np.exp(spread * rng.standard_normal((24, 1)))
-    samples = {"dense": np.full((24, 40), DENSE_US), "pruned": np.repeat(rounds, 40, axis=1)}
+    us = {"dense": np.full((24, 40), DENSE_US), "pruned": np.repeat(rounds, 40, axis=1)}
+    samples = {name: Samples.of_wall(values) for name, values in us.items()}
     return dict.fromkeys(SETTINGS, samples)
 
 

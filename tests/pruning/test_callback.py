@@ -142,6 +142,24 @@ def test_attention_scores_are_distilled_as_our_own_encoder_gives_them(tmp_path: 
     assert found[1] < found[0]
 
 
+@pytest.mark.parametrize(
+    ("problem", "is_seen"), [("multi_label_classification", True), ("single_label_classification", False)]
+)
+def test_a_teacher_of_several_labels_is_not_distilled_by_a_softmax(problem: str, is_seen: bool) -> None:
+    """A softmax does not see what all logits of a row have in common."""
+    data, losses = rows(), []
+    batch = {name: torch.stack([row[name] for row in data]) for name in ("input_ids", "attention_mask")}
+    for shift in (0.0, 1.0):
+        model, teacher = bert(), bert()
+        teacher.classifier.bias.data += shift
+        model.config.problem_type = problem
+        MultilevelPruning(model, 1.0, teacher=teacher, distillation=Distillation(hidden=0.0), **FAST)
+        labels = torch.zeros(len(data), 2) if is_seen else torch.zeros(len(data), dtype=torch.long)
+        losses.append(model.train()(**batch, labels=labels).loss.item())
+    assert (losses[1] > losses[0] + 0.05) == is_seen
+    assert is_seen or losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
 def test_what_cannot_be_pruned_is_refused() -> None:
     with pytest.raises(InputError, match="weights is 0"):
         MultilevelPruning(bert(), 0.0)

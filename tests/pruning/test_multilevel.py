@@ -65,7 +65,7 @@ SETTINGS = TrainingSettings(6.0, batch_size=8, learning_rate=1e-3, checkpoint_st
 
 def learned(model: SequenceClassifier, step: MaskStep, folder: Path, stop: Stop | None = None, **changes: object):
     settings = dataclasses.replace(SETTINGS, **changes)
-    return fit(model, data(), settings, folder, dense(), stop, mask_step=step)
+    return fit(model, data(), settings, folder, dense(), stop, mask_step=step).learned
 
 
 def test_what_is_learned_computes_the_same_pruned_as_masked_in_both_steps(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_is_learned_computes_the_same_pruned_as_masked_in_both_steps(tmp_pa
     model = from_weights(CONFIG, weights)
     step = blocks_step(mask.spec(), learning_rate=0.3)
     teacher = from_weights(CONFIG, weights)
-    whole = mask_of(step, fit(model, data(), SETTINGS, tmp_path / "blocks", teacher, mask_step=step).kept, mask)
+    whole = mask_of(step, fit(model, data(), SETTINGS, tmp_path / "blocks", teacher, mask_step=step).learned.kept, mask)
     stored = in_blocks(weights_of(model), whole)
     torch.testing.assert_close(logits(from_weights(CONFIG, stored)), logits(model), atol=1e-5, rtol=0)
     assert whole.spec().layers[0].heads == mask.spec().layers[0].heads

@@ -63,7 +63,7 @@ def test_what_is_learned_computes_the_same_pruned_as_masked_and_is_at_the_target
     pruner: Pruner, block_shape: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     model, step = dense(), step_of(pruner, block_shape, learning_rate=0.1)
-    learned = fit(model, data(), SETTINGS, tmp_path, dense(), mask_step=step)
+    learned = fit(model, data(), SETTINGS, tmp_path, dense(), mask_step=step).learned
     mask = mask_of(step, learned.kept, Mask.full(DIMS))
     within = 1.0 / (2 * DIMS.layers) if pruner == "identity-priors" else 0.02  # whole sub-layers are not so fine
     assert TARGET - within * 2 <= COST(mask.spec()) / COST.dense <= TARGET
@@ -87,10 +87,10 @@ def test_a_killed_training_ends_in_the_same_masks_and_weights(
 
     step = step_of(pruner, block_shape, learning_rate=0.1)
     whole, model = dense(), dense()
-    want = fit(whole, data(), SETTINGS, tmp_path / "whole", dense(), mask_step=step)
+    want = fit(whole, data(), SETTINGS, tmp_path / "whole", dense(), mask_step=step).learned
     with pytest.raises(KeyboardInterrupt):
         fit(dense(), data(), SETTINGS, tmp_path / "killed", dense(), stop, mask_step=step)
-    found = fit(model, data(), SETTINGS, tmp_path / "killed", dense(), mask_step=step)
+    found = fit(model, data(), SETTINGS, tmp_path / "killed", dense(), mask_step=step).learned
     assert np.array_equal(want.ratios, found.ratios)
     for a, b in zip(want.kept, found.kept, strict=True):
         assert all(np.array_equal(a[name], b[name]) for name in a)
@@ -116,7 +116,7 @@ def test_settling_keeps_what_comes_first_in_the_pruners_order(
 
 
 def test_ratios_are_recorded_from_the_first_step_to_the_last(tmp_path: Path) -> None:
-    learned = fit(dense(), data(), SETTINGS, tmp_path, mask_step=step_of("top-k", learning_rate=0.3))
+    learned = fit(dense(), data(), SETTINGS, tmp_path, mask_step=step_of("top-k", learning_rate=0.3)).learned
     assert learned.ratios.shape == (48, 4 * DIMS.layers)  # a moment for each of 48 steps
     assert learned.ratios[0].min() >= 0.9
     kept = [mask.mean() for layer in learned.kept for mask in layer.values()]
@@ -156,7 +156,7 @@ def test_sub_layers_that_add_least_become_the_identity(tmp_path: Path) -> None:
         for part in model.layers[1].ffn_output.parameters():
             part *= 1e-3
     step = step_of("identity-priors", share=0.9, learning=0.5)
-    learned = fit(model, data(), SETTINGS, tmp_path, mask_step=step)
+    learned = fit(model, data(), SETTINGS, tmp_path, mask_step=step).learned
     assert not learned.kept[1]["ffn"].any()
     assert not learned.kept[1]["ffn_rows"].any()
     assert learned.kept[1]["heads"].all()

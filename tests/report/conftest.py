@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny import FEW_ROWS
 
 from prunetime import __version__
 from prunetime.core.arch import ArchSpec, Dims
 from prunetime.core.artifact import write_json
 from prunetime.core.budget import Budget
+from prunetime.core.effort import RunPlan
 from prunetime.core.machine import this_machine
 from prunetime.core.mask import rank
 from prunetime.core.task import Task
-from prunetime.latency.measure import summarise
+from prunetime.latency.measure import Samples, summarise
 from prunetime.latency.predictor import LatencyProfile
 from prunetime.latency.sublayers import ProfileKey, ffn_level
 from prunetime.latency.timing import SETTINGS, SamplesBySetting
@@ -160,7 +162,7 @@ def made_times(profile: LatencyProfile, spec: ArchSpec, budget: Budget, off: flo
         }
         drift = rng.normal(1.0, 0.01, (24, 1))
         timed[scope, condition] = {
-            name: us * drift * (1.0 + rng.gamma(1.2, 0.008, (24, 40))) for name, us in middle.items()
+            name: Samples.of_wall(us * drift * (1.0 + rng.gamma(1.2, 0.008, (24, 40)))) for name, us in middle.items()
         }
     return timed
 
@@ -228,6 +230,8 @@ def made_record(budget: Budget, dims: Dims, names: dict[str, Any]) -> dict[str, 
         group=columns["group"],
         slices=tuple(name for name in SLICES if name != "all"),
         metric="auc",
+        effort=RunPlan(**FEW_ROWS),
+        precision="fp32",
     )
     return {
         "settings": settings.to_json(),

@@ -6,78 +6,24 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from report_page import FILES, HOSTILE, page_of
 
 from prunetime.cli import main
 from prunetime.core.arch import Dims
 from prunetime.core.budget import Budget
 from prunetime.core.mask import BlockMask, Mask
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError
 from prunetime.report.render import LayerDrawing, render
 
 MakeRun = Callable[..., Path]
 
-VOID = {"meta", "br", "hr", "img", "input", "link"}
-FILES = (
-    "run.json",
-    "profile.json",
-    "search.json",
-    "evaluations.jsonl",
-    "mask.json",
-    "gate.json",
-    "front.json",
-    "verify.json",
-)
 BUDGET = Budget(share=0.45, seq_len=48)
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
-
-
-class Page(HTMLParser):
-    """Elements with their attributes, the text, and whether every element was closed in order."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.parents: list[str | None] = []
-        self.words: list[str] = []
-        self.feed(content)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.parents.append(self.open[-1] if self.open else None)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def children(self, parent: str, tag: str) -> int:
-        return sum(p == parent and name == tag for p, (name, _) in zip(self.parents, self.elements, strict=True))
-
-
-def page_of(run: Path) -> Page:
-    path = render(run)
-    assert path == run / "report.html"
-    page = Page(path.read_text(encoding="utf-8"))
-    assert page.open == []
-    return page
 
 
 def test_page_needs_nothing_but_itself(make_run: MakeRun) -> None:
@@ -137,15 +83,28 @@ def test_page_holds_the_figures(make_run: MakeRun) -> None:
     assert "torch 2.13.0+cpu" in text
 
 
-def test_a_square_is_filled_exactly_for_each_kept_head(make_run: MakeRun) -> None:
+def test_the_teacher_stands_beside_its_baselines(make_run: MakeRun) -> None:
     run = make_run()
-    content = render(run).read_text()
-    expected = [
-        f"head {head}: {'kept' if head in layer['heads']['kept'] else 'removed'}"
-        for layer in json.loads((run / "mask.json").read_text())
-        for head in range(layer["heads"]["of"])
-    ]
-    assert re.findall(r"head \d+: (?:kept|removed)", content) == expected
+    assert "TF-IDF" not in page_of(run).text  # a run of before
+    record = {"metric": "auc", "rows": 1234, "teacher": {"value": 0.7331, "ci95": [0.7012, 0.7654]}, "baselines": {}}
+    difference = {"value": -0.0449, "ci95": [-0.0602, -0.0301]}
+    record["baselines"]["tfidf"] = {"value": 0.778, "ci95": [0.75, 0.8], "difference": difference}
+    (run / "baselines.json").write_text(json.dumps(record))
+    text = page_of(run).text
+    for shown in (
+        "1,234 validation examples",
+        "0.7331",
+        "TF-IDF and a linear model",
+        "0.7780",
+        "−0.0449",
+        "−0.0602 to",
+    ):
+        assert shown in text
+    (run / "baselines.json").write_text(json.dumps(record | {"rows": 0, "teacher": None, "baselines": {}}))
+    assert "TF-IDF" not in page_of(run).text
+    (run / "baselines.json").write_text(json.dumps(record | {"teacher": {"value": "high", "ci95": [0, 1]}}))
+    with pytest.raises(InputError, match=r"baselines\.json is damaged"):
+        render(run)
 
 
 def test_the_microseconds_of_the_parts_add_up(make_run: MakeRun) -> None:
@@ -291,14 +250,6 @@ def test_what_other_budgets_would_have_bought_is_said(make_run: MakeRun, budget:
     ]
 
 
-@pytest.mark.parametrize("budget", [BUDGET, Budget(us=1900.0, seq_len=48)])
-def test_the_budget_is_one_number_in_every_chart(make_run: MakeRun, budget: Budget) -> None:
-    content = render(make_run(budget=budget, evaluations=40)).read_text(encoding="utf-8")
-    named = re.findall(r">(budget [\d][^<]*)<", content)
-    assert len(named) == 6  # latency, search and prediction, each for the page and for a phone
-    assert set(named) == {"budget 45.0 %" if budget.share else "budget 1,900 µs"}
-
-
 @pytest.mark.parametrize(
     ("metric", "interval", "said"),
     [
@@ -320,85 +271,18 @@ def test_why_a_pruned_model_is_better_is_said_only_where_it_is(
     assert ("Why the pruned model is better" in page_of(run).text) == said
 
 
-def test_what_the_policy_prefers_is_drawn_and_a_run_without_a_policy_has_no_such_chart(make_run: MakeRun) -> None:
-    run = make_run(evaluations=20)
-    page = render(run).read_text()
-    assert page.count("What the policy prefers to change") == 2  # for the page and for a phone
-    assert "in the end most often changed: layer 1 heads" in page
-    assert "generation 40, layer 1 heads: fewer 77.9%, more 1.0%" in page
-    (run / "policy.json").unlink()
-    assert "policy prefers" not in render(run).read_text()
-
-
-def test_measured_points_of_the_front_are_drawn_and_what_predictions_were_off_is_said(make_run: MakeRun) -> None:
-    run = make_run()
-    points = json.loads((run / "front.json").read_text())["points"]
-    assert len(points) == 6
-    page = page_of(run)
-    drawn = [attributes for attributes in page.all("polygon") if attributes.get("class") == "timed"]
-    assert len(drawn) == 2 * len(points) + 1  # for the page and for a phone, and in the legend
-    assert "On the 6 points that were timed, predictions are off by 3.5 % in the median and 6.4 % at worst" in page.text
-    for point, off in zip(points, ("−1.0", "+2.0", "−2.9", "+4.2", "−4.8", "+6.4"), strict=True):
-        assert f"{point['predicted_us']:,.0f} {point['measured_us']:,.0f}" in page.text
-        assert f"{off} %" in page.text
-        assert (
-            f"predicted {point['predicted_us']:,.0f} µs, measured {point['measured_us']:,.0f} µs"
-            in render(run).read_text()
-        )
-    chosen = json.loads((run / "search.json").read_text())["chosen"]["genome"]
-    assert [point["genome"] for point in points].count(chosen) == 1
-    assert "noisy" not in page.text.split("On the 6 points")[1].split("Finalists")[0]
-    front = json.loads((run / "front.json").read_text())
-    front["dense"]["noisy"] = True
-    (run / "front.json").write_text(json.dumps(front))
-    assert "6.4 % at worst. The machine was noisy then" in page_of(run).text
-    (run / "front.json").write_text(json.dumps(front | {"points": []}))
-    with pytest.raises(InputError, match=r"front\.json is damaged"):
-        render(run)
-
-
-@pytest.mark.parametrize("content", ["null", "[1]", '[{"generation": 1, "preferences": [[0.5, 0.5]]}]', "[{"])
-def test_a_damaged_log_of_the_policy_is_refused(make_run: MakeRun, content: str) -> None:
-    run = make_run(evaluations=20)
-    (run / "policy.json").write_text(content)
-    with pytest.raises(InputError, match=r"policy\.json"):
-        render(run)
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "null", "other"])
-def test_damaged_runs_are_refused_by_name(make_run: MakeRun, name: str, damage: str) -> None:
-    run = make_run(evaluations=20)
-    path = run / name
-    whole = path.read_text()
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_text(
-            {"cut": whole[: len(whole) // 2] + "\n", "empty": "", "null": "null", "other": '{"a": [1]}'}[damage]
-        )
-    with pytest.raises(InputError, match=name.replace(".", r"\.")):
-        render(run)
-    assert not (run / "report.html").exists()
-
-
-@pytest.mark.parametrize("value", [float("nan"), "12", None, True])
-def test_a_figure_that_is_none_is_refused(make_run: MakeRun, value: object) -> None:
-    run = make_run(evaluations=20)
-    verified = json.loads((run / "verify.json").read_text())
-    verified["latency"]["ids/hot"]["pruned"]["p50_us"] = value
-    (run / "verify.json").write_text(json.dumps(verified))
-    with pytest.raises(InputError, match=r"verify\.json is damaged"):
-        render(run)
-
-
-def test_a_run_between_two_attempts_is_not_finished(make_run: MakeRun) -> None:
-    run = make_run(evaluations=20)
-    mask = json.loads((run / "mask.json").read_text())
-    mask[0]["heads"]["kept"] = [] if mask[0]["heads"]["kept"] else [0]
-    (run / "mask.json").write_text(json.dumps(mask))
-    with pytest.raises(InputError, match="has not come to its end"):
-        render(run)
+@pytest.mark.parametrize("loss", [None, 0.0012, -0.003])
+def test_where_nothing_was_pruned_that_is_said(make_run: MakeRun, loss: float | None) -> None:
+    run = make_run(evaluations=40)
+    plan = replace(PrecisionPlan.uniform("int8"), quality_loss=loss)
+    found = {"plan": plan.to_json(), "met": True}
+    for met in (False, True):
+        (run / "lossless.json").write_text(json.dumps(found | {"met": met}))
+        text = page_of(run).text
+        assert ("Nothing was pruned" in text) == met
+    lost = {None: "", 0.0012: " and loses 0.0012 of auc", -0.003: " and loses 0.0000 of auc"}[loss]
+    assert f"In int8 the dense model is inside the budget{lost}" in text
+    assert "what one would take instead was neither made nor measured. “Dense” and “pruned” on this page are" in text
 
 
 def test_how_long_each_stage_took_is_said_where_its_record_has_it(make_run: MakeRun) -> None:
@@ -418,11 +302,6 @@ def test_how_long_each_stage_took_is_said_where_its_record_has_it(make_run: Make
     (run / "stages" / "plan.json").write_text(json.dumps({"title": "Plan", "seconds": None}))
     with pytest.raises(InputError, match=r"stages/plan\.json is damaged"):
         render(run)
-
-
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no finished run: cannot read run\.json"):
-        render(tmp_path)
 
 
 def test_rendering_again_gives_the_same_page_and_leaves_nothing_else(make_run: MakeRun) -> None:
@@ -445,19 +324,3 @@ def test_a_cell_says_the_name_of_its_column(make_run: MakeRun) -> None:
             assert [html.unescape(name) for name in cells] == names[1:]
             assert len(cells) == row.count("<td")
     assert len(tables) == 7
-
-
-def test_a_run_that_learned_masks_has_links_and_charts_of_its_own(make_run: MakeRun) -> None:
-    run = make_run(evaluations=20)
-    record = json.loads((run / "run.json").read_text())
-    record["settings"]["method"] = "multilevel"
-    (run / "run.json").write_text(json.dumps(record))
-    names, target_us = ["0 heads", "0 ffn"], json.loads((run / "search.json").read_text())["target_us"]
-    level = {"of": "blocks", "target_us": target_us, "masks": names, "ratios": [[1.0, 1.0], [0.5, 0.25]]}
-    (run / "learned-ratios.json").write_text(json.dumps(level))
-    page = page_of(run)
-    assert "until the latency was predicted at 97.0 % of the budget" in page.text
-    assert page.children("figure", "figcaption") == len(page.all("figure")) == 5
-    targets = {attributes["href"] for attributes in page.all("a")}
-    assert targets <= {f"#{attributes.get('id')}" for _, attributes in page.elements}
-    assert "The search aimed" not in page.text

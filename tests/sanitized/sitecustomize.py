@@ -10,7 +10,7 @@ class SanitizedEngine:
     """Comes before every other finder, an editable install's included."""
 
     @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG004
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG004 (importlib gives them)
         if name != "prunetime._engine":
             return None
         return importlib.util.spec_from_file_location(name, os.environ["SANITIZED_ENGINE"])

@@ -123,6 +123,24 @@ def test_agreement_of_one_logit_is_its_correlation_and_of_two_that_of_the_log_od
     assert agreement(a, b) == pytest.approx(np.corrcoef(*odds)[0, 1])
 
 
+def test_agreement_of_several_labels_sees_what_all_logits_of_a_row_have_in_common():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 50, 3)).astype(np.float32)
+    centred = [(x - x.mean(axis=0)).ravel() for x in (a, b)]
+    assert agreement(a, b, choice="yes-no") == pytest.approx(np.corrcoef(*centred)[0, 1])
+    shift = rng.normal(0, 3, (50, 1)).astype(np.float32)  # texts that have many labels, and texts that have few
+    assert agreement(a + shift, a) == pytest.approx(1.0)
+    assert agreement(a + shift, a, choice="yes-no") < 0.6
+    config = random_config(rng, outputs=3)
+    elastic = Elastic(config, random_weights(config, ArchSpec.full(config.dims), rng))
+    tokens = random_ragged(config, rng, [4, 9, 7, 5])
+    logits = elastic.engine.logits(tokens)
+    rows = ScoringRows(tokens, logits + shift[:4], "yes-no")
+    (found,) = ElasticScorer(elastic, rows)([ArchSpec.full(config.dims)])
+    assert found == pytest.approx(agreement(logits, rows.expected, choice="yes-no"))
+    assert found < 0.99
+
+
 @given(
     logits=arrays(np.float32, (7, 3), elements=st.floats(-8, 8, width=32)),
     shift=arrays(np.float32, (7, 1), elements=st.floats(-8, 8, width=32)),
@@ -159,7 +177,7 @@ def test_a_scorer_of_rows_per_token_compares_within_sequences():
     elastic = Elastic(config, random_weights(config, whole, rng))
     tokens = random_ragged(config, rng, [7, 3, 12])
     shift = np.repeat([[50, 0], [0, 50], [-50, 50]], tokens.lengths, axis=0).astype(np.float32)
-    rows = ScoringRows(tokens, elastic.engine.logits(tokens) + shift, among_tokens=True)
+    rows = ScoringRows(tokens, elastic.engine.logits(tokens) + shift, choice="tokens")
     assert list(ElasticScorer(elastic, rows)([whole])) == [pytest.approx(1.0, abs=1e-4)]
 
 

@@ -32,6 +32,7 @@ CONTEXT = "a sofa with red legs stands beside a lamp for the bath and a blue cha
 COLUMNS = {
     "pairs": PAIRS,
     "topics": {"text": ["red sofa", "a lamp for the bath"]},
+    "several": {"text": ["red sofa", "a lamp for the bath"]},
     "ranked": {"query": ["red sofa"], "title": ["a sofa with red legs"]},
     "twins": {"query": ["red sofa", "lamp"], "title": ["a sofa with red legs", "lamp"]},
     "answers": {"question": ["which legs", "which chair"], "context": [CONTEXT, CONTEXT]},
@@ -91,7 +92,7 @@ def test_scores_are_those_of_http_to_the_bit(name: str, served: Served, client: 
             np.testing.assert_array_equal(data, np.float32(expected) if output == "score" else expected)
     assert client.metadata["x-prunetime-model"] == f"{name}/1"
     assert client.metadata["server-timing"].startswith("tokenize;dur=")
-    if name in ("pairs", "topics", "ranked", "twins"):
+    if name in ("pairs", "topics", "several", "ranked", "twins"):
         rows = list(zip(*columns.values(), strict=True))
         scores = load(root / name).score(rows)
         np.testing.assert_array_equal(found["score"][1].reshape(scores.shape), scores)

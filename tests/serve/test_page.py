@@ -35,6 +35,7 @@ HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 OF_KINDS = {
     "pairs": TASKS["pairs"],
     "topics": TASKS["topics"],
+    "several": TASKS["several"],
     "answers": TASKS["answers"],
     "words": TASKS["words"],
     "twins": TASKS["twins"],
@@ -125,6 +126,17 @@ def test_labels_of_a_text_are_bars(served: Served, root: Path, tmp_path: Path) -
     widths = [float(width) for width in re.findall(r'class="bar" style="width: ([\d.]+)%', dom)]
     assert widths == pytest.approx([float(score[:-2]) for score, _ in expected], abs=0.06)
     assert not is_shown(dom, "first-place")
+
+
+def test_labels_from_the_threshold_on_stand_beside_the_text(served: Served, root: Path, tmp_path: Path) -> None:
+    texts, model = ["red sofa", "running shoes", "lamp for the bath"], load(root / "several")
+    dom = page(served, tmp_path, "several", texts)
+    scores = model.score(texts)
+    expected = [", ".join(labels) or "no label" for labels in model.manifest.task.assigned(scores)]
+    assert len(set(expected)) > 1
+    shown = re.findall(r'<h3>(.*?)<span class="soft"> (.*?)</span></h3>', dom)
+    assert shown == list(zip(texts, expected, strict=True))
+    assert [score for score, _ in listed(dom)] == [f"{100 * s:.1f} %" for row in scores for s in sorted(row)[::-1]]
 
 
 def test_spans_are_marked_in_their_text(served: Served, root: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
+import msgspec
 import pytest
 from served import ADS, CONFIG
 
@@ -42,7 +44,38 @@ def test_rows_are_scored_by_the_model_of_their_arm(artifacts: Path) -> None:
     assert found.report == report_of(ADS, sums)
     assert {arm.name: arm.keys for arm in found.report.arms} == {name: len(of_arm) for name, of_arm in keys.items()}
     assert sum(map(len, keys.values())) < sum(shown.values())  # some keys have several rows
-    assert seen[-1] == (len(TABLE.columns["label"]), len(TABLE.columns["label"]))
+    scores = sum(rows.values()) + rows["pruned"]
+    assert seen[-1] == (scores, scores)
+
+
+def test_the_order_kept_is_of_the_pairs_of_rows_of_a_key(artifacts: Path) -> None:
+    """Of each key of the arm, both models score the rows, and a pair counts where the control's model orders it."""
+    models = {name: load(artifacts / name) for name in ("pairs", "other")}
+    by_key: dict[str, list[tuple[str, str]]] = {}
+    for query, title in zip(TABLE.columns["query"], TABLE.columns["title"], strict=True):
+        if ADS.arm_of(query).name == "pruned":
+            by_key.setdefault(query, []).append((query, title))
+    model_of = {arm.name: models[arm.model] for arm in ADS.arms}
+    kept = pairs = 0.0
+    for texts in by_key.values():
+        ours, theirs = (model_of[name].score(texts).tolist() for name in ("pruned", "dense"))
+        for (one, its), (other, others) in permutations(zip(ours, theirs, strict=True), 2):
+            if its > others:
+                pairs += 1
+                kept += 0.5 if one == other else one > other
+    found = replay(ADS, models, TABLE, JUDGED).order_kept
+    assert list(found) == ["pruned"]
+    assert found["pruned"].pairs == pairs
+    assert found["pruned"].value == pytest.approx(kept / pairs)
+    assert found["pruned"].low < found["pruned"].value < found["pruned"].high
+
+
+def test_an_arm_with_the_model_of_the_control_keeps_all_of_the_order(artifacts: Path) -> None:
+    same = msgspec.structs.replace(ADS, arms=[msgspec.structs.replace(arm, model="pairs") for arm in ADS.arms])
+    found = replay(same, {"pairs": load(artifacts / "pairs")}, TABLE, JUDGED)
+    assert found.order_kept["pruned"].ci95 == (1.0, 1.0)
+    apart = replace(TABLE, columns={**TABLE.columns, "query": [f"{row}" for row in range(len(TABLE))]})
+    assert replay(same, {"pairs": load(artifacts / "pairs")}, apart, JUDGED).order_kept == {"pruned": None}
 
 
 def test_labels_are_read_as_those_of_training_are(artifacts: Path) -> None:
@@ -67,6 +100,9 @@ def test_the_command(artifacts: Path, tmp_path: Path) -> None:
     assert found["comparisons"][0]["advice"] == "continue"
     said = subprocess.run([sys.executable, "-m", "prunetime", *words], capture_output=True, text=True).stdout
     assert "pruned less dense: " in said
+    kept = found["order_kept"]["pruned"]
+    assert f"pruned keeps the order of dense in {kept['value']:.2%} (" in said
+    assert f"of {kept['pairs']:,} pairs of rows with the same query" in said
 
 
 def test_a_file_in_which_nothing_is_bad_is_refused(artifacts: Path) -> None:

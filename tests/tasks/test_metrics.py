@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from counted_calls import calls_of
@@ -8,7 +10,8 @@ from sklearn import metrics as reference
 
 from prunetime.core.task import Task
 from prunetime.errors import InputError
-from prunetime.tasks.metrics import default_metric, evaluate, evaluate_difference, metric
+from prunetime.tasks import formulas
+from prunetime.tasks.metrics import default_metric, evaluate, evaluate_difference, metric, order_kept
 
 BINARY = ("auc", "pr_auc", "accuracy", "f1", "mcc", "spearman", "rmse", "mrr", "ndcg@3", "ndcg@10", "defect_rate@0.4")
 
@@ -200,3 +203,58 @@ def test_metrics_fit_tasks():
         metric("ndcg@5").check(classes)
     with pytest.raises(InputError, match="regression task; these do: spearman, rmse"):
         metric("auc").check(regression)
+
+
+@given(rows=st.integers(2, 60), groups=st.integers(1, 6), steps=st.sampled_from([0, 3]), seed=st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_order_kept_is_somers_d_over_the_pairs_of_all_groups(rows, groups, steps, seed):
+    scores, _, of_group = made(rows, groups, seed, steps=steps)
+    dense = made(rows, groups, seed + 1, steps=steps)[0]
+    kept = pairs = 0.0
+    for group in np.unique(of_group):
+        rank, reference_rank = scores[of_group == group], dense[of_group == group]
+        counted = np.sum(reference_rank[:, None] > reference_rank[None, :])
+        if counted:
+            tied = len(np.unique(rank)) == 1  # where scipy gives NaN
+            with warnings.catch_warnings(action="ignore"):  # of the p-value
+                statistic = 0.0 if tied else stats.somersd(reference_rank, rank).statistic
+            kept += (1 + statistic) / 2 * counted
+            pairs += counted
+    found = order_kept(scores, dense, of_group)
+    several = sum(len(np.unique(dense[of_group == group])) > 1 for group in np.unique(of_group))
+    if several < 2:
+        assert found is None
+        return
+    assert (found.value, found.pairs, found.groups) == (pytest.approx(kept / pairs), pairs, several)
+    assert found.low <= found.value <= found.high
+
+
+def test_order_kept_of_itself_is_all_and_of_its_reverse_none():
+    scores, _, groups = made(200, 20, 0)
+    assert order_kept(scores, scores, groups).ci95 == (1.0, 1.0)
+    assert order_kept(-scores, scores, groups).ci95 == (0.0, 0.0)
+    assert order_kept(np.zeros(200), scores, groups).ci95 == (0.5, 0.5)
+    assert order_kept(scores, np.zeros(200), groups) is None  # nothing is in an order that could be kept
+
+
+def test_the_interval_of_order_kept_holds_the_truth():
+    """Of many draws of 40 groups, about 95 % of the intervals hold the share of all groups."""
+    rng = np.random.default_rng(0)
+    dense = rng.random((4_000, 6))
+    scores = dense + rng.normal(size=dense.shape) * rng.uniform(0.05, 0.6, (4_000, 1))
+    groups = np.repeat(np.arange(4_000), 6)
+    truth = order_kept(scores.ravel(), dense.ravel(), groups, resamples=2).value
+    holds = []
+    for draw in range(100):
+        chosen = slice(40 * draw, 40 * (draw + 1))
+        found = order_kept(scores[chosen].ravel(), dense[chosen].ravel(), np.repeat(np.arange(40), 6), resamples=300)
+        holds.append(found.low <= truth <= found.high)
+    assert np.mean(holds) > 0.88
+
+
+def test_order_kept_of_one_large_group_is_counted_in_parts(monkeypatch):
+    scores, _, groups = made(300, 2, 0, steps=10)
+    dense = made(300, 2, 1)[0]
+    whole = order_kept(scores, dense, groups)
+    monkeypatch.setattr(formulas, "PAIRS_AT_ONCE", 1_000)
+    assert order_kept(scores, dense, groups) == whole

@@ -86,6 +86,23 @@ def test_files_are_read_by_suffix(tmp_path):
         assert read_table(str(path)).columns == columns(rows), path
 
 
+THREADS = """
+import os, sys
+import pyarrow.parquet
+from prunetime.tasks.sources import read_table
+before = set(os.listdir("/proc/self/task"))
+read_table({source!r})
+print(len(set(os.listdir("/proc/self/task")) - before))
+"""
+
+
+def test_parquet_leaves_no_thread_behind(run_python, tmp_path):
+    """A thread of Arrow's that outlives the read aborts the interpreter where it lets go of the bytes at its end."""
+    source = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a chair"] * 1000, "label": ["0"] * 1000}), source)
+    assert run_python(THREADS.format(source=str(source))) == "0\n"
+
+
 def test_values_of_json_and_parquet_become_text_and_nulls_empty(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1, "b": 0.5, "c": true}\n\n{"a": null, "b": NaN, "d": [1, "é"]}\n')
     expected = {"a": ["1", ""], "b": ["0.5", "nan"], "c": ["true", ""], "d": ["", '[1, "é"]']}

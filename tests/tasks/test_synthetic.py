@@ -5,12 +5,14 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import RidgeClassifier
 
 from prunetime.tasks.data import examples, guess_columns, task_of
 from prunetime.tasks.metrics import metric
 from prunetime.tasks.roles import parse_slice, split_roles
 from prunetime.tasks.sources import read_table
-from prunetime.tasks.synthetic import ad_relevance
+from prunetime.tasks.synthetic import ad_relevance, intents
 from prunetime.tasks.synthetic.vocabulary import KINDS, UNITS
 
 DIGEST = "568f3a852e703843f12cd46a505416f8ccd8f74d14316f1502c270930659de33"
@@ -98,3 +100,16 @@ def test_the_vocabulary_is_sound():
         assert min(map(len, (kind.names, kind.parts, kind.materials, kind.sizes))) >= 2, kind
         assert kind.unit in UNITS, kind
         assert sum(other.category == kind.category for other in KINDS) >= 2, kind
+
+
+def test_intents_are_many_classes_on_few_rows_and_words_do_not_say_them_all():
+    table = read_table("synthetic:intents?rows=3000&seed=1")
+    assert table.columns == intents(3000, 1).columns
+    assert {name: values[:50] for name, values in table.columns.items()} == intents(50, 1).columns
+    labels = Counter(table.columns["intent"])
+    assert len(labels) == 77
+    assert max(labels.values()) < 3 * min(labels.values())
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    features, answers = words.fit_transform(table.columns["text"]), np.array(table.columns["intent"])
+    linear = RidgeClassifier().fit(features[:2000], answers[:2000])
+    assert 0.3 < np.mean(linear.predict(features[2000:]) == answers[2000:]) < 0.8

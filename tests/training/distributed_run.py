@@ -9,10 +9,12 @@ import torch
 from trainings import DIMS, SETTINGS, SUB_NETWORKS, dense, half, made
 
 from prunetime.core.arch import ArchSpec
+from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.pruning.masks import MaskStep
 from prunetime.pruning.regularise import WeightsKept
 from prunetime.training.distributed import fit_on_every_rank, process_group
+from prunetime.training.stopping import Stopping
 from prunetime.training.trainer import fit
 
 ROWS = 57
@@ -26,6 +28,7 @@ TRAININGS = {
     "distilled": ({"teacher": True}, {}),
     "elastic": ({}, {"sub_networks": SUB_NETWORKS}),
     "masked": ({"teacher": True}, {"mask_step": MASKS}),
+    "ordered": ({"teacher": True, "order": 2.0}, {}),
 }
 
 
@@ -44,7 +47,11 @@ def train(name: str, folder: Path, stop_at: int = 0) -> tuple[SequenceClassifier
     hook = torch.nn.modules.module.register_module_forward_hook(noted)
     teacher = half() if distilled else None
     try:
-        fit(model, made(rows=ROWS), replace(SETTINGS, epochs=2.0), folder / name, teacher, stop, **options)
+        data, settings = made(rows=ROWS), replace(SETTINGS, epochs=2.0)
+        if weight := distilled.get("order"):
+            data = replace(data, groups=np.arange(ROWS) // 4)
+            settings = replace(settings, distillation=Distillation(order=weight))
+        fit(model, data, settings, folder / name, teacher, stop, **options)
     except KeyboardInterrupt:
         pass
     finally:
@@ -58,6 +65,11 @@ def main(folder: Path) -> None:
             model = dense(dropout=0.0)
             fit_on_every_rank(model, made(rows=ROWS), replace(SETTINGS, epochs=2.0), folder / "led")
             np.savez(folder / "led_0.npz", **weights_of(model))
+            model, stopping = dense(dropout=0.0), Stopping(every=3, patience=2)
+            settings = replace(SETTINGS, epochs=6.0, stopping=stopping)
+            # The value is known to the main process alone, and all ranks stop by it.
+            fit_on_every_rank(model, made(rows=ROWS), settings, folder / "stopped-early", value=lambda _: 0.0)
+            np.savez(folder / "stopped-early_0.npz", **weights_of(model))
     for name in TRAININGS:
         model, losses = train(name, folder)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import torch
 from trainings import SETTINGS, SUB_NETWORKS, dense, digest, dropping, half, made
 
 import prunetime
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError
 from prunetime.models.encoder import SequenceClassifier, weights_of
-from prunetime.training.checkpoints import discard_checkpoints
+from prunetime.training.checkpoints import discard_checkpoints, training_digest
+from prunetime.training.settings import FakeQuantisation
 from prunetime.training.trainer import fit
 
 
@@ -139,6 +142,33 @@ def test_elastic_training_interrupted_ends_in_the_same_bytes(tmp_path):
     resumed = dense()
     fit(resumed, made(), SETTINGS, tmp_path / "stopped", sub_networks=SUB_NETWORKS)
     assert digest(resumed) == digest(whole)
+
+
+QUANTISED = dataclasses.replace(SETTINGS, fake_quantisation=FakeQuantisation(PrecisionPlan.uniform("int8"), 0.5))
+
+
+@pytest.mark.parametrize("stopped_at", [6, 13])
+def test_fake_quantised_training_interrupted_before_or_after_it_begins_ends_in_the_same_bytes(tmp_path, stopped_at):
+    whole = half()
+    fit(whole, made(), QUANTISED, tmp_path / "whole", dense())
+
+    def interrupt(done: int, _: int) -> None:
+        if done == stopped_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(half(), made(), QUANTISED, tmp_path / "stopped", dense(), interrupt)
+    resumed = half()
+    fit(resumed, made(), QUANTISED, tmp_path / "stopped", dense())
+    assert digest(resumed) == digest(whole)
+
+
+def test_a_training_without_fake_quantisation_has_the_digest_of_before_there_was_any():
+    values = {each.name: getattr(SETTINGS, each.name) for each in dataclasses.fields(SETTINGS)}
+    del values["fake_quantisation"]
+    before: Any = dataclasses.make_dataclass("Settings", values)(**values)
+    digests = [training_digest(dense(), made(), each, half(), "") for each in (SETTINGS, before, QUANTISED)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_checkpoints_of_other_sub_networks_are_refused(tmp_path):

@@ -37,7 +37,7 @@ def found(trained: dict[int, Path], name: str) -> tuple[Trained, Trained, Traine
     return one, first, second
 
 
-@pytest.mark.parametrize("name", ["alone", "distilled", "elastic", "masked"])
+@pytest.mark.parametrize("name", ["alone", "distilled", "elastic", "masked", "ordered"])
 def test_two_ranks_have_the_loss_curve_and_the_weights_of_one(trained: dict[int, Path], name: str) -> None:
     one, first, second = found(trained, name)
     assert len(one["losses"]) == 16
@@ -59,3 +59,9 @@ def test_ranks_that_follow_train_what_the_first_one_does(trained: dict[int, Path
     led = np.load(trained[2] / "led_0.npz")
     for array in led:
         np.testing.assert_array_equal(led[array], alone[array], err_msg=array)
+
+
+def test_ranks_that_follow_stop_when_the_first_one_does(trained: dict[int, Path]) -> None:
+    one, first = (np.load(trained[ranks] / "stopped-early_0.npz") for ranks in (1, 2))
+    for array in one:
+        np.testing.assert_allclose(first[array], one[array], atol=2e-5, err_msg=array)

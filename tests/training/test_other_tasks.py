@@ -1,7 +1,8 @@
-"""Training to label words and to embed texts: losses, distances from a teacher, importance, and that it learns."""
+"""Training for words, several labels and embeddings: losses, distances from a teacher, importance; it learns."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.inference.tagging import NO_LABEL
 from prunetime.models.batches import TrainingData
-from prunetime.models.distill import logits_distance
+from prunetime.models.distill import Distillation, logits_distance
 from prunetime.models.encoder import SequenceClassifier, from_weights
 from prunetime.models.losses import task_losses
 from prunetime.pruning.importance import measure_importance
@@ -25,6 +26,7 @@ from prunetime.training.settings import TrainingSettings
 from prunetime.training.trainer import fit
 
 WORDS = Task("token-classification", ("O", "B-X", "I-X"), ("tokens",), 24)
+LABELS = Task("multi-label-classification", ("a", "b", "c"), ("text",), 24)
 TWINS = Task("similarity", (), ("a", "b"), 24)
 
 
@@ -36,6 +38,17 @@ def of_words(rows: int = 6, seed: int = 0) -> tuple[SequenceClassifier, Training
     labels[tokens.offsets[:-1]] = NO_LABEL  # as of [CLS]
     model = from_weights(config, random_weights(config, ArchSpec.full(config.dims), rng), dropout=0.0)
     return model, TrainingData(tokens, labels, WORDS, 0)
+
+
+def of_labels(rows: int = 6, seed: int = 0) -> tuple[SequenceClassifier, TrainingData]:
+    """A label says that its token is among the first ten of the vocabulary's in a text."""
+    rng = np.random.default_rng(seed)
+    config = random_config(rng, layers=2, outputs=3)
+    tokens = random_ragged(config, rng, rng.integers(3, 20, rows))
+    texts = np.split(tokens.ids % 10, tokens.offsets[1:-1])
+    labels = np.array([[label in text for label in range(3)] for text in texts], np.float32)
+    model = from_weights(config, random_weights(config, ArchSpec.full(config.dims), rng), dropout=0.0)
+    return model, TrainingData(tokens, labels, LABELS, 0)
 
 
 def of_twins(pairs: int = 6, seed: int = 0) -> tuple[SequenceClassifier, TrainingData]:
@@ -53,7 +66,7 @@ def losses(model: SequenceClassifier, data: TrainingData, examples: list[int]) -
         return task_losses(model.eval()(**batch).logits, labels, data.task)
 
 
-@pytest.mark.parametrize("made", [of_words, of_twins])
+@pytest.mark.parametrize("made", [of_words, of_labels, of_twins])
 def test_padding_and_neighbours_change_no_loss(made) -> None:
     model, data = made()
     assert len(data) == 6
@@ -95,7 +108,7 @@ def test_the_distance_of_embeddings_is_that_of_directions() -> None:
     assert logits_distance(one, other, 2.0, choice=TWINS.traits.choice).item() == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("made", [of_words, of_twins])
+@pytest.mark.parametrize("made", [of_words, of_labels, of_twins])
 def test_importance_does_not_depend_on_padding(made) -> None:
     model, data = made()
     together = measure_importance(model, data)
@@ -113,6 +126,20 @@ def test_words_are_learned(tmp_path: Path) -> None:
     before = losses(model, data, list(range(200))).mean()
     fit(model, data, TrainingSettings(4.0, batch_size=16, learning_rate=2e-3, threads=1), tmp_path)
     assert losses(model, data, list(range(200))).mean() < 0.3 * before
+
+
+def test_several_labels_are_learned_and_distilled(tmp_path: Path) -> None:
+    model, data = of_labels(200)
+    before = losses(model, data, list(range(200))).mean()
+    settings = TrainingSettings(6.0, batch_size=16, learning_rate=2e-3, threads=1)
+    fit(model, data, settings, tmp_path / "teacher")
+    assert losses(model, data, list(range(200))).mean() < 0.3 * before
+    weights = random_weights(model.config, ArchSpec.full(model.config.dims), np.random.default_rng(1))
+    student = from_weights(model.config, weights, dropout=0.0)
+    wrong = TrainingData(data.tokens, 1 - data.labels, LABELS, 0)
+    distilled = replace(settings, distillation=Distillation(task=0.0, hidden=0.0))
+    fit(student, wrong, distilled, tmp_path / "student", teacher=model)
+    assert losses(student, data, list(range(200))).mean() < 0.5 * before
 
 
 def test_twins_are_learned(tmp_path: Path) -> None:
@@ -138,6 +165,10 @@ def test_labels_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             TrainingData(words.tokens, labels, WORDS, 0)
+    _, several = of_labels()
+    for wrong in (several.labels[:, :2], several.labels + 1, several.labels[:, 0]):
+        with pytest.raises(InputError, match=r"labels of a multi-label-classification are 0 or 1, \[6, 3\]"):
+            TrainingData(several.tokens, wrong, LABELS, 0)
     _, twins = of_twins()
     with pytest.raises(InputError, match="6 rows of tokens with 12 labels"):
         TrainingData(twins.tokens, np.zeros(12, np.float32), TWINS, 0)

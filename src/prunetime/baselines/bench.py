@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunetime.baselines.case import BenchmarkCase
+from prunetime.baselines.libraries import LIBRARIES
 from prunetime.baselines.setting import BenchmarkSetting, Bind, LogitsCall
 from prunetime.core.arrays import Float32Array
 from prunetime.core.budget import Budget
@@ -19,7 +20,7 @@ from prunetime.errors import InputError, PrunetimeError, first_line
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
 from prunetime.latency import plans
-from prunetime.latency.measure import RETRY_SECONDS, calls_within, interleave, pinned, run_rounds, summarise
+from prunetime.latency.measure import RETRY_SECONDS, Samples, calls_within, interleave, pinned, run_rounds, summarise
 from prunetime.latency.settings import IDLE_US
 
 BASELINES = ("pytorch", "pytorch-compiled", "onnxruntime", "openvino", "ctranslate2")
@@ -119,10 +120,10 @@ def rows(
         hot = interleave(calls, calls=counts, retry_seconds=retry_seconds)
         few = {name: min(count, _IDLE_CALLS) for name, count in counts.items()}
         idle = run_rounds(calls, _IDLE_ROUNDS, few, idle_us=idle_us)
-    for key in calls:
-        latency = summarise(hot[key])
+    for key in calls:  # by wall time: of a baseline with threads of its own, the calling thread's time says nothing
+        latency = summarise(Samples.of_wall(hot[key].wall_us))
         found[key] |= {"p50_us": latency.p50_us, "p99_us": latency.p99_us, "noisy": latency.disturbed}
-        found[key]["idle_p50_us"] = summarise(idle[key]).p50_us
+        found[key]["idle_p50_us"] = summarise(Samples.of_wall(idle[key].wall_us)).p50_us
     return list(found.values())
 
 
@@ -170,7 +171,10 @@ def _bind(engine: Engine) -> Bind:
 
 
 def _module(name: str) -> ModuleType:
+    missing = LIBRARIES[name].missing if name in LIBRARIES else []
     try:
+        if missing:  # of packages that are imported late
+            raise ModuleNotFoundError(name=missing[0])
         return importlib.import_module(f"prunetime.baselines.{name.replace('-', '_')}")
     except ModuleNotFoundError as error:
         raise InputError(

@@ -19,10 +19,13 @@ CHECKED = 32
 CALIBRATED = 64
 """Sequences, at least, for engines that need to see activations before they quantise them."""
 
+BatchShape = tuple[int, int]
+"""Sequences of a batch, and tokens of each."""
+
 LogitsCall = Callable[[], Float32Array]
 
 Bind = Callable[[Ragged], LogitsCall]
-"""Takes a batch of the setting's shape in; the call that it returns gives the logits, [sequences, outputs]."""
+"""Takes a batch of a shape that it knows; the call that it returns gives the logits, [sequences, outputs]."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class BenchmarkSetting:
     batch: int
     seq_len: int
     threads: int
+
+    @property
+    def shape(self) -> BatchShape:
+        return self.batch, self.seq_len
 
     @property
     def checked(self) -> list[Ragged]:

@@ -42,16 +42,23 @@ BENCH_NUMBERS = "{p50_us:10.0f}{p99_us:10.0f}{idle_p50_us:10.0f}{max_logit_error
 @click.option("--text", help="The text (of a pair: the first). Without it, lines of standard input are scored.")
 @click.option("--pair", help="The second text of a pair.")
 @click.option("--n-best", type=click.IntRange(1), help="So many answers to each question, the best first.")
+@click.option("--top", type=click.IntRange(1), help="So many classes of each text by name, the best first.")
 @json_option
-def score(artifact: Path, text: str | None, pair: str | None, n_best: int | None, as_json: bool) -> None:
+def score(
+    artifact: Path, text: str | None, pair: str | None, n_best: int | None, top: int | None, as_json: bool
+) -> None:
     """Score a text or a pair, or every line of standard input (a pair's two texts separated by a tab).
 
     Lines end with a line feed, or a carriage return and a line feed, and with nothing else; the input is UTF-8. Where
-    the model answers questions, a pair is a question and its context. One that labels words gives spans.
+    the model answers questions, a pair is a question and its context. One that labels words gives spans; one of several
+    labels those that the text has.
     """
+    from prunetime.inference.classes import best_classes
     from prunetime.inference.model import load
     from prunetime.tasks.sources import lines_of
 
+    if n_best is not None and top is not None:
+        raise InputError(f"--n-best {n_best} is of answers, --top {top} of classes: no model has both; give one")
     if pair is not None and text is None:
         raise InputError(f"--pair {pair!r} is the second text of a pair: give the first with --text")
     model = load(artifact)
@@ -65,11 +72,20 @@ def score(artifact: Path, text: str | None, pair: str | None, n_best: int | None
         if not content:
             raise InputError("nothing on standard input: give --text, or one text (or pair) per line")
         rows = [tuple(line.split("\t")) for line in lines_of(content)]
+    if top is not None:
+        best = best_classes(model.manifest.task, model.score(rows), top)
+        shown = (", ".join(f"{each.label} {each.score:.4f}" for each in classes) for classes in best)
+        emit({"scores": [[each._asdict() for each in classes] for classes in best]}, as_json, "\n".join(shown))
+        return
+    found: dict[str, list[Any]] = {}
     if n_best is None:
-        scores = [_as_json(each) for each in model.score(rows).tolist()]
+        scores = model.score(rows)
+        found["scores"] = lines = [_as_json(each) for each in scores.tolist()]
+        if model.manifest.task.traits.is_multi_label:
+            found["labels"] = lines = model.manifest.task.assigned(scores)
     else:
-        scores = [[_as_json(each) for each in answers] for answers in model.answers(rows, n_best)]
-    emit({"scores": scores}, as_json, "\n".join(json.dumps(value, ensure_ascii=False) for value in scores))
+        found["scores"] = lines = [[_as_json(each) for each in answers] for answers in model.answers(rows, n_best)]
+    emit(found, as_json, "\n".join(json.dumps(value, ensure_ascii=False) for value in lines))
 
 
 def _as_json(score: Any) -> Any:
@@ -101,7 +117,7 @@ def evaluate(artifact: Path, data: str, as_json: bool, **named: Any) -> None:
     rows = examples(table, columns, task)
     chosen = metrics.metric(named["metric"]) if named["metric"] else metrics.default_metric(task, data)
     chosen.check(task)
-    estimate = metrics.evaluate(chosen, model.score(rows.texts), rows.labels, rows.groups)
+    estimate = metrics.evaluate(chosen, task.at_half(model.score(rows.texts)), rows.labels, rows.groups)
     budget = Budget(share=1.0, seq_len=task.max_length)
     with pinned(1):
         calls = calls_of(model.engine, model.manifest.config, model.tokenizer, task.read_together, budget)
@@ -140,7 +156,11 @@ def inspect(artifact: Path, as_json: bool) -> None:
 def described(task: Task, hidden: int) -> list[str]:
     """Lines on what a model reads and gives, none longer than `INSPECT_WIDTH`."""
     gives = task.traits.gives.format(
-        classes=len(task.labels), text=task.text[-1], or_nothing=", or nothing" * task.unanswerable, hidden=hidden
+        classes=len(task.labels),
+        text=task.text[-1],
+        or_nothing=", or nothing" * task.unanswerable,
+        hidden=hidden,
+        threshold=task.threshold,
     )
     shared = f" in windows that share {task.doc_stride}" if task.doc_stride is not None else ""
     lines = [f"{task.kind}: {gives}, from {' and '.join(task.text)}; at most {task.max_length} tokens{shared}"]
@@ -191,7 +211,8 @@ def profile(
     timing = TimingSettings(**{name: options.pop(name) for name in ("profile_calls", "retry_seconds")})
     budget, reporter = Budget(share=1.0, **options), ConsoleReporter()
     with reporter.stage("Measure sub-layers") as progress:
-        config, recorded = profile_of(model, budget, plan, rows, timing=timing, on_progress=progress, **covered)
+        told: Any = {"on_progress": progress, "say": reporter.say}
+        config, recorded = profile_of(model, budget, plan, rows, timing=timing, **told, **covered)
     artifacts.write_json(out, recorded.to_json())
     with reporter.stage(f"Predict and measure {specs} random specs") as progress:
         drawn = profiling.random_specs(config.dims, specs, **covered)
@@ -326,13 +347,13 @@ def export(artifact: Path, form: str, out: Path, overwrite: bool, as_json: bool)
         if form == "openvino":
             from prunetime.export.openvino import PRECISION_NOTE, export_openvino
 
-            export_openvino(config, weights, out, spec)
+            export_openvino(config, weights, out, spec, task)
             note = PRECISION_NOTE
             click.echo(note, err=True)
         else:
             from prunetime.export.onnx import export_onnx
 
-            export_onnx(config, weights, out, spec=spec)
+            export_onnx(config, weights, out, spec=spec, task=task)
     emit({"format": form, "file": str(out), "note": note}, as_json, str(out))
 
 

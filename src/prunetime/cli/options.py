@@ -144,10 +144,10 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
 
 
 def _as_given(value: Any, parameter: click.Parameter) -> Any:
-    """A value of TOML as the command line would have it: the list of text columns is one text."""
+    """A value of TOML as the command line would have it: a list of columns is one text."""
     if not isinstance(value, list) or parameter.multiple:
         return value
-    if parameter.name != "text":
+    if parameter.name not in ("text", "label"):
         raise InputError(f"{parameter.opts[0]} is {value!r} in the configuration: it takes one value, and no list")
     return join_columns(value)
 

@@ -20,8 +20,9 @@ from prunetime.cli.options import (
 )
 from prunetime.core import artifact
 from prunetime.core.budget import Budget
+from prunetime.core.effort import Effort
 from prunetime.errors import InputError
-from prunetime.settings import Effort, Settings
+from prunetime.settings import Settings
 
 if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
@@ -88,7 +89,7 @@ def pick(run: Path, budget: str, out: Path, workers: int | None, overwrite: bool
 
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), help="Run folder.")
-@click.option("--latency", default="45%", help="The budget, as for prune.")
+@click.option("--latency", default="12%", help="The budget, as for prune.")
 @overwrite_option
 @json_option
 def demo(out: Path, latency: str, overwrite: bool, as_json: bool) -> None:

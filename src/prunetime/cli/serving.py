@@ -101,7 +101,15 @@ def replay_experiment(**options: Any) -> None:
     for each in replayed.report.comparisons:
         low, high = each.interval
         lines.append(f"{each.arm} less {found[0].arms[0].name}: {low:+.2%} to {high:+.2%}; {each.advice}")
-    emit({"rows": replayed.rows, **msgspec.to_builtins(replayed.report)}, options["as_json"], "\n".join(lines))
+    for name, kept in replayed.order_kept.items():
+        if kept:
+            lines.append(
+                f"{name} keeps the order of {found[0].arms[0].name} in {kept.value:.2%} ({kept.low:.2%} to "
+                f"{kept.high:.2%}) of {kept.pairs:,} pairs of rows with the same {options['key']}"
+            )
+    of_order = {name: kept and kept.to_json() for name, kept in replayed.order_kept.items()}
+    result = {"rows": replayed.rows, **msgspec.to_builtins(replayed.report), "order_kept": of_order}
+    emit(result, options["as_json"], "\n".join(lines))
 
 
 def _named(given: str) -> tuple[str, Path]:

@@ -296,11 +296,22 @@ def _open_to_readers(folder: Path) -> None:
         path.chmod(of_folder if path.is_dir() else of_file)
 
 
-def copy_folder(source: Path, folder: Path) -> None:
-    """Makes `folder`, in place of what was there, a copy of `source`; raises InputError as `replacing_folder` does."""
+def copy_folder(source: Path, folder: Path, *, link: bool = False) -> None:
+    """Makes `folder`, in place of what was there, a copy of `source`; raises InputError as `replacing_folder` does.
+
+    With `link` the files of both are the same, and need no more of the disk, where the file system can do that: nothing
+    may change them but by replacing them.
+    """
     with replacing_folder(folder) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        shutil.copytree(source, temporary, copy_function=_link if link else shutil.copy2, dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _link(source: str, path: str) -> None:
+    try:
+        os.link(source, path)
+    except OSError:  # file systems of other machines, and of removable disks, have no links
+        shutil.copy2(source, path)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -14,6 +14,7 @@ from prunetime.errors import InputError
 Statistic = Literal["p50", "p99"]
 TimingScope = Literal["ids", "text"]
 Condition = Literal["hot", "idle"]
+ShareOf = Literal["fp32", "bf16", "int8", "same"]
 
 _AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(us|ms|s|%)\s*")
 _MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
@@ -32,6 +33,7 @@ class Budget(Record):
         seq_len: The length of every sequence, in tokens.
         batch: The sequences of one call.
         threads: The threads of the engine.
+        share_of: The precision of the dense model that `share` is of; `same` is that of the pruned model.
 
     Raises:
         InputError: Both or neither of `us` and `share` are given, or a value cannot be used.
@@ -49,6 +51,9 @@ class Budget(Record):
     seq_len: int = option("Tokens of a sequence.", "budget", 128, least=3)
     batch: int = option("Sequences in a call.", "budget", 1, least=1)
     threads: int = option("Threads of the engine.", "budget", 1, least=1)
+    share_of: ShareOf = option(
+        "The precision of the dense model that a budget in % is of; same: that of the pruned model.", "budget", "fp32"
+    )
 
     def __post_init__(self) -> None:
         if (self.us is None) == (self.share is None):
@@ -58,6 +63,12 @@ class Budget(Record):
         if self.share is not None and not 0.0 < self.share <= 1.0:
             raise InputError(f"budget of {self.share:.0%} of dense: it must be above 0 and at most 100 %")
         check(self)
+        if self.share is None and self.share_of != "fp32":
+            raise InputError(f"--share-of {self.share_of} is for a budget in %: {self.us:g} us is a share of nothing")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the budget as JSON; `share_of` only where it is not the usual, as budgets of 0.1 are without."""
+        return {name: value for name, value in super().to_json().items() if (name, value) != ("share_of", "fp32")}
 
     @classmethod
     def ms(cls, milliseconds: float, **setting: Any) -> Budget:
@@ -107,6 +118,7 @@ class Budget(Record):
         return self.us
 
     def __str__(self) -> str:
-        amount = f"{self.us:g} us" if self.us is not None else f"{100 * (self.share or 0):g} % of dense"
+        dense = {"fp32": "dense", "same": "dense in its precision"}.get(self.share_of, f"dense in {self.share_of}")
+        amount = f"{self.us:g} us" if self.us is not None else f"{100 * (self.share or 0):g} % of {dense}"
         where = f"{self.scope} to score, {self.condition}, {self.batch} x {self.seq_len} tokens"
         return f"{amount} ({self.statistic}, {where}, {self.threads} thread{'s' * (self.threads > 1)})"

@@ -100,6 +100,15 @@ class Mask:
         heads, rows, ffn = (np.ones(width, np.bool_) for width in (dims.heads, dims.hidden, dims.ffn))
         return cls((LayerMask(heads, rows, ffn, rows),) * dims.layers)
 
+    @classmethod
+    def first_layers(cls, dims: Dims, count: int) -> Mask:
+        """Returns the mask that keeps so many layers whole, and nothing of those after them."""
+        none = LayerMask(
+            np.zeros(dims.heads, np.bool_), np.ones(dims.hidden, np.bool_),
+            np.zeros(dims.ffn, np.bool_), np.ones(dims.hidden, np.bool_),
+        )  # fmt: skip
+        return cls((*cls.full(dims).layers[:count], *[none] * (dims.layers - count)))
+
     def spec(self) -> ArchSpec:
         return ArchSpec(tuple(layer.spec() for layer in self.layers))
 

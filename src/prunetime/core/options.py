@@ -163,7 +163,7 @@ def _declared(each: Field[Any], hint: Any) -> Declared:
     option: Option = each.metadata[_OPTION]
     inner = [argument for argument in get_args(hint) if argument is not type(None)]
     if get_origin(hint) is not None and type(None) in get_args(hint):  # X | None
-        hint = Union[tuple(inner)]  # noqa: UP007
+        hint = Union[tuple(inner)]  # noqa: UP007 (the types are known only here)
     choices = _literals(hint)
     if choices and option.choices is None:
         option = Option(**{**vars(option), "choices": {str(value): value for value in choices}})

@@ -89,6 +89,11 @@ class PrecisionPlan:
                 return plan
         return self.default
 
+    def described(self) -> str:
+        """Returns the precisions in words: `int8`, or `int8, with bf16 and fp32 for some matrices`."""
+        others = sorted({plan.precision for _, _, plan in self.exceptions} - {self.default.precision})
+        return self.default.precision + (f", with {' and '.join(others)} for some matrices" if others else "")
+
     def check(self, spec: ArchSpec) -> None:
         """Raises InputError where the plan names a layer that `spec` has not."""
         beyond = [layer for layer, _, _ in self.exceptions if layer >= len(spec.layers)]

@@ -7,3 +7,8 @@ Progress = Callable[[int, int], None]
 
 Say = Callable[[str], None]
 """A callback that gets one line about what was found or decided."""
+
+
+def half_of(progress: Progress, number: int) -> Progress:
+    """Returns the progress of the first (0) or the second (1) of two halves of the work."""
+    return lambda done, of: progress(number * of + done, 2 * of)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from prunetime.core.arrays import Float32Array
+from prunetime.core.arrays import Array, Float32Array
 from prunetime.core.checks import one_of
 from prunetime.core.config import LogitRows
 from prunetime.core.embedding import EmbeddingSettings
@@ -89,6 +89,8 @@ class Task:
 
     - `classification`: one logit per name in `labels` (2..n). The score is the softmax; with two labels, the
       probability of the second.
+    - `multi-label-classification`: one logit per name in `labels`, of which a text has any number. The scores are their
+      sigmoids; a text has the labels whose score is at least `threshold`.
     - `relevance`: one logit for a graded label in 0..1; the score is its sigmoid.
     - `regression`: one logit for any float; the score is the logit.
     - `question-answering`: of every token two logits, that the answer starts and that it ends there. The texts are a
@@ -113,6 +115,7 @@ class Task:
     prompts: Prompts = field(default_factory=Prompts)
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     activation: ScoreActivation | None = None
+    threshold: float = 0.5
 
     def __post_init__(self) -> None:
         if self.kind not in TASK_KINDS:
@@ -140,6 +143,10 @@ class Task:
             raise InputError(f"prompts are not supported for {self.kind}: leave them out")
         if self.embedding != EmbeddingSettings() and self.rows != "embedding":
             raise InputError(f"{self.embedding} is of embeddings, which {self.kind} has not: leave it out")
+        if not (isinstance(self.threshold, float) and 0.0 < self.threshold < 1.0):
+            raise InputError(f"threshold is {self.threshold!r}; it must be a number above 0 and below 1")
+        if self.threshold != 0.5 and not self.traits.is_multi_label:
+            raise InputError(f"threshold is {self.threshold}, but {self.kind} has none: leave it out")
 
     @property
     def traits(self) -> TaskTraits:
@@ -150,6 +157,16 @@ class Task:
     def outputs(self) -> int | None:
         """Number of logits; None where the model gives an embedding, which is as wide as it is."""
         return len(self.labels) or self.traits.outputs
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the labels are two classes, of which the second is scored."""
+        return self.traits.score == "softmax" and len(self.labels) == 2
+
+    @property
+    def score_shape(self) -> tuple[int, ...]:
+        """The shape of the scores of an example: () for one number, or [labels]."""
+        return () if self.is_binary or not self.labels else (len(self.labels),)
 
     @property
     def rows(self) -> LogitRows:
@@ -173,21 +190,45 @@ class Task:
     @property
     def is_ranking(self) -> bool:
         """Whether the score of a pair is one number, the higher the better."""
-        return self.pair and (self.traits.is_ranking or len(self.labels) == 2)
+        return self.pair and (self.traits.is_ranking or self.is_binary)
 
     def scores(self, logits: Float32Array) -> Float32Array:
-        """Scores of `logits` [examples, outputs]: [examples], or [examples, classes] with more than two classes.
+        """Scores of `logits` [examples, outputs]: [examples], or [examples, labels] of several labels, or of more than
+        two classes.
 
         Raises InputError where what logits say depends on the texts (`inference.inputs`).
         """
         if self.rows != "pooled":
             raise InputError(f"logits of {self.kind} are no scores: those are made from texts")
+        if self.traits.is_multi_label:
+            return sigmoid(logits)
         if self.outputs == 1:
             return sigmoid(logits[:, 0]) if self.traits.score == "sigmoid" else logits[:, 0]
-        if self.outputs == 2:
+        if self.is_binary:
             return sigmoid(logits[:, 1] - logits[:, 0])
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def assigned(self, scores: Float32Array) -> list[list[str]]:
+        """Returns the labels of every text, in the order of `labels`: those whose score is at least `threshold`.
+
+        Args:
+            scores: the scores of texts [texts, labels].
+
+        Raises:
+            InputError: a text of this task has not any number of labels.
+        """
+        if not self.traits.is_multi_label:
+            raise InputError(f"{self.kind} has no threshold, from which on a text has a label")
+        given = scores.astype(np.float64) >= self.threshold
+        return [[label for label, has in zip(self.labels, row, strict=True) if has] for row in given.tolist()]
+
+    def at_half(self, scores: Array) -> Array:
+        """Scores [examples, labels] in the same order, moved so that `threshold` comes to 0.5, from which on metrics
+        take a label as given; other scores as they are."""
+        if self.threshold == 0.5:
+            return scores
+        return np.asarray(np.interp(scores, (0.0, self.threshold, 1.0), (0.0, 0.5, 1.0)))
 
     def predictions(self, logits: Float32Array) -> Float32Array:
         """The predictions of `CrossEncoder.predict` of sentence-transformers: `logits` [examples, outputs] under
@@ -214,7 +255,11 @@ class Task:
             )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"labels": list(self.labels), "text": list(self.text)}
+        """The fields; `threshold` only where the kind has one, so that others read as before."""
+        data = asdict(self) | {"labels": list(self.labels), "text": list(self.text)}
+        if not self.traits.is_multi_label:
+            del data["threshold"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:

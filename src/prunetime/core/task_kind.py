@@ -12,8 +12,18 @@ from typing import Literal
 from prunetime.core.config import TaskLogitRows
 
 TaskKind = Literal[
-    "classification", "relevance", "regression", "question-answering", "token-classification", "similarity"
+    "classification",
+    "multi-label-classification",
+    "relevance",
+    "regression",
+    "question-answering",
+    "token-classification",
+    "similarity",
 ]
+
+Choice = Literal["outputs", "yes-no", "tokens", "embedding"]
+"""The choices that logits are of: among the outputs (of a row or a token), between yes and no for every output, or
+among the tokens for every output; an embedding has none."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class TaskTraits:
         reads_windows: a long text is read in windows that overlap.
         labels_words: every word of a text has a label, rather than the text.
         integer_labels: training reads labels as indices, rather than as floats.
-        choice: what the logits choose among, for distillation: outputs, tokens for every output, or nothing.
+        choice: what the logits choose among, for distillation and agreement.
         default_metric: a name of `tasks.metrics`; `default_metric_of_two` is that of two classes.
         problem_type: what transformers calls the kind in config.json, where it has a word for it.
         pipeline_tag: what the hub of Hugging Face calls it; empty where that depends on the number of texts.
@@ -54,7 +64,7 @@ class TaskTraits:
     reads_windows: bool = False
     labels_words: bool = False
     integer_labels: bool = False
-    choice: Literal["outputs", "tokens", "embedding"] = "outputs"
+    choice: Choice = "outputs"
     default_metric: str = "spearman"
     default_metric_of_two: str = ""
     problem_type: str | None = None
@@ -65,6 +75,11 @@ class TaskTraits:
     def activation(self) -> Literal["identity", "sigmoid"]:
         """The activation of a new CrossEncoder of sentence-transformers."""
         return "sigmoid" if self.score == "sigmoid" else "identity"
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a text has any number of the labels: each has a score of its own."""
+        return self.has_labels and self.score == "sigmoid"
 
 
 TASK_KINDS: dict[TaskKind, TaskTraits] = {
@@ -77,6 +92,17 @@ TASK_KINDS: dict[TaskKind, TaskTraits] = {
         default_metric="accuracy",
         default_metric_of_two="auc",
         problem_type="single_label_classification",
+    ),
+    "multi-label-classification": TaskTraits(
+        gives="any of {classes} labels, each with a probability from {threshold:.4g} on",
+        outputs=None,
+        has_labels=True,
+        score="sigmoid",
+        choice="yes-no",
+        default_metric="f1_micro",
+        problem_type="multi_label_classification",
+        pipeline_tag="text-classification",
+        tensors=(("score", "FP32"), ("labels", "BYTES")),
     ),
     "relevance": TaskTraits(
         gives="a relevance from 0 to 1", score="sigmoid", is_ranking=True, problem_type="multi_label_classification"
@@ -123,5 +149,5 @@ TASK_KINDS: dict[TaskKind, TaskTraits] = {
         pipeline_tag="sentence-similarity",
     ),
 }
-"""The traits of every kind. A label of relevance has a logit of its own, scored by a sigmoid, which transformers calls
-multi-label."""
+"""The traits of every kind. Relevance is multi-label classification with one output: both have the problem type that
+transformers scores by a sigmoid."""

@@ -20,6 +20,7 @@ from prunetime.core.artifact import write_bytes
 from prunetime.core.blocks import expand
 from prunetime.core.config import FAMILIES, LEAST_COUNT, LEAST_LENGTH, Activation, EncoderConfig
 from prunetime.core.positions import angles, by_distance
+from prunetime.core.task import Task
 from prunetime.errors import InputError
 from prunetime.models.compact import spec_of
 
@@ -39,13 +40,14 @@ def export_onnx(
     path: Path,
     opset: int = OLDEST_OPSET,
     spec: ArchSpec | None = None,
+    task: Task | None = None,
 ) -> None:
     """Write the encoder to the file `path`, whole or (on an error) not at all.
 
     Inputs are input_ids, attention_mask and token_type_ids, int64 [batch, tokens] of any size; the output is called
     logits, float32 [batch, outputs] (with a row per token [batch, tokens, outputs]), or sentence_embedding. Matrices in
-    blocks are written out dense. The metadata hold the `encoder` and its `spec` as JSON; without `spec` it is read off
-    the weights.
+    blocks are written out dense. The metadata hold the `encoder`, its `spec` and its `task` as JSON, which has the
+    names of outputs and the threshold of labels; without `spec` it is read off the weights.
     Raises InputError for an opset out of range, a spec that drops tokens, weights beyond the 2 GiB of an ONNX file, or
     a file that cannot be written.
     """
@@ -70,9 +72,10 @@ def export_onnx(
         ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="prunetime",
     )
-    helper.set_model_props(
-        model, {"encoder": json.dumps(config.to_json(), sort_keys=True), "spec": json.dumps(spec.to_json())}
-    )
+    metadata = {"encoder": json.dumps(config.to_json(), sort_keys=True), "spec": json.dumps(spec.to_json())}
+    if task is not None:
+        metadata["task"] = json.dumps(task.to_json())
+    helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     write_bytes(path, model.SerializeToString())
 

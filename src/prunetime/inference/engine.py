@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ import prunetime._engine as _engine
 from prunetime._engine import ForwardConfig, ForwardPlan, HeadLayerConfig, SharedEncoder
 from prunetime.core.arch import MATRICES, ArchSpec, LayerSpec
 from prunetime.core.arrays import BoolArray, Float32Array, Float64Array, Weights
+from prunetime.core.artifact import Artifact
 from prunetime.core.blocks import kept_blocks
 from prunetime.core.config import FAMILIES, EncoderConfig
 from prunetime.core.positions import BUCKETS, by_distance
@@ -27,6 +28,12 @@ HiddenStates = Float32Array
 
 ReferenceKernel = _engine.ReferenceKernel
 """A unit of time: `ReferenceKernel(isa="").run()` does a fixed piece of work on one thread, some 300 us with AVX2."""
+
+
+class RunnableModel(Protocol):
+    """A model that is ready to run gives logits of batches: the engine, or a file that another library runs."""
+
+    def logits(self, batch: Ragged) -> Float32Array: ...
 
 
 class Engine:
@@ -78,6 +85,12 @@ class Engine:
         self.isa: str = self._encoder.isa
         self.threads: int = self._encoder.threads
         self.weight_bytes: int = self._encoder.weight_bytes
+
+    @classmethod
+    def of(cls, model: Artifact, threads: int = 1, plan: PrecisionPlan | None = None) -> Engine:
+        """Returns the engine of an artifact, which runs `plan` or else the artifact's own."""
+        manifest = model.manifest
+        return cls(manifest.config, model.weights, threads, spec=manifest.spec, plan=plan or manifest.plan)
 
     def logits(self, batch: Ragged) -> Float32Array:
         """Computes the logits of any number of sequences.

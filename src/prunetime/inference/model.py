@@ -74,8 +74,7 @@ class Model:
         self.manifest = source.manifest
         self.digests = source.digests
         self.tokenizer = make_tokenizer(source.tokenizer, source.manifest.task.max_length)
-        manifest = source.manifest
-        self.engine = Engine(manifest.config, source.weights, threads, spec=manifest.spec, plan=manifest.plan)
+        self.engine = Engine.of(source, threads)
 
     def score(self, texts: Sequence[str | Texts]) -> NDArray[Any]:
         """Scores texts, or pairs for a task of two texts, on the scale of the task's labels.

@@ -33,6 +33,7 @@ def _sequences(tokenizer: Tokenizer, task: Task, texts: Sequence[Texts], prompt:
 
 READERS: dict[TaskKind, Callable[[Tokenizer, Task, Sequence[Texts], str], Inputs]] = {
     "classification": _sequences,
+    "multi-label-classification": _sequences,
     "relevance": _sequences,
     "regression": _sequences,
     "question-answering": lambda tokenizer, task, texts, _: windows(tokenizer, task, texts),

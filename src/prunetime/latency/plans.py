@@ -7,7 +7,6 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from prunetime.core.progress import Progress
 from prunetime.inference.engine import Engine, ReferenceKernel
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.measure import pinned, time_calls
+from prunetime.latency.passes import time_parts
 
 Loss = Callable[[Engine], float]
 
@@ -109,11 +109,10 @@ def fastest_uniform(model: EngineArguments, batch: Ragged) -> PrecisionPlan:
 
 def _time_sublayers(engine: Engine, batch: Ragged, reference: ReferenceKernel) -> Float64Array:
     """Medians [2 * layers], in units of the reference kernel timed beside them."""
-    time_calls(partial(engine.timed, batch), 2)
-    before = time_calls(reference.run, 4)
-    parts = np.median([engine.timed(batch)[1] for _ in range(_FORWARDS)], axis=0)
-    unit = np.median(np.concatenate((before, time_calls(reference.run, 4))))
-    return np.asarray(parts[1:-1] / unit, np.float64)
+    before = time_calls(reference.run, 4).own_us
+    parts = time_parts(engine, batch, _FORWARDS)
+    unit = np.median(np.concatenate((before, time_calls(reference.run, 4).own_us)))
+    return np.asarray(parts[1:] / unit)
 
 
 def _row_of_plans(
@@ -125,7 +124,7 @@ def _row_of_plans(
         narrow = [(end, each) for end, each in enumerate((option.first, option.last)) if each in NARROW]
         for sub in (0, 1):
             harms[index, sub::2] = sum(harm[(sub, end), precision] for end, precision in narrow)
-    scale = times.mean() / max(harms.mean(), np.finfo(np.float64).tiny)
+    scale = times.mean() / harms.mean() if harms.any() else 0.0  # of an encoder with nothing left, nothing is harmed
     plans: list[PrecisionPlan] = []
     for weight in _WEIGHTS_OF_LOSS:
         best = np.argmin(times + weight * scale * harms, axis=0)

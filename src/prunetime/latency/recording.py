@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from prunetime.errors import ProfileError
 from prunetime.inference.engine import Engine, ReferenceKernel
 from prunetime.inference.ragged import Ragged
 from prunetime.latency.measure import pinned, time_calls
+from prunetime.latency.passes import time_parts
 from prunetime.latency.predictor import DENSITIES, LatencyProfile, Units, fit
 from prunetime.latency.sublayers import SUBLAYER_KINDS, ProfileKey, SublayerKind, level_neurons, levels_of, sublayers
 from prunetime.latency.synthetic import random_batch, random_weights
@@ -210,20 +210,15 @@ class _Unit:
 
     def time(self) -> float:
         """Microseconds, of the calls beside the last few encoders and some now."""
-        self._recent.append(time_calls(self._kernel.run, 8))
+        self._recent.append(time_calls(self._kernel.run, 8).own_us)
         return float(np.percentile(self._recent, 10))
 
 
 def _time_engine(engine: Engine, batch: Ragged, unit: _Unit) -> tuple[Units, float]:
-    time_calls(partial(engine.timed, batch), 2)
     unit.time()
-    passes = np.empty((_FORWARDS, 2 * len(engine.spec.layers) + 1))
-    for done in range(_FORWARDS):
-        start = time.perf_counter_ns()
-        parts = engine.timed(batch)[1][1:-1]
-        passes[done] = ((time.perf_counter_ns() - start) / 1e3 - parts.sum(), *parts)
+    parts = time_parts(engine, batch, _FORWARDS)
     unit_us = unit.time()
-    return np.median(passes, axis=0) / unit_us, unit_us
+    return parts / unit_us, unit_us
 
 
 def _spread(passes: Sequence[Units]) -> float:

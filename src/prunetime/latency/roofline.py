@@ -23,7 +23,7 @@ from prunetime.core.precision import PRECISIONS
 from prunetime.core.record import Record
 from prunetime.inference.engine import Engine
 from prunetime.inference.ragged import Ragged
-from prunetime.latency.measure import calls_within, summarise, time_calls
+from prunetime.latency.measure import Samples, calls_within, summarise, time_calls
 from prunetime.latency.work import SublayerWork, work
 
 _MEMORY_BYTES = 256 << 20
@@ -158,7 +158,9 @@ def roofline(engine: Engine, batch: Ragged, passes: Float64Array, peaks: Peaks) 
     )
     bound = max(rows, key=lambda row: row.products_us).bound
     total = RooflineRow("total", us, products_us, core_us, vector_us, bound)
-    return Roofline(rows, total, _every_token(engine, batch, total, peaks), summarise(passes.sum(axis=2)).noisy)
+    return Roofline(
+        rows, total, _every_token(engine, batch, total, peaks), summarise(Samples.of_wall(passes.sum(axis=2))).noisy
+    )
 
 
 def _row(part: SublayerWork, us: float, peaks: Peaks, level: CacheLevel) -> RooflineRow:

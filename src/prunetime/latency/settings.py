@@ -22,7 +22,7 @@ class TimingSettings(Record):
     """
 
     verify_seconds: float = option(
-        "Seconds over which the rounds that judge the budget are spread.", "effort", 60.0, least=0.0
+        "Seconds over which the rounds that judge the budget are spread.", "effort", 20.0, least=0.0
     )
     verify_rounds: int = option("Rounds that judge the budget.", "effort", 24, least=2)
     verify_calls: int = option("Calls of each model in one of these rounds.", "effort", 40, least=1)

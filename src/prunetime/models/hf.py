@@ -49,6 +49,8 @@ def config_json(config: EncoderConfig, spec: ArchSpec, task: Task) -> bytes:
     if task.labels:
         settings["id2label"] = dict(enumerate(task.labels))
         settings["label2id"] = {label: index for index, label in enumerate(task.labels)}
+    if task.traits.is_multi_label:
+        settings["threshold"] = task.threshold
     return str(PrunetimeConfig.of(config, spec, **settings).to_json_string()).encode()
 
 

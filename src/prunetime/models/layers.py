@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,12 @@ from torch.nn import functional
 from prunetime.core.arch import LayerSpec
 from prunetime.core.config import FAMILIES, LEAST_LENGTH, Activation, EncoderConfig
 from prunetime.core.positions import BUCKETS
+from prunetime.core.precision import Precision
 from prunetime.errors import InputError
 from prunetime.models.distances import apply_rotary, relative_buckets, sliding_window_mask
 from prunetime.models.mask_variables import MaskVariables, over_tokens, where_alive
 from prunetime.models.pooling import pooled
+from prunetime.models.rounding import quantised_rows, quantised_weight
 from prunetime.models.sparse import BlockLinear
 from prunetime.models.tokens import PADDING, most_attended, take
 
@@ -69,7 +72,10 @@ class Embeddings(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and FFN of layer `index`, each with its residual and LayerNorm, as far as the spec keeps them."""
+    """Attention and FFN of layer `index`, each with its residual and LayerNorm, as far as the spec keeps them.
+
+    `precisions` of matrices by name, where not fp32, are those that products are rounded to.
+    """
 
     query: nn.Linear | BlockLinear
     key: nn.Linear | BlockLinear
@@ -80,6 +86,7 @@ class EncoderLayer(nn.Module):
     ffn_output: nn.Linear | BlockLinear
     ffn_rows: Tensor | None
     position_bias: nn.Parameter | None
+    precisions: Mapping[str, Precision] = MappingProxyType({})
 
     def __init__(self, config: EncoderConfig, index: int, spec: LayerSpec, dropout: float) -> None:
         super().__init__()
@@ -114,7 +121,7 @@ class EncoderLayer(nn.Module):
         if self.spec.has_attention:
             read = self.attention_norm(x) if self.pre_norm else x
             context, received, scores = self._context(read, kinds, variables, share < 1.0 and kept is None, want_scores)
-            update = self._linear("attention_output", context, variables)
+            update = self._linear("attention_output", self._rounded("attention_output", context), variables)
             update = _masked(update, None if variables is None else variables.attention_rows)
             changed = self._end(x, self.attention_rows, update, self.attention_norm)
             x = where_alive(variables.heads, variables.attention_rows, changed, x) if variables else changed
@@ -122,11 +129,12 @@ class EncoderLayer(nn.Module):
         if kept is not None:
             x, kinds = take(x, kept), kinds.gather(1, kept.clamp(min=0)).masked_fill(kept < 0, PADDING)
         if self.spec.has_ffn:
-            read = self.ffn_norm(x) if self.pre_norm else x
+            read = self._rounded("ffn_input", self.ffn_norm(x) if self.pre_norm else x)
             inner = functional.gelu(self._linear("ffn_input", read, variables))
             if self.is_glu:
                 inner = inner * self._linear("ffn_gate", read, variables)
-            update = self._linear("ffn_output", _masked(inner, None if variables is None else variables.ffn), variables)
+            inner = self._rounded("ffn_output", _masked(inner, None if variables is None else variables.ffn))
+            update = self._linear("ffn_output", inner, variables)
             update = _masked(update, None if variables is None else variables.ffn_rows)
             changed = self._end(x, self.ffn_rows, update, self.ffn_norm)
             x = where_alive(variables.ffn, variables.ffn_rows, changed, x) if variables else changed
@@ -142,17 +150,27 @@ class EncoderLayer(nn.Module):
         normed: Tensor = norm(total)
         return normed
 
+    def _precision(self, matrix: str) -> Precision:
+        return self.precisions.get(matrix, "fp32")
+
+    def _rounded(self, matrix: str, x: Tensor) -> Tensor:
+        return quantised_rows(x, self._precision(matrix))
+
     def _linear(self, name: str, x: Tensor, variables: MaskVariables | None) -> Tensor:
+        """`x` is rounded already."""
         linear: nn.Linear | BlockLinear = getattr(self, name)
-        if variables is None or name not in variables.blocks:
+        precision, masks_blocks = self._precision(name), variables is not None and name in variables.blocks
+        if precision == "fp32" and not masks_blocks:
             y: Tensor = linear(x)
             return y
-        return functional.linear(x, variables.weight(name, linear.weight), linear.bias)
+        weight = variables.weight(name, linear.weight) if variables and masks_blocks else linear.weight
+        return functional.linear(x, quantised_weight(weight, precision), linear.bias)
 
     def _context(
         self, x: Tensor, kinds: Tensor, variables: MaskVariables | None, want_received: bool, want_scores: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Returns the context [batch, tokens, heads x head_dim], the attention that tokens received, and the scores."""
+        x = self._rounded("query", x)
         query, key, value = (
             torch.unflatten(self._linear(name, x, variables), 2, (self.spec.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
@@ -182,7 +200,12 @@ class EncoderLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """The layers of `EncoderConfig.head_layers`, run on the pooled row of each sequence, or on every token's row."""
+    """The layers of `EncoderConfig.head_layers`, run on the pooled row of each sequence, or on every token's row.
+
+    `precisions` of its matrices by name, where not fp32, are those that products are rounded to.
+    """
+
+    precisions: Mapping[str, Precision] = MappingProxyType({})
 
     def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
@@ -204,12 +227,25 @@ class Head(nn.Module):
         `skipped` as in `pooled`."""
         if self.rows != "tokens":
             x = pooled(self.pooling, x, real, skipped)
-        for index, (name, activation) in enumerate(self.steps):
-            x = self.dropout(x) if index == len(self.steps) - 1 else x
-            x = activation(self.get_submodule(name)(x))
+        if self.steps:
+            name, activation = self.steps[-1]
+            x = activation(self._run(name, self.dropout(self.before_last(x))))
         if self.normalize:
             x = functional.normalize(x, dim=-1, eps=LEAST_LENGTH)
         return x.masked_fill(~real.unsqueeze(-1), NO_CHOICE) if self.rows == "tokens" else x
+
+    def before_last(self, x: Tensor) -> Tensor:
+        """Returns what the last layer reads, of rows `x` [.., hidden]."""
+        for name, activation in self.steps[:-1]:
+            x = activation(self._run(name, x))
+        return x
+
+    def _run(self, name: str, x: Tensor) -> Tensor:
+        module, precision = self.get_submodule(name), self.precisions.get(name, "fp32")
+        if precision == "fp32" or not isinstance(module, nn.Linear):
+            y: Tensor = module(x)
+            return y
+        return functional.linear(quantised_rows(x, precision), quantised_weight(module.weight, precision), module.bias)
 
 
 def _first_rows(kept: int, hidden: int) -> Tensor | None:

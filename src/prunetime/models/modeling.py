@@ -148,16 +148,14 @@ class PrunetimeForSequenceClassification(PrunetimeClassifier):
     output_class = SequenceClassifierOutput
 
     def _loss(self, logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
-        """Cross entropy for several outputs; for one, squared error or (`multi_label_classification`) BCE."""
-        if logits.shape[1] > 1:
+        """BCE of every output where the problem is `multi_label_classification`; else squared error of one output, and
+        cross entropy of several."""
+        is_multi_label = self.config.problem_type == PROBLEM_TYPES["multi-label-classification"]
+        if logits.shape[1] > 1 and not is_multi_label:
             return super()._loss(logits, labels, items)
-        one_output_loss = (
-            functional.binary_cross_entropy_with_logits
-            if self.config.problem_type == PROBLEM_TYPES["relevance"]
-            else functional.mse_loss
-        )
-        losses = one_output_loss(logits[:, 0], labels.reshape(-1).to(logits.dtype), reduction="none")
-        return losses.sum() / (len(losses) if items is None else items)
+        loss_of = functional.binary_cross_entropy_with_logits if is_multi_label else functional.mse_loss
+        losses = loss_of(logits, labels.reshape(logits.shape).to(logits.dtype), reduction="none")
+        return losses.sum() / (losses.numel() if items is None else items)
 
 
 class PrunetimeForQuestionAnswering(PrunetimePreTrainedModel):

@@ -6,10 +6,10 @@ Once `compact.ordered` has put what matters most first, the prefixes are the bes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from prunetime.core.config import EncoderConfig
 from prunetime.core.mask import largest_blocks
 from prunetime.errors import InputError
 from prunetime.models.encoder import Output, Parts, SequenceClassifier, encode
+from prunetime.models.fused import FusedLayers
 from prunetime.models.layers import EncoderLayer
 from prunetime.models.mask_variables import BlockMaskVariables
 
@@ -28,11 +29,17 @@ EncoderInputs = tuple[Tensor, Tensor, Tensor | None]
 
 
 def run_prefix(
-    model: SequenceClassifier, spec: ArchSpec, inputs: EncoderInputs, *, skipped: Tensor | None = None
+    model: SequenceClassifier,
+    spec: ArchSpec,
+    inputs: EncoderInputs,
+    *,
+    skipped: Tensor | None = None,
+    fused: FusedLayers | None = None,
 ) -> Output:
     """Runs the forward pass of the sub-network `spec` of the unpruned `model`; gradients reach the weights it has.
 
-    `inputs` are (input_ids, attention_mask, token_type_ids), and `skipped` is as in `SequenceClassifier`.
+    `inputs` are (input_ids, attention_mask, token_type_ids), and `skipped` is as in `SequenceClassifier`. `fused` are
+    the model's layers where these are to run it.
 
     Raises InputError where the model is pruned, or the spec does not fit it or prunes output rows.
     """
@@ -44,20 +51,26 @@ def run_prefix(
     whole = [replace(layer, blocks=(), tokens=1.0) for layer in spec.layers]
     if whole != list(ArchSpec.of(config.dims, heads, rows).layers):
         raise InputError(f"{spec} prunes output rows; a prefix keeps the first heads and FFN rows")
+    layers = fused.of(spec.layers) if fused else _layers(model, spec)
+    return encode(Parts(model.embeddings, layers, model.final_norm, model.head), inputs, skipped=skipped)
+
+
+def _layers(model: SequenceClassifier, spec: ArchSpec) -> list[Callable[..., Any]]:
     shapes = [
-        _without_weights(config, index, replace(kept, blocks=()), model.embeddings.dropout.p).train(model.training)
+        _without_weights(model.config, index, replace(kept, blocks=()), model.embeddings.dropout.p).train(
+            model.training
+        )
         for index, kept in enumerate(spec.layers)
     ]
-    layers = [
+    return [
         partial(_run, layer, shape, kept.blocks)
         for layer, shape, kept in zip(model.layers, shapes, spec.layers, strict=True)
     ]
-    return encode(Parts(model.embeddings, layers, model.final_norm, model.head), inputs, skipped=skipped)
 
 
 def _run(layer: nn.Module, shape: EncoderLayer, blocks: Sequence[KeptBlocks], *inputs: Any) -> Any:
     """Runs `shape` on the first rows and columns of the weights of `layer`, as many as it has, and of them `blocks`."""
-    whole = dict(layer.named_parameters())
+    whole, shape.precisions = dict(layer.named_parameters()), cast(EncoderLayer, layer).precisions
     weights = {
         name: whole[name][tuple(slice(size) for size in empty.shape)] for name, empty in shape.named_parameters()
     }

@@ -1,11 +1,14 @@
 """`--method auto`: learned masks, a search that begins with what they keep, and blocks learned on what that found. Each
-is measured inside the budget, and the best one is kept."""
+is measured inside the budget, and the best one is kept.
+
+What one run made of equal inputs, such as the teacher and what one would take instead, the next ones take over.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +16,11 @@ from prunetime.core import artifact
 from prunetime.errors import BudgetError
 from prunetime.inference.model import load
 from prunetime.latency import profiling
-from prunetime.pipeline.context import Context
-from prunetime.pipeline.prune import RESULT, begin, check_workers, prune
+from prunetime.pipeline.context import RUN_PLAN, Context
+from prunetime.pipeline.prune import RESULT, as_begun, begin, check_workers, prune
 from prunetime.pipeline.run import SUB_RUNS, Reporter, Run
+from prunetime.pipeline.stages.alternatives import discard_alternatives
+from prunetime.pipeline.stages.lossless import is_lossless
 from prunetime.pipeline.student import THREADS
 from prunetime.pruning.methods import PruningMethod
 from prunetime.report.render import PAGE
@@ -26,21 +31,8 @@ if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
 
 
-@dataclass(frozen=True)
-class SubRun:
-    """A run of `method`, that begins with what the run in the folder `other` came to."""
-
-    method: PruningMethod
-    other: str | None = None
-
-
-METHODS = dict(
-    zip(SUB_RUNS, (SubRun("multilevel"), SubRun("search", "multilevel"), SubRun("multilevel", "search")), strict=True),
-)
-"""By folder, in the order in which they are run."""
-
-SHARED = ("plan.json", "teacher", "importance.safetensors")
-"""The outputs that later runs take over from the first; each is of the stage with its name."""
+METHODS: dict[str, PruningMethod] = dict(zip(SUB_RUNS, ("multilevel", "search", "multilevel"), strict=True))
+"""By folder, in the order in which they are run: each begins with what the one before came to."""
 
 
 def prune_by_method(
@@ -70,7 +62,7 @@ def prune_by_all_methods(
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Prunes as `prune` does by each of `METHODS`, into a folder of `out` each; the one whose metric on valid rows is
-    best gives `out` its artifact and report. Resumable.
+    best gives `out` its artifact and report. Where nothing has to be pruned, the others are not begun. Resumable.
 
     Returns its result, with its `method` and what each has on `valid` rows.
 
@@ -80,55 +72,54 @@ def prune_by_all_methods(
     """
     run = Run(out, reporter)
     with run.locked():
-        context = Context(run, settings)
+        context = Context(run, as_begun(settings, run, overwrite=overwrite))
+        settings = context.settings
         if result := begin(context, overwrite=overwrite):
             return result
         check_workers(settings.method, workers, reporter)
         runs = {
-            name: replace(settings, method=way.method, tokens=settings.tokens and way.method == "search")
-            for name, way in METHODS.items()
+            name: replace(settings, method=method, tokens=settings.tokens and method == "search")
+            for name, method in METHODS.items()
         }
         if profile:
             for own in runs.values():
                 profiling.parse(profile).check_covers(own.block_shape, own.tokens)
+        first = next(iter(METHODS))
+        judge = Context(Run(out / first, reporter), runs[first])  # it has the teacher and the plan of all
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, float] = {}
         failures = []
-        for name, way in METHODS.items():
-            own = runs[name]
-            other = out / way.other if way.other else None
+        earlier: list[Path] = []
+        for name, own in runs.items():
+            if earlier:
+                own = replace(own, effort=judge.run_plan)
             reporter.say(f"{name}, in {out / name}")
-            if other:
-                _share(other, out / name, reporter)
             try:
                 scoring = workers if own.method == "search" else None
-                results[name] = prune(own, out / name, reporter, profile, workers=scoring, other=other)
+                results[name] = prune(
+                    own, out / name, reporter, profile, workers=scoring, earlier=earlier, runs=len(METHODS)
+                )
             except BudgetError as error:
                 failures.append(f"{name}: {error}")
                 continue
-            values[name] = context.metric_on_valid(load(out / name / "artifact", THREADS).engine)
+            finally:
+                earlier = [*earlier, out / name]
+                if (out / name / RUN_PLAN).exists():
+                    shutil.copy(out / name / RUN_PLAN, run.path(RUN_PLAN))
+            values[name] = judge.metric_on_valid(load(out / name / "artifact", THREADS).engine)
+            if is_lossless(Run(out / name, reporter)):
+                reporter.say(f"{name} is kept: nothing has to be pruned, so the other methods are not tried")
+                break
         if not results:
             raise BudgetError("; ".join(failures))
         best = max(results, key=lambda name: context.better(values[name]))
         of_each = ", ".join(f"{name} {values[name]:.4f}" for name in results)
-        reporter.say(f"{context.source.metric.name} on valid rows: {of_each}; {best} is kept")
+        reporter.say(f"{context.source.valid_metric.name} on valid rows: {of_each}; {best} is kept")
         artifact.copy_folder(out / best / "artifact", run.path("artifact"))
         shutil.copy(out / best / PAGE, run.path(PAGE))
         folders = {"artifact": str(run.path("artifact")), "report": str(run.path(PAGE))}
+        for folder in earlier:
+            discard_alternatives(Run(folder, reporter))
         result = results[best] | folders | {"method": best, "valid": values}
         run.write(RESULT, result)
         return result
-
-
-def _share(first: Path, other: Path, reporter: Reporter) -> None:
-    """Gives the run `other` the teacher of `first`, whose stage has the same inputs."""
-    names = [*SHARED, *(f"stages/{name.partition('.')[0]}.json" for name in SHARED)]
-    Run(other, reporter).check_free()
-    if (other / names[-1]).exists() or not all((first / name).exists() for name in names):
-        return
-    (other / "stages").mkdir(parents=True, exist_ok=True)
-    for name in names:
-        if (first / name).is_dir():
-            artifact.copy_folder(first / name, other / name)
-        else:
-            shutil.copy(first / name, other / name)

@@ -17,7 +17,7 @@ from prunetime.export.card import artifact_card
 from prunetime.models import families
 from prunetime.models.checkpoint import folder_of, read_json
 from prunetime.models.encoder import weights_of
-from prunetime.models.heads import heads_of
+from prunetime.models.heads import OWN_MODEL_TYPE, PROBLEM_TYPES, heads_of
 from prunetime.models.sentence import SentenceFolder, read_folder
 from prunetime.models.sentence_modules import (
     CROSS_ENCODER,
@@ -36,12 +36,14 @@ QUESTION_WINDOW = 384
 @dataclass(frozen=True)
 class Found:
     """The purpose of the head in a model folder: a `kind` of task with so many `outputs` (None: embeddings), of
-    which each has a name in `labels`; `pairs` where the texts of a pair are read together."""
+    which each has a name in `labels`, and of which a text has those from `threshold` on, where it has any number of
+    them; `pairs` where the texts of a pair are read together."""
 
     kind: TaskKind
     outputs: int | None
     labels: tuple[str, ...] = ()
     pairs: bool = False
+    threshold: float = 0.5
 
 
 def convert(
@@ -83,6 +85,7 @@ def convert(
         text or traits.text_names or (("query", "text") if found.pairs else ("text",)),
         max_length,
         doc_stride=min(DOC_STRIDE, max_length // 2) if traits.reads_windows else None,
+        threshold=found.threshold,
     )
     task = pretrained.sentence.applied(task, has_head=True, is_trained=False)
     base = hub_id(model)
@@ -145,22 +148,31 @@ def _of_pooled_rows(sentence: SentenceFolder, kind: TaskKind | None, pairs: bool
         names = tuple(f"LABEL_{index}" for index in range(outputs))
     problem = settings.get("problem_type")
     if outputs > 1:
-        if problem == "multi_label_classification":
-            raise InputError(
-                f"{sentence.folder}: problem_type {problem!r} with {outputs} labels is not supported: each label has a "
-                "sigmoid of its own, and classes have one softmax"
-            )
-        if kind not in (None, "classification"):
+        if kind and not TASK_KINDS[kind].has_labels:
             raise InputError(f"{sentence.folder} has {outputs} labels ({', '.join(names)}), but {kind} has one output")
-        return Found("classification", outputs, names, pairs)
-    if kind == "classification":
-        raise InputError(f"{sentence.folder} has one output, but classification has one for each class")
+        said: TaskKind = (
+            "multi-label-classification" if problem == PROBLEM_TYPES["multi-label-classification"] else "classification"
+        )
+        if kind not in (None, said) and problem is not None:
+            raise InputError(
+                f"{sentence.folder}: problem_type {problem!r} with {outputs} labels is {said}, not {kind}: several "
+                "labels have a sigmoid each, and classes have one softmax"
+            )
+        return Found(kind or said, outputs, names, pairs, _threshold(settings))
+    if kind and TASK_KINDS[kind].has_labels:
+        raise InputError(f"{sentence.folder} has one output, but {kind} has one for each label")
     if kind is None and problem == "single_label_classification":
         raise InputError(
             f"{sentence.folder}: problem_type {problem!r} with one output: give --task relevance (a sigmoid of it) or "
             "--task regression (the output itself)"
         )
     return Found(kind or ("regression" if problem == "regression" else "relevance"), 1, pairs=pairs)
+
+
+def _threshold(settings: Mapping[str, Any]) -> float:
+    """The threshold of labels in a config.json of ours; no library has such a field."""
+    ours = settings.get("model_type") == OWN_MODEL_TYPE
+    return settings["threshold"] if ours and "threshold" in settings else 0.5
 
 
 def _labels(folder: Path, settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Decides what follows a measurement: to tune, to search again, to finish or to give up.
+"""Decides what follows a measurement: to tune, to choose again, to finish or to give up.
 
 A verdict is compared with the prediction that the structure was chosen by: where the two differ, the next search aims
 at a target that is corrected by their ratio.
@@ -13,18 +13,18 @@ from typing import Literal
 from prunetime.pipeline.verdict import Verdict
 
 ATTEMPTS = 3
-"""Searches of one run: the first, and two with the predictor tightened."""
+"""Structures that one run chooses: the first, and two with the predictor tightened."""
 
 SURE = 0.985
-"""A structure that measures more of its budget than this before tuning is searched for again: that costs a minute, to
-find out after tuning costs many. At the last attempt, one that may fit is tuned."""
+"""A structure that measures more of its budget than this before tuning is replaced by another: to find out after tuning
+costs more. At the last attempt, one that may fit is tuned."""
 
 LOOSE = 0.93
-"""A structure that takes less than this of its predicted time is searched for again, once, with so much more predicted
+"""A structure that takes less than this of its predicted time is replaced, once, by another with so much more predicted
 time: a part of the budget would be left unused."""
 
 Action = Literal["tune", "finish", "loosen", "tighten", "wait", "give up"]
-"""`loosen` and `tighten` search again, `wait` ends the run until the machine is quiet, `give up` ends it."""
+"""`loosen` and `tighten` choose again, `wait` ends the run until the machine is quiet, `give up` ends it."""
 
 
 @dataclass(frozen=True)

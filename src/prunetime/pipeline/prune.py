@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -21,22 +21,27 @@ from prunetime.core.mask import Mask
 from prunetime.errors import BudgetError, InputError
 from prunetime.export.card import artifact_card
 from prunetime.pipeline import next_action
-from prunetime.pipeline.context import MODELS, Context
+from prunetime.pipeline.context import MODELS, RUN_PLAN, Context
 from prunetime.pipeline.next_action import Attempt
-from prunetime.pipeline.run import Reporter, Run, digest_of
+from prunetime.pipeline.run import SUB_RUNS, Reporter, Run, digest_of
 from prunetime.pipeline.source import check_trainable
+from prunetime.pipeline.stages.alternatives import compare, discard_alternatives, kept_files
+from prunetime.pipeline.stages.baselines import compare_baselines
 from prunetime.pipeline.stages.front import measure_front
 from prunetime.pipeline.stages.learn import learn_structure, learned_weights
+from prunetime.pipeline.stages.lossless import answer_without_pruning, is_lossless
 from prunetime.pipeline.stages.measure import check_tail, precheck
 from prunetime.pipeline.stages.profile import MARGIN, choose_plan, profile_machine
+from prunetime.pipeline.stages.run_plan import plan_run
 from prunetime.pipeline.stages.search import EVALUATIONS, pick_structure, propose, search
-from prunetime.pipeline.stages.teacher import elastic, importance, train_teacher
+from prunetime.pipeline.stages.structures import structures
+from prunetime.pipeline.stages.teacher import elastic, importance, teach
 from prunetime.pipeline.stages.tune import Begin, tune
 from prunetime.pipeline.stages.verify import verify
 from prunetime.pipeline.student import kept_of, note_computer
 from prunetime.pruning.methods import LEARNED, PruningMethod
 from prunetime.report.render import render
-from prunetime.settings import Settings
+from prunetime.settings import AUTO, Settings
 
 if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 
 FILES_FOR_PICK = ("plan.json", "profile.json", EVALUATIONS)
+FILES_OF_SOME = (RUN_PLAN, "dense.json")
+"""Taken over by `pick` where they are there."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,17 @@ def prune(
     profile: Path | None = None,
     *,
     workers: Workers | None = None,
-    other: Path | None = None,
+    earlier: Sequence[Path] = (),
+    runs: int = 1,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Runs the pipeline into the folder `out`, resuming what an earlier call with equal settings left there.
 
     With `overwrite` a run that is there is removed, and this one starts afresh.
-    `other` is a run of the other method: learning takes heads and rows of its search, or a search begins with the keep
-    ratios that it learned.
+    Of `earlier` runs, of other methods, it takes over what they made of equal inputs. It begins with what the last of
+    them came to: learning takes heads and rows of its search, or a search begins with the keep ratios that it learned.
+    `runs` have the time that the settings give, and follow the plan of the first of them; where they are several,
+    models that were compared are left for the others.
     Candidates are scored by `workers`, or in this process where there are none: the same result.
     Returns the result that the command line prints as JSON.
 
@@ -81,15 +91,20 @@ def prune(
         InputError: something given cannot be used, or `out` holds a run with other settings.
         BudgetError: no model inside the budget was found in three attempts.
     """
-    run = Run(out, reporter)
+    run = Run(out, reporter, [Run(folder, reporter) for folder in earlier])
+    other = earlier[-1] if earlier else None
     with run.locked():
-        context = Context(run, settings, profile, workers)
+        context = Context(run, as_begun(settings, run, overwrite=overwrite), profile, workers, runs)
         if result := begin(context, overwrite=overwrite):
             return result
         _check_machine(context)
         choose_plan(context)
         _measure_machine(context)
-        train_teacher(context)
+        plan_run(context)
+        teach(context)
+        compare_baselines(context)
+        if answer_without_pruning(context):
+            return _finish(context, compare(context, {}) if settings.beside else "candidate")
         importance(context)
         if settings.method in LEARNED:
             learn = partial(learn_structure, context, other=other)
@@ -133,7 +148,7 @@ def pick(
         context = Context(run, settings, before.path("profile.json"), workers)
         if result := begin(context, overwrite=overwrite):
             return result
-        for name in FILES_FOR_PICK:
+        for name in (*FILES_FOR_PICK, *(name for name in FILES_OF_SOME if before.path(name).exists())):
             if not run.path(name).exists():  # what was picked is added to the evaluations
                 artifact.write_text(run.path(name), before.path(name).read_text(encoding="utf-8"))
         for name in MODELS:
@@ -145,7 +160,12 @@ def pick(
 
 
 def _search(context: Context, seeds: list[Any], target_us: float) -> None:
-    search(context, target_us=target_us, seeds=seeds)
+    """Searches; where a structure was over its prediction it picks a smaller one, which the archive has."""
+    attempts = _attempts(context.run)
+    if attempts and attempts[-1].failure:
+        _pick(context, target_us)
+    else:
+        search(context, target_us=target_us, seeds=seeds)
 
 
 def _pick(context: Context, target_us: float) -> None:
@@ -172,7 +192,13 @@ def _measure_machine(context: Context) -> None:
 def settings_of_search(run: Run) -> Settings:
     """The settings of a run that searched; raises InputError where it has no archive, because it did not."""
     settings = Settings.from_json(run.read("run.json")["settings"])
-    if settings.method == "auto":
+    is_auto = settings.method == "auto"
+    if is_lossless(Run(run.path(SUB_RUNS[0]), run.reporter) if is_auto else run):
+        raise InputError(
+            f"{run.folder} has no archive to take others from: the dense model in a faster precision was inside its "
+            "budget, so that nothing was searched; run `prunetime prune` with the other budget"
+        )
+    if is_auto:
         raise InputError(f"{run.folder} holds several runs, of --method auto: take {run.path('search')}")
     if settings.method != "search":
         raise InputError(
@@ -192,6 +218,11 @@ def check_workers(method: PruningMethod, workers: Workers | None, reporter: Repo
         workers.check()
 
 
+def as_begun(settings: Settings, run: Run, *, overwrite: bool) -> Settings:
+    """The settings of the run that is there, where its command was the same in an earlier version."""
+    return settings.as_begun(run.read("run.json")) if run.path("run.json").exists() and not overwrite else settings
+
+
 def begin(context: Context, *, overwrite: bool = False) -> dict[str, Any] | None:
     """Loads the sources and writes `run.json`, or checks that the one there is of the same run.
 
@@ -202,11 +233,14 @@ def begin(context: Context, *, overwrite: bool = False) -> dict[str, Any] | None
     with run.reporter.stage("Load model and data"):
         source = context.source
         check_trainable(source, settings)
+        others = context.beside
     roles = {name: getattr(source.roles, name) for name in ("train", "valid", "test")}
     of_models = settings.of_models()
+    beside = {"beside": [[other.model, other.digest] for other in others]} if others else {}
     record: dict[str, Any] = {
         "settings": settings.to_json(),
-        "digest": digest_of(context.inputs | {"settings": of_models | {"slices": None}}),
+        "defaults": {"precision": AUTO},
+        "digest": digest_of(context.given | {"settings": of_models | {"slices": None}} | beside),
         "task": source.task.to_json(),
         "columns": {"text": list(source.columns.text), "label": source.columns.label, "group": source.columns.group},
         "metric": source.metric.name,
@@ -230,6 +264,7 @@ def begin(context: Context, *, overwrite: bool = False) -> dict[str, Any] | None
     found = run.read("run.json")
     if found["digest"] != record["digest"]:
         changed = [k for k, v in of_models.items() if found["settings"].get(k) != v]
+        changed += ["beside"] if found["settings"].get("beside", []) != list(settings.beside) else []
         what = f"its {', '.join(changed)} differ" if changed else "its model or data files have changed since"
         raise InputError(f"{run.folder} holds another run: {what}; choose another --out, or --overwrite")
     result = _finished(run)
@@ -261,12 +296,13 @@ def _into_budget(context: Context, strategy: Strategy) -> dict[str, Any]:
             verdict = verify(context)
             action, over = next_action.after_verify(attempts, verdict, predicted)
         if action == "finish":
-            return _finish(run)
+            tuned = structures(context) if context.run_plan.compares else {}
+            return _finish(context, compare(context, tuned) if tuned or context.beside else "candidate")
         if action == "loosen":
             _keep(run, [*attempts, Attempt(over, None)])
             run.reporter.say(
                 f"the structure measured {verdict.describe()}, at most {over:.0%} of its prediction: "
-                "searching again with the predictor loosened"
+                "choosing again with the predictor loosened"
             )
             continue
         failure = (
@@ -279,7 +315,7 @@ def _into_budget(context: Context, strategy: Strategy) -> dict[str, Any]:
             noisy = "the machine is too noisy to judge: run it again when it is quiet"
             raise BudgetError(f"{failure}; {noisy if action == 'wait' else 'giving up'}")
         _keep(run, [*attempts, Attempt(over, failure)])
-        run.reporter.say(f"{failure}; searching again with the predictor tightened")
+        run.reporter.say(f"{failure}; choosing again with the predictor tightened")
 
 
 def _attempts(run: Run) -> list[Attempt]:
@@ -290,10 +326,12 @@ def _keep(run: Run, attempts: list[Attempt]) -> None:
     run.write("attempts.json", [asdict(attempt) for attempt in attempts])
 
 
-def _finish(run: Run) -> dict[str, Any]:
-    """Turns the verified candidate into the artifact, with what was measured on its card, and writes the report."""
+def _finish(context: Context, answer: str) -> dict[str, Any]:
+    """Turns the model in the folder `answer` into the artifact, with what was measured on its card, and writes the
+    report."""
+    run = context.run
     verified: dict[str, Any] = run.read("verify.json")
-    candidate = artifact.read(run.path("candidate"))
+    candidate = artifact.read(run.path(answer))
     measured = {key: verified[key] for key in ("budget", "dense", "pruned", "machine")}
     manifest = replace(candidate.manifest, provenance={**candidate.manifest.provenance, "measured": measured})
     files = {
@@ -305,8 +343,12 @@ def _finish(run: Run) -> dict[str, Any]:
     report = render(run.folder)
     keys = ("budget_us", "dense", "pruned", "spec")
     result = {key: verified[key] for key in keys} | {"artifact": str(run.path("artifact")), "report": str(report)}
+    if better := kept_files(run):
+        result["better"] = {name: str(file) for name, file in better.items()}
     run.write(RESULT, result)
     shutil.rmtree(run.path("candidate"))
+    if context.runs == 1:
+        discard_alternatives(run)
     return result
 
 

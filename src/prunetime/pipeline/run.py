@@ -7,14 +7,14 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
-from prunetime.core.artifact import write_json
+from prunetime.core.artifact import copy_folder, write_bytes, write_json
 from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 
@@ -26,9 +26,19 @@ SUB_RUNS = ("multilevel", "search", "joined")
 WRITTEN = frozenset(
     (
         *(RECORD, "computer.json", "stages", "work", "tracking", "result.json", "report.html", "attempts.json"),
-        *("plan.json", "profile.json", "teacher", "importance.safetensors", "elastic", "elastic.json"),
+        *(
+            "plan.json",
+            "profile.json",
+            "teacher",
+            "baselines.json",
+            "importance.safetensors",
+            "elastic",
+            "elastic.json",
+        ),
         *("evaluations.jsonl", "policy.json", "proposed.json", "search.json", "chosen.json", "mask.json"),
         *("rows", "rows.json", "rows-ratios.json", "learned", "learned-ratios.json"),
+        *("run-plan.json", "dense.json", "teacher.json", "tune.json", "lossless.json"),
+        *("alternatives", "alternatives.json", "answer.json"),
         *("tail.json", "gate.json", "front.json", "candidate", "verify.json", "artifact", "trust", "trust.json"),
     )
 )
@@ -51,11 +61,15 @@ class Reporter(Protocol):
 
 
 class Run:
-    """A folder of stages. A stage that is done is recorded with a digest of what went into it."""
+    """A folder of stages. A stage that is done is recorded with a digest of what went into it.
 
-    def __init__(self, folder: Path, reporter: Reporter) -> None:
+    What the `earlier` runs, of the same model and data, made of equal inputs is taken over from them.
+    """
+
+    def __init__(self, folder: Path, reporter: Reporter, earlier: Sequence[Run] = ()) -> None:
         self.folder = folder
         self.reporter = reporter
+        self.earlier = earlier
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -119,30 +133,50 @@ class Run:
         _remove(self.path(RECORD))  # last: until then the folder is a run's, and clearing can be done again
 
     def do(self, name: str, title: str, inputs: Any, outputs: list[str], work: Callable[[Progress], None]) -> None:
-        """Does stage `name` unless it was done with equal `inputs` (JSON) and its `outputs` are still there.
+        """Does stage `name` unless it was done with equal `inputs` (JSON), here or in an earlier run, and its `outputs`
+        are still there.
 
         A folder among the outputs that an older stage left is removed first.
         """
         digest = digest_of(inputs)
-        done = self.path(f"stages/{name}.json")
-        if done.is_file() and json.loads(done.read_text())["inputs"] == digest and self._all_there(outputs):
+        if self._has_done(name, digest, outputs):
             self.reporter.say(f"{title}: done before")
             return
         self.forget(name)
         for output in outputs:
             if self.path(output).is_dir():
                 shutil.rmtree(self.path(output))
+        for other in self.earlier:
+            if other._has_done(name, digest, outputs):
+                self._take_over(other, [*outputs, _record_of(name)])
+                self.reporter.say(f"{title}: done before, in {other.folder.name}")
+                return
         started = time.monotonic()
         with self.reporter.stage(title) as progress, self._naming_a_full_disk():
             work(progress)
         write_json(
-            done,
+            self.path(_record_of(name)),
             {"inputs": digest, "outputs": outputs, "title": title, "seconds": round(time.monotonic() - started, 1)},
         )
 
     def forget(self, name: str) -> None:
         """Has stage `name` done again the next time."""
-        self.path(f"stages/{name}.json").unlink(missing_ok=True)
+        self.path(_record_of(name)).unlink(missing_ok=True)
+
+    def _has_done(self, name: str, digest: str, outputs: list[str]) -> bool:
+        record = self.path(_record_of(name))
+        if not record.is_file() or json.loads(record.read_text())["inputs"] != digest:
+            return False
+        return all(self.path(output).exists() for output in outputs)
+
+    def _take_over(self, other: Run, names: list[str]) -> None:
+        """Takes files and folders over from another run; folders, which hold models, need no more of the disk."""
+        for name in names:
+            source = other.path(name)
+            if source.is_dir():
+                copy_folder(source, self.path(name), link=True)
+            else:
+                write_bytes(self.path(name), source.read_bytes())
 
     @contextmanager
     def _naming_a_full_disk(self) -> Iterator[None]:
@@ -158,8 +192,9 @@ class Run:
                 ) from error
             raise
 
-    def _all_there(self, outputs: list[str]) -> bool:
-        return all(self.path(output).exists() for output in outputs)
+
+def _record_of(stage: str) -> str:
+    return f"stages/{stage}.json"
 
 
 def _remove(path: Path) -> None:

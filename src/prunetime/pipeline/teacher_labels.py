@@ -32,7 +32,8 @@ def with_labels_of_teacher(task: Task, named: Sequence[str], model: str, say: Sa
         )
     others = tuple(label for output, label in enumerate(named) if output not in outputs)
     if others:
-        say(f"{model} has labels that the data has not, and keeps them: {', '.join(others)}.")
+        none = "; no text of the data counts as having one" if task.traits.is_multi_label else ""
+        say(f"{model} has labels that the data has not, and keeps them: {', '.join(others)}{none}.")
     return replace(task, labels=(*task.labels, *others))
 
 
@@ -62,17 +63,32 @@ def check_problem_type(task: Task, pretrained: Pretrained, model: str) -> None:
     wanted = PROBLEM_TYPES.get(task.kind)
     if wanted is None or pretrained.problem_type in (None, wanted):
         return
-    kinds = {name: kind for kind, name in PROBLEM_TYPES.items()} if task.outputs == 1 else {}
-    kind = kinds.get(pretrained.problem_type)
-    hint = (
-        f"give --task {kind}, or"
-        if kind and TASK_KINDS[kind].outputs == 1
-        else "no task of ours has several such outputs:"
-    )
+    fitting = [
+        kind
+        for kind, name in PROBLEM_TYPES.items()
+        if name == pretrained.problem_type and (TASK_KINDS[kind].outputs == 1) == (task.outputs == 1)
+    ]
+    hint = f"give --task {fitting[0]}, or" if fitting else "no task of ours has several such outputs:"
     raise InputError(
         f"{model} is no teacher for {task.kind}: problem_type of its config.json is {pretrained.problem_type!r}, and "
         f"{task.kind} is {wanted!r}; {hint} leave --teacher-ready out and it will be fine-tuned"
     )
+
+
+def check_same_head(task: Task, pretrained: Pretrained, otherwise: str) -> None:
+    """Raises InputError where the head of a model that is to be tuned is of another task, by `problem_type` and the
+    names of its labels; `otherwise` says what to do then."""
+    wanted, named = PROBLEM_TYPES.get(task.kind), pretrained.labels
+    if pretrained.problem_type not in (None, wanted):
+        raise InputError(
+            f"problem_type of its config.json is {pretrained.problem_type!r}, and that of {task.kind} is {wanted!r}: "
+            f"{otherwise}"
+        )
+    if task.labels and named and not _nameless(named, task.labels) and None in _outputs_of(task.labels, named):
+        raise InputError(
+            f"its labels are {', '.join(named)} (id2label of its config.json), and those of the task "
+            f"{', '.join(task.labels)}: give them the same names, or, {otherwise}"
+        )
 
 
 def _nameless(named: Sequence[str], labels: Sequence[str]) -> bool:

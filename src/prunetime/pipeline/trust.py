@@ -78,7 +78,7 @@ def _target_us(context: Context) -> float:
 def choose_sample(context: Context, progress: Progress) -> None:
     """Chooses genomes of each budget with their scores, from the worst to the best."""
     run, space, settings = context.run, context.space, context.settings
-    rows = scoring_rows(context, context.effort.score_rows)
+    rows = scoring_rows(context, context.run_plan.score_rows)
     sample: list[dict[str, Any]] = []
     with Archive(run.path(EVALUATIONS), context.archive_digest) as archive, scoring(context) as scorers:
         for share in SHARES:

@@ -12,10 +12,12 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from prunetime.core.arch import BlockShape
 from prunetime.core.deprecation import renamed_arguments
 from prunetime.core.mask import Mask, Scores
+from prunetime.core.task_kind import Choice
 from prunetime.errors import InputError
 from prunetime.models.compact import compact, in_blocks
 from prunetime.models.distill import Distillation, distilled_loss
 from prunetime.models.encoder import Output
+from prunetime.models.heads import PROBLEM_TYPES
 from prunetime.models.modeling import PrunetimePreTrainedModel
 from prunetime.models.transformed import AttentionScores, encoder_of, model_of, weights_from
 from prunetime.pruning.auxiliary_loss import AuxiliaryLoss, GradientAccumulation
@@ -241,6 +243,15 @@ class MultilevelPruning(TrainerCallback):
             output["loss"] = output["loss"] + (weight - 1.0) * output["loss"].detach() + auxiliary.detach()
         return output
 
+    @property
+    def _choice(self) -> Choice:
+        """What the model's logits choose among."""
+        if self._encoder.head == "answers":
+            return "tokens"
+        multi_label = PROBLEM_TYPES["multi-label-classification"]
+        is_multi_label = self._encoder.head == "pooled" and self._model.config.problem_type == multi_label
+        return "yes-no" if is_multi_label else "outputs"
+
     def _distilled(self, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Tensor | float:
         """Returns the weighed distance of the model from its teacher; 0 where there is none."""
         if self._teacher is None:
@@ -259,7 +270,7 @@ class MultilevelPruning(TrainerCallback):
             tokens,
             self._distillation,
             heads=self._masks.heads(),
-            choice="tokens" if self._encoder.head == "answers" else "outputs",
+            choice=self._choice,
         )
 
 

@@ -19,7 +19,7 @@ from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.models.batches import TrainingBatch, TrainingData
 from prunetime.models.encoder import SequenceClassifier, linears_of, weights_of
-from prunetime.models.losses import task_losses
+from prunetime.models.losses import drawn_labels, task_losses
 from prunetime.models.mask_variables import block_sums, ones
 from prunetime.models.threads import training_on
 from prunetime.pruning.methods import Criterion
@@ -48,6 +48,8 @@ def measure_importance(
     1905.10650, section 4.1). Without data, `magnitude`: the sum of squares of a part's weights (Han et al., arXiv
     1506.02626), and `movement`: nothing matters yet, so that learned masks go by how weights move alone (Sanh et al.,
     arXiv 2005.07683). `on_progress` gets (rows done, rows in all).
+
+    Data without labels has those of `drawn_labels`: the diagonal of the Fisher information itself.
     """
     dims = model.config.dims
     if criterion == "magnitude":
@@ -57,10 +59,14 @@ def measure_importance(
     if criterion == "movement":
         return scores
 
+    generator = torch.Generator().manual_seed(seed)
+
     def add(batch: TrainingBatch) -> None:
         labels = batch.pop("labels")
         variables = ones(dims, len(batch["input_ids"]))
-        losses = task_losses(model(**batch, mask_variables=variables).logits, labels, data.task)
+        logits = model(**batch, mask_variables=variables).logits
+        labels = labels if data.labelled else drawn_labels(logits, data.task, generator)
+        losses = task_losses(logits, labels, data.task)
         gradients = iter(
             torch.autograd.grad(losses.sum(), [getattr(layer, name) for layer in variables for name in PARTS])
         )
@@ -100,9 +106,12 @@ def measure_block_importance(
         for layer in weights
     ]
 
+    generator = torch.Generator().manual_seed(seed)
+
     def add(batch: TrainingBatch) -> None:
-        labels = batch.pop("labels")
-        loss = task_losses(model(**batch).logits, labels, data.task).sum()
+        labels, logits = batch.pop("labels"), model(**batch).logits
+        labels = labels if data.labelled else drawn_labels(logits, data.task, generator)
+        loss = task_losses(logits, labels, data.task).sum()
         gradients = iter(torch.autograd.grad(loss, [weight for layer in weights for weight in layer.values()]))
         for total, layer in zip(totals, weights, strict=True):
             for name, weight in layer.items():

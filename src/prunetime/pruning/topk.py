@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunetime.models.autograd import apply
 from prunetime.models.encoder import Linears
 from prunetime.pruning.masks import LearnedMasks, MaskStep, highest, in_tiles
 
@@ -71,8 +72,7 @@ def top_k(scores: Tensor, threshold: Tensor, kept: int) -> Tensor:
 
     `kept` follows from the threshold; the caller reads all thresholds at once, because each read waits for the device.
     """
-    mask: Tensor = _TopK.apply(scores, threshold, kept)  # type: ignore[no-untyped-call]
-    return mask
+    return apply(_TopK, scores, threshold, kept)
 
 
 class _TopK(torch.autograd.Function):

@@ -81,6 +81,47 @@ class SearchPlot:
     target_us: float
 
 
+@dataclass(frozen=True)
+class TradeoffPoint:
+    """A model in the chart of quality against latency; `class_` (dense, pruned, other) chooses colour and shape."""
+
+    label: str
+    us: float
+    quality: float
+    class_: str
+    is_answer: bool
+
+
+@dataclass(frozen=True)
+class TradeoffPlot:
+    """The models of the chart of quality against latency, the names of its axes, and the budget."""
+
+    points: Sequence[TradeoffPoint]
+    latency: str
+    quality: str
+    budget: str
+    budget_us: float
+
+
+def tradeoff(plot: TradeoffPlot, width: float) -> Markup:
+    """Draws the quality of each model against its latency; a star is the answer."""
+    left, right, top, bottom = 56.0, width - 16.0, 26.0, 300.0
+    across = Scale.around([0.0, *(point.us for point in plot.points), plot.budget_us], left, right)
+    across = replace(across, low=0.0)
+    up = Scale.around([point.quality for point in plot.points], bottom, top)
+    limit = across(plot.budget_us)
+    content = [*x_axis(across, top, bottom, plot.latency), *y_axis(up, left, right, plot.quality)]
+    content += [line(limit, top, limit, bottom, "limit"), text(limit + 6, top + 10, plot.budget, class_="limit-name")]
+    for point in plot.points:
+        x, y, name = across(point.us), up(point.quality), shortened(point.label, width / 3)
+        beside = x + 10 + width_of(name) < right
+        shape = "star" if point.is_answer else INTERVAL_SHAPES[point.class_]
+        title = f"{point.label}: {point.us:,.0f} µs, {point.quality:.4f}"
+        content.append(mark(shape, x, y, 9.0 if point.is_answer else 5.5, point.class_, title))
+        content.append(text(x + 10 if beside else x - 10, y + 4, name, "start" if beside else "end", "tick"))
+    return figure("Quality against latency", "Each mark is a model.", (width, bottom + 44), content)
+
+
 def intervals(
     title: str, rows: Sequence[IntervalRow], axis: str, limits: dict[str, float], width: float, *, zero: bool = False
 ) -> Markup:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -18,14 +18,16 @@ from markupsafe import Markup
 from prunetime.core.arch import ATTENTION_MATRICES, FFN_MATRICES, ArchSpec, Dims
 from prunetime.core.artifact import write_text
 from prunetime.core.estimate import Estimate
-from prunetime.core.mask import LayerMask
+from prunetime.core.mask import LayerMask, Mask
 from prunetime.pruning.methods import LEARNED
 from prunetime.report import charts
-from prunetime.report.charts import IntervalRow, SearchPlot, SublayerLatency
+from prunetime.report.alternatives_record import Alternatives
+from prunetime.report.charts import IntervalRow, SearchPlot, SublayerLatency, TradeoffPlot, TradeoffPoint
 from prunetime.report.run_record import RunRecord, kept_run, read
 from prunetime.report.search_record import SearchResult, TimedFront
 from prunetime.report.svg import tag
 from prunetime.search.space import Space
+from prunetime.tasks.confusion import FEW_CLASSES, ClassQuality, Confusion
 
 PAGE = "report.html"
 
@@ -34,6 +36,9 @@ WIDE, HALF, PHONE = 1000.0, 460.0, 318.0
 
 STRIPES = 48
 """Parts of an FFN for each of which the page says how much of it is kept."""
+
+MOST_ROWS = 10
+"""Rows of a table of classes, where there are many."""
 
 OTHER_BUDGETS = (0.8, 0.9, 1.0, 1.1, 1.25)
 """Shares of the run's budget for which the page says what a search has found."""
@@ -116,35 +121,73 @@ class LayerDrawing:
         return cls(kept_heads.tolist(), heads, int(kept_ffn.sum()), stripes, ffn)
 
 
+@dataclass(frozen=True)
+class ClassTables:
+    """Which classes are confused: the `matrix` of few classes, or of many the `pairs` most often confused, the `worst`
+    classes of the pruned model, and the F1 of the `others`.
+
+    `matrix` has, for each class, its name and of each predicted class the examples of the pruned and the dense model;
+    `pairs` a class, the predicted one, the examples of both models, and those that have the class; `worst` a class of
+    the pruned model and its F1 in the dense one.
+    """
+
+    labels: tuple[str, ...]
+    matrix: list[tuple[str, list[tuple[int, int]]]]
+    pairs: list[tuple[str, str, int, int, int]]
+    worst: list[tuple[ClassQuality, float]]
+    others: list[float]
+
+    @classmethod
+    def of(cls, confusion: Mapping[str, Confusion]) -> ClassTables:
+        dense, pruned = confusion["dense"], confusion["pruned"]
+        if len(pruned.labels) <= FEW_CLASSES:
+            both = np.stack([pruned.counts, dense.counts], axis=-1).tolist()
+            cells = [[(of_pruned, of_dense) for of_pruned, of_dense in row] for row in both]
+            return cls(pruned.labels, list(zip(pruned.labels, cells, strict=True)), [], [], [])
+        at = {label: index for index, label in enumerate(pruned.labels)}
+        support = pruned.counts.sum(axis=1).tolist()
+        pairs = [
+            (label, other, count, int(dense.counts[at[label], at[other]]), support[at[label]])
+            for label, other, count in pruned.pairs(MOST_ROWS)
+        ]
+        dense_f1, classes = {each.label: each.f1 for each in dense.classes()}, pruned.classes()
+        worst = [(each, dense_f1[each.label]) for each in classes[:MOST_ROWS]]
+        return cls(pruned.labels, [], pairs, worst, [each.f1 for each in classes[MOST_ROWS:]])
+
+
 def _context(run: RunRecord) -> dict[str, Any]:
     """Returns the variables of the template."""
     verification, metadata, dims = run.verification, run.metadata, run.metadata.space.dims
-    budget, verdict, difference = verification.budget, verification.verdict, verification.quality[0].difference
+    budget, difference = verification.budget, verification.quality[0].difference
     judged = next(filter(verification.is_judged, verification.latency))
     dense, pruned = (latency.of(budget.statistic) for latency in (judged.dense, judged.pruned))
     specs = {"dense": ArchSpec.full(dims), "pruned": verification.spec}
-    parts = {model: run.profile.parts(spec, budget) for model, spec in specs.items()}
     return {
         "run": run,
         "model_name": "/".join(Path(metadata.settings.model).parts[-2:]).lstrip("/"),
         "amount": partial(_amount, run),
+        "tradeoff_chart": run.alternatives and _sized(partial(charts.tradeoff, _tradeoff(run, run.alternatives)), WIDE),
         "dense": dense,
         "pruned": pruned,
         "improved": difference.low > 0 if metadata.higher_is_better else difference.high < 0,
-        "weights": {model: spec.weights(dims) for model, spec in specs.items()},
+        "weights": {"dense": specs["dense"].weights(dims), "pruned": specs["pruned"].weights(run.dims)},
         "latency": sorted(verification.latency, key=lambda both: not verification.is_judged(both)),
-        "layers": [LayerDrawing.of(mask, dims) for mask in run.mask.layers],
-        "predicted_us": {model: sum(of_slots.values()) for model, of_slots in parts.items()},
-        "predicted_budget_us": budget.resolve(_profiled_dense_us(run)),
+        "predicted_budget_us": budget.resolve(_predicted_dense_us(run)),
         "latency_chart": _sized(_latency_chart(run, dense, pruned), WIDE),
         "quality_chart": _sized(_quality_chart(run), WIDE),
-        "sublayers_chart": _sized(partial(charts.microseconds, _sublayers(dims.layers, **parts)), HALF),
-        "prediction_chart": _sized(_prediction_chart(run), HALF),
-        "verified_over_predicted": verdict.measured.value / _predicted(run),
-        "effort": asdict(metadata.settings.effort),
+        **(_of_structure(run, run.mask) if run.mask else {}),
+        "effort": run.plan.amounts,
         "command": metadata.settings.command(str(run.folder)),
+        "sections": _sections(run),
+        "classes": ClassTables.of(verification.confusion) if verification.confusion else None,
         **(_of_search(run, run.search, run.front) if run.search and run.front else _of_learning(run)),
     }
+
+
+def _sections(run: RunRecord) -> list[str]:
+    found = "Search" if run.search else "Learned" if run.learned else None
+    names = ("Latency", "Quality", run.alternatives and "Instead", run.mask and "Structure", found, "Data", "Reproduce")
+    return [name for name in names if name]
 
 
 def _amount(run: RunRecord, value: float) -> str:
@@ -152,14 +195,14 @@ def _amount(run: RunRecord, value: float) -> str:
     return percent(value) if run.verification.verdict.share else f"{us(value)} µs"
 
 
-def _profiled_dense_us(run: RunRecord) -> float:
-    """Returns the latency of the dense model that the profile has for the budget's setting."""
-    return run.profile.floor_and_dense(run.verification.budget)[1]
+def _predicted_dense_us(run: RunRecord) -> float:
+    """Returns the latency of the dense model that a budget in % is of; before 0.2 that of the profile."""
+    return run.verification.predicted_dense_us or run.profile.floor_and_dense(run.verification.budget)[1]
 
 
 def _predicted(run: RunRecord) -> float:
     """Returns the prediction for the chosen structure in the budget's own unit: microseconds, or a share of dense."""
-    return run.verification.predicted_us / (_profiled_dense_us(run) if run.verification.verdict.share else 1.0)
+    return run.verification.predicted_us / (_predicted_dense_us(run) if run.verification.verdict.share else 1.0)
 
 
 def _sized(draw: Callable[[float], Markup], width: float) -> Markup:
@@ -191,6 +234,19 @@ def _quality_chart(run: RunRecord) -> Callable[[float], Markup]:
     return partial(charts.intervals, "What pruning changed", rows, axis, {"no change": 0.0})
 
 
+def _tradeoff(run: RunRecord, alternatives: Alternatives) -> TradeoffPlot:
+    statistic = run.verification.budget.statistic
+    points = [
+        TradeoffPoint(
+            one.name, one.latency.of(statistic).value, one.quality.value, one.kind, one.name == alternatives.answer
+        )
+        for one in alternatives.models
+    ]
+    return TradeoffPlot(
+        points, f"{statistic}, µs", f"{run.metadata.metric} on test", _budget_name(run), run.verification.budget_us
+    )
+
+
 def _prediction_chart(run: RunRecord) -> Callable[[float], Markup]:
     verdict, predicted = run.verification.verdict, _predicted(run)
     scale, axis = (100.0, "% of dense") if verdict.share else (1.0, "µs")
@@ -210,6 +266,20 @@ def _sublayers(layers: int, dense: dict[int, float], pruned: dict[int, float]) -
     return [(name, dense.get(slot, 0.0), pruned.get(slot, 0.0)) for slot, name in enumerate(names)]
 
 
+def _of_structure(run: RunRecord, mask: Mask) -> dict[str, Any]:
+    """Returns the template's variables that only a part of the dense model has."""
+    verification, dims = run.verification, run.dims
+    specs = {"dense": ArchSpec.full(dims), "pruned": verification.spec}
+    parts = {model: run.profile.parts(spec, verification.budget) for model, spec in specs.items()}
+    return {
+        "layers": [LayerDrawing.of(layer, dims) for layer in mask.layers],
+        "predicted_us": {model: sum(of_slots.values()) for model, of_slots in parts.items()},
+        "sublayers_chart": _sized(partial(charts.microseconds, _sublayers(dims.layers, **parts)), HALF),
+        "prediction_chart": _sized(_prediction_chart(run), HALF),
+        "verified_over_predicted": verification.verdict.measured.value / _predicted(run),
+    }
+
+
 def _of_search(run: RunRecord, search: SearchResult, front: TimedFront) -> dict[str, Any]:
     """Returns the template's variables that only a search has."""
     scored = {one.spec: one for one in run.scored}
@@ -220,7 +290,7 @@ def _of_search(run: RunRecord, search: SearchResult, front: TimedFront) -> dict[
         timed=front.points,
         chosen=scored[search.chosen.spec],
         budget=_budget_name(run),
-        budget_us=run.verification.budget.resolve(_profiled_dense_us(run)),
+        budget_us=run.verification.budget.resolve(_predicted_dense_us(run)),
         target_us=search.target_us,
     )
     errors = [abs(point.error) for point in front.points]
@@ -232,7 +302,7 @@ def _of_search(run: RunRecord, search: SearchResult, front: TimedFront) -> dict[
         "policy_chart": run.policy and _sized(partial(charts.preferences, run.policy, run.metadata.space.names), WIDE),
         "median_error": median(errors),
         "worst_error": max(errors),
-        "alternatives": _alternatives(run, plot),
+        "other_budgets": _other_budgets(run, plot),
         "aim": plot.target_us / plot.budget_us - 1.0,
     }
 
@@ -240,10 +310,10 @@ def _of_search(run: RunRecord, search: SearchResult, front: TimedFront) -> dict[
 def _of_learning(run: RunRecord) -> dict[str, Any]:
     """Returns the template's variables that only learned masks have."""
     drawn = [(_sized(partial(charts.keep_ratios, level), WIDE), level) for level in run.learned]
-    return {"learned": LEARNED[run.metadata.settings.method], "learned_charts": drawn}
+    return {"learned": LEARNED.get(run.metadata.settings.method), "learned_charts": drawn}
 
 
-def _alternatives(run: RunRecord, plot: SearchPlot) -> list[dict[str, Any]]:
+def _other_budgets(run: RunRecord, plot: SearchPlot) -> list[dict[str, Any]]:
     """Returns budgets around that of the run, its own among them, with the best structure (None) that was scored within
     each, and the command that makes a model of it (of the run's own, none)."""
     budget = run.verification.budget

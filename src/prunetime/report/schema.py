@@ -8,6 +8,7 @@ from typing import Any
 
 from prunetime.core.estimate import Estimate
 from prunetime.latency.measure import LatencySummary
+from prunetime.tasks.metrics import OrderKept
 
 Json = dict[str, Any]
 
@@ -30,3 +31,9 @@ def latency_of(data: Json) -> LatencySummary:
     for value in (*astuple(latency.p50), *astuple(latency.p99)):
         number(value)
     return latency
+
+
+def order_kept_of(data: Json) -> OrderKept:
+    """Returns a share of pairs in order."""
+    share = estimate(data)
+    return OrderKept(share.value, share.low, share.high, int(data["pairs"]), int(data["groups"]))

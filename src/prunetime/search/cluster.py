@@ -90,7 +90,7 @@ class Workers:
 
 
 def _cores() -> list[int]:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()
     return [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
 
 

@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from prunetime.core.arrays import Float32Array, Float64Array, Int32Array, Weight
 from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import memory_bytes
 from prunetime.core.precision import PrecisionPlan
+from prunetime.core.task_kind import Choice
 from prunetime.inference.engine import Engine, HiddenStates
 from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import compact, prefix_mask
@@ -33,34 +34,40 @@ class ScoringRows:
     """The rows that candidates are scored on.
 
     `tokens` are [rows] sequences; `expected` are the teacher's logits, [rows, outputs], or [tokens, outputs] with a row
-    of logits per token. With `among_tokens`, every output chooses a token of its sequence.
+    of logits per token. `choice` is what the logits choose among.
     """
 
     tokens: Ragged
     expected: Float32Array
-    among_tokens: bool = False
+    choice: Choice = "outputs"
 
 
 ScorerFor = Callable[[ScoringRows], Scorer]
 """Scores the sub-networks of one encoder on these rows."""
 
 
-def agreement(logits: Float32Array, expected: Float32Array, offsets: Int32Array | None = None) -> float:
+def agreement(
+    logits: Float32Array, expected: Float32Array, offsets: Int32Array | None = None, *, choice: Choice = "outputs"
+) -> float:
     """Returns the correlation, -1 to 1, of two models' logits [rows, outputs]; with two classes, of their log odds.
 
-    It is Pearson's, of all logits less the mean of their row (which a softmax does not see; not where there is one
-    output) and of their output; 0 where a model gives every row the same, as one without any attention does.
+    It is Pearson's, of all logits less the mean of their row (which a softmax does not see; not where every output is a
+    `choice` between yes and no, or there is one output) and of their output; 0 where a model gives every row the same,
+    as one without any attention does.
 
     Of logits [tokens, outputs] at `offsets` (see `Ragged`), it is the mean of each sequence's tokens that is left out.
     """
-    a, b = (_centred(one) if offsets is None else _centred_by_sequence(one, offsets) for one in (logits, expected))
+    of_row = logits.shape[1] > 1 and choice != "yes-no"
+    centred = partial(_centred, of_row=of_row) if offsets is None else partial(_centred_by_sequence, offsets=offsets)
+    a, b = centred(logits), centred(expected)
     sizes = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(np.vdot(a, b)) / sizes if sizes else 0.0
 
 
-def _centred(logits: Float32Array) -> Float64Array:
+def _centred(logits: Float32Array, *, of_row: bool) -> Float64Array:
+    """The logits less the mean of their output and, before, that `of_row`."""
     logits = logits.astype(np.float64)
-    if logits.shape[1] > 1:
+    if of_row:
         logits -= logits.mean(axis=1, keepdims=True)
     centred: Float64Array = logits - logits.mean(axis=0)
     # What is left of equal rows is rounding.
@@ -165,11 +172,11 @@ class ElasticScorer:
 
     def __call__(self, specs: Sequence[ArchSpec]) -> Iterator[float]:
         """Yields the agreement of the engine's logits of each spec with those expected."""
-        offsets = self._rows.tokens.offsets if self._rows.among_tokens else None
+        offsets = self._rows.tokens.offsets if self._rows.choice == "tokens" else None
         for spec in specs:
             in_blocks = any(layer.blocks for layer in spec.layers)
             logits = self._elastic.part(spec).logits(self._rows.tokens) if in_blocks else self._logits(spec)
-            yield agreement(logits, self._rows.expected, offsets)
+            yield agreement(logits, self._rows.expected, offsets, choice=self._rows.choice)
 
     def _logits(self, spec: ArchSpec) -> Float32Array:
         self._elastic.engine.select(spec)

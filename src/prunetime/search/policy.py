@@ -54,7 +54,7 @@ class PolicySettings:
 
 
 _old_names = renamed_arguments(remembered="replay_size", truncated="max_importance_weight")
-PolicySettings.__init__ = _old_names(PolicySettings.__init__)  # type: ignore[method-assign]
+PolicySettings.__init__ = _old_names(PolicySettings.__init__)  # type: ignore[method-assign]  # a dataclass made it
 
 
 class EditContext(NamedTuple):

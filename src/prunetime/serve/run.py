@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
         self._signals += 1
         self.should_exit, self.force_exit = True, self._signals > 1
 
-    async def startup(self, sockets: Any = None) -> None:  # noqa: ARG002
+    async def startup(self, sockets: Any = None) -> None:  # noqa: ARG002 (uvicorn gives it)
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
         self._app.service.draining = True
         self.connections.drain()
 
-    async def shutdown(self, sockets: Any = None) -> None:  # noqa: ARG002
+    async def shutdown(self, sockets: Any = None) -> None:  # noqa: ARG002 (uvicorn gives it)
         """Serves on for `drain_seconds`, answers the requests that have come by then, and ends."""
         self.drain()
         await self._while(lambda: True, self._app.settings.drain_seconds)

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prunetime.core.arrays import Array, Int64Array
+from prunetime.core.arrays import Array, Float32Array, Int64Array
 from prunetime.core.task import DOC_STRIDE, Task
 from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
 from prunetime.tasks.answers import gold_answers, is_squad, lacks_answers
 from prunetime.tasks.labels import LabelColumn, row_numbers
+from prunetime.tasks.multi_label import label_columns
 from prunetime.tasks.table import Table
 from prunetime.tasks.tags import WORDS, gold_tags, sentences, tag_column, tag_names
 
@@ -28,7 +29,11 @@ TEXT_NAMES = ("text", "query", "title", "sentence", "question", "passage", "docu
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the one or two text columns, the label column, and the column of the group, if there is one."""
+    """Names of the one or two text columns, of the label column (empty where rows have no labels), and of the column of
+    the group, if there is one.
+
+    Where each of several labels has a column, `label` names them as `join_columns` does.
+    """
 
     text: tuple[str, ...]
     label: str
@@ -40,8 +45,9 @@ class Examples:
     """Rows of `table` as the task sees them, all of length [rows].
 
     - `texts`: one or two texts of each row
-    - `labels`: int64 class indices into `task.labels`, float32, or tuples: of `Answer` (question answering), or of the
-      names of the words' labels (token classification)
+    - `labels`: int64 class indices into `task.labels`, float32 (of several labels [rows, labels], 0 or 1), or tuples:
+      of `Answer` (question answering), or of the names of the words' labels (token classification); NaN where the
+      table has no labels
     - `groups`: int64 ids; equal where the group's text is, in whatever table or order
     - `rows`: which rows of `table` these are
     - `group`: the column of the groups; None where a row's group is its first text
@@ -57,6 +63,16 @@ class Examples:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def labelled(self) -> bool:
+        return self.labels.dtype.kind != "f" or not np.isnan(self.labels).any()
+
+    def paired(self, seed: int) -> Examples:
+        """The examples, of one text each, with the text of another one drawn by `seed` beside it."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        beside = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
+        return replace(self, texts=[(*texts, *self.texts[beside[row]]) for row, texts in enumerate(self.texts)])
+
     def select(self, rows: Array | Sequence[int]) -> Examples:
         """The examples at `rows` (indices or booleans), in that order."""
         chosen = np.arange(len(self))[np.asarray(rows)]
@@ -70,14 +86,21 @@ class Examples:
 
 
 def guess_columns(
-    table: Table, text: Sequence[str] = (), label: str | None = None, group: str | None = None
+    table: Table,
+    text: Sequence[str] = (),
+    label: str | None = None,
+    group: str | None = None,
+    *,
+    may_lack_labels: bool = False,
 ) -> tuple[Columns, str]:
     """The columns given, the others guessed from names and values, and a sentence that says what was guessed.
 
     Questions with a context and `answers` are taken as such, a context a group. The sentence is empty when nothing was
-    guessed. Raises InputError for a given column that is missing and where more than one guess is possible.
+    guessed. A table without a column that could be the label is taken to have none where it `may_lack_labels`. Raises
+    InputError for a given column that is missing and where more than one guess is possible.
     """
-    for name in (*text, *filter(None, (label, group))):
+    labels = label_columns(table, label) if label else ()
+    for name in (*text, *filter(None, (group,))):
         table.column(name)
     if len(text) > 2 or len(set(text)) != len(text):
         raise InputError(f"--text {','.join(text)}: one or two different columns hold text")
@@ -85,14 +108,15 @@ def guess_columns(
     squad = label in (None, "answers") and is_squad(table)
     tags = tag_column(table)
     if label is None:
-        label = "answers" if squad else tags or _guess_label(table, taken=(*text, group))
-        guessed.append(f"label = {label}")
+        label = "answers" if squad else tags or _guess_label(table, (*text, group), may_lack_labels)
+        labels = (label,) if label else ()
+        guessed.append(f"label = {label}" if label else "no column is a label")
     if not text:
-        text = ("question", "context") if squad else (WORDS,) if tags else _guess_text(table, label)
+        text = ("question", "context") if squad else (WORDS,) if tags else _guess_text(table, labels)
         guessed.append(f"text = {','.join(text)}")
     if group is None:
         names = ("context",) if squad else GROUP_NAMES
-        named = [name for name in names if name in table.columns and name != label]
+        named = [name for name in names if name in table.columns and name not in labels]
         group = named[0] if len(named) == 1 else None
         guessed.append(f"group = {group}" if group else f"a row's group is its {text[0]}")
     sentence = f"Guessed from the columns of {table.name}: {'; '.join(guessed)}." if guessed else ""
@@ -105,13 +129,16 @@ def task_of(
     """The task that the labels of `table`, the training data, are of.
 
     Without `kind`: whole numbers (also as floats, 1.0) and names are classes; other numbers are relevance if all lie in
-    0..1, and regression if not; objects are answers, lists the labels of words. `max_length` is in tokens. Windows of
+    0..1, and regression if not; objects are answers, lists the labels of words where they are as long as their texts,
+    and otherwise of texts, as several label columns are. `max_length` is in tokens. Windows of
     question answering share `doc_stride` of them, by default 128 or half of `max_length`. Raises InputError for empty,
     NaN or infinite labels, for one class only, and for labels that are not of `kind`.
     """
     column = LabelColumn.of(table, columns.label)
     column.numbers()
-    kind = kind or column.kind()
+    kind = kind or column.kind(table.column(columns.text[0]))
+    if len(column.columns) > 1 and not TASK_KINDS[kind].is_multi_label:
+        raise InputError(f"{column.where}: {kind} has one label column; give one, or --task multi-label-classification")
     windows = TASK_KINDS[kind].reads_windows
     if windows and doc_stride is None:
         doc_stride = min(DOC_STRIDE, max_length // 2)
@@ -122,7 +149,7 @@ def task_of(
 
 
 def examples(table: Table, columns: Columns, task: Task) -> Examples:
-    """The rows of `table`, checked.
+    """The rows of `table`, checked; without labels where `columns` name none.
 
     Raises InputError, naming rows (the first row of data is row 1), for an empty text, a label that is empty, NaN or
     not one of the task's, where all rows have the same label, and for answers as `gold_answers` does.
@@ -130,14 +157,19 @@ def examples(table: Table, columns: Columns, task: Task) -> Examples:
     texts = list(zip(*(_texts(table, name) for name in columns.text), strict=True))
     if task.traits.labels_words:
         texts = [(text,) for text in sentences(f"{table.name}, column {columns.text[0]!r}", [row[0] for row in texts])]
-    column = LabelColumn.of(table, columns.label)
+    labels = _labels(table, columns.label, task, texts) if columns.label else np.full(len(texts), np.nan, np.float32)
+    groups = _texts(table, columns.group) if columns.group else [row[0] for row in texts]
+    return Examples(table, texts, labels, group_ids(groups), np.arange(len(texts), dtype=np.int64), columns.group)
+
+
+def _labels(table: Table, name: str, task: Task, texts: Sequence[tuple[str, ...]]) -> Array:
+    column = LabelColumn.of(table, name)
     labels = LABELS[task.kind].values(column, task, texts)
     if labels.dtype != object and len(np.unique(labels)) < 2:
         raise InputError(
             f"{column.where}: one class only, every label is {column.texts[0]!r}; give rows of at least two"
         )
-    groups = _texts(table, columns.group) if columns.group else [row[0] for row in texts]
-    return Examples(table, texts, labels, group_ids(groups), np.arange(len(texts), dtype=np.int64), columns.group)
+    return labels
 
 
 def _class_indices(column: LabelColumn, task: Task, _: Sequence[tuple[str, ...]]) -> Int64Array:
@@ -172,6 +204,21 @@ def _tag_names(column: LabelColumn, _: TaskKind) -> tuple[str, ...]:
     return tag_names(column.where, gold_tags(column.where, column.texts, names), names)
 
 
+def _label_matrix(column: LabelColumn, task: Task, _: Sequence[tuple[str, ...]]) -> Float32Array:
+    """1 for the labels that every row has, 0 for others, [rows, labels]."""
+    index = {name: number for number, name in enumerate(task.labels)}
+    lists = column.lists()
+    found = np.zeros((len(lists), len(index)), np.float32)
+    for row, labels in enumerate(lists):
+        if strange := [label for label in labels if label not in index]:
+            raise InputError(
+                f"{column.where}, row {row + 1}: label {strange[0]!r} is not one of the task's, which are those of its "
+                f"training data: {', '.join(task.labels)}"
+            )
+        found[row, [index[label] for label in labels]] = 1.0
+    return found
+
+
 class LabelReader(NamedTuple):
     """How the labels of a kind of task are read: the `names` of the task's labels, none where they are numbers or
     answers, and the `values` [examples] that metrics and training take. Both raise InputError for a bad label."""
@@ -189,6 +236,7 @@ _NUMBERS = LabelReader(_no_names, lambda column, task, _: np.array(column.number
 
 LABELS: dict[TaskKind, LabelReader] = {
     "classification": LabelReader(lambda column, _: column.distinct_classes(), _class_indices),
+    "multi-label-classification": LabelReader(lambda column, _: column.distinct_labels(), _label_matrix),
     "relevance": _NUMBERS,
     "regression": _NUMBERS,
     "question-answering": LabelReader(lambda *_: (), _answers),
@@ -213,20 +261,22 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _guess_label(table: Table, taken: Sequence[str | None]) -> str:
+def _guess_label(table: Table, taken: Sequence[str | None], may_lack: bool) -> str:
     named = [name for name in table.columns if name.lower() in LABEL_NAMES and name not in taken]
     exact = [name for name in named if name.lower() == "label"]
     candidates = exact or named
     if len(candidates) == 1:
         return candidates[0]
+    if may_lack and not candidates:
+        return ""
     which = f"could be {' or '.join(candidates)}" if candidates else "has no column of a usual name"
     raise InputError(
         f"{table.name}: the label {which}; the columns are {', '.join(table.columns)}. Give --label COLUMN"
     )
 
 
-def _guess_text(table: Table, label: str) -> tuple[str, ...]:
-    candidates = [name for name, values in table.columns.items() if name != label and _is_text(name, values)]
+def _guess_text(table: Table, labels: Sequence[str]) -> tuple[str, ...]:
+    candidates = [name for name, values in table.columns.items() if name not in labels and _is_text(name, values)]
     if len(candidates) in (1, 2):
         return tuple(candidates)
     which = (

@@ -23,7 +23,7 @@ Prepare = Callable[[Array, Array, Int64Array], ResampledMetric]
 
 
 def _good(labels: Array) -> BoolArray:
-    """Says of each example whether it is labelled good: class 1, or graded at least 0.5."""
+    """Says of each example (of several labels, of each) whether it is good: class 1, or graded at least 0.5."""
     if labels.min() < 0 or labels.max() > 1:
         raise InputError(f"a metric of good and bad rows got the label {labels.max()}; labels must lie in 0..1")
     return np.asarray(labels >= 0.5)
@@ -42,7 +42,8 @@ class _Ranked(Ranking):
 def auc(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
     if scores.ndim == 1:
         return _binary_auc(scores, _good(labels), inverse)
-    classes = [_binary_auc(scores[:, c], labels == c, inverse) for c in range(scores.shape[1])]
+    good = _good(labels) if labels.ndim == 2 else labels[:, None] == np.arange(scores.shape[1])
+    classes = [_binary_auc(scores[:, c], good[:, c], inverse) for c in range(scores.shape[1])]
     return lambda counts: _mean_of_defined(np.array([one(counts) for one in classes]))
 
 
@@ -113,6 +114,14 @@ def any_accuracy(scores: Array, labels: Array, inverse: Int64Array) -> Resampled
     return (words if scores.dtype == object else of_confusion(_accuracy))(scores, labels, inverse)
 
 
+def agreement(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
+    """The share of equal classes, or of equal labels of a text, or Spearman's correlation of numbers."""
+    if labels.ndim == 2:
+        return _mean(((scores >= 0.5) == (labels >= 0.5)).mean(axis=1), inverse)
+    prepare = rank_correlation if labels.dtype.kind == "f" else any_accuracy
+    return prepare(scores, labels, inverse)
+
+
 def _of_counts(
     of_example: Callable[[Tagged, Sequence[str]], tuple[int, ...]], formula: Callable[[Float64Array], Float64Array]
 ) -> Prepare:
@@ -137,6 +146,44 @@ def _class_f1(confusion: Float64Array) -> Float64Array:
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     by_class = divided(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2))
     return np.asarray(np.nan_to_num(by_class[:, 1])) if by_class.shape[1] == 2 else _mean_of_defined(by_class.T)
+
+
+def of_labels(formula: Callable[[Float64Array], Float64Array]) -> Prepare:
+    """A metric of how often each of several labels is rightly given, given (scored 0.5 or more), and there: of counts
+    [3, resamples, labels]."""
+
+    def prepare(scores: Array, labels: Array, inverse: Int64Array) -> ResampledMetric:
+        given, there = scores >= 0.5, _good(labels)
+        by_group = np.zeros((3, int(inverse.max()) + 1, labels.shape[1]))
+        for part, of_examples in zip(by_group, (given & there, given, there), strict=True):
+            np.add.at(part, inverse, of_examples)
+        return lambda counts: formula(counts @ by_group)
+
+    return prepare
+
+
+def micro_f1(counts: Float64Array) -> Float64Array:
+    """F1 of all pairs of an example and a label."""
+    right, given, there = counts.sum(axis=2)
+    return divided(2 * right, given + there)
+
+
+def macro_f1(counts: Float64Array) -> Float64Array:
+    """The mean of the labels' F1; one that is neither given nor there is left out, as scikit-learn does with
+    `zero_division=nan`."""
+    right, given, there = counts
+    return _mean_of_defined(divided(2 * right, given + there).T)
+
+
+def best_threshold(scores: Array, labels: Array) -> float:
+    """The threshold from which on scores [examples, labels] give the best micro F1, midway to the next score below."""
+    order = np.argsort(-scores, axis=None, kind="stable")
+    ranked, there = scores.astype(np.float64).ravel()[order], _good(labels).ravel()[order]
+    last = np.flatnonzero(np.diff(ranked, append=-1.0))  # of those with an equal score
+    given = last + 1
+    best = int(np.argmax(2 * np.cumsum(there)[last] / (given + there.sum())))
+    below = ranked[last[best] + 1] if best + 1 < len(last) else 0.0
+    return float((ranked[last[best]] + below) / 2)
 
 
 def mcc(confusion: Float64Array) -> Float64Array:
@@ -210,6 +257,31 @@ def reciprocal_rank(scores: Float64Array, labels: Float64Array) -> float:
     if not good.any():
         return float("nan")
     return 1.0 / (1 + int((scores[~good] >= scores[good].max()).sum()))
+
+
+PAIRS_AT_ONCE = 2**24
+"""Pairs of examples that are compared at once."""
+
+
+def pairs_kept(scores: Array, reference: Array, inverse: Int64Array) -> tuple[Float64Array, Float64Array]:
+    """Counts, of each group, the pairs of examples that `scores` order as `reference` does, and the pairs that
+    `reference` orders, both [groups]. A tie of `scores` is half in order; a tie of `reference` is no pair."""
+    order = np.argsort(inverse, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
+    kept, pairs = np.array([_pairs_kept(scores[examples], reference[examples]) for examples in parts]).T
+    return kept, pairs
+
+
+def _pairs_kept(scores: Array, reference: Array) -> tuple[float, float]:
+    kept = pairs = 0.0
+    step = max(1, PAIRS_AT_ONCE // len(scores))
+    for start in range(0, len(scores), step):
+        part = slice(start, start + step)
+        ahead = reference[part, None] > reference[None, :]
+        pairs += np.count_nonzero(ahead)
+        kept += np.count_nonzero(ahead & (scores[part, None] > scores[None, :]))
+        kept += np.count_nonzero(ahead & (scores[part, None] == scores[None, :])) / 2
+    return kept, pairs
 
 
 def defect_rate_at(coverage: float) -> Prepare:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from prunetime.core.task import Task
 from prunetime.core.task_kind import TASK_KINDS, TaskKind
 from prunetime.errors import InputError
+from prunetime.tasks.multi_label import are_of_words, label_columns, label_lists, lists_of_columns
 from prunetime.tasks.table import Table
 from prunetime.tasks.tags import is_list
 
@@ -22,16 +23,22 @@ _WHOLE = re.compile(r"([+-]?(?:0|[1-9][0-9]*))(\.0*)?")
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """The column `name` of a table, which has the labels `texts` [rows], without white space around them."""
+    """The column `name` of a table, which has the labels `texts` [rows], without white space around them.
+
+    Several `columns`, each of which says 0 or 1 of one label, are as a column of lists of the labels.
+    """
 
     table: Table
     name: str
     texts: list[str]
+    columns: tuple[str, ...]
 
     @classmethod
     def of(cls, table: Table, name: str) -> LabelColumn:
-        """Raises InputError where a label is empty or NaN."""
-        column = cls(table, name, [value.strip() for value in table.column(name)])
+        """Raises InputError where a label is empty or NaN, or one of several columns says other than 0 or 1."""
+        columns = label_columns(table, name)
+        values = lists_of_columns(table, columns) if len(columns) > 1 else table.column(columns[0])
+        column = cls(table, name, [value.strip() for value in values], columns)
         empty = [row for row, text in enumerate(column.texts) if text.lower() in ("", "nan", "+nan", "-nan")]
         if empty:
             raise InputError(f"{column.where}: empty or NaN label in {row_numbers(empty)}; remove them")
@@ -40,11 +47,14 @@ class LabelColumn:
     @property
     def where(self) -> str:
         """For messages."""
-        return f"{self.table.name}, column {self.name!r}"
+        if len(self.columns) > 1:
+            return f"{self.table.name}, columns {', '.join(self.columns)}"
+        return f"{self.table.name}, column {self.columns[0]!r}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.table.class_names.get(self.name, ())
+        """The names of all classes, in order, where the table or its columns say them."""
+        return self.columns if len(self.columns) > 1 else self.table.class_names.get(self.columns[0], ())
 
     def classes(self) -> list[str]:
         """The class that each label names, [rows].
@@ -84,19 +94,45 @@ class LabelColumn:
         occurring = sorted(set(self.classes()), key=_order)
         if len(occurring) < 2:
             raise InputError(f"{self.where}: one class only, {occurring[0]!r}; a classifier needs rows of at least two")
-        if len(occurring) > MAX_CLASSES:
-            raise InputError(
-                f"{self.where}: {len(occurring)} different labels, such as {occurring[0]!r} and {occurring[-1]!r}; the "
-                f"limit is {MAX_CLASSES} classes. Is it the label column? --task regression takes numbers as numbers"
-            )
+        self._check_count(occurring, " --task regression takes numbers as numbers")
         return self.class_names or tuple(occurring)
 
-    def kind(self) -> TaskKind:
-        """The kind of task that the labels are of; see `tasks.data.task_of`."""
+    def lists(self) -> list[tuple[str, ...]]:
+        """The labels of every row, any number; raises InputError as `label_lists` does."""
+        return label_lists(self.where, self.texts, self.class_names)
+
+    def distinct_labels(self) -> tuple[str, ...]:
+        """The labels of lists, in the order of `distinct_classes`.
+
+        Raises InputError where there are fewer than two, over a thousand, or no row has the label of a column.
+        """
+        occurring = sorted({label for labels in self.lists() for label in labels}, key=_order)
+        if never := [name for name in self.columns if name not in occurring] if len(self.columns) > 1 else []:
+            raise InputError(f"{self.where}: no row has the label {never[0]!r}; leave its column out of --label")
+        names = self.class_names or tuple(occurring)
+        if len(names) < 2:
+            raise InputError(
+                f"{self.where}: it has {len(names)} label{'s' * (not names)} in all; several are needed. A text that "
+                "has one label or not is of two classes: a column of 0 and 1"
+            )
+        self._check_count(names)
+        return names
+
+    def _check_count(self, names: Sequence[str], hint: str = "") -> None:
+        if len(names) > MAX_CLASSES:
+            raise InputError(
+                f"{self.where}: {len(names)} different labels, such as {names[0]!r} and {names[-1]!r}; the limit is "
+                f"{MAX_CLASSES} classes. Is it the label column?{hint}"
+            )
+
+    def kind(self, texts: Sequence[str]) -> TaskKind:
+        """The kind of task that the labels of these `texts` are of; see `tasks.data.task_of`."""
         if self.texts[0].startswith("{"):
             return "question-answering"
+        if len(self.columns) > 1:
+            return "multi-label-classification"
         if is_list(self.texts[0]):
-            return "token-classification"
+            return "token-classification" if are_of_words(self.texts, texts) else "multi-label-classification"
         numbers = self.numbers()
         whole = all(_INTEGER.fullmatch(text) or _WHOLE.fullmatch(text) for text in self.texts)
         if self.class_names or numbers is None or whole:
@@ -132,17 +168,20 @@ class LabelColumn:
 
 def label_notes(table: Table, column: str, task: Task) -> list[str]:
     """Sentences on how the labels of a column were read, where they could have been read in another way."""
-    raw = table.column(column)
+    columns = label_columns(table, column)
+    if len(columns) > 1:
+        return []
+    raw = table.column(columns[0])
     texts = [value.strip() for value in raw]
-    where = f"Labels of {table.name}, column {column!r}:"
-    names = table.class_names.get(column)
+    where = f"Labels of {table.name}, column {columns[0]!r}:"
+    names = table.class_names.get(columns[0])
     notes = []
+    if names and is_list(texts[0]) and any(re.match(r"\[\s*[0-9]", text) for text in texts):
+        notes.append(f"{where} numbers are {_numbered(names)}, by {table.names_from}.")
     if task.traits.labels_words:
-        if names and re.match(r"\[\s*[0-9]", texts[0]):
-            notes.append(f"{where} numbers are {_numbered(names)}, by {table.names_from}.")
         return [*notes, f"{where} the scheme is {task.tag_scheme}."]
     if task.traits.score != "softmax":
-        return []
+        return notes
     integers = [text for text in texts if _INTEGER.fullmatch(text)]
     if names and any(text not in names for text in texts):
         notes.append(f"{where} numbers are {_numbered(names)}, by {table.names_from}.")

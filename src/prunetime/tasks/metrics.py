@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from prunetime.tasks.formulas import Prepare, ResampledMetric
 CELLS = 2**20
 """Weights held at once, in numbers: resamples are taken in parts of this size."""
 
+LEAST_SHARE = 1e-6
+"""A threshold is so far from 0 and 1, at least."""
+
 
 @dataclass(frozen=True)
 class MetricEstimate(Estimate):
@@ -29,17 +33,32 @@ class MetricEstimate(Estimate):
 
 
 @dataclass(frozen=True)
+class OrderKept(Estimate):
+    """The share of `pairs` of examples, of `groups` groups, that a model orders as another does, with the 95 % interval
+    over resampled groups."""
+
+    pairs: int
+    groups: int
+
+    def to_json(self, name: str = "value", interval: str = "ci95") -> dict[str, Any]:
+        """Returns the estimate, with `pairs` and `groups`."""
+        return super().to_json(name, interval) | {"pairs": self.pairs, "groups": self.groups}
+
+
+@dataclass(frozen=True)
 class Metric:
     """`tasks` are those it can judge: binary, multiclass, or another kind of `Task`. See `metric` for the names.
 
-    Scores are what `Inputs.scores` gives: [examples] or [examples, classes], `Answer`s or `Tagged`. Binary metrics read
-    a graded label (float, 0..1) as good from 0.5 on.
+    Scores are what `Inputs.scores` gives: [examples] or [examples, classes], `Answer`s or `Tagged`; those of several
+    labels moved by `Task.at_half`. Binary metrics read a graded label (float, 0..1) as good from 0.5 on. A metric
+    `of_order` says how well the examples of each group are ordered.
     """
 
     name: str
     higher_is_better: bool
     tasks: tuple[str, ...]
     prepare: Prepare
+    of_order: bool = False
 
     def value(self, scores: Array, labels: Array, groups: Array) -> float:
         """The metric of all examples; InputError where it is not defined."""
@@ -59,10 +78,20 @@ class Metric:
         return value
 
 
+def agreed_labels(task: Task, scores: Array) -> Array:
+    """The labels [examples] that `AGREEMENT` compares scores with: the classes, or the numbers, that are a teacher's
+    `scores`, as metrics read them; of several labels [examples, labels] those that a text has."""
+    if task.traits.is_multi_label:
+        return np.asarray(scores >= 0.5, np.float32)
+    if task.traits.score != "softmax":
+        return scores
+    return np.asarray(scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1), np.int64)
+
+
 def metric(name: str) -> Metric:
     """The metric called `name`: auc, pr_auc, accuracy, f1, mcc, spearman, rmse, mrr, exact, ndcg@K as in ndcg@10,
-    defect_rate@COVERAGE as in defect_rate@0.5. Of answers, f1 is that of their words, of labelled words that of all
-    spans."""
+    defect_rate@COVERAGE as in defect_rate@0.5; of several labels f1_micro and f1_macro. Of answers, f1 is that of their
+    words, of labelled words that of all spans."""
     if name in _METRICS and "@" not in name:
         return _METRICS[name]
     kind, _, parameter = name.partition("@")
@@ -76,12 +105,20 @@ def metric(name: str) -> Metric:
 
 
 def default_metric(task: Task, data: str = "") -> Metric:
-    """The metric of the benchmark `data`; for other data ROC AUC for two classes, accuracy for more, F1 for answers and
-    spans, Spearman for what is a number."""
+    """The metric of the benchmark `data`; for other data ROC AUC for two classes, accuracy for more, micro F1 for
+    several labels, F1 for answers and spans, Spearman for what is a number."""
     if data in BENCHMARKS:
         return metric(BENCHMARKS[data].metric)
     traits = task.traits
     return metric((len(task.labels) == 2 and traits.default_metric_of_two) or traits.default_metric)
+
+
+def with_best_threshold(task: Task, scores: Array, labels: Array) -> Task:
+    """The task with the threshold that gives the best micro F1 on these scores and labels [examples, labels]; a task
+    without a threshold as it is."""
+    if not task.traits.is_multi_label:
+        return task
+    return replace(task, threshold=min(max(formulas.best_threshold(scores, labels), LEAST_SHARE), 1.0 - LEAST_SHARE))
 
 
 def evaluate(
@@ -115,6 +152,25 @@ def evaluate_difference(
     value = metric._plain_value(one, count) - metric._plain_value(other, count)
     draws = [one(counts) - other(counts) for counts in _draws(count, len(inverse), resamples, seed)]
     return _estimate(metric, value, draws, len(inverse))
+
+
+def order_kept(
+    scores: Array, reference: Array, groups: Array, *, resamples: int = 1000, seed: int = 0
+) -> OrderKept | None:
+    """How far `scores` order the examples of a group as `reference` does: 1 is the same order, 0.5 is none.
+
+    A tie of `scores` counts half, and pairs that `reference` ties do not count: so it is (1 + Somers' D) / 2 over the
+    pairs of all groups. None where fewer than two groups have pairs, so that there is no interval. Deterministic by
+    `seed`.
+    """
+    inverse, _ = _checked(scores, reference, groups)
+    kept, pairs = formulas.pairs_kept(scores, reference, inverse)
+    kept, pairs = kept[pairs > 0], pairs[pairs > 0]
+    if len(pairs) < 2:
+        return None
+    draws = [counts @ kept / (counts @ pairs) for counts in _draws(len(pairs), len(pairs), resamples, seed)]
+    value, counted = kept.sum() / pairs.sum(), {"pairs": int(pairs.sum()), "groups": len(pairs)}
+    return OrderKept.of_resamples(value, np.concatenate(draws), **counted)
 
 
 def _situation(task: Task) -> str:
@@ -158,31 +214,38 @@ def _estimate(metric: Metric, value: float, draws: Sequence[Float64Array], rows:
 
 
 _ANSWERS, _TAGS, _SIMILAR = "question-answering", "token-classification", "similarity"
+_LABELS = "multi-label-classification"
 _BINARY = ("binary", "relevance")
 _CLASSES = ("binary", "multiclass", "relevance")
 _NUMBERS = ("binary", "relevance", "regression")
 
 
 def _ndcg_at(k: int) -> Metric:
-    return Metric(f"ndcg@{k}", True, _BINARY, formulas.per_group(formulas.ndcg_at(k)))
+    return Metric(f"ndcg@{k}", True, _BINARY, formulas.per_group(formulas.ndcg_at(k)), of_order=True)
 
 
 def _defect_rate_at(coverage: str) -> Metric:
     return Metric(f"defect_rate@{coverage}", False, _BINARY, formulas.defect_rate_at(float(coverage)))
 
 
+AGREEMENT = Metric("agreement", True, (*_CLASSES, _LABELS, "regression", _SIMILAR), formulas.agreement)
+"""How far scores are a teacher's, of which `agreed_labels` makes labels: the share of equal classes (or labels of
+a text), or Spearman's correlation of numbers. It judges where rows have no labels of their own."""
+
 _METRICS = {
     m.name: m
     for m in (
-        Metric("auc", True, (*_CLASSES, _SIMILAR), formulas.auc),
+        Metric("auc", True, (*_CLASSES, _LABELS, _SIMILAR), formulas.auc),
         Metric("pr_auc", True, _BINARY, formulas.pr_auc),
         Metric("accuracy", True, (*_CLASSES, _TAGS), formulas.any_accuracy),
         Metric("f1", True, (*_CLASSES, _ANSWERS, _TAGS), formulas.f1),
+        Metric("f1_micro", True, (_LABELS,), formulas.of_labels(formulas.micro_f1)),
+        Metric("f1_macro", True, (_LABELS,), formulas.of_labels(formulas.macro_f1)),
         Metric("exact", True, (_ANSWERS,), formulas.mean_of(exact_match)),
         Metric("mcc", True, _CLASSES, formulas.of_confusion(formulas.mcc)),
         Metric("spearman", True, (*_NUMBERS, _SIMILAR), formulas.rank_correlation),
         Metric("rmse", False, _NUMBERS, formulas.rmse),
-        Metric("mrr", True, _BINARY, formulas.per_group(formulas.reciprocal_rank)),
+        Metric("mrr", True, _BINARY, formulas.per_group(formulas.reciprocal_rank), of_order=True),
         _ndcg_at(10),
         _defect_rate_at("0.5"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -62,6 +63,15 @@ def group_hash_split(groups: Int64Array, share: float, seed: int) -> BoolArray:
     return _positions(groups, seed) < share
 
 
+def whole_groups(groups: Int64Array, rows: int, seed: int) -> Int64Array:
+    """Indices, ascending, of the rows of randomly drawn groups: as many groups as fit into `rows`, at least one."""
+    ids = np.random.default_rng(seed).permutation(np.unique(groups))
+    counts = dict(zip(*np.unique(groups, return_counts=True), strict=True))
+    total = np.cumsum([counts[group] for group in ids])
+    drawn = ids[: max(1, int(np.searchsorted(total, rows, side="right")))]
+    return np.flatnonzero(np.isin(groups, drawn))
+
+
 def split_roles(train: Examples, valid: Examples | None, test: Examples | None, seed: int) -> Roles:
     """The three roles; what is not given is split off by group.
 
@@ -98,8 +108,18 @@ def _check_role(name: str, role: Examples) -> None:
             f"{name} has {len(role)} rows in {groups} groups; it needs at least {MIN_ROWS} rows in 2 groups: "
             "give more data, a finer --group, or the roles themselves with --valid and --test"
         )
-    if len(np.unique(role.labels)) < 2:
+    if role.labelled and len(np.unique(role.labels)) < 2:
         raise InputError(f"{name} has {len(role)} rows of one label only; give more data")
+
+
+def unlearnable(roles: Roles, labels: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on every one of several labels [rows, labels] that rows of valid or test have, and none of train."""
+    lacks = ~roles.train.labels.any(axis=0)
+    return tuple(
+        f"No row of train has the label {labels[number]!r}, which rows of {name} have."
+        for name, role in (("valid", roles.valid), ("test", roles.test))
+        for number in np.flatnonzero(role.labels.any(axis=0) & lacks).tolist()
+    )
 
 
 def _shared(roles: dict[str, Examples]) -> tuple[str, ...]:

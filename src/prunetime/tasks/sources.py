@@ -33,8 +33,8 @@ def read_table(source: str, split: str = "train") -> Table:
 
     - a file: `.tsv` (UTF-8, header, tab-separated, no quoting), `.csv` (RFC 4180), `.jsonl`, `.json` (SQuAD v1.1),
       `.conll`, each also with `.gz`, or `.parquet`
-    - `synthetic:ad-relevance`, `synthetic:question-answering` or `synthetic:product-entities`, with options as in
-      `synthetic:ad-relevance?rows=24000&seed=3`
+    - `synthetic:ad-relevance`, `synthetic:question-answering`, `synthetic:product-entities` or `synthetic:intents`,
+      with options as in `synthetic:ad-relevance?rows=24000&seed=3`
     - `owner/name` or `owner/name:config`: a dataset of the hub (HF_ENDPOINT is honoured), of which the files of
       `split` (train, validation or test) are read
     - `glue:mrpc`, `squad:v1` and others of `BENCHMARKS`: a dataset of the hub, where test is what has public labels
@@ -149,7 +149,10 @@ def parse_parquet(data: bytes, name: str) -> Table:
     except ImportError as error:
         raise InputError(f"{name}: Parquet needs pyarrow; pip install 'prunetime[prune]'") from error
     try:
-        table = pyarrow.parquet.ParquetFile(io.BytesIO(data)).read()
+        # In this thread alone: a reading thread that lets go of `data` as the interpreter ends aborts it (Arrow issue
+        # 34314).
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(data), pre_buffer=False)
+        table = file.read(use_threads=False)
         columns = [[_as_text(value) for value in column.to_pylist()] for column in table.columns]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{name} is not a Parquet file that can be read: {error}") from error

@@ -44,7 +44,7 @@ def sentences(where: str, values: Sequence[str]) -> list[str]:
         if not is_list(value):
             found.append(value)
             continue
-        words = _list(where, row, value)
+        words = list_of(where, row, value)
         for word in words:
             if not isinstance(word, str) or len(word.split()) != 1:
                 raise InputError(f"{where}, row {row + 1}: {word!r} is no word; words are texts without white space")
@@ -65,12 +65,12 @@ def gold_tags(
     found = np.empty(len(values), object)
     for row, value in enumerate(values):
         at = f"{where}, row {row + 1}"
-        found[row] = tuple(_tag_name(at, tag, class_names) for tag in _list(where, row, value))
+        found[row] = tuple(_tag_name(at, tag, class_names) for tag in list_of(where, row, value))
         words = None if texts is None else len(texts[row].split())
         if words not in (None, len(found[row])):
             raise InputError(
-                f"{at}: {len(found[row])} labels for {words} words; give one for each (several labels of a whole text "
-                "are not supported)"
+                f"{at}: {len(found[row])} labels for {words} words; give one for each (or --task "
+                "multi-label-classification, if they are labels of the whole text)"
             )
     return found
 
@@ -153,7 +153,8 @@ def word_counts(predicted: Tagged, gold: Sequence[str]) -> tuple[int, int]:
     return sum(one == other for one, other in zip(predicted.labels, gold, strict=True)), len(gold)
 
 
-def _list(where: str, row: int, value: str) -> list[Any]:
+def list_of(where: str, row: int, value: str) -> list[Any]:
+    """The list that a value of a row is, as JSON; raises InputError where it is none."""
     try:
         found = json.loads(value)
     except (ValueError, RecursionError) as error:

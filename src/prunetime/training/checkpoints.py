@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from prunetime.errors import InputError
 from prunetime.models.batches import TrainingData
@@ -30,7 +31,9 @@ def training_digest(
     beside: str,
 ) -> str:
     """The sha256 of everything that a training depends on, `beside` for what the other arguments do not have."""
-    trained = {name: value for name, value in asdict(settings).items() if name not in COMPUTED_ON}
+    # Settings that are off are left out: checkpoints of versions that did not know them go on.
+    given = _without_none(asdict(settings) | {"distillation": _without_none(asdict(settings.distillation))})
+    trained = {name: value for name, value in given.items() if name not in COMPUTED_ON}
     total = hashlib.sha256(f"{data.digest()} {trained} {beside}".encode())
     for module in (model, *([teacher] if teacher else [])):
         total.update(f"{module.config} {module.spec}".encode())
@@ -57,12 +60,16 @@ def claim(checkpoints: Path, digest: str) -> None:
             shutil.rmtree(checkpoint)
 
 
+def checkpoint_of(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"checkpoint-{step}"
+
+
 def mark_complete(checkpoints: Path, step: int) -> None:
     """Marks the checkpoint of a step as whole, and removes all but the newest.
 
     Not by Trainer's own `save_total_limit`, which goes by the times of files and warns where they are close.
     """
-    (checkpoints / f"checkpoint-{step}" / COMPLETE).touch()
+    (checkpoint_of(checkpoints, step) / COMPLETE).touch()
     for old in _oldest_first(checkpoints)[:-KEPT]:
         shutil.rmtree(old)
 
@@ -78,3 +85,7 @@ def discard_checkpoints(folder: Path) -> None:
 
 def _oldest_first(checkpoints: Path) -> list[Path]:
     return sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from prunetime.core.progress import Progress
 from prunetime.errors import PrunetimeError
+from prunetime.training.broadcast import broadcast
 
 if TYPE_CHECKING:
     from prunetime.models.batches import TrainingData
     from prunetime.models.encoder import SequenceClassifier
-    from prunetime.pruning.masks import Learned, MaskStep
+    from prunetime.pruning.masks import MaskStep
     from prunetime.training.settings import TrainingSettings
-    from prunetime.training.trainer import SubNetworks
+    from prunetime.training.trainer import SubNetworks, Trained, Valuer
 
 TIMEOUT = timedelta(days=30)
 """The other ranks wait while the main process searches and measures."""
@@ -42,9 +43,9 @@ def process_group() -> Iterator[bool]:
     try:
         yield True
     except PrunetimeError:
-        _broadcast(None)
+        broadcast(None)
         raise
-    _broadcast(None)
+    broadcast(None)
 
 
 def fit_on_every_rank(
@@ -55,31 +56,22 @@ def fit_on_every_rank(
     teacher: SequenceClassifier | None = None,
     on_progress: Progress | None = None,
     *,
+    value: Valuer | None = None,
     sub_networks: SubNetworks | None = None,
     mask_step: MaskStep | None = None,
-) -> Learned | None:
+) -> Trained:
     """Runs `trainer.fit` on every rank of the group; the main process calls it within `process_group`."""
     from prunetime.training.trainer import fit  # only here: transformers is slow to import
 
     special: dict[str, Any] = {"sub_networks": sub_networks, "mask_step": mask_step}
-    _broadcast((model, data, settings, folder, teacher, special))
-    return fit(model, data, settings, folder, teacher, on_progress, **special)
+    broadcast((model, data, settings, folder, teacher, special))
+    return fit(model, data, settings, folder, teacher, on_progress, value=value, **special)
 
 
 def _run_broadcast_fits() -> None:
-    while job := _broadcast(None):
+    while job := broadcast(None):
         from prunetime.training.trainer import fit
 
         *arguments, special = job
         with suppress(PrunetimeError):  # the main process raises it as well, and reports it
             fit(*arguments, **special)
-
-
-def _broadcast(job: Any) -> Any:
-    """Returns the `job` of the main process, on every rank."""
-    import torch.distributed as dist
-
-    box = [job]
-    if dist.is_initialized():
-        dist.broadcast_object_list(box)
-    return box[0]

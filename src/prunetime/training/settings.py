@@ -8,8 +8,10 @@ from typing import Literal
 
 import torch
 
+from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError
 from prunetime.models.distill import Distillation
+from prunetime.training.stopping import LearningCurve, Stopping
 
 TrainingPrecision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
@@ -29,11 +31,28 @@ def best_precision() -> TrainingPrecision:
 
 
 @dataclass(frozen=True)
+class FakeQuantisation:
+    """The end of a training, in which the trained model computes what the engine does with `plan`.
+
+    It is the last `share` of the steps, or the cooldown of the learning rate where that is shorter.
+    """
+
+    plan: PrecisionPlan
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise InputError(f"the share of the steps that are fake-quantised is {self.share}: above 0, at most 1")
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """The settings of a training. The learning rate rises over the `warmup` share of the steps, then falls to 0.
 
-    `threads` are those of the CPU. `checkpoint_steps` is the number of steps between checkpoints. Weight decay is that
-    of AdamW and applies to matrices only, not to embeddings, biases and norms. `distillation` is from a teacher.
+    With `stopping` the epochs are the most, the rate stays at its peak until valid rows say so, and it rises over no
+    more steps than are between two looks at them. `threads` are those of the CPU. `checkpoint_steps` is the number of
+    steps between checkpoints. Weight decay is that of AdamW and applies to matrices only, not to embeddings, biases and
+    norms. `distillation` is from a teacher. `fake_quantisation` is of the trained model.
     """
 
     epochs: float
@@ -47,6 +66,8 @@ class TrainingSettings:
     device: Device = "cpu"
     checkpoint_steps: int = 200
     distillation: Distillation = field(default_factory=Distillation)
+    stopping: Stopping | None = None
+    fake_quantisation: FakeQuantisation | None = None
 
     def __post_init__(self) -> None:
         if not self.epochs > 0 or self.batch_size < 1 or self.threads < 1 or self.checkpoint_steps < 1:
@@ -59,3 +80,16 @@ class TrainingSettings:
     def steps(self, rows: int) -> int:
         """Returns the number of optimizer steps on `rows` rows."""
         return math.ceil(self.epochs * math.ceil(rows / self.batch_size))
+
+    def rising_steps(self, steps: int) -> int:
+        """Returns the number of steps, of `steps` in all, in which the learning rate rises."""
+        rising = math.ceil(self.warmup * steps)
+        return min(rising, self.stopping.every) if self.stopping else rising
+
+    def plan_at(self, step: int, curve: LearningCurve) -> PrecisionPlan:
+        """Returns the precisions that the trained model computes a step in, once so many are done."""
+        begin, end = curve.cooldown
+        quantised = self.fake_quantisation
+        if quantised is None or step < max(begin, (1.0 - quantised.share) * end):
+            return PrecisionPlan()
+        return quantised.plan

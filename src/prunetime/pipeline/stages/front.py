@@ -10,8 +10,8 @@ from typing import Any
 from prunetime.core.arch import ArchSpec
 from prunetime.core.progress import Progress
 from prunetime.latency.measure import Samples, pinned, ratio, summarise
-from prunetime.latency.timing import calls_of_specs, time_budget
 from prunetime.pipeline.context import Context, stage
+from prunetime.pipeline.stages.measure import calls_of_structures, time_briefly
 from prunetime.search.archive import Archive, Evaluation, spread
 
 POINTS = 6
@@ -35,14 +35,12 @@ def _points(context: Context) -> list[Evaluation]:
 )
 def measure_front(context: Context, _: Progress) -> None:
     """Times points of the Pareto front with random weights, the chosen structure among them."""
-    config, budget, source, points = context.config, context.budget, context.source, _points(context)
+    budget, points = context.budget, _points(context)
     specs = {name_of(point): context.space.spec(point.genome) for point in points}
-    specs["dense"] = ArchSpec.full(config.dims)
-    timing = context.settings.timing
+    specs["dense"] = ArchSpec.full(context.config.dims)
     with pinned(budget.threads):
-        calls = calls_of_specs(specs, config, source.tokenizer, source.task.read_together, budget, context.plan)
-        samples = time_budget(calls, budget, -(-timing.verify_rounds // 2), -(-timing.verify_calls // 4))
-    context.run.write("front.json", front_json(points, samples, budget.statistic, context.dense_us))
+        samples = time_briefly(context, calls_of_structures(context, specs, context.plan))
+    context.run.write("front.json", front_json(points, samples, budget.statistic, context.dense_in_plan_us))
 
 
 def front_json(

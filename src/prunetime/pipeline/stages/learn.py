@@ -3,7 +3,7 @@ what these leave (MLPruning, arXiv 2105.14636)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from prunetime.core.mask import Mask, Scores
 from prunetime.core.progress import Progress
 from prunetime.errors import BudgetError
 from prunetime.models.compact import compact, in_blocks, prefix_mask
-from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.run import Run, digest_of
@@ -105,7 +104,7 @@ def _cost(context: Context) -> Microseconds:
 
 def _rows_us(context: Context) -> float:
     """The microseconds to which heads and FFN neurons go where blocks follow."""
-    floor_us, dense_us = context.floor_us, context.dense_us
+    floor_us, dense_us = context.floor_us, context.dense_in_plan_us
     left = max(0.0, min(1.0, (context.budget_us * MARGIN - floor_us) / (dense_us - floor_us)))
     return float(floor_us + (dense_us - floor_us) * left**OF_ROWS)
 
@@ -113,7 +112,7 @@ def _rows_us(context: Context) -> float:
 def _digest(context: Context, start: str, target_us: float) -> str:
     manifest = context.run.path(f"{start}/manifest.json").read_text()
     settings = context.settings
-    return digest_of([manifest, target_us, settings.block_shape, asdict(context.effort), settings.seed])
+    return digest_of([manifest, target_us, settings.block_shape, context.run_plan.to_json(), settings.seed])
 
 
 def _learn_inputs(context: Context, start: Start, target_us: float, **_: Any) -> str:
@@ -189,7 +188,7 @@ def _first_scores(context: Context, level: Granularity, model: SequenceClassifie
     if level == "rows":
         return load_scores(context.run.path("importance.safetensors"), model.config.dims)
     assert settings.block_shape is not None
-    rows = context.effort.importance_rows
+    rows = context.run_plan.importance_rows
     data = context.source.training_data(rows, settings.seed)
     return measure_block_importance(
         model, data, settings.block_shape, settings.importance, rows, settings.seed, threads=THREADS
@@ -197,15 +196,15 @@ def _first_scores(context: Context, level: Granularity, model: SequenceClassifie
 
 
 def _train(context: Context, model: SequenceClassifier, start: Start, step: MaskStep, progress: Progress) -> Learned:
-    effort, settings = context.effort, context.settings
-    data = context.source.training_data(effort.tune_rows, settings.seed + 2)
-    training = training_settings(context, EPOCHS * effort.tune_epochs, effort.tune_learning_rate)
-    training = replace(training, distillation=Distillation(attention=1.0))
+    amounts, settings = context.run_plan, context.settings
+    data = context.source.training_data(amounts.tune_rows, settings.seed + 2)
+    training = training_settings(context, EPOCHS * amounts.tune_epochs, amounts.tune_learning_rate)
+    training = replace(training, distillation=replace(training.distillation, attention=1.0))
     step = replace(step, learning_rate=learning_rate(training.steps(len(data)), step.pruner))
     folder = context.run.path(f"work/learn-{'blocks' if step.block_shape else 'rows'}")
     manifest = start.model.manifest
     teacher = from_weights(manifest.config, start.model.weights, spec=manifest.spec)
-    learned = fit_on_every_rank(model, data, training, folder, teacher, progress, mask_step=step)
+    learned = fit_on_every_rank(model, data, training, folder, teacher, progress, mask_step=step).learned
     assert learned is not None
     discard_checkpoints(folder)
     return learned
@@ -214,5 +213,5 @@ def _train(context: Context, model: SequenceClassifier, start: Start, step: Mask
 def _leave(context: Context, name: str, teacher: artifact.Artifact, weights: Weights, spec: ArchSpec) -> None:
     model = from_weights(teacher.manifest.config, weights, spec=spec)
     provenance = {"role": name, "model": context.settings.model}
-    manifest = manifest_of(context.source, model, teacher.manifest.plan, provenance)
+    manifest = manifest_of(context.source, model, context.plan, provenance)
     write_artifact(context.run.path(name), context.source, manifest, weights)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from prunetime.core.arch import ArchSpec
 from prunetime.core.mask import Mask
+from prunetime.core.precision import PrecisionPlan
 from prunetime.core.progress import Progress
-from prunetime.latency.measure import Samples, TimedCall, pinned, summarise
+from prunetime.latency.measure import Samples, TimedCall, pinned, ratio, summarise
 from prunetime.latency.timing import Job, calls_of_specs, time_budget, time_settings
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.verdict import Verdict, check_judged, judge
@@ -21,15 +20,50 @@ MEASUREMENTS = 3
 """At most, while noise keeps the interval on both sides of the limit."""
 
 
-def _calls(context: Context, specs: Mapping[str, ArchSpec]) -> dict[str, dict[str, TimedCall]]:
+CallsByScope = Mapping[str, Mapping[str, TimedCall]]
+"""The calls that are timed of models, by the model's name, then by scope."""
+
+
+def calls_of_structures(
+    context: Context, specs: Mapping[str, ArchSpec], plan: PrecisionPlan
+) -> dict[str, dict[str, TimedCall]]:
+    """The calls of structures with random weights, run by `plan`."""
     source = context.source
-    return calls_of_specs(
-        specs, context.config, source.tokenizer, source.task.read_together, context.budget, context.plan
-    )
+    return calls_of_specs(specs, context.config, source.tokenizer, source.task.read_together, context.budget, plan)
+
+
+def time_briefly(context: Context, calls: CallsByScope) -> dict[str, Samples]:
+    """Samples of the budget's setting, by half of the rounds and a quarter of the calls that judge a budget."""
+    timing = context.settings.timing
+    return time_budget(calls, context.budget, -(-timing.verify_rounds // 2), -(-timing.verify_calls // 4))
+
+
+def judge_briefly(context: Context, calls: CallsByScope, progress: Progress | None = None) -> Verdict:
+    """The verdict on the call `pruned` beside `dense`, by half of the rounds and calls that judge a budget."""
+    budget, timing = context.budget, context.settings.timing
+    half = Job({}, budget, -(-timing.verify_rounds // 2), -(-timing.verify_calls // 2), seconds=0.0)
+    return judge(budget, time_settings(calls, half, progress))
 
 
 def calls_each_round(context: Context) -> int:
     return context.settings.timing.verify_calls * (3 if context.budget.statistic == "p99" else 1)
+
+
+@stage(
+    "dense",
+    "Measure the dense model in the precision that budgets are shares of",
+    ["dense.json"],
+    inputs=lambda context: [context.budget.to_json(), context.plan.to_json()],
+)
+def time_reference(context: Context, _: Progress) -> None:
+    """Times the dense model in the precision that a budget in % is of beside that of the profile."""
+    dense = ArchSpec.full(context.config.dims)
+    with pinned(context.budget.threads):
+        calls = calls_of_structures(context, {"plan": dense}, context.plan)
+        calls |= calls_of_structures(context, {"reference": dense}, context.reference)
+        samples = time_briefly(context, calls)
+    over = ratio(samples["reference"], samples["plan"], context.budget.statistic)
+    context.run.write("dense.json", over.to_json("over_plan"))
 
 
 @stage(
@@ -43,10 +77,11 @@ def measure_tail(context: Context, progress: Progress) -> None:
     budget, samples = context.budget, dict[str, Samples]()
     setting = (budget.scope, budget.condition)
     with pinned(budget.threads):
-        calls = _calls(context, dict.fromkeys(("dense", "pruned"), ArchSpec.full(context.config.dims)))
+        specs = dict.fromkeys(("dense", "pruned"), ArchSpec.full(context.config.dims))
+        calls = calls_of_structures(context, specs, context.plan)
         for number in range(MEASUREMENTS):
             more = time_budget(calls, budget, context.settings.timing.verify_rounds, calls_each_round(context))
-            samples = {name: np.concatenate((samples.get(name, more[name][:0]), more[name])) for name in more}
+            samples = {name: Samples.concatenate((samples[name], more[name])) for name in samples} or more
             progress(number + 1, MEASUREMENTS)
             if not judge(budget, {setting: samples}).noisy:
                 break
@@ -59,7 +94,7 @@ def check_tail(context: Context) -> None:
 
     A budget of `CLEAR` times the dense model's p99 needs no such precision. Raises InputError where it cannot.
     """
-    if context.budget.statistic == "p99" and context.budget_us < CLEAR * context.dense_us:
+    if context.budget.statistic == "p99" and context.budget_us < CLEAR * context.dense_in_plan_us:
         measure_tail(context)
 
 
@@ -75,12 +110,11 @@ def _chosen(context: Context) -> ArchSpec:
 )
 def time_chosen(context: Context, progress: Progress) -> None:
     """Times the chosen structure with random weights, so that no hour of tuning goes into a miss."""
-    budget, timing = context.budget, context.settings.timing
-    half = Job({}, budget, -(-timing.verify_rounds // 2), -(-timing.verify_calls // 2), seconds=0.0)
-    with pinned(budget.threads):
-        calls = _calls(context, {"dense": ArchSpec.full(context.config.dims), "pruned": _chosen(context)})
-        timed = time_settings(calls, half, progress)
-    context.run.write("gate.json", judge(budget, timed).to_json())
+    with pinned(context.budget.threads):
+        calls = calls_of_structures(context, {"dense": ArchSpec.full(context.config.dims)}, context.reference)
+        calls |= calls_of_structures(context, {"pruned": _chosen(context)}, context.plan)
+        verdict = judge_briefly(context, calls, progress)
+    context.run.write("gate.json", verdict.to_json())
 
 
 def precheck(context: Context) -> Verdict:

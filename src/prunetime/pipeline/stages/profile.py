@@ -7,7 +7,7 @@ from typing import Any
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.budget import Budget
-from prunetime.core.precision import PrecisionPlan
+from prunetime.core.precision import PRECISIONS, Precision, PrecisionPlan
 from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.latency import plans, profiling
@@ -15,22 +15,34 @@ from prunetime.latency.sublayers import ProfileKey
 from prunetime.latency.synthetic import random_batch, random_weights
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.run import digest_of
+from prunetime.pipeline.stages.measure import time_reference
 from prunetime.settings import AUTO
 
 MARGIN = 0.97
 """The search aims this far inside the budget, because predictions are off by a few per cent."""
 
 
+def _given_plan(context: Context) -> list[Precision]:
+    """The precision of a recorded profile, if it is of one: `auto` takes that."""
+    if context.profile is None or context.settings.precision != AUTO:
+        return []
+    precision = profiling.parse(context.profile).key.precision
+    return [one for one in PRECISIONS if one == precision]
+
+
 @stage(
     "plan",
     "Choose the precision to search in",
     ["plan.json"],
-    inputs=lambda context: [context.settings.precision, context.budget.to_json()],
+    inputs=lambda context: [context.settings.precision, context.budget.to_json(), *_given_plan(context)],
 )
 def choose_plan(context: Context, _: Progress) -> None:
-    """Chooses the precision that latencies are predicted for: the one asked for or, for `auto`, the fastest one."""
-    budget, config, plan = context.budget, context.config, PrecisionPlan()
-    if context.settings.precision == AUTO:
+    """Chooses the precision that latencies are predicted for: the one asked for or, for `auto`, that of a recorded
+    profile, or the fastest one."""
+    budget, config, given = context.budget, context.config, _given_plan(context)
+    if given:
+        plan = PrecisionPlan.uniform(given[0])
+    elif context.settings.precision == AUTO:
         dense = ArchSpec.full(config.dims)
         model = plans.EngineArguments(config, random_weights(config, dense), dense, budget.threads)
         plan = plans.fastest_uniform(model, random_batch(config, budget.batch, budget.seq_len))
@@ -77,6 +89,7 @@ def record_profile(context: Context, progress: Progress) -> None:
             timing=context.settings.timing,
             **covered,
             on_progress=progress,
+            say=context.run.reporter.say,
         )
     context.run.write("profile.json", recorded.to_json())
 
@@ -96,8 +109,14 @@ def profile_machine(context: Context) -> None:
             f"or {config.family} knows distances between tokens: leave it out"
         )
     record_profile(context)
+    if context.reference != context.plan:
+        time_reference(context)
     floor_us, dense_us = context.floor_us, context.dense_us
-    say(f"dense {dense_us:.0f} us, floor (every layer gone) {floor_us:.0f} us, budget {context.budget_us:.0f} us")
+    in_plan = f" ({context.dense_in_plan_us:.0f} us in {context.plan.default.precision})"
+    say(
+        f"dense {dense_us:.0f} us{in_plan * (context.reference != context.plan)}, floor (every layer gone) "
+        f"{floor_us:.0f} us, budget {context.budget_us:.0f} us"
+    )
     if context.latency.noisy:
         say("measurements of this machine disagree: it is busy, and predictions may be off")
     check_above_floor(budget, floor_us, dense_us)

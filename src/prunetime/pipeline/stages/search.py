@@ -13,7 +13,7 @@ import numpy as np
 from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.models.compact import prefix_mask
-from prunetime.pipeline.context import Context, stage, whole_groups
+from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.run import Run
 from prunetime.pipeline.student import THREADS, engine_of
 from prunetime.pruning.importance import load_scores
@@ -25,6 +25,7 @@ from prunetime.search.evolution import search as evolve
 from prunetime.search.mutate import ReinforcedMutator
 from prunetime.search.policy import Policy, PolicySettings
 from prunetime.search.space import Genome
+from prunetime.tasks.roles import whole_groups
 
 EVALUATIONS = "evaluations.jsonl"
 
@@ -36,7 +37,7 @@ def _archive(context: Context) -> Archive:
 
 
 def _search_inputs(context: Context, target_us: float, **_: Any) -> dict[str, Any]:
-    evaluations, seed = context.effort.evaluations, context.settings.seed
+    evaluations, seed = context.run_plan.evaluations, context.settings.seed
     return {"archive": context.archive_digest, "target_us": target_us, "evaluations": evaluations, "seed": seed}
 
 
@@ -50,11 +51,11 @@ def search(context: Context, progress: Progress, target_us: float, seeds: Sequen
     for every gene, how likely it is to be lowered and to be raised. `seeds` are in the first population, fitted to the
     target. What was evaluated is kept in `evaluations.jsonl`, which outlives a change of target.
     """
-    run, effort, space, predict = context.run, context.effort, context.space, context.predict
+    run, amounts, space, predict = context.run, context.run_plan, context.space, context.predict
     with scoring(context) as scorer_for:
         with _archive(context) as archive:
-            wanted = SearchSettings(target_us, effort.evaluations, seed=context.settings.seed, seeds=tuple(seeds))
-            scorer = scorer_for(scoring_rows(context, effort.score_rows))
+            wanted = SearchSettings(target_us, amounts.evaluations, seed=context.settings.seed, seeds=tuple(seeds))
+            scorer = scorer_for(scoring_rows(context, amounts.score_rows))
             genes = space.genes(predict, load_scores(run.path("importance.safetensors"), space.dims))
             mutator = ReinforcedMutator(Policy.fresh(genes, PolicySettings(), context.settings.seed), predict)
             log: list[dict[str, Any]] = []
@@ -88,7 +89,7 @@ def propose(context: Context, _: Progress, target_us: float) -> None:
     with _archive(context) as archive:
         visited = list(archive)
     generation = 1 + max((e.generation for e in visited), default=0)
-    found = surrogate_proposals(context.space.levels, context.predict, visited, target_us, context.effort.finalists)
+    found = surrogate_proposals(context.space.levels, context.predict, visited, target_us, context.run_plan.finalists)
     context.run.write("proposed.json", {"generation": generation, "genomes": found})
 
 
@@ -99,7 +100,7 @@ def pick_structure(context: Context, progress: Progress, target_us: float) -> No
     genomes = [tuple(genome) for genome in proposed["genomes"]]
     unscored = [Evaluation(g, context.predict(g), np.nan, "evolution", proposed["generation"]) for g in genomes]
     with scoring(context) as scorer_for:
-        scorer = scorer_for(scoring_rows(context, context.effort.score_rows))
+        scorer = scorer_for(scoring_rows(context, context.run_plan.score_rows))
         with _archive(context) as archive:
             score_into(archive, context.space, unscored, scorer, progress)
         leave_choice(context, target_us, scorer_for)
@@ -107,16 +108,16 @@ def pick_structure(context: Context, progress: Progress, target_us: float) -> No
 
 def leave_choice(context: Context, target_us: float, scorer_for: ScorerFor) -> None:
     """Scores the archive's finalists again on more rows, and leaves the best as `mask.json` and `search.json`."""
-    run, effort, space = context.run, context.effort, context.space
+    run, amounts, space = context.run, context.run_plan, context.space
     with _archive(context) as archive:
-        chosen = archive.within(target_us)[: effort.finalists]
+        chosen = archive.within(target_us)[: amounts.finalists]
         if not chosen:
             fastest = min((e.predicted_us for e in archive), default=0.0)
             raise InputError(
                 f"nothing in {run.path(EVALUATIONS)} is predicted within {target_us:.0f} us; the fastest "
                 f"takes {fastest:.0f} us: run `prunetime prune` with this budget"
             )
-        final = rescore(space, chosen, scorer_for(scoring_rows(context, effort.finalist_rows)))
+        final = rescore(space, chosen, scorer_for(scoring_rows(context, amounts.finalist_rows)))
         winner = final[0]
         best = {
             kind: min((e for e in archive.within(target_us) if e.kind == kind), key=lambda e: -e.score, default=None)
@@ -157,4 +158,4 @@ def scoring_rows(context: Context, rows: int) -> ScoringRows:
     """Up to `rows` valid rows, whole groups, drawn by the seed, and the teacher's logits for them."""
     source = context.source
     tokens = source.valid.select(whole_groups(source.roles.valid.groups, rows, context.settings.seed)).tokens
-    return ScoringRows(tokens, engine_of(context.teacher).logits(tokens), source.task.traits.choice == "tokens")
+    return ScoringRows(tokens, engine_of(context.teacher).logits(tokens), source.task.traits.choice)

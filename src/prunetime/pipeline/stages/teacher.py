@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from prunetime.core import artifact
+from prunetime.core.arch import ArchSpec
 from prunetime.core.progress import Progress
 from prunetime.models.compact import ordered
-from prunetime.models.encoder import from_weights, weights_of
+from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.run import digest_of_files
-from prunetime.pipeline.student import THREADS, engine_of, manifest_of, training_settings, write_artifact
+from prunetime.pipeline.stages.search import scoring_rows
+from prunetime.pipeline.student import (
+    THREADS,
+    engine_of,
+    manifest_of,
+    metric_on_valid,
+    training_settings,
+    until_valid_rows_say,
+    write_artifact,
+)
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
 from prunetime.search.elastic import Sandwich
+from prunetime.search.evaluate import Elastic, ElasticScorer
 from prunetime.training.checkpoints import discard_checkpoints
 from prunetime.training.distributed import fit_on_every_rank
+from prunetime.training.head_start import start_head
 
 SMALLEST = 0.05
 """Elastic training goes down to half the budget, but not below this share of the weights."""
@@ -23,22 +37,25 @@ SMALLEST = 0.05
 
 @stage(
     "teacher",
-    lambda context: (
-        "Take the model as the teacher" if context.settings.teacher_ready else "Fine-tune the dense teacher"
-    ),
+    lambda context: "Take the model as the teacher" if context.source.teacher_ready else "Fine-tune the dense teacher",
     ["teacher"],
-    inputs=lambda context: {**context.inputs, "plan": context.plan.to_json()},
+    inputs=lambda context: {**context.inputs, "plan": context.reference.to_json()},
 )
 def train_teacher(context: Context, progress: Progress) -> None:
-    """Fine-tunes the dense model, or takes it as it is."""
-    run, source, settings, effort = context.run, context.source, context.settings, context.effort
+    """Fine-tunes the dense model, or takes it as it is; a fresh head begins as a linear model of the frozen encoder's
+    rows."""
+    run, source, settings, amounts = context.run, context.source, context.settings, context.run_plan
     model = source.pretrained.model
-    if not settings.teacher_ready:
-        data = source.training_data(effort.teacher_rows, settings.seed)
-        training = training_settings(context, effort.teacher_epochs, effort.learning_rate)
-        fit_on_every_rank(model, data, training, run.path("work/teacher"), on_progress=progress)
+    if not source.teacher_ready:
+        data = source.training_data(amounts.teacher_rows, settings.seed)
+        if not source.pretrained.has_head:
+            start_head(model, data, THREADS)
+        training = training_settings(context, amounts.teacher_epochs, amounts.learning_rate, amounts.teacher_batch)
+        training, value = until_valid_rows_say(context, training, len(data)), metric_on_valid(context)
+        trained = fit_on_every_rank(model, data, training, run.path("work/teacher"), None, progress, value=value)
+        run.write("teacher.json", trained.curve.to_json())
     provenance = {"role": "teacher", "model": settings.model}
-    manifest = manifest_of(source, model, context.plan, provenance)
+    manifest = manifest_of(source, model, context.reference, provenance)
     write_artifact(run.path("teacher"), source, manifest, weights_of(model))
     discard_checkpoints(run.path("work/teacher"))
 
@@ -51,7 +68,7 @@ def train_teacher(context: Context, progress: Progress) -> None:
 )
 def importance(context: Context, progress: Progress) -> None:
     """Measures how much every head and every FFN neuron of the teacher matters."""
-    settings, rows, dense = context.settings, context.effort.importance_rows, context.teacher
+    settings, rows, dense = context.settings, context.run_plan.importance_rows, context.teacher
     model = from_weights(dense.manifest.config, dense.weights)
     data = context.source.training_data(rows, settings.seed)
     scores = measure_importance(model, data, settings.importance, rows, settings.seed, THREADS, on_progress=progress)
@@ -60,14 +77,26 @@ def importance(context: Context, progress: Progress) -> None:
 
 def _sandwich(context: Context) -> Sandwich:
     """The sub-networks from half the budget to all of dense, so that those of other budgets can be scored as well."""
-    smallest = min(1.0, max(SMALLEST, round(context.budget_us / context.dense_us / 2, 2)))
+    smallest = min(1.0, max(SMALLEST, round(context.budget_us / context.dense_in_plan_us / 2, 2)))
     return Sandwich(context.space, smallest, context.budget.seq_len)
 
 
 def _elastic_inputs(context: Context) -> list[Any]:
     importance_digest = digest_of_files([context.run.path("importance.safetensors")])
     manifest = context.run.path("teacher/manifest.json").read_text()
-    return [manifest, importance_digest, repr(_sandwich(context)), asdict(context.effort), context.settings.seed]
+    return [manifest, importance_digest, repr(_sandwich(context)), context.run_plan.to_json(), context.settings.seed]
+
+
+def _agreement_on_valid(context: Context, sub_networks: Sandwich) -> Callable[[SequenceClassifier], float]:
+    """Gives how far an elastic model agrees with the teacher on valid rows: the mean of the whole, and of sub-networks
+    of all sizes, as a search will score them."""
+    rows, dims = scoring_rows(context, context.run_plan.score_rows), context.config.dims
+    specs = [ArchSpec.full(dims), *sub_networks.draw(np.random.default_rng(context.settings.seed))]
+
+    def value(model: SequenceClassifier) -> float:
+        return float(np.mean(list(ElasticScorer(Elastic(model.config, weights_of(model), THREADS), rows)(specs))))
+
+    return value
 
 
 @stage("elastic", "Train all sub-networks at once", ["elastic", "elastic.json"], inputs=_elastic_inputs)
@@ -78,17 +107,19 @@ def train_elastic(context: Context, progress: Progress) -> None:
     heart. Leaves in `elastic.json` the metric of teacher, elastic encoder and its smallest
     sub-network.
     """
-    run, source, settings, effort, dense = (
-        context.run, context.source, context.settings, context.effort, context.teacher
+    run, source, settings, amounts, dense = (
+        context.run, context.source, context.settings, context.run_plan, context.teacher
     )  # fmt: skip
     config, sub_networks = dense.manifest.config, _sandwich(context)
     scores = load_scores(run.path("importance.safetensors"), config.dims)
     model = from_weights(config, ordered(dense.weights, scores, config.dims))
-    training = training_settings(context, effort.elastic_epochs, effort.elastic_learning_rate)
-    data = source.training_data(effort.elastic_rows, settings.seed + 1)
+    training = training_settings(context, amounts.elastic_epochs, amounts.elastic_learning_rate)
+    data = source.training_data(amounts.elastic_rows, settings.seed + 1)
     teacher_model, folder = from_weights(config, dense.weights), run.path("work/elastic")
-    fit_on_every_rank(model, data, training, folder, teacher_model, progress, sub_networks=sub_networks)
-    manifest = manifest_of(source, model, dense.manifest.plan, {"role": "elastic", "model": settings.model})
+    training = until_valid_rows_say(context, training, len(data))
+    special: Any = {"sub_networks": sub_networks, "value": _agreement_on_valid(context, sub_networks)}
+    fit_on_every_rank(model, data, training, folder, teacher_model, progress, **special)
+    manifest = manifest_of(source, model, context.plan, {"role": "elastic", "model": settings.model})
     write_artifact(run.path("elastic"), source, manifest, weights_of(model))
     discard_checkpoints(run.path("work/elastic"))
     value, engine = context.metric_on_valid, engine_of(artifact.read(run.path("elastic")))
@@ -97,10 +128,24 @@ def train_elastic(context: Context, progress: Progress) -> None:
     run.write("elastic.json", measured | {"smallest": value(engine)})
 
 
+def teach(context: Context) -> None:
+    """Trains the teacher, and says where its time ended before it was done."""
+    train_teacher(context)
+    if not context.run.path("teacher.json").exists():  # it was taken as it is, or is of version 0.1
+        return
+    curve = context.run.read("teacher.json")
+    if not curve["stopped"] and curve["values"] and curve["best_step"] == curve["steps"]:
+        value = context.better(curve["values"][-1][1])
+        context.run.reporter.say(
+            f"the teacher was still getting better when its time ended: {context.source.valid_metric.name} on valid "
+            f"rows {value:.4f} after {curve['steps']} steps; with more --effort it may end higher"
+        )
+
+
 def elastic(context: Context) -> None:
     """Trains the elastic encoder, and says what it and its smallest sub-network came to."""
     train_elastic(context)
-    found, metric, smallest = context.run.read("elastic.json"), context.source.metric, _sandwich(context).smallest
+    found, metric, smallest = context.run.read("elastic.json"), context.source.valid_metric, _sandwich(context).smallest
     context.run.reporter.say(
         f"{metric.name} on valid rows: teacher {found['teacher']:.4f}, elastic {found['whole']:.4f}, "
         f"its smallest sub-network ({smallest:.0%} of the weights) {found['smallest']:.4f}"

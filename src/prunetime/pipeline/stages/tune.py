@@ -4,56 +4,112 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prunetime.core import artifact
 from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
-from prunetime.core.progress import Progress
+from prunetime.core.progress import Progress, half_of
 from prunetime.inference.engine import Engine
 from prunetime.latency import plans
 from prunetime.latency.synthetic import random_batch
-from prunetime.models.encoder import from_weights, weights_of
+from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.pretrained import hub_id
-from prunetime.pipeline.student import THREADS, distil, manifest_of, write_artifact
+from prunetime.pipeline.source import Source
+from prunetime.pipeline.student import THREADS, distil, manifest_of, metric_on_valid, write_artifact
 from prunetime.settings import AUTO
 from prunetime.training.checkpoints import discard_checkpoints
+
+if TYPE_CHECKING:
+    from prunetime.training.stopping import LearningCurve
+
+TUNED = "tune.json"
+"""What the tuning came to by steps, and whether the rank-consistency loss was part of it."""
+
+ORDER_WEIGHT = 1.0
+"""The weight of the rank-consistency loss beside the others (bench/ranking.py)."""
 
 Begin = Callable[[Mask], Weights]
 """Gives the weights of what a mask keeps, before they are tuned."""
 
 
-def _provenance(context: Context) -> dict[str, Any]:
-    base = hub_id(context.settings.model)
-    known = {"model": context.settings.model, "seed": context.settings.seed}
+def provenance(context: Context, model: str | None = None) -> dict[str, Any]:
+    """What an artifact says of where it comes from: of the pretrained `model`, by default the run's own."""
+    model = model or context.settings.model
+    base = hub_id(model)
+    known = {"model": model, "seed": context.settings.seed}
     return known | ({"base_model": base} if base else {})
 
 
 def _tune_inputs(context: Context, **_: Any) -> dict[str, Any]:
     run = context.run
     mask = Mask.from_json(run.read("mask.json"))
-    return {"mask": mask.to_json(), "chosen": run.read("chosen.json"), "provenance": _provenance(context)}
+    inputs = {"mask": mask.to_json(), "chosen": run.read("chosen.json"), "provenance": provenance(context)}
+    return inputs if context.plan == PrecisionPlan() else inputs | {"plan": context.plan.to_json()}
 
 
 @stage("tune", "Tune the sub-network", ["candidate"], inputs=_tune_inputs)
 def tune(context: Context, progress: Progress, begin: Begin) -> None:
-    """Distils the teacher into the chosen sub-network, and chooses the precisions it is run in."""
-    run, source, dense = context.run, context.source, context.teacher
-    mask = Mask.from_json(run.read("mask.json"))
-    student = from_weights(dense.manifest.config, begin(mask), spec=mask.spec())
-    distil(context, student, run.path("work/tune"), progress)
-    manifest = manifest_of(source, student, dense.manifest.plan, _provenance(context))
+    """Distils the teacher into the chosen sub-network, and chooses the precisions it is run in.
+
+    Where the order of a group's rows is what counts, it does so without the rank-consistency loss and with it, and
+    keeps what is better on valid rows.
+    """
+    run, source, mask = context.run, context.source, Mask.from_json(context.run.read("mask.json"))
+
+    def tuned(folder: Path, progress: Progress, order: float | None = None) -> tuple[SequenceClassifier, LearningCurve]:
+        student = from_weights(context.teacher.manifest.config, begin(mask), spec=mask.spec())
+        return student, distil(context, student, folder, progress, context.plan, order=order)
+
+    folders = run.path("work/tune"), run.path("work/tune-rank")
+    if source.orders_groups:
+        without = tuned(folders[0], half_of(progress, 0))
+        ranked = tuned(folders[1], half_of(progress, 1), ORDER_WEIGHT)
+        decision = _decided(context, without[0], ranked[0])
+        student, curve = ranked if decision["weight"] else without
+    else:
+        student, curve = tuned(folders[0], progress)
+        decision = None
+    run.write(TUNED, curve.to_json() | ({"rank_consistency": decision} if decision else {}))
+    manifest = manifest_of(source, student, context.plan, provenance(context))
     weights = weights_of(student)
     plan = final_plan(context, manifest, weights)
     write_artifact(run.path("candidate"), source, replace(manifest, plan=plan), weights)
-    discard_checkpoints(run.path("work/tune"))
+    for folder in folders:
+        discard_checkpoints(folder)
 
 
-def final_plan(context: Context, manifest: artifact.Manifest, weights: Weights) -> PrecisionPlan:
-    """How the candidate is run, with the metric on valid rows that this was measured to lose against fp32."""
-    settings, budget, config, value = context.settings, context.budget, manifest.config, context.metric_on_valid
+def _decided(context: Context, without: SequenceClassifier, ranked: SequenceClassifier) -> dict[str, float | None]:
+    """The metric on valid rows of what was tuned without the rank-consistency loss and with it, and the weight of that
+    loss; None where it does not help."""
+    value, metric = metric_on_valid(context, context.plan), context.source.valid_metric.name
+    plain, ordered = value(without), value(ranked)
+    weight = ORDER_WEIGHT if ordered > plain else None
+    found = {"without": context.better(plain), "with": context.better(ordered)}
+    context.run.reporter.say(
+        f"{metric} on valid rows: {found['with']:.4f} tuned with the rank-consistency loss, {found['without']:.4f} "
+        f"without: it is {'on' if weight else 'off'}"
+    )
+    return found | {"weight": weight}
+
+
+def order_weight(context: Context) -> float | None:
+    """The weight of the rank-consistency loss that the pruned model was tuned with; None without."""
+    found = context.run.read(TUNED) if context.run.path(TUNED).exists() else {}
+    weight: float | None = found.get("rank_consistency", {}).get("weight")
+    return weight
+
+
+def final_plan(
+    context: Context, manifest: artifact.Manifest, weights: Weights, source: Source | None = None
+) -> PrecisionPlan:
+    """How a model is run that reads rows as those of `source` (by default the run's own), with the metric on valid rows
+    that this was measured to lose against fp32."""
+    settings, budget, config = context.settings, context.budget, manifest.config
+    value = context.metric_of(source or context.source)
     if settings.precision == "fp32":
         return PrecisionPlan()
     quick = plans.EngineArguments(config, weights, manifest.spec, THREADS)

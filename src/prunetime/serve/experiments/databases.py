@@ -182,7 +182,7 @@ class Postgres:
         with self._failing():
             asked = psycopg.conninfo.conninfo_to_dict(url)
             patience = {} if "connect_timeout" in asked else {"connect_timeout": int(BUSY_SECONDS)}
-            self._server = psycopg.connect(url, autocommit=True, **patience)  # type: ignore[arg-type]
+            self._server = psycopg.connect(url, autocommit=True, **patience)  # type: ignore[arg-type]  # libpq knows the name
         try:
             with self._failing(), self._server.transaction():
                 self._make_tables()

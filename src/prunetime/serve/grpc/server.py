@@ -175,7 +175,7 @@ class GrpcServer:
         self._records.record(call, "gRPC", path, status, RequestSpan(path.removeprefix("/"), about, status in FAULTS))
 
 
-class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Finds the handler of a call by its path. `answer` reads messages as streams of one: gRPC itself would read them
     before the key is checked, and wait for them for ever."""
 

@@ -55,12 +55,12 @@ class Connections(ServerState):
     def drain(self) -> None:
         self.draining = True
         for each in list(self.connections):
-            each.shutdown_after_answer()  # type: ignore[union-attr]
+            each.shutdown_after_answer()  # type: ignore[union-attr]  # all are `Connection`s
 
     def close_silent(self) -> None:
         """Closes the connections on which no unanswered request has begun to arrive."""
         for each in list(self.connections):
-            each.close_if_silent()  # type: ignore[union-attr]
+            each.close_if_silent()  # type: ignore[union-attr]  # all are `Connection`s
 
     def abort(self) -> None:
         """Closes all connections at once."""
@@ -94,7 +94,7 @@ class Connection(HttpToolsProtocol):
 
     # What comes
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
         self._expect()
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 
 from prunetime.tasks.answers import COLUMNS
-from prunetime.tasks.synthetic.relevance import RandomChoices
+from prunetime.tasks.synthetic.random_choices import RandomChoices
 from prunetime.tasks.synthetic.vocabulary import COLORS, KINDS, QUESTIONS_ON, SENTENCES, UNITS, ProductKind, table_name
 from prunetime.tasks.table import Table
 

@@ -10,15 +10,13 @@ the query names.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
+from prunetime.tasks.synthetic.random_choices import RandomChoices, misspelled
 from prunetime.tasks.synthetic.vocabulary import COLORS, ENDINGS, KINDS, QUALITIES, UNITS, ProductKind, table_name
 from prunetime.tasks.table import Table
-
-T = TypeVar("T")
 
 RELEVANT = 0.46
 """Share of relevant ads before noise."""
@@ -56,32 +54,6 @@ class Product:
     name: str
     attributes: Attributes
     title: str
-
-
-class RandomChoices:
-    """Random choices made from `Random.random()` alone: the one method Python promises never to change."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = Random(seed).random
-
-    def chance(self, probability: float) -> bool:
-        return self._random() < probability
-
-    def below(self, count: int) -> int:
-        return int(self._random() * count)
-
-    def between(self, least: int, most: int) -> int:
-        return least + self.below(most - least + 1)
-
-    def one_of(self, items: Sequence[T]) -> T:
-        return items[self.below(len(items))]
-
-    def other_than(self, item: T, items: Sequence[T]) -> T:
-        return self.one_of([other for other in items if other != item])
-
-    def shuffled(self, items: Sequence[T]) -> list[T]:
-        left = list(items)
-        return [left.pop(self.below(len(left))) for _ in items]
 
 
 def ad_relevance(rows: int, seed: int) -> Table:
@@ -208,18 +180,4 @@ def _query_text(wanted: Wanted, name: str, choices: RandomChoices) -> str:
         (before if choices.chance(0.6) else after).append(size)
     thing = _thing(name, wanted.part, choices)
     text = " ".join([*choices.shuffled(before), thing, *after])
-    return _misspelled(text, choices) if choices.chance(MISSPELLED) else text
-
-
-def _misspelled(text: str, choices: RandomChoices) -> str:
-    words = text.split()
-    long_words = [i for i, word in enumerate(words) if len(word) >= 5]
-    if not long_words:
-        return text
-    at = choices.one_of(long_words)
-    word = words[at]
-    i = 1 + choices.below(len(word) - 2)
-    words[at] = choices.one_of(
-        (word[:i] + word[i + 1 :], word[:i] + word[i + 1] + word[i] + word[i + 2 :], word[:i] + word[i] + word[i:])
-    )
-    return " ".join(words)
+    return misspelled(text, choices) if choices.chance(MISSPELLED) else text

@@ -7,6 +7,7 @@ const RANKED = ["Nike running shoes for men, red", "Garden hose, 20 m", "Red sne
 // How each kind of model is asked: what stands in the fields at first, and how its answer is shown.
 const KINDS = {
   "classification": { first: "A man plays a guitar.", second: ["A man plays an instrument.", "Nobody makes music."], show: showClasses },
+  "multi-label-classification": { first: "Is it still there?", second: ["The delivery was late, and the box was open."], show: showClasses },
   "ranking": { first: "red running shoes", second: RANKED, show: showRanks },
   "question-answering": { first: "Who won?", second: ["The home team won by two goals, in front of 40,000 people."], whole: true, show: showAnswers },
   "token-classification": { second: ["Anna Schmidt moved to Oslo in May.", "red Nike running shoes, size 42"], show: showSpans },
@@ -78,7 +79,7 @@ async function listModels() {
 async function showModel() {
   const path = "v2/models/" + at("model").value, { found } = await ask(path);
   const { kind, labels } = found.parameters, names = found.inputs.map((each) => each.name), pair = names.length > 1;
-  const isRanking = pair && (labels.length === 2 || ["relevance", "regression", "similarity"].includes(kind));
+  const isRanking = pair && ((kind === "classification" && labels.length === 2) || ["relevance", "regression", "similarity"].includes(kind));
   const way = isRanking ? KINDS.ranking : pair || kind === "token-classification" ? KINDS[kind] : KINDS.single;
   model = { path, kind, labels, names, way };
   at("first-place").hidden = !pair;
@@ -125,17 +126,18 @@ function showRanks({ score }, texts) {
   return ["Ranked by " + of + ".", [list(rows.map(([value, text]) => [value.toFixed(4), isShare ? value : null, text]))]];
 }
 
-function showClasses({ score }, texts) {
+function showClasses({ score, labels: given }, texts) {
   const { kind, labels } = model;
   if (labels.length === 0) {
     const rows = texts.map((text, i) => [score.data[i].toFixed(4), kind === "relevance" ? score.data[i] : null, text]);
     return ["Scores.", [list(rows)]];
   }
-  const wide = labels.length === 2 ? 1 : labels.length;
+  const wide = score.shape[1] || 1;
   return ["Probabilities of the labels.", texts.map((text, i) => {
     const data = score.data.slice(i * wide, (i + 1) * wide), shares = wide === 1 ? [1 - data[0], data[0]] : data;
     const rows = labels.map((label, k) => [shares[k], label]).sort((a, b) => b[0] - a[0]).slice(0, MOST_LABELS);
-    return made("article", [made("h3", text), list(rows.map(([share, label]) => [percent(share), share, label]))]);
+    const has = given === undefined ? [] : made("span", " " + (JSON.parse(given.data[i]).join(", ") || "no label"), "soft");
+    return made("article", [made("h3", [text, has].flat()), list(rows.map(([share, label]) => [percent(share), share, label]))]);
   })];
 }
 

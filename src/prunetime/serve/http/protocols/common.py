@@ -111,6 +111,6 @@ def labelled(scored: Scored, raw: bool = False) -> tuple[Sequence[str], NDArray[
     """
     task = scored.inputs.task
     table = scored.logits if raw else scored.scores.reshape(len(scored.scores), -1)
-    if len(task.labels) == 2 and not raw:  # the second is scored
+    if task.is_binary and not raw:  # the second is scored
         table = np.concatenate((1.0 - table, table), axis=1)
     return task.labels or (task.kind,), table

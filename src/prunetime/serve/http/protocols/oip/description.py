@@ -27,6 +27,8 @@ def metadata_of(loaded: LoadedModel, versions: Iterable[str]) -> oip.ModelMetada
         "measured": manifest.provenance.get("measured"),
     }
     task = manifest.task
+    if task.traits.is_multi_label:
+        parameters["threshold"] = task.threshold
     return oip.ModelMetadata(loaded.name, list(versions), PLATFORM, inputs_of(task), outputs_of(task), parameters)
 
 

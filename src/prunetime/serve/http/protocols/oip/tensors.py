@@ -70,8 +70,8 @@ def inputs_of(task: Task) -> list[TensorMetadata]:
 
 def outputs_of(task: Task) -> list[TensorMetadata]:
     """The tensors that a model of `task` answers with."""
-    shape = [-1, len(task.labels)] if len(task.labels) > 2 and not task.traits.labels_words else [-1]
-    return [TensorMetadata(*each, shape) for each in task.traits.tensors]
+    shapes = {"score": [-1, *task.score_shape]}
+    return [TensorMetadata(name, datatype, shapes.get(name, [-1])) for name, datatype in task.traits.tensors]
 
 
 def check_wanted(wanted: Sequence[WantedTensor], task: Task) -> None:
@@ -84,8 +84,8 @@ def check_wanted(wanted: Sequence[WantedTensor], task: Task) -> None:
         if each.name in (other.name for other in wanted[:index]):
             raise RefusedError("unusable", f"{of} is asked for twice")
         given = check_parameters(of, OUTPUT, each.parameters)
-        if whole_number(of, "classification", given) and task.rows != "pooled":
-            raise RefusedError("unusable", f"{of}: classification is of class scores; {task.kind} has none")
+        if whole_number(of, "classification", given) and (task.rows != "pooled" or each.name != "score"):
+            raise RefusedError("unusable", f"{of}: classification is of class scores, which it has not; leave it out")
 
 
 def output_tensors(scored: Scored, wanted: Sequence[WantedTensor] | None = None) -> list[OutputTensor]:
@@ -116,7 +116,11 @@ def _all_outputs(scored: Scored) -> list[OutputTensor]:
             json.dumps([span._asdict() for span in tagged.spans], ensure_ascii=False) for tagged in scores
         ]
         return [OutputTensor("spans", [len(spans)], "BYTES", spans)]
-    return [OutputTensor("score", list(scores.shape), "FP32", scores.ravel().tolist())]
+    found = [OutputTensor("score", list(scores.shape), "FP32", scores.ravel().tolist())]
+    if task.traits.is_multi_label:
+        lists: list[Any] = [json.dumps(labels, ensure_ascii=False) for labels in task.assigned(scores)]
+        found.append(OutputTensor("labels", [len(lists)], "BYTES", lists))
+    return found
 
 
 def _best_classes(scored: Scored, count: int) -> OutputTensor:
