@@ -57,7 +57,7 @@ def genomes_of(prepared: Prepared) -> dict[str, list[Genome]]:
 def scoring(prepared: Prepared, workers: int = 0, cache_bytes: int | None = None) -> Iterator[ScorerFor]:
     weights, plan = prepared.weights("elastic"), PrecisionPlan.uniform("int8")
     if workers:
-        with Workers(workers).scoring(prepared.config, weights, plan) as scorer_for:
+        with Workers(workers).scoring(Elastic(prepared.config, weights, plan=plan)) as scorer_for:
             yield scorer_for
     else:
         yield partial(ElasticScorer, Elastic(prepared.config, weights, THREADS, plan), cache_bytes=cache_bytes)

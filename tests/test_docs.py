@@ -101,13 +101,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tsv(ad_relevance(300, 1), folder / "dev.tsv")
     shutil.copy(folder / "dev.tsv", folder / "test.tsv")
     for name, seed in (("train", 0), ("dev", 1)):
-        write_squad(question_answering(120, seed), folder / f"{name}.json")
+        write_squad(question_answering(32, seed), folder / f"{name}.json")
     (folder / "bin").mkdir()
     program = folder / "bin" / "prunetime"
     lines = [
         f"#!{sys.executable}",
         *QUICK,
-        "EFFORTS['standard'] = EFFORTS['quick']",
+        "less = dict(evaluations=24, score_rows=100, finalist_rows=200, importance_rows=64)",
+        "EFFORTS['standard'] = dataclasses.replace(EFFORTS['quick'], **less)",
         "from prunetime.cli import main",
         "main()",
     ]

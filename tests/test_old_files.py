@@ -8,12 +8,13 @@ finished run of `prune` with the model and data it was made from.
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import QUICK_PRUNETIME, last_object
+from tiny import QUICK, last_object
 
 from prunetime import load
 from prunetime.core.arch import ArchSpec
@@ -52,8 +53,12 @@ COMMAND = """prune --model bert --data ads.tsv --text query,title --label label 
 UNTIL_ELASTIC = ("plan", "profile", "teacher", "importance", "elastic")
 
 
+THEIR_PLAN = "EFFORTS['quick'] = dataclasses.replace(EFFORTS['quick'], elastic_rows=1_000)"
+PRUNETIME = [sys.executable, "-c", "; ".join([*QUICK, THEIR_PLAN, "from prunetime.cli import main", "main()"])]
+
+
 def pruned_again(pruning: Path) -> subprocess.CompletedProcess[str]:
-    ran = subprocess.run([*QUICK_PRUNETIME, *COMMAND.split()], cwd=pruning, capture_output=True, text=True)
+    ran = subprocess.run([*PRUNETIME, *COMMAND.split()], cwd=pruning, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return ran
 

@@ -91,7 +91,7 @@ def test_the_core_alone_scores(python: Path, tmp_path: Path) -> None:
     assert needed.returncode == 2
     assert re.fullmatch(r"error: \w+ is not installed: pip install 'prunetime\[prune\]'\n", needed.stderr)
     refused = subprocess.run([python, "-c", "import prunetime; prunetime.prune"], capture_output=True, text=True)
-    assert "prunetime.prune needs torch: pip install 'prunetime[prune]'" in refused.stderr
+    assert re.search(r"prunetime.prune needs \w+: pip install 'prunetime\[prune\]'", refused.stderr)
 
 
 def test_the_core_imports_little_and_is_small(python: Path) -> None:

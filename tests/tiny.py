@@ -26,7 +26,7 @@ FEW_CALLS = {
 FEW_ROWS = {
     "name": "quick",
     **{"teacher_rows": 2_000, "teacher_epochs": 1, "tune_rows": 2_000, "tune_epochs": 1, "learning_rate": 1e-4},
-    **{"tune_learning_rate": 1e-4, "elastic_learning_rate": 5e-5, "importance_rows": 512, "elastic_rows": 1_000},
+    **{"tune_learning_rate": 1e-4, "elastic_learning_rate": 5e-5, "importance_rows": 512, "elastic_rows": 0},
     **{"elastic_epochs": 1, "evaluations": 80, "score_rows": 500, "finalists": 8, "finalist_rows": 1_500},
 }
 """The plan of a run that is done in seconds, as version 0.1 recorded it."""

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -99,6 +100,11 @@ class Case:
     @property
     def auto(self) -> str:
         return AUTO[TASK_KINDS[self.task.kind].head]
+
+    @cached_property
+    def expected(self) -> Logits:
+        """The logits in float64."""
+        return reference_logits(self.config, self.weights, self.ragged, self.spec)
 
 
 def in_torch(case: Case) -> Logits:
@@ -205,10 +211,9 @@ def case_of(family: str, task: Task, folder: Path, **head: Any) -> Case:
 def off(case: Case, logits: Logits) -> float:
     """How far from float64, of the deviation of the logits; padding, which has rows of its own where every token has,
     aside."""
-    expected = reference_logits(case.config, case.weights, case.ragged, case.spec)
-    padded = len(logits) != len(expected)
+    padded = len(logits) != len(case.expected)
     real = logits[case.inputs["attention_mask"] == 1] if padded else logits
-    return float(np.abs(real - expected).max() / expected.std())
+    return float(np.abs(real - case.expected).max() / case.expected.std())
 
 
 Found = dict[Row, dict[str, float]]

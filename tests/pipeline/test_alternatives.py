@@ -37,7 +37,7 @@ from prunetime.tasks.data import Examples
 from prunetime.tasks.metrics import metric
 from prunetime.tasks.synthetic import ad_relevance
 
-SHORT = {"teacher_rows": 320, "teacher_epochs": 2, "elastic_rows": 96, "tune_rows": 160, "evaluations": 30}
+SHORT = {"teacher_rows": 320, "teacher_epochs": 2, "tune_rows": 160, "evaluations": 30}
 PLAN = RunPlan(**FEW_ROWS | SHORT | {"score_rows": 100, "importance_rows": 64, "looks": 2, "compares": True})
 
 

@@ -17,7 +17,7 @@ from prunetime.pipeline.run import Run
 from prunetime.settings import Settings
 from prunetime.tasks.synthetic import ad_relevance
 
-ROWS = {"teacher_rows": 320, "elastic_rows": 96, "tune_rows": 160, "evaluations": 30, "score_rows": 100}
+ROWS = {"teacher_rows": 320, "tune_rows": 160, "evaluations": 30, "score_rows": 100}
 PLAN = RunPlan(**FEW_ROWS | ROWS | {"importance_rows": 64, "looks": 2, "compares": True})
 
 COMPARE = "Compare with what one would take instead"
@@ -79,7 +79,7 @@ def test_what_does_not_depend_on_the_method_is_made_once(stages: tuple[Path, Cou
     out, counts = stages
     assert {title: counts[title] for title in ONCE} == dict.fromkeys(ONCE, 1)
     assert counts[f"Tune what stands beside it: {settings.beside[0]}"] == 1
-    assert counts["Tune what one would take instead: uniform"] == 2  # of the teacher, and of the elastic encoder
+    assert counts["Tune what one would take instead: uniform"] == 1
     assert counts[COMPARE] == len(METHODS)
     assert not list(out.glob("*/alternatives"))
 

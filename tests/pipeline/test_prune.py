@@ -19,7 +19,7 @@ from prunetime.pipeline.run import WRITTEN
 from prunetime.pipeline.stages.profile import MARGIN
 from prunetime.tasks.synthetic import ad_relevance
 
-STAGES = ("plan", "profile", "teacher", "importance", "elastic", "search", "gate", "front", "tune", "verify")
+STAGES = ("plan", "profile", "teacher", "importance", "repair", "search", "gate", "front", "tune", "verify")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_workers_interrupted_and_none_after_them_end_in_the_same_search(
     with_workers[2] = f"{after_20}; {with_workers[2]}"
     ran = run(with_workers)
     assert ran.returncode == 130
-    assert "Train all sub-networks at once: done before" in ran.stderr
+    assert "Prepare the repair of sub-networks: done before" in ran.stderr
     assert ran.stderr.splitlines()[-1] == "error: interrupted; run the same command again to resume"
     assert 20 <= scored.read_bytes().count(b"\n") - 1 < (whole / scored.name).read_bytes().count(b"\n") - 1
     ran = run(with_profile)

@@ -28,7 +28,7 @@ from prunetime.pipeline.stages.tune import ORDER_WEIGHT, TUNED, order_weight, tu
 from prunetime.pipeline.student import kept_of, taught
 from prunetime.settings import Settings
 
-FEW = {"teacher_rows": 300, "tune_rows": 200, "elastic_rows": 100, "importance_rows": 64, "evaluations": 10}
+FEW = {"teacher_rows": 300, "tune_rows": 200, "importance_rows": 64, "evaluations": 10, "tune_learning_rate": 1e-3}
 PLAN = RunPlan(**FEW_ROWS | FEW | {"score_rows": 64, "finalists": 2, "looks": 2})
 
 

@@ -31,7 +31,7 @@ from prunetime.tasks.synthetic import ad_relevance
 from prunetime.tasks.table import Table
 
 LABELS = ("for", "cotton", "steel")
-ROWS = {"elastic_rows": 96, "tune_rows": 160, "evaluations": 30, "score_rows": 100, "importance_rows": 64}
+ROWS = {"tune_rows": 160, "evaluations": 30, "score_rows": 100, "importance_rows": 64}
 PLAN = RunPlan(**FEW_ROWS | ROWS | {"looks": 2, "compares": True})
 
 

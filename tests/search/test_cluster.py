@@ -17,7 +17,6 @@ import prunetime
 from prunetime import _engine
 from prunetime.core.arch import ArchSpec
 from prunetime.core.config import EncoderConfig
-from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import EngineError, InputError, PrunetimeError
 from prunetime.search.archive import Archive
 from prunetime.search.cluster import RETRIES, Workers, start_ray, threads_each
@@ -58,7 +57,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def two(problem: Problem, cluster: None) -> Iterator[ScorerFor]:  # noqa: ARG001 (is there while the workers are)
-    with Workers(2).scoring(problem.config, problem.weights, PrecisionPlan()) as scorer_for:
+    with Workers(2).scoring(Elastic(problem.config, problem.weights)) as scorer_for:
         yield scorer_for
 
 
@@ -81,7 +80,7 @@ def processes_of_workers(count: int) -> list[psutil.Process]:
 @pytest.mark.parametrize("count", [1, 4])
 def test_scores_are_those_of_this_process_in_order_for_any_number_of_workers(problem: Problem, count: int) -> None:
     expected = list(problem.here(problem.specs))
-    with Workers(count).scoring(problem.config, problem.weights, PrecisionPlan()) as scorer_for:
+    with Workers(count).scoring(Elastic(problem.config, problem.weights)) as scorer_for:
         processes_of_workers(count)
         scorer = scorer_for(problem.rows)
         assert list(scorer(problem.specs)) == expected
@@ -141,7 +140,7 @@ def test_workers_are_as_nice_as_this_process() -> None:
 def test_workers_run_the_kernels_of_this_process(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = list(problem.here(problem.specs))
     monkeypatch.setenv("PRUNETIME_ISA", "portable")
-    with Workers(1).scoring(problem.config, problem.weights, PrecisionPlan()) as scorer_for:
+    with Workers(1).scoring(Elastic(problem.config, problem.weights)) as scorer_for:
         found = list(scorer_for(problem.rows)(problem.specs))
     assert found == list(problem.here(problem.specs)) != usual
 
@@ -151,7 +150,7 @@ def test_another_build_of_the_engine_is_refused(problem: Problem, monkeypatch: p
     monkeypatch.setattr(_engine, "BUILD", "another")
     with (
         pytest.raises(InputError, match="this process has another: install the same"),
-        Workers(1).scoring(problem.config, problem.weights, PrecisionPlan()),
+        Workers(1).scoring(Elastic(problem.config, problem.weights)),
     ):
         pass
 

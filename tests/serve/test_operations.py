@@ -281,7 +281,7 @@ def test_under_pressure_the_smaller_one_of_a_family_answers(serve: Serve, root: 
     words = ("--cascade", "fast=pairs,other", "--queue-tokens", "4000", "--batch-tokens", "200")
     served = serve(root / "pairs", root / "other", *words)
     models = {name: load(root / name) for name in ("pairs", "other")}
-    inputs = [{"name": n, "shape": [20], "datatype": "BYTES", "data": ["red sofa"] * 20} for n in ("query", "title")]
+    inputs = [{"name": n, "shape": [100], "datatype": "BYTES", "data": ["red sofa"] * 100} for n in ("query", "title")]
     expected = {name: model.score([("red sofa", "red sofa")])[0] for name, model in models.items()}
     answers: list[tuple[str, float]] = []
 

@@ -16,7 +16,7 @@ from prunetime.errors import InputError
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(s|m|h)")
 _MINUTES = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 
-_MAY_BE_0 = ("looks", "compared_rows")
+_MAY_BE_0 = ("looks", "compared_rows", "elastic_rows")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class RunPlan(Record):
         tune_learning_rate: The peak learning rate of the pruned model, and of weights under masks.
         elastic_learning_rate: The peak learning rate of the elastic training.
         importance_rows: The rows that heads and FFN neurons are ordered on.
-        elastic_rows: The rows of the elastic training, which fits the weights to many structures.
+        elastic_rows: The rows of the elastic training, which fits the weights to many structures; 0 where these are
+            repaired instead.
         elastic_epochs: The epochs of the elastic training.
         evaluations: The structures that the search scores.
         score_rows: The rows that each of these structures is scored on.
@@ -73,6 +74,11 @@ class RunPlan(Record):
         for name, value in self.amounts.items():
             if not isinstance(value, int | float) or value < 0 or (value == 0 and name not in _MAY_BE_0):
                 raise InputError(f"{name} of the plan of a run is {value!r}; it must be a number above 0")
+
+    @property
+    def repairs(self) -> bool:
+        """Whether the structures that a search scores are repaired, and not trained before."""
+        return self.elastic_rows == 0
 
     @property
     def amounts(self) -> dict[str, float]:

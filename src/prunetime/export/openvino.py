@@ -36,7 +36,7 @@ def export_openvino(
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
         export_onnx(config, weights, onnx, spec=spec)
-        model = openvino.convert_model(onnx)
+        model = openvino.Core().read_model(onnx)
         if task is not None:
             model.set_rt_info(json.dumps(task.to_json()), "task")
         try:

@@ -21,6 +21,7 @@ from prunetime.latency.predictor import LatencyProfile
 from prunetime.pipeline.beside import Beside, load_beside
 from prunetime.pipeline.run import Run, digest_of
 from prunetime.pipeline.source import Source, load_source, model_digest
+from prunetime.pruning.prefix_repair import PrefixRepair
 from prunetime.search.space import Genome, Space
 from prunetime.settings import Settings
 from prunetime.tasks.metrics import agreed_labels, with_best_threshold
@@ -29,8 +30,8 @@ from prunetime.tasks.roles import whole_groups
 if TYPE_CHECKING:
     from prunetime.search.cluster import Workers
 
-SCORE = "agreement"
-"""The kind of a score; archives of other scores are refused."""
+SCORE, SCORE_OF_REPAIRED = "agreement", "agreement of the repaired"
+"""The kinds of a score; archives of other scores are refused."""
 
 NOT_OF_THE_TEACHER = ("budget", "slices", "method", "tokens", "blocks")
 """Settings that teacher and importance do not depend on."""
@@ -42,6 +43,8 @@ RUN_PLAN = "run-plan.json"
 
 MODELS = ("teacher", "elastic")
 """The artifacts that a search starts from."""
+
+PREFIX_REPAIR = "repair.safetensors"
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,13 @@ class Context:
     def elastic(self) -> artifact.Artifact:
         return artifact.read(self.run.path("elastic"))
 
+    @cached_property
+    def prefix_repair(self) -> PrefixRepair | None:
+        """What repairs the sub-networks that a search scores; None where they were trained instead."""
+        if not self.run_plan.repairs:
+            return None
+        return PrefixRepair.load(self.run.path(PREFIX_REPAIR), self.config.dims)
+
     @property
     def floor_us(self) -> float:
         """The microseconds of the model with every layer gone."""
@@ -161,7 +171,8 @@ class Context:
     def archive_digest(self) -> str:
         """The digest of what the scores in the archive depend on: teacher, elastic encoder and the rows scored."""
         manifests = [self.run.path(f"{model}/manifest.json").read_text() for model in MODELS]
-        return digest_of([SCORE, *manifests, self.run_plan.score_rows, self.settings.seed])
+        score = SCORE_OF_REPAIRED if self.run_plan.repairs else SCORE
+        return digest_of([score, *manifests, self.run_plan.score_rows, self.settings.seed])
 
     def better(self, value: float) -> float:
         """A value of the metric on valid rows, such that higher is better."""

@@ -39,10 +39,10 @@ LEAST_READ: Final = 500
 FORWARD: Final = 1 / 3
 """The share of a row of fine-tuning that its forward pass takes."""
 
-SHARES: Final = {"teacher": 0.52, "elastic": 0.12, "search": 0.08, "tune": 0.28}
+SHARES: Final = {"teacher": 0.62, "search": 0.10, "tune": 0.28}
 """The shares of the time for each part of a run that searches; tuning is that of the alternatives, too."""
 
-SHARES_WHERE_DENSE_FITS: Final = {"teacher": 0.70, "elastic": 0.07, "search": 0.05, "tune": 0.18}
+SHARES_WHERE_DENSE_FITS: Final = {"teacher": 0.76, "search": 0.06, "tune": 0.18}
 """The same where the dense model is predicted to be inside the budget: most likely nothing but it has to be trained."""
 
 AGAIN: Final = 0.83
@@ -144,7 +144,6 @@ def plan_of(effort: Effort, work: RunWork, speed: RunSpeed) -> RunPlan:
     seconds, of_row = (effort.seconds - fixed) / trainings, _seconds_of_row(work, speed)
     rows_of = {part: share * seconds / of_row[part] for part, share in shares.items()}
     teacher_rows, teacher_epochs = _rows_and_epochs(rows_of["teacher"], work)
-    elastic_rows, elastic_epochs = _rows_and_epochs(rows_of["elastic"], work)
     tune_rows, tune_epochs = _rows_and_epochs(rows_of["tune"], work)
     scored = rows_of["search"]
     scale = scored / 40_000  # of the search that 80 evaluations on 500 rows are
@@ -159,9 +158,9 @@ def plan_of(effort: Effort, work: RunWork, speed: RunSpeed) -> RunPlan:
         learning_rate=rate_of_width(work.hidden),
         tune_learning_rate=1e-4,
         elastic_learning_rate=5e-5,
+        elastic_rows=0,
+        elastic_epochs=1.0,
         importance_rows=round(min(max(512 * scale**0.35, 256), 2_048)),
-        elastic_rows=elastic_rows,
-        elastic_epochs=elastic_epochs,
         evaluations=evaluations,
         score_rows=score_rows,
         finalists=round(min(max(evaluations / 10, 8), 32)),
@@ -213,7 +212,7 @@ def _shares(work: RunWork) -> dict[str, float]:
         shares["teacher"] = 0.0
     parts = {part: share / sum(shares.values()) for part, share in shares.items()}
     if work.levels:  # the amounts of a search are for the runs that --method auto does next
-        parts["tune"] += parts["elastic"] + parts["search"]
+        parts["tune"] += parts["search"]
     return parts
 
 
@@ -222,17 +221,9 @@ def _seconds_of_row(work: RunWork, speed: RunSpeed) -> dict[str, float]:
     train = speed.train_seconds
     return {
         "teacher": train,
-        "elastic": _elastic_units(work.share) * train,
         "search": 0.5 * (1 + work.share) * speed.score_seconds,  # half of it is cached
         "tune": _tune_units(work) * train,
     }
-
-
-def _elastic_units(share: float) -> float:
-    """A row of elastic training: the teacher, the whole model, the smallest sub-network, and two others."""
-    smallest = max(0.05, share / 2)
-    others = (1 - smallest) / -math.log(smallest) if smallest < 1 else 1.0  # shares are uniform in their logarithm
-    return FORWARD + 1 + smallest + 2 * others
 
 
 def _tune_units(work: RunWork) -> float:
@@ -256,9 +247,8 @@ def _rows_and_epochs(total: float, work: RunWork) -> tuple[int, float]:
 def described(plan: RunPlan, work: RunWork, speed: RunSpeed) -> str:
     """Returns the plan in words, with the time that each part may take."""
     of_row = _seconds_of_row(work, speed)
-    teacher, elastic, tune = (
+    teacher, tune = (
         plan.teacher_rows * plan.teacher_epochs * of_row["teacher"],
-        plan.elastic_rows * plan.elastic_epochs * of_row["elastic"],
         plan.tune_rows * plan.tune_epochs * of_row["tune"],
     )
     search = plan.evaluations * plan.score_rows * of_row["search"]
@@ -268,7 +258,6 @@ def described(plan: RunPlan, work: RunWork, speed: RunSpeed) -> str:
     if work.levels:
         parts.append(f"masks {_times(plan.tune_rows, 2 * plan.tune_epochs)} at each level")
     else:
-        parts.append(f"sub-networks {_times(plan.elastic_rows, plan.elastic_epochs)} in {_minutes(elastic)}")
         parts.append(f"search {plan.evaluations} structures on {plan.score_rows:,} rows in {_minutes(search)}")
     parts.append(
         f"tuning, with what it is compared with, {_times(plan.tune_rows, plan.tune_epochs)} in {_minutes(tune)}"

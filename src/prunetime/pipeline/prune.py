@@ -21,7 +21,7 @@ from prunetime.core.mask import Mask
 from prunetime.errors import BudgetError, InputError
 from prunetime.export.card import artifact_card
 from prunetime.pipeline import next_action
-from prunetime.pipeline.context import MODELS, RUN_PLAN, Context
+from prunetime.pipeline.context import MODELS, PREFIX_REPAIR, RUN_PLAN, Context
 from prunetime.pipeline.next_action import Attempt
 from prunetime.pipeline.run import SUB_RUNS, Reporter, Run, digest_of
 from prunetime.pipeline.source import check_trainable
@@ -154,6 +154,8 @@ def pick(
         for name in MODELS:
             if not run.path(name).exists():
                 artifact.copy_folder(before.path(name), run.path(name))
+        if context.run_plan.repairs and not run.path(PREFIX_REPAIR).exists():
+            shutil.copyfile(before.path(PREFIX_REPAIR), run.path(PREFIX_REPAIR))
         _check_machine(context)
         _measure_machine(context)
         return _into_budget(context, _search_strategy(context, partial(_pick, context)))

@@ -34,6 +34,7 @@ WRITTEN = frozenset(
             "importance.safetensors",
             "elastic",
             "elastic.json",
+            "repair.safetensors",
         ),
         *("evaluations.jsonl", "policy.json", "proposed.json", "search.json", "chosen.json", "mask.json"),
         *("rows", "rows.json", "rows-ratios.json", "learned", "learned-ratios.json"),

@@ -28,6 +28,7 @@ from prunetime.pipeline.planning import rate_of_width
 from prunetime.pipeline.pretrained import artifact_files
 from prunetime.pipeline.run import Run
 from prunetime.pipeline.source import Source
+from prunetime.pruning.repair import repair
 from prunetime.tasks.metrics import agreed_labels
 from prunetime.training.distributed import fit_on_every_rank
 from prunetime.training.head_start import start_head
@@ -187,6 +188,17 @@ def tuning_settings(context: Context, rows: int, plan: PrecisionPlan, order: flo
     if plan != PrecisionPlan():
         training = replace(training, fake_quantisation=FakeQuantisation(plan))
     return training
+
+
+def sub_network(context: Context, weights: Weights, mask: Mask) -> SequenceClassifier:
+    """The sub-network that `mask` leaves of the dense model, with these `weights` of it, repaired; where it drops
+    tokens, as it is."""
+    dense, rows, seed = context.teacher, context.run_plan.tune_rows, tuning_seed(context)
+    student = from_weights(dense.manifest.config, weights, spec=mask.spec())
+    if all(layer.tokens == 1.0 for layer in student.spec.layers):
+        whole = from_weights(dense.manifest.config, dense.weights)
+        repair(student, whole, context.source.training_data(rows, seed), seed, THREADS)
+    return student
 
 
 def kept_of(elastic: artifact.Artifact, mask: Mask) -> Weights:

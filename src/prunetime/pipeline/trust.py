@@ -13,12 +13,12 @@ from prunetime.core.progress import Progress
 from prunetime.errors import InputError
 from prunetime.inference.engine import Engine
 from prunetime.models.compact import prefix_mask
-from prunetime.models.encoder import from_weights, weights_of
+from prunetime.models.encoder import weights_of
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.prune import begin, settings_of_search
 from prunetime.pipeline.run import Reporter, Run, digest_of
 from prunetime.pipeline.stages.search import EVALUATIONS, scoring, scoring_rows
-from prunetime.pipeline.student import THREADS, distil, kept_of
+from prunetime.pipeline.student import THREADS, distil, kept_of, sub_network
 from prunetime.report.render import render
 from prunetime.search.archive import Archive
 from prunetime.search.proxy_validation import ProxyValidation
@@ -134,7 +134,7 @@ def _quality(context: Context, genome: Genome, which: str) -> float:
     name = digest_of(genome)[:12]
 
     def work(progress: Progress) -> None:
-        student = from_weights(config, kept_of(context.elastic, mask), spec=mask.spec())
+        student = sub_network(context, kept_of(context.elastic, mask), mask)
         distil(context, student, run.path(f"work/trust-{name}"), progress)
         engine = Engine(config, weights_of(student), THREADS, spec=student.spec)
         run.write(f"trust/{name}.json", context.metric_on_valid(engine))

@@ -9,15 +9,12 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from prunetime.core.arch import ArchSpec
-from prunetime.core.arrays import Weights
-from prunetime.core.config import EncoderConfig
 from prunetime.core.machine import memory_bytes
-from prunetime.core.precision import PrecisionPlan
 from prunetime.errors import InputError, PrunetimeError, first_line
 from prunetime.inference.engine import ReferenceKernel, engine_build
 from prunetime.search.evaluate import CACHE_SHARE, Elastic, ElasticScorer, Scorer, ScorerFor, ScoringRows
@@ -64,8 +61,9 @@ class Workers:
             _check_builds(_value([ray.remote(engine_build).remote()]))
 
     @contextmanager
-    def scoring(self, config: EncoderConfig, weights: Weights, plan: PrecisionPlan) -> Iterator[ScorerFor]:
-        """Within, the actors score sub-networks of an elastic encoder, as `ElasticScorer` does in this process.
+    def scoring(self, whole: Elastic) -> Iterator[ScorerFor]:
+        """Within, the actors score sub-networks of an elastic encoder, as `ElasticScorer` does in this process, each on
+        as many threads as it has cores.
 
         A scorer raises what an engine raises, and PrunetimeError where workers die again and again.
 
@@ -79,7 +77,7 @@ class Workers:
             actor = ray.remote(_Worker).options(num_cpus=threads, max_restarts=-1, max_task_retries=RETRIES)
             # The kernels of this process: scores must not depend on the CPU that computes them.
             isa = ReferenceKernel().isa
-            elastic = [ray.put(Elastic(config, dict(weights), threads, plan, isa))]
+            elastic = [ray.put(replace(whole, weights=dict(whole.weights), threads=threads, isa=isa))]
             actors: list[Any] = [actor.remote(self.count) for _ in range(self.count)]
             try:
                 _check_builds(_value([each.build.remote(elastic) for each in actors]))

@@ -24,6 +24,7 @@ from prunetime.core.task_kind import Choice
 from prunetime.inference.engine import Engine, HiddenStates
 from prunetime.inference.ragged import Ragged
 from prunetime.models.compact import compact, prefix_mask
+from prunetime.pruning.prefix_repair import PrefixRepair
 
 Scorer = Callable[[Sequence[ArchSpec]], Iterable[float]]
 """Returns the quality of each spec, higher is better, in their order; may yield each as soon as it is known."""
@@ -87,13 +88,15 @@ CACHE_SHARE = 1 / 4
 @dataclass(frozen=True)
 class Elastic:
     """An encoder whose prefixes are sub-networks, run by `plan` on so many `threads`; `weights` have heads and rows in
-    order of importance. `isa` as for `Engine`."""
+    order of importance. `isa` as for `Engine`. With a `repair` the output matrices of sub-networks are solved for them.
+    """
 
     config: EncoderConfig
     weights: Weights
     threads: int = 1
     plan: PrecisionPlan = field(default_factory=PrecisionPlan)
     isa: str | None = None
+    repair: PrefixRepair | None = None
 
     @cached_property
     def engine(self) -> Engine:
@@ -101,9 +104,11 @@ class Elastic:
         return Engine(self.config, self.weights, self.threads, self.isa, plan=self.plan)
 
     def part(self, spec: ArchSpec) -> Engine:
-        """Returns the engine of one sub-network, which may have blocks."""
+        """Returns the engine of one sub-network, which may have blocks, on weights of its own."""
         dims = self.config.dims
         weights = compact(self.weights, prefix_mask(self.weights, spec, dims), dims)
+        if self.repair:
+            weights = self.repair.applied(self.weights, weights)
         return Engine(self.config, weights, self.threads, self.isa, spec=spec, plan=self.plan)
 
 
@@ -157,7 +162,8 @@ class HiddenStateCache:
 
 
 class ElasticScorer:
-    """Scores sub-networks of an elastic encoder: prefixes of weights packed once, or packed one by one with blocks.
+    """Scores sub-networks of an elastic encoder: prefixes of weights packed once, or packed one by one where they are
+    repaired or in blocks.
 
     A candidate whose first layers are those of one that was scored before goes on from their cached hidden states. A
     search changes a few genes at a time, so that this saves half of the work (docs/benchmarks.md).
@@ -179,9 +185,13 @@ class ElasticScorer:
             yield agreement(logits, self._rows.expected, offsets, choice=self._rows.choice)
 
     def _logits(self, spec: ArchSpec) -> Float32Array:
-        self._elastic.engine.select(spec)
+        if self._elastic.repair:
+            engine = self._elastic.part(spec)
+        else:
+            engine = self._elastic.engine
+            engine.select(spec)
         prefixes = cacheable_prefixes(spec)
         start, leave = self._cache.reserve(prefixes)
-        logits = self._elastic.engine.logits_between(self._rows.tokens, start, leave)
+        logits = engine.logits_between(self._rows.tokens, start, leave)
         self._cache.store(prefixes, leave)
         return logits

@@ -13,7 +13,7 @@ from prunetime.pipeline.stages.profile import choose_plan, record_profile
 from prunetime.pipeline.stages.run_plan import plan_amounts
 from prunetime.pipeline.stages.search import pick_structure, propose, search
 from prunetime.pipeline.stages.structures import tune_alternative
-from prunetime.pipeline.stages.teacher import importance, train_elastic, train_teacher
+from prunetime.pipeline.stages.teacher import importance, prepare_repair, train_elastic, train_teacher
 from prunetime.pipeline.stages.tune import tune
 from prunetime.pipeline.stages.verify import measure_candidate
 
@@ -28,6 +28,7 @@ STAGES: tuple[Stage, ...] = (
     try_precisions,
     take_dense,
     importance,
+    prepare_repair,
     train_elastic,
     search,
     propose,

@@ -19,7 +19,15 @@ from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.run import Run, digest_of
 from prunetime.pipeline.stages.profile import MARGIN
 from prunetime.pipeline.stages.search import leave_chosen
-from prunetime.pipeline.student import THREADS, distil, kept_of, manifest_of, training_settings, write_artifact
+from prunetime.pipeline.student import (
+    THREADS,
+    distil,
+    kept_of,
+    manifest_of,
+    sub_network,
+    training_settings,
+    write_artifact,
+)
 from prunetime.pruning.importance import load_scores, measure_block_importance, rank_transform
 from prunetime.pruning.masks import Learned, MaskStep, mask_of
 from prunetime.pruning.methods import LEARNED, Granularity, LearnedMethod
@@ -160,7 +168,7 @@ def _searched_inputs(context: Context, theirs: Context, mask: Mask, rows_us: flo
 def tune_rows(context: Context, progress: Progress, theirs: Context, mask: Mask, **_: Any) -> None:
     """Tunes the best heads and FFN neurons of a finished search, for blocks to be learned on."""
     folder = context.run.path("work/rows")
-    student = from_weights(context.teacher.manifest.config, kept_of(theirs.elastic, mask), spec=mask.spec())
+    student = sub_network(context, kept_of(theirs.elastic, mask), mask)
     distil(context, student, folder, progress)
     context.run.write("rows.json", mask.to_json())
     _leave(context, "rows", context.teacher, weights_of(student), mask.spec())

@@ -146,11 +146,13 @@ def leave_chosen(run: Run, origin: str, predicted_us: float) -> None:
 @contextmanager
 def scoring(context: Context) -> Iterator[ScorerFor]:
     """Within, sub-networks of the elastic encoder are scored by the run's workers, or in this process."""
-    whole = context.elastic
+    found = context.elastic
+    plan, repair = found.manifest.plan, context.prefix_repair
+    whole = Elastic(found.manifest.config, found.weights, THREADS, plan, repair=repair)
     if context.workers is None:
-        yield partial(ElasticScorer, Elastic(whole.manifest.config, whole.weights, THREADS, whole.manifest.plan))
+        yield partial(ElasticScorer, whole)
     else:
-        with context.workers.scoring(whole.manifest.config, whole.weights, whole.manifest.plan) as scorer_for:
+        with context.workers.scoring(whole) as scorer_for:
             yield scorer_for
 
 

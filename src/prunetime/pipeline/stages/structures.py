@@ -11,12 +11,12 @@ from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.progress import Progress
 from prunetime.models.compact import compact, ordered, prefix_mask
-from prunetime.models.encoder import from_weights, weights_of
+from prunetime.models.encoder import weights_of
 from prunetime.pipeline.context import MODELS, Context, stage
 from prunetime.pipeline.stages.libraries import FOLDER
 from prunetime.pipeline.stages.profile import MARGIN
 from prunetime.pipeline.stages.tune import final_plan, order_weight, provenance
-from prunetime.pipeline.student import distil, manifest_of, write_artifact
+from prunetime.pipeline.student import distil, manifest_of, sub_network, write_artifact
 from prunetime.pruning.importance import load_scores
 from prunetime.search.evolution import uniform_baselines
 from prunetime.training.checkpoints import discard_checkpoints
@@ -69,7 +69,7 @@ def most_even(specs: Sequence[ArchSpec], dims: Dims) -> ArchSpec:
 def _ordered(context: Context) -> tuple[str, Weights]:
     """The name of an artifact of the run and its weights, with heads and FFN neurons in order of importance: of the
     elastic encoder, where one was trained."""
-    if context.run.path("elastic").exists():
+    if context.run.path("elastic").exists() and not context.run_plan.repairs:
         return "elastic", context.elastic.weights
     dims = context.config.dims
     scores = load_scores(context.run.path("importance.safetensors"), dims)
@@ -92,8 +92,8 @@ def _tune_inputs(context: Context, folder: str, structure: Structure) -> list[An
 )
 def tune_alternative(context: Context, progress: Progress, folder: str, structure: Structure) -> None:
     """Distils the teacher into a structure that needs no search, for as many steps as into the pruned model."""
-    source, config, work = context.source, context.config, context.run.path(f"work/{folder}")
-    student = from_weights(config, structure.weights, spec=structure.mask.spec())
+    source, work = context.source, context.run.path(f"work/{folder}")
+    student = sub_network(context, structure.weights, structure.mask)
     distil(context, student, work, progress, context.plan, order=order_weight(context))
     manifest = manifest_of(source, student, context.plan, provenance(context) | {"role": structure.name})
     weights = weights_of(student)

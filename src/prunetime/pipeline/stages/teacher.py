@@ -12,7 +12,7 @@ from prunetime.core.arch import ArchSpec
 from prunetime.core.progress import Progress
 from prunetime.models.compact import ordered
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
-from prunetime.pipeline.context import Context, stage
+from prunetime.pipeline.context import PREFIX_REPAIR, Context, stage
 from prunetime.pipeline.run import digest_of_files
 from prunetime.pipeline.stages.search import scoring_rows
 from prunetime.pipeline.student import (
@@ -21,10 +21,12 @@ from prunetime.pipeline.student import (
     manifest_of,
     metric_on_valid,
     training_settings,
+    tuning_seed,
     until_valid_rows_say,
     write_artifact,
 )
 from prunetime.pruning.importance import load_scores, measure_importance, save_scores
+from prunetime.pruning.prefix_repair import PrefixRepair
 from prunetime.search.elastic import Sandwich
 from prunetime.search.evaluate import Elastic, ElasticScorer
 from prunetime.training.checkpoints import discard_checkpoints
@@ -73,6 +75,26 @@ def importance(context: Context, progress: Progress) -> None:
     data = context.source.training_data(rows, settings.seed)
     scores = measure_importance(model, data, settings.importance, rows, settings.seed, THREADS, on_progress=progress)
     save_scores(scores, context.run.path("importance.safetensors"))
+
+
+def _repair_inputs(context: Context) -> list[Any]:
+    importance_digest = digest_of_files([context.run.path("importance.safetensors")])
+    manifest = context.run.path("teacher/manifest.json").read_text()
+    return [manifest, importance_digest, context.run_plan.tune_rows, context.settings.seed]
+
+
+@stage("repair", "Prepare the repair of sub-networks", ["elastic", PREFIX_REPAIR], inputs=_repair_inputs)
+def prepare_repair(context: Context, _: Progress) -> None:
+    """Puts heads and FFN neurons of the teacher in order of importance, and measures what its output matrices read, so
+    that any sub-network is repaired in no time."""
+    run, source, dense, seed = context.run, context.source, context.teacher, tuning_seed(context)
+    config = dense.manifest.config
+    scores = load_scores(run.path("importance.safetensors"), config.dims)
+    model = from_weights(config, ordered(dense.weights, scores, config.dims))
+    data = source.training_data(context.run_plan.tune_rows, seed)
+    PrefixRepair.of(model, data, seed, THREADS).save(run.path(PREFIX_REPAIR))
+    manifest = manifest_of(source, model, context.plan, {"role": "elastic", "model": context.settings.model})
+    write_artifact(run.path("elastic"), source, manifest, weights_of(model))
 
 
 def _sandwich(context: Context) -> Sandwich:
@@ -143,7 +165,11 @@ def teach(context: Context) -> None:
 
 
 def elastic(context: Context) -> None:
-    """Trains the elastic encoder, and says what it and its smallest sub-network came to."""
+    """Makes the encoder whose sub-networks a search scores: they are repaired or, where the plan has rows for it,
+    trained all at once. Says what a trained one and its smallest sub-network came to."""
+    if context.run_plan.repairs:
+        prepare_repair(context)
+        return
     train_elastic(context)
     found, metric, smallest = context.run.read("elastic.json"), context.source.valid_metric, _sandwich(context).smallest
     context.run.reporter.say(

@@ -15,11 +15,11 @@ from prunetime.core.progress import Progress, half_of
 from prunetime.inference.engine import Engine
 from prunetime.latency import plans
 from prunetime.latency.synthetic import random_batch
-from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
+from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.pretrained import hub_id
 from prunetime.pipeline.source import Source
-from prunetime.pipeline.student import THREADS, distil, manifest_of, metric_on_valid, write_artifact
+from prunetime.pipeline.student import THREADS, distil, manifest_of, metric_on_valid, sub_network, write_artifact
 from prunetime.settings import AUTO
 from prunetime.training.checkpoints import discard_checkpoints
 
@@ -61,7 +61,7 @@ def tune(context: Context, progress: Progress, begin: Begin) -> None:
     run, source, mask = context.run, context.source, Mask.from_json(context.run.read("mask.json"))
 
     def tuned(folder: Path, progress: Progress, order: float | None = None) -> tuple[SequenceClassifier, LearningCurve]:
-        student = from_weights(context.teacher.manifest.config, begin(mask), spec=mask.spec())
+        student = sub_network(context, begin(mask), mask)
         return student, distil(context, student, folder, progress, context.plan, order=order)
 
     folders = run.path("work/tune"), run.path("work/tune-rank")
