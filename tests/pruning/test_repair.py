@@ -192,6 +192,16 @@ def test_matrices_in_blocks_stay_and_dropped_tokens_are_refused():
         repair(from_weights(config, weights, spec=dropping), dense, data_of(config))
 
 
+def test_the_first_layers_alone_have_nothing_to_make_up_for():
+    config, weights = made()
+    mask = Mask.first_layers(config.dims, 2)
+    student, dense = from_weights(config, compact(weights, mask, config.dims)), from_weights(config, weights)
+    assert repair(student, dense, data_of(config)) == []
+    last = replace(mask.layers[2], ffn=np.arange(config.dims.ffn) < 32)
+    student = from_weights(config, compact(weights, Mask((*mask.layers[:2], last)), config.dims))
+    assert [(each.layer, each.sublayer) for each in repair(student, dense, data_of(config))][-1] == (2, "ffn")
+
+
 def ordered_encoder():
     config, weights = made()
     return config, ordered(weights, scores_of(config.dims), config.dims)
@@ -219,7 +229,7 @@ def test_every_prefix_has_its_least_squares_solution():
         solution = np.linalg.lstsq(stacked, np.concatenate((missing, np.zeros((kept, dims.hidden)))), rcond=None)[0]
         spec = ArchSpec.of(dims, [4, 4, 4], [128, kept, 128])
         part = compact(weights, prefix_mask(weights, spec, dims), dims)
-        repaired = found.applied(weights, part)
+        repaired = found.applied(part)
         np.testing.assert_allclose(repaired[f"{name}.weight"], weight[:, :kept] + solution[1:].T, atol=2e-4)
         np.testing.assert_allclose(repaired[f"{name}.bias"], bias + solution[0], atol=2e-4)
         np.testing.assert_allclose(
@@ -233,7 +243,7 @@ def test_what_is_gone_or_in_blocks_is_left_out_of_the_repair():
     found = PrefixRepair.of(from_weights(config, weights), data_of(config))
     spec = ArchSpec.of(dims, [0, 2, 4], [128, 0, 32]).with_layer(2, blocks=(KeptBlocks("ffn_output", 16, 16, 4),))
     part = compact(weights, prefix_mask(weights, spec, dims), dims)
-    repaired = found.applied(weights, part)
+    repaired = found.applied(part)
     assert repaired.keys() == part.keys()
     changed = {name for name in part if not np.allclose(repaired[name], part[name], atol=1e-3)}
     assert changed == {"layers.1.attention_output.weight", "layers.1.attention_output.bias"}
@@ -245,8 +255,10 @@ def test_factors_are_read_as_they_were_written(tmp_path):
     path = tmp_path / "repair.safetensors"
     found.save(path)
     read = PrefixRepair.load(path, config.dims)
-    assert read.factors.keys() == found.factors.keys()
-    assert all(np.array_equal(read.factors[name], lower) for name, lower in found.factors.items())
+    for kind in ("factors", "targets"):
+        expected, got = getattr(found, kind), getattr(read, kind)
+        assert got.keys() == expected.keys()
+        assert all(np.array_equal(got[name], array) for name, array in expected.items())
     with pytest.raises(InputError, match="another encoder"):
         PrefixRepair.load(path, replace(config.dims, ffn=32))
     path.write_bytes(path.read_bytes()[:-9])

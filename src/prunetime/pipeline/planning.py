@@ -13,7 +13,7 @@ from typing import Final
 from prunetime.core.effort import Effort, RunPlan
 from prunetime.errors import InputError
 
-FIXED_SECONDS: Final = 160.0
+FIXED_SECONDS: Final = 130.0
 """A run takes these whatever its plan: it reads sources, profiles the machine, times structures and models, and has
 other libraries quantise the model (the demo, two cores)."""
 
@@ -39,10 +39,10 @@ LEAST_READ: Final = 500
 FORWARD: Final = 1 / 3
 """The share of a row of fine-tuning that its forward pass takes."""
 
-SHARES: Final = {"teacher": 0.62, "search": 0.10, "tune": 0.28}
+SHARES: Final = {"teacher": 0.60, "search": 0.14, "tune": 0.26}
 """The shares of the time for each part of a run that searches; tuning is that of the alternatives, too."""
 
-SHARES_WHERE_DENSE_FITS: Final = {"teacher": 0.76, "search": 0.06, "tune": 0.18}
+SHARES_WHERE_DENSE_FITS: Final = {"teacher": 0.76, "search": 0.08, "tune": 0.16}
 """The same where the dense model is predicted to be inside the budget: most likely nothing but it has to be trained."""
 
 AGAIN: Final = 0.83
@@ -221,7 +221,7 @@ def _seconds_of_row(work: RunWork, speed: RunSpeed) -> dict[str, float]:
     train = speed.train_seconds
     return {
         "teacher": train,
-        "search": 0.5 * (1 + work.share) * speed.score_seconds,  # half of it is cached
+        "search": 0.8 * (1 + work.share) * speed.score_seconds,  # half of it is cached, and every structure repaired
         "tune": _tune_units(work) * train,
     }
 

@@ -39,9 +39,11 @@ class PrefixRepair:
 
     Attributes:
         factors: L, [1 + inputs, 1 + inputs] in float32, by the name of the matrix (`layers.0.ffn_output`).
+        targets: L^T W, [1 + inputs, outputs], the first row of W the bias; by the same names.
     """
 
     factors: Mapping[str, Float32Array]
+    targets: Mapping[str, Float32Array]
 
     @classmethod
     def of(cls, model: SequenceClassifier, data: TrainingData, seed: int = 0, threads: int = 1) -> PrefixRepair:
@@ -64,45 +66,51 @@ class PrefixRepair:
                     x = with_one(read.pop()[real])
                     grams[name] += x.T @ x
         model.train(training)
-        # in C order, which LAPACK does not give: a file of safetensors has numbers as they lie
-        return cls({name: factor(gram, RIDGE).float().contiguous().numpy() for name, gram in grams.items()})
+        factors, targets = dict[str, Float32Array](), dict[str, Float32Array]()
+        for name, gram in grams.items():
+            lower, output = factor(gram, RIDGE), outputs[name]
+            target = lower.T @ torch.cat((output.bias.detach()[None], output.weight.detach().T)).double()
+            # in C order, which LAPACK does not give: a file of safetensors has numbers as they lie
+            factors[name], targets[name] = (each.float().contiguous().numpy() for each in (lower, target))
+        return cls(factors, targets)
 
-    def applied(self, weights: Weights, kept: Weights) -> dict[str, Array]:
+    def applied(self, kept: Weights) -> dict[str, Array]:
         """Returns the weights of a sub-network with its output matrices repaired, but for those in blocks.
 
         Args:
-            weights: The weights of the whole encoder.
-            kept: The first heads and neurons of them, as `compact` leaves them.
+            kept: The first heads and neurons of the encoder, as `compact` leaves them.
         """
         repaired = dict(kept)
         for name, lower in self.factors.items():
             if (weight := f"{name}.weight") not in kept:
                 continue  # the sub-layer is gone, or its output matrix is in blocks
             inputs = 1 + kept[weight].shape[1]
-            whole = np.concatenate((weights[f"{name}.bias"][None], weights[weight].T))
-            first = lower[:, :inputs].T @ whole
-            solution = solve_triangular(lower[:inputs, :inputs], first, lower=True, trans="T", check_finite=False)
+            upper, target = lower[:inputs, :inputs].T, self.targets[name][:inputs]
+            solution = solve_triangular(upper, target, lower=False, check_finite=False)
             repaired[weight] = np.ascontiguousarray(solution[1:].T)
             repaired[f"{name}.bias"] = np.ascontiguousarray(solution[0])
         return repaired
 
     def save(self, path: Path) -> None:
-        """Writes the factors as a safetensors file; raises InputError where it cannot be written."""
-        write_bytes(path, save(dict(self.factors)))
+        """Writes factors and targets as a safetensors file; raises InputError where it cannot be written."""
+        factors = {f"{name}.factor": array for name, array in self.factors.items()}
+        write_bytes(path, save(factors | {f"{name}.target": array for name, array in self.targets.items()}))
 
     @classmethod
     def load(cls, path: Path, dims: Dims) -> PrefixRepair:
         """Raises InputError where the file is damaged, or of another encoder."""
         widths = {"attention": dims.heads * dims.head_dim, "ffn": dims.ffn}
-        expected = {
-            f"layers.{layer}.{sublayer}_output": (1 + width, 1 + width)
+        shapes = {
+            f"layers.{layer}.{sublayer}_output": {"factor": (1 + width, 1 + width), "target": (1 + width, dims.hidden)}
             for layer in range(dims.layers)
             for sublayer, width in widths.items()
         }
+        expected = {f"{name}.{kind}": shape for name, of in shapes.items() for kind, shape in of.items()}
         try:
-            factors = load_file(path)
+            arrays = load_file(path)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot read it ({error}); remove it and run the same command again") from error
-        if {name: array.shape for name, array in factors.items()} != expected:
+        if {name: array.shape for name, array in arrays.items()} != expected:
             raise InputError(f"{path} is of another encoder; remove it and run the same command again")
-        return cls(factors)
+        factors, targets = ({name: arrays[f"{name}.{kind}"] for name in shapes} for kind in ("factor", "target"))
+        return cls(factors, targets)

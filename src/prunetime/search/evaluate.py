@@ -108,7 +108,7 @@ class Elastic:
         dims = self.config.dims
         weights = compact(self.weights, prefix_mask(self.weights, spec, dims), dims)
         if self.repair:
-            weights = self.repair.applied(self.weights, weights)
+            weights = self.repair.applied(weights)
         return Engine(self.config, weights, self.threads, self.isa, spec=spec, plan=self.plan)
 
 

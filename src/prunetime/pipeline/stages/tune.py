@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from prunetime.core.precision import PrecisionPlan
 from prunetime.core.progress import Progress, half_of
 from prunetime.inference.engine import Engine
 from prunetime.latency import plans
+from prunetime.latency.measure import TimedCall, pinned, ratio
 from prunetime.latency.synthetic import random_batch
+from prunetime.latency.timing import time_budget
 from prunetime.models.encoder import SequenceClassifier, weights_of
 from prunetime.pipeline.context import Context, stage
 from prunetime.pipeline.pretrained import hub_id
@@ -31,6 +34,9 @@ TUNED = "tune.json"
 
 ORDER_WEIGHT = 1.0
 """The weight of the rank-consistency loss beside the others (bench/ranking.py)."""
+
+ROUNDS, CALLS = 6, 12
+"""By so many calls a pass in one plan is timed beside one in another."""
 
 Begin = Callable[[Mask], Weights]
 """Gives the weights of what a mask keeps, before they are tuned."""
@@ -76,7 +82,7 @@ def tune(context: Context, progress: Progress, begin: Begin) -> None:
     run.write(TUNED, curve.to_json() | ({"rank_consistency": decision} if decision else {}))
     manifest = manifest_of(source, student, context.plan, provenance(context))
     weights = weights_of(student)
-    plan = final_plan(context, manifest, weights)
+    plan = inside_budget(context, manifest, weights, final_plan(context, manifest, weights))
     write_artifact(run.path("candidate"), source, replace(manifest, plan=plan), weights)
     for folder in folders:
         discard_checkpoints(folder)
@@ -94,6 +100,36 @@ def _decided(context: Context, without: SequenceClassifier, ranked: SequenceClas
         f"without: it is {'on' if weight else 'off'}"
     )
     return found | {"weight": weight}
+
+
+def inside_budget(
+    context: Context, manifest: artifact.Manifest, weights: Weights, plan: PrecisionPlan
+) -> PrecisionPlan:
+    """The precisions `plan`, or those that the structure was searched in, where it is predicted over the budget with
+    others: each pass is timed in both."""
+    budget, searched_in = context.budget, context.plan
+    if replace(plan, quality_loss=None) == searched_in:
+        return plan
+    arguments = plans.EngineArguments(manifest.config, weights, manifest.spec, budget.threads)
+    batch = random_batch(manifest.config, budget.batch, budget.seq_len)
+    calls: dict[str, dict[str, TimedCall]] = {
+        name: {budget.scope: partial(arguments.engine(of).logits, batch)}
+        for name, of in (("plan", plan), ("searched in", searched_in))
+    }
+    with pinned(budget.threads):
+        timed = time_budget(calls, budget, ROUNDS, CALLS)
+    slower = ratio(timed["plan"], timed["searched in"], budget.statistic).value
+    predicted_us = slower * float(context.run.read("chosen.json")["predicted_us"])
+    if predicted_us <= context.budget_us:
+        return plan
+    value = context.metric_on_valid
+    engines = (replace(arguments, threads=THREADS).engine(of) for of in (PrecisionPlan(), searched_in))
+    exact, narrow = (value(engine) for engine in engines)
+    context.run.reporter.say(
+        f"{plan.described()} would take {predicted_us:.0f} us, and the budget is {context.budget_us:.0f}: it is run in "
+        f"{searched_in.described()}"
+    )
+    return replace(searched_in, quality_loss=context.better(exact - narrow))
 
 
 def order_weight(context: Context) -> float | None:
