@@ -26,8 +26,8 @@ HOME_DEPOT = RunWork(rows=46_000, classes=2, share=0.4, valid_rows=5_000, test_r
 
 def seconds_of(plan: RunPlan, work: RunWork, speed: RunSpeed, *, tuned: int = 1) -> float:
     """The seconds that training and search of a plan take, by what each row of them computes: a forward pass is a
-    third of a row, the search is cheaper for what it caches, and repairs; masks cost half a row. Structures of the budget's
-    size are `tuned`."""
+    third of a row, the search is cheaper for what it caches, masks cost half a row. Structures of the budget's size are
+    `tuned`."""
     compared = 1 / 3 + 1 + 2 * (1 / 3 + work.share)
     masks = 2 * work.levels * (1 / 3 + 1.5)
     tune = plan.tune_rows * plan.tune_epochs * (tuned * (1 / 3 + work.share) + compared + masks)
