@@ -67,6 +67,7 @@ def page() -> str:
         search_methods,
         search_cost,
         masks,
+        repair,
         quantised_tuning,
         training,
         serving,
@@ -419,6 +420,19 @@ def ranking() -> dict[str, str]:
     arms = [of_set["dev"]["arms"] for of_set in data["sets"].values()]
     slower = max(each["with"]["seconds"] / each["without"]["seconds"] for each in arms)
     return {"ranking": table(("rows", *header), rows), "ranking_slower": f"{slower:.1f}"}
+
+
+def repair() -> dict[str, str]:
+    """The metric and the agreement of a structure that begins as it is, and repaired, by the rows of its tuning."""
+    rows = []
+    for name, of_run in read("repair")["runs"].items():
+        tuned = dict.fromkeys(int(key.rpartition(", ")[2]) for key in of_run if ", " in key)
+        for count in tuned:
+            each = [of_run[f"{beginning}, {count}"] for beginning in ("as it is", "repaired")]
+            metrics, agreements = ([f"{one[key]:.4f}" for one in each] for key in ("metric", "agreement"))
+            rows.append([f"{name}, {of_run['name']} {of_run['dense']:.4f}", f"{count:,}", *metrics, *agreements])
+    header = ("of latency in fp32, dense", "rows tuned on", "as it is", "repaired", "agreement as it is", "repaired")
+    return {"repair": table(header, rows)}
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with home_depot and stsb")
     parser.add_argument("--folder", type=Path, required=True, help="where runs are kept")
     parser.add_argument("--teacher-rows", type=int, default=16_000)
-    parser.add_argument("--rows", type=int, default=6_000, help="of elastic training, and of tuning")
+    parser.add_argument("--rows", type=int, default=6_000, help="of tuning")
     parser.add_argument("--evaluations", type=int, default=60)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -67,7 +67,7 @@ def main() -> None:
     plan = RunPlan(
         "quick", teacher_rows=options.teacher_rows, teacher_epochs=1, tune_rows=options.rows, tune_epochs=1,
         learning_rate=1e-4, tune_learning_rate=1e-4, elastic_learning_rate=5e-5, importance_rows=512,
-        elastic_rows=options.rows, elastic_epochs=1, evaluations=options.evaluations, score_rows=500, finalists=8,
+        elastic_rows=0, elastic_epochs=1, evaluations=options.evaluations, score_rows=500, finalists=8,
         finalist_rows=1_500,
     )  # fmt: skip
     hidden = write_columns(home_depot / "train.tsv", folder / "hidden.tsv", ("query", "title"))

@@ -149,6 +149,9 @@ def test_rows_that_are_too_few_to_know_better_make_nothing_worse(monkeypatch):
     assert off(guarded, dense, fresh) < 1.1 * before
     assert any(each.ridge is None or each.ridge == 1.0 for each in found)
     monkeypatch.setattr(module, "RIDGES", (1e-6,))
+    guarded = half(config, weights)
+    assert any(each.ridge is None for each in repair(guarded, dense, few))
+    assert off(guarded, dense, fresh) < 1.1 * before
     monkeypatch.setattr(module.Moments, "error", lambda *_: 0.0)
     unguarded = half(config, weights)
     repair(unguarded, dense, few)

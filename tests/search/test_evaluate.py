@@ -12,10 +12,13 @@ from masked import from_mask
 
 from prunetime.core.arch import ArchSpec
 from prunetime.core.mask import PARTS, rank
+from prunetime.core.task import Task
 from prunetime.errors import EngineError
 from prunetime.inference.engine import Engine
-from prunetime.models.compact import ordered, prefix_mask
+from prunetime.models.batches import TrainingData
+from prunetime.models.compact import compact, ordered, prefix_mask
 from prunetime.models.encoder import from_weights
+from prunetime.pruning.prefix_repair import PrefixRepair
 from prunetime.search.evaluate import Elastic, ElasticScorer, ScoringRows, agreement, cacheable_prefixes
 from prunetime.search.space import Space
 
@@ -66,6 +69,32 @@ def test_what_a_candidate_shares_with_another_changes_no_bit_of_its_score(seed, 
     shared = ElasticScorer(elastic, rows, most * 4 * tokens.ids.size * dims.hidden)
     assert list(shared(specs)) == [next(ElasticScorer(elastic, rows, 0)([spec])) for spec in specs]
     assert list(shared(specs[:3])) == [next(ElasticScorer(elastic, rows, 0)([spec])) for spec in specs[:3]]
+
+
+def test_sub_networks_that_are_repaired_agree_more_with_the_whole():
+    """Scores are those of torch on the repaired weights, and layers are shared without changing a bit."""
+    rng = np.random.default_rng(0)
+    config = random_config(rng, layers=4, heads=4, head_dim=16, ffn=128, rows="pooled", outputs=2)
+    dims, weights = config.dims, random_weights(config, ArchSpec.full(config.dims), rng)
+    task = Task("classification", ("bad", "good"), ("text",), 32)
+    train = TrainingData(random_ragged(config, rng, rng.integers(2, 20, 80)), rng.integers(0, 2, 80), task, 0)
+    repair = PrefixRepair.of(from_weights(config, weights), train)
+    tokens = random_ragged(config, rng, rng.integers(2, 20, 80))
+    rows = ScoringRows(tokens, Engine(config, weights).logits(tokens))
+    specs = [
+        ArchSpec.of(dims, [3, heads, 2, 2], [96, 64, 64, neurons]) for heads in (2, 3, 0) for neurons in (64, 96, 0)
+    ]
+    elastic = Elastic(config, weights, repair=repair)
+    scores = list(ElasticScorer(elastic, rows)(specs))
+    inputs = [torch.from_numpy(array.astype(np.int64)) for array in tokens.padded(0)]
+    for spec, score in zip(specs, scores, strict=True):
+        part = repair.applied(compact(weights, prefix_mask(weights, spec, dims), dims))
+        with torch.no_grad():
+            logits = from_weights(config, part, spec=spec).eval()(*inputs).logits.numpy()
+        assert score == pytest.approx(agreement(logits, rows.expected), rel=1e-4)
+    assert scores == [next(ElasticScorer(elastic, rows, 0)([spec])) for spec in specs]
+    plain = list(ElasticScorer(Elastic(config, weights), rows)(specs))
+    assert np.mean(scores) > np.mean(plain) + 0.1
 
 
 def test_layers_are_shared_up_to_the_last_attention_and_the_first_dropped_token():
