@@ -56,8 +56,16 @@ class LearningCurve:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The last of the best (steps done, value)."""
-        return max(self.values, key=lambda each: (each[1], each[0]), default=None)
+        """The last of the best (steps done, value): of those since the learning rate began to fall, and of all of them
+        where patience ran out or it has not begun to.
+
+        Few valid rows cannot tell weights at a high rate, of which one is lucky, from those that have cooled down.
+        """
+        values = self.values
+        if self.rule and self.stopped_at is None:
+            begin = self.rule.last_begin(self.most)
+            values = [each for each in values if each[0] > begin] or values
+        return max(values, key=lambda each: (each[1], each[0]), default=None)
 
     @property
     def stopped_at(self) -> int | None:

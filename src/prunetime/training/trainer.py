@@ -71,8 +71,8 @@ def fit(
 ) -> Trained:
     """Trains `model` in place, distilling from `teacher` where there is one.
 
-    With `settings.stopping`, `value` is asked on valid rows before the first step and when that says so, and the weights
-    are in the end those of the best value, which need not be the last: a training makes nothing worse.
+    With `settings.stopping`, `value` is asked on valid rows when that says so, and the weights are in the end those of
+    the best value (`LearningCurve.best`), which need not be the last.
 
     With `sub_networks`, every step also trains the prefixes that they draw, distilled from the whole model's outputs at
     that step (in-place distillation; Yu and Huang, arXiv 1903.05134); the whole is distilled from `teacher`.
@@ -111,8 +111,6 @@ def fit(
         if checkpoint:
             best.resume(checkpoint)
             trainer.args.max_steps = best.curve.cooldown[1]
-        else:
-            best.look(0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         best.restore()
     model.eval()
