@@ -18,7 +18,7 @@ from prunetime.core.artifact import copy_folder
 from prunetime.core.budget import Budget
 from prunetime.core.effort import RunPlan
 from prunetime.pipeline.context import Context
-from prunetime.pipeline.prune import prune
+from prunetime.pipeline.prune import pick, prune
 from prunetime.pipeline.run import Run
 from prunetime.pipeline.stages.alternatives import (
     PRUNED,
@@ -92,9 +92,19 @@ def test_each_alternative_is_timed_and_read_beside_the_answer(compared: tuple[Pa
     assert lines[found["answer"]]["inside"]
     assert lines[found["answer"]]["difference"] == {"value": 0.0, "ci95": [0.0, 0.0]}
     assert found["sentence"] in reporter.said
-    ours = [line for line in lines.values() if line["name"] not in LIBRARY_LINES]
+    ours = [line for line in lines.values() if line["name"] not in LIBRARY_LINES and "pruned, " not in line["name"]]
     best = max((line for line in ours if line["inside"]), key=lambda line: line["valid"])
     assert lines[found["answer"]]["valid"] == best["valid"] or "beyond chance" in found["why"]
+
+
+def test_what_is_picked_is_compared_too(compared: tuple[Path, Quiet], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        count_time(patch)
+        pick(compared[0], Budget(share=0.15), tmp_path / "picked", Quiet())
+    found = json.loads((tmp_path / "picked" / "alternatives.json").read_text())
+    lines = {line["name"]: line for line in found["lines"]}
+    assert {REFERENCE, PRUNED, "dense, tuned as long"} <= lines.keys()
+    assert lines[found["answer"]]["inside"]
 
 
 def test_the_artifact_is_the_answer(compared: tuple[Path, Quiet]) -> None:

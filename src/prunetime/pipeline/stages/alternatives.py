@@ -210,7 +210,8 @@ def _answer(
     """
     metric = context.source.valid_metric
     candidates = [PRUNED, *(name for name, fits in inside.items() if fits and name != PRUNED)]
-    best = max(candidates, key=lambda name: context.better(on_valid[name]))  # the first of equals
+    others = [name for name in candidates if not name.startswith(f"{PRUNED}, ")]  # its precisions are chosen already
+    best = max(others, key=lambda name: context.better(on_valid[name]))  # the first of equals
     why = "it is the best inside the budget on valid rows"
     if best != PRUNED:
         why = f"{metric.name} on valid rows is {on_valid[best]:.4f}, and {on_valid[PRUNED]:.4f} of the pruned model"

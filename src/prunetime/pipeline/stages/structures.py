@@ -69,8 +69,8 @@ def most_even(specs: Sequence[ArchSpec], dims: Dims) -> ArchSpec:
 def _ordered(context: Context) -> tuple[str, Weights]:
     """The name of an artifact of the run and its weights, with heads and FFN neurons in order of importance: of the
     elastic encoder, where one was trained."""
-    if context.run.path("elastic").exists() and not context.run_plan.repairs:
-        return "elastic", context.elastic.weights
+    if context.run.path("elastic").exists():
+        return "teacher" if context.run_plan.repairs else "elastic", context.elastic.weights
     dims = context.config.dims
     scores = load_scores(context.run.path("importance.safetensors"), dims)
     return "teacher", ordered(context.teacher.weights, scores, dims)
