@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 
 FILES_FOR_PICK = ("plan.json", "profile.json", EVALUATIONS)
-FILES_OF_SOME = (RUN_PLAN, "dense.json")
+FILES_OF_SOME = (RUN_PLAN, "dense.json", PREFIX_REPAIR)
 """Taken over by `pick` where they are there."""
 
 
@@ -150,12 +150,10 @@ def pick(
             return result
         for name in (*FILES_FOR_PICK, *(name for name in FILES_OF_SOME if before.path(name).exists())):
             if not run.path(name).exists():  # what was picked is added to the evaluations
-                artifact.write_text(run.path(name), before.path(name).read_text(encoding="utf-8"))
+                artifact.write_bytes(run.path(name), before.path(name).read_bytes())
         for name in MODELS:
             if not run.path(name).exists():
                 artifact.copy_folder(before.path(name), run.path(name))
-        if context.run_plan.repairs and not run.path(PREFIX_REPAIR).exists():
-            shutil.copyfile(before.path(PREFIX_REPAIR), run.path(PREFIX_REPAIR))
         _check_machine(context)
         _measure_machine(context)
         return _into_budget(context, _search_strategy(context, partial(_pick, context)))

@@ -67,8 +67,8 @@ class PrefixRepair:
                     grams[name] += x.T @ x
         model.train(training)
         factors, targets = dict[str, Float32Array](), dict[str, Float32Array]()
-        for name, gram in grams.items():
-            lower, output = factor(gram, RIDGE), outputs[name]
+        for name, output in outputs.items():
+            lower = factor(grams.pop(name), RIDGE)
             target = lower.T @ torch.cat((output.bias.detach()[None], output.weight.detach().T)).double()
             # in C order, which LAPACK does not give: a file of safetensors has numbers as they lie
             factors[name], targets[name] = (each.float().contiguous().numpy() for each in (lower, target))
