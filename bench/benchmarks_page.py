@@ -156,9 +156,12 @@ def alternatives() -> dict[str, str]:
             rows.append([name, dense, f"{cell['answer']['value']:.4f}", "", "", "lossless", "dense, faster precisions"])
             continue
         lines = {line["name"]: line["quality"]["value"] for line in cell["lines"]}
+        pruned = f"{lines['pruned']:.4f}"
+        if cell["stands"] == "alone":
+            rows.append([name, dense, pruned, "", "", "alone", cell["name"]])
+            continue
         low, high = cell["ci95"]
         beside = f"{cell['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
-        pruned = f"{lines['pruned']:.4f}"
         rows.append(
             [name, dense, pruned, f"{cell['next']} {lines[cell['next']]:.4f}", beside, cell["stands"], cell["name"]]
         )
