@@ -23,13 +23,12 @@ from provenance import provenance
 from prunetime.core.artifact import write_json
 from prunetime.core.mask import Mask
 from prunetime.inference.engine import Engine
-from prunetime.models.compact import compact, ordered
+from prunetime.models.compact import compact
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.context import Context
 from prunetime.pipeline.progress import ConsoleReporter
 from prunetime.pipeline.run import Run
-from prunetime.pipeline.student import THREADS, distil, engine_of, sub_network
-from prunetime.pruning.importance import load_scores
+from prunetime.pipeline.student import THREADS, distil, engine_of, ordered_teacher, sub_network
 from prunetime.search.evaluate import agreement
 from prunetime.settings import Settings
 from prunetime.training.checkpoints import discard_checkpoints
@@ -50,9 +49,7 @@ def context_of(run: Path, rows: int) -> Context:
 
 
 def begun(context: Context, mask: Mask, beginning: str) -> SequenceClassifier:
-    dims = context.config.dims
-    scores = load_scores(context.run.path("importance.safetensors"), dims)
-    weights = compact(ordered(context.teacher.weights, scores, dims), mask, dims)
+    weights = compact(ordered_teacher(context), mask, context.config.dims)
     if beginning == "repaired":
         return sub_network(context, weights, mask)
     return from_weights(context.config, weights, spec=mask.spec())

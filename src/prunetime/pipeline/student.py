@@ -20,7 +20,7 @@ from prunetime.core.precision import PrecisionPlan
 from prunetime.core.progress import Progress
 from prunetime.inference.engine import Engine
 from prunetime.models.batches import TrainingData
-from prunetime.models.compact import compact
+from prunetime.models.compact import compact, ordered
 from prunetime.models.distill import Distillation
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.context import Context
@@ -28,6 +28,7 @@ from prunetime.pipeline.planning import rate_of_width
 from prunetime.pipeline.pretrained import artifact_files
 from prunetime.pipeline.run import Run
 from prunetime.pipeline.source import Source
+from prunetime.pruning.importance import load_scores
 from prunetime.pruning.repair import repair
 from prunetime.tasks.metrics import agreed_labels
 from prunetime.training.distributed import fit_on_every_rank
@@ -199,6 +200,12 @@ def sub_network(context: Context, weights: Weights, mask: Mask) -> SequenceClass
         whole = from_weights(dense.manifest.config, dense.weights)
         repair(student, whole, context.source.training_data(rows, seed), seed, THREADS)
     return student
+
+
+def ordered_teacher(context: Context) -> Weights:
+    """The weights of the teacher, heads and FFN neurons of every layer in order of importance."""
+    dims = context.config.dims
+    return ordered(context.teacher.weights, load_scores(context.run.path("importance.safetensors"), dims), dims)
 
 
 def kept_of(elastic: artifact.Artifact, mask: Mask) -> Weights:

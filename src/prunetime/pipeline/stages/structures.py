@@ -10,14 +10,13 @@ from prunetime.core.arch import ArchSpec, Dims
 from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.progress import Progress
-from prunetime.models.compact import compact, ordered, prefix_mask
+from prunetime.models.compact import compact, prefix_mask
 from prunetime.models.encoder import weights_of
 from prunetime.pipeline.context import MODELS, Context, stage
 from prunetime.pipeline.stages.libraries import FOLDER
 from prunetime.pipeline.stages.profile import MARGIN
 from prunetime.pipeline.stages.tune import final_plan, order_weight, provenance
-from prunetime.pipeline.student import distil, manifest_of, sub_network, write_artifact
-from prunetime.pruning.importance import load_scores
+from prunetime.pipeline.student import distil, manifest_of, ordered_teacher, sub_network, write_artifact
 from prunetime.search.evolution import uniform_baselines
 from prunetime.training.checkpoints import discard_checkpoints
 
@@ -71,9 +70,7 @@ def _ordered(context: Context) -> tuple[str, Weights]:
     elastic encoder, where one was trained."""
     if context.run.path("elastic").exists():
         return "teacher" if context.run_plan.repairs else "elastic", context.elastic.weights
-    dims = context.config.dims
-    scores = load_scores(context.run.path("importance.safetensors"), dims)
-    return "teacher", ordered(context.teacher.weights, scores, dims)
+    return "teacher", ordered_teacher(context)
 
 
 def _tune_inputs(context: Context, folder: str, structure: Structure) -> list[Any]:

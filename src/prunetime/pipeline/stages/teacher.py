@@ -10,7 +10,6 @@ import numpy as np
 from prunetime.core import artifact
 from prunetime.core.arch import ArchSpec
 from prunetime.core.progress import Progress
-from prunetime.models.compact import ordered
 from prunetime.models.encoder import SequenceClassifier, from_weights, weights_of
 from prunetime.pipeline.context import PREFIX_REPAIR, Context, stage
 from prunetime.pipeline.run import digest_of_files
@@ -20,12 +19,13 @@ from prunetime.pipeline.student import (
     engine_of,
     manifest_of,
     metric_on_valid,
+    ordered_teacher,
     training_settings,
     tuning_seed,
     until_valid_rows_say,
     write_artifact,
 )
-from prunetime.pruning.importance import load_scores, measure_importance, save_scores
+from prunetime.pruning.importance import measure_importance, save_scores
 from prunetime.pruning.prefix_repair import PrefixRepair
 from prunetime.search.elastic import Sandwich
 from prunetime.search.evaluate import Elastic, ElasticScorer
@@ -77,24 +77,30 @@ def importance(context: Context, progress: Progress) -> None:
     save_scores(scores, context.run.path("importance.safetensors"))
 
 
-def _repair_inputs(context: Context) -> list[Any]:
+def _digests_of_ordered(context: Context) -> list[str]:
+    """What the ordered teacher depends on."""
     importance_digest = digest_of_files([context.run.path("importance.safetensors")])
-    manifest = context.run.path("teacher/manifest.json").read_text()
-    return [manifest, importance_digest, context.run_plan.tune_rows, context.settings.seed]
+    return [context.run.path("teacher/manifest.json").read_text(), importance_digest]
+
+
+def _leave_elastic(context: Context, model: SequenceClassifier) -> None:
+    """Leaves a model as the encoder whose sub-networks a search scores."""
+    manifest = manifest_of(context.source, model, context.plan, {"role": "elastic", "model": context.settings.model})
+    write_artifact(context.run.path("elastic"), context.source, manifest, weights_of(model))
+
+
+def _repair_inputs(context: Context) -> list[Any]:
+    return [*_digests_of_ordered(context), context.run_plan.tune_rows, context.settings.seed]
 
 
 @stage("repair", "Prepare the repair of sub-networks", ["elastic", PREFIX_REPAIR], inputs=_repair_inputs)
 def prepare_repair(context: Context, _: Progress) -> None:
     """Puts heads and FFN neurons of the teacher in order of importance, and measures what its output matrices read, so
     that any sub-network is repaired in no time."""
-    run, source, dense, seed = context.run, context.source, context.teacher, tuning_seed(context)
-    config = dense.manifest.config
-    scores = load_scores(run.path("importance.safetensors"), config.dims)
-    model = from_weights(config, ordered(dense.weights, scores, config.dims))
-    data = source.training_data(context.run_plan.tune_rows, seed)
-    PrefixRepair.of(model, data, seed, THREADS).save(run.path(PREFIX_REPAIR))
-    manifest = manifest_of(source, model, context.plan, {"role": "elastic", "model": context.settings.model})
-    write_artifact(run.path("elastic"), source, manifest, weights_of(model))
+    seed, model = tuning_seed(context), from_weights(context.config, ordered_teacher(context))
+    data = context.source.training_data(context.run_plan.tune_rows, seed)
+    PrefixRepair.of(model, data, seed, THREADS).save(context.run.path(PREFIX_REPAIR))
+    _leave_elastic(context, model)
 
 
 def _sandwich(context: Context) -> Sandwich:
@@ -104,9 +110,8 @@ def _sandwich(context: Context) -> Sandwich:
 
 
 def _elastic_inputs(context: Context) -> list[Any]:
-    importance_digest = digest_of_files([context.run.path("importance.safetensors")])
-    manifest = context.run.path("teacher/manifest.json").read_text()
-    return [manifest, importance_digest, repr(_sandwich(context)), context.run_plan.to_json(), context.settings.seed]
+    plan, seed = context.run_plan.to_json(), context.settings.seed
+    return [*_digests_of_ordered(context), repr(_sandwich(context)), plan, seed]
 
 
 def _agreement_on_valid(context: Context, sub_networks: Sandwich) -> Callable[[SequenceClassifier], float]:
@@ -133,16 +138,14 @@ def train_elastic(context: Context, progress: Progress) -> None:
         context.run, context.source, context.settings, context.run_plan, context.teacher
     )  # fmt: skip
     config, sub_networks = dense.manifest.config, _sandwich(context)
-    scores = load_scores(run.path("importance.safetensors"), config.dims)
-    model = from_weights(config, ordered(dense.weights, scores, config.dims))
+    model = from_weights(config, ordered_teacher(context))
     training = training_settings(context, amounts.elastic_epochs, amounts.elastic_learning_rate)
     data = source.training_data(amounts.elastic_rows, settings.seed + 1)
     teacher_model, folder = from_weights(config, dense.weights), run.path("work/elastic")
     training = until_valid_rows_say(context, training, len(data))
     special: Any = {"sub_networks": sub_networks, "value": _agreement_on_valid(context, sub_networks)}
     fit_on_every_rank(model, data, training, folder, teacher_model, progress, **special)
-    manifest = manifest_of(source, model, context.plan, {"role": "elastic", "model": settings.model})
-    write_artifact(run.path("elastic"), source, manifest, weights_of(model))
+    _leave_elastic(context, model)
     discard_checkpoints(run.path("work/elastic"))
     value, engine = context.metric_on_valid, engine_of(artifact.read(run.path("elastic")))
     measured = {"teacher": value(engine_of(dense)), "whole": value(engine)}

@@ -13,7 +13,6 @@ from prunetime.core.arrays import Weights
 from prunetime.core.mask import Mask
 from prunetime.core.precision import PrecisionPlan
 from prunetime.core.progress import Progress, half_of
-from prunetime.inference.engine import Engine
 from prunetime.latency import plans
 from prunetime.latency.measure import TimedCall, pinned, ratio
 from prunetime.latency.synthetic import random_batch
@@ -122,14 +121,21 @@ def inside_budget(
     predicted_us = slower * float(context.run.read("chosen.json")["predicted_us"])
     if predicted_us <= context.budget_us:
         return plan
-    value = context.metric_on_valid
-    engines = (replace(arguments, threads=THREADS).engine(of) for of in (PrecisionPlan(), searched_in))
-    exact, narrow = (value(engine) for engine in engines)
+    quick = replace(arguments, threads=THREADS)
+    loss = _loss_on_valid(context, quick, context.source)
     context.run.reporter.say(
         f"{plan.described()} would take {predicted_us:.0f} us, and the budget is {context.budget_us:.0f}: it is run in "
         f"{searched_in.described()}"
     )
-    return replace(searched_in, quality_loss=context.better(exact - narrow))
+    return replace(searched_in, quality_loss=loss(quick.engine(searched_in)))
+
+
+def _loss_on_valid(context: Context, model: plans.EngineArguments, source: Source) -> plans.Loss:
+    """Gives what an engine of `model`, which reads rows as those of `source`, loses of the metric on valid rows against
+    fp32."""
+    value = context.metric_of(source)
+    exact = value(model.engine(PrecisionPlan()))
+    return lambda engine: context.better(exact - value(engine))
 
 
 def order_weight(context: Context) -> float | None:
@@ -145,15 +151,10 @@ def final_plan(
     """How a model is run that reads rows as those of `source` (by default the run's own), with the metric on valid rows
     that this was measured to lose against fp32."""
     settings, budget, config = context.settings, context.budget, manifest.config
-    value = context.metric_of(source or context.source)
     if settings.precision == "fp32":
         return PrecisionPlan()
     quick = plans.EngineArguments(config, weights, manifest.spec, THREADS)
-    exact = value(quick.engine(PrecisionPlan()))
-
-    def loss(engine: Engine) -> float:
-        return context.better(exact - value(engine))
-
+    loss = _loss_on_valid(context, quick, source or context.source)
     if settings.precision != AUTO:
         plan = PrecisionPlan.uniform(settings.precision)
         return replace(plan, quality_loss=loss(quick.engine(plan)))
