@@ -32,6 +32,8 @@ from prunetime.pipeline.stages.alternatives import (
 )
 from prunetime.pipeline.stages.libraries import files_of_libraries, quantise_with_libraries
 from prunetime.pipeline.stages.structures import most_even
+from prunetime.pipeline.stages.tune import inside_budget
+from prunetime.pipeline.student import engine_of
 from prunetime.settings import Settings
 from prunetime.tasks.data import Examples
 from prunetime.tasks.metrics import metric
@@ -181,6 +183,7 @@ def context_of(**more: Any) -> Any:
         ({"uniform": True}, {"pruned": 0.8, "uniform": 0.7}, "uniform"),  # better on the test rows beyond chance
         ({"dense": True}, {"pruned": 0.8, "dense": 0.8}, "pruned"),  # equals
         ({"dense": True}, {"pruned": 0.8, "dense": 0.81}, "dense"),
+        ({"pruned, bf16": True}, {"pruned": 0.8, "pruned, bf16": 0.81}, "pruned"),  # its precisions are chosen already
     ],
 )
 def test_no_line_of_the_report_beats_the_answer(inside: dict[str, bool], valid: dict[str, float], answer: str) -> None:
@@ -213,6 +216,22 @@ def test_the_next_best_has_other_weights_than_the_answer(answer: str, same: set[
     found = [line("dense", 0.95, inside=False), line("pruned", 0.9), line("pruned, bf16", 0.91)]
     found += [line("dense, int8", 0.89), line("OpenVINO int8", 0.885), line("first layer", 0.88)]
     assert said in sentence(found, answer, same, metric("auc"))
+
+
+def test_precisions_that_are_too_slow_for_the_budget_are_not_taken(
+    compared: tuple[Path, Quiet], inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp32 takes what was searched in int8 out of its budget, and not out of that of the dense model."""
+    count_time(monkeypatch)
+    small, slow = artifact.read(compared[0] / "artifact"), prunetime.PrecisionPlan(quality_loss=0.0)
+    for share, kept in ((0.2, False), (1.0, True)):
+        context = Context(Run(compared[0], reporter := Quiet()), settings_of(inputs, share))
+        found = inside_budget(context, small.manifest, small.weights, slow)
+        assert replace(found, quality_loss=None) == (replace(slow, quality_loss=None) if kept else context.plan)
+        assert any("it is run in int8" in said for said in reporter.said) != kept
+        value, exact = (context.metric_on_valid(engine_of(small, plan)) for plan in (found, slow))
+        assert found.quality_loss == pytest.approx(context.better(exact - value))
+        assert inside_budget(context, small.manifest, small.weights, context.plan) is context.plan
 
 
 def test_precisions_and_libraries_change_no_weights(compared: tuple[Path, Quiet]) -> None:
